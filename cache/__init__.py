@@ -1,0 +1,5 @@
+"""The contract between the stages: feature stores, written once by `extract`, read many times by `fuse`."""
+
+from mambavl.cache.reader import FeatureStore, open_store
+
+__all__ = ["FeatureStore", "open_store"]

@@ -1,0 +1,50 @@
+"""An append-only list of small records: what is done.
+
+One record = length (4 bytes, little endian), crc32c of the payload (4 bytes), payload (JSON). A record counts from the moment
+its bytes are on the disk; a torn tail, left by a kill or a power cut, is cut off and never guessed at.
+"""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+
+from mambavl.cache import fsops
+
+_HEADER = struct.Struct("<II")
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """Write one record and wait until it is durable."""
+    payload = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    fsops.append(path, _HEADER.pack(len(payload), google_crc32c.value(payload)) + payload)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All whole records of a journal, in order; what follows the last whole one is ignored."""
+    return _scan(path)[0]
+
+
+def cut_torn_tail(path: Path) -> int:
+    """Remove what a kill left behind the last whole record; returns the bytes removed. For the journal's own writer only."""
+    if not path.exists():
+        return 0
+    _, good = _scan(path)
+    torn = path.stat().st_size - good
+    if torn:
+        fsops.truncate(path, good)
+    return torn
+
+
+def _scan(path: Path) -> tuple[list[dict[str, Any]], int]:
+    data, position, records = path.read_bytes(), 0, []
+    while position + _HEADER.size <= len(data):
+        length, crc = _HEADER.unpack_from(data, position)
+        payload = data[position + _HEADER.size : position + _HEADER.size + length]
+        if len(payload) < length or google_crc32c.value(payload) != crc:
+            break
+        records.append(json.loads(payload))
+        position += _HEADER.size + length
+    return records, position

@@ -1,0 +1,337 @@
+"""What a feature store looks like on disk: rows, levels, spec, Zarr metadata, shard bytes.
+
+    STORE/
+      zarr.json                    a plain Zarr v3 group: any Zarr reader opens it
+      spec.json                    the recipe that made it, whole; its hash names the store's kind
+      segments.csv  classes.json   rows in canonical order, labels, class names, tail and unseen lists
+      <level>/c/G/0/...            features: one shard a row group G, one inner chunk a row, crc32c each
+      status/ flags/ frame_pts/    per row, one chunk a row group; `length` (and `start`) beside the level they belong to
+      commit/*.journal             one record a finished row group, written last
+      manifest.json                after `finalize`: every file's size and sha256, and the store id
+
+R rows make a row group, the unit of work and of loss. A dense level has one shape for all rows, (V, T, D) say. A ragged level
+(text) has values (tokens, D): row r owns `length[r]` tokens from `start[r]`; every row group begins at a fixed capacity, so that
+its shard can be written without knowing the others.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import struct
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import google_crc32c
+import numpy as np
+
+SCHEMA_VERSION = 1
+TOKEN_CHUNK = 64  # tokens in one inner chunk of a ragged level
+SHARD_BYTES = 16 * 2**20  # what a row group aims at, for its largest level
+MIN_ROWS, MAX_ROWS = 8, 512
+
+STATUS = {
+    0: "never written",
+    1: "ok",
+    2: "empty_window",  # anticipation: nothing to observe before start - tau_a
+    3: "missing_video",
+    4: "unreadable_video",
+    5: "short_video",
+    6: "damaged_frame",
+    7: "nonfinite_features",
+}
+OK, EMPTY_WINDOW = 1, 2
+STATUS_CODE = {name: code for code, name in STATUS.items()}
+
+FLAGS = {1: "window starts before the video: its first frame repeats", 2: "time from frame numbers", 4: "held last frame"}
+FLAG_BEFORE_START, FLAG_TIME_FROM_FRAMES, FLAG_HELD_LAST = FLAGS
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One annotated action, a row of a store. Classes are None where the data set gives no labels (EK100's test list)."""
+
+    narration_id: str
+    participant_id: str
+    video_id: str
+    narration_timestamp: str  # as written; may be blank
+    start: float  # seconds from the first frame of the video
+    stop: float
+    start_frame: int  # as written: the image number in the released tars, not a decoder's frame
+    stop_frame: int
+    split: str
+    narration: str = ""
+    verb: str = ""
+    verb_class: int | None = None
+    noun: str = ""
+    noun_class: int | None = None
+    all_nouns: tuple[str, ...] = ()
+    all_noun_classes: tuple[int, ...] = ()
+    time_from_frames: bool = False  # no timestamp in the file: start_frame / 60 or 50 was used
+    words_from_classes: bool = False  # no narration in the file: the class keys stand in for the words
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Names of the verb and noun classes and the groups that EK100 reports apart."""
+
+    verbs: dict[int, str]
+    nouns: dict[int, str]
+    num_verbs: int
+    num_nouns: int
+    tail_verbs: tuple[int, ...]
+    tail_nouns: tuple[int, ...]
+    unseen_participants: tuple[str, ...]
+
+    def to_json(self) -> bytes:
+        return pretty_json(asdict(self))
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Classes":
+        raw = json.loads(data)
+        for kind in ("verbs", "nouns"):
+            raw[kind] = {int(key): name for key, name in raw[kind].items()}
+        for group in ("tail_verbs", "tail_nouns", "unseen_participants"):
+            raw[group] = tuple(raw[group])
+        return cls(**raw)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One array of features. `shape` is a row's: dense (V, D), (V, T, D), (V, T, g, g, D); ragged (D,), one token."""
+
+    name: str  # `frame`, `verb_question/last_hidden`
+    kind: Literal["dense", "ragged"]
+    shape: tuple[int, ...]
+    dtype: Literal["float16", "float32"] = "float16"
+    steps: int = 0  # dense: time steps that the row's tokens divide into (T); 0 where a row is one vector
+    capacity: int = 0  # ragged: tokens a row group has room for, a multiple of TOKEN_CHUNK
+
+    @property
+    def width(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """An inner chunk: one row, or TOKEN_CHUNK tokens."""
+        return (1, *self.shape) if self.kind == "dense" else (TOKEN_CHUNK, *self.shape)
+
+    @property
+    def chunk_bytes(self) -> int:
+        return math.prod(self.chunk_shape) * np.dtype(self.dtype).itemsize
+
+    def chunks(self, rows_per_group: int) -> int:
+        """Inner chunks in one shard."""
+        return rows_per_group if self.kind == "dense" else self.capacity // TOKEN_CHUNK
+
+    def beside(self, array: str) -> str:
+        """The name of a per-row array that stands in the same Zarr group (`length`, `start`)."""
+        parent = self.name.rpartition("/")[0]
+        return f"{parent}/{array}" if parent else array
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "shape": list(self.shape)}
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> "Level":
+        return cls(**{**raw, "shape": tuple(raw["shape"])})
+
+
+def rows_per_group(row_bytes: float) -> int:
+    """The power of two from 8 to 512 that brings a shard nearest to 16 MiB; `row_bytes` is a row's of the largest level."""
+    wanted = 2 ** round(math.log2(SHARD_BYTES / max(row_bytes, 1)))
+    return min(max(wanted, MIN_ROWS), MAX_ROWS)
+
+
+# --- JSON and CSV: always the same bytes for the same content
+
+
+def canonical_json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def pretty_json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def digest(value: Any) -> str:
+    """sha256 of the canonical JSON of a value."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """The fields in which two specs differ, each as `field: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
+
+
+def write_segments(segments: tuple[Segment, ...]) -> bytes:
+    """segments.csv: every column of the data set in seconds and classes, lists as JSON."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([f.name for f in fields(Segment)])
+    for segment in segments:
+        writer.writerow([_cell(getattr(segment, f.name)) for f in fields(Segment)])
+    return text.getvalue().encode()
+
+
+def read_segments(data: bytes) -> tuple[Segment, ...]:
+    rows = csv.DictReader(io.StringIO(data.decode(), newline=""))
+    return tuple(Segment(**{f.name: _value(row[f.name], f.name) for f in fields(Segment)}) for row in rows)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return json.dumps(value, ensure_ascii=False)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _value(text: str, column: str) -> Any:
+    if column in ("start", "stop"):
+        return float(text)
+    if column in ("start_frame", "stop_frame"):
+        return int(text)
+    if column in ("verb_class", "noun_class"):
+        return int(text) if text else None
+    if column in ("all_nouns", "all_noun_classes"):
+        return tuple(json.loads(text))
+    return text == "True" if column in ("time_from_frames", "words_from_classes") else text
+
+
+# --- Zarr v3 metadata
+
+_CRC = {"name": "crc32c"}
+_BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
+
+
+def group_metadata(attributes: dict[str, Any]) -> bytes:
+    return pretty_json({"zarr_format": 3, "node_type": "group", "attributes": attributes})
+
+
+def level_metadata(level: Level, rows: int, group_rows: int) -> bytes:
+    """zarr.json of a level: shard = row group, inner chunk = one row (or 64 tokens), codecs bytes and crc32c."""
+    groups = math.ceil(rows / group_rows)
+    length = rows if level.kind == "dense" else groups * level.capacity
+    shard_length = group_rows if level.kind == "dense" else level.capacity
+    sharding = {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": list(level.chunk_shape),
+            "codecs": [_BYTES, _CRC],
+            "index_codecs": [_BYTES, _CRC],
+            "index_location": "end",
+        },
+    }
+    return _array_metadata((length, *level.shape), (shard_length, *level.shape), level.dtype, "NaN", [sharding])
+
+
+def row_array_metadata(shape: tuple[int, ...], dtype: str, rows: int, group_rows: int) -> bytes:
+    """zarr.json of a per-row array (status, flags, length, start, frame_pts): one chunk a row group."""
+    fill: Any = "NaN" if dtype.startswith("float") else 0
+    codecs = [{"name": "bytes"} if dtype == "uint8" else _BYTES, _CRC]
+    return _array_metadata((rows, *shape), (group_rows, *shape), dtype, fill, codecs)
+
+
+def _array_metadata(shape: tuple, chunk: tuple, dtype: str, fill: Any, codecs: list[dict]) -> bytes:
+    return pretty_json(
+        {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(shape),
+            "data_type": dtype,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": fill,
+            "codecs": codecs,
+            "attributes": {},
+        }
+    )
+
+
+def chunk_key(array: str, ndim: int, group: int) -> str:
+    """The file of row group `group`: all axes but the first have a single chunk."""
+    return "/".join([array, "c", str(group), *["0"] * (ndim - 1)])
+
+
+# --- shard bytes
+
+_ABSENT = 2**64 - 1  # the shard index's mark for a chunk that does not exist (rows past the end of the array)
+
+
+def encode_shard(values: np.ndarray, level: Level, chunks: int) -> bytes:
+    """A whole shard, always the same bytes for the same values.
+
+    values: (rows <= chunks, *shape) of a dense level, or (capacity, D) of a ragged one, in the level's dtype.
+    Rows lie one after another, each followed by its crc32c; then the index (offset, size) and the index's own crc32c.
+    """
+    flat = np.ascontiguousarray(values, dtype=np.dtype(level.dtype).newbyteorder("<")).reshape(-1)
+    rows = flat.view(np.uint8).reshape(-1, level.chunk_bytes)
+    stride = level.chunk_bytes + 4
+    out = np.empty((len(rows), stride), np.uint8)
+    out[:, :-4] = rows
+    crcs = np.array([google_crc32c.value(row.tobytes()) for row in rows], "<u4")
+    out[:, -4:] = crcs.view(np.uint8).reshape(-1, 4)
+    index = np.full((chunks, 2), _ABSENT, "<u8")
+    index[: len(rows), 0] = np.arange(len(rows), dtype=np.uint64) * stride
+    index[: len(rows), 1] = stride
+    tail = index.tobytes()
+    return out.tobytes() + tail + struct.pack("<I", google_crc32c.value(tail))
+
+
+def shard_size(level: Level, present: int, chunks: int) -> int:
+    """Bytes of a shard in which the first `present` of `chunks` inner chunks exist."""
+    return present * (level.chunk_bytes + 4) + chunks * 16 + 4
+
+
+def shard_is_dense(data: memoryview, level: Level, present: int, chunks: int) -> bool:
+    """Whether a shard's index is intact and lays the chunks one after another, as `encode_shard` does."""
+    if len(data) != shard_size(level, present, chunks):
+        return False
+    tail = data[present * (level.chunk_bytes + 4) : -4]
+    if google_crc32c.value(bytes(tail)) != struct.unpack("<I", data[-4:])[0]:
+        return False
+    index = np.frombuffer(tail, "<u8").reshape(chunks, 2)
+    stride = level.chunk_bytes + 4
+    return bool(
+        (index[:present, 0] == np.arange(present, dtype=np.uint64) * stride).all()
+        and (index[:present, 1] == stride).all()
+        and (index[present:] == _ABSENT).all()
+    )
+
+
+def bad_chunks(data: bytes, level: Level, present: int) -> list[int]:
+    """The inner chunks of a densely laid shard whose crc32c does not match."""
+    stride = level.chunk_bytes + 4
+    view = memoryview(data)
+    rows = (view[i * stride : (i + 1) * stride] for i in range(present))
+    return [
+        i for i, row in enumerate(rows) if google_crc32c.value(bytes(row[:-4])) != struct.unpack("<I", row[-4:])[0]
+    ]
+
+
+def encode_rows(values: np.ndarray, group_rows: int, dtype: str) -> bytes:
+    """One chunk of a per-row array: padded to a whole row group with the fill value, then crc32c."""
+    little = np.dtype(dtype).newbyteorder("<")
+    fill = np.nan if dtype.startswith("float") else 0
+    padded = np.full((group_rows, *values.shape[1:]), fill, little)
+    padded[: len(values)] = values
+    data = padded.tobytes()
+    return data + struct.pack("<I", google_crc32c.value(data))
+
+
+def decode_rows(data: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray | None:
+    """The values of `encode_rows`, padding included; None when the size or the checksum does not fit."""
+    little = np.dtype(dtype).newbyteorder("<")
+    if len(data) != math.prod(shape) * little.itemsize + 4:
+        return None
+    if google_crc32c.value(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
+        return None
+    return np.frombuffer(data[:-4], little).reshape(shape)

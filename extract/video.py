@@ -1,0 +1,251 @@
+"""Frames of a video at given times, by presentation time (pts), never by frame number.
+
+Time 0 is the first displayed frame. The frame at time t is the one on display then: pts_i <= t < pts_(i+1). A damaged frame, a
+time past the end, or a file that cannot be decoded raises VideoError with the status its row gets; no other frame is ever
+handed out in its place.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from mambavl.configs.errors import UsageError
+
+HOLD = 0.1  # seconds past the end for which the last frame may stand in: P29_05_563 ends 0.01 s after its video
+
+Decoder = Literal["pyav", "decord"]
+
+
+class VideoError(Exception):
+    """A video or one of its frames is unusable. `status` is a name of schema.STATUS."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When each displayed frame of a file begins, and when the last one ends, in seconds from the first."""
+
+    pts: np.ndarray  # (frames,) increasing, pts[0] == 0
+    end: float
+
+    @property
+    def fps(self) -> float:
+        return (len(self.pts) - 1) / self.pts[-1] if len(self.pts) > 1 else 1.0 / self.end
+
+    def at(self, times: np.ndarray) -> tuple[np.ndarray, bool]:
+        """The displayed frame's index at each time, and whether the last frame had to be held for a moment.
+
+        Raises VideoError `short_video` for a time more than HOLD past the end.
+        """
+        late = times[times > self.end + HOLD]
+        if len(late):
+            raise VideoError("short_video", f"the video ends at {self.end:.2f} s, a frame at {late.max():.2f} s was wanted")
+        # half a tick of a 90 kHz clock: a timestamp that is a rounded frame time still means that frame
+        index = np.searchsorted(self.pts, times + 5e-6, side="right") - 1
+        return np.maximum(index, 0), bool((times > self.end).any())
+
+
+class Reader(Protocol):
+    """An open video. Not for use by several threads at once; open it after a fork."""
+
+    timeline: Timeline
+
+    def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray | VideoError]]:
+        """Every distinct index once, with its upright RGB pixels (H, W, 3) uint8 or what is wrong with it."""
+
+    def close(self) -> None: ...
+
+
+def open_video(path: Path, decoder: Decoder = "pyav") -> Reader:
+    """Open a file. Raises VideoError `unreadable_video` when it is no video or is cut off before its index."""
+    if decoder == "pyav":
+        return PyAVReader(path)
+    if decoder == "decord":
+        return DecordReader(path)
+    raise UsageError(f"there is no decoder {decoder!r}; use pyav or decord")
+
+
+class PyAVReader:
+    """Groups the wanted frames by the keyframe they hang on and decodes each group once.
+
+    Packets are scanned once, without decoding, for their pts and keyframe marks. In H.264, packets that no other frame refers
+    to (nal_ref_idc 0) and that are not wanted are not decoded at all.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import av
+
+        self._av = av
+        self.path = path
+        try:
+            self._container = av.open(str(path))
+            self._stream = self._container.streams.video[0]
+            self._scan()
+        except (av.FFmpegError, IndexError, OSError, ValueError) as error:
+            raise VideoError("unreadable_video", f"{path}: {_first_line(error)}") from None
+
+    def close(self) -> None:
+        self._container.close()
+
+    @property
+    def codec(self) -> str:
+        return self._stream.codec_context.codec.canonical_name
+
+    def _scan(self) -> None:
+        stream = self._stream
+        stream.thread_count = 1
+        shown, keys, durations = [], [], {}
+        for packet in self._packets():
+            if packet.is_discard:
+                continue  # pre-roll that an edit list hides: decoded, never displayed
+            shown.append(packet.pts)
+            durations[packet.pts] = packet.duration or 0
+            if packet.is_keyframe:
+                keys.append(packet.pts)
+        if not shown or not keys:
+            raise ValueError("holds no decodable picture")
+        self._shown = np.array(sorted(shown), np.int64)
+        self._keys = np.array(sorted(keys), np.int64)
+        base = float(Fraction(stream.time_base))
+        ticks = self._shown - self._shown[0]
+        typical = float(np.median(np.diff(ticks))) if len(ticks) > 1 else 1.0
+        last = float(durations[int(self._shown[-1])] or typical)
+        self.timeline = Timeline(pts=ticks * base, end=float(ticks[-1] + last) * base)
+
+    def _packets(self) -> Iterator:
+        """Packets of the picture that carry a time; a file that breaks off simply ends."""
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.pts is not None and packet.size:
+                    yield packet
+        except self._av.error.InvalidDataError:
+            return
+
+    def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray | VideoError]]:
+        wanted = np.unique(indices)
+        key_of = np.searchsorted(self._keys, self._shown[wanted], side="right") - 1
+        for key in np.unique(key_of):
+            group = wanted[key_of == key]
+            yield from self._decode_group(int(self._keys[max(key, 0)]), group)
+
+    def _decode_group(self, key_pts: int, group: np.ndarray) -> Iterator[tuple[int, np.ndarray | VideoError]]:
+        missing = {int(self._shown[i]): int(i) for i in group}
+        reason = "the decoder never gave this frame"
+        try:
+            for frame in self._decode(key_pts, set(missing), max(missing)):
+                index = missing.pop(frame.pts, None) if frame.pts is not None else None
+                if index is not None:
+                    yield index, self._pixels(frame, index)
+                if not missing:
+                    return
+        except self._av.FFmpegError as error:
+            reason = _first_line(error)
+        for pts, index in sorted(missing.items()):
+            at = (pts - int(self._shown[0])) * float(Fraction(self._stream.time_base))
+            yield index, VideoError("damaged_frame", f"{self.path}: frame {index} at {at:.2f} s: {reason}")
+
+    def _decode(self, key_pts: int, wanted: set[int], last: int) -> Iterator:
+        self._container.seek(key_pts, stream=self._stream, backward=True)
+        self._stream.codec_context.flush_buffers()
+        skippable = _NonReference(self._stream)
+        passed = 0
+        for packet in self._packets():
+            if packet.pts in wanted or not skippable(packet):
+                yield from self._stream.codec_context.decode(packet)
+            # B-frames: packets come in decoding order, so a wanted one may follow a later pts; two keyframes on, none can
+            if packet.pts > last and packet.is_keyframe:
+                passed += 1
+                if passed == 2:
+                    break
+        yield from self._stream.codec_context.decode(None)
+
+    def _pixels(self, frame, index: int) -> np.ndarray | VideoError:
+        if frame.is_corrupt:
+            return VideoError("damaged_frame", f"{self.path}: frame {index} is damaged")
+        pixels = frame.to_ndarray(format="rgb24")
+        quarter_turns = round(frame.rotation / 90) % 4  # FFmpeg counts counter-clockwise, as numpy does
+        return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
+
+
+class _NonReference:
+    """Tells H.264 packets that no other picture refers to, by the nal_ref_idc of their slices (length-prefixed layout only)."""
+
+    def __init__(self, stream) -> None:
+        extra = stream.codec_context.extradata or b""
+        is_avcc = stream.codec_context.codec.canonical_name == "h264" and len(extra) > 4 and extra[0] == 1
+        self._length_size = (extra[4] & 3) + 1 if is_avcc else 0
+
+    def __call__(self, packet) -> bool:
+        if not self._length_size:
+            return False
+        data, position = memoryview(packet), 0
+        while position + self._length_size < len(data):
+            size = int.from_bytes(data[position : position + self._length_size], "big")
+            head = data[position + self._length_size]
+            if head & 31 in (1, 5):  # a slice
+                return (head >> 5) & 3 == 0
+            position += self._length_size + size
+        return False
+
+
+class DecordReader:
+    """decord behind the same interface: the same pixels as PyAV on ordinary H.264 and MPEG-4 files, and those only.
+
+    It counts frames wrongly in files with edit lists and, seen here, hands out the neighbour of the wanted frame after a skip in
+    H.265; it does not turn rotated pictures. Such files are refused. Damaged frames it does not report: that stays a risk.
+    """
+
+    CODECS = ("h264", "mpeg4")
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import decord
+        except ImportError as error:
+            raise UsageError(f"decoder decord cannot be imported ({error}); use pyav, which is exact everywhere") from None
+        self.path = path
+        reference = PyAVReader(path)  # decord's own clock ignores edit lists: it may only serve where both agree
+        self.timeline = reference.timeline
+        rotation, codec = _rotation(reference), reference.codec
+        reference.close()
+        try:
+            self._reader = decord.VideoReader(str(path), num_threads=1)
+        except (decord.DECORDError, RuntimeError) as error:
+            raise VideoError("unreadable_video", f"{path}: {_first_line(error)}") from None
+        if len(self._reader) != len(self.timeline.pts) or rotation or codec not in self.CODECS:
+            raise VideoError(
+                "unreadable_video",
+                f"{path}: decord cannot be trusted with it (codec {codec}, rotation {rotation:g}, {len(self._reader)} frames "
+                f"where the file shows {len(self.timeline.pts)}); decode it with pyav",
+            )
+
+    def close(self) -> None:
+        del self._reader
+
+    def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray | VideoError]]:
+        import decord
+
+        for index in np.unique(indices):
+            try:
+                yield int(index), self._reader[int(index)].asnumpy()
+            except (decord.DECORDError, IndexError) as error:
+                yield int(index), VideoError("damaged_frame", f"{self.path}: frame {index}: {_first_line(error)}")
+
+
+def _rotation(reader: PyAVReader) -> float:
+    with suppress(StopIteration, reader._av.FFmpegError):
+        first = reader._shown[0]
+        return next(reader._decode(int(first), {int(first)}, int(first))).rotation
+    return 0.0
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

@@ -1,0 +1,221 @@
+"""The store: what is written is what is read, by us and by any Zarr reader; what is damaged is found; what differs is refused."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from tiny import CLASSES, make_dense_store, make_segments, make_text_store
+
+from mambavl.cache import open_store, schema, store
+from mambavl.cache.schema import Level
+from mambavl.cache.store import RowGroup, StoreWriter
+from mambavl.configs.errors import DataError, UsageError
+
+
+def test_batches_are_the_rows_that_were_written_in_any_order(tmp_path):
+    features = make_dense_store(tmp_path / "s.zarr")
+    opened = open_store(tmp_path / "s.zarr")
+    rows = [19, 0, 7, 8, 7]
+    tokens, lengths = opened.batch(rows, "frame")
+    assert torch.equal(tokens, torch.from_numpy(features[rows, 0]))
+    assert lengths.tolist() == [4] * 5
+    assert opened.segments == make_segments(20)
+    assert opened.classes == CLASSES
+
+
+def test_ragged_text_is_padded_with_zeros_and_keeps_its_lengths(tmp_path):
+    texts = make_text_store(tmp_path / "t.zarr")
+    opened = open_store(tmp_path / "t.zarr")
+    rows = [3, 17, 0, 9]
+    for question in ("verb_question", "noun_question"):
+        tokens, lengths = opened.batch(rows, f"{question}/last_hidden")
+        for i, row in enumerate(rows):
+            length = len(texts[question][row])
+            assert lengths[i] == length
+            np.testing.assert_array_equal(tokens[i, :length].numpy(), texts[question][row])
+            assert not tokens[i, length:].any()
+
+
+def test_zarr_python_reads_the_same_values(tmp_path):
+    features = make_dense_store(tmp_path / "s.zarr")
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r")
+    np.testing.assert_array_equal(group["frame"][:], features)
+    assert group["status"][:].tolist() == [1] * 20
+    texts = make_text_store(tmp_path / "t.zarr")
+    group = zarr.open_group(tmp_path / "t.zarr", mode="r")
+    start, length = group["noun_question/start"][:], group["noun_question/length"][:]
+    values = group["noun_question/last_hidden"][:]
+    for row in range(20):
+        np.testing.assert_array_equal(values[start[row] : start[row] + length[row]], texts["noun_question"][row])
+
+
+def test_shard_bytes_are_those_of_zarr_python(tmp_path):
+    """A second writer of the format: the same array written by zarr gives the same file."""
+    features = make_dense_store(tmp_path / "s.zarr", rows=8, group_rows=8)
+    array = zarr.create_array(
+        tmp_path / "z.zarr", shape=(8, 1, 4, 6), shards=(8, 1, 4, 6), chunks=(1, 1, 4, 6), dtype="float32",
+        fill_value=np.nan, compressors=zarr.codecs.Crc32cCodec(), config={"write_empty_chunks": True},
+    )  # fmt: skip
+    array[:] = features
+    ours, theirs = (tmp_path / name / "c/0/0/0/0" for name in ("s.zarr/frame", "z.zarr"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_pickled_store_reads_the_same(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    opened = open_store(tmp_path / "s.zarr")
+    first = opened.batch([1, 2], "frame")[0]
+    assert torch.equal(pickle.loads(pickle.dumps(opened)).batch([1, 2], "frame")[0], first)
+
+
+def test_a_finished_store_is_verified_and_its_files_are_read_only(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    assert store.verify(tmp_path / "s.zarr", deep=True) == []
+    shard = tmp_path / "s.zarr/frame/c/0/0/0/0"
+    assert not os.stat(shard).st_mode & 0o222
+
+
+@pytest.mark.parametrize("victim", ["frame/c/1/0/0/0", "status/c/0", "frame_pts/c/0/0/0", "segments.csv", "spec.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "zero"])
+def test_every_damage_is_found_by_verify(tmp_path, victim, damage):
+    make_dense_store(tmp_path / "s.zarr")
+    file = tmp_path / "s.zarr" / victim
+    data = bytearray(file.read_bytes())
+    file.chmod(0o644)
+    if damage == "flip":
+        position = data.index(b"1") if victim == "spec.json" else len(data) // 2
+        data[position] ^= 1
+        file.write_bytes(data)
+    elif damage == "truncate":
+        file.write_bytes(data[:-1])
+    elif damage == "zero":
+        file.write_bytes(b"")
+    else:
+        file.unlink()
+    try:
+        faults = store.verify(tmp_path / "s.zarr", deep=True)
+    except DataError as error:
+        faults = [str(error)]
+    assert any(victim in fault for fault in faults)
+
+
+def test_a_shard_in_the_wrong_place_is_found(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    first, second = (tmp_path / f"s.zarr/frame/c/{g}/0/0/0" for g in (0, 1))
+    second.chmod(0o644)
+    second.write_bytes(first.read_bytes())
+    assert any("frame/c/1" in fault for fault in store.verify(tmp_path / "s.zarr", deep=True))
+
+
+def test_missing_and_empty_shards_never_read_as_data(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    opened = open_store(tmp_path / "s.zarr")
+    shard = tmp_path / "s.zarr/frame/c/1/0/0/0"
+    shard.chmod(0o644)
+    shard.write_bytes(b"")
+    with pytest.raises(DataError, match=r"frame/c/1"):
+        opened.batch([9], "frame")
+    with pytest.raises(DataError, match="0 bytes"):
+        open_store(tmp_path / "s.zarr")
+
+
+def test_a_store_of_another_recipe_is_refused_and_the_fields_are_named(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    with pytest.raises(UsageError, match=r"recipe\.encoder\.name: 'fake' -> 'other'"):
+        make_dense_store(tmp_path / "s.zarr", recipe={"encoder": {"name": "other"}})
+
+
+def test_a_folder_that_is_no_store_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        make_dense_store(tmp_path)
+    with pytest.raises(DataError, match="no such store"):
+        open_store(tmp_path / "nowhere")
+
+
+def test_an_unfinished_store_is_opened_only_on_request(tmp_path):
+    writer, group = unfinished(tmp_path / "s.zarr")
+    writer.commit(1, group)
+    with pytest.raises(DataError, match="8 of 20 rows are done"):
+        open_store(tmp_path / "s.zarr")
+    opened = open_store(tmp_path / "s.zarr", partial=True)
+    assert opened.status.tolist() == [0] * 8 + [1] * 8 + [0] * 4
+    with pytest.raises(DataError, match="never written"):
+        opened.batch([0], "frame")
+    with pytest.raises(DataError, match="8 of 20"):
+        writer.finalize()
+
+
+def test_a_row_that_failed_is_never_handed_out(tmp_path):
+    writer, group = unfinished(tmp_path / "s.zarr")
+    group.status[3] = schema.STATUS_CODE["missing_video"]
+    group.reasons = {3: "no file"}
+    writer.commit(1, group)
+    with pytest.raises(DataError, match=r"P01_102_1 .*missing_video"):
+        open_store(tmp_path / "s.zarr", partial=True).batch([8, 11], "frame")
+
+
+def unfinished(path: Path) -> tuple[StoreWriter, RowGroup]:
+    level = Level("frame", "dense", (1, 4, 6), "float32", steps=4)
+    spec = {"kind": "video", "recipe": {}, "inputs": {}, "levels": [level.to_dict()], "frame_pts": [1, 4], "rows_per_group": 8}
+    group = RowGroup(
+        levels={"frame": np.zeros((8, 1, 4, 6), np.float32)},
+        lengths={"length": np.full(8, 4)},
+        status=np.ones(8, np.uint8),
+        flags=np.zeros(8, np.uint8),
+        frame_pts=np.zeros((8, 1, 4)),
+    )  # fmt: skip
+    return StoreWriter(path, spec, make_segments(20), CLASSES, {}), group
+
+
+WRITER = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from tiny import make_dense_store
+from pathlib import Path
+print("ready", flush=True)
+make_dense_store(Path(sys.argv[1]), rows=64)
+"""
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    """The finished store's content: journals and the record of the environment aside."""
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.parent.name != "commit"
+    }
+
+
+def test_a_killed_writer_resumes_to_the_same_bytes(tmp_path):
+    """SIGKILL at ten moments of the real process; each time the finished store equals the uninterrupted one."""
+    make_dense_store(tmp_path / "whole.zarr", rows=64)
+    expected = tree(tmp_path / "whole.zarr")
+    rng = np.random.default_rng(0)
+    for trial in range(10):
+        target = tmp_path / f"killed{trial}.zarr"
+        command = [sys.executable, "-c", WRITER, str(target), str(Path(__file__).parent)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()
+        try:
+            process.wait(timeout=rng.uniform(0.0, 0.06))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        if not (target / "manifest.json").exists():
+            make_dense_store(target, rows=64)
+        assert tree(target) == expected
+
+
+def test_row_groups_are_a_power_of_two_near_sixteen_mebibytes():
+    assert schema.rows_per_group(16 * 768 * 2) == 512  # 24 KiB a row: capped
+    assert schema.rows_per_group(1569 * 768 * 2) == 8  # 2.4 MB a row
+    assert schema.rows_per_group(16 * 16 * 1280 * 2) == 32  # 655 KB a row

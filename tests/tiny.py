@@ -1,0 +1,114 @@
+"""Tiny segments and finished stores with known contents, for several test modules."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mambavl.cache.schema import Classes, Level, Segment
+from mambavl.cache.store import RowGroup, StoreWriter
+
+
+def make_segments(count: int, splits: tuple[str, ...] = ("train", "validation")) -> tuple[Segment, ...]:
+    """Rows in canonical order; every `len(splits)`-th row belongs to the same split."""
+    segments = [
+        Segment(
+            narration_id=f"P01_{101 + i // 10}_{i % 10}",
+            participant_id="P01" if i % 5 else "P02",
+            video_id=f"P01_{101 + i // 10}",
+            narration_timestamp="00:00:01.000",
+            start=float(i % 10) * 2,
+            stop=float(i % 10) * 2 + 1.5,
+            start_frame=1,
+            stop_frame=75,
+            split=splits[i % len(splits)],
+            narration=f"cut onion {i}",
+            verb="cut",
+            verb_class=i % 3,
+            noun="onion",
+            noun_class=i % 4,
+            all_nouns=("onion",),
+            all_noun_classes=(i % 4,),
+        )
+        for i in range(count)
+    ]
+    return tuple(sorted(segments, key=lambda s: (s.video_id, s.start, s.narration_id)))
+
+
+CLASSES = Classes(
+    verbs={0: "cut", 1: "wash", 2: "open"},
+    nouns={0: "onion", 1: "cup", 2: "pan", 3: "lid"},
+    num_verbs=3,
+    num_nouns=4,
+    tail_verbs=(2,),
+    tail_nouns=(3,),
+    unseen_participants=("P02",),
+)
+
+
+def make_dense_store(path: Path, rows: int = 20, *, group_rows: int = 8, width: int = 6, steps: int = 4, recipe=None):
+    """A finished video store of random frame features that depend on the labels, and the features themselves."""
+    segments = make_segments(rows)
+    level = Level("frame", "dense", (1, steps, width), "float32", steps=steps)
+    rng = np.random.default_rng(0)
+    centres_v, centres_n = rng.normal(size=(3, width)), rng.normal(size=(4, width))
+    features = np.stack(
+        [rng.normal(size=(1, steps, width)) * 0.1 + centres_v[s.verb_class] + centres_n[s.noun_class] for s in segments]
+    ).astype(np.float32)
+    spec = {
+        "kind": "video",
+        "recipe": recipe or {"encoder": {"name": "fake", "state": "random", "sha256": "0" * 64, "width": width}},
+        "inputs": {},
+        "levels": [level.to_dict()],
+        "frame_pts": [1, steps],
+        "rows_per_group": group_rows,
+    }
+    writer = StoreWriter(path, spec, segments, CLASSES, {})
+    for group in writer.pending():
+        index = list(writer.layout.rows_of(group))
+        count = len(index)
+        writer.commit(
+            group,
+            RowGroup(
+                levels={"frame": features[index]},
+                lengths={"length": np.full(count, steps)},
+                status=np.ones(count, np.uint8),
+                flags=np.zeros(count, np.uint8),
+                frame_pts=np.zeros((count, 1, steps)),
+            ),
+        )
+    writer.finalize()
+    return features
+
+
+def make_text_store(path: Path, rows: int = 20, *, group_rows: int = 8, width: int = 5, protocol: str = "oracle"):
+    """A finished text store with two questions a row, ragged, some of them empty."""
+    segments = make_segments(rows)
+    rng = np.random.default_rng(1)
+    questions = ("verb_question", "noun_question")
+    texts = {q: [rng.normal(size=(rng.integers(0, 9), width)).astype(np.float32) for _ in segments] for q in questions}
+    levels = [Level(f"{q}/last_hidden", "ragged", (width,), "float32", capacity=64) for q in questions]
+    spec = {
+        "kind": "text",
+        "recipe": {
+            "encoder": {"name": "fake-text", "state": "random", "sha256": "1" * 64, "width": width},
+            "questions": {"protocol": protocol, "backend": "template", "prompt_version": "test"},
+        },
+        "inputs": {},
+        "levels": [level.to_dict() for level in levels],
+        "frame_pts": [],
+        "rows_per_group": group_rows,
+    }
+    writer = StoreWriter(path, spec, segments, CLASSES, {})
+    for group in writer.pending():
+        index = list(writer.layout.rows_of(group))
+        writer.commit(
+            group,
+            RowGroup(
+                levels={f"{q}/last_hidden": np.concatenate([texts[q][i] for i in index]) for q in questions},
+                lengths={f"{q}/length": np.array([len(texts[q][i]) for i in index]) for q in questions},
+                status=np.ones(len(index), np.uint8),
+                flags=np.zeros(len(index), np.uint8),
+            ),
+        )
+    writer.finalize()
+    return texts
