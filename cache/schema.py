@@ -44,7 +44,11 @@ STATUS = {
 OK, EMPTY_WINDOW = 1, 2
 STATUS_CODE = {name: code for code, name in STATUS.items()}
 
-FLAGS = {1: "window starts before the video: its first frame repeats", 2: "time from frame numbers", 4: "held last frame"}
+FLAGS = {
+    1: "window starts before the video: its first frame repeats",
+    2: "time from frame numbers",
+    4: "held last frame",
+}
 FLAG_BEFORE_START, FLAG_TIME_FROM_FRAMES, FLAG_HELD_LAST = FLAGS
 
 
@@ -312,9 +316,7 @@ def bad_chunks(data: bytes, level: Level, present: int) -> list[int]:
     stride = level.chunk_bytes + 4
     view = memoryview(data)
     rows = (view[i * stride : (i + 1) * stride] for i in range(present))
-    return [
-        i for i, row in enumerate(rows) if google_crc32c.value(bytes(row[:-4])) != struct.unpack("<I", row[-4:])[0]
-    ]
+    return [i for i, row in enumerate(rows) if google_crc32c.value(bytes(row[:-4])) != struct.unpack("<I", row[-4:])[0]]
 
 
 def encode_rows(values: np.ndarray, group_rows: int, dtype: str) -> bytes:

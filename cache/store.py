@@ -116,9 +116,7 @@ class Layout:
             if "/" in level.name:
                 files[level.beside("zarr.json")] = schema.group_metadata({})
         for array in self.row_arrays:
-            files[f"{array.name}/zarr.json"] = schema.row_array_metadata(
-                array.shape, array.dtype, self.rows, self.rows_per_group
-            )
+            files[f"{array.name}/zarr.json"] = schema.row_array_metadata(array.shape, array.dtype, self.rows, self.rows_per_group)
         return files
 
 
@@ -196,8 +194,7 @@ class StoreWriter:
         record = {
             "group": group,
             "files": {
-                name: [len(data), google_crc32c.value(data), hashlib.sha256(data).hexdigest()]
-                for name, data in files.items()
+                name: [len(data), google_crc32c.value(data), hashlib.sha256(data).hexdigest()] for name, data in files.items()
             },
             "failures": [
                 [self.segments[self.layout.rows_of(group)[row]].narration_id, int(rows.status[row]), reason]
@@ -223,9 +220,7 @@ class StoreWriter:
                 raise ValueError(f"level {level.name}: expected {(count, *level.shape)}, got {array.shape}")
             files[layout.level_file(level, group)] = schema.encode_shard(array, level, level.chunks(layout.rows_per_group))
         for array in layout.row_arrays:
-            files[layout.row_file(array, group)] = schema.encode_rows(
-                values[array.name], layout.rows_per_group, array.dtype
-            )
+            files[layout.row_file(array, group)] = schema.encode_rows(values[array.name], layout.rows_per_group, array.dtype)
         return files
 
     def finalize(self) -> dict[str, Any]:
@@ -244,9 +239,7 @@ def read_spec(path: Path) -> dict[str, Any]:
     """The spec of a store; DataError when `path` is no store or one of another schema version."""
     spec = read_json(Path(path), SPEC)
     if spec.get("schema") != schema.SCHEMA_VERSION:
-        raise DataError(
-            f"{path}: has schema version {spec.get('schema')}; this version of mambavl reads {schema.SCHEMA_VERSION}"
-        )
+        raise DataError(f"{path}: has schema version {spec.get('schema')}; this version of mambavl reads {schema.SCHEMA_VERSION}")
     return spec
 
 
@@ -292,8 +285,7 @@ def finalize(path: Path) -> dict[str, Any]:
     if len(done) < layout.groups:
         missing = sum(len(layout.rows_of(group)) for group in range(layout.groups) if group not in done)
         raise DataError(
-            f"{path}: {layout.rows - missing:,} of {layout.rows:,} rows are done; "
-            "finish with the same `mambavl extract` command"
+            f"{path}: {layout.rows - missing:,} of {layout.rows:,} rows are done; finish with the same `mambavl extract` command"
         )
     files = {name: entry for group in sorted(done) for name, entry in done[group]["files"].items()}
     attributes = {"mambavl": {"schema": schema.SCHEMA_VERSION, "spec_sha256": schema.digest(spec)}}

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mambavl.cache.schema import Classes, Segment
-from mambavl.configs.errors import DataError
+from mambavl.configs.errors import DataError, UsageError
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_SPLITS = ("train", "validation")
@@ -225,7 +225,7 @@ class _Reader:
 
     def _split_file(self, split: str) -> str:
         if split not in SPLITS:
-            raise DataError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")
+            raise UsageError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")
         names = ["EPIC_100_test_timestamps.csv"] if split == "test" else [f"EPIC_100_{split}.csv"]
         names.append(f"EPIC_100_{split}.rebuilt.csv")  # a list rebuilt from public parts, with gaps
         for name in names:
@@ -279,9 +279,7 @@ class _Reader:
         words["noun"] = words["noun"] or nouns.keys[noun_class]
         words["narration"] = words["narration"] or f"{verbs.words(verb_class)} {nouns.words(noun_class)}"
         all_nouns = self.text_list(where, row, "all_nouns") if row["all_nouns"].strip() else [words["noun"]]
-        all_classes = (
-            self.int_list(where, row, "all_noun_classes") if row["all_noun_classes"].strip() else [noun_class]
-        )
+        all_classes = self.int_list(where, row, "all_noun_classes") if row["all_noun_classes"].strip() else [noun_class]
         if all_nouns is None or all_classes is None:
             return {}
         return {

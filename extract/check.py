@@ -25,7 +25,11 @@ class Report:
 
 
 def check(
-    annotations: Annotations, videos: Path, *, full: bool = False, on_video: Callable[[int, int], None] = lambda done, total: None
+    annotations: Annotations,
+    videos: Path,
+    *,
+    full: bool = False,
+    on_video: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Open every video, scan its packets and decode a few frames (`full`: all of them)."""
     rows: dict[str, list[Segment]] = {}

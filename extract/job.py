@@ -145,9 +145,7 @@ def extract_text(
             "generate it for the same splits"
         )
     segments = annotations.segments
-    tokens = {
-        q: [encoder.tokenize(getattr(asked[segment.narration_id], q)) for segment in segments] for q in QUESTIONS
-    }
+    tokens = {q: [encoder.tokenize(getattr(asked[segment.narration_id], q)) for segment in segments] for q in QUESTIONS}
     first = asked[segments[0].narration_id]
     provenance = {"protocol": first.protocol, "backend": first.backend, "prompt_version": first.prompt_version}
     spec = _text_spec(annotations, questions, provenance, encoder, options, tokens)
@@ -278,7 +276,10 @@ class _VideoPipeline:
         for clip, segment, seen in zip(clips, segments, windows, strict=True):
             clip.flags |= seen.flags | (schema.FLAG_TIME_FROM_FRAMES if segment.time_from_frames else 0)
             if seen.is_empty:
-                clip.fail("empty_window", f"starts at {segment.start:.2f} s: nothing to observe {sampling.tau_a:g} s before it")
+                clip.fail(
+                    "empty_window",
+                    f"starts at {segment.start:.2f} s: nothing to observe {sampling.tau_a:g} s before it",
+                )
         try:
             reader = self._reader(video_id)
         except VideoError as error:
@@ -433,9 +434,7 @@ def _fingerprint(path: Path | None, method: str) -> list[Any] | None:
 # --- text
 
 
-def _text_group(
-    encoder: nn.Module, ids: dict[str, list[list[int]]], options: TextExtraction, summary: Summary
-) -> RowGroup:
+def _text_group(encoder: nn.Module, ids: dict[str, list[list[int]]], options: TextExtraction, summary: Summary) -> RowGroup:
     since = time.perf_counter()
     distinct = list({tuple(tokens): None for q in QUESTIONS for tokens in ids[q]})  # each text once, in order
     place = {tokens: i for i, tokens in enumerate(distinct)}

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from tiny import CLASSES, make_dense_store, make_segments, make_text_store
 
 from mambavl.cache import open_store, schema, store
 from mambavl.cache.schema import Level
 from mambavl.cache.store import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, UsageError
+from tiny import CLASSES, make_dense_store, make_segments, make_text_store
 
 
 def test_batches_are_the_rows_that_were_written_in_any_order(tmp_path):
@@ -164,7 +164,14 @@ def test_a_row_that_failed_is_never_handed_out(tmp_path):
 
 def unfinished(path: Path) -> tuple[StoreWriter, RowGroup]:
     level = Level("frame", "dense", (1, 4, 6), "float32", steps=4)
-    spec = {"kind": "video", "recipe": {}, "inputs": {}, "levels": [level.to_dict()], "frame_pts": [1, 4], "rows_per_group": 8}
+    spec = {
+        "kind": "video",
+        "recipe": {},
+        "inputs": {},
+        "levels": [level.to_dict()],
+        "frame_pts": [1, 4],
+        "rows_per_group": 8,
+    }
     group = RowGroup(
         levels={"frame": np.zeros((8, 1, 4, 6), np.float32)},
         lengths={"length": np.full(8, 4)},

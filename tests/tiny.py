@@ -9,18 +9,18 @@ from mambavl.cache.store import RowGroup, StoreWriter
 
 
 def make_segments(count: int, splits: tuple[str, ...] = ("train", "validation")) -> tuple[Segment, ...]:
-    """Rows in canonical order; every `len(splits)`-th row belongs to the same split."""
+    """Rows in canonical order; blocks of six belong to one split, so that each holds every class."""
     segments = [
         Segment(
             narration_id=f"P01_{101 + i // 10}_{i % 10}",
-            participant_id="P01" if i % 5 else "P02",
+            participant_id="P01" if i // 6 % 4 < 3 else "P02",
             video_id=f"P01_{101 + i // 10}",
             narration_timestamp="00:00:01.000",
             start=float(i % 10) * 2,
             stop=float(i % 10) * 2 + 1.5,
             start_frame=1,
             stop_frame=75,
-            split=splits[i % len(splits)],
+            split=splits[i // 6 % len(splits)],
             narration=f"cut onion {i}",
             verb="cut",
             verb_class=i % 3,
@@ -45,8 +45,8 @@ CLASSES = Classes(
 )
 
 
-def make_dense_store(path: Path, rows: int = 20, *, group_rows: int = 8, width: int = 6, steps: int = 4, recipe=None):
-    """A finished video store of random frame features that depend on the labels, and the features themselves."""
+def make_dense_store(path: Path, rows: int = 20, *, group_rows: int = 8, width: int = 6, steps: int = 4, recipe=None, failed=None):
+    """A finished video store of frame features that depend on the labels; returns the features. failed: row -> status."""
     segments = make_segments(rows)
     level = Level("frame", "dense", (1, steps, width), "float32", steps=steps)
     rng = np.random.default_rng(0)
@@ -66,14 +66,16 @@ def make_dense_store(path: Path, rows: int = 20, *, group_rows: int = 8, width: 
     for group in writer.pending():
         index = list(writer.layout.rows_of(group))
         count = len(index)
+        status = np.array([(failed or {}).get(row, 1) for row in index], np.uint8)
         writer.commit(
             group,
             RowGroup(
                 levels={"frame": features[index]},
                 lengths={"length": np.full(count, steps)},
-                status=np.ones(count, np.uint8),
+                status=status,
                 flags=np.zeros(count, np.uint8),
                 frame_pts=np.zeros((count, 1, steps)),
+                reasons={row: "made so" for row in range(count) if status[row] != 1},
             ),
         )
     writer.finalize()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from mambavl.configs import did_you_mean
@@ -55,7 +56,12 @@ ENCODERS = {
         EncoderRecord("roberta-base", "text", text.roberta_base, 768, "hub FacebookAI/roberta-base", "MIT"),
         EncoderRecord("roberta-large", "text", text.roberta_large, 1024, "hub FacebookAI/roberta-large", "MIT"),
         EncoderRecord(
-            "distilroberta-base", "text", text.distilroberta_base, 768, "hub distilbert/distilroberta-base", "Apache-2.0"
+            "distilroberta-base",
+            "text",
+            text.distilroberta_base,
+            768,
+            "hub distilbert/distilroberta-base",
+            "Apache-2.0",
         ),
     )
 }
@@ -70,15 +76,17 @@ def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
     Raises UsageError for an unknown name and for weights that are not there, saying how to get them.
     """
     prefix, colon, model = name.partition(":")
-    if name in ENCODERS:
-        encoder = ENCODERS[name].build(weights, **sizes)
-        state = ENCODERS[name].state
-    elif colon and prefix in PREFIXES:
-        encoder = PREFIXES[prefix][1](model, weights, **sizes)
-        state = "pretrained"
-    else:
-        known = [*ENCODERS, "timm:NAME", "hf:NAME"]
-        raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, known)}")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # untrained weights are the same every time, or no store of them could be resumed
+        if name in ENCODERS:
+            encoder = ENCODERS[name].build(weights, **sizes)
+            state = ENCODERS[name].state
+        elif colon and prefix in PREFIXES:
+            encoder = PREFIXES[prefix][1](model, weights, **sizes)
+            state = "pretrained"
+        else:
+            known = [*ENCODERS, "timm:NAME", "hf:NAME"]
+            raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, known)}")
     encoder.name = name
     encoder.state = "random" if weights == "random" else state
     return encoder.eval().requires_grad_(False)

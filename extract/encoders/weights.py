@@ -24,9 +24,7 @@ def weights_sha256(module: nn.Module) -> str:
 def load_weights(module: nn.Module, path: Path) -> None:
     """Load a state dict strictly, without running code from the file (safetensors, or torch's weights_only reader)."""
     try:
-        state = (
-            load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
         module.load_state_dict(state)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such weights file") from None

@@ -1,0 +1,105 @@
+"""Checkpoints that a kill cannot spoil: a folder is written under a temporary name, synced, marked complete, then renamed.
+
+The mark (COMPLETE.json) holds every file's sha256; a checkpoint without it, or one that does not match it, is never loaded. One
+older checkpoint is kept until the next one is safe. Tensors go to safetensors, the rest to JSON: loading runs no code.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from mambavl.cache import fsops
+from mambavl.configs.errors import DataError
+
+COMPLETE = "COMPLETE.json"
+KEPT = 2
+
+
+def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], optimizer: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write `folder/step-N` whole or not at all, then remove all but the newest two."""
+    temporary, final = folder / f"{fsops.TEMPORARY}{step:08d}", folder / f"step-{step:08d}"
+    tensors, scalars = _split_optimizer(optimizer)
+    files = {
+        "model.safetensors": save({name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}),
+        "optimizer.safetensors": save(tensors),
+        "state.json": json.dumps({**state, "step": step, "optimizer": scalars}, sort_keys=True).encode(),
+    }
+    fsops.remove_folder(temporary)
+    fsops.make_folder(temporary)
+    for name, data in files.items():
+        fsops.write_file(temporary / name, data)
+    mark = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    fsops.write_file(temporary / COMPLETE, json.dumps(mark, sort_keys=True).encode())
+    fsops.remove_folder(final)
+    fsops.rename(temporary, final)
+    for old in _steps(folder)[:-KEPT]:
+        fsops.remove_folder(old)
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any], list[str]] | None:
+    """(model, optimizer, state, complaints) of the newest sound checkpoint; None when there is none at all.
+
+    complaints names the damaged ones that were passed over. Raises DataError when all are damaged: never a silent fresh start.
+    """
+    complaints = []
+    for path in reversed(_steps(folder)):
+        files, fault = _read(path)
+        if fault:
+            complaints.append(fault)
+            continue
+        state = json.loads(files["state.json"])
+        optimizer = _join_optimizer(load(files["optimizer.safetensors"]), state.pop("optimizer"))
+        return load(files["model.safetensors"]), optimizer, state, complaints
+    if complaints:
+        raise DataError("no checkpoint can be loaded:\n" + "\n".join(complaints) + "\nremove the folder to start afresh")
+    return None
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+
+
+def _read(path: Path) -> tuple[dict[str, bytes], str | None]:
+    try:
+        mark = json.loads((path / COMPLETE).read_bytes())
+        files = {name: (path / name).read_bytes() for name in mark}
+    except (OSError, ValueError) as error:
+        return {}, f"{path}: is not complete ({error})"
+    for name, data in files.items():
+        if hashlib.sha256(data).hexdigest() != mark[name]:
+            return {}, f"{path / name}: is damaged; its sha256 is not the one in {COMPLETE}"
+    return files, None
+
+
+def _split_optimizer(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state dict as tensors (key `parameter.name`) and plain numbers."""
+    tensors, numbers = {}, {}
+    for parameter, values in optimizer["state"].items():
+        for name, value in values.items():
+            target = tensors if isinstance(value, Tensor) else numbers
+            target[f"{parameter}.{name}"] = value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
+    return tensors, {"numbers": numbers, "param_groups": optimizer["param_groups"]}
+
+
+def _join_optimizer(tensors: dict[str, Tensor], scalars: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **scalars["numbers"]}.items():
+        parameter, _, name = key.partition(".")
+        state.setdefault(int(parameter), {})[name] = value
+    return {"state": state, "param_groups": scalars["param_groups"]}
+
+
+def save_weights(path: Path, model: dict[str, Tensor]) -> None:
+    """The finished head's weights as one safetensors file."""
+    fsops.write_file(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path}: is not there; the run has not finished (run `mambavl train` with the same --out)") from None

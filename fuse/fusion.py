@@ -1,0 +1,299 @@
+"""MambaVL's fusion head: MLP -> Conv1d -> selective SSM per modality, one state matrix A for all, pool, sum, two heads.
+
+    eq. 5     u^m = Conv1d(MLP(x^m))                        per modality m: video, text, audio, ...
+    eq. 2, 3  h_t = exp(delta_t A) h_{t-1} + Bbar_t u_t,  y_t = C_t h_t;  delta, B, C from u^m, A shared
+    then      verb = head(mean(y^V) + mean(y^verb question)),  noun = head(mean(y^V) + mean(y^noun question))
+
+Sharing A gives no forward path from one modality to the other: the sum is the only place where they meet. Hence the controls:
+`share = "none"`, video only, text only. B batch, L tokens, d model width, D = expand d inner width, N states, R rank of delta.
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from mambavl.configs import Config, did_you_mean, edit_distance
+from mambavl.configs.errors import UsageError
+from mambavl.fuse.scan import pick, pooled_selective_scan, selective_scan
+
+Streams = dict[str, tuple[Tensor, Tensor]]  # name -> (tokens (B, L, D), lengths (B,))
+Routing = Literal["per_question", "both"]
+
+KNOWN_STREAMS = ("video", "verb_question", "noun_question", "audio")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # The text of the paper: two-layer MLPs, Conv1d right after them (eq. 5), exact ZOH (eq. 2), no gate, no projections.
+    "paper": {"mixer": "plain", "zoh": True, "input_norm": False, "dropout": 0.0},
+    # The authors' later code: no MLP on video, three layers on text, full Mamba blocks, padding counted in the mean, and an
+    # initialisation that overwrites A's spectrum and delta's bias (PAPER facts: a loop over all matrices after building).
+    "released": {
+        "video_mlp_layers": 0,
+        "text_mlp_layers": 3,
+        "input_norm": False,
+        "pad_text_to": 40,
+        "init": "released",
+        "dropout": 0.0,
+    },
+}
+
+
+class StreamShape(Config):
+    """One input stream of a head. Streams of one modality share their projection and their SSM."""
+
+    width: int = Field(ge=1)
+    modality: str = ""
+
+
+class HeadConfig(Config):
+    """What all heads have in common."""
+
+    streams: dict[str, StreamShape] = Field(default={}, exclude=True)  # these three come from the stores,
+    num_verbs: int = Field(default=97, ge=1, exclude=True)  # so a recipe neither sets nor repeats them
+    num_nouns: int = Field(default=300, ge=1, exclude=True)
+    d_model: int = Field(default=768, ge=1)
+    video_mlp_layers: int = Field(default=2, ge=0, le=3)  # 0: the features are used as they are, at d_model channels
+    text_mlp_layers: int = Field(default=2, ge=0, le=3)  # of every modality but video
+    input_norm: bool = True  # LayerNorm on incoming features
+    question_routing: Routing = "per_question"  # verb question to the verb head, noun question to the noun head; or both to both
+    dropout: float = Field(default=0.3, ge=0.0, lt=1.0)  # before the heads
+
+    @field_validator("streams")
+    @classmethod
+    def _modalities(cls, streams: dict[str, StreamShape]) -> dict[str, StreamShape]:
+        return {
+            name: shape if shape.modality else shape.model_copy(update={"modality": modality_of(name)})
+            for name, shape in streams.items()
+        }
+
+
+class FusionConfig(HeadConfig):
+    """Knobs of SSMFusion. `preset` sets the defaults of the others; keys given beside it win."""
+
+    preset: Literal["default", "paper", "released"] = "default"
+    mixer: Literal["mamba", "plain"] = "mamba"  # plain: no in and out projections, no gate; D = d
+    d_state: int = Field(default=16, ge=1, le=256)
+    d_conv: int = Field(default=4, ge=1, le=16)
+    expand: int = Field(default=2, ge=1, le=8)
+    dt_rank: int | None = Field(default=None, ge=1)  # absent: ceil(d_model / 16)
+    share: Literal["A", "none", "A+D", "all"] = "A"
+    zoh: bool = False  # exact zero-order hold for B in place of delta B
+    pad_text_to: int = Field(default=0, ge=0)  # above 0: text is padded to that many tokens and padding counts (released)
+    init: Literal["mamba", "released"] = "mamba"
+    scan: str = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {**PRESETS.get(data.get("preset", "default"), {}), **data}
+
+    @property
+    def d_inner(self) -> int:
+        return self.expand * self.d_model if self.mixer == "mamba" else self.d_model
+
+    @property
+    def rank(self) -> int:
+        return self.dt_rank or math.ceil(self.d_model / 16)
+
+
+class SSMFusion(nn.Module):
+    """Selective SSMs with one state transition matrix: A is shared, the projections are not (Algorithm 1)."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.routes = routes(config.streams, config.question_routing)
+        modalities = modalities_of(config.streams)
+        self.project = nn.ModuleDict({m: projection(config, m, width) for m, width in modalities.items()})
+        owners = {m: "all" if config.share == "all" else m for m in modalities}
+        self._owner = owners
+        self._a_owner = {m: m if config.share == "none" else "shared" for m in modalities}
+        self._d_owner = {m: "shared" if config.share in ("A+D", "all") else m for m in modalities}
+        self.mixer = nn.ModuleDict({owner: Mixer(config) for owner in dict.fromkeys(owners.values())})
+        a_log = torch.log(torch.arange(1.0, config.d_state + 1)).repeat(config.d_inner, 1)  # S4D-real: A = -1 .. -N
+        self.a_log = nn.ParameterDict({owner: nn.Parameter(a_log.clone()) for owner in dict.fromkeys(self._a_owner.values())})
+        self.d_skip = nn.ParameterDict(
+            {owner: nn.Parameter(torch.ones(config.d_inner)) for owner in dict.fromkeys(self._d_owner.values())}
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.verb_head = nn.Linear(config.d_model, config.num_verbs)
+        self.noun_head = nn.Linear(config.d_model, config.num_nouns)
+        self.scan_backend = pick(config.scan)
+        if config.init == "released":
+            reset_like_release(self)
+
+    def forward(self, streams: Streams) -> dict[str, Tensor]:
+        """streams: name -> (tokens (B, L, D), lengths (B,)). Returns {"verb": (B, verbs), "noun": (B, nouns)} logits."""
+        check_streams(streams, self.config.streams)
+        pooled: dict[str, Tensor] = {}  # stream -> (B, d)
+        for modality in modalities_of(self.config.streams):
+            names = [name for name, shape in self.config.streams.items() if shape.modality == modality]
+            tokens, lengths = self._batched([streams[name] for name in names], modality)
+            x = self.project[modality](tokens)  # MLP (eq. 5)
+            a = -torch.exp(self.a_log[self._a_owner[modality]].float())  # (D, N); negative, so the state decays
+            mixer = self.mixer[self._owner[modality]]
+            means = mixer.pooled(x, lengths, a, self.d_skip[self._d_owner[modality]])  # (streams * B, d)
+            pooled.update(zip(names, means.chunk(len(names)), strict=True))
+        sums = {target: torch.stack([pooled[name] for name in names]).sum(0) for target, names in self.routes.items()}
+        return {
+            "verb": self.verb_head(self.dropout(sums["verb"])),
+            "noun": self.noun_head(self.dropout(sums["noun"])),
+        }
+
+    def _batched(self, streams: list[tuple[Tensor, Tensor]], modality: str) -> tuple[Tensor, Tensor]:
+        """Streams of one modality in one batch: (streams * B, L, D), right-padded with zeros to the longest."""
+        pad_to = self.config.pad_text_to if modality != "video" else 0
+        longest = pad_to or max(1, *(tokens.shape[1] for tokens, _ in streams))
+        tokens = torch.cat([_fit_length(tokens, longest) for tokens, _ in streams])
+        lengths = torch.cat([lengths for _, lengths in streams])
+        return tokens, torch.full_like(lengths, pad_to) if pad_to else lengths
+
+    def num_params(self, *, heads: bool = True) -> int:
+        """Trainable parameters, with or without the two classifiers."""
+        return count_params(self, heads)
+
+
+class Mixer(nn.Module):
+    """A selective SSM for one modality. `mamba`: in_proj, causal Conv1d, SiLU, scan, gate, out_proj; `plain`: Conv1d, SiLU, scan."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.config = config
+        d_model, d_inner, rank = config.d_model, config.d_inner, config.rank
+        self.gated = config.mixer == "mamba"
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False) if self.gated else nn.Identity()
+        self.conv1d = nn.Conv1d(d_inner, d_inner, config.d_conv, groups=d_inner, padding=config.d_conv - 1)
+        self.x_proj = nn.Linear(d_inner, rank + 2 * config.d_state, bias=False)
+        self.dt_proj = nn.Linear(rank, d_inner)
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False) if self.gated else nn.Identity()
+        self._init_delta(rank)
+
+    def _init_delta(self, rank: int) -> None:
+        """Mamba's start: softplus(bias) is log-uniform in [1e-3, 1e-1], so that channels remember for 10 to 1,000 steps."""
+        nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
+        step = torch.exp(torch.rand(self.dt_proj.out_features) * math.log(1e-1 / 1e-3) + math.log(1e-3)).clamp(min=1e-4)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+
+    def forward(self, x: Tensor, lengths: Tensor | None, a: Tensor, d_skip: Tensor) -> Tensor:
+        """x (B, L, d), a (D, N), d_skip (D,) -> (B, L, d)."""
+        y = selective_scan(*self._scan_inputs(x, a, d_skip), lengths=lengths, **self._scan_options)
+        return self.out_proj(y)
+
+    def pooled(self, x: Tensor, lengths: Tensor | None, a: Tensor, d_skip: Tensor) -> Tensor:
+        """The mean of `forward` over each row's valid steps, (B, d). out_proj and mean commute: one vector is projected, not L."""
+        y = pooled_selective_scan(*self._scan_inputs(x, a, d_skip), lengths=lengths, **self._scan_options)
+        return self.out_proj(y)
+
+    @property
+    def _scan_options(self) -> dict[str, Any]:
+        return {"zoh": self.config.zoh, "backend": self.config.scan}
+
+    def _scan_inputs(self, x: Tensor, a: Tensor, d_skip: Tensor) -> tuple:
+        """(u, delta, A, B, C, D, z, delta_bias, delta_softplus) of the scan."""
+        inner = self.in_proj(x)
+        u, z = inner.chunk(2, dim=-1) if self.gated else (inner, None)
+        u = F.silu(self.conv1d(u.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))  # causal: padded left, cut right
+        delta, b, c = self.x_proj(u).split([self.config.rank, self.config.d_state, self.config.d_state], dim=-1)
+        delta = F.linear(delta, self.dt_proj.weight)  # its bias is added inside the scan, in float32
+        return u, delta, a, b, c, d_skip, z, self.dt_proj.bias, True
+
+
+def projection(config: HeadConfig, modality: str, width: int) -> nn.Module:
+    """The MLP of eq. 5: from a stream's width to d_model. Three layers are the release's: the first without bias."""
+    layers = config.video_mlp_layers if modality == "video" else config.text_mlp_layers
+    d_model = config.d_model
+    if layers == 0 and width != d_model:
+        raise UsageError(
+            f"[fusion] {modality} features have {width} channels and d_model is {d_model}; "
+            f"set fusion.d_model={width}, or {'video' if modality == 'video' else 'text'}_mlp_layers to 1 or more"
+        )
+    linears: list[nn.Module] = []
+    for i in range(layers):
+        linears += [nn.Linear(width if i == 0 else d_model, d_model, bias=not (layers == 3 and i == 0)), nn.ReLU()]
+    norm = [nn.LayerNorm(width)] if config.input_norm else []
+    return nn.Sequential(*norm, *linears[:-1])
+
+
+def reset_like_release(head: nn.Module) -> None:
+    """What the released code does to every parameter after building: Xavier on all matrices, A_log and Conv1d included; zero biases
+    in linear layers; fresh norms. A becomes about -1 everywhere and delta starts at softplus(0) = 0.69."""
+    for parameter in head.parameters():
+        if parameter.ndim > 1:
+            nn.init.xavier_uniform_(parameter)
+    for module in head.modules():
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+
+
+# --- what all heads share
+
+
+def modality_of(stream: str) -> str:
+    """`verb_question` and `noun_question` are text; any other stream is a modality of its own name."""
+    return "text" if stream.endswith("_question") else stream
+
+
+def modalities_of(streams: dict[str, StreamShape]) -> dict[str, int]:
+    """Modality -> width, in the order of the streams. Raises UsageError when streams of one modality differ in width."""
+    widths: dict[str, int] = {}
+    for name, shape in streams.items():
+        if widths.setdefault(shape.modality, shape.width) != shape.width:
+            raise UsageError(
+                f"stream {name} has {shape.width} channels, another {shape.modality} stream {widths[shape.modality]}; "
+                "streams of one modality share their projection, so they need one encoder"
+            )
+    return widths
+
+
+def routes(streams: dict[str, Any], routing: Routing) -> dict[str, list[str]]:
+    """Which streams are summed for the verb and for the noun. A question goes to its own head unless `routing` is both."""
+    found = {}
+    for target, other in (("verb", "noun"), ("noun", "verb")):
+        skip = f"{other}_question" if routing == "per_question" else None
+        found[target] = [name for name in streams if name != skip]
+        if not found[target]:
+            raise UsageError(f"no stream reaches the {target} head; streams: {', '.join(streams) or 'none'}")
+    return found
+
+
+def check_stream_name(name: str) -> None:
+    """Any name makes a stream, but a near miss of a known one is refused: it would be routed wrongly without a word."""
+    near = [known for known in KNOWN_STREAMS if name != known and edit_distance(name, known) <= 2]
+    if near and name not in KNOWN_STREAMS:
+        raise UsageError(f"[streams.{name}]: is this stream meant to be `{name}`{did_you_mean(name, near)}")
+
+
+def check_streams(streams: Streams, shapes: dict[str, StreamShape]) -> None:
+    """Raises ValueError when the streams given are not those that the head was built for."""
+    if streams.keys() != shapes.keys():
+        raise ValueError(f"the head was built for the streams {list(shapes)}, got {list(streams)}")
+    for name, (tokens, lengths) in streams.items():
+        if tokens.ndim != 3 or tokens.shape[2] != shapes[name].width or lengths.shape != tokens.shape[:1]:
+            raise ValueError(
+                f"stream {name}: expected (B, L, {shapes[name].width}) and (B,), "
+                f"got {tuple(tokens.shape)} and {tuple(lengths.shape)}"
+            )
+
+
+def count_params(head: nn.Module, heads: bool) -> int:
+    skipped = set() if heads else {*head.verb_head.parameters(), *head.noun_head.parameters()}
+    return sum(p.numel() for p in head.parameters() if p.requires_grad and p not in skipped)
+
+
+def masked_mean(tokens: Tensor, lengths: Tensor) -> Tensor:
+    """(B, L, D), (B,) -> (B, D): the mean over each row's first `length` tokens; 0 for an empty row."""
+    valid = (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None])[..., None]
+    return torch.where(valid, tokens, 0.0).sum(1) / lengths.clamp(min=1)[:, None].to(tokens.dtype)
+
+
+def _fit_length(tokens: Tensor, length: int) -> Tensor:
+    return F.pad(tokens, (0, 0, 0, length - tokens.shape[1]))  # a negative amount cuts

@@ -1,0 +1,142 @@
+"""EK100's measures: top-1 and top-5 accuracy, class-mean recall@5; over all rows, unseen kitchens, tail classes. In percent.
+
+Actions are verb-noun pairs, ranked by the product of the row's softmaxed verb and noun scores (or by scores over given pairs).
+Two recalls share a name in the literature and have two names here: `{group}_action_mean_class_recall5` is EK100's official one
+(the pair is among the five best pairs), `relaxed_action_mean_class_recall5` the easier one of InAViT and of MambaVL's release
+(the verb among five verbs *and* the noun among five nouns). An action is tail when its verb or its noun is.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+K = 5
+GROUPS = ("all", "unseen", "tail")
+TARGETS = ("verb", "noun", "action")
+
+
+def evaluate(
+    verb_scores: np.ndarray,
+    noun_scores: np.ndarray,
+    verb_labels: np.ndarray,
+    noun_labels: np.ndarray,
+    *,
+    unseen: np.ndarray | None = None,
+    tail_verbs: Sequence[int] = (),
+    tail_nouns: Sequence[int] = (),
+    action_scores: np.ndarray | None = None,
+    pairs: Sequence[tuple[int, int]] | None = None,
+) -> dict[str, float | int | None]:
+    """Every measure, by name. Scores are any real numbers (logits or log-probabilities), normalised per row.
+
+    verb_scores (N, verbs), noun_scores (N, nouns), labels (N,), unseen (N,) bool. action_scores (N, pairs) ranks the actions in
+    place of the products; `pairs` names its columns. Keys: `{group}_{target}_top1`, `_top5`, `_mean_class_recall5`, `_n` (rows),
+    `_classes` (classes present), for group in all, unseen, tail; and `relaxed_action_mean_class_recall5`. A measure of no rows
+    is None. Equal scores rank by class id. Raises ValueError for scores that are not finite or do not fit the labels.
+    """
+    verb_labels, noun_labels = np.asarray(verb_labels), np.asarray(noun_labels)
+    rows = len(verb_labels)
+    for name, scores, labels in (("verb", verb_scores, verb_labels), ("noun", noun_scores, noun_labels)):
+        _check(name, scores, labels, rows)
+    verb_rank, noun_rank = _rank(verb_scores, verb_labels), _rank(noun_scores, noun_labels)
+    if action_scores is None:
+        action_rank = _product_rank(log_softmax(verb_scores), log_softmax(noun_scores), verb_labels, noun_labels)
+    else:
+        action_rank = _pair_rank(action_scores, pairs, verb_labels, noun_labels)
+    stride = int(max(noun_labels.max(initial=0), noun_scores.shape[1] - 1)) + 1
+    action_labels = verb_labels.astype(np.int64) * stride + noun_labels
+    is_tail = {"verb": np.isin(verb_labels, list(tail_verbs)), "noun": np.isin(noun_labels, list(tail_nouns))}
+    is_tail["action"] = is_tail["verb"] | is_tail["noun"]
+    ranks = {"verb": verb_rank, "noun": noun_rank, "action": action_rank}
+    labels = {"verb": verb_labels, "noun": noun_labels, "action": action_labels}
+    everything = np.ones(rows, bool)
+    unseen = np.zeros(rows, bool) if unseen is None else np.asarray(unseen, bool)
+    out: dict[str, float | int | None] = {}
+    for group in GROUPS:
+        for target in TARGETS:
+            mask = {"all": everything, "unseen": unseen, "tail": is_tail[target]}[group]
+            rank, label = ranks[target][mask], labels[target][mask]
+            out[f"{group}_{target}_top1"] = _percent(rank < 1)
+            out[f"{group}_{target}_top5"] = _percent(rank < K)
+            out[f"{group}_{target}_mean_class_recall5"] = _class_mean(rank < K, label)
+            out[f"{group}_{target}_n"] = int(mask.sum())
+            out[f"{group}_{target}_classes"] = len(np.unique(label))
+    out["relaxed_action_mean_class_recall5"] = _class_mean((verb_rank < K) & (noun_rank < K), action_labels)
+    return out
+
+
+def marginalize(
+    action_scores: np.ndarray, pairs: Sequence[tuple[int, int]], *, num_verbs: int = 97, num_nouns: int = 300
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores over verb-noun pairs (N, pairs) -> probabilities (N, num_verbs), (N, num_nouns), summed over each class's pairs.
+
+    A class without a pair gets probability 0 (peers' code gives it pair 0's, which crowds the noun top 5).
+    """
+    probabilities = np.exp(log_softmax(action_scores))
+    verb_of, noun_of = np.asarray(pairs).T
+    verbs, nouns = np.zeros((len(probabilities), num_verbs)), np.zeros((len(probabilities), num_nouns))
+    np.add.at(verbs.T, verb_of, probabilities.T)
+    np.add.at(nouns.T, noun_of, probabilities.T)
+    return verbs, nouns
+
+
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Per row, in float64."""
+    scores = np.asarray(scores, np.float64)
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _check(name: str, scores: np.ndarray, labels: np.ndarray, rows: int) -> None:
+    if scores.ndim != 2 or len(scores) != rows or len(labels) != rows:
+        raise ValueError(f"{name}: scores of shape {scores.shape} and {len(labels)} labels do not belong together")
+    if rows and not (labels.min() >= 0 and labels.max() < scores.shape[1]):
+        raise ValueError(f"{name}: labels reach {labels.max()}, the scores have {scores.shape[1]} columns")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{name}: row {int(np.argmin(np.isfinite(scores).all(1)))} of the scores is not finite")
+
+
+def _rank(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(N,) place of the label among its row's scores, 0 = best; equal scores stand in order of class id."""
+    own = np.take_along_axis(scores, labels[:, None].astype(np.int64), 1)
+    before = np.arange(scores.shape[1]) < labels[:, None]
+    return ((scores > own) | ((scores == own) & before)).sum(1)
+
+
+def _product_rank(verbs: np.ndarray, nouns: np.ndarray, verb_labels: np.ndarray, noun_labels: np.ndarray) -> np.ndarray:
+    """(N,) place of the label's pair among all pairs, exact up to K: the K best pairs lie within the K best verbs x K best nouns."""
+    rows = np.arange(len(verbs))[:, None]
+    best_verbs = np.argsort(-verbs, axis=1, kind="stable")[:, :K]
+    best_nouns = np.argsort(-nouns, axis=1, kind="stable")[:, :K]
+    scores = (verbs[rows, best_verbs][:, :, None] + nouns[rows, best_nouns][:, None, :]).reshape(len(verbs), -1)
+    pair_verbs = np.repeat(best_verbs, best_nouns.shape[1], axis=1)
+    pair_nouns = np.tile(best_nouns, (1, best_verbs.shape[1]))
+    order = np.lexsort((pair_nouns, pair_verbs, -scores), axis=1)[:, :K]
+    hits = (pair_verbs[rows, order] == verb_labels[:, None]) & (pair_nouns[rows, order] == noun_labels[:, None])
+    return np.where(hits.any(1), hits.argmax(1), K)
+
+
+def _pair_rank(
+    action_scores: np.ndarray, pairs: Sequence[tuple[int, int]] | None, verb_labels: np.ndarray, noun_labels: np.ndarray
+) -> np.ndarray:
+    """(N,) place of the label's pair among the columns; past the last one where the label is no column."""
+    if pairs is None or len(pairs) != action_scores.shape[1]:
+        raise ValueError(f"action_scores has {action_scores.shape[1]} columns; `pairs` must name each of them")
+    if not np.isfinite(action_scores).all():
+        raise ValueError("action_scores holds values that are not finite")
+    column = {(int(verb), int(noun)): i for i, (verb, noun) in enumerate(pairs)}
+    found = np.array([column.get((int(v), int(n)), -1) for v, n in zip(verb_labels, noun_labels, strict=True)])
+    rank = _rank(action_scores, np.maximum(found, 0))
+    return np.where(found >= 0, rank, action_scores.shape[1])
+
+
+def _percent(hits: np.ndarray) -> float | None:
+    return 100.0 * float(hits.mean()) if len(hits) else None
+
+
+def _class_mean(hits: np.ndarray, labels: np.ndarray) -> float | None:
+    """The share of hits within each class that is present, averaged over those classes."""
+    if not len(labels):
+        return None
+    _, index = np.unique(labels, return_inverse=True)
+    return 100.0 * float((np.bincount(index, hits) / np.bincount(index)).mean())

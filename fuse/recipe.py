@@ -1,0 +1,94 @@
+"""A training recipe: which streams, which head, which optimiser; and the head that it stands for."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import nn
+
+from mambavl.configs import Config, check, read_toml
+from mambavl.configs.errors import DataError, UsageError
+from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
+from mambavl.fuse.data import DataConfig, FeatureData, StreamSource
+from mambavl.fuse.fusion import FusionConfig, SSMFusion, check_stream_name
+
+RECIPE, STREAMS, MODEL = "recipe.toml", "streams.json", "model.safetensors"  # files of a run
+
+
+class TrainConfig(Config):
+    """The optimiser and its schedule. Defaults are ours for frozen features; the paper's own are in configs/fuse/paper.toml."""
+
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=128, ge=1)  # over all processes; the paper does not say whether its 128 is per GPU
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(default=1e-3, gt=0)  # peak, of everything but the SSM
+    lr_ssm: float = Field(default=3e-3, gt=0)  # peak of the SSM, A included
+    lr_start: float = Field(default=1e-6, ge=0)  # where the warm-up begins, for `lr`; lr_ssm keeps its ratio to lr
+    lr_end: float = Field(default=1e-5, ge=0)  # where the cosine ends (the paper prints its peak again, a misprint)
+    warmup_epochs: float = Field(default=2.0, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)  # sgd only
+    weight_decay: float = Field(default=0.05, ge=0)
+    decay_all: bool = False  # also A_log, D, biases and norms, as the release does
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    clip_norm: float = Field(default=1.0, ge=0)  # 0: no clipping
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on a GPU; the scan's state is float32 always
+    eval_every: int = Field(default=1, ge=1)  # epochs
+    checkpoint_every: int = Field(default=1, ge=1)  # epochs
+
+
+class Recipe(Config):
+    """All of a run."""
+
+    title: str = ""
+    published: dict[Literal["verb", "noun", "action"], float] = Field(default={})  # shown beside what is measured
+    head: Literal["mambavl", "mlp", "transformer"] = "mambavl"
+    streams: dict[str, StreamSource]
+    data: DataConfig = DataConfig()
+    fusion: FusionConfig = FusionConfig()
+    mlp: MLPConfig = MLPConfig()
+    transformer: TransformerConfig = TransformerConfig()
+    train: TrainConfig = TrainConfig()
+    grid: dict[str, Any] = Field(default={})  # for `mambavl sweep`: any keys -> lists of values
+
+    @field_validator("streams")
+    @classmethod
+    def _known_names(cls, streams: dict[str, StreamSource]) -> dict[str, StreamSource]:
+        for name in streams:
+            try:
+                check_stream_name(name)
+            except UsageError as error:
+                raise ValueError(str(error)) from None
+        return streams
+
+
+HEADS = {
+    "mambavl": ("fusion", SSMFusion),
+    "mlp": ("mlp", MLPFusion),
+    "transformer": ("transformer", TransformerFusion),
+}
+
+
+def build_head(recipe: Recipe, data: FeatureData) -> nn.Module:
+    """The recipe's head, its stream widths and class counts taken from the stores; seeded."""
+    section, head = HEADS[recipe.head]
+    config = getattr(recipe, section)
+    found = {"streams": data.shapes, "num_verbs": data.classes.num_verbs, "num_nouns": data.classes.num_nouns}
+    for key in found.keys() & config.model_fields_set:
+        if key != "streams" and getattr(config, key) != found[key]:
+            raise UsageError(f"[{section}] {key} = {getattr(config, key)}, but the stores have {found[key]}; leave it out")
+    torch.manual_seed(recipe.train.seed)
+    return head(type(config).model_validate({**config.model_dump(), **found}))
+
+
+def read_run_recipe(run: Path) -> dict[str, Any]:
+    """The resolved recipe of a run, as data. Raises DataError when the folder is no run."""
+    if not (run / RECIPE).is_file():
+        raise DataError(f"{run}: is no run: it has no {RECIPE}; `mambavl train RECIPE --out {run}` makes one")
+    return read_toml(run / RECIPE)
+
+
+def run_recipe(run: Path) -> Recipe:
+    """The resolved recipe of a run, checked."""
+    return check(read_run_recipe(run), Recipe, str(run / RECIPE))

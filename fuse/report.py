@@ -1,0 +1,314 @@
+"""Every result.json -> one self-contained page: what was measured beside what was published, and what the text gave away."""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from mambavl.cache import open_store
+from mambavl.configs.errors import DataError, UsageError
+from mambavl.fuse import evaluate
+from mambavl.fuse.recipe import run_recipe
+
+TARGETS = ("verb", "noun", "action")
+CLASSES_SHOWN = 20  # in a confusion matrix; the rest is one row and one column
+MEASURES = (
+    ("top-1", "all_{}_top1"),
+    ("top-5", "all_{}_top5"),
+    ("mean class recall@5 (official)", "all_{}_mean_class_recall5"),
+    ("unseen kitchens, top-1", "unseen_{}_top1"),
+    ("tail classes, top-1", "tail_{}_top1"),
+)
+
+
+@dataclass
+class Entry:
+    """Runs that differ in their seed alone, measured together."""
+
+    title: str
+    runs: list[Path]
+    results: list[dict[str, Any]]
+
+    @property
+    def first(self) -> dict[str, Any]:
+        return self.results[0]
+
+    @property
+    def streams(self) -> str:
+        return ", ".join(self.first["streams"])
+
+    @property
+    def published(self) -> dict[str, float]:
+        return self.first["recipe"].get("published", {})
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted(result["seed"] for result in self.results)
+
+    def values(self, key: str) -> list[float]:
+        return [value for result in self.results if (value := result["metrics"].get(key)) is not None]
+
+    def mean(self, key: str) -> float | None:
+        values = self.values(key)
+        return float(np.mean(values)) if values else None
+
+    def cell(self, key: str) -> str:
+        """`mean`, or `mean ± standard deviation` over seeds; a dash where nothing was measured."""
+        values = self.values(key)
+        if not values:
+            return "–"
+        return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def write_report(runs: list[Path], target: Path) -> None:
+    """Write the page for some finished runs. Raises DataError for a run without result or scores, naming the command to run."""
+    if not runs:
+        raise UsageError("no run was named; `mambavl report runs/* --out report.html`")
+    entries = collect([Path(run) for run in runs])
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(PAGE).render(
+        entries=entries,
+        measures=MEASURES,
+        targets=TARGETS,
+        prior=_prior_cells(entries[0]),
+        leaks=leak_sentences(entries),
+        notes=_notes(entries),
+        curves=_curves(entries),
+        confusions=[(entry, _confusions(entry)) for entry in entries],
+        json=json,
+    )
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    Path(target).write_text(page, encoding="utf-8")
+
+
+def collect(runs: list[Path]) -> list[Entry]:
+    """Results in the order given; runs whose recipes differ only in the seed share an entry."""
+    entries: dict[str, Entry] = {}
+    for run in runs:
+        result = evaluate.read_result(run)
+        evaluate.read_scores(run, result["split"])  # a run without scores cannot be shown: say so now
+        if not result["metrics"]:
+            raise DataError(f"{run}: split {result['split']} has no labels, so nothing was measured")
+        recipe = {**result["recipe"], "train": {**result["recipe"]["train"], "seed": None}}
+        entry = entries.setdefault(json.dumps(recipe, sort_keys=True), Entry(result["title"], [], []))
+        entry.runs.append(run)
+        entry.results.append(result)
+    return list(entries.values())
+
+
+def leak_sentences(entries: list[Entry]) -> list[str]:
+    """What the questions gave away, in words and in numbers measured here."""
+    said = []
+    for entry in entries:
+        protocol, streams = entry.first["text_protocol"], entry.first["streams"]
+        if protocol == "oracle" and "video" not in streams:
+            verb, noun = entry.mean("all_verb_top1"), entry.mean("all_noun_top1")
+            prior = entry.first["prior_metrics"]
+            said.append(
+                f"“{entry.title}” never sees a frame and still names {verb:.1f} % of the verbs and {noun:.1f} % of the nouns; the "
+                f"most frequent class alone gives {prior['all_verb_top1']:.1f} % and {prior['all_noun_top1']:.1f} %. "
+                "The difference is what the oracle questions leak from the labels: the category of the answer and the other words "
+                "of the narration."
+            )
+    with_oracle = [entry for entry in entries if entry.first["text_protocol"] == "oracle"]
+    if with_oracle:
+        said.append(
+            "Oracle questions are written from each row's own labels, validation rows included. Where no label exists, at "
+            "deployment or on a test server, they do not exist either; so the rows above marked “oracle” are upper bounds for a "
+            "reader who already knows part of the answer, and the honest comparison is against generic text or none."
+        )
+    return said
+
+
+def _notes(entries: list[Entry]) -> list[str]:
+    notes = []
+    for entry in entries:
+        rows = entry.first["rows"]
+        if rows["scored_by_prior"]:
+            notes.append(
+                f"“{entry.title}”: {rows['scored_by_prior']} of {rows['scored']} rows have no features and got the training prior."
+            )
+        random = [name for name, stream in entry.first["streams"].items() if stream["encoder"]["state"] == "random"]
+        if random:
+            notes.append(f"“{entry.title}”: the encoder of {', '.join(random)} is untrained (random weights).")
+    return notes
+
+
+def _prior_cells(entry: Entry) -> dict[str, str]:
+    measured = entry.first["prior_metrics"]
+    keys = [key.format(target) for _, key in MEASURES for target in TARGETS]
+    return {key: "–" if measured.get(key) is None else f"{measured[key]:.1f}" for key in keys}
+
+
+def _curves(entries: list[Entry]) -> str:
+    """Loss and action top-1 by epoch, one line a run of the first seed, as SVG."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
+    for entry in entries:
+        path = entry.runs[0] / "curves.jsonl"
+        if not path.exists():
+            continue
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        axes[0].plot([line["epoch"] for line in lines], [line["loss"] for line in lines], label=entry.title)
+        scored = [line for line in lines if "verb_top1" in line]
+        for axis, target in ((axes[1], "verb"), (axes[2], "noun")):
+            axis.plot([line["epoch"] for line in scored], [line[f"{target}_top1"] for line in scored], label=entry.title)
+    for axis, title in zip(axes, ("training loss", "verb top-1, %", "noun top-1, %"), strict=True):
+        axis.set_title(title)
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.3)
+    handles, labels = axes[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    return _svg(plt, figure)
+
+
+def _confusions(entry: Entry) -> str:
+    """Verbs and nouns of the first seed: rows are labels, columns predictions, shares of each row."""
+    plt = _pyplot()
+    run, result = entry.runs[0], entry.first
+    scores = evaluate.read_scores(run, result["split"])
+    names = _class_names(run)
+    figure, axes = plt.subplots(1, 2, figsize=(13, 6))
+    for axis, target in zip(axes, ("verb", "noun"), strict=True):
+        labels, predicted = scores[f"{target}_label"], scores[target].argmax(1)
+        known = labels >= 0
+        matrix, ticks = confusion(labels[known], predicted[known], names[target])
+        axis.imshow(matrix, vmin=0, vmax=1, cmap="viridis")
+        axis.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=7)
+        axis.set_yticks(range(len(ticks)), ticks, fontsize=7)
+        axis.set_title(f"{target}: label (row) and prediction (column)")
+    return _svg(plt, figure)
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, names: dict[int, str]) -> tuple[np.ndarray, list[str]]:
+    """(matrix, class names): rows sum to 1; the most frequent classes of the labels, everything else as `other`."""
+    classes, counts = np.unique(labels, return_counts=True)
+    shown = sorted(classes[np.argsort(-counts, kind="stable")][:CLASSES_SHOWN].tolist())
+    place = {c: i for i, c in enumerate(shown)}
+    matrix = np.zeros((len(shown) + 1, len(shown) + 1))
+    for label, guess in zip(labels.tolist(), predicted.tolist(), strict=True):
+        matrix[place.get(label, len(shown)), place.get(guess, len(shown))] += 1
+    totals = matrix.sum(1, keepdims=True)
+    return matrix / np.maximum(totals, 1), [names.get(c, str(c)) for c in shown] + ["other"]
+
+
+def _class_names(run: Path) -> dict[str, dict[int, str]]:
+    source = next(iter(run_recipe(run).streams.values()))
+    classes = open_store(source.stores[0]).classes
+    return {"verb": classes.verbs, "noun": classes.nouns}
+
+
+def _pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "mambavl"  # the same runs give the same page
+    plt.rcParams["figure.constrained_layout.use"] = True
+    return plt
+
+
+def _svg(plt, figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>MambaVL report</title>
+<style>
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; color: #1c2733; background: #fff; }
+h1 { font-size: 1.6rem; } h2 { margin-top: 2.2rem; font-size: 1.2rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .6rem; border-bottom: 1px solid #dde3ea; text-align: right; }
+th:first-child, td:first-child, td.text, th.text { text-align: left; }
+thead th { border-bottom: 2px solid #8795a6; } tr.prior td { color: #667; font-style: italic; }
+.oracle { background: #fff1d6; border-radius: 4px; padding: 0 .35rem; }
+.leak { border-left: 4px solid #e0a100; background: #fffaf0; padding: .6rem 1rem; margin: .6rem 0; }
+svg { max-width: 100%; height: auto; } details { margin: .5rem 0; } summary { cursor: pointer; }
+code { font-size: .85em; } .scroll { overflow-x: auto; }
+</style>
+</head>
+<body>
+<h1>MambaVL report</h1>
+<p>Percent, on the split named in each run. Runs that differ in their seed alone are one row, mean ± standard deviation.
+Actions are verb–noun pairs. A dash: not measured.</p>
+<h2>Results</h2>
+<div class="scroll"><table>
+<thead><tr><th>run</th><th class="text">head</th><th class="text">streams</th><th class="text">text protocol</th><th>seeds</th>
+{% for target in targets %}<th>{{ target }} top-1</th>{% endfor %}
+{% for target in targets %}<th>published {{ target }}</th>{% endfor %}<th>parameters</th></tr></thead>
+<tbody>
+{% for entry in entries %}
+<tr><td>{{ entry.title }}</td><td class="text">{{ entry.first.head }}</td><td class="text">{{ entry.streams }}</td>
+<td class="text"><span class="{{ entry.first.text_protocol }}">{{ entry.first.text_protocol }}</span></td><td>{{ entry.seeds|length }}</td>
+{% for target in targets %}<td>{{ entry.cell("all_" ~ target ~ "_top1") }}</td>{% endfor %}
+{% for target in targets %}<td>{{ entry.published.get(target, "–") }}</td>{% endfor %}
+<td>{{ "{:,}".format(entry.first.params.total) }}</td></tr>
+{% endfor %}
+<tr class="prior"><td>training prior (no input)</td><td class="text">–</td><td class="text">–</td><td class="text">–</td><td>–</td>
+{% for target in targets %}<td>{{ prior["all_" ~ target ~ "_top1"] }}</td>{% endfor %}
+{% for target in targets %}<td>–</td>{% endfor %}<td>0</td></tr>
+</tbody></table></div>
+
+{% if leaks %}
+<h2>What the oracle questions leak</h2>
+{% for sentence in leaks %}<p class="leak">{{ sentence }}</p>{% endfor %}
+{% endif %}
+{% for note in notes %}<p>{{ note }}</p>{% endfor %}
+
+<h2>All measures</h2>
+<div class="scroll"><table>
+<thead><tr><th>run</th>{% for label, key in measures %}<th colspan="3">{{ label }}</th>{% endfor %}<th>relaxed action recall@5</th></tr>
+<tr><th></th>{% for measure in measures %}{% for target in targets %}<th>{{ target }}</th>{% endfor %}{% endfor %}<th>action</th></tr></thead>
+<tbody>{% for entry in entries %}
+<tr><td>{{ entry.title }}</td>
+{% for label, key in measures %}{% for target in targets %}<td>{{ entry.cell(key.format(target)) }}</td>{% endfor %}{% endfor %}
+<td>{{ entry.cell("relaxed_action_mean_class_recall5") }}</td></tr>
+{% endfor %}
+<tr class="prior"><td>training prior</td>
+{% for label, key in measures %}{% for target in targets %}<td>{{ prior[key.format(target)] }}</td>{% endfor %}{% endfor %}<td>–</td></tr>
+</tbody></table></div>
+<p>Mean class recall@5 ranks actions as pairs (EK100's official measure). The relaxed one asks for the verb among five verbs and the
+noun among five nouns, as InAViT and MambaVL's released code do; the two are never comparable.</p>
+
+<h2>Curves</h2>
+{{ curves|safe }}
+
+<h2>Confusions</h2>
+{% for entry, picture in confusions %}
+<details {% if loop.first %}open{% endif %}><summary>{{ entry.title }} (seed {{ entry.first.seed }})</summary>{{ picture|safe }}</details>
+{% endfor %}
+
+<h2>Where the numbers come from</h2>
+{% for entry in entries %}
+<details><summary>{{ entry.title }}</summary>
+<p>{{ entry.first.rows.train }} training rows, {{ entry.first.rows.scored }} scored ({{ entry.first.split }}),
+{{ entry.first.rows.scored_by_prior }} by the prior; scan backend {{ entry.first.scan_backend or "none" }};
+{{ entry.first.epochs }} epochs in {{ entry.first.train_seconds }} s, {{ entry.first.precision }}, on {{ entry.first.environment.device }};
+mambavl {{ entry.first.environment.mambavl }}, torch {{ entry.first.environment.torch }}.</p>
+<ul>
+{% for name, stream in entry.first.streams.items() %}
+<li><b>{{ name }}</b>: {{ stream.encoder.name }} ({{ stream.encoder.state }}, weights <code>{{ stream.encoder.sha256[:16] }}</code>), level
+{{ stream.level }}{% if stream.sampling %}, {{ stream.sampling.task }} by {{ stream.sampling.rule }}, {{ stream.sampling.frames }} frames{% endif %}
+{% if stream.questions %}, {{ stream.questions.protocol }} questions by {{ stream.questions.backend }} ({{ stream.questions.prompt_version }}){% endif %};
+store <code>{{ stream.stores[0] }}</code>, id <code>{{ stream.store_ids[0][:16] }}</code></li>
+{% endfor %}
+</ul>
+</details>
+{% endfor %}
+</body>
+</html>
+"""

@@ -1,0 +1,98 @@
+"""The readable selective scan: the recurrence as it is written, a step at a time. Slow, exact, anywhere; it judges the others."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def unavailable() -> str | None:
+    """Why this backend cannot run here; None: it runs wherever PyTorch does."""
+    return None
+
+
+def selective_scan(
+    u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, *,
+    lengths=None, initial_state=None, return_last_state=False, zoh=False,
+):  # fmt: skip
+    """See `mambavl.fuse.scan.selective_scan`."""
+    state = initial_state
+    ys = []
+    for state, y in _steps(u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths, initial_state, zoh):
+        ys.append(y)
+    out = torch.stack(ys, dim=1).to(u.dtype) if ys else torch.zeros_like(u)
+    return (out, state) if return_last_state else out
+
+
+def pooled_selective_scan(
+    u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, *,
+    lengths=None, initial_state=None, zoh=False,
+):  # fmt: skip
+    """See `mambavl.fuse.scan.pooled_selective_scan`."""
+    total = torch.zeros(u.shape[0], u.shape[2], dtype=_wide(u.dtype), device=u.device)
+    for _, y in _steps(u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths, initial_state, zoh):
+        total = total + y
+    count = u.new_full((u.shape[0],), u.shape[1]) if lengths is None else lengths
+    return (total / count.clamp(min=1).to(total.dtype)[:, None]).to(u.dtype)
+
+
+def _steps(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    lengths: Tensor | None,
+    h: Tensor | None,
+    zoh: bool,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(h_t (B, D, N), y_t (B, D)) for t = 0 .. L-1; y_t is 0 and h_t unchanged at padding."""
+    batch, length, channels = u.shape
+    wide = _wide(u.dtype)
+    u, delta, A, B, C = (x.to(wide) for x in (u, delta, A, B, C))
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(wide)
+    if delta_softplus:
+        delta = F.softplus(delta)
+    if lengths is not None:
+        # Zeros at padding: exp(0 A) = 1 keeps the state, 0 B u adds nothing, C h + D 0 = 0. `where`, not `*`, stops a NaN there.
+        valid = (torch.arange(length, device=u.device) < lengths.to(u.device)[:, None])[..., None]  # (B, L, 1)
+        u, delta, B, C, z = (None if x is None else _zero_outside(valid, x) for x in (u, delta, B, C, z))
+    h = torch.zeros(batch, channels, A.shape[1], dtype=wide, device=u.device) if h is None else h.to(wide)
+    gates = None if z is None else F.silu(z.to(wide)).unbind(1)
+    # unbind, not u[:, t]: the gradient of a slice is a whole tensor of zeros, L times over
+    steps = zip(u.unbind(1), delta.unbind(1), _by_step(B, length, channels), _by_step(C, length, channels), strict=True)
+    for t, (u_t, delta_t, b, c) in enumerate(steps):  # (B, D), (B, D), and b, c ready to meet (B, D, N)
+        decay = delta_t[..., None] * A
+        gain = torch.expm1(decay) / A if zoh else delta_t[..., None]
+        h = torch.exp(decay) * h + gain * b * u_t[..., None]
+        y = (h * c).sum(-1)
+        if D is not None:
+            y = y + D.to(wide) * u_t
+        if gates is not None:
+            y = y * gates[t]
+        yield h, y
+
+
+def _zero_outside(valid: Tensor, x: Tensor) -> Tensor:
+    """`x` (B, L, ...) with zeros where `valid` (B, L, 1) is false; constants (D, N) as they are."""
+    return x if x.ndim == 2 else torch.where(valid if x.ndim == 3 else valid[..., None], x, 0.0)
+
+
+def _by_step(coefficients: Tensor, length: int, channels: int) -> Sequence[Tensor]:
+    """B_t or C_t for every t: constant (D, N), per step (B, L, N), or per step and group (B, L, G, N)."""
+    if coefficients.ndim == 2:
+        return [coefficients] * length
+    if coefficients.ndim == 3:
+        return coefficients.unsqueeze(2).unbind(1)  # (B, 1, N)
+    return coefficients.repeat_interleave(channels // coefficients.shape[2], dim=2).unbind(1)  # (B, D, N)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """What the state is kept in: never less than float32."""
+    return torch.promote_types(dtype, torch.float32)

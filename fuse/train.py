@@ -1,0 +1,247 @@
+"""Training a fusion head on frozen features, through Accelerate: devices, precision and DDP are its, everything else is here.
+
+A run is a folder: recipe.toml (resolved), streams.json (what it was fed), curves.jsonl, checkpoints/, then model.safetensors,
+scores/, result.json. Everything random is a function of (seed, epoch, batch, rank), so a resumed run continues as if it had not
+stopped. The learning rate counts optimiser updates.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from mambavl.cache import fsops, schema
+from mambavl.configs import dump
+from mambavl.configs.errors import DataError, Interrupted, UsageError
+from mambavl.fuse import checkpoint, evaluate
+from mambavl.fuse.data import FeatureData, epoch_batches
+from mambavl.fuse.recipe import MODEL, RECIPE, STREAMS, Recipe, TrainConfig, build_head, read_run_recipe
+
+CURVES, CHECKPOINTS = "curves.jsonl", "checkpoints"
+
+
+OnEpoch = Callable[[dict[str, Any]], None]  # a line of curves.jsonl
+
+
+def train(
+    recipe: Recipe,
+    run: Path,
+    *,
+    data: FeatureData | None = None,
+    on_epoch: OnEpoch = lambda line: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Train, score and write `run`; returns what is in its result.json. A finished run is returned as it stands.
+
+    Raises UsageError when the folder belongs to another recipe, DataError when the loss stops being finite, Interrupted (after
+    saving a checkpoint) when `should_stop()` turns true.
+    """
+    if recipe.grid:
+        raise UsageError("this recipe has a [grid]; run it with `mambavl sweep`")
+    run = Path(run)
+    _refuse_other_recipe(run, recipe)
+    if (run / evaluate.RESULT).exists():
+        return evaluate.read_result(run)
+    accelerator = _accelerator(recipe.train)
+    data = data or FeatureData(recipe.streams, recipe.data)
+    trainer = _Trainer(recipe, run, data, accelerator)
+    if accelerator.is_main_process:
+        fsops.make_folder(run)
+        (run / RECIPE).write_text(dump(recipe), encoding="utf-8")
+        (run / STREAMS).write_bytes(schema.pretty_json(data.provenance))
+    accelerator.wait_for_everyone()
+    seconds = trainer.fit(on_epoch, should_stop)
+    result: dict[str, Any] = {}
+    if accelerator.is_main_process:
+        head = accelerator.unwrap_model(trainer.model)
+        checkpoint.save_weights(run / MODEL, head.state_dict())
+        extra = {
+            "train_seconds": round(seconds, 2),
+            "precision": trainer.precision,
+            "processes": accelerator.num_processes,
+        }
+        result = evaluate.evaluate_head(head, data, recipe, run, extra)
+        fsops.remove_folder(run / CHECKPOINTS)
+    accelerator.wait_for_everyone()
+    return result or evaluate.read_result(run)
+
+
+class _Trainer:
+    def __init__(self, recipe: Recipe, run: Path, data: FeatureData, accelerator: Accelerator) -> None:
+        self.config, self.run, self.data, self.accelerator = recipe.train, run, data, accelerator
+        self.precision = accelerator.mixed_precision.replace("no", "fp32")
+        head = build_head(recipe, data)
+        self.updates_per_epoch = math.ceil(len(data.train) / self.config.batch_size)
+        self.model, self.optimizer = accelerator.prepare(head, build_optimizer(head, self.config))
+        self.epoch, self.batch, self.loss_sum = 0, 0, 0.0
+        self.seconds = 0.0
+        self._resume()
+
+    def fit(self, on_epoch: OnEpoch, should_stop: Callable[[], bool]) -> float:
+        """Train to the last epoch; returns the seconds spent, earlier parts of a resumed run included."""
+        while self.epoch < self.config.epochs:
+            since = time.perf_counter()
+            self._one_epoch(should_stop)
+            self.seconds += time.perf_counter() - since
+            line = self._line()
+            self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
+            if self.accelerator.is_main_process:
+                with open(self.run / CURVES, "a", encoding="utf-8") as curves:
+                    curves.write(json.dumps(line) + "\n")
+                if self.epoch % self.config.checkpoint_every == 0 and self.epoch < self.config.epochs:
+                    self._save()
+                on_epoch(line)
+            self.accelerator.wait_for_everyone()
+        return self.seconds
+
+    def _one_epoch(self, should_stop: Callable[[], bool]) -> None:
+        self.model.train()
+        batches = epoch_batches(self.data.train, self.config.batch_size, self.config.seed, self.epoch)
+        for number, rows in enumerate(batches):
+            if number < self.batch:
+                continue  # done before the run was interrupted
+            if should_stop():
+                if self.accelerator.is_main_process:
+                    self._save()
+                raise Interrupted(f"{self.run}: stopped in epoch {self.epoch + 1}; the same command resumes")
+            self.loss_sum += self._update(number, rows)
+            self.batch = number + 1
+
+    def _update(self, number: int, rows: np.ndarray) -> float:
+        """One optimiser update on a global batch, of which this process takes every n-th row."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        mine = rows[rank::processes]
+        weight = len(mine) * processes / len(rows)  # DDP averages over processes, the loss over rows
+        if not len(mine):
+            mine = rows[:1]  # the last batch is smaller than the number of processes: take part, at weight 0
+        update = self.epoch * self.updates_per_epoch + number
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * self._factor(update)
+        torch.manual_seed(_seed(self.config.seed, self.epoch, number, rank))  # dropout
+        verb, noun = self.data.labels(mine, self.accelerator.device)
+        with self.accelerator.autocast():
+            out = self.model(self.data.batch(mine, self.accelerator.device))
+        loss = weight * (self._cross_entropy(out["verb"], verb) + self._cross_entropy(out["noun"], noun))
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            ids = ", ".join(self.data.segments[row].narration_id for row in mine[:5])
+            raise DataError(
+                f"{self.run}: diverged: the loss is {value} in epoch {self.epoch + 1}, batch {number + 1} (rows {ids}, ...); "
+                "lower train.lr and train.lr_ssm"
+            )
+        self.accelerator.backward(loss)
+        if self.config.clip_norm:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return value
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+
+    def _factor(self, update: int) -> float:
+        return learning_rate(update / self.updates_per_epoch, self.config) / self.config.lr
+
+    def _line(self) -> dict[str, Any]:
+        """A line of curves.jsonl."""
+        line = {
+            "epoch": self.epoch + 1,
+            "loss": self.loss_sum / max(self.batch, 1),
+            "lr": self.config.lr * self._factor(self.epoch * self.updates_per_epoch + self.batch - 1),
+            "seconds": round(self.seconds, 3),
+        }
+        is_due = (self.epoch + 1) % self.config.eval_every == 0 or self.epoch + 1 == self.config.epochs
+        if is_due and self.accelerator.is_main_process:
+            scores = evaluate.score(self.accelerator.unwrap_model(self.model), self.data, self.data.evaluation)
+            measured = evaluate.measure(self.data, self.data.evaluation, *scores)
+            if measured:
+                line |= {f"{target}_top1": measured[f"all_{target}_top1"] for target in ("verb", "noun", "action")}
+        return line
+
+    def _save(self) -> None:
+        position = {"epoch": self.epoch, "batch": self.batch, "loss_sum": self.loss_sum, "seconds": self.seconds}
+        head = self.accelerator.unwrap_model(self.model)
+        step = self.epoch * self.updates_per_epoch + self.batch
+        checkpoint.save_checkpoint(self.run / CHECKPOINTS, step, head.state_dict(), self.optimizer.state_dict(), position)
+
+    def _resume(self) -> None:
+        found = checkpoint.load_checkpoint(self.run / CHECKPOINTS)
+        if found is None:
+            (self.run / CURVES).unlink(missing_ok=True)
+            return
+        model, optimizer, state, complaints = found
+        for complaint in complaints:
+            self.accelerator.print(f"passed over a checkpoint: {complaint}")
+        self.accelerator.unwrap_model(self.model).load_state_dict(model)
+        self.optimizer.load_state_dict(optimizer)
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.loss_sum, self.seconds = state["loss_sum"], state["seconds"]
+        if self.accelerator.is_main_process and (self.run / CURVES).exists():
+            lines = (self.run / CURVES).read_text(encoding="utf-8").splitlines(keepends=True)
+            (self.run / CURVES).write_text("".join(lines[: self.epoch]), encoding="utf-8")
+
+
+def learning_rate(epoch: float, config: TrainConfig) -> float:
+    """The rate of the group whose peak is `lr`, at a fractional epoch: linear warm-up, then half a cosine."""
+    if epoch < config.warmup_epochs:
+        return config.lr_start + (config.lr - config.lr_start) * epoch / config.warmup_epochs
+    progress = min(1.0, (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9))
+    return config.lr_end + (config.lr - config.lr_end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def build_optimizer(head: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Four groups: the SSM (its mixers, A, D) has its own peak; A_log, D, biases, norms and delta's bias do not decay."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in head.named_parameters():
+        is_ssm = name.split(".")[0] in ("mixer", "a_log", "d_skip")
+        decays = config.decay_all or (parameter.ndim > 1 and not name.startswith("a_log"))
+        groups.setdefault((is_ssm, decays), []).append(parameter)
+    described = [
+        {
+            "params": parameters,
+            "peak": config.lr_ssm if is_ssm else config.lr,
+            "lr": 0.0,  # set before every update
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for (is_ssm, decays), parameters in sorted(groups.items())
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(described, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+    return torch.optim.AdamW(described, lr=config.lr, betas=(0.9, 0.999))
+
+
+def _refuse_other_recipe(run: Path, recipe: Recipe) -> None:
+    if not (run / RECIPE).exists():
+        return
+    existing = read_run_recipe(run)
+    wanted = recipe.model_dump(mode="json", exclude_none=True)
+    faults = schema.differences(existing, wanted)
+    if faults:
+        raise UsageError(
+            f"{run}: belongs to another recipe. What differs (there -> asked for):\n  "
+            + "\n  ".join(faults[:20])
+            + "\nUse another --out."
+        )
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    """Accelerate's launcher may set precision itself; `auto` then takes what it says."""
+    precision = {"fp32": "no", "bf16": "bf16"}.get(config.precision)
+    if precision is None and torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+        precision = "bf16"
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(mixed_precision=precision or "no", kwargs_handlers=[ddp])
+
+
+def _seed(*parts: int) -> int:
+    """One 63-bit seed from several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

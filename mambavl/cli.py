@@ -1,0 +1,431 @@
+"""The commands. Each reads its options, calls one function of a room, prints what came of it; nothing is computed here.
+
+Exit codes: 0 done; 1 the data or the result is not right; 2 the call or the recipe is wrong; 75 interrupted, run again to resume.
+"""
+
+import json
+import signal
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+import mambavl
+from mambavl.configs.errors import DataError, Interrupted, MambaVLError, UsageError
+from mambavl.terminal import console, out, progress, stop_on_signal
+
+app = typer.Typer(
+    help="Fuse video with questions from frozen features: extract once, then train light heads in fast sweeps.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Look at a data set before any work.", no_args_is_help=True)
+questions_app = typer.Typer(help="Make the verb and noun questions.", no_args_is_help=True)
+encoders_app = typer.Typer(help="The frozen encoders.", no_args_is_help=True)
+extract_app = typer.Typer(help="Stage one: run a frozen encoder over a data set, fill a feature store.", no_args_is_help=True)
+cache_app = typer.Typer(help="Feature stores: what is in them, whether they are sound.", no_args_is_help=True)
+for name, sub in (
+    ("data", data_app),
+    ("questions", questions_app),
+    ("encoders", encoders_app),
+    ("extract", extract_app),
+    ("cache", cache_app),
+):
+    app.add_typer(sub, name=name)
+
+AnnotationsOption = Annotated[Path, typer.Option("--annotations", help="Folder of the EPIC_100_*.csv files.")]
+VideosOption = Annotated[Path, typer.Option("--videos", help="Folder that holds P01/videos/P01_01.MP4 or P01/P01_01.MP4.")]
+SplitOption = Annotated[str, typer.Option("--split", help="Splits, separated by commas: train, validation, test.")]
+SetOption = Annotated[list[str], typer.Option("--set", help="Override a key: --set sampling.frames=8. May be repeated.")]
+StoreArgument = Annotated[Path, typer.Argument(help="A feature store.")]
+RunArgument = Annotated[Path, typer.Argument(help="A run folder, made by train or sweep.")]
+
+
+class Protocol(str, Enum):
+    """What the questions may know."""
+
+    oracle = "oracle"
+    generic = "generic"
+    none = "none"
+
+
+class Backend(str, Enum):
+    """Who writes the questions."""
+
+    template = "template"
+
+
+class Task(str, Enum):
+    """What the frames are taken for."""
+
+    recognition = "recognition"
+    anticipation = "anticipation"
+
+
+def run() -> int:
+    """Run the command line and return its exit code."""
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        app()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except MambaVLError as error:
+        print(f"mambavl: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted("interrupted; the same command resumes")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"mambavl {mambavl.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
+    """Say what works on this machine, and what to install for the rest."""
+    from mambavl import doctor as subject
+
+    found = subject.examine()
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for section, entries in found.items():
+        table = Table(title=section, title_justify="left", show_header=False)
+        for name, value in entries.items():
+            table.add_row(name, value)
+        out.print(table)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer segments, one seed: about a minute.")] = False,
+) -> None:
+    """Run the whole road on a rendered toy kitchen, on a CPU and without a network; ends with a report."""
+    from mambavl import demo as subject
+
+    subject.run(folder, quick=quick)
+
+
+@data_app.command("check")
+def data_check(
+    annotations: AnnotationsOption,
+    videos: VideosOption,
+    split: SplitOption = "train,validation",
+    full: Annotated[bool, typer.Option("--full", help="Decode every frame of every video, not a few of each.")] = False,
+) -> None:
+    """List every video that is missing, short, corrupt or not what the lists say. Exit code 1 if any."""
+    from mambavl.extract.check import check
+
+    read = _annotations(annotations, split)
+    with progress("checking", "videos") as update:
+        report = check(read, videos, full=full, on_video=update)
+    for problem in report.problems:
+        print(problem)
+    for note in report.notes:
+        print(f"note: {note}")
+    print("frames a second: " + ", ".join(f"{rate:g} ({count} videos)" for rate, count in sorted(report.rates.items())))
+    print(f"{report.videos} videos, {len(read.segments):,} segments: {len(report.problems)} problems")
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@questions_app.command("generate")
+def questions_generate(
+    annotations: AnnotationsOption,
+    target: Annotated[Path, typer.Option("--out", help="The question file, JSONL.")],
+    split: SplitOption = "train,validation",
+    protocol: Annotated[
+        Protocol, typer.Option(help="oracle: from each row's own labels; generic: one fixed pair; none: empty texts.")
+    ] = Protocol.oracle,
+    backend: Annotated[Backend, typer.Option(help="Who writes them.")] = Backend.template,
+) -> None:
+    """Write a verb question and a noun question for every segment."""
+    from mambavl.extract.questions import generate, write_questions
+
+    count = write_questions(target, generate(_annotations(annotations, split), protocol.value))
+    print(f"wrote {count:,} question pairs ({protocol.value} protocol, {backend.value} backend) to {target}")
+
+
+@encoders_app.command("list")
+def encoders_list() -> None:
+    """What can be extracted with."""
+    from mambavl.extract.encoders import ENCODERS
+
+    table = Table("name", "kind", "channels", "state", "weights", "licence")
+    for record in ENCODERS.values():
+        table.add_row(record.name, record.kind, str(record.width), record.state, record.weights, record.licence)
+    table.add_row(
+        "timm:NAME", "video", "probed", "pretrained", "any timm image model, frame by frame; hub or --weights FILE", "the model's"
+    )
+    table.add_row("hf:NAME", "text", "probed", "pretrained", "any transformers text model; hub name or folder", "the model's")
+    out.print(table)
+
+
+@extract_app.command("video")
+def extract_video(
+    annotations: AnnotationsOption,
+    videos: VideosOption,
+    encoder: Annotated[str, typer.Option(help="A name of `mambavl encoders list`.")],
+    store: Annotated[Path, typer.Option("--out", help="The feature store to write or resume.")],
+    split: SplitOption = "train,validation",
+    task: Annotated[
+        Task, typer.Option(help="recognition: the action; anticipation: what ends tau_a before it.")
+    ] = Task.recognition,
+    weights: Annotated[str | None, typer.Option(help="A weights file, or `random`.")] = None,
+    shard: Annotated[str, typer.Option(help="i/n: do every n-th row group only, from the i-th (0-based).")] = "0/1",
+    sets: SetOption = [],  # noqa: B006
+) -> None:
+    """Fill a video feature store. Run it again to resume."""
+    from mambavl.extract.job import VideoExtraction, extract_video
+
+    settings = {"encoder": encoder, "splits": _splits(split), "sampling": {"task": task.value}, "weights": weights}
+    options = _options(VideoExtraction, settings, sets)
+    read = _annotations(annotations, ",".join(options.splits))
+    _extract(lambda **hooks: extract_video(read, videos, store, options, shard=_shard(shard), **hooks), store, options.max_failed)
+
+
+@extract_app.command("text")
+def extract_text(
+    annotations: AnnotationsOption,
+    questions: Annotated[Path, typer.Option(help="A question file of `mambavl questions generate`.")],
+    encoder: Annotated[str, typer.Option(help="A name of `mambavl encoders list`.")],
+    store: Annotated[Path, typer.Option("--out", help="The feature store to write or resume.")],
+    split: SplitOption = "train,validation",
+    weights: Annotated[str | None, typer.Option(help="A folder with config, tokenizer, model.safetensors.")] = None,
+    shard: Annotated[str, typer.Option(help="i/n: do every n-th row group only, from the i-th (0-based).")] = "0/1",
+    sets: SetOption = [],  # noqa: B006
+) -> None:
+    """Fill a text feature store: both questions of every row. Run it again to resume."""
+    from mambavl.extract.job import TextExtraction, extract_text
+
+    settings = {"encoder": encoder, "splits": _splits(split), "weights": weights}
+    options = _options(TextExtraction, settings, sets)
+    read = _annotations(annotations, ",".join(options.splits))
+    _extract(lambda **hooks: extract_text(read, questions, store, options, shard=_shard(shard), **hooks), store, 0)
+
+
+def _extract(job: Any, store: Path, max_failed: int) -> None:
+    from mambavl.cache import schema
+
+    with progress("extracting", "rows") as update, stop_on_signal() as should_stop:
+        summary = job(progress=update, should_stop=should_stop)
+    for narration_id, status, reason in summary.failures:
+        print(f"{narration_id}: {schema.STATUS[status]}: {reason}")
+    if summary.seconds:
+        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
+        slowest = max(summary.seconds, key=summary.seconds.__getitem__)
+        print(f"busy: {stages}; the slowest stage is {slowest}")
+    state = "finished store" if summary.finalized else "unfinished store"
+    print(
+        f"wrote {summary.rows:,} rows ({summary.bytes / 1e6:.1f} MB) to {store}: {state}, {len(summary.failures)} rows without features"
+    )
+    if len(summary.failed) > max_failed:
+        raise DataError(f"{store}: {len(summary.failed)} rows failed; at most {max_failed} were allowed (--set max_failed=N)")
+
+
+@cache_app.command("info")
+def cache_info(store: StoreArgument) -> None:
+    """What made a store, what it holds, how far it is."""
+    from mambavl.cache import open_store, schema
+
+    opened = open_store(store, partial=True)
+    counts = {schema.STATUS[code]: int((opened.status == code).sum()) for code in sorted(set(opened.status.tolist()))}
+    size = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+    facts = {
+        "store id": opened.store_id or "not finalised",
+        "rows": f"{len(opened):,}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()),
+        "row groups": f"{opened.layout.groups} of {opened.layout.rows_per_group} rows",
+        "size": f"{size / 1e6:,.1f} MB",
+        **{f"level {level.name}": f"{level.kind} {level.shape} {level.dtype}" for level in opened.layout.levels},
+        **{key: json.dumps(value) for key, value in opened.spec["recipe"].items()},
+    }
+    table = Table(show_header=False, title=str(store), title_justify="left")
+    for key, value in facts.items():
+        table.add_row(key, value)
+    out.print(table)
+
+
+@cache_app.command("verify")
+def cache_verify(
+    store: StoreArgument,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte: sha256, crc32c, shard indices.")] = False,
+) -> None:
+    """Check a store; one line for every bad object. Exit code 1 if any."""
+    from mambavl.cache.store import verify
+
+    faults = verify(store, deep=deep)
+    for fault in faults:
+        print(f"{store}: {fault}")
+    if faults:
+        raise typer.Exit(1)
+    print(f"{store}: sound ({'every byte was read' if deep else 'sizes and manifest; --deep reads every byte'})")
+
+
+@cache_app.command("finalize")
+def cache_finalize(store: StoreArgument) -> None:
+    """Close a complete store: write its manifest and make its files read-only. Extraction does it by itself."""
+    from mambavl.cache.store import finalize
+
+    manifest = finalize(store)
+    print(f"{store}: finalised, store id {manifest['store_id'][:16]}, {len(manifest['failures'])} rows without features")
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file, or the name of a packaged one such as fuse/default.")],
+    sets: SetOption = [],  # noqa: B006
+    folder: Annotated[Path | None, typer.Option("--out", help="The run folder. Default: runs/RECIPE.")] = None,
+) -> None:
+    """Train a fusion head from feature stores, score it, write result.json. Run it again to resume."""
+    from mambavl.configs import load
+    from mambavl.fuse.recipe import Recipe
+    from mambavl.fuse.train import train
+
+    loaded = load(recipe, Recipe, sets)
+    target = folder or Path("runs") / recipe.stem
+    with progress("training", "epochs") as update, stop_on_signal() as should_stop:
+        result = train(loaded, target, on_epoch=lambda line: update(line["epoch"], loaded.train.epochs), should_stop=should_stop)
+    _print_result(target, result)
+
+
+@app.command()
+def sweep(
+    recipe: Annotated[Path, typer.Argument(help="A recipe with a grid section: keys -> lists of values.")],
+    sets: SetOption = [],  # noqa: B006
+    folder: Annotated[Path | None, typer.Option("--out", help="Folder of the runs. Default: runs/RECIPE.")] = None,
+) -> None:
+    """Train one run for every point of a recipe's grid. Finished points are skipped."""
+    from rich.live import Live
+
+    from mambavl.configs import find_recipe, override, read_toml
+    from mambavl.fuse import sweep as subject
+
+    source = find_recipe(recipe)
+    target = folder or Path("runs") / recipe.stem
+    points = subject.expand(override(read_toml(source), sets), target, source.name)
+    with stop_on_signal() as should_stop:
+        if console.is_terminal:
+            with Live(console=console, refresh_per_second=4) as live:
+                points = subject.sweep(
+                    points, target, on_change=lambda now: live.update(_sweep_table(now)), should_stop=should_stop
+                )
+        else:
+            points = subject.sweep(points, target, on_change=_SweepLines(), should_stop=should_stop)
+    out.print(_sweep_table(points))
+    print(f"wrote {len(points)} runs and {subject.SUMMARY} to {target}")
+    failed = [point for point in points if point.state == "failed"]
+    if failed:
+        raise DataError("\n".join(point.error for point in failed))
+
+
+def _sweep_table(points: list) -> Table:
+    table = Table("point", "state", "epoch", "verb", "noun", "action")
+    for point in points:
+        scores = [
+            _percent(point.result["metrics"].get(f"all_{t}_top1")) if point.result else "" for t in ("verb", "noun", "action")
+        ]
+        table.add_row(point.name, point.state, f"{point.epoch}/{point.recipe.train.epochs}" if point.epoch else "", *scores)
+    return table
+
+
+class _SweepLines:
+    """A line in the log for each change of a point's state."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, str] = {}
+
+    def __call__(self, points: list) -> None:
+        for point in points:
+            if self.states.get(point.name, "waiting") != point.state:
+                self.states[point.name] = point.state
+                print(f"{point.name}: {point.state}", file=sys.stderr, flush=True)
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    split: Annotated[str | None, typer.Option(help="Another split than the run's own.")] = None,
+    store: Annotated[list[str], typer.Option("--store", help="STREAM=PATH: the same features, moved or of another split.")] = [],  # noqa: B006
+) -> None:
+    """Score a finished run again from its stores; writes scores and result.json."""
+    from mambavl.fuse.evaluate import evaluate_run
+
+    moved = {}
+    for assignment in store:
+        stream, equals, path = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--store {assignment!r}: expected STREAM=PATH, for example --store video=stores/video.zarr")
+        moved[stream] = Path(path)
+    _print_result(run, evaluate_run(run, split=split, streams=moved))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    target: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write one page: every run measured, beside published numbers; curves, confusions, what the text leaks."""
+    from mambavl.fuse.report import write_report
+
+    write_report(runs, target)
+    print(f"wrote {len(runs)} runs to {target}")
+
+
+def _print_result(run: Path, result: dict[str, Any]) -> None:
+    measured, prior = result["metrics"], result["prior_metrics"]
+    table = Table("", "verb", "noun", "action", title=f"{result['title']}, {result['split']}", title_justify="left")
+    for label, key in (("top-1", "top1"), ("top-5", "top5"), ("mean class recall@5", "mean_class_recall5")):
+        table.add_row(label, *(_percent(measured.get(f"all_{target}_{key}")) for target in ("verb", "noun", "action")))
+    table.add_row("prior top-1", *(_percent(prior.get(f"all_{target}_top1")) for target in ("verb", "noun", "action")))
+    out.print(table)
+    encoders = ", ".join(
+        f"{name}: {stream['encoder']['name']} ({stream['encoder']['state']})" for name, stream in result["streams"].items()
+    )
+    print(f"text protocol {result['text_protocol']}; {encoders}")
+    rows = result["rows"]
+    print(f"{rows['scored']:,} rows scored, {rows['scored_by_prior']:,} of them by the prior (no features)")
+    print(f"wrote {run / 'result.json'}")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _annotations(folder: Path, split: str):
+    from mambavl.extract.annotations import read_annotations
+
+    return read_annotations(folder, tuple(_splits(split)))
+
+
+def _splits(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _options(kind: Any, settings: dict[str, Any], sets: list[str]) -> Any:
+    from mambavl.configs import check, override
+
+    return check(override({key: value for key, value in settings.items() if value is not None}, sets), kind, "--set")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UsageError(f"--shard {text!r}: expected i/n with i from 0 to n-1, for example 0/4")
+    return int(index), int(count)

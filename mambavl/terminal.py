@@ -1,0 +1,66 @@
+"""What people see: progress bars on a terminal, plain lines in a log file, tables, and how a signal stops the work."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+LINE_EVERY = 10.0  # seconds between two lines of a log
+
+console = Console(stderr=True)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # tables in a log file are not squeezed
+
+
+@contextmanager
+def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields `update(done, total)`."""
+    if console.is_terminal:
+        columns = (
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with RichProgress(*columns, console=console) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    start = last = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if total and (now - last >= LINE_EVERY or done == total):
+            last = now
+            print(f"{what}: {done:,} of {total:,} {unit}, {now - start:.0f} s", file=sys.stderr, flush=True)
+
+    yield line
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Yields `should_stop()`: true after SIGINT or SIGTERM. A second signal ends the program at once, as usual."""
+    stopped = False
+    before: dict[int, object] = {}
+
+    def note(number: int, frame: object) -> None:
+        nonlocal stopped
+        stopped = True
+        for known, handler in before.items():
+            signal.signal(known, handler)
+        print("stopping after the work in hand; once more to stop at once", file=sys.stderr, flush=True)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, note)
+    try:
+        yield lambda: stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,204 @@
+"""Reading EK100's files: every trap of the real lists, every broken list in one clear report."""
+
+import csv
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mambavl.configs.errors import DataError, UsageError
+from mambavl.extract.annotations import find_video, nominal_rate, read_annotations, spoken
+
+HEADER = (
+    "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,"
+    "narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
+)
+ROW = "P01_101_0,P01,P01_101,00:00:01.000,00:00:01.00,00:00:02.50,50,125,cut onion,cut,0,onion,1,['onion'],[1]"
+FILES = {
+    "EPIC_100_verb_classes.csv": "id,key,instances,category\n0,cut,\"['cut', 'slice']\",split\n2,turn-on,['turn-on'],access\n",
+    "EPIC_100_noun_classes.csv": "id,key,instances,category\n1,onion,['onion'],vegetables\n3,board:chopping,['board:chopping'],utensils\n",
+    "EPIC_100_tail_verbs.csv": "verb\n2\n",
+    "EPIC_100_tail_nouns.csv": "noun\n3\n",
+    "EPIC_100_unseen_participant_ids_validation.csv": "participant_id\nP02\n",
+    "EPIC_100_video_info.csv": "video_id,duration,fps,resolution\nP01_101,20.5,50.0,1920x1080\n",
+    "EPIC_100_train.csv": f"{HEADER}\n{ROW}\n",
+    "EPIC_100_validation.csv": f"{HEADER}\n{ROW.replace('P01', 'P02')}\n",
+}
+
+
+def folder(path, **changes):
+    for name, text in FILES.items():
+        text = changes.get(name.removeprefix("EPIC_100_").removesuffix(".csv"), text)
+        if text is not None:
+            (path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def train_with(tmp_path, **cells):
+    """The folder with one row of the train file changed: column=value."""
+    row = dict(zip(HEADER.split(","), next(csv.reader([ROW])), strict=True)) | cells
+    lines = [HEADER, ",".join('"' + row[c].replace('"', '""') + '"' for c in HEADER.split(","))]
+    return folder(tmp_path, train="\n".join(lines) + "\n")
+
+
+def test_a_row_is_read_in_seconds_with_its_classes(tmp_path):
+    annotations = read_annotations(folder(tmp_path))
+    first = annotations.segments[0]
+    assert (first.start, first.stop, first.split) == (1.0, 2.5, "train")
+    assert (first.verb_class, first.noun_class, first.all_nouns) == (0, 1, ("onion",))
+    assert annotations.verbs.size == 3  # the largest id plus one, gaps or not
+    assert annotations.verbs.instances[0] == ("cut", "slice")
+    assert annotations.nouns.words(3) == "chopping board"
+    assert annotations.classes.unseen_participants == ("P02",)
+    assert set(annotations.sha256) == set(FILES)
+
+
+def test_rows_come_in_canonical_order(tmp_path):
+    rows = [
+        ROW.replace("P01_101_0", f"P01_101_{n}").replace("00:00:01.00,", f"00:00:0{s}.00,").replace(":02.50", ":09.00")
+        for n, s in ((10, 3), (2, 1), (1, 1))
+    ]
+    annotations = read_annotations(folder(tmp_path, train="\n".join([HEADER, *rows]) + "\n"), ("train",))
+    assert [s.narration_id for s in annotations.segments] == ["P01_101_1", "P01_101_2", "P01_101_10"]
+
+
+def test_blank_timestamps_fall_back_to_frames_and_are_flagged(tmp_path):
+    blank = {"start_timestamp": "", "stop_timestamp": ""}
+    segment = read_annotations(train_with(tmp_path, **blank), ("train",)).segments[0]
+    assert (segment.start, segment.stop, segment.time_from_frames) == (1.0, 2.5, True)
+    assert nominal_rate("P01_01") == 60
+    assert nominal_rate("P01_101") == 50
+
+
+def test_blank_words_fall_back_to_class_keys_and_are_flagged(tmp_path):
+    blank = dict.fromkeys(("narration", "verb", "noun", "all_nouns", "all_noun_classes"), "")
+    cells = {**blank, "verb_class": "2", "noun_class": "3"}
+    segment = read_annotations(train_with(tmp_path, **cells), ("train",)).segments[0]
+    assert segment.narration == "turn on chopping board"
+    assert (segment.verb, segment.noun, segment.words_from_classes) == ("turn-on", "board:chopping", True)
+    assert segment.all_noun_classes == (3,)
+
+
+def test_the_test_list_has_no_labels(tmp_path):
+    header = ",".join(HEADER.split(",")[:8])
+    row = ",".join(ROW.split(",")[:8])
+    folder(tmp_path)
+    (tmp_path / "EPIC_100_test_timestamps.csv").write_text(f"{header}\n{row}\n")
+    (tmp_path / "EPIC_100_unseen_participant_ids_test.csv").write_text("participant_id\nP33\n")
+    annotations = read_annotations(tmp_path, ("test",))
+    assert annotations.segments[0].verb_class is None
+    assert annotations.unseen_participants == {"P33"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ({"verb_class": "1"}, "verb_class 1 is not in the class file"),
+        ({"noun_class": "300"}, "noun_class 300 is not in the class file"),
+        ({"verb_class": "-1"}, "verb_class '-1' is not a whole number"),
+        ({"start_timestamp": "1.0"}, "start_timestamp '1.0' is no time; expected HH:MM:SS.ss"),
+        ({"stop_timestamp": "00:00:01.00"}, "not after its start"),
+        ({"video_id": "../../etc/passwd"}, "is no id"),
+        ({"participant_id": "P01/.."}, "is no id"),
+        ({"narration_id": "x" * 300}, "is no id"),
+        ({"all_nouns": "[__import__('os')]"}, "is not a list of words"),
+        ({"all_nouns": "[[[["}, "is not a list of words"),
+        ({"all_noun_classes": "['1']"}, "is not a list of numbers"),
+    ],
+)
+def test_a_bad_cell_is_named_with_file_line_and_column(tmp_path, cells, said):
+    with pytest.raises(DataError) as error:
+        read_annotations(train_with(tmp_path, **cells))
+    assert "EPIC_100_train.csv:2" in str(error.value)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"),
+        (HEADER + "\n", "has a header and no row"),
+        ("narration_id,video_id\n", "has no column participant_id"),
+        (f"{HEADER}\n{ROW},extra\n", "more fields than the header"),
+        (f"{HEADER}\nP01_101_0,P01\n", "fewer fields than the header"),
+        (f"{HEADER}\n{ROW}\n{ROW}\n", "occurs twice"),
+        (f"{HEADER}\n{ROW}\0\n", "NUL character"),
+        (b"\xff\xfe" + HEADER.encode(), "not UTF-8"),
+        (f'{HEADER}\n"{ROW}\n', "CSV"),
+        (None, "has no EPIC_100_train.csv"),
+    ],
+)
+def test_a_broken_file_gives_one_clear_report(tmp_path, text, said):
+    with pytest.raises(DataError, match=said):
+        read_annotations(folder(tmp_path, train=text))
+
+
+def test_byte_order_marks_crlf_and_other_column_orders_are_read(tmp_path):
+    columns = HEADER.split(",")
+    turned = list(reversed(columns))
+    cells = dict(zip(columns, next(csv.reader([ROW])), strict=True))
+    text = "\ufeff" + ",".join(turned) + "\r\n" + ",".join(cells[c] for c in turned) + "\r\n"
+    assert read_annotations(folder(tmp_path, train=text)).segments[0].narration == "cut onion"
+
+
+def test_problems_are_collected_and_capped(tmp_path):
+    rows = [ROW.replace("P01_101_0", f"P01_101_{i}").replace(",0,onion", ",99,onion") for i in range(80)]
+    with pytest.raises(DataError) as error:
+        read_annotations(folder(tmp_path, train="\n".join([HEADER, *rows]) + "\n"))
+    assert len(str(error.value).splitlines()) == 51
+
+
+def test_an_unknown_split_is_a_wrong_call(tmp_path):
+    with pytest.raises(UsageError, match="no split 'val'"):
+        read_annotations(folder(tmp_path), ("val",))
+
+
+@settings(max_examples=300, deadline=None)
+@given(cells=st.lists(st.text(max_size=12), min_size=15, max_size=15))
+def test_any_row_is_read_or_reported_never_a_crash(tmp_path_factory, cells):
+    path = folder(tmp_path_factory.mktemp("fuzz"))
+    with open(path / "EPIC_100_train.csv", "w", newline="", encoding="utf-8", errors="surrogatepass") as file:
+        writer = csv.writer(file)
+        writer.writerow(HEADER.split(","))
+        writer.writerow(cells)
+    try:
+        read_annotations(path, ("train",))
+    except DataError as error:
+        assert "EPIC_100_train.csv" in str(error)
+
+
+def test_both_disk_layouts_are_found(tmp_path):
+    assert find_video(tmp_path, "P01", "P01_01") is None
+    flat = tmp_path / "P01" / "P01_01.MP4"
+    flat.parent.mkdir()
+    flat.touch()
+    assert find_video(tmp_path, "P01", "P01_01") == flat
+    epic = tmp_path / "P01" / "videos" / "P01_01.MP4"
+    epic.parent.mkdir()
+    epic.touch()
+    assert find_video(tmp_path, "P01", "P01_01") == epic
+
+
+def test_keys_are_spoken_in_speaking_order():
+    assert spoken("board:chopping") == "chopping board"
+    assert spoken("turn-on") == "turn on"
+
+
+@pytest.mark.shared
+def test_the_real_lists(shared):
+    """Counts of EK100's facts: rows, classes, tail lists, unseen kitchens, blank fields of the rebuilt train list."""
+    annotations = read_annotations(shared / "data" / "ek100")
+    by_split = {split: [s for s in annotations.segments if s.split == split] for split in ("train", "validation")}
+    assert {split: len(rows) for split, rows in by_split.items()} == {"train": 67_217, "validation": 9_668}
+    assert (annotations.verbs.size, annotations.nouns.size) == (97, 300)
+    assert (len(annotations.tail_verbs), len(annotations.tail_nouns)) == (86, 228)
+    assert annotations.unseen_participants == {"P18", "P32"}
+    assert len(annotations.videos) == 700
+    assert sum(s.time_from_frames for s in annotations.segments) == 839
+    assert sum(s.words_from_classes for s in annotations.segments) == 12_122
+    assert len({(s.verb_class, s.noun_class) for s in annotations.segments}) == 3_806
+    assert len(read_annotations(shared / "data" / "ek100", ("test",)).segments) == 13_092
+    assert json.dumps(sorted(annotations.sha256)) == json.dumps(
+        sorted({*FILES, "EPIC_100_train.rebuilt.csv"} - {"EPIC_100_train.csv"})
+    )

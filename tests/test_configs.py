@@ -1,0 +1,135 @@
+"""Recipes: every fault is refused with its place and the nearest name; overrides and the written-back form are exact."""
+
+import random
+import re
+import string
+import tomllib
+
+import pytest
+from pydantic import BaseModel
+
+from mambavl.configs import check, dump, edit_distance, find_recipe, load, override, read_toml
+from mambavl.configs.errors import UsageError
+from mambavl.extract.job import TextExtraction, VideoExtraction
+from mambavl.fuse.recipe import Recipe
+
+STREAMS = {"video": {"store": "v.zarr", "level": "frame"}}
+PACKAGED = ("fuse/default", "fuse/paper", "fuse/released", "fuse/table3", "fuse/sharing", "fuse/demo")
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_recipes_are_valid_and_open_with_their_claim(name):
+    recipe = load(name, Recipe)
+    assert recipe.streams
+    head = find_recipe(name).read_text().split("\n[")[0]
+    assert re.search("Published.*:", head)
+    assert re.search("Measured.*:", head)
+    assert "mambavl " in head
+
+
+def test_the_packaged_extraction_recipe_is_valid():
+    assert check(read_toml(find_recipe("extract/demo")), VideoExtraction, "demo").image_size == 160
+
+
+def keys(model: type[BaseModel], path=()):
+    """Every key of a recipe with its section; entries of dicts of models get the name `video`."""
+    from mambavl.configs import _model_in
+
+    for name, field in model.model_fields.items():
+        if field.exclude:
+            continue
+        yield path, name
+        inner = _model_in(field.annotation)
+        if inner:
+            step = (name, "video") if name == "streams" else (name,)
+            yield from keys(inner, path + step)
+
+
+def misspelled(word: str, seed: int) -> str:
+    """One letter dropped, doubled, replaced or swapped with its neighbour."""
+    rng = random.Random(f"{word}{seed}")
+    while True:
+        i = rng.randrange(len(word))
+        other = rng.choice(
+            [
+                word[:i] + word[i + 1 :],
+                word[:i] + word[i] + word[i:],
+                word[:i] + rng.choice(string.ascii_lowercase) + word[i + 1 :],
+                word[: max(i - 1, 0)] + word[max(i - 1, 0) : i + 1][::-1] + word[i + 1 :],
+            ]
+        )
+        if other not in (word, ""):
+            return other
+
+
+@pytest.mark.parametrize("kind", [Recipe, VideoExtraction, TextExtraction])
+def test_every_key_mistyped_by_one_letter_is_refused_with_the_right_suggestion(kind):
+    tried = 0
+    for path, name in keys(kind):
+        siblings = {other for other_path, other in keys(kind) if other_path == path}
+        for seed in range(4):
+            wrong = misspelled(name, seed)
+            nearest = {s for s in siblings if edit_distance(wrong, s) <= 1}
+            if wrong in siblings or nearest != {name}:
+                continue  # the typo is as near to another key
+            data = override({"streams": STREAMS} if kind is Recipe else {"encoder": "x"}, [f"{'.'.join([*path, wrong])}=1"])
+            with pytest.raises(UsageError, match=rf"`{wrong}`.*did you mean `{name}`"):
+                check(data, kind, "recipe.toml")
+            tried += 1
+    assert tried > 20
+
+
+def test_a_mistyped_stream_is_refused():
+    """A stream may have any name, but a near miss of a known one would be routed wrongly without a word."""
+    for wrong, right in (("vidoe", "video"), ("verb_qestion", "verb_question"), ("noun_questions", "noun_question")):
+        with pytest.raises(UsageError, match=f"did you mean `{right}`"):
+            check({"streams": {wrong: STREAMS["video"]}}, Recipe, "recipe.toml")
+    assert check({"streams": {"depth": STREAMS["video"]}}, Recipe, "recipe.toml").streams
+
+
+def test_all_faults_are_reported_at_once_with_file_and_section():
+    data = {"streams": STREAMS, "train": {"epochs": 0, "lr": "fast"}, "fusion": {"d_sate": 4}}
+    with pytest.raises(UsageError) as error:
+        check(data, Recipe, "mine.toml")
+    text = str(error.value)
+    assert text.count("mine.toml") == 3
+    assert "[train]: epochs = 0" in text
+    assert "[fusion]: there is no key `d_sate`; did you mean `d_state`?" in text
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_numbers_that_are_not_finite_are_refused(value):
+    with pytest.raises(UsageError, match="finite"):
+        check(override({"streams": STREAMS}, [f"train.lr={value}"]), Recipe, "r")
+
+
+def test_overrides_are_toml_values_and_else_text():
+    data = override({"a": {"b": 1}}, ["a.b=1e-3", "a.c=true", "a.d=x/y.zarr", "a.e=[1, 2]", 'a.f="3"'])
+    assert data == {"a": {"b": 1e-3, "c": True, "d": "x/y.zarr", "e": [1, 2], "f": "3"}}
+    with pytest.raises(UsageError, match="key=value"):
+        override({}, ["train.lr"])
+    with pytest.raises(UsageError, match="is a value, not a section"):
+        override({"a": 1}, ["a.b=2"])
+
+
+def test_the_written_back_recipe_reads_as_the_same_recipe():
+    recipe = load("fuse/paper", Recipe, ["train.seed=3", "data.allow_missing=2"])
+    again = check(tomllib.loads(dump(recipe)), Recipe, "again")
+    assert again == recipe
+    assert again.fusion.mixer == "plain"  # the preset's choices are written out
+
+
+def test_unknown_files_and_broken_toml_are_named(tmp_path):
+    with pytest.raises(UsageError, match="did you mean `fuse/default`"):
+        find_recipe("fuse/defalt")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("a = [1,\nb = 2")
+    with pytest.raises(UsageError, match=r"broken\.toml.*not valid TOML"):
+        read_toml(broken)
+
+
+def test_edit_distance_counts_swaps_of_neighbours_once():
+    assert edit_distance("d_sate", "d_state") == 1
+    assert edit_distance("recieve", "receive") == 1
+    assert edit_distance("", "abc") == 3
+    assert edit_distance("kitten", "sitting") == 3

@@ -1,0 +1,284 @@
+"""The extraction job, end to end on videos that show their own frame numbers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dataset import FPS, barcode_record, make_dataset, numbers
+
+from mambavl.cache import open_store, schema
+from mambavl.configs.errors import DataError, Interrupted, UsageError
+from mambavl.extract import encoders
+from mambavl.extract.annotations import read_annotations
+from mambavl.extract.check import check
+from mambavl.extract.job import TextExtraction, VideoExtraction, extract_text, extract_video
+from mambavl.extract.questions import generate, write_questions
+from mambavl.extract.sampling import Sampling, window
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True)
+def _barcode(monkeypatch):
+    monkeypatch.setitem(encoders.ENCODERS, "barcode", barcode_record())
+
+
+OPTIONS = {
+    "encoder": "barcode",
+    "fit": "squash",
+    "levels": ["patch"],
+    "rows_per_group": 8,
+    "batch_rows": 3,
+    "sampling": {"frames": 4},
+}
+
+
+def run(dataset, out, **changes):
+    annotations = read_annotations(dataset / "annotations")
+    hooks = {key: changes.pop(key) for key in ("shard", "should_stop", "progress") if key in changes}
+    return extract_video(annotations, dataset / "videos", out, VideoExtraction.model_validate({**OPTIONS, **changes}), **hooks)
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    files = (file for file in sorted(path.rglob("*")) if file.is_file() and file.parent.name != "commit")
+    return {str(file.relative_to(path)): file.read_bytes() for file in files if file.name != "environment.json"}
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_every_row_holds_the_frames_on_display_at_its_times(dataset, tmp_path, decoder):
+    if decoder == "decord":
+        pytest.importorskip("decord", reason="decord has no wheel for this machine")
+    summary = run(dataset, tmp_path / "v.zarr", decoder=decoder)
+    assert summary.finalized
+    assert not summary.failures
+    store = open_store(tmp_path / "v.zarr")
+    pts = store.row_array("frame_pts")
+    for row, segment in enumerate(store.segments):
+        times = window(segment.start, segment.stop, Sampling(frames=4)).times
+        expected = np.floor(times * FPS + 1e-6).astype(int)
+        tokens, _ = store.batch([row], "patch")
+        assert numbers(tokens[0]) == expected.tolist()
+        np.testing.assert_allclose(pts[row, 0], expected / FPS)
+
+
+def test_anticipation_sees_nothing_after_start_minus_tau(dataset, tmp_path):
+    summary = run(dataset, tmp_path / "v.zarr", sampling={"task": "anticipation", "frames": 4})
+    store = open_store(tmp_path / "v.zarr")
+    pts, flags = store.row_array("frame_pts"), store.row_array("flags")
+    starts = np.array([segment.start for segment in store.segments])
+    empty = starts <= 1.0
+    assert (store.status[empty] == schema.EMPTY_WINDOW).all()
+    assert (store.status[~empty] == schema.OK).all()
+    assert len(summary.failures) == empty.sum()
+    assert not summary.failed  # an empty window is the protocol's, not the data's fault
+    assert (pts[~empty].max((1, 2)) <= starts[~empty] - 1.0 + 1e-6).all()
+    assert (flags[~empty] & schema.FLAG_BEFORE_START > 0).tolist() == (starts[~empty] - 1.0 - 63 / 30 < 0).tolist()
+
+
+def test_levels_are_views_of_the_same_tokens(dataset, tmp_path):
+    run(dataset, tmp_path / "v.zarr", levels=["clip", "frame", "grid", "patch"], grid=2, dtype="float32")
+    store = open_store(tmp_path / "v.zarr")
+    rows = [0, 7, 19]
+    patch, steps = store.batch(rows, "patch")
+    frames = patch.reshape(3, 4, 10, 3)
+    torch.testing.assert_close(store.batch(rows, "frame")[0], frames.mean(2))
+    torch.testing.assert_close(store.batch(rows, "clip")[0][:, 0], frames.mean((1, 2)))
+    assert store.batch(rows, "grid")[0].shape == (3, 4 * 2 * 2, 3)
+    lengths = {level: store.batch(rows, level)[1].tolist() for level in store.levels}
+    assert lengths == {"clip": [1] * 3, "frame": [4] * 3, "grid": [16] * 3, "patch": [40] * 3}
+    assert steps.tolist() == [40] * 3
+
+
+def test_interrupted_and_resumed_or_split_over_shards_gives_the_same_bytes(dataset, tmp_path):
+    run(dataset, tmp_path / "whole.zarr")
+    expected = tree(tmp_path / "whole.zarr")
+    calls = iter(range(100))
+    with pytest.raises(Interrupted, match="resumes"):
+        run(dataset, tmp_path / "resumed.zarr", should_stop=lambda: next(calls) > 4)
+    assert run(dataset, tmp_path / "resumed.zarr").rows < 20
+    assert tree(tmp_path / "resumed.zarr") == expected
+    assert not run(dataset, tmp_path / "sharded.zarr", shard=(1, 2)).finalized
+    assert run(dataset, tmp_path / "sharded.zarr", shard=(0, 2)).finalized
+    assert tree(tmp_path / "sharded.zarr") == expected
+    again = run(dataset, tmp_path / "sharded.zarr")
+    assert (again.rows, again.finalized) == (0, True)
+
+
+def test_other_settings_are_refused_with_the_fields_that_differ(dataset, tmp_path):
+    run(dataset, tmp_path / "v.zarr")
+    with pytest.raises(UsageError, match=r"recipe\.sampling\.frames: 4 -> 5"):
+        run(dataset, tmp_path / "v.zarr", sampling={"frames": 5})
+
+
+def broken_copy(dataset, tmp_path):
+    """The data set with one video replaced by text, one missing, one cut short by a list that promises more."""
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    videos = copy / "videos" / "P01" / "videos"
+    (videos / "P01_101.MP4").write_text("not a video")
+    (videos / "P01_102.MP4").unlink()
+    shutil.copy(write_short(tmp_path), videos / "P01_103.MP4")
+    return copy
+
+
+def write_short(tmp_path):
+    from clips import write_video
+
+    return write_video(tmp_path / "short.MP4", frames=30, fps=FPS)
+
+
+def test_videos_that_are_not_there_stop_the_job_before_any_work(dataset, tmp_path):
+    copy = broken_copy(dataset, tmp_path)
+    with pytest.raises(DataError, match=r"1 of 4 videos are not there \(P01_102\)"):
+        run(copy, tmp_path / "v.zarr")
+    assert not (tmp_path / "v.zarr").exists()
+
+
+def test_every_bad_video_becomes_named_failures_and_the_others_stay_the_same_to_the_bit(dataset, tmp_path):
+    run(dataset, tmp_path / "good.zarr")
+    summary = run(broken_copy(dataset, tmp_path), tmp_path / "v.zarr", allow_missing=True)
+    good, store = open_store(tmp_path / "good.zarr"), open_store(tmp_path / "v.zarr")
+    by_video = {
+        video: {schema.STATUS[int(store.status[i])] for i, s in enumerate(store.segments) if s.video_id == video}
+        for video in ("P01_101", "P01_102", "P01_103", "P01_104")
+    }
+    assert by_video["P01_101"] == {"unreadable_video"}
+    assert by_video["P01_102"] == {"missing_video"}
+    assert by_video["P01_103"] == {"ok", "short_video"}
+    assert by_video["P01_104"] == {"ok"}
+    assert {reason[0] for reason in summary.failed} == {
+        s.narration_id for i, s in enumerate(store.segments) if store.status[i] != 1
+    }
+    same = [i for i, s in enumerate(store.segments) if s.video_id == "P01_104"]
+    assert torch.equal(store.batch(same, "patch")[0], good.batch(same, "patch")[0])
+
+
+@pytest.mark.parametrize("spoil", [lambda x: x * torch.nan, lambda x: x * 1e6])
+def test_features_that_are_not_finite_are_failures(dataset, tmp_path, monkeypatch, spoil):
+    monkeypatch.setitem(encoders.ENCODERS, "barcode", barcode_record(spoil))
+    summary = run(dataset, tmp_path / "v.zarr")
+    assert {schema.STATUS[status] for _, status, _ in summary.failed} == {"nonfinite_features"}
+    assert len(summary.failed) == 20
+
+
+def test_data_check_lists_each_fault_on_its_line(dataset, tmp_path):
+    read = read_annotations(dataset / "annotations")
+    assert check(read, dataset / "videos", full=True).problems == []
+    problems = check(read, broken_copy(dataset, tmp_path) / "videos").problems
+    assert [problem.split(":")[0] for problem in problems] == ["P01_101", "P01_102", "P01_103", "P01_103"]
+    assert "missing; expected" in problems[1]
+    assert "short" in problems[2]
+    assert "rows end after the video" in problems[3]
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[3])
+from pathlib import Path
+from dataset import barcode_record
+from test_job import run
+from mambavl.extract import encoders
+encoders.ENCODERS["barcode"] = barcode_record()
+print("ready", flush=True)
+run(Path(sys.argv[1]), Path(sys.argv[2]), rows_per_group=4)
+"""
+
+
+def test_the_real_process_killed_at_random_resumes_to_the_same_bytes(dataset, tmp_path):
+    run(dataset, tmp_path / "whole.zarr", rows_per_group=4)
+    expected = tree(tmp_path / "whole.zarr")
+    rng = np.random.default_rng(1)
+    killed = 0
+    for trial in range(4):
+        target = tmp_path / f"killed{trial}.zarr"
+        command = [sys.executable, "-c", KILLED, str(dataset), str(target), str(Path(__file__).parent)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process.stdout.readline()
+        try:
+            process.wait(timeout=rng.uniform(0.02, 0.25))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait()
+        process.stdout.close()
+        run(dataset, target, rows_per_group=4)
+        assert tree(target) == expected
+    assert killed
+
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory):
+    """A tiny RoBERTa with a tokenizer trained on the spot, saved as any local folder would be."""
+    return make_roberta(tmp_path_factory.mktemp("roberta"))
+
+
+def make_roberta(folder: Path) -> Path:
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import RobertaConfig, RobertaModel, RobertaTokenizerFast
+
+    bpe = ByteLevelBPETokenizer()
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    bpe.train_from_iterator(
+        ["which action does the person do to the onion?", "cut wash cup"], vocab_size=300, special_tokens=specials
+    )
+    bpe.save_model(str(folder))
+    tokenizer = RobertaTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=128)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=300, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=130, pad_token_id=1, bos_token_id=0, eos_token_id=2, type_vocab_size=1,
+    )  # fmt: skip
+    RobertaModel(config).save_pretrained(folder)
+    return folder
+
+
+def text_run(dataset, out, model, questions, **changes):
+    options = {"encoder": "hf:tiny", "weights": str(model), "rows_per_group": 8, **changes}
+    return extract_text(read_annotations(dataset / "annotations"), questions, out, TextExtraction.model_validate(options))
+
+
+@pytest.mark.parametrize("protocol", ["oracle", "generic", "none"])
+def test_questions_become_tokens_of_their_own_length(dataset, tmp_path, text_model, protocol):
+    questions = tmp_path / "q.jsonl"
+    write_questions(questions, generate(read_annotations(dataset / "annotations"), protocol))
+    text_run(
+        dataset, tmp_path / "t.zarr", text_model, questions, levels=["last_hidden", "embedding_layer", "pooled"], dtype="float32"
+    )
+    store = open_store(tmp_path / "t.zarr")
+    assert store.spec["recipe"]["questions"]["protocol"] == protocol
+    encoder = encoders.build("hf:tiny", weights=str(text_model))
+    lines = [json.loads(line) for line in questions.read_text().splitlines()]
+    asked = {line["narration_id"]: line for line in lines}
+    for question in ("verb_question", "noun_question"):
+        for row in (0, 9, 19):
+            ids = encoder.tokenize(asked[store.segments[row].narration_id][question])
+            assert (protocol == "none") == (not ids)
+            for level in ("last_hidden", "embedding_layer", "pooled"):
+                tokens, lengths = store.batch([row], f"{question}/{level}")
+                expected = encoder.encode([ids], (level,))[level][0]
+                assert lengths.tolist() == [len(expected)]
+                torch.testing.assert_close(tokens[0, : lengths[0]], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_question_file_that_lacks_rows_is_refused(dataset, tmp_path, text_model):
+    read = read_annotations(dataset / "annotations")
+    write_questions(tmp_path / "q.jsonl", generate(read, "generic", read.segments[:15]))
+    with pytest.raises(DataError, match=r"no question for 5 of 20 rows"):
+        text_run(dataset, tmp_path / "t.zarr", text_model, tmp_path / "q.jsonl")
+
+
+def test_a_text_encoder_is_no_video_encoder(dataset, tmp_path):
+    with pytest.raises(UsageError, match="use `mambavl extract text`"):
+        run(dataset, tmp_path / "v.zarr", encoder="minilm")

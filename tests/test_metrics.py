@@ -1,0 +1,152 @@
+"""The measures: hand-counted cases, slow twins, and the traps of the two recalls."""
+
+import numpy as np
+import pytest
+
+from mambavl.fuse.metrics import evaluate, log_softmax, marginalize
+
+
+def random_case(rows=200, verbs=7, nouns=9, seed=0):
+    rng = np.random.default_rng(seed)
+    return (
+        rng.normal(size=(rows, verbs)) * 2,
+        rng.normal(size=(rows, nouns)) * 2,
+        rng.integers(0, verbs, rows),
+        rng.integers(0, nouns, rows),
+    )
+
+
+def slow_actions(verb, noun, verb_labels, noun_labels, k):
+    """Every pair of every row, sorted: whether the label's pair is among the k best."""
+    v, n = log_softmax(verb), log_softmax(noun)
+    hits = []
+    for i in range(len(v)):
+        pairs = [(-(v[i, a] + n[i, b]), a, b) for a in range(v.shape[1]) for b in range(n.shape[1])]
+        hits.append((verb_labels[i], noun_labels[i]) in [(a, b) for _, a, b in sorted(pairs)[:k]])
+    return np.array(hits)
+
+
+def test_actions_are_the_best_pairs_of_all():
+    case = random_case()
+    out = evaluate(*case)
+    for k in (1, 5):
+        assert out[f"all_action_top{k}"] == pytest.approx(100 * slow_actions(*case, k).mean())
+    hits, labels = slow_actions(*case, 5), case[2] * 9 + case[3]
+    by_class = [hits[labels == c].mean() for c in np.unique(labels)]
+    assert out["all_action_mean_class_recall5"] == pytest.approx(100 * np.mean(by_class))
+
+
+def test_action_top1_is_both_right():
+    verb, noun, verb_labels, noun_labels = random_case()
+    both = (verb.argmax(1) == verb_labels) & (noun.argmax(1) == noun_labels)
+    assert evaluate(verb, noun, verb_labels, noun_labels)["all_action_top1"] == pytest.approx(100 * both.mean())
+
+
+def test_the_relaxed_recall_is_never_below_the_official_one():
+    """A pair among the five best pairs has its verb among five verbs and its noun among five nouns; not the other way round."""
+    for seed in range(5):
+        out = evaluate(*random_case(seed=seed))
+        assert out["relaxed_action_mean_class_recall5"] > out["all_action_mean_class_recall5"]
+
+
+def test_class_means_weigh_classes_not_rows():
+    """Nine rows of class 0 all right, one of class 1 wrong: 90 % of rows, 50 % of classes."""
+    verb = np.tile([9.0, 1, 2, 3, 4, 5, 6], (10, 1))
+    labels = np.array([0] * 9 + [1])
+    out = evaluate(verb, verb, labels, labels)
+    assert out["all_verb_top1"] == 90
+    assert out["all_verb_mean_class_recall5"] == 50
+    assert out["all_verb_classes"] == 2
+    assert out["all_verb_n"] == 10
+
+
+def test_groups_take_their_rows_before_averaging():
+    verb, noun, verb_labels, noun_labels = random_case()
+    unseen = np.arange(200) % 3 == 0
+    out = evaluate(verb, noun, verb_labels, noun_labels, unseen=unseen, tail_verbs=[1, 2], tail_nouns=[3])
+    subset = evaluate(verb[unseen], noun[unseen], verb_labels[unseen], noun_labels[unseen])
+    either = np.isin(verb_labels, [1, 2]) | (noun_labels == 3)
+    assert out["unseen_action_mean_class_recall5"] == subset["all_action_mean_class_recall5"]
+    assert out["tail_verb_n"] == np.isin(verb_labels, [1, 2]).sum()
+    assert out["tail_noun_n"] == (noun_labels == 3).sum()
+    assert out["tail_action_n"] == either.sum()
+
+
+def test_scores_of_any_scale_and_offset_rank_the_same():
+    """The official scorer's softmax over the whole array underflows on per-row offsets; ours is per row."""
+    case = random_case()
+    shifted = (case[0] + np.linspace(-500, 500, 200)[:, None], case[1] + np.linspace(900, -900, 200)[:, None], *case[2:])
+    assert evaluate(*shifted) == evaluate(*case)
+    assert evaluate(log_softmax(case[0]), log_softmax(case[1]), *case[2:]) == evaluate(*case)
+
+
+def test_equal_scores_rank_by_class_id():
+    verb = np.zeros((2, 7))
+    out = evaluate(verb, verb, np.array([0, 4]), np.array([0, 0]))
+    assert out["all_verb_top1"] == 50
+    assert out["all_verb_top5"] == 100
+
+
+def test_empty_groups_are_none():
+    out = evaluate(*random_case())
+    assert out["unseen_verb_top1"] is None
+    assert out["tail_action_mean_class_recall5"] is None
+    assert out["tail_action_n"] == 0
+
+
+def test_given_action_scores_rank_the_actions_and_a_label_without_a_column_is_a_miss():
+    verb, noun, verb_labels, noun_labels = random_case()
+    pairs = [(a, b) for a in range(7) for b in range(8)]  # noun 8 has no column
+    scores = log_softmax(verb)[:, [a for a, _ in pairs]] + log_softmax(noun)[:, [b for _, b in pairs]]
+    out = evaluate(verb, noun, verb_labels, noun_labels, action_scores=scores, pairs=pairs)
+    reachable = noun_labels < 8
+    best = scores.argmax(1)
+    right = [pairs[c] == (v, n) for c, v, n in zip(best, verb_labels, noun_labels, strict=True)]
+    assert out["all_action_top1"] == pytest.approx(100 * np.mean(right))
+    assert not np.array(right)[~reachable].any()
+
+
+def test_marginalizing_gives_a_class_without_a_pair_probability_zero():
+    scores = np.log([[0.5, 0.2, 0.3]])
+    verbs, nouns = marginalize(scores, [(0, 1), (0, 2), (3, 1)], num_verbs=4, num_nouns=4)
+    np.testing.assert_allclose(verbs, [[0.7, 0, 0, 0.3]])
+    np.testing.assert_allclose(nouns, [[0, 0.8, 0.2, 0]])
+
+
+def test_scores_that_are_not_finite_or_do_not_fit_are_refused():
+    verb, noun, verb_labels, noun_labels = random_case()
+    with pytest.raises(ValueError, match="row 3 of the scores is not finite"):
+        evaluate(np.where(np.arange(200)[:, None] == 3, np.nan, verb), noun, verb_labels, noun_labels)
+    with pytest.raises(ValueError, match="labels reach"):
+        evaluate(verb, noun, verb_labels + 5, noun_labels)
+    with pytest.raises(ValueError, match="do not belong together"):
+        evaluate(verb[:5], noun, verb_labels, noun_labels)
+
+
+@pytest.mark.shared
+def test_guessing_the_prior_on_the_real_validation_list_gives_the_known_figures(shared):
+    """EK100 facts: the commonest class gives verb 20.0, noun 3.9, action 2.1 top-1; recall@5 6.4 / 2.4 / 0.4."""
+    from mambavl.extract.annotations import read_annotations
+
+    annotations = read_annotations(shared / "data" / "ek100")
+    train = [s for s in annotations.segments if s.split == "train"]
+    rows = [s for s in annotations.segments if s.split == "validation"]
+    verb = np.tile(np.bincount([s.verb_class for s in train], minlength=97) / len(train), (len(rows), 1))
+    noun = np.tile(np.bincount([s.noun_class for s in train], minlength=300) / len(train), (len(rows), 1))
+    out = evaluate(
+        np.log(verb + 1e-9),
+        np.log(noun + 1e-9),
+        np.array([s.verb_class for s in rows]),
+        np.array([s.noun_class for s in rows]),
+        unseen=np.array([s.participant_id in annotations.unseen_participants for s in rows]),
+        tail_verbs=sorted(annotations.tail_verbs),
+        tail_nouns=sorted(annotations.tail_nouns),
+    )
+    assert out["all_verb_top1"] == pytest.approx(20.0, abs=0.1)
+    assert out["all_verb_top5"] == pytest.approx(63.2, abs=0.1)
+    assert out["all_noun_top1"] == pytest.approx(3.9, abs=0.1)
+    assert out["all_noun_top5"] == pytest.approx(18.8, abs=0.1)
+    assert out["all_verb_mean_class_recall5"] == pytest.approx(6.4, abs=0.1)
+    assert out["all_noun_mean_class_recall5"] == pytest.approx(2.4, abs=0.1)
+    assert out["unseen_verb_n"] == 1065
+    assert (out["tail_verb_n"], out["tail_noun_n"], out["tail_action_n"]) == (1760, 1900, 3105)
