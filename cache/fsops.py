@@ -16,7 +16,7 @@ TEMPORARY = ".partial-"
 
 
 def write_file(path: Path, *pieces: bytes | memoryview) -> None:
-    """Put a whole file in place, or leave what was there: temporary name in the same folder, fsync, rename, fsync of the folder."""
+    """Put a whole file in place or leave what was there: temporary name, fsync, rename, fsync of the folder."""
     temporary = path.parent / f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}"
     size = sum(memoryview(piece).nbytes for piece in pieces)
     try:

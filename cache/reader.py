@@ -58,7 +58,7 @@ class FeatureStore:
         return self.row_array("status")
 
     def row_array(self, name: str) -> np.ndarray:
-        """A whole per-row array: `status`, `flags`, `length`, `start`, `frame_pts`. Groups never written read as the fill value."""
+        """A whole per-row array: `status`, `flags`, `length`, `start`, `frame_pts`; the fill value where nothing was written."""
         array = next(a for a in self.layout.row_arrays if a.name == name)
         fill = np.nan if array.dtype.startswith("float") else 0
         out = np.full((self.layout.rows, *array.shape), fill, array.dtype)
@@ -81,10 +81,8 @@ class FeatureStore:
         spec = self.layout.level(level)
         bad = rows[self.status[rows] != schema.OK]
         if len(bad):
-            first = self.segments[bad[0]].narration_id
-            raise DataError(
-                f"{self.path}: row {first} has no features ({schema.STATUS[int(self.status[bad[0]])]}); {len(bad)} such rows asked for"
-            )
+            first, reason = self.segments[bad[0]].narration_id, schema.STATUS[int(self.status[bad[0]])]
+            raise DataError(f"{self.path}: row {first} has no features ({reason}); {len(bad)} such rows were asked for")
         lengths = self._lengths(spec)[rows]
         tokens = self._dense(rows, spec, view) if spec.kind == "dense" else self._ragged(rows, spec, lengths)
         return torch.from_numpy(tokens), torch.from_numpy(lengths)
@@ -129,7 +127,7 @@ class FeatureStore:
         return out
 
     def _map(self, level: Level, group: int) -> np.ndarray:
-        """A shard as an array: dense (rows, V, tokens, D), ragged (chunks, 64, D); the checksums between rows are stepped over."""
+        """A shard as an array: dense (rows, V, tokens, D), ragged (chunks, 64, D), the checksums between rows left out."""
         key = (level.name, group)
         if key not in self._maps:
             file = self.path / self.layout.level_file(level, group)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,8 @@ def _faults(
     if late:
         last = max(late, key=lambda segment: segment.stop)
         yield (
-            f"{video_id}: {len(late)} rows end after the video ({timeline.end:.2f} s), the last is {last.narration_id} at {last.stop:.2f} s"
+            f"{video_id}: {len(late)} rows end after the video ({timeline.end:.2f} s), "
+            f"the last is {last.narration_id} at {last.stop:.2f} s"
         )
     count = len(timeline.pts)
     indices = np.arange(count) if full else np.unique(np.linspace(0, count - 1, SAMPLED_FRAMES).astype(int))
@@ -84,6 +86,6 @@ def _notes(video_id: str, reader: PyAVReader, segments: list[Segment], annotatio
     nominal = nominal_rate(video_id)
     if abs(fps - nominal) > 0.01 * nominal:
         yield f"{video_id}: {fps:.2f} frames a second, so its frame columns (at {nominal}) are not frame numbers"
-    overlaps = sum(later.start < earlier.stop for earlier, later in zip(segments, segments[1:], strict=False))
+    overlaps = sum(later.start < earlier.stop for earlier, later in pairwise(segments))
     if overlaps:
         yield f"{video_id}: {overlaps} rows start before the row ahead of them has ended"

@@ -141,7 +141,7 @@ def extract_text(
     missing = [s.narration_id for s in annotations.segments if s.narration_id not in asked]
     if missing:
         raise DataError(
-            f"{questions}: has no question for {len(missing):,} of {len(annotations.segments):,} rows ({', '.join(missing[:5])}, ...); "
+            f"{questions}: has no question for {len(missing):,} of {len(annotations.segments):,} rows ({_some(missing)}); "
             "generate it for the same splits"
         )
     segments = annotations.segments
@@ -375,7 +375,7 @@ def _find_videos(annotations: Annotations, root: Path, allow_missing: bool) -> d
     missing = [video for video, path in paths.items() if path is None]
     if missing and not allow_missing:
         raise DataError(
-            f"{root}: {len(missing):,} of {len(paths):,} videos are not there ({', '.join(missing[:5])}{', ...' if missing[5:] else ''}); "
+            f"{root}: {len(missing):,} of {len(paths):,} videos are not there ({_some(missing)}); "
             "`mambavl data check` lists them, --set allow_missing=true goes on without"
         )
     return paths
@@ -535,6 +535,11 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
+
+
+def _some(names: list[str]) -> str:
+    """The first five of a list."""
+    return ", ".join(names[:5]) + (", ..." if names[5:] else "")
 
 
 def _environment(device: str) -> dict[str, str]:

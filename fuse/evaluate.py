@@ -1,4 +1,4 @@
-"""A head and its stores -> scores per row, every measure, result.json. A result names its protocol, its encoders and its stores."""
+"""A head and its stores -> scores per row, every measure, result.json, which names protocol, encoders and stores."""
 
 import io
 import json

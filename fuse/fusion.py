@@ -160,7 +160,10 @@ class SSMFusion(nn.Module):
 
 
 class Mixer(nn.Module):
-    """A selective SSM for one modality. `mamba`: in_proj, causal Conv1d, SiLU, scan, gate, out_proj; `plain`: Conv1d, SiLU, scan."""
+    """A selective SSM for one modality.
+
+    `mamba`: in_proj, causal Conv1d, SiLU, scan, gate, out_proj; `plain`: Conv1d, SiLU, scan.
+    """
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
@@ -187,7 +190,7 @@ class Mixer(nn.Module):
         return self.out_proj(y)
 
     def pooled(self, x: Tensor, lengths: Tensor | None, a: Tensor, d_skip: Tensor) -> Tensor:
-        """The mean of `forward` over each row's valid steps, (B, d). out_proj and mean commute: one vector is projected, not L."""
+        """The mean of `forward` over each row's valid steps, (B, d); it commutes with out_proj, so one vector is projected."""
         y = pooled_selective_scan(*self._scan_inputs(x, a, d_skip), lengths=lengths, **self._scan_options)
         return self.out_proj(y)
 
@@ -222,8 +225,11 @@ def projection(config: HeadConfig, modality: str, width: int) -> nn.Module:
 
 
 def reset_like_release(head: nn.Module) -> None:
-    """What the released code does to every parameter after building: Xavier on all matrices, A_log and Conv1d included; zero biases
-    in linear layers; fresh norms. A becomes about -1 everywhere and delta starts at softplus(0) = 0.69."""
+    """What the released code does to every parameter after building.
+
+    Xavier on all matrices, A_log and Conv1d included; zero biases in linear layers; fresh norms. A becomes about -1
+    everywhere and delta starts at softplus(0) = 0.69.
+    """
     for parameter in head.parameters():
         if parameter.ndim > 1:
             nn.init.xavier_uniform_(parameter)

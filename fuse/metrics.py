@@ -104,7 +104,7 @@ def _rank(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _product_rank(verbs: np.ndarray, nouns: np.ndarray, verb_labels: np.ndarray, noun_labels: np.ndarray) -> np.ndarray:
-    """(N,) place of the label's pair among all pairs, exact up to K: the K best pairs lie within the K best verbs x K best nouns."""
+    """(N,) place of the label's pair among all pairs, exact up to K: those lie within the K best verbs x K best nouns."""
     rows = np.arange(len(verbs))[:, None]
     best_verbs = np.argsort(-verbs, axis=1, kind="stable")[:, :K]
     best_nouns = np.argsort(-nouns, axis=1, kind="stable")[:, :K]

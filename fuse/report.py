@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 from mambavl.cache import open_store
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import evaluate
+from mambavl.fuse.fusion import KNOWN_STREAMS
 from mambavl.fuse.recipe import run_recipe
 
 TARGETS = ("verb", "noun", "action")
+ACTION = "all_action_top1"
 CLASSES_SHOWN = 20  # in a confusion matrix; the rest is one row and one column
 MEASURES = (
     ("top-1", "all_{}_top1"),
@@ -39,7 +42,8 @@ class Entry:
 
     @property
     def streams(self) -> str:
-        return ", ".join(self.first["streams"])
+        names = self.first["streams"]
+        return ", ".join(sorted(names, key=lambda name: (*KNOWN_STREAMS, name).index(name)))
 
     @property
     def published(self) -> dict[str, float]:
@@ -69,8 +73,9 @@ def write_report(runs: list[Path], target: Path) -> None:
     if not runs:
         raise UsageError("no run was named; `mambavl report runs/* --out report.html`")
     entries = collect([Path(run) for run in runs])
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(PAGE).render(
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    template = resources.files("mambavl.fuse").joinpath("report.html.j2").read_text(encoding="utf-8")
+    page = environment.from_string(template).render(
         entries=entries,
         measures=MEASURES,
         targets=TARGETS,
@@ -79,7 +84,7 @@ def write_report(runs: list[Path], target: Path) -> None:
         notes=_notes(entries),
         curves=_curves(entries),
         confusions=[(entry, _confusions(entry)) for entry in entries],
-        json=json,
+        published=any(entry.published for entry in entries),
     )
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     Path(target).write_text(page, encoding="utf-8")
@@ -102,40 +107,58 @@ def collect(runs: list[Path]) -> list[Entry]:
 
 def leak_sentences(entries: list[Entry]) -> list[str]:
     """What the questions gave away, in words and in numbers measured here."""
-    said = []
-    for entry in entries:
-        protocol, streams = entry.first["text_protocol"], entry.first["streams"]
-        if protocol == "oracle" and "video" not in streams:
-            verb, noun = entry.mean("all_verb_top1"), entry.mean("all_noun_top1")
-            prior = entry.first["prior_metrics"]
-            said.append(
-                f"“{entry.title}” never sees a frame and still names {verb:.1f} % of the verbs and {noun:.1f} % of the nouns; the "
-                f"most frequent class alone gives {prior['all_verb_top1']:.1f} % and {prior['all_noun_top1']:.1f} %. "
-                "The difference is what the oracle questions leak from the labels: the category of the answer and the other words "
-                "of the narration."
-            )
     with_oracle = [entry for entry in entries if entry.first["text_protocol"] == "oracle"]
+    said = [_text_alone(entry) for entry in with_oracle if "video" not in entry.first["streams"]]
     if with_oracle:
         said.append(
             "Oracle questions are written from each row's own labels, validation rows included. Where no label exists, at "
-            "deployment or on a test server, they do not exist either; so the rows above marked “oracle” are upper bounds for a "
-            "reader who already knows part of the answer, and the honest comparison is against generic text or none."
+            "deployment or on a test server, they do not exist either: the rows marked “oracle” are upper bounds for a reader "
+            "who already knows part of the answer, and the honest comparison is against generic text or none."
         )
     return said
+
+
+def _text_alone(entry: Entry) -> str:
+    verb, noun, prior = entry.mean("all_verb_top1"), entry.mean("all_noun_top1"), entry.first["prior_metrics"]
+    return (
+        f"“{entry.title}” never sees a frame and still names {verb:.1f} % of the verbs and {noun:.1f} % of the nouns; "
+        f"the most frequent class alone gives {prior['all_verb_top1']:.1f} % and {prior['all_noun_top1']:.1f} %. "
+        "The difference is what the oracle questions leak from the labels: the category of the answer and the other "
+        "words of the narration."
+    )
 
 
 def _notes(entries: list[Entry]) -> list[str]:
     notes = []
     for entry in entries:
-        rows = entry.first["rows"]
+        rows, streams = entry.first["rows"], entry.first["streams"]
         if rows["scored_by_prior"]:
-            notes.append(
-                f"“{entry.title}”: {rows['scored_by_prior']} of {rows['scored']} rows have no features and got the training prior."
-            )
-        random = [name for name, stream in entry.first["streams"].items() if stream["encoder"]["state"] == "random"]
+            counted = f"{rows['scored_by_prior']} of {rows['scored']} rows have no features and got the training prior"
+            notes.append(f"“{entry.title}”: {counted}.")
+        random = [name for name, stream in streams.items() if stream["encoder"]["state"] == "random"]
         if random:
             notes.append(f"“{entry.title}”: the encoder of {', '.join(random)} is untrained (random weights).")
-    return notes
+    return notes + _sharing(entries)
+
+
+def _sharing(entries: list[Entry]) -> list[str]:
+    """What sharing A was worth, where a run and its control that shares nothing are both here."""
+
+    def apart_from_sharing(entry: Entry) -> str:
+        recipe = entry.first["recipe"]
+        fusion = {key: value for key, value in recipe["fusion"].items() if key != "share"}
+        train = {key: value for key, value in recipe["train"].items() if key != "seed"}
+        return json.dumps({**recipe, "title": "", "fusion": fusion, "train": train}, sort_keys=True)
+
+    heads = [entry for entry in entries if entry.first["head"] == "mambavl" and entry.mean(ACTION) is not None]
+    controls = {apart_from_sharing(e): e for e in heads if e.first["recipe"]["fusion"]["share"] == "none"}
+    pairs = [(e, controls.get(apart_from_sharing(e))) for e in heads if e.first["recipe"]["fusion"]["share"] == "A"]
+    return [
+        f"Sharing A is worth {shared.mean(ACTION) - control.mean(ACTION):+.1f} points of action top-1 here: "
+        f"{shared.cell(ACTION)} (“{shared.title}”) against {control.cell(ACTION)} with nothing shared."
+        for shared, control in pairs
+        if control
+    ]
 
 
 def _prior_cells(entry: Entry) -> dict[str, str]:
@@ -219,96 +242,3 @@ def _svg(plt, figure) -> str:
     figure.savefig(text, format="svg", metadata={"Date": None})
     plt.close(figure)
     return text.getvalue()[text.getvalue().index("<svg") :]
-
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>MambaVL report</title>
-<style>
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; color: #1c2733; background: #fff; }
-h1 { font-size: 1.6rem; } h2 { margin-top: 2.2rem; font-size: 1.2rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .6rem; border-bottom: 1px solid #dde3ea; text-align: right; }
-th:first-child, td:first-child, td.text, th.text { text-align: left; }
-thead th { border-bottom: 2px solid #8795a6; } tr.prior td { color: #667; font-style: italic; }
-.oracle { background: #fff1d6; border-radius: 4px; padding: 0 .35rem; }
-.leak { border-left: 4px solid #e0a100; background: #fffaf0; padding: .6rem 1rem; margin: .6rem 0; }
-svg { max-width: 100%; height: auto; } details { margin: .5rem 0; } summary { cursor: pointer; }
-code { font-size: .85em; } .scroll { overflow-x: auto; }
-</style>
-</head>
-<body>
-<h1>MambaVL report</h1>
-<p>Percent, on the split named in each run. Runs that differ in their seed alone are one row, mean ± standard deviation.
-Actions are verb–noun pairs. A dash: not measured.</p>
-<h2>Results</h2>
-<div class="scroll"><table>
-<thead><tr><th>run</th><th class="text">head</th><th class="text">streams</th><th class="text">text protocol</th><th>seeds</th>
-{% for target in targets %}<th>{{ target }} top-1</th>{% endfor %}
-{% for target in targets %}<th>published {{ target }}</th>{% endfor %}<th>parameters</th></tr></thead>
-<tbody>
-{% for entry in entries %}
-<tr><td>{{ entry.title }}</td><td class="text">{{ entry.first.head }}</td><td class="text">{{ entry.streams }}</td>
-<td class="text"><span class="{{ entry.first.text_protocol }}">{{ entry.first.text_protocol }}</span></td><td>{{ entry.seeds|length }}</td>
-{% for target in targets %}<td>{{ entry.cell("all_" ~ target ~ "_top1") }}</td>{% endfor %}
-{% for target in targets %}<td>{{ entry.published.get(target, "–") }}</td>{% endfor %}
-<td>{{ "{:,}".format(entry.first.params.total) }}</td></tr>
-{% endfor %}
-<tr class="prior"><td>training prior (no input)</td><td class="text">–</td><td class="text">–</td><td class="text">–</td><td>–</td>
-{% for target in targets %}<td>{{ prior["all_" ~ target ~ "_top1"] }}</td>{% endfor %}
-{% for target in targets %}<td>–</td>{% endfor %}<td>0</td></tr>
-</tbody></table></div>
-
-{% if leaks %}
-<h2>What the oracle questions leak</h2>
-{% for sentence in leaks %}<p class="leak">{{ sentence }}</p>{% endfor %}
-{% endif %}
-{% for note in notes %}<p>{{ note }}</p>{% endfor %}
-
-<h2>All measures</h2>
-<div class="scroll"><table>
-<thead><tr><th>run</th>{% for label, key in measures %}<th colspan="3">{{ label }}</th>{% endfor %}<th>relaxed action recall@5</th></tr>
-<tr><th></th>{% for measure in measures %}{% for target in targets %}<th>{{ target }}</th>{% endfor %}{% endfor %}<th>action</th></tr></thead>
-<tbody>{% for entry in entries %}
-<tr><td>{{ entry.title }}</td>
-{% for label, key in measures %}{% for target in targets %}<td>{{ entry.cell(key.format(target)) }}</td>{% endfor %}{% endfor %}
-<td>{{ entry.cell("relaxed_action_mean_class_recall5") }}</td></tr>
-{% endfor %}
-<tr class="prior"><td>training prior</td>
-{% for label, key in measures %}{% for target in targets %}<td>{{ prior[key.format(target)] }}</td>{% endfor %}{% endfor %}<td>–</td></tr>
-</tbody></table></div>
-<p>Mean class recall@5 ranks actions as pairs (EK100's official measure). The relaxed one asks for the verb among five verbs and the
-noun among five nouns, as InAViT and MambaVL's released code do; the two are never comparable.</p>
-
-<h2>Curves</h2>
-{{ curves|safe }}
-
-<h2>Confusions</h2>
-{% for entry, picture in confusions %}
-<details {% if loop.first %}open{% endif %}><summary>{{ entry.title }} (seed {{ entry.first.seed }})</summary>{{ picture|safe }}</details>
-{% endfor %}
-
-<h2>Where the numbers come from</h2>
-{% for entry in entries %}
-<details><summary>{{ entry.title }}</summary>
-<p>{{ entry.first.rows.train }} training rows, {{ entry.first.rows.scored }} scored ({{ entry.first.split }}),
-{{ entry.first.rows.scored_by_prior }} by the prior; scan backend {{ entry.first.scan_backend or "none" }};
-{{ entry.first.epochs }} epochs in {{ entry.first.train_seconds }} s, {{ entry.first.precision }}, on {{ entry.first.environment.device }};
-mambavl {{ entry.first.environment.mambavl }}, torch {{ entry.first.environment.torch }}.</p>
-<ul>
-{% for name, stream in entry.first.streams.items() %}
-<li><b>{{ name }}</b>: {{ stream.encoder.name }} ({{ stream.encoder.state }}, weights <code>{{ stream.encoder.sha256[:16] }}</code>), level
-{{ stream.level }}{% if stream.sampling %}, {{ stream.sampling.task }} by {{ stream.sampling.rule }}, {{ stream.sampling.frames }} frames{% endif %}
-{% if stream.questions %}, {{ stream.questions.protocol }} questions by {{ stream.questions.backend }} ({{ stream.questions.prompt_version }}){% endif %};
-store <code>{{ stream.stores[0] }}</code>, id <code>{{ stream.store_ids[0][:16] }}</code></li>
-{% endfor %}
-</ul>
-</details>
-{% endfor %}
-</body>
-</html>
-"""

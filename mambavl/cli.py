@@ -6,7 +6,7 @@ Exit codes: 0 done; 1 the data or the result is not right; 2 the call or the rec
 import json
 import signal
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +45,7 @@ StoreArgument = Annotated[Path, typer.Argument(help="A feature store.")]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, made by train or sweep.")]
 
 
-class Protocol(str, Enum):
+class Protocol(StrEnum):
     """What the questions may know."""
 
     oracle = "oracle"
@@ -53,13 +53,13 @@ class Protocol(str, Enum):
     none = "none"
 
 
-class Backend(str, Enum):
+class Backend(StrEnum):
     """Who writes the questions."""
 
     template = "template"
 
 
-class Task(str, Enum):
+class Task(StrEnum):
     """What the frames are taken for."""
 
     recognition = "recognition"
@@ -185,9 +185,7 @@ def extract_video(
     encoder: Annotated[str, typer.Option(help="A name of `mambavl encoders list`.")],
     store: Annotated[Path, typer.Option("--out", help="The feature store to write or resume.")],
     split: SplitOption = "train,validation",
-    task: Annotated[
-        Task, typer.Option(help="recognition: the action; anticipation: what ends tau_a before it.")
-    ] = Task.recognition,
+    task: Annotated[Task, typer.Option(help="recognition: the action; anticipation: what ends 1 s before.")] = Task.recognition,
     weights: Annotated[str | None, typer.Option(help="A weights file, or `random`.")] = None,
     shard: Annotated[str, typer.Option(help="i/n: do every n-th row group only, from the i-th (0-based).")] = "0/1",
     sets: SetOption = [],  # noqa: B006
@@ -233,9 +231,9 @@ def _extract(job: Any, store: Path, max_failed: int) -> None:
         slowest = max(summary.seconds, key=summary.seconds.__getitem__)
         print(f"busy: {stages}; the slowest stage is {slowest}")
     state = "finished store" if summary.finalized else "unfinished store"
-    print(
-        f"wrote {summary.rows:,} rows ({summary.bytes / 1e6:.1f} MB) to {store}: {state}, {len(summary.failures)} rows without features"
-    )
+    print(f"wrote {summary.rows:,} rows ({summary.bytes / 1e6:.1f} MB) to {store}: {state}")
+    if summary.failures:
+        print(f"{len(summary.failures)} rows have no features")
     if len(summary.failed) > max_failed:
         raise DataError(f"{store}: {len(summary.failed)} rows failed; at most {max_failed} were allowed (--set max_failed=N)")
 

@@ -188,9 +188,8 @@ def _check(results: list[dict[str, Any]]) -> None:
         prior = results[0]["prior_metrics"][f"all_{target}_top1"]
         reached = [result["metrics"][f"all_{target}_top1"] for result in results]
         seeds = ", ".join(f"{value:.1f}" for value in reached)
-        out.print(
-            f"{MAIN.title}: {target} top-1 {seeds} over {len(reached)} seeds, {min(reached) / prior:.1f}x the prior's {prior:.1f} at least"
-        )
+        times = f"at least {min(reached) / prior:.1f} times the prior's {prior:.1f}"
+        out.print(f"{MAIN.title}: {target} top-1 {seeds} over {len(reached)} seeds, {times}")
         if min(reached) < TIMES_PRIOR * prior:
             raise DataError(f"{target} top-1 {min(reached):.1f} is below {TIMES_PRIOR:g} times the prior's {prior:.1f}")
 

@@ -1,4 +1,4 @@
-"""A tiny data set in the EPIC layout whose videos show frame numbers, and an encoder that reads them: wrong frames cannot hide."""
+"""A tiny data set in the EPIC layout whose videos show frame numbers, and an encoder that reads them."""
 
 import csv
 from pathlib import Path

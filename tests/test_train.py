@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from tiny import make_dense_store, make_text_store
 
 from mambavl.configs import check
 from mambavl.configs.errors import DataError, Interrupted, UsageError
@@ -17,6 +16,7 @@ from mambavl.fuse.data import DataConfig, FeatureData, StreamSource, epoch_batch
 from mambavl.fuse.recipe import Recipe, TrainConfig, build_head
 from mambavl.fuse.sweep import expand, sweep
 from mambavl.fuse.train import build_optimizer, learning_rate, train
+from tiny import make_dense_store, make_text_store
 
 ROWS = 48
 
@@ -88,7 +88,9 @@ def test_an_interrupted_run_resumes_to_the_same_bits(stores, tmp_path, stop_afte
     train(recipe(stores), tmp_path / "run")
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
-    curves = [[json.loads(line) for line in (tmp_path / name / "curves.jsonl").read_text().splitlines()] for name in ("whole", "run")]
+    curves = [
+        [json.loads(line) for line in (tmp_path / name / "curves.jsonl").read_text().splitlines()] for name in ("whole", "run")
+    ]
     for one, other in zip(*curves, strict=True):
         assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
 
@@ -173,7 +175,7 @@ def test_text_streams_of_two_protocols_are_refused(stores, tmp_path):
         "noun_question": StreamSource(store=tmp_path / "generic.zarr", level="noun_question/last_hidden"),
     }
     with pytest.raises(DataError, match="different protocols: generic, oracle"):
-        FeatureData(sources, DataConfig()).text_protocol  # noqa: B018
+        FeatureData(sources, DataConfig()).text_protocol
 
 
 def test_an_unknown_level_or_split_is_named(stores):
@@ -215,7 +217,9 @@ def test_evaluating_again_gives_the_same_scores(stores, tmp_path):
 
 def test_features_of_another_encoder_are_refused_at_evaluation(stores, tmp_path):
     train(recipe(stores), tmp_path / "run")
-    make_dense_store(tmp_path / "other.zarr", ROWS, recipe={"encoder": {"name": "other", "state": "random", "sha256": "2" * 64, "width": 6}})
+    make_dense_store(
+        tmp_path / "other.zarr", ROWS, recipe={"encoder": {"name": "other", "state": "random", "sha256": "2" * 64, "width": 6}}
+    )
     with pytest.raises(DataError, match=r"video\.encoder\.name: 'fake' -> 'other'"):
         evaluate.evaluate_run(tmp_path / "run", streams={"video": tmp_path / "other.zarr"})
 
@@ -236,7 +240,10 @@ def test_runs_that_cannot_be_shown_say_what_to_type(stores, tmp_path):
 
 def test_a_damaged_checkpoint_is_passed_over_and_none_left_is_an_error(tmp_path):
     model = {"w": torch.arange(3.0)}
-    optimizer = {"state": {0: {"step": torch.tensor(2.0), "exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    optimizer = {
+        "state": {0: {"step": torch.tensor(2.0), "exp_avg": torch.ones(3)}},
+        "param_groups": [{"lr": 0.1, "params": [0]}],
+    }
     assert load_checkpoint(tmp_path) is None
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, step, model, optimizer, {"epoch": step})
@@ -293,7 +300,11 @@ def test_a_grid_is_checked_before_anything_runs(stores, tmp_path):
     data = recipe(stores).model_dump(mode="json", exclude_none=True)
     with pytest.raises(UsageError, match=r"has no \[grid\]"):
         expand(data, tmp_path, "tiny.toml")
-    for grid, said in (({"train": {"lrr": [1]}}, "did you mean `lr`"), ({"train": {"lr": 1}}, "must be a list"), ({"train": {"lr": []}}, "list")):
+    for grid, said in (
+        ({"train": {"lrr": [1]}}, "did you mean `lr`"),
+        ({"train": {"lr": 1}}, "must be a list"),
+        ({"train": {"lr": []}}, "list"),
+    ):
         with pytest.raises(UsageError, match=said):
             expand({**data, "grid": grid}, tmp_path, "tiny.toml")
     with pytest.raises(UsageError, match="mambavl sweep"):

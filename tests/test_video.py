@@ -52,7 +52,7 @@ def test_a_time_just_past_the_end_holds_the_last_frame_and_later_is_short(tmp_pa
     assert timeline.fps == pytest.approx(10.0)
     index, held = timeline.at(np.array([5.0, 6.0 + HOLD / 2]))
     assert (index.tolist(), held) == ([50, 59], True)
-    with pytest.raises(VideoError, match="ends at 6.00 s") as error:
+    with pytest.raises(VideoError, match=r"ends at 6\.00 s") as error:
         timeline.at(np.array([6.0 + 2 * HOLD]))
     assert error.value.status == "short_video"
 
@@ -120,10 +120,9 @@ def test_decord_gives_the_same_pixels_or_refuses(shared):
         try:
             theirs = dict(open_video(path, "decord").frames(indices))
         except VideoError as error:
-            refused.append(path.name)
-            assert "decode it with pyav" in str(error)
+            refused.append((path.name, "decode it with pyav" in str(error)))
             continue
         for index, frame in ours.frames(indices):
             if not isinstance(frame, VideoError) and not isinstance(theirs[index], VideoError):
                 np.testing.assert_array_equal(theirs[index], frame)
-    assert refused == ["h265_video.mp4", "rotation_90.mov"]
+    assert refused == [("h265_video.mp4", True), ("rotation_90.mov", True)]

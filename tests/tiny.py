@@ -45,7 +45,9 @@ CLASSES = Classes(
 )
 
 
-def make_dense_store(path: Path, rows: int = 20, *, group_rows: int = 8, width: int = 6, steps: int = 4, recipe=None, failed=None):
+def make_dense_store(
+    path: Path, rows: int = 20, *, group_rows: int = 8, width: int = 6, steps: int = 4, recipe=None, failed=None
+):
     """A finished video store of frame features that depend on the labels; returns the features. failed: row -> status."""
     segments = make_segments(rows)
     level = Level("frame", "dense", (1, steps, width), "float32", steps=steps)

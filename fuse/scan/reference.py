@@ -17,9 +17,9 @@ def selective_scan(
     lengths=None, initial_state=None, return_last_state=False, zoh=False,
 ):  # fmt: skip
     """See `mambavl.fuse.scan.selective_scan`."""
-    state = initial_state
-    ys = []
-    for state, y in _steps(u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths, initial_state, zoh):
+    state, ys = _start(u, A, initial_state), []
+    for h, y in _steps(u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths, initial_state, zoh):
+        state = h
         ys.append(y)
     out = torch.stack(ys, dim=1).to(u.dtype) if ys else torch.zeros_like(u)
     return (out, state) if return_last_state else out
@@ -52,7 +52,7 @@ def _steps(
     zoh: bool,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(h_t (B, D, N), y_t (B, D)) for t = 0 .. L-1; y_t is 0 and h_t unchanged at padding."""
-    batch, length, channels = u.shape
+    _, length, channels = u.shape
     wide = _wide(u.dtype)
     u, delta, A, B, C = (x.to(wide) for x in (u, delta, A, B, C))
     if delta_bias is not None:
@@ -63,7 +63,7 @@ def _steps(
         # Zeros at padding: exp(0 A) = 1 keeps the state, 0 B u adds nothing, C h + D 0 = 0. `where`, not `*`, stops a NaN there.
         valid = (torch.arange(length, device=u.device) < lengths.to(u.device)[:, None])[..., None]  # (B, L, 1)
         u, delta, B, C, z = (None if x is None else _zero_outside(valid, x) for x in (u, delta, B, C, z))
-    h = torch.zeros(batch, channels, A.shape[1], dtype=wide, device=u.device) if h is None else h.to(wide)
+    h = _start(u, A, h)
     gates = None if z is None else F.silu(z.to(wide)).unbind(1)
     # unbind, not u[:, t]: the gradient of a slice is a whole tensor of zeros, L times over
     steps = zip(u.unbind(1), delta.unbind(1), _by_step(B, length, channels), _by_step(C, length, channels), strict=True)
@@ -77,6 +77,13 @@ def _steps(
         if gates is not None:
             y = y * gates[t]
         yield h, y
+
+
+def _start(u: Tensor, A: Tensor, initial_state: Tensor | None) -> Tensor:
+    """h before the first step, (B, D, N)."""
+    if initial_state is not None:
+        return initial_state.to(_wide(u.dtype))
+    return torch.zeros(u.shape[0], *A.shape, dtype=_wide(u.dtype), device=u.device)
 
 
 def _zero_outside(valid: Tensor, x: Tensor) -> Tensor:
