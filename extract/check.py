@@ -12,6 +12,7 @@ from mambavl.cache.schema import Segment
 from mambavl.extract.annotations import Annotations, find_video, nominal_rate
 from mambavl.extract.video import HOLD, PyAVReader, VideoError
 
+DURATION_SLACK = 0.5  # seconds; copies in another container or at another rate differ by less
 SAMPLED_FRAMES = 5  # decoded per video by the quick check: the first, the last and some between
 
 
@@ -63,8 +64,9 @@ def _faults(
     info = annotations.videos.get(video_id)
     if info is None:
         yield f"{video_id}: is not listed in EPIC_100_video_info.csv"
-    elif timeline.end < info.duration - 0.5:
-        yield f"{video_id}: short: {path} ends at {timeline.end:.2f} s, the list says {info.duration:.2f} s"
+    elif abs(timeline.end - info.duration) > DURATION_SLACK:
+        kind = "short" if timeline.end < info.duration else "mismatched"
+        yield f"{video_id}: {kind}: {path} lasts {timeline.end:.2f} s, the list says {info.duration:.2f} s"
     late = [segment for segment in segments if segment.stop > timeline.end + HOLD]
     if late:
         last = max(late, key=lambda segment: segment.stop)

@@ -21,3 +21,14 @@ def _skip_without_what_it_needs(request):
 @pytest.fixture(scope="session")
 def shared() -> Path:
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory) -> Path:
+    """A folder with finished stores of the same rows: video.zarr and text.zarr."""
+    from tiny import ROWS, make_dense_store, make_text_store
+
+    folder = tmp_path_factory.mktemp("stores")
+    make_dense_store(folder / "video.zarr", ROWS)
+    make_text_store(folder / "text.zarr", ROWS)
+    return folder

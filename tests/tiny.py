@@ -1,11 +1,14 @@
-"""Tiny segments and finished stores with known contents, for several test modules."""
+"""Tiny segments, finished stores with known contents, and a small recipe over them, for several test modules."""
 
 from pathlib import Path
 
 import numpy as np
+from safetensors.torch import load_file
 
 from mambavl.cache.schema import Classes, Level, Segment
 from mambavl.cache.store import RowGroup, StoreWriter
+from mambavl.configs import check
+from mambavl.fuse.recipe import Recipe
 
 
 def make_segments(count: int, splits: tuple[str, ...] = ("train", "validation")) -> tuple[Segment, ...]:
@@ -116,3 +119,28 @@ def make_text_store(path: Path, rows: int = 20, *, group_rows: int = 8, width: i
         )
     writer.finalize()
     return texts
+
+
+ROWS = 48  # of the stores that runs are made from
+
+
+def tiny_recipe(stores, *, text=True, head="mambavl", title="tiny", **train_keys):
+    streams = {"video": {"store": str(stores / "video.zarr"), "level": "frame"}}
+    if text:
+        for question in ("verb_question", "noun_question"):
+            streams[question] = {"store": str(stores / "text.zarr"), "level": f"{question}/last_hidden"}
+    small = {"d_model": 16, "dropout": 0.1}
+    data = {
+        "title": title,
+        "head": head,
+        "streams": streams,
+        "fusion": {**small, "d_state": 4},
+        "mlp": small,
+        "transformer": {**small, "depth": 2, "num_heads": 2, "max_positions": 32},
+        "train": {"epochs": 4, "batch_size": 8, "lr": 1e-2, "lr_ssm": 1e-2, "warmup_epochs": 1, **train_keys},
+    }
+    return check(data, Recipe, "tiny.toml")
+
+
+def weights(run):
+    return load_file(run / "model.safetensors")

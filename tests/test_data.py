@@ -1,0 +1,72 @@
+"""Streams joined by name, rows without features, refusals; the order of an epoch."""
+
+import numpy as np
+import pytest
+
+from mambavl.configs.errors import DataError, UsageError
+from mambavl.fuse import evaluate
+from mambavl.fuse.data import DataConfig, FeatureData, StreamSource, epoch_batches
+from mambavl.fuse.train import train
+from tiny import ROWS, make_dense_store, make_text_store, tiny_recipe
+
+
+def test_streams_are_joined_by_id_and_rows_that_do_not_match_are_named(stores, tmp_path):
+    make_text_store(tmp_path / "short.zarr", ROWS - 2)
+    sources = {
+        "video": StreamSource(store=stores / "video.zarr"),
+        "verb_question": StreamSource(store=tmp_path / "short.zarr", level="verb_question/last_hidden"),
+    }
+    with pytest.raises(DataError, match=r"2 rows are in stream video and not in stream verb_question: P01_105_6, P01_105_7"):
+        FeatureData(sources, DataConfig())
+
+
+def test_stores_of_different_recipes_never_feed_one_stream(stores, tmp_path):
+    make_dense_store(tmp_path / "other.zarr", ROWS, recipe={"encoder": {"name": "other", "width": 6}})
+    source = StreamSource(store=(stores / "video.zarr", tmp_path / "other.zarr"))
+    with pytest.raises(DataError, match=r"never mix:\n  encoder\.name: 'fake' -> 'other'"):
+        FeatureData({"video": source}, DataConfig())
+
+
+def test_text_streams_of_two_protocols_are_refused(stores, tmp_path):
+    make_text_store(tmp_path / "generic.zarr", ROWS, protocol="generic")
+    sources = {
+        "video": StreamSource(store=stores / "video.zarr"),
+        "verb_question": StreamSource(store=stores / "text.zarr", level="verb_question/last_hidden"),
+        "noun_question": StreamSource(store=tmp_path / "generic.zarr", level="noun_question/last_hidden"),
+    }
+    with pytest.raises(DataError, match="different protocols: generic, oracle"):
+        FeatureData(sources, DataConfig()).text_protocol
+
+
+def test_an_unknown_level_or_split_is_named(stores):
+    with pytest.raises(UsageError, match="no level 'patch'; this store holds frame"):
+        FeatureData({"video": StreamSource(store=stores / "video.zarr", level="patch")}, DataConfig())
+    with pytest.raises(UsageError, match="no row of the stores belongs to split 'test'"):
+        FeatureData({"video": StreamSource(store=stores / "video.zarr")}, DataConfig(eval_split="test"))
+
+
+def test_rows_without_features_are_refused_or_scored_by_the_prior_and_counted(stores, tmp_path):
+    make_dense_store(tmp_path / "holes.zarr", ROWS, failed={5: 3, 7: 2, 20: 2})  # one missing video, two empty windows
+    loaded = tiny_recipe(stores, text=False)
+    streams = {"video": StreamSource(store=tmp_path / "holes.zarr")}
+    with pytest.raises(DataError, match=r"1 rows have no features .*missing_video.*allow_missing=1"):
+        train(loaded.model_copy(update={"streams": streams}), tmp_path / "run")
+    loaded = loaded.model_copy(update={"streams": streams, "data": DataConfig(allow_missing=1)})
+    result = train(loaded, tmp_path / "run")
+    data = FeatureData(streams, loaded.data)
+    holes = [row for row in data.evaluation if not data.usable[row]]
+    assert result["rows"]["scored_by_prior"] == len(holes) > 0
+    assert result["rows"]["failed"] == 1
+    scores = evaluate.read_scores(tmp_path / "run", "validation")
+    row = list(data.evaluation).index(holes[0])
+    np.testing.assert_allclose(scores["verb"][row], data.log_prior()[0], rtol=1e-5)
+
+
+def test_an_epoch_sees_every_row_once_in_an_order_of_its_own():
+    rows = np.arange(100, 150)
+    first, second = (list(epoch_batches(rows, 16, 0, epoch)) for epoch in (0, 1))
+    assert [len(batch) for batch in first] == [16, 16, 16, 2]
+    assert sorted(np.concatenate(first)) == rows.tolist()
+    assert np.concatenate(first).tolist() != np.concatenate(second).tolist()
+    again = list(epoch_batches(rows, 16, 0, 1))
+    assert all((a == b).all() for a, b in zip(second, again, strict=True))
