@@ -74,8 +74,8 @@ class FeatureStore:
     def batch(self, rows: Any, level: str, *, view: int = 0) -> tuple[Tensor, Tensor]:
         """Features of some rows, in the order given.
 
-        Returns (tokens (B, L, D) in the stored dtype, lengths (B,) int64). Dense: L tokens, grids flattened row by row.
-        Ragged: padded with zeros to the longest of the batch. Raises DataError for a row whose status is not ok.
+        Returns (tokens (B, L, D) in the stored dtype, lengths (B,) int64), zeros from each length on. Dense: L tokens, grids
+        flattened row by row. Ragged: padded to the longest of the batch. Raises DataError for a row whose status is not ok.
         """
         rows = np.asarray(rows, np.int64)
         spec = self.layout.level(level)
@@ -84,7 +84,7 @@ class FeatureStore:
             first, reason = self.segments[bad[0]].narration_id, schema.STATUS[int(self.status[bad[0]])]
             raise DataError(f"{self.path}: row {first} has no features ({reason}); {len(bad)} such rows were asked for")
         lengths = self._lengths(spec)[rows]
-        tokens = self._dense(rows, spec, view) if spec.kind == "dense" else self._ragged(rows, spec, lengths)
+        tokens = self._dense(rows, spec, view, lengths) if spec.kind == "dense" else self._ragged(rows, spec, lengths)
         return torch.from_numpy(tokens), torch.from_numpy(lengths)
 
     def _lengths(self, level: Level) -> np.ndarray:
@@ -102,28 +102,27 @@ class FeatureStore:
             cache[name] = self.row_array(name)
         return cache[name]
 
-    def _dense(self, rows: np.ndarray, level: Level, view: int) -> np.ndarray:
+    def _dense(self, rows: np.ndarray, level: Level, view: int, lengths: np.ndarray) -> np.ndarray:
         tokens = math.prod(level.shape[1:-1])  # shape is (V, ..., D)
         out = np.empty((len(rows), tokens, level.width), level.dtype)
         groups, local = np.divmod(rows, self.layout.rows_per_group)
         for group in np.unique(groups):
             here = groups == group
             out[here] = self._map(level, int(group))[local[here], view]
+        if (lengths < tokens).any():
+            out[np.arange(tokens) >= lengths[:, None]] = 0  # the fill value is NaN, and padding must be harmless
         return out
 
     def _ragged(self, rows: np.ndarray, level: Level, lengths: np.ndarray) -> np.ndarray:
-        longest = int(lengths.max(initial=0))
-        out = np.zeros((len(rows), longest, level.width), level.dtype)
-        valid = np.arange(longest) < lengths[:, None]
-        starts = self._row_array(level.beside("start"))[rows]
-        token = (starts[:, None] + np.arange(longest))[valid]
-        groups, local = np.divmod(token, level.capacity)
-        values = np.empty((len(token), level.width), level.dtype)
-        for group in np.unique(groups):
-            here = groups == group
-            chunk, place = np.divmod(local[here], schema.TOKEN_CHUNK)
-            values[here] = self._map(level, int(group))[chunk, place]
-        out[valid] = values
+        out = np.zeros((len(rows), int(lengths.max(initial=0)), level.width), level.dtype)
+        groups, places = np.divmod(self._row_array(level.beside("start"))[rows], level.capacity)
+        for i, (group, place, length) in enumerate(zip(groups.tolist(), places.tolist(), lengths.tolist(), strict=True)):
+            done = 0
+            while done < length:  # a text may reach over the border of a token chunk
+                chunk, first = divmod(place + done, schema.TOKEN_CHUNK)
+                count = min(schema.TOKEN_CHUNK - first, length - done)
+                out[i, done : done + count] = self._map(level, group)[chunk, first : first + count]
+                done += count
         return out
 
     def _map(self, level: Level, group: int) -> np.ndarray:

@@ -99,14 +99,17 @@ def dump(config: Config) -> str:
 
 
 def _explain(fault: dict[str, Any], kind: type[Config], source: str) -> str:
-    *path, key = [str(part) for part in fault["loc"]] or [""]
+    message = fault["msg"].removeprefix("Value error, ")
+    if not fault["loc"]:
+        return f"{source}: {message}"
+    *path, key = (str(part) for part in fault["loc"])
     section = f" [{'.'.join(path)}]" if path else ""
     if fault["type"] == "extra_forbidden":
         owner = _model_at(kind, path)
         return f"{source}{section}: there is no key `{key}`{did_you_mean(key, list(owner.model_fields))}"
     if fault["type"] == "missing":
         return f"{source}{section}: the key `{key}` is missing"
-    return f"{source}{section}: {key} = {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}"
+    return f"{source}{section}: {key} = {fault['input']!r}: {message}"
 
 
 def _model_at(kind: type[Config], path: list[str]) -> type[Config]:

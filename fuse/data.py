@@ -57,7 +57,8 @@ class _Stream:
 class FeatureData:
     """All rows of all streams, in canonical order; `batch` gathers any of them."""
 
-    def __init__(self, sources: dict[str, StreamSource], config: DataConfig) -> None:
+    def __init__(self, sources: dict[str, StreamSource], config: DataConfig, *, training: bool = True) -> None:
+        """`training=False` opens rows to be scored only: the stores need not hold a training split."""
         if not sources:
             raise UsageError("the recipe has no [streams.…]; name at least one, such as [streams.video]")
         self.sources = sources
@@ -76,7 +77,8 @@ class FeatureData:
         statuses = np.stack([stream.status for stream in self.streams.values()])
         self.usable = (statuses == schema.OK).all(0)
         self._check_missing(statuses, config)
-        self.train = self._rows(config.train_split, labelled=True, usable_only=True)
+        self.train = self._rows(config.train_split, labelled=True, usable_only=True) if training else np.empty(0, np.int64)
+        self.text_protocol = self._protocol()
         self.evaluation = self._rows(config.eval_split, labelled=False, usable_only=False)
 
     def __len__(self) -> int:
@@ -107,8 +109,7 @@ class FeatureData:
             }
         return found
 
-    @property
-    def text_protocol(self) -> str:
+    def _protocol(self) -> str:
         """oracle, predicted, generic, or none where no stream is text."""
         protocols = {entry["questions"]["protocol"] for entry in self.provenance.values() if "questions" in entry}
         if len(protocols) > 1:
@@ -124,7 +125,7 @@ class FeatureData:
         return torch.from_numpy(self.verb[rows]).to(device), torch.from_numpy(self.noun[rows]).to(device)
 
     def log_prior(self) -> tuple[np.ndarray, np.ndarray]:
-        """Log-probabilities (verbs,), (nouns,) of the training labels, one added to each count."""
+        """Log-probabilities (verbs,), (nouns,) of the training labels, float64; one is added to each count."""
         counts = (
             np.bincount(self.verb[self.train], minlength=self.classes.num_verbs) + 1.0,
             np.bincount(self.noun[self.train], minlength=self.classes.num_nouns) + 1.0,

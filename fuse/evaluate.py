@@ -1,7 +1,9 @@
 """A head and its stores -> scores per row, every measure, result.json, which names protocol, encoders and stores."""
 
+import importlib.metadata
 import io
 import json
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -16,27 +18,41 @@ from mambavl.cache import fsops, schema
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import checkpoint, metrics
 from mambavl.fuse.data import FeatureData
-from mambavl.fuse.recipe import MODEL, STREAMS, Recipe, build_head, run_recipe
+from mambavl.fuse.recipe import MODEL, PRIOR, RECIPE, STREAMS, Recipe, build_head, run_recipe
 
 RESULT, SCORES = "result.json", "scores"
-BATCH = 256
+
+Prior = tuple[np.ndarray, np.ndarray]  # log-probabilities (verbs,), (nouns,) of the training labels
 
 
 @torch.inference_mode()
-def score(head: nn.Module, data: FeatureData, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities (rows, verbs), (rows, nouns), float32. A row without features gets the training prior."""
+def score(
+    head: nn.Module, data: FeatureData, rows: np.ndarray, prior: Prior, precision: str, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities (rows, verbs), (rows, nouns), float32. A row without features gets the training prior.
+
+    Raises DataError when the head gives anything that is not a number.
+    """
     head.eval()
     device = next(head.parameters()).device
-    prior = data.log_prior()
-    verb = np.tile(prior[0].astype(np.float32), (len(rows), 1))
-    noun = np.tile(prior[1].astype(np.float32), (len(rows), 1))
+    verb, noun = (np.tile(values.astype(np.float32), (len(rows), 1)) for values in prior)
     usable = np.flatnonzero(data.usable[rows])
-    for first in range(0, len(usable), BATCH):
-        where = usable[first : first + BATCH]
-        out = head(data.batch(rows[where], device))
+    for first in range(0, len(usable), batch_size):
+        where = usable[first : first + batch_size]
+        with autocast(device, precision):
+            out = head(data.batch(rows[where], device))
         verb[where] = out["verb"].float().log_softmax(-1).cpu().numpy()
         noun[where] = out["noun"].float().log_softmax(-1).cpu().numpy()
+    finite = np.isfinite(verb).all(1) & np.isfinite(noun).all(1)
+    if not finite.all():
+        row = data.segments[rows[int(np.argmin(finite))]].narration_id
+        raise DataError(f"diverged: the head's scores of row {row} are not finite; lower train.lr and train.lr_ssm")
     return verb, noun
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bfloat16 for matrix products where `precision` is bf16; the scan keeps its state in float32 either way."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def measure(data: FeatureData, rows: np.ndarray, verb: np.ndarray, noun: np.ndarray) -> dict[str, Any]:
@@ -56,13 +72,20 @@ def measure(data: FeatureData, rows: np.ndarray, verb: np.ndarray, noun: np.ndar
 
 
 def evaluate_head(
-    head: nn.Module, data: FeatureData, recipe: Recipe, run: Path, extra: dict[str, Any], *, keep_result: bool = False
+    head: nn.Module,
+    data: FeatureData,
+    recipe: Recipe,
+    run: Path,
+    prior: Prior,
+    extra: dict[str, Any],
+    *,
+    keep_result: bool = False,
 ) -> dict[str, Any]:
     """Score the evaluation split, write scores/SPLIT.npz and (unless `keep_result`) result.json, return the result."""
     rows = data.evaluation
-    verb, noun = score(head, data, rows)
+    verb, noun = score(head, data, rows, prior, extra["precision"], recipe.train.batch_size)
     write_scores(run, recipe.data.eval_split, data, rows, verb, noun)
-    prior = [np.tile(p, (len(rows), 1)) for p in data.log_prior()]
+    guesses = [np.tile(values, (len(rows), 1)) for values in prior]
     result = {
         "title": recipe.title or run.name,
         "head": recipe.head,
@@ -70,9 +93,8 @@ def evaluate_head(
         "text_protocol": data.text_protocol,
         "streams": data.provenance,
         "metrics": measure(data, rows, verb, noun),
-        "prior_metrics": measure(data, rows, *prior),
+        "prior_metrics": measure(data, rows, *guesses),
         "rows": {
-            "train": len(data.train),
             "scored": len(rows),
             "scored_by_prior": int((~data.usable[rows]).sum()),
             "failed": data.failed,
@@ -82,7 +104,7 @@ def evaluate_head(
         "seed": recipe.train.seed,
         "epochs": recipe.train.epochs,
         "recipe": recipe.model_dump(mode="json", exclude_none=True),
-        "environment": environment(),
+        "environment": environment(next(head.parameters()).device),
         **extra,
     }
     if not keep_result:
@@ -107,7 +129,7 @@ def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path
     own_split = recipe.data.eval_split
     if split:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"eval_split": split})})
-    data = FeatureData(recipe.streams, recipe.data)
+    data = FeatureData(recipe.sources, recipe.data, training=False)
     _refuse_other_features(run, data)
     head = build_head(recipe, data)
     try:
@@ -115,8 +137,11 @@ def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path
     except RuntimeError as error:
         raise DataError(f"{run / MODEL}: does not fit the run's recipe: {error}") from None
     old = json.loads((run / RESULT).read_bytes()) if (run / RESULT).exists() else {}
-    extra = {key: old[key] for key in ("train_seconds", "precision", "processes") if key in old}
-    return evaluate_head(head, data, recipe, run, extra, keep_result=recipe.data.eval_split != own_split)
+    extra = {"precision": "fp32"} | {k: old[k] for k in ("train_rows", "train_seconds", "precision", "processes") if k in old}
+    stored = json.loads((run / PRIOR).read_bytes())
+    prior = (np.array(stored["verb"]), np.array(stored["noun"]))
+    device = "cuda" if torch.cuda.is_available() and not os.environ.get("ACCELERATE_USE_CPU") else "cpu"
+    return evaluate_head(head.to(device), data, recipe, run, prior, extra, keep_result=recipe.data.eval_split != own_split)
 
 
 def _refuse_other_features(run: Path, data: FeatureData) -> None:
@@ -166,33 +191,35 @@ def read_result(run: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
-        if (Path(run) / "recipe.toml").exists():
+        if (Path(run) / RECIPE).exists():
             raise DataError(f"{run}: has no {RESULT}: it has not finished; run the same `mambavl train` again") from None
-        raise DataError(f"{run}: is no run: it has neither {RESULT} nor recipe.toml") from None
+        raise DataError(f"{run}: is no run: it has neither {RESULT} nor {RECIPE}") from None
     except ValueError as error:
         raise DataError(f"{path}: is damaged ({error}); `mambavl evaluate {run}` makes it anew") from None
 
 
-def environment() -> dict[str, str | None]:
+def environment(device: torch.device) -> dict[str, str | None]:
     """What ran: recorded, never compared."""
-    import accelerate
-
     return {
         "mambavl": mambavl.__version__,
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "accelerate": accelerate.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "accelerate": importlib.metadata.version("accelerate"),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this package is installed from; None for a wheel."""
-    folder = Path(mambavl.__file__).resolve().parent
-    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    """The commit of the checkout this package runs from, `-dirty` with uncommitted changes; None where git does not track it."""
+    git = ["git", "-C", str(Path(mambavl.__file__).resolve().parent)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        tracked = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, timeout=10, check=False
+        )
+        if tracked.returncode:
+            return None
+        describe = [*git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+        return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git here: the version alone has to do

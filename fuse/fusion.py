@@ -82,7 +82,7 @@ class FusionConfig(HeadConfig):
     dt_rank: int | None = Field(default=None, ge=1)  # absent: ceil(d_model / 16)
     share: Literal["A", "none", "A+D", "all"] = "A"
     zoh: bool = False  # exact zero-order hold for B in place of delta B
-    pad_text_to: int = Field(default=0, ge=0)  # above 0: text is padded to that many tokens and padding counts (released)
+    pad_text_to: int = Field(default=0, ge=0)  # above 0: questions are padded or cut to it and padding counts (released)
     init: Literal["mamba", "released"] = "mamba"
     scan: str = "auto"
 
@@ -148,7 +148,7 @@ class SSMFusion(nn.Module):
 
     def _batched(self, streams: list[tuple[Tensor, Tensor]], modality: str) -> tuple[Tensor, Tensor]:
         """Streams of one modality in one batch: (streams * B, L, D), right-padded with zeros to the longest."""
-        pad_to = self.config.pad_text_to if modality != "video" else 0
+        pad_to = self.config.pad_text_to if modality == "text" else 0
         longest = pad_to or max(1, *(tokens.shape[1] for tokens, _ in streams))
         tokens = torch.cat([_fit_length(tokens, longest) for tokens, _ in streams])
         lengths = torch.cat([lengths for _, lengths in streams])

@@ -32,7 +32,8 @@ def evaluate(
     verb_scores (N, verbs), noun_scores (N, nouns), labels (N,), unseen (N,) bool. action_scores (N, pairs) ranks the actions in
     place of the products; `pairs` names its columns. Keys: `{group}_{target}_top1`, `_top5`, `_mean_class_recall5`, `_n` (rows),
     `_classes` (classes present), for group in all, unseen, tail; and `relaxed_action_mean_class_recall5`. A measure of no rows
-    is None. Equal scores rank by class id. Raises ValueError for scores that are not finite or do not fit the labels.
+    is None. Equal scores rank by class id. Raises ValueError for NaN and infinite scores (-inf, a probability of 0, may stand
+    beside finite ones) and for labels that the scores have no column for.
     """
     verb_labels, noun_labels = np.asarray(verb_labels), np.asarray(noun_labels)
     rows = len(verb_labels)
@@ -92,8 +93,9 @@ def _check(name: str, scores: np.ndarray, labels: np.ndarray, rows: int) -> None
         raise ValueError(f"{name}: scores of shape {scores.shape} and {len(labels)} labels do not belong together")
     if rows and not (labels.min() >= 0 and labels.max() < scores.shape[1]):
         raise ValueError(f"{name}: labels reach {labels.max()}, the scores have {scores.shape[1]} columns")
-    if not np.isfinite(scores).all():
-        raise ValueError(f"{name}: row {int(np.argmin(np.isfinite(scores).all(1)))} of the scores is not finite")
+    usable = (scores < np.inf).all(1) & (scores > -np.inf).any(1)  # False for NaN; -inf is a probability of 0
+    if not usable.all():
+        raise ValueError(f"{name}: row {int(np.argmin(usable))} of the scores holds NaN, infinity or nothing but -infinity")
 
 
 def _rank(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from mambavl.configs import Config, check, read_toml
+from mambavl.configs import Config, check, did_you_mean, read_toml
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.data import DataConfig, FeatureData, StreamSource
 from mambavl.fuse.fusion import FusionConfig, SSMFusion, check_stream_name
 
-RECIPE, STREAMS, MODEL = "recipe.toml", "streams.json", "model.safetensors"  # files of a run
+# Files of a run: the resolved recipe, what it was fed, class names, the training prior, the head.
+RECIPE, STREAMS, CLASSES, PRIOR, MODEL = "recipe.toml", "streams.json", "classes.json", "prior.json", "model.safetensors"
 
 
 class TrainConfig(Config):
@@ -45,6 +46,7 @@ class Recipe(Config):
     published: dict[Literal["verb", "noun", "action"], float] = Field(default={})  # shown beside what is measured
     head: Literal["mambavl", "mlp", "transformer"] = "mambavl"
     streams: dict[str, StreamSource]
+    use_streams: list[str] | None = None  # absent: all of [streams]; a grid over it gives video-only and text-only controls
     data: DataConfig = DataConfig()
     fusion: FusionConfig = FusionConfig()
     mlp: MLPConfig = MLPConfig()
@@ -61,6 +63,18 @@ class Recipe(Config):
             except UsageError as error:
                 raise ValueError(str(error)) from None
         return streams
+
+    @model_validator(mode="after")
+    def _used_streams_exist(self) -> "Recipe":
+        for name in self.use_streams or ():
+            if name not in self.streams:
+                raise ValueError(f"use_streams names {name!r}, which is not in [streams]{did_you_mean(name, list(self.streams))}")
+        return self
+
+    @property
+    def sources(self) -> dict[str, StreamSource]:
+        """The streams in use."""
+        return {n: s for n, s in self.streams.items() if self.use_streams is None or n in self.use_streams}
 
 
 HEADS = {

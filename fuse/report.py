@@ -10,11 +10,11 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from mambavl.cache import open_store
+from mambavl.cache.schema import Classes
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import evaluate
 from mambavl.fuse.fusion import KNOWN_STREAMS
-from mambavl.fuse.recipe import run_recipe
+from mambavl.fuse.recipe import CLASSES
 
 TARGETS = ("verb", "noun", "action")
 ACTION = "all_action_top1"
@@ -51,7 +51,7 @@ class Entry:
 
     @property
     def seeds(self) -> list[int]:
-        return sorted(result["seed"] for result in self.results)
+        return [result["seed"] for result in self.results]
 
     def values(self, key: str) -> list[float]:
         return [value for result in self.results if (value := result["metrics"].get(key)) is not None]
@@ -79,7 +79,7 @@ def write_report(runs: list[Path], target: Path) -> None:
         entries=entries,
         measures=MEASURES,
         targets=TARGETS,
-        prior=_prior_cells(entries[0]),
+        priors=_priors(entries),
         leaks=leak_sentences(entries),
         notes=_notes(entries),
         curves=_curves(entries),
@@ -91,7 +91,7 @@ def write_report(runs: list[Path], target: Path) -> None:
 
 
 def collect(runs: list[Path]) -> list[Entry]:
-    """Results in the order given; runs whose recipes differ only in the seed share an entry."""
+    """Results in the order given; runs that differ in their seed alone (one recipe, the same stores) share an entry."""
     entries: dict[str, Entry] = {}
     for run in runs:
         result = evaluate.read_result(run)
@@ -99,7 +99,11 @@ def collect(runs: list[Path]) -> list[Entry]:
         if not result["metrics"]:
             raise DataError(f"{run}: split {result['split']} has no labels, so nothing was measured")
         recipe = {**result["recipe"], "train": {**result["recipe"]["train"], "seed": None}}
-        entry = entries.setdefault(json.dumps(recipe, sort_keys=True), Entry(result["title"], [], []))
+        fed = {name: (stream["store_ids"], stream["level"]) for name, stream in result["streams"].items()}
+        key = json.dumps([recipe, fed, result["split"]], sort_keys=True)
+        entry = entries.setdefault(key, Entry(result["title"], [], []))
+        if result["seed"] in entry.seeds:
+            raise UsageError(f"{run} and {entry.runs[entry.seeds.index(result['seed'])]} are the same run; name it once")
         entry.runs.append(run)
         entry.results.append(result)
     return list(entries.values())
@@ -161,32 +165,39 @@ def _sharing(entries: list[Entry]) -> list[str]:
     ]
 
 
-def _prior_cells(entry: Entry) -> dict[str, str]:
-    measured = entry.first["prior_metrics"]
+def _priors(entries: list[Entry]) -> dict[str, dict[str, str]]:
+    """A row for every distinct training prior: its name, and its cells by measure."""
     keys = [key.format(target) for _, key in MEASURES for target in TARGETS]
-    return {key: "–" if measured.get(key) is None else f"{measured[key]:.1f}" for key in keys}
+    rows: dict[str, dict[str, str]] = {}
+    for entry in entries:
+        measured = entry.first["prior_metrics"]
+        cells = {key: "–" if measured.get(key) is None else f"{measured[key]:.1f}" for key in keys}
+        if cells not in rows.values():
+            rows[f"training prior, {entry.first['split']}" + (f" ({len(rows) + 1})" if rows else "")] = cells
+    return rows
 
 
 def _curves(entries: list[Entry]) -> str:
-    """Loss and action top-1 by epoch, one line a run of the first seed, as SVG."""
+    """Loss, verb and noun top-1 by epoch, one line an entry (its first run), as SVG."""
     plt = _pyplot()
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
+    lines, titles = [], []
     for entry in entries:
         path = entry.runs[0] / "curves.jsonl"
         if not path.exists():
             continue
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        axes[0].plot([line["epoch"] for line in lines], [line["loss"] for line in lines], label=entry.title)
-        scored = [line for line in lines if "verb_top1" in line]
+        epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines += axes[0].plot([e["epoch"] for e in epochs], [e["loss"] for e in epochs])
+        titles.append(entry.title)
+        scored = [e for e in epochs if "verb_top1" in e]
         for axis, target in ((axes[1], "verb"), (axes[2], "noun")):
-            axis.plot([line["epoch"] for line in scored], [line[f"{target}_top1"] for line in scored], label=entry.title)
+            axis.plot([e["epoch"] for e in scored], [e[f"{target}_top1"] for e in scored])
     for axis, title in zip(axes, ("training loss", "verb top-1, %", "noun top-1, %"), strict=True):
         axis.set_title(title)
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
-    handles, labels = axes[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    if lines:
+        figure.legend(lines, titles, loc="outside lower center", ncols=4, fontsize=8)
     return _svg(plt, figure)
 
 
@@ -221,8 +232,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: dict[int, str]) 
 
 
 def _class_names(run: Path) -> dict[str, dict[int, str]]:
-    source = next(iter(run_recipe(run).streams.values()))
-    classes = open_store(source.stores[0]).classes
+    classes = Classes.from_json((run / CLASSES).read_bytes())
     return {"verb": classes.verbs, "noun": classes.nouns}
 
 
@@ -232,6 +242,7 @@ def _pyplot():
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.rcParams["text.parse_math"] = False  # a title with a dollar sign is a title
     plt.rcParams["svg.hashsalt"] = "mambavl"  # the same runs give the same page
     plt.rcParams["figure.constrained_layout.use"] = True
     return plt

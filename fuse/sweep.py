@@ -1,18 +1,22 @@
 """`mambavl sweep`: a recipe with a [grid] -> one run a point. A point that has its result.json is skipped."""
 
 import itertools
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mambavl.cache import schema
-from mambavl.configs import check, set_key
+import torch
+from accelerate import PartialState
+
+from mambavl.cache import fsops, schema
+from mambavl.configs import check, override
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.evaluate import RESULT
-from mambavl.fuse.recipe import Recipe
+from mambavl.fuse.recipe import Recipe, build_head
 from mambavl.fuse.train import train
 
 SUMMARY = "summary.json"
@@ -41,15 +45,16 @@ def expand(data: dict[str, Any], out: Path, source: str) -> list[Point]:
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise UsageError(f"{source} [grid]: {key} must be a list of values, got {values!r}")
-    points = []
+    points: dict[str, Point] = {}
     for values in itertools.product(*grid.values()):
         chosen = dict(zip(grid, values, strict=True))
-        point = _copy({key: value for key, value in data.items() if key != "grid"})
-        for key, value in chosen.items():
-            set_key(point, key, value)
-        name = ",".join(f"{key}={_short(value)}" for key, value in chosen.items())
-        points.append(Point(name, chosen, check(point, Recipe, f"{source} [grid {name}]"), out / _safe(name)))
-    return points
+        assignments = [f"{key}={json.dumps(value)}" for key, value in chosen.items()]  # JSON scalars and lists are TOML, too
+        recipe = override({key: value for key, value in data.items() if key != "grid"}, assignments)
+        name = ",".join(f"{key}={value}" for key, value in chosen.items())
+        point = Point(name, chosen, check(recipe, Recipe, f"{source} [grid {name}]"), out / _folder(name, chosen))
+        if points.setdefault(schema.digest(point.recipe.model_dump(mode="json")), point) is not point:
+            raise UsageError(f"{source} [grid]: {name} stands there twice")
+    return list(points.values())
 
 
 def sweep(
@@ -61,11 +66,20 @@ def sweep(
 ) -> list[Point]:
     """Run every unfinished point, then write summary.json; returns the points, best action top-1 first.
 
-    Points that read the same streams share one open set of stores. A point that diverges is marked failed; the others go on.
+    Stores are opened once and every head is built without memory before the first point runs, so that a wrong width or a
+    missing store stops the sweep at once. A point that diverges is marked failed; the others go on.
     """
     opened: dict[str, FeatureData] = {}
     for point in points:
-        point.state = "skipped" if (point.run / RESULT).exists() else "running"
+        point.state = "skipped" if (point.run / RESULT).exists() else "waiting"
+        if point.state == "waiting":
+            data = _data(point.recipe, opened)
+            with torch.device("meta"):
+                build_head(point.recipe, data)
+    fsops.make_folder(out)
+    for point in points:
+        if point.state == "waiting":
+            point.state = "running"
         on_change(points)
 
         def report(line: dict[str, Any], point: Point = point) -> None:
@@ -73,12 +87,7 @@ def sweep(
             on_change(points)
 
         try:
-            data = None
-            if point.state == "running":
-                key = schema.digest([{k: v.model_dump(mode="json") for k, v in point.recipe.streams.items()},
-                                     point.recipe.data.model_dump()])  # fmt: skip
-                data = opened.setdefault(key, None) or FeatureData(point.recipe.streams, point.recipe.data)
-                opened[key] = data
+            data = _data(point.recipe, opened) if point.state == "running" else None
             point.result = train(point.recipe, point.run, data=data, on_epoch=report, should_stop=should_stop)
             point.state = "skipped" if point.state == "skipped" else "done"
         except DataError as error:
@@ -86,17 +95,21 @@ def sweep(
         on_change(points)
     points = sorted(points, key=_score, reverse=True)
     lines = [
-        {
-            "name": p.name,
-            "run": p.run.name,
-            "values": p.values,
-            "error": p.error,
-            "metrics": p.result and p.result["metrics"],
-        }
+        {"name": p.name, "run": p.run.name, "values": p.values, "error": p.error, "metrics": p.result and p.result["metrics"]}
         for p in points
     ]
-    (out / SUMMARY).write_bytes(schema.pretty_json(lines))
+    if PartialState().is_main_process:
+        fsops.write_file(out / SUMMARY, schema.pretty_json(lines))
     return points
+
+
+def _data(recipe: Recipe, opened: dict[str, FeatureData]) -> FeatureData:
+    """The recipe's streams; points that read the same ones share them."""
+    sources = {name: source.model_dump(mode="json") for name, source in recipe.sources.items()}
+    key = schema.digest([sources, recipe.data.model_dump()])
+    if key not in opened:
+        opened[key] = FeatureData(recipe.sources, recipe.data)
+    return opened[key]
 
 
 def flatten(grid: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -107,20 +120,13 @@ def flatten(grid: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _copy(value: Any) -> Any:
-    """A copy of nested tables, so that one point's values never reach another."""
-    return {key: _copy(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-
 def _score(point: Point) -> float:
     score = (point.result or {}).get("metrics", {}).get(SORT_KEY)
     return -1.0 if score is None else score
 
 
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _safe(name: str) -> str:
-    """A folder name: no separators, no leading dot."""
-    return re.sub(r"[^A-Za-z0-9_.,=+-]", "_", name).lstrip(".")[:200]
+def _folder(name: str, values: dict[str, Any]) -> str:
+    """A folder name for a point: its values where they make one, else as much of them as fits and a hash."""
+    safe = re.sub(r"[^A-Za-z0-9_.,=+-]", "_", name)
+    is_whole = safe == name and len(name) <= 120 and not name.startswith(".")
+    return name if is_whole else f"{safe[:100].lstrip('.')}-{schema.digest(values)[:8]}"

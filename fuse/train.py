@@ -7,6 +7,7 @@ stopped. The learning rate counts optimiser updates.
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,17 @@ from mambavl.configs import dump
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse import checkpoint, evaluate
 from mambavl.fuse.data import FeatureData, epoch_batches
-from mambavl.fuse.recipe import MODEL, RECIPE, STREAMS, Recipe, TrainConfig, build_head, read_run_recipe
+from mambavl.fuse.recipe import (
+    CLASSES,
+    MODEL,
+    PRIOR,
+    RECIPE,
+    STREAMS,
+    Recipe,
+    TrainConfig,
+    build_head,
+    read_run_recipe,
+)
 
 CURVES, CHECKPOINTS = "curves.jsonl", "checkpoints"
 
@@ -42,8 +53,8 @@ def train(
 ) -> dict[str, Any]:
     """Train, score and write `run`; returns what is in its result.json. A finished run is returned as it stands.
 
-    Raises UsageError when the folder belongs to another recipe, DataError when the loss stops being finite, Interrupted (after
-    saving a checkpoint) when `should_stop()` turns true.
+    Raises UsageError when the folder belongs to another recipe or was fed from other stores, DataError when training diverges,
+    Interrupted (after saving a checkpoint) when `should_stop()` turns true in any process. One job at a time in a folder.
     """
     if recipe.grid:
         raise UsageError("this recipe has a [grid]; run it with `mambavl sweep`")
@@ -51,34 +62,44 @@ def train(
     _refuse_other_recipe(run, recipe)
     if (run / evaluate.RESULT).exists():
         return evaluate.read_result(run)
-    accelerator = _accelerator(recipe.train)
-    data = data or FeatureData(recipe.streams, recipe.data)
+    data = data or FeatureData(recipe.sources, recipe.data)
+    _refuse_other_stores(run, data)
+    accelerator = _accelerator()
     trainer = _Trainer(recipe, run, data, accelerator)
     if accelerator.is_main_process:
-        fsops.make_folder(run)
-        (run / RECIPE).write_text(dump(recipe), encoding="utf-8")
-        (run / STREAMS).write_bytes(schema.pretty_json(data.provenance))
+        _write_inputs(run, recipe, data)
     accelerator.wait_for_everyone()
     seconds = trainer.fit(on_epoch, should_stop)
     result: dict[str, Any] = {}
     if accelerator.is_main_process:
         head = accelerator.unwrap_model(trainer.model)
-        checkpoint.save_weights(run / MODEL, head.state_dict())
         extra = {
+            "train_rows": len(data.train),
             "train_seconds": round(seconds, 2),
             "precision": trainer.precision,
             "processes": accelerator.num_processes,
         }
-        result = evaluate.evaluate_head(head, data, recipe, run, extra)
+        checkpoint.save_weights(run / MODEL, head.state_dict())
+        result = evaluate.evaluate_head(head, data, recipe, run, data.log_prior(), extra)
         fsops.remove_folder(run / CHECKPOINTS)
     accelerator.wait_for_everyone()
     return result or evaluate.read_result(run)
 
 
+def _write_inputs(run: Path, recipe: Recipe, data: FeatureData) -> None:
+    """All that evaluation and the report need of the recipe and the stores, so that a run stands on its own."""
+    prior = {target: values.tolist() for target, values in zip(("verb", "noun"), data.log_prior(), strict=True)}
+    fsops.make_folder(run)
+    fsops.write_file(run / STREAMS, schema.pretty_json(data.provenance))
+    fsops.write_file(run / CLASSES, data.classes.to_json())
+    fsops.write_file(run / PRIOR, schema.pretty_json(prior))
+    fsops.write_file(run / RECIPE, dump(recipe).encode())
+
+
 class _Trainer:
     def __init__(self, recipe: Recipe, run: Path, data: FeatureData, accelerator: Accelerator) -> None:
         self.config, self.run, self.data, self.accelerator = recipe.train, run, data, accelerator
-        self.precision = accelerator.mixed_precision.replace("no", "fp32")
+        self.precision = _precision(recipe.train.precision, accelerator.device)
         head = build_head(recipe, data)
         self.updates_per_epoch = math.ceil(len(data.train) / self.config.batch_size)
         self.model, self.optimizer = accelerator.prepare(head, build_optimizer(head, self.config))
@@ -109,15 +130,16 @@ class _Trainer:
         for number, rows in enumerate(batches):
             if number < self.batch:
                 continue  # done before the run was interrupted
-            if should_stop():
+            if self._sum(float(should_stop())) > 0:  # every process stops at the same batch
                 if self.accelerator.is_main_process:
                     self._save()
+                self.accelerator.wait_for_everyone()
                 raise Interrupted(f"{self.run}: stopped in epoch {self.epoch + 1}; the same command resumes")
             self.loss_sum += self._update(number, rows)
             self.batch = number + 1
 
     def _update(self, number: int, rows: np.ndarray) -> float:
-        """One optimiser update on a global batch, of which this process takes every n-th row."""
+        """One optimiser update on a global batch, of which this process takes every n-th row; returns the batch's mean loss."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         mine = rows[rank::processes]
         weight = len(mine) * processes / len(rows)  # DDP averages over processes, the loss over rows
@@ -127,23 +149,30 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self._factor(update)
         torch.manual_seed(_seed(self.config.seed, self.epoch, number, rank))  # dropout
-        verb, noun = self.data.labels(mine, self.accelerator.device)
-        with self.accelerator.autocast():
-            out = self.model(self.data.batch(mine, self.accelerator.device))
+        device = self.accelerator.device
+        verb, noun = self.data.labels(mine, device)
+        with evaluate.autocast(device, self.precision):
+            out = self.model(self.data.batch(mine, device))
         loss = weight * (self._cross_entropy(out["verb"], verb) + self._cross_entropy(out["noun"], noun))
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            ids = ", ".join(self.data.segments[row].narration_id for row in mine[:5])
-            raise DataError(
-                f"{self.run}: diverged: the loss is {value} in epoch {self.epoch + 1}, batch {number + 1} (rows {ids}, ...); "
-                "lower train.lr and train.lr_ssm"
-            )
         self.accelerator.backward(loss)
-        if self.config.clip_norm:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        limit = self.config.clip_norm or math.inf
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
+        value = self._sum(float(loss.detach())) / processes
+        if not (math.isfinite(norm) and math.isfinite(value)):  # gradients are averaged, so all processes see the same
+            ids = ", ".join(self.data.segments[row].narration_id for row in rows[:5])
+            raise DataError(
+                f"{self.run}: diverged: loss {value}, gradient norm {norm} in epoch {self.epoch + 1}, batch {number + 1} "
+                f"(rows {ids}, ...); lower train.lr and train.lr_ssm"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         return value
+
+    def _sum(self, value: float) -> float:
+        """Over all processes."""
+        if self.accelerator.num_processes == 1:
+            return value
+        return float(self.accelerator.reduce(torch.tensor(value, device=self.accelerator.device), "sum"))
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
@@ -161,8 +190,9 @@ class _Trainer:
         }
         is_due = (self.epoch + 1) % self.config.eval_every == 0 or self.epoch + 1 == self.config.epochs
         if is_due and self.accelerator.is_main_process:
-            scores = evaluate.score(self.accelerator.unwrap_model(self.model), self.data, self.data.evaluation)
-            measured = evaluate.measure(self.data, self.data.evaluation, *scores)
+            head, rows = self.accelerator.unwrap_model(self.model), self.data.evaluation
+            scores = evaluate.score(head, self.data, rows, self.data.log_prior(), self.precision, self.config.batch_size)
+            measured = evaluate.measure(self.data, rows, *scores)
             if measured:
                 line |= {f"{target}_top1": measured[f"all_{target}_top1"] for target in ("verb", "noun", "action")}
         return line
@@ -187,7 +217,7 @@ class _Trainer:
         self.loss_sum, self.seconds = state["loss_sum"], state["seconds"]
         if self.accelerator.is_main_process and (self.run / CURVES).exists():
             lines = (self.run / CURVES).read_text(encoding="utf-8").splitlines(keepends=True)
-            (self.run / CURVES).write_text("".join(lines[: self.epoch]), encoding="utf-8")
+            fsops.write_file(self.run / CURVES, "".join(lines[: self.epoch]).encode())
 
 
 def learning_rate(epoch: float, config: TrainConfig) -> float:
@@ -203,7 +233,7 @@ def build_optimizer(head: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in head.named_parameters():
         is_ssm = name.split(".")[0] in ("mixer", "a_log", "d_skip")
-        decays = config.decay_all or (parameter.ndim > 1 and not name.startswith("a_log"))
+        decays = config.decay_all or (parameter.ndim > 1 and not name.startswith(("a_log", "position")))
         groups.setdefault((is_ssm, decays), []).append(parameter)
     described = [
         {
@@ -233,13 +263,38 @@ def _refuse_other_recipe(run: Path, recipe: Recipe) -> None:
         )
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
-    """Accelerate's launcher may set precision itself; `auto` then takes what it says."""
-    precision = {"fp32": "no", "bf16": "bf16"}.get(config.precision)
-    if precision is None and torch.cuda.is_available() and torch.cuda.is_bf16_supported():
-        precision = "bf16"
+def _refuse_other_stores(run: Path, data: FeatureData) -> None:
+    """A run that was interrupted goes on with the very features that it began with."""
+    if not (run / STREAMS).exists():
+        return
+
+    def fed(provenance: dict[str, Any]) -> dict[str, Any]:
+        return {name: {k: v for k, v in entry.items() if k != "stores"} for name, entry in provenance.items()}
+
+    faults = schema.differences(fed(json.loads((run / STREAMS).read_bytes())), fed(data.provenance))
+    if faults:
+        raise UsageError(
+            f"{run}: was begun with other stores. What differs (begun with -> given):\n  "
+            + "\n  ".join(faults[:20])
+            + "\nUse another --out."
+        )
+
+
+def _accelerator() -> Accelerator:
+    """Devices and DDP. Precision is ours (evaluate.autocast), so that runs of one sweep may differ in it."""
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-    return Accelerator(mixed_precision=precision or "no", kwargs_handlers=[ddp])
+    return Accelerator(mixed_precision="no", kwargs_handlers=[ddp])
+
+
+def _precision(wanted: str, device: torch.device) -> str:
+    """`auto`: what Accelerate's launcher was told; else bfloat16 on a GPU that has it, float32 elsewhere."""
+    if wanted != "auto":
+        return wanted
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", "bf16"):
+        raise UsageError(f"accelerate was launched with mixed precision {launched!r}; heads train in fp32 or bf16")
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return "bf16" if launched == "bf16" or has_bf16 else "fp32"
 
 
 def _seed(*parts: int) -> int:

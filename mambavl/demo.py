@@ -138,7 +138,7 @@ def _train(folder: Path, quick: bool, should_stop: Any) -> dict[str, list[Path]]
             update(done, len(planned))
             recipe = _recipe(folder, row, seed)
             inputs = (row.protocol, row.video, row.text)
-            data[inputs] = data.get(inputs) or FeatureData(recipe.streams, recipe.data)
+            data[inputs] = data.get(inputs) or FeatureData(recipe.sources, recipe.data)
             path = folder / "runs" / f"{_slug(row.title)}_seed{seed}"
             train(recipe, path, data=data[inputs], should_stop=should_stop)
             runs.setdefault(row.title, []).append(path)

@@ -18,6 +18,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_none_left_is_an_error(tmp_path)
         save_checkpoint(tmp_path, step, model, optimizer, {"epoch": step})
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept == ["step-00000002", "step-00000003"]  # one older one stays until the next is safe
+    save_checkpoint(tmp_path, 3, model, optimizer, {"epoch": 3})  # again: what is there and sound stays
     loaded, again, state, complaints = load_checkpoint(tmp_path)
     assert torch.equal(loaded["w"], model["w"])
     assert torch.equal(again["state"][0]["exp_avg"], torch.ones(3))

@@ -215,7 +215,7 @@ def test_one_process_under_accelerate_and_two_under_torchrun_learn_the_same(road
     accelerate = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
                   "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    learned = {}
+    learned, losses = {}, {}
     for processes, launcher in ((1, accelerate), (2, torchrun)):
         out = road / f"launched{processes}"
         command = [sys.executable, *launcher, "-m", "mambavl", "train", str(road / "mine.toml")]
@@ -225,8 +225,10 @@ def test_one_process_under_accelerate_and_two_under_torchrun_learn_the_same(road
         assert done.returncode == 0, done.stderr[-3000:]
         assert json.loads((out / "result.json").read_text())["processes"] == processes
         learned[processes] = load_file(out / "model.safetensors")
+        losses[processes] = [json.loads(line)["loss"] for line in (out / "curves.jsonl").read_text().splitlines()]
     for name, value in learned[1].items():
         torch.testing.assert_close(learned[2][name], value, rtol=2e-3, atol=2e-4)
+    assert losses[2] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.parametrize(("error", "code"), [(DataError("x"), 1), (UsageError("x"), 2), (Interrupted("x"), 75)])

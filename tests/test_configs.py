@@ -14,7 +14,7 @@ from mambavl.extract.job import TextExtraction, VideoExtraction
 from mambavl.fuse.recipe import Recipe
 
 STREAMS = {"video": {"store": "v.zarr", "level": "frame"}}
-PACKAGED = ("fuse/default", "fuse/paper", "fuse/released", "fuse/table3", "fuse/sharing", "fuse/demo")
+PACKAGED = ("fuse/default", "fuse/paper", "fuse/released", "fuse/table3", "fuse/sharing", "fuse/controls", "fuse/demo")
 
 
 @pytest.mark.parametrize("name", PACKAGED)

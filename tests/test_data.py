@@ -35,7 +35,7 @@ def test_text_streams_of_two_protocols_are_refused(stores, tmp_path):
         "noun_question": StreamSource(store=tmp_path / "generic.zarr", level="noun_question/last_hidden"),
     }
     with pytest.raises(DataError, match="different protocols: generic, oracle"):
-        FeatureData(sources, DataConfig()).text_protocol
+        FeatureData(sources, DataConfig())
 
 
 def test_an_unknown_level_or_split_is_named(stores):

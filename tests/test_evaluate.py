@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from mambavl.configs.errors import DataError
+from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import evaluate, report
 from mambavl.fuse.train import train
 from tiny import ROWS, make_dense_store, tiny_recipe
@@ -18,6 +18,17 @@ def test_evaluating_again_gives_the_same_scores(stores, tmp_path):
     train_rows = evaluate.evaluate_run(tmp_path / "run", split="train")
     assert train_rows["split"] == "train"
     assert evaluate.read_result(tmp_path / "run")["split"] == "validation"  # the run's own result stays
+
+
+def test_a_store_of_another_split_alone_can_be_scored(stores, tmp_path):
+    """It holds no training rows, so the run's own prior has to serve."""
+    first = train(tiny_recipe(stores, text=False), tmp_path / "run")
+    make_dense_store(tmp_path / "test.zarr", ROWS, splits=("test",))
+    result = evaluate.evaluate_run(tmp_path / "run", split="test", streams={"video": tmp_path / "test.zarr"})
+    assert result["rows"]["scored"] == ROWS
+    assert result["precision"] == first["precision"]
+    with pytest.raises(UsageError, match="no row of the stores belongs to split 'validation'"):
+        evaluate.evaluate_run(tmp_path / "run", streams={"video": tmp_path / "test.zarr"})
 
 
 def test_features_of_another_encoder_are_refused_at_evaluation(stores, tmp_path):

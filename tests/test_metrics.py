@@ -111,11 +111,14 @@ def test_marginalizing_gives_a_class_without_a_pair_probability_zero():
     verbs, nouns = marginalize(scores, [(0, 1), (0, 2), (3, 1)], num_verbs=4, num_nouns=4)
     np.testing.assert_allclose(verbs, [[0.7, 0, 0, 0.3]])
     np.testing.assert_allclose(nouns, [[0, 0.8, 0.2, 0]])
+    with np.errstate(divide="ignore"):
+        out = evaluate(np.log(verbs), np.log(nouns), np.array([3]), np.array([2]))  # log 0 = -inf is a score
+    assert (out["all_verb_top1"], out["all_verb_top5"], out["all_action_top5"]) == (0, 100, 100)
 
 
 def test_scores_that_are_not_finite_or_do_not_fit_are_refused():
     verb, noun, verb_labels, noun_labels = random_case()
-    with pytest.raises(ValueError, match="row 3 of the scores is not finite"):
+    with pytest.raises(ValueError, match="row 3 of the scores holds NaN"):
         evaluate(np.where(np.arange(200)[:, None] == 3, np.nan, verb), noun, verb_labels, noun_labels)
     with pytest.raises(ValueError, match="labels reach"):
         evaluate(verb, noun, verb_labels + 5, noun_labels)
@@ -125,7 +128,7 @@ def test_scores_that_are_not_finite_or_do_not_fit_are_refused():
 
 @pytest.mark.shared
 def test_guessing_the_prior_on_the_real_validation_list_gives_the_known_figures(shared):
-    """EK100 facts: the commonest class gives verb 20.0, noun 3.9, action 2.1 top-1; recall@5 6.4 / 2.4 / 0.4."""
+    """EK100 facts: class frequencies alone give verb 20.0, noun 3.9, action 2.1 top-1; recall@5 6.4 / 2.4 / 0.4."""
     from mambavl.extract.annotations import read_annotations
 
     annotations = read_annotations(shared / "data" / "ek100")
@@ -133,6 +136,7 @@ def test_guessing_the_prior_on_the_real_validation_list_gives_the_known_figures(
     rows = [s for s in annotations.segments if s.split == "validation"]
     verb = np.tile(np.bincount([s.verb_class for s in train], minlength=97) / len(train), (len(rows), 1))
     noun = np.tile(np.bincount([s.noun_class for s in train], minlength=300) / len(train), (len(rows), 1))
+    pairs, counts = np.unique([(s.verb_class, s.noun_class) for s in train], axis=0, return_counts=True)
     out = evaluate(
         np.log(verb + 1e-9),
         np.log(noun + 1e-9),
@@ -141,7 +145,12 @@ def test_guessing_the_prior_on_the_real_validation_list_gives_the_known_figures(
         unseen=np.array([s.participant_id in annotations.unseen_participants for s in rows]),
         tail_verbs=sorted(annotations.tail_verbs),
         tail_nouns=sorted(annotations.tail_nouns),
+        action_scores=np.tile(np.log(counts), (len(rows), 1)),
+        pairs=pairs.tolist(),
     )
+    assert out["all_action_top1"] == pytest.approx(2.1, abs=0.1)
+    assert out["all_action_top5"] == pytest.approx(8.9, abs=0.1)
+    assert out["all_action_mean_class_recall5"] == pytest.approx(0.4, abs=0.1)
     assert out["all_verb_top1"] == pytest.approx(20.0, abs=0.1)
     assert out["all_verb_top5"] == pytest.approx(63.2, abs=0.1)
     assert out["all_noun_top1"] == pytest.approx(3.9, abs=0.1)

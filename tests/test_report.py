@@ -1,13 +1,15 @@
 """The report: self-contained, escaped, honest about text."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
 
+from mambavl.configs.errors import UsageError
 from mambavl.fuse import report
 from mambavl.fuse.train import train
-from tiny import tiny_recipe
+from tiny import ROWS, make_text_store, tiny_recipe
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +51,27 @@ def test_a_confusion_matrix_counts_by_hand():
     matrix, names = report.confusion(np.array([0, 0, 2, 2]), np.array([0, 2, 2, 7]), {0: "cut", 2: "open"})
     assert names == ["cut", "open", "other"]
     np.testing.assert_allclose(matrix[:2], [[0.5, 0.5, 0], [0, 0.5, 0.5]])
+
+
+def test_runs_fed_from_other_stores_are_never_averaged_and_none_counts_twice(stores, tmp_path):
+    for protocol, seed in (("oracle", 0), ("generic", 1)):
+        shutil.rmtree(tmp_path / "text.zarr", ignore_errors=True)
+        make_text_store(tmp_path / "text.zarr", ROWS, protocol=protocol)
+        recipe = tiny_recipe(stores, seed=seed)
+        moved = {
+            n: s if n == "video" else s.model_copy(update={"store": tmp_path / "text.zarr"}) for n, s in recipe.streams.items()
+        }
+        train(recipe.model_copy(update={"streams": moved}), tmp_path / protocol)
+    entries = report.collect([tmp_path / "oracle", tmp_path / "generic"])
+    assert [(entry.seeds, entry.first["text_protocol"]) for entry in entries] == [([0], "oracle"), ([1], "generic")]
+    with pytest.raises(UsageError, match="are the same run; name it once"):
+        report.collect([tmp_path / "oracle", tmp_path / "oracle"])
+
+
+def test_a_title_may_hold_anything_and_stores_may_be_gone(stores, tmp_path):
+    shutil.copytree(stores, tmp_path / "stores")
+    train(tiny_recipe(tmp_path / "stores", title=r"_$\frac$ & co"), tmp_path / "run")
+    shutil.rmtree(tmp_path / "stores")
+    report.write_report([tmp_path / "run"], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert r"_$\frac$ &amp; co" in text

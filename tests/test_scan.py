@@ -58,6 +58,38 @@ def test_padding_changes_nothing():
         assert not y[row, length:].any()
 
 
+def test_constant_b_and_c_stop_at_padding_too():
+    x = inputs()
+    x["B"], x["C"] = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+    lengths = torch.tensor([7, 3, 0])
+    for z in (x.pop("z"), None):
+        y = selective_scan(**x, z=z, delta_softplus=True, lengths=lengths)
+        assert not y[1, 3:].any()
+        expected = y.sum(1) / lengths.clamp(min=1)[:, None]
+        torch.testing.assert_close(pooled_selective_scan(**x, z=z, delta_softplus=True, lengths=lengths), expected)
+
+
+def test_exact_hold_is_smooth_where_a_is_nothing():
+    """At A = 0 the hold is delta B; nearby, value and gradient must neither break off nor blow up."""
+    x = inputs(dtype=torch.float32)
+    at_zero = selective_scan(x["u"], x["delta"], torch.zeros_like(x["A"]), x["B"], x["C"], zoh=True)
+    torch.testing.assert_close(at_zero, selective_scan(x["u"], x["delta"], torch.zeros_like(x["A"]), x["B"], x["C"]))
+    gradients = []
+    for size in (0.0, 1e-10, 1e-4):
+        a = torch.full_like(x["A"], -size).requires_grad_()
+        selective_scan(x["u"], x["delta"], a, x["B"], x["C"], zoh=True).sum().backward()
+        gradients.append(a.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
+    torch.testing.assert_close(gradients[0], gradients[2], rtol=1e-2, atol=1e-2)
+
+
+def test_the_mean_counts_steps_exactly_in_low_precision():
+    ones = torch.ones(1, 257, 1, dtype=torch.bfloat16)
+    zero = torch.zeros(1, 1)
+    pooled = pooled_selective_scan(ones, ones, zero, torch.zeros(1, 257, 1), torch.zeros(1, 257, 1), D=torch.ones(1))
+    assert pooled.item() == 1.0
+
+
 def test_nan_in_padding_stays_out_of_the_result_and_of_every_gradient():
     x = {k: v.requires_grad_() for k, v in inputs().items()}
     with torch.no_grad():

@@ -51,3 +51,31 @@ def test_a_grid_is_checked_before_anything_runs(stores, tmp_path):
             expand({**data, "grid": grid}, tmp_path, "tiny.toml")
     with pytest.raises(UsageError, match="mambavl sweep"):
         train(check({**data, "grid": {"train": {"lr": [1]}}}, Recipe, "tiny.toml"), tmp_path / "run")
+
+
+def test_points_keep_apart_and_are_not_repeated(stores, tmp_path):
+    data = tiny_recipe(stores).model_dump(mode="json", exclude_none=True)
+    near = expand({**data, "grid": {"train": {"lr": [0.0012345678, 0.0012345679]}}}, tmp_path, "tiny.toml")
+    assert len({point.run for point in near}) == 2
+    titles = expand({**data, "grid": {"title": ["a/b", "a_b", "x" * 300, "x" * 301]}}, tmp_path, "tiny.toml")
+    assert len({point.run for point in titles}) == 4
+    assert all(point.run.parent == tmp_path and len(point.run.name) < 130 for point in titles)
+    with pytest.raises(UsageError, match="stands there twice"):
+        expand({**data, "grid": {"train": {"lr": [1e-3, 0.001]}}}, tmp_path, "tiny.toml")
+
+
+def test_heads_are_built_before_anything_is_trained(stores, tmp_path):
+    data = tiny_recipe(stores).model_dump(mode="json", exclude_none=True)
+    points = expand({**data, "grid": {"fusion": {"video_mlp_layers": [1, 0]}}}, tmp_path / "sweep", "tiny.toml")
+    with pytest.raises(UsageError, match="6 channels and d_model is 16"):
+        sweep(points, tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_grid_over_precision_and_over_streams(stores, tmp_path):
+    data = tiny_recipe(stores, epochs=1).model_dump(mode="json", exclude_none=True)
+    grid = {"train": {"precision": ["fp32", "bf16"]}, "use_streams": [["video"], ["verb_question", "noun_question"]]}
+    points = sweep(expand({**data, "grid": grid}, tmp_path, "tiny.toml"), tmp_path)
+    assert {(point.result["precision"], tuple(sorted(point.result["streams"]))) for point in points} == {
+        (precision, streams) for precision in ("fp32", "bf16") for streams in (("video",), ("noun_question", "verb_question"))
+    }

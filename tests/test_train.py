@@ -1,17 +1,19 @@
 """Training on tiny stores: learning, determinism, resuming, schedules, parameter groups."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from mambavl.configs import check
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse import evaluate
 from mambavl.fuse.data import FeatureData
-from mambavl.fuse.recipe import TrainConfig, build_head
+from mambavl.fuse.recipe import Recipe, TrainConfig, build_head
 from mambavl.fuse.train import build_optimizer, learning_rate, train
-from tiny import tiny_recipe, weights
+from tiny import make_dense_store, tiny_recipe, weights
 
 
 @pytest.mark.parametrize("head", ["mambavl", "mlp", "transformer"])
@@ -68,8 +70,36 @@ def test_a_run_without_text_is_called_none(stores, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_rows(stores, tmp_path):
-    with pytest.raises(DataError, match=r"diverged: the loss is (nan|inf) in epoch \d+, batch \d+ \(rows P01_"):
+    with pytest.raises(DataError, match=r"diverged: loss (nan|inf).* in epoch \d+, batch \d+ \(rows P01_"):
         train(tiny_recipe(stores, lr=1e30, lr_ssm=1e30, clip_norm=0, warmup_epochs=0), tmp_path / "run")
+
+
+def test_weights_that_explode_in_the_last_update_are_a_clear_error_too(stores, tmp_path):
+    with pytest.raises(DataError, match="diverged"):
+        train(tiny_recipe(stores, lr=1e30, lr_ssm=1e30, warmup_epochs=0, batch_size=100, epochs=1), tmp_path / "run")
+
+
+def test_a_run_does_not_go_on_with_other_features(stores, tmp_path):
+    """The store of an interrupted run was replaced in place: its second half must not be trained on something else."""
+    shutil.copytree(stores / "video.zarr", tmp_path / "video.zarr")
+    recipe = tiny_recipe(stores, text=False)
+    source = recipe.streams["video"].model_copy(update={"store": tmp_path / "video.zarr"})
+    recipe = recipe.model_copy(update={"streams": {"video": source}})
+    calls = iter(range(1000))
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "run", should_stop=lambda: next(calls) >= 5)
+    shutil.rmtree(tmp_path / "video.zarr")
+    make_dense_store(tmp_path / "video.zarr", 48, group_rows=16)
+    with pytest.raises(UsageError, match=r"begun with other stores.*\n  video\.store_ids"):
+        train(recipe, tmp_path / "run")
+
+
+def test_a_run_may_use_some_of_its_streams(stores, tmp_path):
+    recipe = tiny_recipe(stores).model_copy(update={"use_streams": ["verb_question", "noun_question"]})
+    result = train(recipe, tmp_path / "run")
+    assert set(result["streams"]) == {"verb_question", "noun_question"}
+    with pytest.raises(UsageError, match="did you mean `video`"):
+        check({**recipe.model_dump(mode="json", exclude_none=True), "use_streams": ["vidoe"]}, Recipe, "r.toml")
 
 
 def test_the_schedule_warms_up_and_falls_along_half_a_cosine():

@@ -49,10 +49,10 @@ CLASSES = Classes(
 
 
 def make_dense_store(
-    path: Path, rows: int = 20, *, group_rows: int = 8, width: int = 6, steps: int = 4, recipe=None, failed=None
+    path: Path, rows: int = 20, *, group_rows: int = 8, width: int = 6, steps: int = 4, recipe=None, failed=None, splits=None
 ):
     """A finished video store of frame features that depend on the labels; returns the features. failed: row -> status."""
-    segments = make_segments(rows)
+    segments = make_segments(rows, splits or ("train", "validation"))
     level = Level("frame", "dense", (1, steps, width), "float32", steps=steps)
     rng = np.random.default_rng(0)
     centres_v, centres_n = rng.normal(size=(3, width)), rng.normal(size=(4, width))

@@ -33,8 +33,9 @@ def pooled_selective_scan(
     total = torch.zeros(u.shape[0], u.shape[2], dtype=_wide(u.dtype), device=u.device)
     for _, y in _steps(u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths, initial_state, zoh):
         total = total + y
-    count = u.new_full((u.shape[0],), u.shape[1]) if lengths is None else lengths
-    return (total / count.clamp(min=1).to(total.dtype)[:, None]).to(u.dtype)
+    length = u.shape[1]
+    count = torch.full_like(total[:, 0], length) if lengths is None else lengths.to(total).clamp(max=length)
+    return (total / count.clamp(min=1)[:, None]).to(u.dtype)
 
 
 def _steps(
@@ -60,7 +61,7 @@ def _steps(
     if delta_softplus:
         delta = F.softplus(delta)
     if lengths is not None:
-        # Zeros at padding: exp(0 A) = 1 keeps the state, 0 B u adds nothing, C h + D 0 = 0. `where`, not `*`, stops a NaN there.
+        # Zeros at padding: exp(0 A) = 1 keeps the state and 0 B u adds nothing. `where`, not `*`, stops a NaN that stands there.
         valid = (torch.arange(length, device=u.device) < lengths.to(u.device)[:, None])[..., None]  # (B, L, 1)
         u, delta, B, C, z = (None if x is None else _zero_outside(valid, x) for x in (u, delta, B, C, z))
     h = _start(u, A, h)
@@ -69,14 +70,21 @@ def _steps(
     steps = zip(u.unbind(1), delta.unbind(1), _by_step(B, length, channels), _by_step(C, length, channels), strict=True)
     for t, (u_t, delta_t, b, c) in enumerate(steps):  # (B, D), (B, D), and b, c ready to meet (B, D, N)
         decay = delta_t[..., None] * A
-        gain = torch.expm1(decay) / A if zoh else delta_t[..., None]
+        gain = delta_t[..., None] * _phi(decay) if zoh else delta_t[..., None]
         h = torch.exp(decay) * h + gain * b * u_t[..., None]
         y = (h * c).sum(-1)
         if D is not None:
             y = y + D.to(wide) * u_t
         if gates is not None:
             y = y * gates[t]
-        yield h, y
+        yield h, y if lengths is None else torch.where(valid[:, t], y, 0.0)
+
+
+def _phi(x: Tensor) -> Tensor:
+    """(exp(x) - 1) / x, which is 1 at 0: exact ZOH is delta phi(delta A) B, and A may be 0."""
+    small = x.abs() < 1e-2
+    safe = torch.where(small, 1.0, x)
+    return torch.where(small, 1 + x / 2 * (1 + x / 3 * (1 + x / 4)), torch.expm1(safe) / safe)
 
 
 def _start(u: Tensor, A: Tensor, initial_state: Tensor | None) -> Tensor:
