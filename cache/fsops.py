@@ -6,18 +6,21 @@ write, fsync, rename, fsync of the folder is written once.
 
 import errno
 import os
+import re
 import shutil
+import socket
 import uuid
 from pathlib import Path
 
 from mambavl.configs.errors import DataError
 
 TEMPORARY = ".partial-"
+_WRITER = f"{re.sub(r'[^A-Za-z0-9]', '', socket.gethostname())}-{os.getpid()}"  # so that nobody sweeps a living writer's files
 
 
 def write_file(path: Path, *pieces: bytes | memoryview) -> None:
     """Put a whole file in place or leave what was there: temporary name, fsync, rename, fsync of the folder."""
-    temporary = path.parent / f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}"
+    temporary = path.parent / f"{TEMPORARY}{_WRITER}-{uuid.uuid4().hex[:8]}-{path.name}"
     size = sum(memoryview(piece).nbytes for piece in pieces)
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -68,14 +71,31 @@ def make_folder(path: Path) -> None:
         raise _explained(error, path, 0) from error
 
 
+def sweep_temporaries(folder: Path) -> int:
+    """Remove what killed processes of this machine left between write and rename; returns their number."""
+    host, swept = _WRITER.rpartition("-")[0], 0
+    for path in folder.rglob(f"{TEMPORARY}{host}-*"):
+        pid = path.name.removeprefix(f"{TEMPORARY}{host}-").partition("-")[0]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            path.unlink(missing_ok=True)
+            swept += 1
+    return swept
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True
+
+
 def rename(source: Path, target: Path) -> None:
     """Move a finished file or folder to its final name within one folder."""
     os.rename(source, target)
     sync_folder(target.parent)
-
-
-def remove_file(path: Path) -> None:
-    path.unlink(missing_ok=True)
 
 
 def remove_folder(path: Path) -> None:

@@ -77,7 +77,8 @@ class FeatureStore:
         Returns (tokens (B, L, D) in the stored dtype, lengths (B,) int64), zeros from each length on. Dense: L tokens, grids
         flattened row by row. Ragged: padded to the longest of the batch. Raises DataError for a row whose status is not ok.
         """
-        rows = np.asarray(rows, np.int64)
+        rows = np.asarray(rows)
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
         spec = self.layout.level(level)
         bad = rows[self.status[rows] != schema.OK]
         if len(bad):

@@ -178,7 +178,7 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 def write_segments(segments: tuple[Segment, ...]) -> bytes:
     """segments.csv: every column of the data set in seconds and classes, lists as JSON."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a bare carriage return would end the row
     writer.writerow([f.name for f in fields(Segment)])
     for segment in segments:
         writer.writerow([_cell(getattr(segment, f.name)) for f in fields(Segment)])

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 
 from mambavl.cache import fsops, journal, schema
@@ -30,6 +29,10 @@ SPEC, SEGMENTS, CLASSES, MANIFEST, ENVIRONMENT = (
     "manifest.json",
     "environment.json",
 )
+REQUIRED = {
+    SPEC: {"schema", "kind", "recipe", "levels", "rows", "rows_per_group", "frame_pts", "segments_sha256", "classes_sha256"},
+    MANIFEST: {"schema", "spec_sha256", "files", "failures", "store_id"},
+}
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,7 @@ class StoreWriter:
             self._refuse_other(read_spec(self.path))
         else:
             self._create(files, environment)
-        for orphan in self.path.rglob(f"{fsops.TEMPORARY}*"):
-            fsops.remove_file(orphan)  # left by a kill between write and rename
+        fsops.sweep_temporaries(self.path)
         self._journal = self.path / "commit" / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.journal"
 
     def _create(self, files: dict[str, bytes], environment: dict) -> None:
@@ -193,9 +195,7 @@ class StoreWriter:
             fsops.write_file(path, data)
         record = {
             "group": group,
-            "files": {
-                name: [len(data), google_crc32c.value(data), hashlib.sha256(data).hexdigest()] for name, data in files.items()
-            },
+            "files": {name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in files.items()},
             "failures": [
                 [self.segments[self.layout.rows_of(group)[row]].narration_id, int(rows.status[row]), reason]
                 for row, reason in sorted((rows.reasons or {}).items())
@@ -247,7 +247,10 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     if not path.is_dir():
         raise DataError(f"{path}: no such store; make it with `mambavl extract video` or `mambavl extract text`")
     try:
-        return json.loads((path / name).read_bytes())
+        found = json.loads((path / name).read_bytes())
+        if not isinstance(found, dict) or not found.keys() >= REQUIRED[name]:
+            raise ValueError(f"it lacks {', '.join(sorted(REQUIRED[name]))}")
+        return found
     except FileNotFoundError:
         raise DataError(f"{path}: is no feature store: it has no {name}") from None
     except ValueError as error:
@@ -260,13 +263,30 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def committed_groups(path: Path, layout: Layout) -> dict[int, dict[str, Any]]:
-    """Row group -> its newest record, for the groups whose files are all there at their recorded length."""
-    done = {}
+    """Row group -> its record, for the groups whose files are all there at their recorded length.
+
+    Where several writers recorded a group with other bytes, the one whose sha256 the files have; none, if none has.
+    """
+    path = Path(path)
+    claims: dict[int, list[dict[str, Any]]] = {}
     for record in records(path):
-        sizes = layout.file_sizes(record["group"])
-        if all(_size(Path(path) / name) == size == record["files"].get(name, [None])[0] for name, size in sizes.items()):
-            done[record["group"]] = record
+        known = claims.setdefault(record["group"], [])
+        if all(record["files"] != other["files"] for other in known):
+            known.append(record)
+    done = {}
+    for group, known in claims.items():
+        sizes = layout.file_sizes(group)
+        fitting = [r for r in known if all(_size(path / n) == size == r["files"].get(n, [None])[0] for n, size in sizes.items())]
+        if len(fitting) > 1:
+            fitting = [record for record in fitting if _has_content(path, record)]
+        if fitting:
+            done[group] = fitting[0]
     return done
+
+
+def _has_content(path: Path, record: dict[str, Any]) -> bool:
+    """By sha256. A crc32c would not do: over rows that carry their own crc32c it is the same whatever they hold."""
+    return all(hashlib.sha256((path / name).read_bytes()).hexdigest() == sha256 for name, (_, sha256) in record["files"].items())
 
 
 def _size(path: Path) -> int | None:
@@ -281,6 +301,12 @@ def finalize(path: Path) -> dict[str, Any]:
     path = Path(path)
     spec = read_spec(path)
     layout = Layout.from_spec(spec)
+    if (path / MANIFEST).exists():  # closed before: never written anew from files that may have changed since
+        faults = verify(path)
+        if faults:
+            listed = "\n  ".join(faults[:20])
+            raise DataError(f"{path}: was finished and is damaged since; move it away and extract anew:\n  {listed}")
+        return read_json(path, MANIFEST)
     done = committed_groups(path, layout)
     if len(done) < layout.groups:
         missing = sum(len(layout.rows_of(group)) for group in range(layout.groups) if group not in done)
@@ -291,7 +317,7 @@ def finalize(path: Path) -> dict[str, Any]:
     attributes = {"mambavl": {"schema": schema.SCHEMA_VERSION, "spec_sha256": schema.digest(spec)}}
     for name in [SPEC, SEGMENTS, CLASSES, *layout.metadata(attributes)]:
         data = (path / name).read_bytes()
-        files[name] = [len(data), google_crc32c.value(data), hashlib.sha256(data).hexdigest()]
+        files[name] = [len(data), hashlib.sha256(data).hexdigest()]
     manifest = {
         "schema": schema.SCHEMA_VERSION,
         "spec_sha256": schema.digest(spec),
@@ -364,5 +390,5 @@ def _verify_file(path: Path, name: str, entry: list, deep: bool) -> Iterator[str
         yield f"{name}: is missing"
     elif size != entry[0]:
         yield f"{name}: has {size:,} bytes, expected {entry[0]:,}"
-    elif deep and hashlib.sha256((path / name).read_bytes()).hexdigest() != entry[2]:
+    elif deep and hashlib.sha256((path / name).read_bytes()).hexdigest() != entry[1]:
         yield f"{name}: sha256 does not match the manifest"

@@ -62,7 +62,7 @@ def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
     data = _copy(data)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
-        if not equals or not key.strip():
+        if not equals or not all(part.strip() for part in key.split(".")):
             raise UsageError(f"--set {assignment!r}: expected key=value, for example --set train.lr=1e-3")
         set_key(data, key.strip(), parse_value(text.strip()))
     return data

@@ -9,10 +9,10 @@ import ast
 import csv
 import hashlib
 import io
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from mambavl.cache.schema import Classes, Segment
@@ -93,10 +93,6 @@ class Annotations:
             unseen_participants=tuple(sorted(self.unseen_participants)),
         )
 
-    @cached_property
-    def by_id(self) -> dict[str, Segment]:
-        return {segment.narration_id: segment for segment in self.segments}
-
 
 def spoken(key: str) -> str:
     """A class key or instance in speaking order: nouns are stored head first (`bottle:water`), verbs with hyphens."""
@@ -121,14 +117,17 @@ def read_annotations(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> 
     for split in splits:
         segments += reader.segments(split, verbs, nouns)
     seen: dict[str, str] = {}
+    cooks: dict[str, str] = {}
     for segment in segments:
+        if cooks.setdefault(segment.video_id, segment.participant_id) != segment.participant_id:
+            reader.problem(f"video {segment.video_id} belongs to {cooks[segment.video_id]} and to {segment.participant_id}")
         if segment.narration_id in seen:
             reader.problem(
                 f"narration_id {segment.narration_id} occurs twice ({seen[segment.narration_id]} and {segment.split}); "
                 "a segment must have one id and one split"
             )
         seen[segment.narration_id] = segment.split
-    unseen_split = "test" if tuple(splits) == ("test",) else "validation"
+    unseen = [reader.participants(name) for name in _unseen_lists(folder, splits)]
     annotations = Annotations(
         folder=folder,
         segments=tuple(sorted(segments, key=canonical_order)),
@@ -136,12 +135,19 @@ def read_annotations(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> 
         nouns=nouns,
         tail_verbs=frozenset(reader.id_list("EPIC_100_tail_verbs.csv", "verb", verbs)),
         tail_nouns=frozenset(reader.id_list("EPIC_100_tail_nouns.csv", "noun", nouns)),
-        unseen_participants=frozenset(reader.participants(f"EPIC_100_unseen_participant_ids_{unseen_split}.csv")),
+        unseen_participants=frozenset(participant for found in unseen for participant in found),
         videos=reader.video_info(),
         sha256=reader.sha256,
     )
     reader.finish()
     return annotations
+
+
+def _unseen_lists(folder: Path, splits: tuple[str, ...]) -> list[str]:
+    """The lists of unseen participants that belong to some splits: validation's, and the test list's where there is one."""
+    test = "EPIC_100_unseen_participant_ids_test.csv"
+    names = ["EPIC_100_unseen_participant_ids_validation.csv"] if set(splits) != {"test"} or not (folder / test).is_file() else []
+    return names + ([test] if "test" in splits and (folder / test).is_file() else [])
 
 
 class _Reader:
@@ -180,6 +186,9 @@ class _Reader:
             columns = table.fieldnames
             if not columns:
                 raise DataError(f"{path}: is empty; expected a header with {', '.join(required)}")
+            twice = sorted({column for column in columns if columns.count(column) > 1})
+            if twice:
+                raise DataError(f"{path}: names the column {', '.join(twice)} twice")
             missing = [column for column in required if column not in columns]
             if missing:
                 raise DataError(f"{path}: has no column {', '.join(missing)}; its columns are {', '.join(columns)}")
@@ -304,7 +313,12 @@ class _Reader:
         return [class_id for class_id in ids if class_id is not None]
 
     def participants(self, name: str) -> list[str]:
-        return [row["participant_id"] for _, row in self.rows(name, ("participant_id",))]
+        found = []
+        for line, row in self.rows(name, ("participant_id",)):
+            found.append(row["participant_id"].strip())
+            if not _ID.fullmatch(found[-1]):
+                self.problem(f"{self.folder / name}:{line}: participant_id {row['participant_id']!r} is no id")
+        return found
 
     def video_info(self) -> dict[str, VideoInfo]:
         name, videos = "EPIC_100_video_info.csv", {}
@@ -313,6 +327,8 @@ class _Reader:
             try:
                 width, height = (int(side) for side in row["resolution"].split("x"))
                 info = VideoInfo(float(row["duration"]), float(row["fps"]), width, height)
+                if not (math.isfinite(info.duration) and math.isfinite(info.fps)):
+                    raise ValueError
             except ValueError:
                 self.problem(f"{where}: duration, fps or resolution is no number: {row}")
                 continue

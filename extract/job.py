@@ -27,13 +27,13 @@ from mambavl.configs import Config
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract import encoders
 from mambavl.extract.annotations import DEFAULT_SPLITS, Annotations, find_video
+from mambavl.extract.encoders import WeightsState
 from mambavl.extract.encoders.text import TextLevel
-from mambavl.extract.questions import read_questions
+from mambavl.extract.questions import QUESTION_KEYS, read_questions
 from mambavl.extract.sampling import Sampling, Window, window
 from mambavl.extract.video import Decoder, Reader, VideoError, open_video
 
 NUMERICS = 1  # raised by hand whenever the same settings come to give other features
-QUESTIONS = ("verb_question", "noun_question")
 
 
 class VideoExtraction(Config):
@@ -41,6 +41,7 @@ class VideoExtraction(Config):
 
     encoder: str
     weights: str | None = None  # a file; "random" for an untrained encoder; absent: the encoder's own
+    weights_state: WeightsState | None = None  # what the weights were trained on; absent: the encoder's record
     image_size: int | None = Field(default=None, ge=16, le=2048)  # absent: the encoder's own
     fit: Literal["crop", "squash"] = "crop"  # short side to image_size and the centre, or the whole frame squeezed
     levels: tuple[encoders.Level, ...] = Field(default=("frame",), min_length=1)
@@ -48,7 +49,7 @@ class VideoExtraction(Config):
     sampling: Sampling = Sampling()
     decoder: Decoder = "pyav"
     dtype: Literal["float16", "float32"] = "float16"
-    splits: tuple[Literal["train", "validation", "test"], ...] = DEFAULT_SPLITS
+    splits: tuple[Literal["train", "validation", "test"], ...] = Field(default=DEFAULT_SPLITS, min_length=1)
     video_hash: Literal["fast", "full"] = "fast"  # size and time of change, or sha256 of every video
     rows_per_group: int | None = Field(default=None, ge=1, le=65_536)  # absent: about 16 MiB a shard
     batch_rows: int = Field(default=8, ge=1, le=4096)  # rows encoded together
@@ -62,9 +63,10 @@ class TextExtraction(Config):
 
     encoder: str
     weights: str | None = None  # a folder with config, tokenizer and model.safetensors
+    weights_state: WeightsState | None = None  # what the weights were trained on; absent: the encoder's record
     levels: tuple[TextLevel, ...] = Field(default=("last_hidden",), min_length=1)
     dtype: Literal["float16", "float32"] = "float16"
-    splits: tuple[Literal["train", "validation", "test"], ...] = DEFAULT_SPLITS
+    splits: tuple[Literal["train", "validation", "test"], ...] = Field(default=DEFAULT_SPLITS, min_length=1)
     rows_per_group: int | None = Field(default=None, ge=1, le=65_536)
     batch_texts: int = Field(default=64, ge=1, le=4096)
     device: str = "auto"
@@ -145,7 +147,7 @@ def extract_text(
             "generate it for the same splits"
         )
     segments = annotations.segments
-    tokens = {q: [encoder.tokenize(getattr(asked[segment.narration_id], q)) for segment in segments] for q in QUESTIONS}
+    tokens = {q: [encoder.tokenize(getattr(asked[segment.narration_id], q)) for segment in segments] for q in QUESTION_KEYS}
     first = asked[segments[0].narration_id]
     provenance = {"protocol": first.protocol, "backend": first.backend, "prompt_version": first.prompt_version}
     spec = _text_spec(annotations, questions, provenance, encoder, options, tokens)
@@ -154,7 +156,7 @@ def extract_text(
 
     def encode(rows: Sequence[Segment], summary: Summary) -> RowGroup:
         index = [row_of[segment.narration_id] for segment in rows]
-        ids = {q: [tokens[q][row] for row in index] for q in QUESTIONS}
+        ids = {q: [tokens[q][row] for row in index] for q in QUESTION_KEYS}
         return _text_group(encoder, ids, options, summary)
 
     return _run(writer, encode, shard, progress, should_stop)
@@ -232,6 +234,8 @@ class _VideoPipeline:
 
     @torch.inference_mode()
     def _encode(self, clips: list["_Clip"]) -> dict[str, np.ndarray]:
+        if all(clip.status != "ok" for clip in clips):  # nothing to see, as in the first second before an action
+            return {level.name: np.zeros((len(clips), *level.shape[1:]), np.float32) for level in self.levels}
         pixels = torch.from_numpy(np.stack([clip.pixels for clip in clips])).to(self.device)  # (B, T, S, S, 3)
         if self.encoder.pixels.colour == "BGR":
             pixels = pixels.flip(-1)
@@ -436,29 +440,36 @@ def _fingerprint(path: Path | None, method: str) -> list[Any] | None:
 
 def _text_group(encoder: nn.Module, ids: dict[str, list[list[int]]], options: TextExtraction, summary: Summary) -> RowGroup:
     since = time.perf_counter()
-    distinct = list({tuple(tokens): None for q in QUESTIONS for tokens in ids[q]})  # each text once, in order
+    distinct = list({tuple(tokens): None for q in QUESTION_KEYS for tokens in ids[q]})  # each text once, in order
     place = {tokens: i for i, tokens in enumerate(distinct)}
     features: dict[str, list[np.ndarray]] = {level: [] for level in options.levels}
     for batch in _chunks(distinct, options.batch_texts):
         for level, values in encoder.encode([list(tokens) for tokens in batch], options.levels).items():
             features[level] += [value.numpy() for value in values]
-    levels, lengths = {}, {}
-    rows = len(ids[QUESTIONS[0]])
-    for question in QUESTIONS:
+    levels, lengths, reasons = {}, {}, {}
+    for question in QUESTION_KEYS:
         order = [place[tuple(tokens)] for tokens in ids[question]]
-        lengths[f"{question}/length"] = np.array([len(tokens) for tokens in ids[question]])
         for level in options.levels:
-            found = [features[level][i] for i in order]
-            levels[f"{question}/{level}"] = (
-                np.stack([_one_vector(value) for value in found]) if level == "pooled" else np.concatenate(found)
-            ).astype(options.dtype)
+            with np.errstate(over="ignore"):  # a value past float16's range becomes infinite and is refused here
+                found = [features[level][i].astype(options.dtype) for i in order]
+            for row, value in enumerate(found):
+                if not np.isfinite(value).all():
+                    reasons.setdefault(row, f"{options.encoder}: {question} at level {level} holds NaN or infinity")
+            levels[f"{question}/{level}"] = found
+        lengths[f"{question}/length"] = np.array([len(tokens) for tokens in ids[question]])
+    bad = np.isin(np.arange(len(order)), list(reasons))
+    for name in lengths:
+        lengths[name] = np.where(bad, 0, lengths[name])
+    for name, found in levels.items():
+        kept = [value[:0] if row in reasons else value for row, value in enumerate(found)]
+        levels[name] = np.stack([_one_vector(v) for v in kept]) if name.endswith("/pooled") else np.concatenate(kept)
     summary.timed("encode", since)
-    status = np.full(rows, schema.OK, np.uint8)
-    return RowGroup(levels=levels, lengths=lengths, status=status, flags=np.zeros(rows, np.uint8))
+    status = np.where(bad, schema.STATUS_CODE["nonfinite_features"], schema.OK).astype(np.uint8)
+    return RowGroup(levels=levels, lengths=lengths, status=status, flags=np.zeros(len(order), np.uint8), reasons=reasons)
 
 
 def _one_vector(value: np.ndarray) -> np.ndarray:
-    """(1, D); zeros for an empty text, whose length of 0 says that it does not count."""
+    """(1, D); zeros for an empty or failed text, whose length of 0 says that it does not count."""
     return value if len(value) else np.zeros((1, value.shape[1]), value.dtype)
 
 
@@ -470,11 +481,11 @@ def _text_spec(
     options: TextExtraction,
     tokens: dict[str, list[list[int]]],
 ) -> dict[str, Any]:
-    lengths = {q: np.array([len(ids) for ids in tokens[q]]) for q in QUESTIONS}
-    row_bytes = max(lengths[q].mean() for q in QUESTIONS) * encoder.width * np.dtype(options.dtype).itemsize
+    lengths = {q: np.array([len(ids) for ids in tokens[q]]) for q in QUESTION_KEYS}
+    row_bytes = max(lengths[q].mean() for q in QUESTION_KEYS) * encoder.width * np.dtype(options.dtype).itemsize
     group_rows = options.rows_per_group or schema.rows_per_group(row_bytes)
     levels = []
-    for question in QUESTIONS:
+    for question in QUESTION_KEYS:
         largest = max(int(lengths[question][i : i + group_rows].sum()) for i in range(0, len(lengths[question]), group_rows))
         capacity = max(1, -(-largest // schema.TOKEN_CHUNK)) * schema.TOKEN_CHUNK
         for level in options.levels:
@@ -514,7 +525,9 @@ def _build_encoder(options: VideoExtraction | TextExtraction, kind: str) -> nn.M
         other = "text" if kind == "video" else "video"
         raise UsageError(f"{options.encoder} is a {other} encoder; use `mambavl extract {other}`")
     sizes = {"image_size": options.image_size} if kind == "video" and options.image_size else {}
-    return encoders.build(options.encoder, weights=options.weights, **sizes)
+    encoder = encoders.build(options.encoder, weights=options.weights, **sizes)
+    encoder.state = options.weights_state or encoder.state
+    return encoder
 
 
 def _encoder_spec(encoder: nn.Module) -> dict[str, Any]:
@@ -534,7 +547,13 @@ def _annotation_inputs(annotations: Annotations, splits: tuple[str, ...]) -> dic
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.zeros(1, device=name).device
+        if device.type == "meta":
+            raise RuntimeError("it computes nothing")
+        return device
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
 
 
 def _some(names: list[str]) -> str:

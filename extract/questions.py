@@ -137,6 +137,8 @@ def write_questions(path: Path, questions: Iterable[Question]) -> int:
     """Write one JSON line a question and return their number; the file appears whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; name the file to write, such as {path / 'questions.jsonl'}")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
     try:
@@ -170,11 +172,12 @@ def read_questions(path: Path) -> dict[str, Question]:
                 f"{where}: narration_id {question.narration_id} is already on line {lines[question.narration_id]}; "
                 "keep one of the two"
             )
-        if question.protocol != first.protocol:
-            raise DataError(
-                f"{where}: protocol {question.protocol!r}, but line 1 says {first.protocol!r}; "
-                "keep each protocol in a file of its own"
-            )
+        for field in ("protocol", "backend", "prompt_version"):
+            if getattr(question, field) != getattr(first, field):
+                raise DataError(
+                    f"{where}: {field} {getattr(question, field)!r}, but line 1 says {getattr(first, field)!r}; "
+                    "keep questions of one making in a file of their own"
+                )
         questions[question.narration_id], lines[question.narration_id] = question, number
     return questions
 
@@ -328,13 +331,20 @@ def _places(
 ) -> tuple[set[int], set[int]]:
     """Where the verb and the noun stand; every own form is in one of the two."""
     verbs, nouns = _matches(words, own_verb), _matches(words, own_noun)
+    if verbs <= nouns:  # no own verb but what is also the noun: perhaps the narration has another verb than the label
+        others = _matches(words, [_any_verb(annotations)]) - nouns
+        if not verbs:  # "open tap" is turn-on, all 651 times
+            verbs = set(sorted(others)[:1])
+        elif others and min(others) < min(nouns):  # "close tap" is turn-off, and turn-off's instance `tap-off` makes "tap" a verb
+            verbs = verbs | {min(others)}
     both = verbs & nouns  # "tap-off" makes "tap" a form of turn-off; "turn off tap" must still be two masks
     if both and both == verbs:
         both = both - {min(both)}  # "brush brush": narrations put the verb first
-    if not verbs:  # the narration has another verb than the label: "open tap" is turn-on, all 651 times
-        any_verb = (tuple(instance for names in annotations.verbs.instances.values() for instance in names), "verb")
-        verbs = set(sorted(_matches(words, [_class_forms(*any_verb)]) - nouns)[:1])
     return verbs - both, nouns - (verbs - both)
+
+
+def _any_verb(annotations: Annotations) -> frozenset[Form]:
+    return _class_forms(tuple(instance for names in annotations.verbs.instances.values() for instance in names), "verb")
 
 
 def _hint(kind: Kind, category: str, own: Sequence[tuple[frozenset[Form], ...]]) -> str | None:

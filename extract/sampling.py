@@ -53,7 +53,7 @@ def segment_uniform(start: float, stop: float, frames: int) -> np.ndarray:
 
 
 def strict_anticipation(start: float, frames: int, tau_a: float) -> Window:
-    """`frames` of the 64 moments, 1/30 s apart, that end at start - tau_a (EK100's rule: nothing later is seen).
+    """`frames` of the 64 frames, 1/30 s each, that are shown in [start - tau_a - 64/30, start - tau_a]; nothing later is seen.
 
     Moments before the video repeat its first frame and are flagged. A window that ends at or before 0 is empty: 28 rows of
     EK100's validation list.
@@ -61,6 +61,6 @@ def strict_anticipation(start: float, frames: int, tau_a: float) -> Window:
     end = start - tau_a
     if end <= 0:
         return Window(np.empty(0))
-    picks = np.round(np.linspace(0, OBSERVED_FRAMES - 1, frames))
-    times = end - (OBSERVED_FRAMES - 1 - picks) / OBSERVED_RATE
+    picks = np.round(np.linspace(OBSERVED_FRAMES - 1, 0, frames))[::-1]  # from the end: a single frame is the latest
+    times = end - (OBSERVED_FRAMES - picks) / OBSERVED_RATE
     return Window(np.maximum(times, 0.0), FLAG_BEFORE_START if times[0] < 0 else 0)

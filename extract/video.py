@@ -5,6 +5,8 @@ time past the end, or a file that cannot be decoded raises VideoError with the s
 handed out in its place.
 """
 
+import errno
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,9 +16,12 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import DataError, UsageError
 
 HOLD = 0.1  # seconds past the end for which the last frame may stand in: P29_05_563 ends 0.01 s after its video
+
+GAP = 2.5  # times a frame's own duration (or the file's usual one) that it may stay on display; beyond it frames are missing
+READ_ERRORS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}  # the disk's or the network's fault, not the video's
 
 Decoder = Literal["pyav", "decord"]
 
@@ -35,6 +40,7 @@ class Timeline:
 
     pts: np.ndarray  # (frames,) increasing, pts[0] == 0
     end: float
+    longest: np.ndarray  # (frames,) how long each frame may be on display before frames must be missing after it
 
     @property
     def fps(self) -> float:
@@ -43,14 +49,19 @@ class Timeline:
     def at(self, times: np.ndarray) -> tuple[np.ndarray, bool]:
         """The displayed frame's index at each time, and whether the last frame had to be held for a moment.
 
-        Raises VideoError `short_video` for a time more than HOLD past the end.
+        Raises VideoError: `short_video` for a time more than HOLD past the end, `damaged_frame` for one in a hole of the file.
         """
         late = times[times > self.end + HOLD]
         if len(late):
             raise VideoError("short_video", f"the video ends at {self.end:.2f} s, a frame at {late.max():.2f} s was wanted")
         # half a tick of a 90 kHz clock: a timestamp that is a rounded frame time still means that frame
-        index = np.searchsorted(self.pts, times + 5e-6, side="right") - 1
-        return np.maximum(index, 0), bool((times > self.end).any())
+        index = np.maximum(np.searchsorted(self.pts, times + 5e-6, side="right") - 1, 0)
+        lost = times[(times - self.pts[index] > self.longest[index]) & (times <= self.end)]
+        if len(lost):
+            raise VideoError(
+                "damaged_frame", f"the file holds no frame for {lost.min():.2f} s, though it goes on to {self.end:.2f} s"
+            )
+        return index, bool((times > self.end).any())
 
 
 class Reader(Protocol):
@@ -96,6 +107,15 @@ class PyAVReader:
         self._container.close()
 
     @property
+    def width(self) -> int:
+        """Of the picture as it is stored; a rotation mark may turn it."""
+        return self._stream.codec_context.width
+
+    @property
+    def height(self) -> int:
+        return self._stream.codec_context.height
+
+    @property
     def codec(self) -> str:
         return self._stream.codec_context.codec.canonical_name
 
@@ -104,12 +124,12 @@ class PyAVReader:
         stream.thread_count = 1
         shown, keys, durations = [], [], {}
         for packet in self._packets():
-            if packet.is_discard:
-                continue  # pre-roll that an edit list hides: decoded, never displayed
-            shown.append(packet.pts)
-            durations[packet.pts] = packet.duration or 0
             if packet.is_keyframe:
                 keys.append(packet.pts)
+            if packet.is_discard:
+                continue  # pre-roll that an edit list hides: decoded, since others hang on it, never displayed
+            shown.append(packet.pts)
+            durations[packet.pts] = packet.duration or 0
         if not shown or not keys:
             raise ValueError("holds no decodable picture")
         self._shown = np.array(sorted(shown), np.int64)
@@ -117,8 +137,10 @@ class PyAVReader:
         base = float(Fraction(stream.time_base))
         ticks = self._shown - self._shown[0]
         typical = float(np.median(np.diff(ticks))) if len(ticks) > 1 else 1.0
-        last = float(durations[int(self._shown[-1])] or typical)
-        self.timeline = Timeline(pts=ticks * base, end=float(ticks[-1] + last) * base)
+        lasts = np.array([durations[int(pts)] or typical for pts in self._shown])
+        self.timeline = Timeline(
+            pts=ticks * base, end=float(ticks[-1] + lasts[-1]) * base, longest=np.maximum(lasts, typical) * base * GAP
+        )
 
     def _packets(self) -> Iterator:
         """Packets of the picture that carry a time; a file that breaks off simply ends."""
@@ -146,7 +168,9 @@ class PyAVReader:
                     yield index, self._pixels(frame, index)
                 if not missing:
                     return
-        except self._av.FFmpegError as error:
+        except (self._av.FFmpegError, ValueError) as error:
+            if getattr(error, "errno", None) in READ_ERRORS:
+                raise DataError(f"{self.path}: cannot be read ({_first_line(error)}); run the same command again") from None
             reason = _first_line(error)
         for pts, index in sorted(missing.items()):
             at = (pts - int(self._shown[0])) * float(Fraction(self._stream.time_base))
@@ -247,5 +271,5 @@ def _rotation(reader: PyAVReader) -> float:
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
+    text = re.sub(r"^\[Errno \d+\] ", "", str(error).strip()).splitlines()  # FFmpeg's numbers mean nothing to a reader
     return text[0] if text else type(error).__name__

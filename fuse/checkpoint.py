@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -105,3 +106,5 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         return load(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path}: is not there; the run has not finished (run `mambavl train` with the same --out)") from None
+    except SafetensorError as error:
+        raise DataError(f"{path}: is damaged ({error}); train the run anew") from None

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from mambavl.cache import FeatureStore, open_store, schema
@@ -29,6 +29,14 @@ class StreamSource(Config):
     store: Path | tuple[Path, ...]
     level: str = "frame"
     modality: str = ""  # absent: `text` for questions, else the stream's own name
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _path_or_paths(cls, value: Any) -> Any:
+        paths = value if isinstance(value, (list, tuple)) else [value]
+        if not paths or not all(isinstance(path, (str, Path)) and str(path) for path in paths):
+            raise ValueError("expected the path of a store, or a list of such paths")
+        return value
 
     @property
     def stores(self) -> tuple[Path, ...]:
@@ -110,11 +118,11 @@ class FeatureData:
         return found
 
     def _protocol(self) -> str:
-        """oracle, predicted, generic, or none where no stream is text."""
+        """oracle, predicted, generic or none (empty texts); `absent` where no stream is text."""
         protocols = {entry["questions"]["protocol"] for entry in self.provenance.values() if "questions" in entry}
         if len(protocols) > 1:
             raise DataError(f"the text streams were made under different protocols: {', '.join(sorted(protocols))}")
-        return protocols.pop() if protocols else "none"
+        return protocols.pop() if protocols else "absent"
 
     def batch(self, rows: np.ndarray, device: torch.device | str = "cpu") -> Streams:
         """stream -> (tokens (B, L, D) float32, lengths (B,)) of some rows, in the order given."""

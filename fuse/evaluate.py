@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mambavl.fuse.data import FeatureData
 from mambavl.fuse.recipe import MODEL, PRIOR, RECIPE, STREAMS, Recipe, build_head, run_recipe
 
 RESULT, SCORES = "result.json", "scores"
+REQUIRED = {"metrics", "prior_metrics", "split", "streams", "recipe", "seed"}
 
 Prior = tuple[np.ndarray, np.ndarray]  # log-probabilities (verbs,), (nouns,) of the training labels
 
@@ -136,7 +138,10 @@ def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path
         head.load_state_dict(weights)
     except RuntimeError as error:
         raise DataError(f"{run / MODEL}: does not fit the run's recipe: {error}") from None
-    old = json.loads((run / RESULT).read_bytes()) if (run / RESULT).exists() else {}
+    try:
+        old = read_result(run)
+    except DataError:
+        old = {}  # gone or damaged: it is made anew
     extra = {"precision": "fp32"} | {k: old[k] for k in ("train_rows", "train_seconds", "precision", "processes") if k in old}
     stored = json.loads((run / PRIOR).read_bytes())
     prior = (np.array(stored["verb"]), np.array(stored["noun"]))
@@ -181,7 +186,7 @@ def read_scores(run: Path, split: str) -> dict[str, np.ndarray]:
             return dict(scores)
     except FileNotFoundError:
         raise DataError(f"{run}: has no scores ({path} is not there); `mambavl evaluate {run}` makes them") from None
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: cannot be read ({error}); `mambavl evaluate {run}` makes it anew") from None
 
 
@@ -189,8 +194,18 @@ def read_result(run: Path) -> dict[str, Any]:
     """Raises DataError when there is none."""
     path = Path(run) / RESULT
     try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
+        result = json.loads(path.read_bytes())
+        if not isinstance(result, dict) or not result.keys() >= {
+            "metrics",
+            "prior_metrics",
+            "split",
+            "streams",
+            "recipe",
+            "seed",
+        }:
+            raise ValueError("it holds no result")
+        return result
+    except (FileNotFoundError, NotADirectoryError):
         if (Path(run) / RECIPE).exists():
             raise DataError(f"{run}: has no {RESULT}: it has not finished; run the same `mambavl train` again") from None
         raise DataError(f"{run}: is no run: it has neither {RESULT} nor {RECIPE}") from None

@@ -9,6 +9,7 @@ Sharing A gives no forward path from one modality to the other: the sum is the o
 """
 
 import math
+import re
 from typing import Any, Literal
 
 import torch
@@ -91,7 +92,8 @@ class FusionConfig(HeadConfig):
     def _apply_preset(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        return {**PRESETS.get(data.get("preset", "default"), {}), **data}
+        preset = data.get("preset", "default")
+        return {**(PRESETS.get(preset, {}) if isinstance(preset, str) else {}), **data}
 
     @property
     def d_inner(self) -> int:
@@ -273,9 +275,11 @@ def routes(streams: dict[str, Any], routing: Routing) -> dict[str, list[str]]:
 
 def check_stream_name(name: str) -> None:
     """Any name makes a stream, but a near miss of a known one is refused: it would be routed wrongly without a word."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
+        raise UsageError(f"a stream's name is made of letters, digits and _, not {name!r}")
     near = [known for known in KNOWN_STREAMS if name != known and edit_distance(name, known) <= 2]
     if near and name not in KNOWN_STREAMS:
-        raise UsageError(f"[streams.{name}]: is this stream meant to be `{name}`{did_you_mean(name, near)}")
+        raise UsageError(f"there is no stream `{name}`{did_you_mean(name, near)} A stream of your own needs a name further off.")
 
 
 def check_streams(streams: Streams, shapes: dict[str, StreamShape]) -> None:

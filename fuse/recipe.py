@@ -33,7 +33,7 @@ class TrainConfig(Config):
     decay_all: bool = False  # also A_log, D, biases and norms, as the release does
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     clip_norm: float = Field(default=1.0, ge=0)  # 0: no clipping
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on a GPU; the scan's state is float32 always
     eval_every: int = Field(default=1, ge=1)  # epochs
     checkpoint_every: int = Field(default=1, ge=1)  # epochs

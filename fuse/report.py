@@ -18,6 +18,7 @@ from mambavl.fuse.recipe import CLASSES
 
 TARGETS = ("verb", "noun", "action")
 ACTION = "all_action_top1"
+LINES = ("-", "--", ":", "-.")
 CLASSES_SHOWN = 20  # in a confusion matrix; the rest is one row and one column
 MEASURES = (
     ("top-1", "all_{}_top1"),
@@ -70,9 +71,10 @@ class Entry:
 
 def write_report(runs: list[Path], target: Path) -> None:
     """Write the page for some finished runs. Raises DataError for a run without result or scores, naming the command to run."""
-    if not runs:
-        raise UsageError("no run was named; `mambavl report runs/* --out report.html`")
-    entries = collect([Path(run) for run in runs])
+    folders = [Path(run) for run in runs if not Path(run).is_file()]  # `runs/sweep/*` names the sweep's summary.json, too
+    if not folders:
+        raise UsageError("no run folder was named; for example `mambavl report runs/* --out report.html`")
+    entries = collect(folders)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     template = resources.files("mambavl.fuse").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = environment.from_string(template).render(
@@ -84,6 +86,8 @@ def write_report(runs: list[Path], target: Path) -> None:
         notes=_notes(entries),
         curves=_curves(entries),
         confusions=[(entry, _confusions(entry)) for entry in entries],
+        noise=196 * (0.25 / min(entry.first["rows"]["scored"] for entry in entries)) ** 0.5,
+        rows=min(entry.first["rows"]["scored"] for entry in entries),
         published=any(entry.published for entry in entries),
     )
     Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -186,15 +190,22 @@ def _curves(entries: list[Entry]) -> str:
         path = entry.runs[0] / "curves.jsonl"
         if not path.exists():
             continue
-        epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
+            raise DataError(f"{path}: is damaged ({error}); remove it to show the run without curves") from None
         lines += axes[0].plot([e["epoch"] for e in epochs], [e["loss"] for e in epochs])
         titles.append(entry.title)
         scored = [e for e in epochs if "verb_top1" in e]
         for axis, target in ((axes[1], "verb"), (axes[2], "noun")):
             axis.plot([e["epoch"] for e in scored], [e[f"{target}_top1"] for e in scored])
+    for number in range(len(lines)):  # two runs may lie on each other: let the lower one show through
+        for axis in axes:
+            axis.lines[number].set_linestyle(LINES[number % len(LINES)])
     for axis, title in zip(axes, ("training loss", "verb top-1, %", "noun top-1, %"), strict=True):
         axis.set_title(title)
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     if lines:
         figure.legend(lines, titles, loc="outside lower center", ncols=4, fontsize=8)
@@ -212,7 +223,8 @@ def _confusions(entry: Entry) -> str:
         labels, predicted = scores[f"{target}_label"], scores[target].argmax(1)
         known = labels >= 0
         matrix, ticks = confusion(labels[known], predicted[known], names[target])
-        axis.imshow(matrix, vmin=0, vmax=1, cmap="viridis")
+        shares = axis.imshow(100 * matrix, vmin=0, vmax=100, cmap="viridis")
+        figure.colorbar(shares, ax=axis, shrink=0.7, label="% of the label's rows")
         axis.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=7)
         axis.set_yticks(range(len(ticks)), ticks, fontsize=7)
         axis.set_title(f"{target}: label (row) and prediction (column)")
@@ -227,8 +239,10 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: dict[int, str]) 
     matrix = np.zeros((len(shown) + 1, len(shown) + 1))
     for label, guess in zip(labels.tolist(), predicted.tolist(), strict=True):
         matrix[place.get(label, len(shown)), place.get(guess, len(shown))] += 1
-    totals = matrix.sum(1, keepdims=True)
-    return matrix / np.maximum(totals, 1), [names.get(c, str(c)) for c in shown] + ["other"]
+    ticks = [names.get(c, str(c)) for c in shown] + ["other"]
+    if not matrix[-1].any() and not matrix[:, -1].any():
+        matrix, ticks = matrix[:-1, :-1], ticks[:-1]
+    return matrix / np.maximum(matrix.sum(1, keepdims=True), 1), ticks
 
 
 def _class_names(run: Path) -> dict[str, dict[int, str]]:

@@ -51,6 +51,8 @@ def expand(data: dict[str, Any], out: Path, source: str) -> list[Point]:
         assignments = [f"{key}={json.dumps(value)}" for key, value in chosen.items()]  # JSON scalars and lists are TOML, too
         recipe = override({key: value for key, value in data.items() if key != "grid"}, assignments)
         name = ",".join(f"{key}={value}" for key, value in chosen.items())
+        if "title" not in recipe:  # runs that differ in their seed alone carry one title
+            recipe["title"] = ", ".join(f"{key} = {value}" for key, value in chosen.items() if key != "train.seed")
         point = Point(name, chosen, check(recipe, Recipe, f"{source} [grid {name}]"), out / _folder(name, chosen))
         if points.setdefault(schema.digest(point.recipe.model_dump(mode="json")), point) is not point:
             raise UsageError(f"{source} [grid]: {name} stands there twice")

@@ -59,11 +59,15 @@ def train(
     if recipe.grid:
         raise UsageError("this recipe has a [grid]; run it with `mambavl sweep`")
     run = Path(run)
+    _refuse_other_folder(run)
     _refuse_other_recipe(run, recipe)
-    if (run / evaluate.RESULT).exists():
-        return evaluate.read_result(run)
+    is_finished = (run / evaluate.RESULT).exists()
+    if is_finished and not all(store.exists() for source in recipe.sources.values() for store in source.stores):
+        return evaluate.read_result(run)  # the stores have moved on, the run stands
     data = data or FeatureData(recipe.sources, recipe.data)
     _refuse_other_stores(run, data)
+    if is_finished:
+        return evaluate.read_result(run)
     accelerator = _accelerator()
     trainer = _Trainer(recipe, run, data, accelerator)
     if accelerator.is_main_process:
@@ -206,7 +210,8 @@ class _Trainer:
     def _resume(self) -> None:
         found = checkpoint.load_checkpoint(self.run / CHECKPOINTS)
         if found is None:
-            (self.run / CURVES).unlink(missing_ok=True)
+            if self.accelerator.is_main_process and (self.run / CURVES).exists():
+                fsops.write_file(self.run / CURVES, b"")
             return
         model, optimizer, state, complaints = found
         for complaint in complaints:
@@ -247,6 +252,16 @@ def build_optimizer(head: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     if config.optimizer == "sgd":
         return torch.optim.SGD(described, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
     return torch.optim.AdamW(described, lr=config.lr, betas=(0.9, 0.999))
+
+
+def _refuse_other_folder(run: Path) -> None:
+    """Nothing is written into a folder that holds something else."""
+    ours = {RECIPE, STREAMS, CLASSES, PRIOR, CURVES, CHECKPOINTS, MODEL, evaluate.RESULT, evaluate.SCORES}
+    if run.exists() and not run.is_dir():
+        raise UsageError(f"{run}: is a file; name a folder for the run with --out")
+    foreign = [entry.name for entry in run.glob("*") if entry.name not in ours and not entry.name.startswith(fsops.TEMPORARY)]
+    if foreign and not (run / RECIPE).exists():
+        raise UsageError(f"{run}: is no run and not empty ({foreign[0]}); use another --out")
 
 
 def _refuse_other_recipe(run: Path, recipe: Recipe) -> None:

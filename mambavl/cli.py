@@ -40,7 +40,10 @@ for name, sub in (
 AnnotationsOption = Annotated[Path, typer.Option("--annotations", help="Folder of the EPIC_100_*.csv files.")]
 VideosOption = Annotated[Path, typer.Option("--videos", help="Folder that holds P01/videos/P01_01.MP4 or P01/P01_01.MP4.")]
 SplitOption = Annotated[str, typer.Option("--split", help="Splits, separated by commas: train, validation, test.")]
-SetOption = Annotated[list[str], typer.Option("--set", help="Override a key: --set sampling.frames=8. May be repeated.")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", help="Set a key (README lists them): --set sampling.frames=8. Repeatable.")
+]
+RecipeSetOption = Annotated[list[str], typer.Option("--set", help="Override a key: --set train.lr=3e-3. May be repeated.")]
 StoreArgument = Annotated[Path, typer.Argument(help="A feature store.")]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, made by train or sweep.")]
 
@@ -68,19 +71,30 @@ class Task(StrEnum):
 
 def run() -> int:
     """Run the command line and return its exit code."""
-    signal.signal(signal.SIGINT, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         app()
+    except Stopped:
+        print("mambavl: interrupted; the same command resumes", file=sys.stderr)
+        return Interrupted.exit_code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except MambaVLError as error:
         print(f"mambavl: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a disk that is full, a folder that may not be written, an output that is a folder
+        print(f"mambavl: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     return 0
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise Interrupted("interrupted; the same command resumes")
+class Stopped(BaseException):
+    """SIGINT or SIGTERM outside a resumable loop. No Exception, so that no library takes it for a failed import."""
+
+
+def _stop(number: int, frame: object) -> None:
+    raise Stopped
 
 
 def _version(wanted: bool) -> None:
@@ -288,7 +302,7 @@ def cache_finalize(store: StoreArgument) -> None:
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe file, or the name of a packaged one such as fuse/default.")],
-    sets: SetOption = [],  # noqa: B006
+    sets: RecipeSetOption = [],  # noqa: B006
     folder: Annotated[Path | None, typer.Option("--out", help="The run folder. Default: runs/RECIPE.")] = None,
 ) -> None:
     """Train a fusion head from feature stores, score it, write result.json. Run it again to resume."""
@@ -298,15 +312,17 @@ def train(
 
     loaded = load(recipe, Recipe, sets)
     target = folder or Path("runs") / recipe.stem
+    was_finished = (target / "result.json").exists()
     with progress("training", "epochs") as update, stop_on_signal() as should_stop:
         result = train(loaded, target, on_epoch=lambda line: update(line["epoch"], loaded.train.epochs), should_stop=should_stop)
-    _print_result(target, result)
+    _print_result(result)
+    print(f"{target}: had finished before; nothing was done" if was_finished else f"wrote {target / 'result.json'}")
 
 
 @app.command()
 def sweep(
     recipe: Annotated[Path, typer.Argument(help="A recipe with a grid section: keys -> lists of values.")],
-    sets: SetOption = [],  # noqa: B006
+    sets: RecipeSetOption = [],  # noqa: B006
     folder: Annotated[Path | None, typer.Option("--out", help="Folder of the runs. Default: runs/RECIPE.")] = None,
 ) -> None:
     """Train one run for every point of a recipe's grid. Finished points are skipped."""
@@ -371,7 +387,10 @@ def evaluate(
         if not equals:
             raise UsageError(f"--store {assignment!r}: expected STREAM=PATH, for example --store video=stores/video.zarr")
         moved[stream] = Path(path)
-    _print_result(run, evaluate_run(run, split=split, streams=moved))
+    result = evaluate_run(run, split=split, streams=moved)
+    _print_result(result)
+    is_own = result["split"] == result["recipe"]["data"]["eval_split"] and split is None
+    print(f"wrote {run / 'scores' / result['split']}.npz" + (f" and {run / 'result.json'}" if is_own else ""))
 
 
 @app.command()
@@ -386,7 +405,7 @@ def report(
     print(f"wrote {len(runs)} runs to {target}")
 
 
-def _print_result(run: Path, result: dict[str, Any]) -> None:
+def _print_result(result: dict[str, Any]) -> None:
     measured, prior = result["metrics"], result["prior_metrics"]
     table = Table("", "verb", "noun", "action", title=f"{result['title']}, {result['split']}", title_justify="left")
     for label, key in (("top-1", "top1"), ("top-5", "top5"), ("mean class recall@5", "mean_class_recall5")):
@@ -399,7 +418,6 @@ def _print_result(run: Path, result: dict[str, Any]) -> None:
     print(f"text protocol {result['text_protocol']}; {encoders}")
     rows = result["rows"]
     print(f"{rows['scored']:,} rows scored, {rows['scored_by_prior']:,} of them by the prior (no features)")
-    print(f"wrote {run / 'result.json'}")
 
 
 def _percent(value: float | None) -> str:
@@ -413,7 +431,12 @@ def _annotations(folder: Path, split: str):
 
 
 def _splits(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    splits = [part.strip() for part in text.split(",") if part.strip()]
+    if not splits:
+        raise UsageError(f"--split {text!r}: names no split; use train, validation or test, separated by commas")
+    if len(set(splits)) < len(splits):
+        raise UsageError(f"--split {text!r}: names a split twice")
+    return splits
 
 
 def _options(kind: Any, settings: dict[str, Any], sets: list[str]) -> Any:

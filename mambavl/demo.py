@@ -47,7 +47,7 @@ ROWS = (
     MAIN,
     Row("MambaVL, oracle text", protocol="oracle"),
     Row("MambaVL, no text (empty questions)", protocol="none"),
-    Row("MambaVL, nothing shared (share = none)", sets=("fusion.share=none",)),
+    Row("MambaVL, oracle text, nothing shared", protocol="oracle", sets=("fusion.share=none",)),
     Row("MambaVL, video only", text=False),
     Row("MambaVL, text only, oracle", protocol="oracle", video=False),
     Row("MLP, generic text", sets=("head=mlp",)),

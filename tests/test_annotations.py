@@ -127,6 +127,8 @@ def test_a_bad_cell_is_named_with_file_line_and_column(tmp_path, cells, said):
         (b"\xff\xfe" + HEADER.encode(), "not UTF-8"),
         (f'{HEADER}\n"{ROW}\n', "CSV"),
         (None, "has no EPIC_100_train.csv"),
+        (f"{HEADER},verb_class\n{ROW},1\n", "names the column verb_class twice"),
+        (f"{HEADER}\n{ROW}\n{ROW.replace('_0,P01,', '_1,P02,')}\n", "belongs to P01 and to P02"),
     ],
 )
 def test_a_broken_file_gives_one_clear_report(tmp_path, text, said):

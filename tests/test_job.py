@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from dataset import FPS, barcode_record, make_dataset, numbers
+from safetensors.torch import load_file, save_file
 
 from mambavl.cache import open_store, schema
+from mambavl.cache.store import records
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract import encoders
 from mambavl.extract.annotations import read_annotations
@@ -81,7 +84,7 @@ def test_anticipation_sees_nothing_after_start_minus_tau(dataset, tmp_path):
     assert len(summary.failures) == empty.sum()
     assert not summary.failed  # an empty window is the protocol's, not the data's fault
     assert (pts[~empty].max((1, 2)) <= starts[~empty] - 1.0 + 1e-6).all()
-    assert (flags[~empty] & schema.FLAG_BEFORE_START > 0).tolist() == (starts[~empty] - 1.0 - 63 / 30 < 0).tolist()
+    assert (flags[~empty] & schema.FLAG_BEFORE_START > 0).tolist() == (starts[~empty] - 1.0 - 64 / 30 < 0).tolist()
 
 
 def test_levels_are_views_of_the_same_tokens(dataset, tmp_path):
@@ -121,8 +124,6 @@ def test_other_settings_are_refused_with_the_fields_that_differ(dataset, tmp_pat
 
 def broken_copy(dataset, tmp_path):
     """The data set with one video replaced by text, one missing, one cut short by a list that promises more."""
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(dataset, copy)
     videos = copy / "videos" / "P01" / "videos"
@@ -182,7 +183,7 @@ def test_data_check_lists_each_fault_on_its_line(dataset, tmp_path):
     assert "rows end after the video" in problems[3]
 
 
-KILLED = """
+START = """
 import sys
 sys.path.insert(0, sys.argv[3])
 from pathlib import Path
@@ -190,31 +191,40 @@ from dataset import barcode_record
 from test_job import run
 from mambavl.extract import encoders
 encoders.ENCODERS["barcode"] = barcode_record()
-print("ready", flush=True)
-run(Path(sys.argv[1]), Path(sys.argv[2]), rows_per_group=4)
 """
+KILLED = START + "run(Path(sys.argv[1]), Path(sys.argv[2]), rows_per_group=1)"
+SHARED_JOB = START + "run(Path(sys.argv[1]), Path(sys.argv[2]), rows_per_group=1, shard=(int(sys.argv[4]), 4))"
 
 
-def test_the_real_process_killed_at_random_resumes_to_the_same_bytes(dataset, tmp_path):
-    run(dataset, tmp_path / "whole.zarr", rows_per_group=4)
-    expected = tree(tmp_path / "whole.zarr")
-    rng = np.random.default_rng(1)
-    killed = 0
-    for trial in range(4):
-        target = tmp_path / f"killed{trial}.zarr"
-        command = [sys.executable, "-c", KILLED, str(dataset), str(target), str(Path(__file__).parent)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        process.stdout.readline()
-        try:
-            process.wait(timeout=rng.uniform(0.02, 0.25))
-        except subprocess.TimeoutExpired:
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_the_real_process_killed_between_row_groups_resumes_to_the_same_bytes(dataset, tmp_path, after):
+    """SIGKILL as soon as the journal holds `after` of the twenty records; what was recorded is not done again."""
+    run(dataset, tmp_path / "whole.zarr", rows_per_group=1)
+    target = tmp_path / "killed.zarr"
+    command = [sys.executable, "-c", KILLED, str(dataset), str(target), str(Path(__file__).parent)]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while process.poll() is None:
+        if (target / "spec.json").exists() and len(list(records(target))) >= after:
             process.send_signal(signal.SIGKILL)
-            killed += 1
-        process.wait()
-        process.stdout.close()
-        run(dataset, target, rows_per_group=4)
-        assert tree(target) == expected
-    assert killed
+            break
+    process.wait()
+    done = len(list(records(target)))
+    assert not (target / "manifest.json").exists(), "the kill came too late to show anything"
+    assert done >= after
+    assert run(dataset, target, rows_per_group=1).rows == 20 - done
+    assert tree(target) == tree(tmp_path / "whole.zarr")
+
+
+def test_four_processes_share_one_store(dataset, tmp_path):
+    """Started at the same moment, each does its own row groups; nobody's temporary files are taken for a dead writer's."""
+    run(dataset, tmp_path / "whole.zarr", rows_per_group=1)
+    target = tmp_path / "shared.zarr"
+    command = [sys.executable, "-c", SHARED_JOB, str(dataset), str(target), str(Path(__file__).parent)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    processes = [subprocess.Popen([*command, str(i)], env=environment, stderr=subprocess.PIPE) for i in range(4)]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, errors
+    assert tree(target) == tree(tmp_path / "whole.zarr")
 
 
 @pytest.fixture(scope="module")
@@ -282,3 +292,32 @@ def test_a_question_file_that_lacks_rows_is_refused(dataset, tmp_path, text_mode
 def test_a_text_encoder_is_no_video_encoder(dataset, tmp_path):
     with pytest.raises(UsageError, match="use `mambavl extract text`"):
         run(dataset, tmp_path / "v.zarr", encoder="minilm")
+
+
+def rewritten(source: Path, target: Path, change) -> Path:
+    """A copy of a model folder with its tensors changed."""
+    shutil.copytree(source, target)
+    save_file(change(load_file(source / "model.safetensors")), target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def test_text_features_that_are_not_finite_are_failures(dataset, tmp_path, text_model):
+    name = "encoder.layer.1.output.LayerNorm.weight"
+    broken = rewritten(text_model, tmp_path / "broken", lambda state: {**state, name: state[name] * 1e6})  # past float16's range
+    write_questions(tmp_path / "q.jsonl", generate(read_annotations(dataset / "annotations"), "generic"))
+    summary = text_run(dataset, tmp_path / "t.zarr", broken, tmp_path / "q.jsonl")
+    assert len(summary.failed) == 20
+    assert {schema.STATUS[status] for _, status, _ in summary.failed} == {"nonfinite_features"}
+
+
+def test_a_text_model_that_lacks_tensors_is_refused_and_one_without_a_pooler_has_no_pooled_level(tmp_path, text_model):
+    def without(prefix):
+        return lambda state: {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+
+    with pytest.raises(UsageError, match=r"lacks \d+ of the model's tensors \(encoder\.layer\.1"):
+        encoders.build("hf:tiny", weights=str(rewritten(text_model, tmp_path / "layer", without("encoder.layer.1."))))
+    encoder = encoders.build("hf:tiny", weights=str(rewritten(text_model, tmp_path / "pooler", without("pooler."))))
+    ids = [encoder.tokenize("cut the cup")]
+    assert len(encoder.encode(ids, ("last_hidden",))["last_hidden"][0]) == len(ids[0])
+    with pytest.raises(UsageError, match="no pooled output"):
+        encoder.encode(ids, ("pooled",))

@@ -14,8 +14,8 @@ def test_recognition_takes_the_centres_of_equal_bins():
 @pytest.mark.parametrize("start", [3.2, 10.0, 61.37])
 def test_anticipation_sees_64_moments_that_end_tau_before_the_action(start):
     seen = window(start, start + 2, Sampling(task="anticipation", frames=16))
-    assert seen.times[-1] == pytest.approx(start - 1.0)
-    assert seen.times[0] == pytest.approx(start - 1.0 - 63 / 30)
+    assert seen.times[-1] == pytest.approx(start - 1.0 - 1 / 30)  # on display until start - tau_a
+    assert seen.times[0] == pytest.approx(start - 1.0 - 64 / 30)
     assert len(seen.times) == 16
     assert (np.diff(seen.times) > 0).all()
     assert seen.flags == 0
@@ -26,7 +26,8 @@ def test_a_window_that_starts_before_the_video_repeats_its_first_frame_and_is_fl
     assert seen.flags == FLAG_BEFORE_START
     assert seen.times[0] == 0
     assert (seen.times >= 0).all()
-    assert seen.times[-1] == pytest.approx(1.0)
+    assert seen.times[-1] == pytest.approx(1.0 - 1 / 30)
+    assert window(2.0, 3.0, Sampling(task="anticipation", frames=1)).times == pytest.approx([1.0 - 1 / 30])  # the latest
 
 
 @pytest.mark.parametrize("start", [0.0, 0.4, 1.0])
@@ -48,7 +49,6 @@ def test_the_known_counts_of_the_real_validation_list(shared):
     rows = read_annotations(shared / "data" / "ek100", ("validation",)).segments
     windows = [window(s.start, s.stop, sampling) for s in rows]
     assert sum(seen.is_empty for seen in windows) == 28
-    early = sum(s.start - 1.0 - 64 / 30 < 0 for s in rows)
-    assert early == 129
+    assert sum(seen.is_empty or seen.flags == FLAG_BEFORE_START for seen in windows) == 129
     for segment, seen in zip(rows, windows, strict=True):
         assert seen.is_empty or seen.times.max() <= segment.start - 1.0 + 1e-9

@@ -5,6 +5,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 import zarr
 
-from mambavl.cache import open_store, schema, store
+from mambavl.cache import fsops, open_store, schema, store
 from mambavl.cache.schema import Level
 from mambavl.cache.store import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, UsageError
@@ -226,3 +227,82 @@ def test_row_groups_are_a_power_of_two_near_sixteen_mebibytes():
     assert schema.rows_per_group(16 * 768 * 2) == 512  # 24 KiB a row: capped
     assert schema.rows_per_group(1569 * 768 * 2) == 8  # 2.4 MB a row
     assert schema.rows_per_group(16 * 16 * 1280 * 2) == 32  # 655 KB a row
+
+
+def test_any_text_in_a_narration_survives(tmp_path):
+    words = ("cut\rcup", "a\nb", 'say "cut", please', "a,b;c\t", " naïve 🍅 ", "'quoted'", "\u2028")
+    segments = tuple(replace(s, narration=w, all_nouns=(w, "x")) for s, w in zip(make_segments(len(words)), words, strict=True))
+    assert schema.read_segments(schema.write_segments(segments)) == segments
+
+
+def test_the_record_that_fits_the_files_counts_whoever_wrote_it(tmp_path):
+    """Two writers did the same group with other results; the journal that sorts first is not the one whose files stand."""
+    writer, group = unfinished(tmp_path / "s.zarr")
+    other, _ = unfinished(tmp_path / "s.zarr")
+    writer._journal, other._journal = (tmp_path / "s.zarr" / "commit" / f"{name}.journal" for name in "ab")
+    for index in (0, 1, 2):
+        writer.commit(index, shortened(group, 4 if index == 2 else 8))
+    changed = replace(group, levels={"frame": np.ones((8, 1, 4, 6), np.float32)})
+    other.commit(0, changed)
+    other.finalize()
+    assert store.verify(tmp_path / "s.zarr", deep=True) == []
+    assert open_store(tmp_path / "s.zarr").batch([0], "frame")[0].max() == 1
+    torn, _ = unfinished(tmp_path / "t.zarr")
+    rival, _ = unfinished(tmp_path / "t.zarr")
+    torn.commit(0, group)
+    mixed = (tmp_path / "t.zarr/frame/c/0/0/0/0").read_bytes()
+    rival.commit(0, replace(changed, flags=np.full(8, 1, np.uint8)))
+    (tmp_path / "t.zarr/frame/c/0/0/0/0").write_bytes(mixed)  # one file of the one, the rest of the other
+    assert 0 in torn.pending()
+
+
+def shortened(group: RowGroup, rows: int) -> RowGroup:
+    return RowGroup(
+        levels={name: values[:rows] for name, values in group.levels.items()},
+        lengths={name: values[:rows] for name, values in group.lengths.items()},
+        status=group.status[:rows],
+        flags=group.flags[:rows],
+        frame_pts=group.frame_pts[:rows],
+    )
+
+
+def test_closing_a_closed_store_checks_it_and_never_blesses_a_change(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    manifest = store.finalize(tmp_path / "s.zarr")
+    assert store.finalize(tmp_path / "s.zarr") == manifest
+    file = tmp_path / "s.zarr" / "frame" / "zarr.json"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(DataError, match=r"damaged since.*\n  frame/zarr\.json"):
+        store.finalize(tmp_path / "s.zarr")
+
+
+def test_a_starting_writer_leaves_a_living_writers_files_alone_and_sweeps_a_dead_ones(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = fsops._WRITER.rpartition("-")[0]
+    files = {pid: tmp_path / "s.zarr" / f".partial-{host}-{pid}-abc-x" for pid in (os.getpid(), dead.pid)}
+    for file in files.values():
+        file.write_bytes(b"half")
+    assert fsops.sweep_temporaries(tmp_path / "s.zarr") == 1
+    assert files[os.getpid()].exists()
+    assert not files[dead.pid].exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"schema": 99}'])
+@pytest.mark.parametrize("name", ["spec.json", "manifest.json"])
+def test_metadata_that_says_nothing_is_a_clear_error(tmp_path, name, content):
+    make_dense_store(tmp_path / "s.zarr")
+    (tmp_path / "s.zarr" / name).chmod(0o644)
+    (tmp_path / "s.zarr" / name).write_text(content)
+    with pytest.raises(DataError, match=rf"{name}|schema version"):
+        open_store(tmp_path / "s.zarr")
+    with pytest.raises(DataError, match=rf"{name}|schema version"):
+        store.verify(tmp_path / "s.zarr")
+
+
+def test_a_mask_of_rows_selects_rows(tmp_path):
+    features = make_dense_store(tmp_path / "s.zarr")
+    mask = np.arange(20) % 7 == 0
+    assert torch.equal(open_store(tmp_path / "s.zarr").batch(mask, "frame")[0], torch.from_numpy(features[mask, 0]))

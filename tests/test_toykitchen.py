@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from mambavl.extract import toykitchen
+from mambavl.extract import toykitchen, toypictures
 from mambavl.extract.annotations import find_video, read_annotations
 
 SEGMENTS = 24
@@ -137,7 +137,7 @@ def test_the_seed_decides_every_byte_of_the_annotations(tmp_path):
 
 def test_the_seed_decides_every_pixel():
     film = toykitchen.plan(SEGMENTS, 0)[0]
-    first, again, other = (np.stack([np.asarray(f) for f in toykitchen.draw_film(film, seed)]) for seed in (0, 0, 1))
+    first, again, other = (np.stack([np.asarray(f) for f in toypictures.draw_film(film, seed)]) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -145,10 +145,10 @@ def test_the_seed_decides_every_pixel():
 @pytest.mark.parametrize("noun", toykitchen.NOUNS, ids=lambda noun: noun.key)
 def test_actions_on_one_object_differ_in_a_single_frame(noun):
     """At one moment, in one kitchen, only the verb differs; a reversed pair is compared away from its middle."""
-    kitchen = toykitchen.Kitchen("P01", "P01_101", 0)
+    kitchen = toypictures.Kitchen("P01", "P01_101", 0)
     frames = []
     for verb in toykitchen.VERBS:
-        stage = toykitchen.Stage(kitchen, noun, None, Random(0))
+        stage = toypictures.Stage(kitchen, noun, None, Random(0))
         frames.append(np.asarray(kitchen.shot(stage.picture(verb, 0.9), 1.0), dtype=np.float32))
     for i, first in enumerate(frames):
         for second in frames[:i]:

@@ -66,7 +66,7 @@ def test_a_finished_run_is_returned_and_another_recipe_refused(stores, tmp_path)
 
 
 def test_a_run_without_text_is_called_none(stores, tmp_path):
-    assert train(tiny_recipe(stores, text=False), tmp_path / "run")["text_protocol"] == "none"
+    assert train(tiny_recipe(stores, text=False), tmp_path / "run")["text_protocol"] == "absent"
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_rows(stores, tmp_path):

@@ -1,11 +1,14 @@
 """Exact frames by time: every decoded frame carries its number, so a wrong one cannot pass."""
 
+from pathlib import Path
+
+import av
 import numpy as np
 import pytest
 from clips import read_barcode, write_video
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract.video import HOLD, VideoError, open_video
+from mambavl.extract.video import HOLD, Timeline, VideoError, open_video
 
 
 def numbers_at(path, times, decoder="pyav"):
@@ -57,6 +60,37 @@ def test_a_time_just_past_the_end_holds_the_last_frame_and_later_is_short(tmp_pa
     assert error.value.status == "short_video"
 
 
+def cut_by_an_edit_list(source: Path, target: Path, frames: int, fps: int = 10) -> Path:
+    """What `ffmpeg -ss T -c copy` makes: all packets kept, times moved before 0, an edit list that hides what lies there."""
+    with av.open(str(source)) as old, av.open(str(target), "w", format="mp4", options={"avoid_negative_ts": "disabled"}) as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                shift = round(frames / fps / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                new.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("gop", [12, 250])
+@pytest.mark.parametrize("hidden", [1, 13, 30])
+def test_frames_that_an_edit_list_hides_are_decoded_but_never_counted(tmp_path, gop, hidden):
+    whole = write_video(tmp_path / "a.MP4", frames=60, gop=gop)
+    path = cut_by_an_edit_list(whole, tmp_path / "cut.MP4", hidden)
+    reader = open_video(path)
+    assert len(reader.timeline.pts) == 60 - hidden
+    shown = {i: read_barcode(frame) for i, frame in reader.frames(np.arange(60 - hidden))}
+    assert shown == {i: i + hidden for i in range(60 - hidden)}
+
+
+def test_a_frame_stands_for_its_own_time_and_a_little_more():
+    timeline = Timeline(pts=np.array([0.0, 0.1, 0.2, 0.6, 0.7]), end=0.8, longest=np.full(5, 0.25))
+    assert timeline.at(np.array([0.19, 0.44, 0.65]))[0].tolist() == [1, 2, 3]
+    with pytest.raises(VideoError, match=r"no frame for 0\.50 s") as error:
+        timeline.at(np.array([0.1, 0.5]))
+    assert error.value.status == "damaged_frame"
+
+
 @pytest.mark.parametrize("content", [b"", b"not a video at all\n" * 50])
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
 def test_files_that_are_no_video_say_so(tmp_path, content, decoder):
@@ -104,7 +138,9 @@ def test_real_awkward_files(shared):
     assert timeline.pts[0] == 0
     assert timeline.end < 1
     rotated = dict(open_video(edge / "rotation_90.mov").frames(np.array([0])))[0]
-    assert rotated.shape[0] > rotated.shape[1]  # upright: the stored picture is wider than high
+    with av.open(str(edge / "rotation_90.mov")) as container:
+        stored = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    np.testing.assert_array_equal(rotated, np.rot90(stored, -1))  # seen by eye: upright after a quarter turn clockwise
     assert len(dict(open_video(edge / "h265_video.mp4").frames(np.arange(10)))) == 10
 
 

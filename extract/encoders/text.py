@@ -14,16 +14,13 @@ from torch import Tensor, nn
 
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.encoders.weights import weights_sha256
-
-MASK = "<mask>"  # the placeholder in a question file
+from mambavl.extract.questions import MASK
 
 TextLevel = Literal["last_hidden", "embedding_layer", "pooled"]
 
 
 class TextEncoder(nn.Module):
     """A frozen transformers text model and its tokenizer."""
-
-    kind = "text"
 
     def __init__(self, model: nn.Module, tokenizer, sha256: str) -> None:
         super().__init__()
@@ -65,6 +62,8 @@ class TextEncoder(nn.Module):
     def _states(self, batch: Tensor, mask: Tensor, levels: tuple[TextLevel, ...]) -> dict[str, Tensor]:
         states = {}
         if "embedding_layer" in levels:  # what MambaVL's release feeds its head: no transformer layer at all
+            if not hasattr(self.model, "embeddings"):
+                raise UsageError(f"{type(self.model).__name__} has no embedding layer of BERT's kind; use the level last_hidden")
             states["embedding_layer"] = self.model.embeddings(input_ids=batch)
         if "last_hidden" in levels or "pooled" in levels:
             result = self.model(input_ids=batch, attention_mask=mask)
@@ -96,17 +95,25 @@ def transformers_model(name: str, weights: str | None) -> TextEncoder:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one bar is enough, and it is ours
+    if weights == "random":
+        raise UsageError(f"encoder {name}: text encoders come with their weights; --weights names a folder")
     source = weights or name
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        model, found = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(
             f"encoder {name}: {str(error).strip().splitlines()[0]} "
             "Without a network, give --weights FOLDER with config, tokenizer and model.safetensors."
         ) from None
+    lacking = sorted(found["missing_keys"])
+    others = [key for key in lacking if not key.startswith("pooler.")]
+    if others:
+        raise UsageError(f"encoder {name}: {source} lacks {len(others)} of the model's tensors ({others[0]}, ...)")
     if not tokenizer.mask_token or tokenizer.pad_token_id is None:
         raise UsageError(f"encoder {name}: its tokenizer has no mask or no padding token; questions need both")
+    if lacking:
+        model.pooler = None  # it would be random: masked language models are published without one
     return TextEncoder(model, tokenizer, weights_sha256(model))
 
 

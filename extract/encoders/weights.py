@@ -28,5 +28,11 @@ def load_weights(module: nn.Module, path: Path) -> None:
         module.load_state_dict(state)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such weights file") from None
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, TypeError) as error:
+    except IsADirectoryError:
+        raise UsageError(f"{path}: is a folder; name the weights file in it") from None
+    except pickle.UnpicklingError:
+        raise UsageError(
+            f"{path}: holds more than tensors, and reading it could run code; convert it to safetensors first"
+        ) from None
+    except (SafetensorError, RuntimeError, ValueError, EOFError, TypeError) as error:
         raise UsageError(f"{path}: is no plain weights file for {type(module).__name__}: {str(error).strip()[:300]}") from None
