@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,7 @@ def test_a_sweep_from_the_shell(road, capsys):
     recipe = road / "grid.toml"
     recipe.write_text((road / "mine.toml").read_text() + "\n[grid]\nfusion.share = ['A', 'none']\n")
     assert call("sweep", recipe, "--out", road / "sweep") == 0
+    assert call("report", *(road / "sweep").glob("*"), "--out", road / "sweep.html") == 0  # summary.json among them
     captured = capsys.readouterr()
     assert "fusion.share=none: done" in captured.err
     assert "wrote 2 runs and summary.json" in captured.out
@@ -166,6 +169,21 @@ def wrong_calls(road):
         (1, "is no run", ("report", road / "nowhere", "--out", road / "z.html")),
         (2, "has no [grid]", ("sweep", road / "mine.toml", "--out", road / "y")),
         (2, "No such command", ("trian",)),
+        (2, "names no split", ("data", "check", *annotations, "--videos", road / "videos", "--split", ",")),
+        (2, "names a split twice", ("data", "check", *annotations, "--videos", road / "videos", "--split", "train,train")),
+        (2, "cannot be used here", (*video, "timm:test_resnet", "--weights", "random", "--set", "device=gpu")),
+        (2, "gives no grid of features", (*video, "timm:test_vit", "--weights", "random", "--set", "image_size=50")),
+        (2, "is a folder; name the weights file", (*video, "timm:test_resnet", "--weights", road)),
+        (2, "is a folder; name the file to write", ("questions", "generate", *annotations, "--out", road)),
+        (1, "Not a directory", ("report", road / "run", "--out", road / "mine.toml" / "r.html")),
+        (2, "is no run and not empty", ("train", road / "mine.toml", "--out", road / "videos")),
+        (2, "is a file; name a folder", ("train", road / "mine.toml", "--out", road / "q.jsonl")),
+        (2, "expected the path of a store", ("train", road / "mine.toml", "--set=streams.video.store=[]", "--out", road / "y")),
+        (2, "letters, digits and _", ("train", road / "mine.toml", "--set", "streams.a-b.store=x", "--out", road / "y")),
+        (2, "key=value", ("train", road / "mine.toml", "--set", "..=3", "--out", road / "y")),
+        (2, "stands there twice", ("sweep", road / "mine.toml", "--set", "grid.train.lr=[1e-3, 0.001]", "--out", road / "y")),
+        (1, "no such store", ("sweep", road / "mine.toml", "--set", "grid.train.lr=[1e-3]", "--set", "streams.video.store=n",
+                              "--out", road / "y")),
         (2, "Missing option", ("questions", "generate")),
     ]  # fmt: skip
 
@@ -229,6 +247,53 @@ def test_one_process_under_accelerate_and_two_under_torchrun_learn_the_same(road
     for name, value in learned[1].items():
         torch.testing.assert_close(learned[2][name], value, rtol=2e-3, atol=2e-4)
     assert losses[2] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["loading", "working"])
+def test_a_signal_at_any_moment_ends_with_75_and_the_command_resumes(road, tmp_path, number, moment):
+    words = (
+        "extract", "video", "--annotations", road / "annotations", "--videos", road / "videos", "--encoder", "timm:test_vit",
+        "--weights", "random", "--out", tmp_path / "v.zarr", "--set", "rows_per_group=1", "--set", "batch_rows=1",
+    )  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    log = tmp_path / "log"
+    with open(log, "w") as file:
+        command = [sys.executable, "-X", "importtime", "-m", "mambavl", *map(str, words)]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file)
+    due = (
+        (lambda: "| mambavl.cli" in log.read_text())
+        if moment == "loading"
+        else (tmp_path / "v.zarr" / "frame" / "c" / "1").exists
+    )
+    deadline = time.monotonic() + 60
+    while not due() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 75, log.read_text()[-2000:]
+    assert "Traceback" not in log.read_text()
+    assert call(*words) == 0
+    assert call("cache", "verify", "--deep", tmp_path / "v.zarr") == 0
+
+
+def test_damaged_runs_say_so_and_evaluate_mends_what_it_can(road, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(road / "run", tmp_path / "run")
+    for name, content, report_says in (
+        ("result.json", "{", "is damaged"),
+        ("result.json", "{}", "is damaged"),
+        ("scores/validation.npz", "PK", "cannot be read"),
+    ):
+        (tmp_path / "run" / name).write_text(content)
+        assert call("report", tmp_path / "run", "--out", tmp_path / "r.html") == 1
+        assert report_says in capsys.readouterr().err
+        assert call("evaluate", tmp_path / "run") == 0
+        assert call("report", tmp_path / "run", "--out", tmp_path / "r.html") == 0
+        capsys.readouterr()
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"x" * 100)
+    assert call("evaluate", tmp_path / "run") == 1
+    assert "model.safetensors: is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("error", "code"), [(DataError("x"), 1), (UsageError("x"), 2), (Interrupted("x"), 75)])
