@@ -175,7 +175,7 @@ def wrong_calls(road):
         (2, "gives no grid of features", (*video, "timm:test_vit", "--weights", "random", "--set", "image_size=50")),
         (2, "is a folder; name the weights file", (*video, "timm:test_resnet", "--weights", road)),
         (2, "is a folder; name the file to write", ("questions", "generate", *annotations, "--out", road)),
-        (1, "Not a directory", ("report", road / "run", "--out", road / "mine.toml" / "r.html")),
+        (1, "mine.toml: File exists", ("report", road / "run", "--out", road / "mine.toml" / "r.html")),
         (2, "is no run and not empty", ("train", road / "mine.toml", "--out", road / "videos")),
         (2, "is a file; name a folder", ("train", road / "mine.toml", "--out", road / "q.jsonl")),
         (2, "expected the path of a store", ("train", road / "mine.toml", "--set=streams.video.store=[]", "--out", road / "y")),
@@ -261,13 +261,12 @@ def test_a_signal_at_any_moment_ends_with_75_and_the_command_resumes(road, tmp_p
     with open(log, "w") as file:
         command = [sys.executable, "-X", "importtime", "-m", "mambavl", *map(str, words)]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file)
-    due = (
-        (lambda: "| mambavl.cli" in log.read_text())
-        if moment == "loading"
-        else (tmp_path / "v.zarr" / "frame" / "c" / "1").exists
-    )
+
+    def is_due() -> bool:
+        return "| mambavl.cli" in log.read_text() if moment == "loading" else (tmp_path / "v.zarr" / "frame" / "c" / "1").exists()
+
     deadline = time.monotonic() + 60
-    while not due() and process.poll() is None and time.monotonic() < deadline:
+    while not is_due() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(number)
     assert process.wait(timeout=60) == 75, log.read_text()[-2000:]
