@@ -4,7 +4,6 @@ Exit codes: 0 done; 1 the data or the result is not right; 2 the call or the rec
 """
 
 import json
-import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 from rich.table import Table
 
 import mambavl
-from mambavl.configs.errors import DataError, Interrupted, MambaVLError, UsageError
+from mambavl.configs.errors import DataError, MambaVLError, UsageError
 from mambavl.terminal import console, out, progress, stop_on_signal
 
 app = typer.Typer(
@@ -71,13 +70,8 @@ class Task(StrEnum):
 
 def run() -> int:
     """Run the command line and return its exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
     try:
         app()
-    except Stopped:
-        print("mambavl: interrupted; the same command resumes", file=sys.stderr)
-        return Interrupted.exit_code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except MambaVLError as error:
@@ -87,14 +81,6 @@ def run() -> int:
         print(f"mambavl: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return 1
     return 0
-
-
-class Stopped(BaseException):
-    """SIGINT or SIGTERM outside a resumable loop. No Exception, so that no library takes it for a failed import."""
-
-
-def _stop(number: int, frame: object) -> None:
-    raise Stopped
 
 
 def _version(wanted: bool) -> None:
