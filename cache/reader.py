@@ -84,13 +84,13 @@ class FeatureStore:
         if len(bad):
             first, reason = self.segments[bad[0]].narration_id, schema.STATUS[int(self.status[bad[0]])]
             raise DataError(f"{self.path}: row {first} has no features ({reason}); {len(bad)} such rows were asked for")
-        lengths = self._lengths(spec)[rows]
+        lengths = self._lengths(spec, rows)
         tokens = self._dense(rows, spec, view, lengths) if spec.kind == "dense" else self._ragged(rows, spec, lengths)
         return torch.from_numpy(tokens), torch.from_numpy(lengths)
 
-    def _lengths(self, level: Level) -> np.ndarray:
-        """(rows,) int64: valid tokens of each row at this level."""
-        steps = self._row_array(level.beside("length")).astype(np.int64)
+    def _lengths(self, level: Level, rows: np.ndarray) -> np.ndarray:
+        """(B,) int64: valid tokens of some rows at this level."""
+        steps = self._row_array(level.beside("length"))[rows].astype(np.int64)
         if level.kind == "ragged":
             return steps
         if level.steps == 0:

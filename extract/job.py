@@ -200,7 +200,7 @@ class _VideoPipeline:
         self, encoder: nn.Module, paths: dict[str, Path | None], options: VideoExtraction, levels: tuple[Level, ...]
     ) -> None:
         self.device = _device(options.device)
-        self.encoder = encoder.to(self.device)
+        self.encoder = encoder
         self.paths = paths
         self.options = options
         self.levels = levels
@@ -527,7 +527,7 @@ def _build_encoder(options: VideoExtraction | TextExtraction, kind: str) -> nn.M
     sizes = {"image_size": options.image_size} if kind == "video" and options.image_size else {}
     encoder = encoders.build(options.encoder, weights=options.weights, **sizes)
     encoder.state = options.weights_state or encoder.state
-    return encoder
+    return encoder.to(_device(options.device))
 
 
 def _encoder_spec(encoder: nn.Module) -> dict[str, Any]:

@@ -20,18 +20,14 @@ from random import Random
 import av
 from PIL import Image
 
-from mambavl.extract.annotations import spoken
+from mambavl.extract.annotations import LABEL_COLUMNS, TIME_COLUMNS, spoken
 from mambavl.extract.toypictures import FPS, HEIGHT, UNSEEN_PARTICIPANTS, WIDTH, Act, Film, Word, draw_film
 
 GOP = 12  # short, so that reading one segment decodes little before it
 ACTS_PER_VIDEO = 16
 MIN_SEGMENTS = 24  # below it three quarters cannot hold every verb once
 TRAIN_PARTICIPANTS = tuple(f"P{number:02d}" for number in range(1, 9))
-COLUMNS = (
-    *("narration_id", "participant_id", "video_id", "narration_timestamp", "start_timestamp", "stop_timestamp"),
-    *("start_frame", "stop_frame", "narration", "verb", "verb_class", "noun", "noun_class"),
-    *("all_nouns", "all_noun_classes"),
-)
+COLUMNS = TIME_COLUMNS + LABEL_COLUMNS
 
 
 def _word(class_id: int, instances: str, category: str, weight: float, hints: str) -> Word:

@@ -150,17 +150,21 @@ def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path
 
 
 def _refuse_other_features(run: Path, data: FeatureData) -> None:
-    trained = json.loads((run / STREAMS).read_bytes())
-    where = ("stores", "store_ids")  # may differ: the features may have moved, or be those of another split
-
-    def recipes(provenance: dict[str, Any]) -> dict[str, Any]:
-        return {name: {k: v for k, v in entry.items() if k not in where} for name, entry in provenance.items()}
-
-    faults = schema.differences(recipes(trained), recipes(data.provenance))
+    # The stores and their ids may differ: the features may have moved, or be those of another split.
+    faults = differences_from_run(run, data, apart_from=("stores", "store_ids"))
     if faults:
         raise DataError(
             f"{run}: its head was trained on other features. What differs (trained on -> given):\n  " + "\n  ".join(faults[:20])
         )
+
+
+def differences_from_run(run: Path, data: FeatureData, apart_from: tuple[str, ...]) -> list[str]:
+    """The fields of provenance in which `data` is not what the run was fed."""
+
+    def kept(provenance: dict[str, Any]) -> dict[str, Any]:
+        return {name: {k: v for k, v in entry.items() if k not in apart_from} for name, entry in provenance.items()}
+
+    return schema.differences(kept(json.loads((run / STREAMS).read_bytes())), kept(data.provenance))
 
 
 def write_scores(run: Path, split: str, data: FeatureData, rows: np.ndarray, verb: np.ndarray, noun: np.ndarray) -> None:
@@ -195,14 +199,7 @@ def read_result(run: Path) -> dict[str, Any]:
     path = Path(run) / RESULT
     try:
         result = json.loads(path.read_bytes())
-        if not isinstance(result, dict) or not result.keys() >= {
-            "metrics",
-            "prior_metrics",
-            "split",
-            "streams",
-            "recipe",
-            "seed",
-        }:
+        if not isinstance(result, dict) or not result.keys() >= REQUIRED:
             raise ValueError("it holds no result")
         return result
     except (FileNotFoundError, NotADirectoryError):

@@ -280,13 +280,7 @@ def _refuse_other_recipe(run: Path, recipe: Recipe) -> None:
 
 def _refuse_other_stores(run: Path, data: FeatureData) -> None:
     """A run that was interrupted goes on with the very features that it began with."""
-    if not (run / STREAMS).exists():
-        return
-
-    def fed(provenance: dict[str, Any]) -> dict[str, Any]:
-        return {name: {k: v for k, v in entry.items() if k != "stores"} for name, entry in provenance.items()}
-
-    faults = schema.differences(fed(json.loads((run / STREAMS).read_bytes())), fed(data.provenance))
+    faults = evaluate.differences_from_run(run, data, apart_from=("stores",)) if (run / STREAMS).exists() else []
     if faults:
         raise UsageError(
             f"{run}: was begun with other stores. What differs (begun with -> given):\n  "
