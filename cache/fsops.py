@@ -1,85 +1,190 @@
 """The only code in the store, the journals and the checkpoints that creates, writes, renames, syncs or deletes.
 
-Kept in one place so that every fault of a file system can be put in here, and so that the order
-write, fsync, rename, fsync of the folder is written once.
+Kept in one place so that the order write, fsync, rename, fsync of the folder is written once, and so that every fault of a file
+system can be put in: all of it goes through `calls`, which tests exchange for system calls that fail or that keep a record.
 """
 
+import contextlib
 import errno
 import os
 import re
 import shutil
 import socket
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from mambavl.configs.errors import DataError
 
 TEMPORARY = ".partial-"
-_WRITER = f"{re.sub(r'[^A-Za-z0-9]', '', socket.gethostname())}-{os.getpid()}"  # so that nobody sweeps a living writer's files
+_HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())
+
+
+class Calls:
+    """The system calls that change a disk, one method each. Signals are no fault here: Python repeats what EINTR cut short."""
+
+    def open(self, path: Path, flags: int) -> int:
+        return os.open(path, flags, 0o644)
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        return os.write(descriptor, data)
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        os.ftruncate(descriptor, length)
+
+    def fsync(self, descriptor: int) -> None:
+        os.fsync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+    def replace(self, source: Path, target: Path) -> None:
+        os.replace(source, target)
+
+    def mkdir(self, path: Path) -> None:
+        os.mkdir(path)
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)
+
+    def rmdir(self, path: Path) -> None:
+        os.rmdir(path)
+
+    def chmod(self, path: Path, mode: int) -> None:
+        os.chmod(path, mode)
+
+
+calls = Calls()
 
 
 def write_file(path: Path, *pieces: bytes | memoryview) -> None:
-    """Put a whole file in place or leave what was there: temporary name, fsync, rename, fsync of the folder."""
-    temporary = path.parent / f"{TEMPORARY}{_WRITER}-{uuid.uuid4().hex[:8]}-{path.name}"
+    """Put a whole file in place or leave what was there: temporary name, fsync, rename, fsync of the folder.
+
+    Raises DataError, as everything here does, naming the path, the bytes and what to do.
+    """
+    temporary = path.parent / f"{TEMPORARY}{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}"
     size = sum(memoryview(piece).nbytes for piece in pieces)
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    with _explained(path, "written", size):
         try:
-            for piece in pieces:
-                _write_all(descriptor, piece)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
+            with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
+                for piece in pieces:
+                    _write_all(descriptor, piece)
+                calls.fsync(descriptor)
+            calls.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):  # the first fault is the one to report; what stays is swept by the next writer
+                calls.unlink(temporary)
+            raise
         sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _explained(error, path, size) from error
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add bytes to the end of a file and wait until they are on the disk."""
-    is_new = not path.exists()
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            _write_all(descriptor, data)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Add bytes to the end of a file and wait until they are on the disk; after a fault the file is cut back, if it can be."""
+    with _explained(path, "written", len(data)):
+        is_new = not path.exists()
+        with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as descriptor:
+            before = os.fstat(descriptor).st_size
+            try:
+                _write_all(descriptor, data)
+                calls.fsync(descriptor)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    calls.truncate(descriptor, before)
+                raise
         if is_new:
             sync_folder(path.parent)
-    except OSError as error:
-        raise _explained(error, path, len(data)) from error
 
 
 def truncate(path: Path, length: int) -> None:
     """Cut a file to its first `length` bytes."""
-    with open(path, "r+b") as file:
-        file.truncate(length)
-        os.fsync(file.fileno())
+    with _explained(path, "cut"), _opened(path, os.O_WRONLY) as descriptor:
+        calls.truncate(descriptor, length)
+        calls.fsync(descriptor)
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents, and make the new entries durable."""
-    missing = [p for p in (path, *path.parents) if not p.exists()]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        for folder in missing:
-            sync_folder(folder.parent)
-    except OSError as error:
-        raise _explained(error, path, 0) from error
+    """Create a folder and its parents, and make the entries durable, also that of one which a killed process had just made."""
+    made = path
+    with _explained(path, "created"):
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        for made in reversed(missing):
+            with contextlib.suppress(FileExistsError):  # another writer was faster
+                calls.mkdir(made)
+            sync_folder(made.parent)
+        if not missing and os.access(path.parent, os.R_OK):
+            sync_folder(path.parent)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Move a finished file or folder to its final name within one folder."""
+    with _explained(target, "put in place"):
+        calls.replace(source, target)
+        sync_folder(target.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, for good; one that is not there is no fault."""
+    with _explained(path, "deleted"):
+        try:
+            calls.unlink(path)
+        except FileNotFoundError:
+            return
+        sync_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder and all that is in it; links are deleted, not followed."""
+    if not path.exists():
+        return
+    with _explained(path, "deleted"):
+        for folder, folders, files in os.walk(path, topdown=False):
+            for name in files:
+                calls.unlink(Path(folder, name))
+            for name in folders:
+                entry = Path(folder, name)
+                (calls.unlink if entry.is_symlink() else calls.rmdir)(entry)
+        calls.rmdir(path)
+
+
+def drop_write_bits(path: Path) -> None:
+    """Make a finished file read-only, so that nothing changes it by accident."""
+    with _explained(path, "made read-only"):
+        if path.stat().st_mode & 0o222:
+            calls.chmod(path, 0o444)
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames and new names in a folder durable."""
+    with _explained(path, "synced"), _opened(path, os.O_RDONLY) as descriptor:
+        try:
+            calls.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a folder say so like this
+                raise
+
+
+def temporaries(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """What writers have between write and rename: (file, whether its writer is known to be dead: a process of this host)."""
+    ours = f"{TEMPORARY}{_HOST}-"  # then the pid: nobody sweeps a living writer's files
+    for path in sorted(folder.rglob(f"{TEMPORARY}*")):
+        pid = path.name.removeprefix(ours).partition("-")[0]
+        yield path, path.name.startswith(ours) and pid.isdigit() and not _is_alive(int(pid))
 
 
 def sweep_temporaries(folder: Path) -> int:
     """Remove what killed processes of this machine left between write and rename; returns their number."""
-    host, swept = _WRITER.rpartition("-")[0], 0
-    for path in folder.rglob(f"{TEMPORARY}{host}-*"):
-        pid = path.name.removeprefix(f"{TEMPORARY}{host}-").partition("-")[0]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            path.unlink(missing_ok=True)
-            swept += 1
-    return swept
+    dead = [path for path, is_dead in temporaries(folder) if is_dead]
+    for path in dead:
+        remove(path)
+    return len(dead)
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that may still be written where `path` is, or will be."""
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free
 
 
 def _is_alive(pid: int) -> bool:
@@ -92,43 +197,37 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def rename(source: Path, target: Path) -> None:
-    """Move a finished file or folder to its final name within one folder."""
-    os.rename(source, target)
-    sync_folder(target.parent)
-
-
-def remove_folder(path: Path) -> None:
-    if path.exists():
-        shutil.rmtree(path)
-
-
-def drop_write_bits(path: Path) -> None:
-    """Make a finished file read-only, so that nothing changes it by accident."""
-    path.chmod(0o444)
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames and new names in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY)
+@contextlib.contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = calls.open(path, flags)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
-        os.close(descriptor)
+        calls.close(descriptor)
 
 
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data).cast("B")
     while view.nbytes:
-        view = view[os.write(descriptor, view) :]
+        written = calls.write(descriptor, view)
+        if written <= 0:
+            raise OSError(errno.EIO, "the system wrote nothing")
+        view = view[written:]
 
 
-def _explained(error: OSError, path: Path, size: int) -> DataError:
-    hint = {
-        errno.ENOSPC: "the disk is full; free some space and run the same command again",
-        errno.EDQUOT: "the quota is used up; free some space and run the same command again",
-        errno.EROFS: "the file system is read-only",
-        errno.EACCES: "permission denied",
-        errno.EFBIG: "the file is larger than the file-size limit",
-    }.get(error.errno, error.strerror or str(error))
-    return DataError(f"{path}: could not be written ({size:,} bytes): {hint}")
+@contextlib.contextmanager
+def _explained(path: Path, deed: str, size: int | None = None) -> Iterator[None]:
+    """Turn a fault of the file system into a DataError that says what, where, how much, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        hint = {
+            errno.ENOSPC: "the disk is full; free some space and run the same command again",
+            errno.EDQUOT: "the quota is used up; free some space and run the same command again",
+            errno.EROFS: "the file system is read-only",
+            errno.EACCES: "permission denied",
+            errno.EFBIG: "the file is larger than the file-size limit (ulimit -f)",
+            errno.EIO: "input/output error; check the disk, then run the same command again",
+        }.get(error.errno, error.strerror or str(error))
+        bytes_ = "" if size is None else f" ({size:,} bytes)"
+        raise DataError(f"{path}: could not be {deed}{bytes_}: {hint}") from error

@@ -1,7 +1,8 @@
 """An append-only list of small records: what is done.
 
 One record = length (4 bytes, little endian), crc32c of the payload (4 bytes), payload (JSON). A record counts from the moment
-its bytes are on the disk; a torn tail, left by a kill or a power cut, is cut off and never guessed at.
+its bytes are on the disk; a torn tail, left by a kill or a power cut, is cut off and never guessed at. A journal has one writer
+at a time, which calls `cut_torn_tail` before it adds to an old one: what stands behind a torn record is never read.
 """
 
 import json
@@ -17,29 +18,34 @@ _HEADER = struct.Struct("<II")
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
-    """Write one record and wait until it is durable."""
+    """Write one record and wait until it is durable. Raises DataError; the record then does not count and may be tried again."""
     payload = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     fsops.append(path, _HEADER.pack(len(payload), google_crc32c.value(payload)) + payload)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """All whole records of a journal, in order; what follows the last whole one is ignored."""
-    return _scan(path)[0]
+    return _scan(path.read_bytes())[0]
+
+
+def torn_bytes(path: Path) -> int:
+    """Bytes behind the last whole record: 0, unless a writer was killed or the file is damaged."""
+    data = path.read_bytes()
+    return len(data) - _scan(data)[1]
 
 
 def cut_torn_tail(path: Path) -> int:
     """Remove what a kill left behind the last whole record; returns the bytes removed. For the journal's own writer only."""
     if not path.exists():
         return 0
-    _, good = _scan(path)
-    torn = path.stat().st_size - good
+    torn = torn_bytes(path)
     if torn:
-        fsops.truncate(path, good)
+        fsops.truncate(path, path.stat().st_size - torn)
     return torn
 
 
-def _scan(path: Path) -> tuple[list[dict[str, Any]], int]:
-    data, position, records = path.read_bytes(), 0, []
+def _scan(data: bytes) -> tuple[list[dict[str, Any]], int]:
+    position, records = 0, []
     while position + _HEADER.size <= len(data):
         length, crc = _HEADER.unpack_from(data, position)
         payload = data[position + _HEADER.size : position + _HEADER.size + length]

@@ -281,8 +281,7 @@ def test_a_starting_writer_leaves_a_living_writers_files_alone_and_sweeps_a_dead
     make_dense_store(tmp_path / "s.zarr")
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    host = fsops._WRITER.rpartition("-")[0]
-    files = {pid: tmp_path / "s.zarr" / f".partial-{host}-{pid}-abc-x" for pid in (os.getpid(), dead.pid)}
+    files = {pid: tmp_path / "s.zarr" / f".partial-{fsops._HOST}-{pid}-abc-x" for pid in (os.getpid(), dead.pid)}
     for file in files.values():
         file.write_bytes(b"half")
     assert fsops.sweep_temporaries(tmp_path / "s.zarr") == 1
