@@ -6,6 +6,7 @@ system can be put in: all of it goes through `calls`, which tests exchange for s
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -179,6 +180,30 @@ def sweep_temporaries(folder: Path) -> int:
     for path in dead:
         remove(path)
     return len(dead)
+
+
+def lock(path: Path, *, exclusive: bool, wait: bool) -> int | None:
+    """Lock a file until `unlock` or the end of the process, however it ends; None where others hold it and `wait` is off.
+
+    Any number may hold it shared, one exclusively. Advisory (flock): it keeps mambavl's own processes apart. On a file system
+    without locks everybody is let in; then nobody may finish or repair a store that others still write.
+    """
+    with _explained(path, "locked"):
+        descriptor = calls.open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            calls.close(descriptor)
+            return None
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
+                calls.close(descriptor)
+                raise
+        return descriptor
+
+
+def unlock(descriptor: int) -> None:
+    calls.close(descriptor)
 
 
 def free_bytes(path: Path) -> int:

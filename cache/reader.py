@@ -1,43 +1,71 @@
 """Reading a feature store: random batches straight from the memory-mapped shard files of the Zarr archive.
 
 The shards are uncompressed and laid row by row (schema.encode_shard), so a row is at a known offset and zarr's Python path,
-hundreds of times slower on random rows, is never taken. A shard's size and index are checked once, when it is first mapped.
+hundreds of times slower on random rows, is never taken. Compressed stores, and those wanted in memory, are decoded once.
 """
 
-import hashlib
+import contextlib
+import errno
 import math
+import mmap
+import os
+import resource
+import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mambavl.cache import schema, store
+from mambavl.cache import fsops, schema
+from mambavl.cache.gather import Shards, gather_rows, gather_tokens
+from mambavl.cache.layout import (
+    CLASSES,
+    MANIFEST,
+    SEGMENTS,
+    Layout,
+    committed_groups,
+    read_json,
+    read_spec,
+    sha256,
+)
 from mambavl.cache.schema import Classes, Level, Segment
-from mambavl.cache.store import Layout
-from mambavl.configs.errors import DataError
+from mambavl.cache.verify import verify as find_faults
+from mambavl.configs.errors import DataError, UsageError
+
+Verify = Literal["open", "read", "none"]
+Resident = Literal["mmap", "ram", "device"]
 
 
 class FeatureStore:
-    """A store opened read-only. Safe to pickle and to use after a fork: maps are opened on first use in each process.
+    """A store opened read-only; `open_store` says how. Safe to pickle and to use after a fork: each process maps for itself."""
 
-    `partial` opens an unfinished store; rows that were never written then have status 0.
-    """
-
-    def __init__(self, path: Path | str, *, partial: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        partial: bool = False,
+        verify: Verify = "open",
+        resident: Resident = "mmap",
+        device: torch.device | str = "cpu",
+        pin: bool = False,
+    ) -> None:
         self.path = Path(path)
-        self.spec: dict[str, Any] = store.read_spec(self.path)
+        self.verify, self.resident, self.device, self.pin = verify, resident, torch.device(device), pin
+        self.spec: dict[str, Any] = read_spec(self.path)
         self.layout = Layout.from_spec(self.spec)
-        self.store_id = self._check(partial)
-        self._maps: dict[tuple[str, int], np.ndarray] = {}
+        self.store_id, self._files = self._open(partial)
+        self._sources: dict[str, _Shards | Tensor] = {}
+        self._row_arrays: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return self.layout.rows
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}
+        cached = ("segments", "classes", "_written_groups")
+        return {**{key: value for key, value in self.__dict__.items() if key not in cached}, "_sources": {}, "_row_arrays": {}}
 
     @property
     def levels(self) -> dict[str, Level]:
@@ -46,137 +74,311 @@ class FeatureStore:
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
         """One record a row, in row order."""
-        return schema.read_segments(self._hashed(store.SEGMENTS))
+        return schema.read_segments(self._hashed(SEGMENTS))
 
     @cached_property
     def classes(self) -> Classes:
-        return Classes.from_json(self._hashed(store.CLASSES))
+        return Classes.from_json(self._hashed(CLASSES))
 
-    @cached_property
+    @property
     def status(self) -> np.ndarray:
         """(rows,) uint8; 1 is ok, the rest is named in schema.STATUS."""
         return self.row_array("status")
 
     def row_array(self, name: str) -> np.ndarray:
         """A whole per-row array: `status`, `flags`, `length`, `start`, `frame_pts`; the fill value where nothing was written."""
-        array = next(a for a in self.layout.row_arrays if a.name == name)
-        fill = np.nan if array.dtype.startswith("float") else 0
-        out = np.full((self.layout.rows, *array.shape), fill, array.dtype)
-        for group in self._written_groups:
-            file = self.path / self.layout.row_file(array, group)
-            values = schema.decode_rows(file.read_bytes(), (self.layout.rows_per_group, *array.shape), array.dtype)
-            if values is None:
-                raise DataError(f"{file}: is damaged; run `mambavl cache verify --deep {self.path}`")
-            rows = self.layout.rows_of(group)
-            out[rows.start : rows.stop] = values[: len(rows)]
-        return out
+        if name not in self._row_arrays:
+            array = next((a for a in self.layout.row_arrays if a.name == name), None)
+            if array is None:
+                raise UsageError(f"there is no array {name!r}; there are {', '.join(a.name for a in self.layout.row_arrays)}")
+            fill = np.nan if array.dtype.startswith("float") else 0
+            out = np.full((self.layout.rows, *array.shape), fill, array.dtype)
+            for group in self._written_groups:
+                file = self.layout.row_file(array, group)
+                data = self._read(file, hashed=True)
+                values = schema.decode_rows(data, (self.layout.rows_per_group, *array.shape), array.dtype)
+                if values is None:
+                    raise self._damaged(file, "its crc32c does not match")
+                rows = self.layout.rows_of(group)
+                out[rows.start : rows.stop] = values[: len(rows)]
+            out.flags.writeable = False
+            self._row_arrays[name] = out
+        return self._row_arrays[name]
 
-    def batch(self, rows: Any, level: str, *, view: int = 0) -> tuple[Tensor, Tensor]:
-        """Features of some rows, in the order given.
+    def batch(self, rows: Any, level: str, *, view: Any = 0) -> tuple[Tensor, Tensor]:
+        """Features of some rows, in the order given: numbers, or a mask over all rows. view: of a dense level, one or one a row.
 
         Returns (tokens (B, L, D) in the stored dtype, lengths (B,) int64), zeros from each length on. Dense: L tokens, grids
-        flattened row by row. Ragged: padded to the longest of the batch. Raises DataError for a row whose status is not ok.
+        flattened row by row. Ragged: padded to the longest of the batch. Raises DataError for a row whose status is not ok,
+        or whose bytes are damaged, IndexError for a row that is not there.
         """
-        rows = np.asarray(rows)
-        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
-        spec = self.layout.level(level)
+        spec, rows = self.layout.level(level), self._row_numbers(rows)
         bad = rows[self.status[rows] != schema.OK]
         if len(bad):
             first, reason = self.segments[bad[0]].narration_id, schema.STATUS[int(self.status[bad[0]])]
             raise DataError(f"{self.path}: row {first} has no features ({reason}); {len(bad)} such rows were asked for")
-        lengths = self._lengths(spec, rows)
-        tokens = self._dense(rows, spec, view, lengths) if spec.kind == "dense" else self._ragged(rows, spec, lengths)
-        return torch.from_numpy(tokens), torch.from_numpy(lengths)
+        views = np.array(np.broadcast_to(np.asarray(view, np.int64), rows.shape))
+        if ((views < 0) | (views >= spec.views)).any():
+            raise UsageError(f"{self.path}: level {level} has {spec.views} views; asked for {view}")
+        lengths = self.lengths(rows, level)
+        source = self._source(spec)
+        if isinstance(source, Tensor):
+            return _take(source, spec, rows, views, lengths, self._starts(spec, rows))
+        longest = spec.tokens if spec.kind == "dense" else int(lengths.max(initial=0))
+        dtype = getattr(torch, spec.dtype)
+        tokens = torch.empty((len(rows), longest, spec.width), dtype=dtype, pin_memory=self.pin)
+        out = tokens.numpy().view(np.uint8)
+        if spec.kind == "dense":
+            source.rows(rows, views, out.reshape(len(rows), spec.chunk_bytes // spec.views))
+            if (lengths < longest).any():  # the fill value is NaN, and padding must be harmless
+                tokens[torch.from_numpy(np.arange(longest) >= lengths[:, None])] = 0
+        else:
+            source.tokens(self._starts(spec, rows), lengths, out)
+        return tokens, torch.from_numpy(lengths)
 
-    def _lengths(self, level: Level, rows: np.ndarray) -> np.ndarray:
-        """(B,) int64: valid tokens of some rows at this level."""
-        steps = self._row_array(level.beside("length"))[rows].astype(np.int64)
-        if level.kind == "ragged":
+    def lengths(self, rows: Any, level: str) -> np.ndarray:
+        """(B,) int64: valid tokens of some rows at a level, without reading them."""
+        spec = self.layout.level(level)
+        steps = self.row_array(spec.beside("length"))[self._row_numbers(rows)].astype(np.int64)
+        if spec.kind == "ragged":
             return steps
-        if level.steps == 0:
-            return np.minimum(steps, 1)
-        return steps * (math.prod(level.shape[1:-1]) // level.steps)
+        return steps * (spec.tokens // spec.steps) if spec.steps else np.minimum(steps, 1)
 
-    def _row_array(self, name: str) -> np.ndarray:
-        cache = self.__dict__.setdefault("_row_arrays", {})
-        if name not in cache:
-            cache[name] = self.row_array(name)
-        return cache[name]
+    def _row_numbers(self, rows: Any) -> np.ndarray:
+        rows = np.asarray(rows)
+        if rows.dtype == bool:
+            if rows.shape != (len(self),):
+                raise IndexError(f"{self.path}: a mask of shape {rows.shape} for {len(self)} rows")
+            return np.flatnonzero(rows)
+        rows = rows.astype(np.int64, casting="safe" if rows.size else "unsafe").reshape(-1)
+        if len(rows) and not (-len(self) <= rows.min() and rows.max() < len(self)):
+            raise IndexError(f"{self.path}: row {rows[(rows < -len(self)) | (rows >= len(self))][0]} of {len(self)}")
+        return np.where(rows < 0, rows + len(self), rows)
 
-    def _dense(self, rows: np.ndarray, level: Level, view: int, lengths: np.ndarray) -> np.ndarray:
-        tokens = math.prod(level.shape[1:-1])  # shape is (V, ..., D)
-        out = np.empty((len(rows), tokens, level.width), level.dtype)
-        groups, local = np.divmod(rows, self.layout.rows_per_group)
-        for group in np.unique(groups):
-            here = groups == group
-            out[here] = self._map(level, int(group))[local[here], view]
-        if (lengths < tokens).any():
-            out[np.arange(tokens) >= lengths[:, None]] = 0  # the fill value is NaN, and padding must be harmless
-        return out
+    def _starts(self, level: Level, rows: np.ndarray) -> np.ndarray:
+        """(B,) first tokens of some rows; empty for a dense level."""
+        return self.row_array(level.beside("start"))[rows] if level.kind == "ragged" else np.empty(0, np.int64)
 
-    def _ragged(self, rows: np.ndarray, level: Level, lengths: np.ndarray) -> np.ndarray:
-        out = np.zeros((len(rows), int(lengths.max(initial=0)), level.width), level.dtype)
-        groups, places = np.divmod(self._row_array(level.beside("start"))[rows], level.capacity)
-        for i, (group, place, length) in enumerate(zip(groups.tolist(), places.tolist(), lengths.tolist(), strict=True)):
-            done = 0
-            while done < length:  # a text may reach over the border of a token chunk
-                chunk, first = divmod(place + done, schema.TOKEN_CHUNK)
-                count = min(schema.TOKEN_CHUNK - first, length - done)
-                out[i, done : done + count] = self._map(level, group)[chunk, first : first + count]
-                done += count
-        return out
+    # --- where the values of a level are
 
-    def _map(self, level: Level, group: int) -> np.ndarray:
-        """A shard as an array: dense (rows, V, tokens, D), ragged (chunks, 64, D), the checksums between rows left out."""
-        key = (level.name, group)
-        if key not in self._maps:
-            file = self.path / self.layout.level_file(level, group)
-            present, chunks = self.layout.present_chunks(level, group), level.chunks(self.layout.rows_per_group)
-            try:
-                data = np.memmap(file, np.uint8, mode="r")
-            except (OSError, ValueError) as error:
-                raise DataError(f"{file}: cannot be mapped ({error}); run `mambavl cache verify {self.path}`") from None
-            if not schema.shard_is_dense(memoryview(data), level, present, chunks):
-                raise DataError(f"{file}: its shard index is damaged; run `mambavl cache verify --deep {self.path}`")
-            inner = (
-                (level.shape[0], math.prod(level.shape[1:-1]), level.width)
-                if level.kind == "dense"
-                else (schema.TOKEN_CHUNK, level.width)
-            )
-            dtype = np.dtype(level.dtype).newbyteorder("<")
-            strides = np.empty(inner, dtype).strides if math.prod(inner) else (0,) * len(inner)
-            self._maps[key] = np.ndarray((present, *inner), dtype, data, 0, (level.chunk_bytes + 4, *strides))
-        return self._maps[key]
+    def _source(self, level: Level) -> "_Shards | Tensor":
+        if level.name not in self._sources:
+            self._sources[level.name] = self._make_source(level)
+        return self._sources[level.name]
+
+    def _make_source(self, level: Level) -> "_Shards | Tensor":
+        if self.resident == "mmap" and level.compressor == "none":
+            return _Shards(self, level)
+        if self.resident == "mmap" and self.store_id:
+            return _Whole(level, self._scratch(level))
+        whole = self._decoded(level)
+        if self.resident == "device":
+            return torch.from_numpy(whole).to(self.device)
+        return _Whole(level, whole)
+
+    def _decoded(self, level: Level) -> np.ndarray:
+        """All of a level in memory: (groups * chunks, *chunk_shape without its 1), every checksum compared."""
+        layout = self.layout
+        chunks = layout.rows if level.kind == "dense" else layout.groups * layout.chunks(level)
+        out = np.zeros((chunks, *level.chunk_shape), level.dtype)
+        for group in self._written_groups:
+            file = layout.level_file(level, group)
+            data = np.frombuffer(self._read(file, hashed=self.verify == "read"), np.uint8)
+            index = schema.shard_index(data, level, layout.present_chunks(level, group), layout.chunks(level))
+            if index is None:
+                raise self._damaged(file, "its shard index is damaged")
+            first = group * layout.chunks(level)
+            for i, (offset, size) in enumerate(index.tolist()):
+                values = schema.decode_chunk(data, offset, size, level)
+                if values is None:
+                    raise self._damaged(file, f"the crc32c of chunk {i} does not match")
+                out[first + i] = values
+        return out[:, 0] if level.kind == "dense" else out.reshape(-1, level.width)
+
+    def _scratch(self, level: Level) -> np.ndarray:
+        """A compressed level, decoded once into a file that is mapped from then on; shared by all who read this store here."""
+        folder = scratch_folder() / self.store_id
+        file = folder / f"{level.name.replace('/', '.')}.raw"
+        rows = self.layout.rows if level.kind == "dense" else self.layout.groups * level.capacity
+        size = rows * math.prod(level.shape) * np.dtype(level.dtype).itemsize
+        if not file.exists() or file.stat().st_size != size:
+            fsops.make_folder(folder)
+            fsops.write_file(file, self._decoded(level).reshape(-1).view(np.uint8).data)
+        return _map_file(file).view(level.dtype).reshape(rows, *level.shape)
+
+    # --- files
 
     @cached_property
     def _written_groups(self) -> list[int]:
         if self.store_id:
             return list(range(self.layout.groups))
-        return sorted(store.committed_groups(self.path, self.layout))
+        return sorted(committed_groups(self.path, self.layout))
 
-    def _check(self, partial: bool) -> str:
-        """The store id of a finalised store whose files all have their recorded length."""
-        if not (self.path / store.MANIFEST).exists():
+    def _open(self, partial: bool) -> tuple[str, dict[str, list]]:
+        """The store id ("" if unfinished) and every file's recorded [size, sha256]."""
+        if not (self.path / MANIFEST).exists():
+            done = committed_groups(self.path, self.layout)
             if partial:
-                return ""
-            done = store.committed_groups(self.path, self.layout)
+                return "", {name: entry for record in done.values() for name, entry in record["files"].items()}
             rows = sum(len(self.layout.rows_of(group)) for group in done)
             raise DataError(
                 f"{self.path}: {rows:,} of {len(self):,} rows are done; finish with the same `mambavl extract` command"
             )
-        faults = store.verify(self.path)
+        faults = find_faults(self.path) if self.verify != "none" else []
         if faults:
             more = f" (and {len(faults) - 1} more; `mambavl cache verify {self.path}` lists them)" if faults[1:] else ""
-            raise DataError(f"{self.path}: {faults[0]}{more}")
-        return store.read_json(self.path, store.MANIFEST)["store_id"]
+            raise DataError(f"{self.path}: {faults[0]}{more}; `mambavl cache repair {self.path}` re-opens what is bad")
+        manifest = read_json(self.path, MANIFEST)
+        return manifest["store_id"], manifest["files"]
+
+    def _read(self, name: str, *, hashed: bool) -> bytes:
+        try:
+            data = (self.path / name).read_bytes()
+        except OSError as error:
+            raise self._damaged(name, f"cannot be read ({error.strerror})") from None
+        if hashed and sha256(data) != self._files[name][1]:
+            raise self._damaged(name, "its sha256 is not the recorded one")
+        return data
+
+    def _map(self, level: Level, group: int) -> np.ndarray:
+        """A shard's bytes, checked: its length always, its index unless verify="none", all of it if verify="read"."""
+        name = self.layout.level_file(level, group)
+        present, chunks = self.layout.present_chunks(level, group), self.layout.chunks(level)
+        try:
+            data = _map_file(self.path / name)
+        except (OSError, ValueError) as error:
+            raise self._damaged(name, f"cannot be mapped ({error})") from None
+        if len(data) != schema.shard_size(level, present, chunks):
+            raise self._damaged(name, f"has {len(data):,} bytes")
+        if self.verify == "read" and sha256(data) != self._files[name][1]:
+            raise self._damaged(name, "its sha256 is not the recorded one")
+        if self.verify != "none" and schema.shard_index(data, level, present, chunks) is None:
+            raise self._damaged(name, "its shard index is damaged")
+        return data
+
+    def _damaged(self, name: str, what: str) -> DataError:
+        return DataError(f"{self.path / name}: {what}; run `mambavl cache verify --deep {self.path}`")
 
     def _hashed(self, name: str) -> bytes:
         data = (self.path / name).read_bytes()
-        if hashlib.sha256(data).hexdigest() != self.spec[f"{name.partition('.')[0]}_sha256"]:
+        if sha256(data) != self.spec[f"{name.partition('.')[0]}_sha256"]:
             raise DataError(f"{self.path / name}: was changed after extraction; its sha256 is not the one in spec.json")
         return data
 
 
-def open_store(path: Path | str, *, partial: bool = False) -> FeatureStore:
-    """Open a finished store read-only. Raises DataError when it is unfinished (unless `partial`), damaged or no store."""
-    return FeatureStore(path, partial=partial)
+class _Shards:
+    """A level in its shard files: rows, or chunks of tokens, each followed by its crc32c."""
+
+    def __init__(self, store: FeatureStore, level: Level) -> None:
+        self.store, self.level = store, level
+        self.shards = Shards(store.layout.groups)
+        self.stride = level.chunk_bytes + 4
+
+    def rows(self, rows: np.ndarray, views: np.ndarray, out: np.ndarray) -> None:
+        per_shard = self.store.layout.rows_per_group
+        self._map(rows // per_shard)
+        if self.store.verify == "read":
+            self._check(rows // per_shard, rows % per_shard)
+        gather_rows(self.shards, per_shard, self.stride, rows, views, out)
+
+    def tokens(self, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
+        capacity, per_chunk = self.level.capacity, schema.TOKEN_CHUNK
+        self._map(starts // capacity)
+        if self.store.verify == "read":
+            for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+                chunks = np.arange(start % capacity // per_chunk, -(-(start % capacity + length) // per_chunk))
+                self._check(np.full(len(chunks), start // capacity), chunks)
+        gather_tokens(self.shards, capacity, per_chunk, self.stride, starts, lengths, out)
+
+    def _map(self, groups: np.ndarray) -> None:
+        for group in self.shards.missing(groups):
+            self.shards[group] = self.store._map(self.level, group)
+
+    def _check(self, groups: np.ndarray, chunks: np.ndarray) -> None:
+        for group, chunk in zip(groups.tolist(), chunks.tolist(), strict=True):
+            if not schema.chunk_is_sound(self.shards.arrays[group], chunk * self.stride, self.stride):
+                name = self.store.layout.level_file(self.level, group)
+                raise self.store._damaged(name, f"the crc32c of chunk {chunk} does not match")
+
+
+class _Whole:
+    """A level as one array: dense (rows, V, ..., D), ragged (tokens, D)."""
+
+    def __init__(self, level: Level, values: np.ndarray) -> None:
+        self.count = max(len(values), 1)
+        self.stride = level.chunk_bytes if level.kind == "dense" else self.count * level.chunk_bytes
+        self.shards = Shards(1)
+        self.shards[0] = values.reshape(-1).view(np.uint8)
+
+    def rows(self, rows: np.ndarray, views: np.ndarray, out: np.ndarray) -> None:
+        gather_rows(self.shards, self.count, self.stride, rows, views, out)
+
+    def tokens(self, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
+        gather_tokens(self.shards, self.count, self.count, self.stride, starts, lengths, out)
+
+
+def _take(
+    values: Tensor, level: Level, rows: np.ndarray, views: np.ndarray, lengths: np.ndarray, starts: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """A batch of a level that lies on a device; computed there."""
+    counts = torch.from_numpy(lengths).to(values.device)
+    if level.kind == "dense":
+        picked = values[torch.from_numpy(rows).to(values.device), torch.from_numpy(views).to(values.device)]
+        tokens = picked.reshape(len(rows), level.tokens, level.width)
+    else:
+        places = torch.arange(int(lengths.max(initial=0)), device=values.device)
+        where = torch.from_numpy(starts).to(values.device)[:, None] + places
+        tokens = values[where.clamp(max=len(values) - 1)]
+    beyond = torch.arange(tokens.shape[1], device=values.device) >= counts[:, None]
+    return tokens.masked_fill(beyond[..., None], 0), counts
+
+
+def _map_file(file: Path) -> np.ndarray:
+    """A file's bytes, mapped read-only. Python before 3.13 keeps a descriptor for each map; the limit is raised as it must be."""
+    options = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = stack.enter_context(open(file, "rb"))
+            return np.frombuffer(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ, **options), np.uint8)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft >= hard and hard != resource.RLIM_INFINITY:
+            raise OSError(errno.EMFILE, "too many open files; raise `ulimit -n`, or open the store with resident='ram'")
+        wanted = soft * 4 if hard == resource.RLIM_INFINITY else min(soft * 4, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return _map_file(file)
+
+
+def scratch_folder() -> Path:
+    """Where compressed stores are decoded to: $MAMBAVL_SCRATCH, or a folder of the user's cache."""
+    named = os.environ.get("MAMBAVL_SCRATCH")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mambavl" / "scratch"
+
+
+def open_store(
+    path: Path | str,
+    *,
+    partial: bool = False,
+    verify: Verify = "open",
+    resident: Resident = "mmap",
+    device: torch.device | str = "cpu",
+    pin: bool = False,
+) -> FeatureStore:
+    """Open a finished store read-only.
+
+    partial: open an unfinished one; rows that were never written then have status 0.
+    verify: "open" compares every file's size and the manifest now, and each shard's index when it is first touched; "read" also
+        compares each shard's sha256 when it is first touched, and each row's crc32c whenever it is read; "none" looks at a
+        shard's size only, where it is needed to stay within the file.
+    resident: "mmap" maps the shard files (a compressed store is decoded once into a scratch file, see `scratch_folder`); "ram"
+        and "device" decode a level whole, on its first use, into memory or onto `device`, where batches are then put together.
+    pin: batches in page-locked memory, from where a GPU fetches them without waiting. Not for forked loader processes.
+
+    Raises DataError when the store is unfinished, damaged or none at all, UsageError for an unknown mode.
+    """
+    for name, value, known in (("verify", verify, ("open", "read", "none")), ("resident", resident, ("mmap", "ram", "device"))):
+        if value not in known:
+            raise UsageError(f"{name}={value!r}: there are {', '.join(known)}")
+    return FeatureStore(path, partial=partial, verify=verify, resident=resident, device=device, pin=pin)

@@ -4,10 +4,13 @@
       zarr.json                    a plain Zarr v3 group: any Zarr reader opens it
       spec.json                    the recipe that made it, whole; its hash names the store's kind
       segments.csv  classes.json   rows in canonical order, labels, class names, tail and unseen lists
-      <level>/c/G/0/...            features: one shard a row group G, one inner chunk a row, crc32c each
+      <level>/c.G.0...             features: one shard a row group G, one inner chunk a row, crc32c each
       status/ flags/ frame_pts/    per row, one chunk a row group; `length` (and `start`) beside the level they belong to
       commit/*.journal             one record a finished row group, written last
-      manifest.json                after `finalize`: every file's size and sha256, and the store id
+      commit/seal.json             after `finalize`: size and sha256 of the journals and of environment.json
+      manifest.json                after `finalize`, last of all: every other file's size and sha256, and the store id
+
+A level's files lie side by side in one folder (separator "." in their keys), which saves a row group a dozen folders and fsyncs.
 
 R rows make a row group, the unit of work and of loss. A dense level has one shape for all rows, (V, T, D) say. A ragged level
 (text) has values (tokens, D): row r owns `length[r]` tokens from `start[r]`; every row group begins at a fixed capacity, so that
@@ -26,10 +29,11 @@ from typing import Any, Literal
 import google_crc32c
 import numpy as np
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TOKEN_CHUNK = 64  # tokens in one inner chunk of a ragged level
 SHARD_BYTES = 16 * 2**20  # what a row group aims at, for its largest level
 MIN_ROWS, MAX_ROWS = 8, 512
+ZSTD_LEVEL = 3
 
 STATUS = {
     0: "never written",
@@ -111,6 +115,16 @@ class Level:
     dtype: Literal["float16", "float32"] = "float16"
     steps: int = 0  # dense: time steps that the row's tokens divide into (T); 0 where a row is one vector
     capacity: int = 0  # ragged: tokens a row group has room for, a multiple of TOKEN_CHUNK
+    compressor: Literal["none", "zstd"] = "none"  # zstd is for archives: 3-8 % of space, and no reading in place
+
+    @property
+    def views(self) -> int:
+        return self.shape[0] if self.kind == "dense" else 1
+
+    @property
+    def tokens(self) -> int:
+        """Dense: tokens of a row and view, (T, g, g) counted together."""
+        return math.prod(self.shape[1:-1])
 
     @property
     def width(self) -> int:
@@ -214,6 +228,7 @@ def _value(text: str, column: str) -> Any:
 
 _CRC = {"name": "crc32c"}
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
+_ZSTD = {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}
 
 
 def group_metadata(attributes: dict[str, Any]) -> bytes:
@@ -234,6 +249,8 @@ def level_metadata(level: Level, rows: int, group_rows: int) -> bytes:
             "index_location": "end",
         },
     }
+    if level.compressor == "zstd":
+        sharding["configuration"]["codecs"].insert(1, _ZSTD)
     return _array_metadata((length, *level.shape), (shard_length, *level.shape), level.dtype, "NaN", [sharding])
 
 
@@ -252,7 +269,7 @@ def _array_metadata(shape: tuple, chunk: tuple, dtype: str, fill: Any, codecs: l
             "shape": list(shape),
             "data_type": dtype,
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
             "fill_value": fill,
             "codecs": codecs,
             "attributes": {},
@@ -262,7 +279,7 @@ def _array_metadata(shape: tuple, chunk: tuple, dtype: str, fill: Any, codecs: l
 
 def chunk_key(array: str, ndim: int, group: int) -> str:
     """The file of row group `group`: all axes but the first have a single chunk."""
-    return "/".join([array, "c", str(group), *["0"] * (ndim - 1)])
+    return f"{array}/" + ".".join(["c", str(group), *["0"] * (ndim - 1)])
 
 
 # --- shard bytes
@@ -270,53 +287,69 @@ def chunk_key(array: str, ndim: int, group: int) -> str:
 _ABSENT = 2**64 - 1  # the shard index's mark for a chunk that does not exist (rows past the end of the array)
 
 
-def encode_shard(values: np.ndarray, level: Level, chunks: int) -> bytes:
-    """A whole shard, always the same bytes for the same values.
+def encode_shard(values: np.ndarray, level: Level, chunks: int) -> memoryview:
+    """A whole shard, always the same bytes for the same values (and, if compressed, the same zstd).
 
     values: (rows <= chunks, *shape) of a dense level, or (capacity, D) of a ragged one, in the level's dtype.
     Rows lie one after another, each followed by its crc32c; then the index (offset, size) and the index's own crc32c.
     """
     flat = np.ascontiguousarray(values, dtype=np.dtype(level.dtype).newbyteorder("<")).reshape(-1)
     rows = flat.view(np.uint8).reshape(-1, level.chunk_bytes)
-    stride = level.chunk_bytes + 4
-    out = np.empty((len(rows), stride), np.uint8)
-    out[:, :-4] = rows
-    crcs = np.array([google_crc32c.value(row.tobytes()) for row in rows], "<u4")
-    out[:, -4:] = crcs.view(np.uint8).reshape(-1, 4)
+    parts = rows if level.compressor == "none" else [_zstd().encode(row) for row in rows]
+    sizes = np.array([len(part) + 4 for part in parts], np.uint64)
     index = np.full((chunks, 2), _ABSENT, "<u8")
-    index[: len(rows), 0] = np.arange(len(rows), dtype=np.uint64) * stride
-    index[: len(rows), 1] = stride
+    index[: len(rows)] = np.stack([np.cumsum(sizes) - sizes, sizes], 1)
     tail = index.tobytes()
-    return out.tobytes() + tail + struct.pack("<I", google_crc32c.value(tail))
+    out = np.empty(int(sizes.sum()) + len(tail) + 4, np.uint8)
+    for (offset, size), part in zip(index.tolist(), parts, strict=False):
+        out[offset : offset + size - 4] = part if level.compressor == "none" else np.frombuffer(part, np.uint8)
+        out[offset + size - 4 : offset + size] = np.frombuffer(struct.pack("<I", google_crc32c.value(part)), np.uint8)
+    out[-len(tail) - 4 :] = np.frombuffer(tail + struct.pack("<I", google_crc32c.value(tail)), np.uint8)
+    return out.data
 
 
-def shard_size(level: Level, present: int, chunks: int) -> int:
-    """Bytes of a shard in which the first `present` of `chunks` inner chunks exist."""
-    return present * (level.chunk_bytes + 4) + chunks * 16 + 4
+def shard_size(level: Level, present: int, chunks: int) -> int | None:
+    """Bytes of a shard in which the first `present` of `chunks` inner chunks exist; None where they are compressed."""
+    return present * (level.chunk_bytes + 4) + chunks * 16 + 4 if level.compressor == "none" else None
 
 
-def shard_is_dense(data: memoryview, level: Level, present: int, chunks: int) -> bool:
-    """Whether a shard's index is intact and lays the chunks one after another, as `encode_shard` does."""
-    if len(data) != shard_size(level, present, chunks):
-        return False
-    tail = data[present * (level.chunk_bytes + 4) : -4]
-    if google_crc32c.value(bytes(tail)) != struct.unpack("<I", data[-4:])[0]:
-        return False
-    index = np.frombuffer(tail, "<u8").reshape(chunks, 2)
-    stride = level.chunk_bytes + 4
-    return bool(
-        (index[:present, 0] == np.arange(present, dtype=np.uint64) * stride).all()
-        and (index[:present, 1] == stride).all()
-        and (index[present:] == _ABSENT).all()
-    )
+def shard_index(data: np.ndarray, level: Level, present: int, chunks: int) -> np.ndarray | None:
+    """(present, 2) int64 offset and size of the chunks of a shard (uint8); None where the index is damaged or not ours."""
+    end = len(data) - chunks * 16 - 4
+    if end < 0:
+        return None
+    tail = data[end:-4]
+    if google_crc32c.value(tail) != int.from_bytes(data[-4:].tobytes(), "little"):
+        return None
+    index = np.frombuffer(tail.tobytes(), "<u8").reshape(chunks, 2)
+    sizes = index[:present, 1].astype(np.int64)
+    in_order = (index[:present, 0] == (np.cumsum(sizes) - sizes).astype(np.uint64)).all() and sizes.sum() == end
+    fixed = level.compressor != "none" or (sizes == level.chunk_bytes + 4).all()
+    return index[:present].astype(np.int64) if in_order and fixed and (index[present:] == _ABSENT).all() else None
 
 
-def bad_chunks(data: bytes, level: Level, present: int) -> list[int]:
-    """The inner chunks of a densely laid shard whose crc32c does not match."""
-    stride = level.chunk_bytes + 4
-    view = memoryview(data)
-    rows = (view[i * stride : (i + 1) * stride] for i in range(present))
-    return [i for i, row in enumerate(rows) if google_crc32c.value(bytes(row[:-4])) != struct.unpack("<I", row[-4:])[0]]
+def chunk_is_sound(data: np.ndarray, offset: int, size: int) -> bool:
+    """Whether the crc32c behind a chunk of a shard (uint8) is that of its bytes."""
+    found = int.from_bytes(data[offset + size - 4 : offset + size].tobytes(), "little")
+    return google_crc32c.value(data[offset : offset + size - 4]) == found
+
+
+def decode_chunk(data: np.ndarray, offset: int, size: int, level: Level) -> np.ndarray | None:
+    """The values of one chunk, `level.chunk_shape`; None when its checksum or its length is wrong."""
+    if not chunk_is_sound(data, offset, size):
+        return None
+    raw = data[offset : offset + size - 4]
+    if level.compressor == "zstd":
+        raw = np.frombuffer(_zstd().decode(raw), np.uint8)
+    if len(raw) != level.chunk_bytes:
+        return None
+    return raw.view(np.dtype(level.dtype).newbyteorder("<")).reshape(level.chunk_shape)
+
+
+def _zstd() -> Any:
+    from numcodecs.zstd import Zstd  # comes with zarr
+
+    return Zstd(level=ZSTD_LEVEL)
 
 
 def encode_rows(values: np.ndarray, group_rows: int, dtype: str) -> bytes:

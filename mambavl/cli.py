@@ -266,7 +266,7 @@ def cache_verify(
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte: sha256, crc32c, shard indices.")] = False,
 ) -> None:
     """Check a store; one line for every bad object. Exit code 1 if any."""
-    from mambavl.cache.store import verify
+    from mambavl.cache.verify import verify
 
     faults = verify(store, deep=deep)
     for fault in faults:

@@ -15,7 +15,7 @@ from dataset import FPS, barcode_record, make_dataset, numbers
 from safetensors.torch import load_file, save_file
 
 from mambavl.cache import open_store, schema
-from mambavl.cache.store import records
+from mambavl.cache.layout import records
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract import encoders
 from mambavl.extract.annotations import read_annotations

@@ -49,16 +49,32 @@ CLASSES = Classes(
 
 
 def make_dense_store(
-    path: Path, rows: int = 20, *, group_rows: int = 8, width: int = 6, steps: int = 4, recipe=None, failed=None, splits=None
+    path: Path,
+    rows: int = 20,
+    *,
+    group_rows: int = 8,
+    width: int = 6,
+    steps: int = 4,
+    views: int = 1,
+    compressor: str = "none",
+    recipe=None,
+    failed=None,
+    short=None,
+    splits=None,
 ):
-    """A finished video store of frame features that depend on the labels; returns the features. failed: row -> status."""
+    """A finished video store of frame features that depend on the labels; returns them, (rows, views, steps, width).
+
+    failed: row -> status; short: row -> steps, NaN from there on.
+    """
     segments = make_segments(rows, splits or ("train", "validation"))
-    level = Level("frame", "dense", (1, steps, width), "float32", steps=steps)
+    level = Level("frame", "dense", (views, steps, width), "float32", steps=steps, compressor=compressor)
     rng = np.random.default_rng(0)
     centres_v, centres_n = rng.normal(size=(3, width)), rng.normal(size=(4, width))
     features = np.stack(
-        [rng.normal(size=(1, steps, width)) * 0.1 + centres_v[s.verb_class] + centres_n[s.noun_class] for s in segments]
+        [rng.normal(size=(views, steps, width)) * 0.1 + centres_v[s.verb_class] + centres_n[s.noun_class] for s in segments]
     ).astype(np.float32)
+    lengths = np.array([(short or {}).get(row, steps) for row in range(rows)])
+    features[np.broadcast_to((np.arange(steps) >= lengths[:, None])[:, None], features.shape[:3])] = np.nan
     spec = {
         "kind": "video",
         "recipe": recipe or {"encoder": {"name": "fake", "state": "random", "sha256": "0" * 64, "width": width}},
@@ -76,7 +92,7 @@ def make_dense_store(
             group,
             RowGroup(
                 levels={"frame": features[index]},
-                lengths={"length": np.full(count, steps)},
+                lengths={"length": lengths[index]},
                 status=status,
                 flags=np.zeros(count, np.uint8),
                 frame_pts=np.zeros((count, 1, steps)),
@@ -87,13 +103,15 @@ def make_dense_store(
     return features
 
 
-def make_text_store(path: Path, rows: int = 20, *, group_rows: int = 8, width: int = 5, protocol: str = "oracle"):
+def make_text_store(
+    path: Path, rows: int = 20, *, group_rows: int = 8, width: int = 5, protocol: str = "oracle", compressor: str = "none"
+):
     """A finished text store with two questions a row, ragged, some of them empty."""
     segments = make_segments(rows)
     rng = np.random.default_rng(1)
     questions = ("verb_question", "noun_question")
     texts = {q: [rng.normal(size=(rng.integers(0, 9), width)).astype(np.float32) for _ in segments] for q in questions}
-    levels = [Level(f"{q}/last_hidden", "ragged", (width,), "float32", capacity=64) for q in questions]
+    levels = [Level(f"{q}/last_hidden", "ragged", (width,), "float32", capacity=64, compressor=compressor) for q in questions]
     spec = {
         "kind": "text",
         "recipe": {

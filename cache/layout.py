@@ -1,0 +1,201 @@
+"""What files a store has, how long each must be, and which row groups are done. Nothing here writes.
+
+A row group is done when a valid record of it exists, made under this store's spec, *and* every one of its files has the length
+that the record gives. `spec.json` says everything else about the files.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mambavl.cache import journal, schema
+from mambavl.cache.schema import Level
+from mambavl.configs.errors import DataError, UsageError
+
+SPEC, SEGMENTS, CLASSES, MANIFEST = "spec.json", "segments.csv", "classes.json", "manifest.json"
+ENVIRONMENT, COMMIT, SEAL, LOCK = "environment.json", "commit", "commit/seal.json", "commit/lock"
+REQUIRED = {
+    SPEC: {"schema", "kind", "recipe", "levels", "rows", "rows_per_group", "frame_pts", "segments_sha256", "classes_sha256"},
+    MANIFEST: {"schema", "spec_sha256", "files", "failures", "store_id"},
+    SEAL: {"files", "sha256"},
+}
+
+
+@dataclass(frozen=True)
+class RowArray:
+    """A per-row array of a store: status, flags, length, start, frame_pts."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of everything in a store; all of it follows from spec.json."""
+
+    levels: tuple[Level, ...]
+    rows: int
+    rows_per_group: int
+    spec_sha256: str
+    frame_pts: tuple[int, ...] = ()  # (V, T) where the rows are video
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> "Layout":
+        return cls(
+            levels=tuple(Level.from_dict(raw) for raw in spec["levels"]),
+            rows=spec["rows"],
+            rows_per_group=spec["rows_per_group"],
+            spec_sha256=schema.digest(spec),
+            frame_pts=tuple(spec["frame_pts"]),
+        )
+
+    @property
+    def groups(self) -> int:
+        return math.ceil(self.rows / self.rows_per_group)
+
+    def rows_of(self, group: int) -> range:
+        first = group * self.rows_per_group
+        return range(first, min(first + self.rows_per_group, self.rows))
+
+    @property
+    def row_arrays(self) -> tuple[RowArray, ...]:
+        arrays = {"status": RowArray("status", "uint8"), "flags": RowArray("flags", "uint8")}
+        if self.frame_pts:
+            arrays["frame_pts"] = RowArray("frame_pts", "float64", self.frame_pts)
+        for level in self.levels:
+            length = level.beside("length")
+            arrays[length] = RowArray(length, "int32")
+            if level.kind == "ragged":
+                start = level.beside("start")
+                arrays[start] = RowArray(start, "int64")
+        return tuple(arrays.values())
+
+    def level(self, name: str) -> Level:
+        for level in self.levels:
+            if level.name == name:
+                return level
+        raise UsageError(f"there is no level {name!r}; this store holds {', '.join(level.name for level in self.levels)}")
+
+    def present_chunks(self, level: Level, group: int) -> int:
+        return len(self.rows_of(group)) if level.kind == "dense" else self.chunks(level)
+
+    def chunks(self, level: Level) -> int:
+        """Inner chunks that a shard has room for."""
+        return level.chunks(self.rows_per_group)
+
+    def level_file(self, level: Level, group: int) -> str:
+        return schema.chunk_key(level.name, 1 + len(level.shape), group)
+
+    def row_file(self, array: RowArray, group: int) -> str:
+        return schema.chunk_key(array.name, 1 + len(array.shape), group)
+
+    def file_sizes(self, group: int) -> dict[str, int | None]:
+        """Every file of a row group with the length it must have; None for a compressed shard, whose record says."""
+        sizes = {
+            self.level_file(level, group): schema.shard_size(level, self.present_chunks(level, group), self.chunks(level))
+            for level in self.levels
+        }
+        for array in self.row_arrays:
+            items = self.rows_per_group * math.prod(array.shape)
+            sizes[self.row_file(array, group)] = items * np.dtype(array.dtype).itemsize + 4
+        return sizes
+
+    def metadata(self) -> dict[str, bytes]:
+        """Every zarr.json of the store."""
+        attributes = {"mambavl": {"schema": schema.SCHEMA_VERSION, "spec_sha256": self.spec_sha256}}
+        files = {"zarr.json": schema.group_metadata(attributes)}
+        for level in self.levels:
+            files[f"{level.name}/zarr.json"] = schema.level_metadata(level, self.rows, self.rows_per_group)
+            if "/" in level.name:
+                files[level.beside("zarr.json")] = schema.group_metadata({})
+        for array in self.row_arrays:
+            files[f"{array.name}/zarr.json"] = schema.row_array_metadata(array.shape, array.dtype, self.rows, self.rows_per_group)
+        return files
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """The spec of a store; DataError when `path` is no store or one of another schema version."""
+    return read_json(Path(path), SPEC)
+
+
+def read_json(path: Path, name: str) -> dict[str, Any]:
+    """A metadata file of a store, which must hold what REQUIRED says and be in the form that we write."""
+    if not path.is_dir():
+        raise DataError(f"{path}: no such store; make it with `mambavl extract video` or `mambavl extract text`")
+    try:
+        data = (path / name).read_bytes()
+        found = json.loads(data)
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+        if name == SPEC and found.get("schema") != schema.SCHEMA_VERSION:
+            raise DataError(
+                f"{path}: has schema version {found.get('schema')}; this version of mambavl reads {schema.SCHEMA_VERSION}"
+            )
+        if lacking := REQUIRED[name] - found.keys():
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+        if data != schema.pretty_json(found):
+            raise ValueError("it is not laid out as it was written")
+        return found
+    except FileNotFoundError:
+        raise DataError(f"{path}: is no feature store: it has no {name}") from None
+    except ValueError as error:
+        raise DataError(f"{path / name}: is damaged ({error}); `mambavl cache repair {path}` mends what can be mended") from None
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    for file in sorted((Path(path) / COMMIT).glob("*.journal")):
+        yield from journal.read(file)
+
+
+def committed_groups(path: Path, layout: Layout) -> dict[int, dict[str, Any]]:
+    """Row group -> its record, for the groups whose files are all there at their recorded length.
+
+    Where several writers recorded a group with other bytes, the one whose sha256 the files have; none, if none has.
+    """
+    path = Path(path)
+    claims: dict[int, list[dict[str, Any]]] = {}
+    for record in records(path):
+        known = claims.setdefault(record["group"], [])
+        if record["spec"] == layout.spec_sha256 and all(record["files"] != other["files"] for other in known):
+            known.append(record)
+    done = {}
+    for group, known in claims.items():
+        if group >= layout.groups:
+            continue
+        sizes = layout.file_sizes(group)
+        found = {name: file_size(path / name) for name in sizes}
+        fitting = [record for record in known if all(_fits(record, name, sizes[name], found[name]) for name in sizes)]
+        if len(fitting) > 1:
+            fitting = [record for record in fitting if _has_content(path, record)]
+        if fitting:
+            done[group] = fitting[0]
+    return done
+
+
+def _fits(record: dict[str, Any], name: str, expected: int | None, found: int | None) -> bool:
+    recorded = record["files"].get(name, [None])[0]
+    return found is not None and found == recorded and expected in (None, found)
+
+
+def _has_content(path: Path, record: dict[str, Any]) -> bool:
+    """By sha256. A crc32c would not do: over rows that carry their own crc32c it is the same whatever they hold."""
+    return all(sha256((path / name).read_bytes()) == expected for name, (_, expected) in record["files"].items())
+
+
+def sha256(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_size(path: Path) -> int | None:
+    """None where there is no file."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

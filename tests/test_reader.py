@@ -1,0 +1,207 @@
+"""Reading: every way to hold a store gives the same batches, and what is damaged is never handed out."""
+
+import multiprocessing
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+from mambavl.cache import open_store
+from mambavl.cache.verify import verify
+from mambavl.configs.errors import DataError, UsageError
+from tiny import make_dense_store, make_text_store
+
+WAYS = [
+    {"verify": "open"},
+    {"verify": "read"},
+    {"verify": "none"},
+    {"resident": "ram"},
+    {"resident": "ram", "verify": "read"},
+    {"resident": "device", "device": "cpu"},
+]
+ROWS = [19, 0, 7, 8, 7, 3, -1]
+
+
+@pytest.mark.parametrize("compressor", ["none", "zstd"])
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_every_way_to_hold_a_dense_level_gives_the_same_batch(tmp_path, monkeypatch, way, compressor):
+    monkeypatch.setenv("MAMBAVL_SCRATCH", str(tmp_path / "scratch"))
+    features = make_dense_store(tmp_path / "s.zarr", views=3, compressor=compressor)
+    opened = open_store(tmp_path / "s.zarr", **way)
+    views = np.array([0, 2, 1, 1, 0, 2, 0])
+    for view in (0, 2, views):
+        tokens, lengths = opened.batch(ROWS, "frame", view=view)
+        assert torch.equal(tokens, torch.from_numpy(features[ROWS, view]))
+        assert lengths.tolist() == [4] * len(ROWS)
+    assert opened.batch([], "frame")[0].shape == (0, 4, 6)
+
+
+@pytest.mark.parametrize("compressor", ["none", "zstd"])
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_every_way_to_hold_a_ragged_level_gives_the_same_batch(tmp_path, monkeypatch, way, compressor):
+    monkeypatch.setenv("MAMBAVL_SCRATCH", str(tmp_path / "scratch"))
+    texts = make_text_store(tmp_path / "t.zarr", compressor=compressor)["noun_question"]
+    opened = open_store(tmp_path / "t.zarr", **way)
+    tokens, lengths = opened.batch(ROWS, "noun_question/last_hidden")
+    assert tokens.shape[1] == lengths.max()
+    for row, found, length in zip(ROWS, tokens, lengths, strict=True):
+        assert length == len(texts[row])
+        np.testing.assert_array_equal(found[:length].numpy(), texts[row])
+        assert not found[length:].any()
+    assert opened.batch([], "noun_question/last_hidden")[0].shape[:2] == (0, 0)
+
+
+def test_rows_that_are_shorter_than_their_level_end_in_zeros(tmp_path):
+    """A window of fewer steps than the rest: what is stored behind its length, NaN, never reaches a head."""
+    features = make_dense_store(tmp_path / "s.zarr", short={3: 1, 9: 2})
+    for way in WAYS:
+        tokens, lengths = open_store(tmp_path / "s.zarr", **way).batch([3, 9, 0], "frame")
+        assert lengths.tolist() == [1, 2, 4]
+        assert torch.equal(tokens[0, :1], torch.from_numpy(features[3, 0, :1]))
+        assert not tokens[0, 1:].any()
+        assert not tokens[1, 2:].any()
+
+
+def test_zarr_python_reads_a_compressed_store(tmp_path):
+    features = make_dense_store(tmp_path / "s.zarr", compressor="zstd")
+    np.testing.assert_array_equal(zarr.open_group(tmp_path / "s.zarr", mode="r")["frame"][:], features)
+    assert verify(tmp_path / "s.zarr", deep=True) == []
+
+
+def test_tensorstore_reads_the_same_values(tmp_path):
+    """An independent reader of the format, that shares no code with zarr-python."""
+    tensorstore = pytest.importorskip("tensorstore", reason="tensorstore is not installed")
+    features = make_dense_store(tmp_path / "s.zarr", views=2)
+    make_dense_store(tmp_path / "z.zarr", views=2, compressor="zstd")
+    texts = make_text_store(tmp_path / "t.zarr")
+
+    def read(array):
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(tmp_path / array)}}
+        return tensorstore.open(spec, open=True, read=True).result().read().result()
+
+    np.testing.assert_array_equal(read("s.zarr/frame"), features)
+    np.testing.assert_array_equal(read("z.zarr/frame"), features)
+    assert read("s.zarr/status").tolist() == [1] * 20
+    assert read("s.zarr/frame_pts").shape == (20, 1, 4)
+    start, length, values = (read(f"t.zarr/verb_question/{name}") for name in ("start", "length", "last_hidden"))
+    for row in range(20):
+        np.testing.assert_array_equal(values[start[row] : start[row] + length[row]], texts["verb_question"][row])
+
+
+def test_a_compressed_store_is_decoded_once_and_shared(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAMBAVL_SCRATCH", str(tmp_path / "scratch"))
+    features = make_dense_store(tmp_path / "s.zarr", compressor="zstd")
+    opened = open_store(tmp_path / "s.zarr")
+    opened.batch([1], "frame")
+    (file,) = (tmp_path / "scratch" / opened.store_id).iterdir()
+    written = file.stat().st_mtime_ns
+    again = open_store(tmp_path / "s.zarr").batch([1, 5], "frame")[0]
+    assert file.stat().st_mtime_ns == written
+    assert torch.equal(again, torch.from_numpy(features[[1, 5], 0]))
+
+
+def test_a_row_or_view_that_is_not_there_is_refused(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    opened = open_store(tmp_path / "s.zarr")
+    for rows in ([20], [-21], [0, 99], np.ones(19, bool)):
+        with pytest.raises(IndexError, match=r"20"):
+            opened.batch(rows, "frame")
+    with pytest.raises(TypeError):
+        opened.batch([0.5], "frame")
+    with pytest.raises(UsageError, match="has 1 views"):
+        opened.batch([0], "frame", view=1)
+    with pytest.raises(UsageError, match="there is no level 'grid'; this store holds frame"):
+        opened.batch([0], "grid")
+    with pytest.raises(UsageError, match="there are status, flags"):
+        opened.row_array("nothing")
+    with pytest.raises(UsageError, match="resident='disk': there are mmap, ram, device"):
+        open_store(tmp_path / "s.zarr", resident="disk")
+
+
+@pytest.mark.parametrize("way", [{"verify": "read"}, {"resident": "ram"}], ids=str)
+def test_a_flipped_bit_in_a_row_is_never_read(tmp_path, way):
+    make_dense_store(tmp_path / "s.zarr")
+    flip(tmp_path / "s.zarr/frame/c.1.0.0.0", 5)
+    with pytest.raises(DataError, match=r"frame/c\.1\.0\.0\.0: .*(sha256|crc32c)"):
+        open_store(tmp_path / "s.zarr", **way).batch([8], "frame")
+
+
+def test_a_row_that_rots_after_its_shard_was_opened_is_found_at_the_next_read(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    make_text_store(tmp_path / "t.zarr")
+    for name, level in (("s", "frame"), ("t", "verb_question/last_hidden")):
+        opened = open_store(tmp_path / f"{name}.zarr", verify="read")
+        opened.batch(range(8), level)
+        file = next((tmp_path / f"{name}.zarr" / level).glob("c.0*"))
+        flip(file, 8)
+        with pytest.raises(DataError, match="crc32c of chunk 0 does not match"):
+            opened.batch(range(8), level)
+
+
+def test_a_sound_shard_in_the_wrong_place_is_found_where_reads_are_verified(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    first, second = (tmp_path / f"s.zarr/frame/c.{group}.0.0.0" for group in (0, 1))
+    second.chmod(0o644)
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(DataError, match="sha256"):
+        open_store(tmp_path / "s.zarr", verify="read").batch([8], "frame")
+
+
+def flip(file, position):
+    data = bytearray(file.read_bytes())
+    data[position] ^= 1
+    file.chmod(0o644)
+    with open(file, "r+b") as opened:  # in place, as a disk rots: maps of the file see it
+        opened.write(data)
+
+
+def test_many_shards_need_no_more_open_files_than_the_system_allows(tmp_path):
+    """Patch tokens of EK100 make 11,000 shards; a login shell often allows 1,024 open files."""
+    make_dense_store(tmp_path / "s.zarr", rows=300, group_rows=1)
+    code = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 4096))\n"
+        "from mambavl.cache import open_store\n"
+        "print(open_store(sys.argv[1]).batch(range(300), 'frame')[0].shape[0])\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
+        "try:\n    open_store(sys.argv[1], verify='none').batch(range(300), 'frame')\n"
+        "except Exception as error:\n    print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "s.zarr"], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "300"
+    assert sys.version_info >= (3, 13) or lines[1].startswith("DataError")
+
+
+def _read_rows(opened, rows):
+    return opened.batch(rows, "frame")[0].numpy()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_share_a_store(tmp_path, method):
+    features = make_dense_store(tmp_path / "s.zarr")
+    opened = open_store(tmp_path / "s.zarr")
+    opened.batch([0], "frame")
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        found = pool.starmap(_read_rows, [(opened, [row, 19 - row]) for row in range(4)])
+    for row, values in enumerate(found):
+        np.testing.assert_array_equal(values, features[[row, 19 - row], 0])
+
+
+def test_a_pickle_carries_no_features(tmp_path):
+    make_dense_store(tmp_path / "s.zarr", rows=600, width=64)
+    opened = open_store(tmp_path / "s.zarr", resident="ram")
+    opened.batch(range(600), "frame")
+    assert opened.segments
+    assert len(pickle.dumps(opened)) < 100_000
+
+
+def test_pinned_memory_is_asked_for_where_there_is_a_gpu(tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("page-locked memory needs a CUDA GPU")
+    make_dense_store(tmp_path / "s.zarr")
+    assert open_store(tmp_path / "s.zarr", pin=True).batch([0], "frame")[0].is_pinned()
