@@ -64,7 +64,7 @@ class FeatureStore:
         return self.layout.rows
 
     def __getstate__(self) -> dict[str, Any]:
-        cached = ("segments", "classes", "_written_groups")
+        cached = ("segments", "classes", "failures", "_written_groups")
         return {**{key: value for key, value in self.__dict__.items() if key not in cached}, "_sources": {}, "_row_arrays": {}}
 
     @property
@@ -79,6 +79,14 @@ class FeatureStore:
     @cached_property
     def classes(self) -> Classes:
         return Classes.from_json(self._hashed(CLASSES))
+
+    @cached_property
+    def failures(self) -> list[list[Any]]:
+        """[narration_id, status, reason] of the rows without features."""
+        if self.store_id:
+            return read_json(self.path, MANIFEST)["failures"]
+        done = committed_groups(self.path, self.layout)
+        return sorted(failure for record in done.values() for failure in record["failures"])
 
     @property
     def status(self) -> np.ndarray:

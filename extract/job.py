@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import Field
 from torch import nn
 
-from mambavl.cache import schema
+from mambavl.cache import fsops, schema
 from mambavl.cache.schema import Level, Segment
 from mambavl.cache.store import RowGroup, StoreWriter
 from mambavl.configs import Config
@@ -49,6 +49,7 @@ class VideoExtraction(Config):
     sampling: Sampling = Sampling()
     decoder: Decoder = "pyav"
     dtype: Literal["float16", "float32"] = "float16"
+    compressor: Literal["none", "zstd"] = "none"  # zstd is for archives; it is decoded before training
     splits: tuple[Literal["train", "validation", "test"], ...] = Field(default=DEFAULT_SPLITS, min_length=1)
     video_hash: Literal["fast", "full"] = "fast"  # size and time of change, or sha256 of every video
     rows_per_group: int | None = Field(default=None, ge=1, le=65_536)  # absent: about 16 MiB a shard
@@ -66,6 +67,7 @@ class TextExtraction(Config):
     weights_state: WeightsState | None = None  # what the weights were trained on; absent: the encoder's record
     levels: tuple[TextLevel, ...] = Field(default=("last_hidden",), min_length=1)
     dtype: Literal["float16", "float32"] = "float16"
+    compressor: Literal["none", "zstd"] = "none"  # zstd is for archives; it is decoded before training
     splits: tuple[Literal["train", "validation", "test"], ...] = Field(default=DEFAULT_SPLITS, min_length=1)
     rows_per_group: int | None = Field(default=None, ge=1, le=65_536)
     batch_texts: int = Field(default=64, ge=1, le=4096)
@@ -172,6 +174,7 @@ def _run(
     summary, layout = Summary(), writer.layout
     if not writer.is_final:
         mine = [group for group in writer.pending() if group % shard[1] == shard[0]]
+        _refuse_full_disk(writer, mine)
         total = sum(len(layout.rows_of(group)) for group in mine)
         progress(0, total)
         for group in mine:
@@ -185,9 +188,21 @@ def _run(
             summary.rows += len(index)
             progress(summary.rows, total)
     if writer.is_final or not writer.pending():
-        summary.failures = writer.finalize()["failures"]
-        summary.finalized = True
+        manifest = writer.finalize()  # None: another process is still at work, and will finish the store
+        summary.finalized = manifest is not None
+        summary.failures = manifest["failures"] if manifest else []
     return summary
+
+
+def _refuse_full_disk(writer: StoreWriter, groups: list[int]) -> None:
+    """Before hours of work: is there room for what it will write? (Compressed shards: up to; they are not asked for.)"""
+    needed = sum(size or 0 for group in groups for size in writer.layout.file_sizes(group).values())
+    free = fsops.free_bytes(writer.path)
+    if needed > free:
+        raise DataError(
+            f"{writer.path}: {needed:,} bytes are still to be written and {free:,} are free; make room, use a smaller level "
+            "(--set levels=...) or another --out"
+        )
 
 
 # --- video
@@ -396,7 +411,10 @@ def _video_spec(
         "grid": ((1, steps, options.grid, options.grid, encoder.width), steps),
         "patch": ((1, steps * height * width, encoder.width), steps),
     }
-    levels = [Level(name, "dense", shapes[name][0], options.dtype, steps=shapes[name][1]) for name in options.levels]
+    levels = [
+        Level(name, "dense", shapes[name][0], options.dtype, steps=shapes[name][1], compressor=options.compressor)
+        for name in options.levels
+    ]
     pixels = encoder.pixels
     return {
         "kind": "video",
@@ -491,9 +509,10 @@ def _text_spec(
         for level in options.levels:
             name = f"{question}/{level}"
             if level == "pooled":
-                levels.append(Level(name, "dense", (1, encoder.width), options.dtype))
+                levels.append(Level(name, "dense", (1, encoder.width), options.dtype, compressor=options.compressor))
             else:
-                levels.append(Level(name, "ragged", (encoder.width,), options.dtype, capacity=capacity))
+                level = Level(name, "ragged", (encoder.width,), options.dtype, capacity=capacity, compressor=options.compressor)
+                levels.append(level)
     return {
         "kind": "text",
         "recipe": {

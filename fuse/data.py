@@ -5,22 +5,19 @@ function of (seed, epoch), so a restart continues it exactly and any number of p
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from mambavl.cache import FeatureStore, open_store, schema
+from mambavl.cache import FeatureStore, Joined, join, open_store, schema
 from mambavl.cache.schema import Classes, Segment
 from mambavl.configs import Config
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.fusion import Streams, StreamShape, modality_of
-
-MISMATCHES_SHOWN = 10
 
 
 class StreamSource(Config):
@@ -49,34 +46,30 @@ class DataConfig(Config):
     train_split: str = "train"
     eval_split: str = "validation"
     allow_missing: int = Field(default=0, ge=0)  # rows without features (failed, not empty windows) that are tolerated
-
-
-@dataclass(frozen=True)
-class _Stream:
-    """One stream's stores, and where each joined row lies in them."""
-
-    stores: tuple[FeatureStore, ...]
-    level: str
-    store_of: np.ndarray  # (rows,) which store
-    row_of: np.ndarray  # (rows,) which row of it
-    status: np.ndarray  # (rows,)
+    resident: Literal["mmap", "ram", "device"] = "mmap"  # where features lie while training; see cache.open_store
+    verify: Literal["open", "read", "none"] = "open"  # how much of the stores is checked, and when
 
 
 class FeatureData:
     """All rows of all streams, in canonical order; `batch` gathers any of them."""
 
-    def __init__(self, sources: dict[str, StreamSource], config: DataConfig, *, training: bool = True) -> None:
-        """`training=False` opens rows to be scored only: the stores need not hold a training split."""
+    def __init__(
+        self,
+        sources: dict[str, StreamSource],
+        config: DataConfig,
+        *,
+        training: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """`training=False` opens rows to be scored only: the stores need not hold a training split. device: batches go there."""
         if not sources:
             raise UsageError("the recipe has no [streams.…]; name at least one, such as [streams.video]")
         self.sources = sources
-        opened = {name: _open(name, source) for name, source in sources.items()}
-        reference = next(iter(opened.values()))
-        self.segments: tuple[Segment, ...] = tuple(segment for store in reference for segment in store.segments)
-        self.classes: Classes = reference[0].classes
-        ids = {segment.narration_id: row for row, segment in enumerate(self.segments)}
-        self._check_joined(ids, opened)
-        self.streams = {name: self._join(ids, opened[name], sources[name].level) for name in sources}
+        self.device = torch.device(device)
+        self._joined: Joined = join({name: _open(name, source, config, self.device) for name, source in sources.items()})
+        self.segments: tuple[Segment, ...] = self._joined.segments
+        self.classes: Classes = self._joined.classes
+        self.streams = self._joined.streams
         self.verb = _labels(self.segments, "verb_class")
         self.noun = _labels(self.segments, "noun_class")
         self.split = np.array([segment.split for segment in self.segments])
@@ -97,7 +90,7 @@ class FeatureData:
         """What a head needs to know of the streams."""
         return {
             name: StreamShape(
-                width=stream.stores[0].levels[stream.level].width,
+                width=stream.stores[0].levels[self.sources[name].level].width,
                 modality=self.sources[name].modality or modality_of(name),
             )
             for name, stream in self.streams.items()
@@ -112,7 +105,7 @@ class FeatureData:
             found[name] = {
                 "stores": [str(store.path) for store in stream.stores],
                 "store_ids": [store.store_id for store in stream.stores],
-                "level": stream.level,
+                "level": self.sources[name].level,
                 **{key: recipe[key] for key in ("encoder", "questions", "sampling") if key in recipe},
             }
         return found
@@ -124,9 +117,14 @@ class FeatureData:
             raise DataError(f"the text streams were made under different protocols: {', '.join(sorted(protocols))}")
         return protocols.pop() if protocols else "absent"
 
-    def batch(self, rows: np.ndarray, device: torch.device | str = "cpu") -> Streams:
-        """stream -> (tokens (B, L, D) float32, lengths (B,)) of some rows, in the order given."""
-        return {name: self._gather(stream, rows, device) for name, stream in self.streams.items()}
+    def batch(self, rows: np.ndarray, device: torch.device | str | None = None) -> Streams:
+        """stream -> (tokens (B, L, D) float32, lengths (B,)) of some rows, in the order given, on `device` (else the data's)."""
+        found = self._joined.batch(rows, {name: source.level for name, source in self.sources.items()})
+        where = torch.device(device) if device else self.device
+        return {
+            name: (tokens.to(where, non_blocking=True).float(), lengths.to(where, non_blocking=True))
+            for name, (tokens, lengths) in found.items()
+        }
 
     def labels(self, rows: np.ndarray, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """(verb (B,), noun (B,)) int64."""
@@ -140,19 +138,6 @@ class FeatureData:
         )
         return np.log(counts[0] / counts[0].sum()), np.log(counts[1] / counts[1].sum())
 
-    def _gather(self, stream: _Stream, rows: np.ndarray, device: torch.device | str) -> tuple[Tensor, Tensor]:
-        if len(stream.stores) == 1:
-            tokens, lengths = stream.stores[0].batch(stream.row_of[rows], stream.level)
-            return tokens.to(device).float(), lengths.to(device)
-        parts = [(np.flatnonzero(stream.store_of[rows] == number), store) for number, store in enumerate(stream.stores)]
-        found = [(where, *store.batch(stream.row_of[rows[where]], stream.level)) for where, store in parts if len(where)]
-        tokens = torch.zeros(len(rows), max(t.shape[1] for _, t, _ in found), found[0][1].shape[2])
-        lengths = torch.zeros(len(rows), dtype=torch.int64)
-        for where, part, part_lengths in found:
-            tokens[torch.from_numpy(where), : part.shape[1]] = part.float()
-            lengths[torch.from_numpy(where)] = part_lengths
-        return tokens.to(device), lengths.to(device)
-
     def _rows(self, split: str, *, labelled: bool, usable_only: bool) -> np.ndarray:
         mask = self.split == split
         if not mask.any():
@@ -163,45 +148,6 @@ class FeatureData:
         if not len(rows):
             raise DataError(f"split {split!r} has no row with features and labels")
         return rows
-
-    def _check_joined(self, ids: dict[str, int], opened: dict[str, tuple[FeatureStore, ...]]) -> None:
-        if len(ids) < len(self.segments):
-            raise DataError(f"stream {next(iter(opened))}: its stores hold the same narration_id twice")
-        for name, stores in opened.items():
-            own = [segment.narration_id for store in stores for segment in store.segments]
-            first = next(iter(opened))
-            lacking, extra = sorted(ids.keys() - set(own)), sorted(set(own) - ids.keys())
-            for missing, there, absent in ((lacking, first, name), (extra, name, first)):
-                if missing:
-                    shown = ", ".join(missing[:MISMATCHES_SHOWN])
-                    raise DataError(
-                        f"{len(missing)} rows are in stream {there} and not in stream {absent}: {shown}"
-                        f"{', ...' if missing[MISMATCHES_SHOWN:] else ''}; extract both from the same annotations and splits"
-                    )
-            for store in stores:
-                if store.classes != self.classes:
-                    raise DataError(
-                        f"{store.path}: its classes differ from those of stream {first}; extract both from the same files"
-                    )
-
-    def _join(self, ids: dict[str, int], stores: tuple[FeatureStore, ...], level: str) -> _Stream:
-        rows = len(self.segments)
-        store_of, row_of = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-        status = np.zeros(rows, np.uint8)
-        for number, store in enumerate(stores):
-            where = np.array([ids[segment.narration_id] for segment in store.segments])
-            for row, segment in zip(where, store.segments, strict=True):
-                mine = self.segments[row]
-                if (segment.verb_class, segment.noun_class, segment.split) != (
-                    mine.verb_class,
-                    mine.noun_class,
-                    mine.split,
-                ):
-                    raise DataError(
-                        f"{store.path}: row {segment.narration_id} has other labels or another split than the first stream's"
-                    )
-            store_of[where], row_of[where], status[where] = number, np.arange(len(store)), store.status
-        return _Stream(stores, level, store_of, row_of, status)
 
     def _check_missing(self, statuses: np.ndarray, config: DataConfig) -> None:
         failed = ((statuses != schema.OK) & (statuses != schema.EMPTY_WINDOW)).any(0)
@@ -216,8 +162,9 @@ class FeatureData:
             )
 
 
-def _open(name: str, source: StreamSource) -> tuple[FeatureStore, ...]:
-    stores = tuple(open_store(path) for path in source.stores)
+def _open(name: str, source: StreamSource, config: DataConfig, device: torch.device) -> tuple[FeatureStore, ...]:
+    options = {"resident": config.resident, "verify": config.verify, "device": device, "pin": device.type == "cuda"}
+    stores = tuple(open_store(path, **options) for path in source.stores)
     for store in stores:
         store.layout.level(source.level)
         faults = schema.differences(stores[0].spec["recipe"], store.spec["recipe"])

@@ -110,7 +110,7 @@ def _data(recipe: Recipe, opened: dict[str, FeatureData]) -> FeatureData:
     sources = {name: source.model_dump(mode="json") for name, source in recipe.sources.items()}
     key = schema.digest([sources, recipe.data.model_dump()])
     if key not in opened:
-        opened[key] = FeatureData(recipe.sources, recipe.data)
+        opened[key] = FeatureData(recipe.sources, recipe.data, device="cuda" if torch.cuda.is_available() else "cpu")
     return opened[key]
 
 

@@ -64,11 +64,11 @@ def train(
     is_finished = (run / evaluate.RESULT).exists()
     if is_finished and not all(store.exists() for source in recipe.sources.values() for store in source.stores):
         return evaluate.read_result(run)  # the stores have moved on, the run stands
-    data = data or FeatureData(recipe.sources, recipe.data)
+    accelerator = _accelerator()
+    data = data or FeatureData(recipe.sources, recipe.data, device=accelerator.device)
     _refuse_other_stores(run, data)
     if is_finished:
         return evaluate.read_result(run)
-    accelerator = _accelerator()
     trainer = _Trainer(recipe, run, data, accelerator)
     if accelerator.is_main_process:
         _write_inputs(run, recipe, data)

@@ -26,7 +26,9 @@ data_app = typer.Typer(help="Look at a data set before any work.", no_args_is_he
 questions_app = typer.Typer(help="Make the verb and noun questions.", no_args_is_help=True)
 encoders_app = typer.Typer(help="The frozen encoders.", no_args_is_help=True)
 extract_app = typer.Typer(help="Stage one: run a frozen encoder over a data set, fill a feature store.", no_args_is_help=True)
-cache_app = typer.Typer(help="Feature stores: what is in them, whether they are sound.", no_args_is_help=True)
+cache_app = typer.Typer(
+    help="Feature stores: look into them, check and mend them, derive, bring in and give away.", no_args_is_help=True
+)
 for name, sub in (
     ("data", data_app),
     ("questions", questions_app),
@@ -230,7 +232,7 @@ def _extract(job: Any, store: Path, max_failed: int) -> None:
         stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
         slowest = max(summary.seconds, key=summary.seconds.__getitem__)
         print(f"busy: {stages}; the slowest stage is {slowest}")
-    state = "finished store" if summary.finalized else "unfinished store"
+    state = "finished store" if summary.finalized else "unfinished store, other writers have a part of it"
     print(f"wrote {summary.rows:,} rows ({summary.bytes / 1e6:.1f} MB) to {store}: {state}")
     if summary.failures:
         print(f"{len(summary.failures)} rows have no features")
@@ -263,12 +265,13 @@ def cache_info(store: StoreArgument) -> None:
 @cache_app.command("verify")
 def cache_verify(
     store: StoreArgument,
-    deep: Annotated[bool, typer.Option("--deep", help="Read every byte: sha256, crc32c, shard indices.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte: sha256, crc32c, shard indices, journals.")] = False,
 ) -> None:
     """Check a store; one line for every bad object. Exit code 1 if any."""
     from mambavl.cache.verify import verify
 
-    faults = verify(store, deep=deep)
+    with progress("verifying", "bytes") as update:
+        faults = verify(store, deep, update)
     for fault in faults:
         print(f"{store}: {fault}")
     if faults:
@@ -276,9 +279,92 @@ def cache_verify(
     print(f"{store}: sound ({'every byte was read' if deep else 'sizes and manifest; --deep reads every byte'})")
 
 
+@cache_app.command("repair")
+def cache_repair(store: StoreArgument) -> None:
+    """Delete what is damaged and re-open its row groups, so that the command that made the store fills just them again."""
+    from mambavl.cache.store import finalize
+    from mambavl.cache.verify import repair
+
+    with progress("verifying", "bytes") as update:
+        done = repair(store, update)
+    for fault in done.faults:
+        print(f"{store}: {fault}")
+    if done.needs_extraction:
+        lost = f"{len(done.reopened)} row groups are open" if done.reopened else "its rows are sound, its metadata is not"
+        print(f"{store}: {lost}; run the command that made the store again, with the same options")
+    elif done.faults:
+        print(f"{store}: mended, store id {finalize(store)['store_id'][:16]}")
+    else:
+        print(f"{store}: sound; nothing was done")
+
+
+@cache_app.command("diff")
+def cache_diff(store: StoreArgument, other: Annotated[Path, typer.Argument(help="Another feature store.")]) -> None:
+    """Say what differs between two stores: the recipes field by field, the rows, their values. Exit code 1 if anything."""
+    from mambavl.cache import open_store
+    from mambavl.cache.diff import diff
+
+    stores = [open_store(path, partial=True, verify="read") for path in (store, other)]
+    with progress("comparing", "levels") as update:
+        lines = list(diff(*stores, update))
+    for line in lines:
+        print(line)
+    if lines:
+        raise typer.Exit(1)
+    print(f"{store} and {other} say the same")
+
+
+@cache_app.command("gc")
+def cache_gc(
+    store: StoreArgument,
+    every_host: Annotated[
+        bool, typer.Option("--every-host", help="Also what processes of other machines left; only when none is writing.")
+    ] = False,
+) -> None:
+    """Delete the half-written files of killed writers."""
+    from mambavl.cache.verify import gc
+
+    deleted = gc(store, every_host=every_host)
+    print(f"{store}: deleted {len(deleted)} half-written files ({sum(size for _, size in deleted) / 1e6:.1f} MB)")
+
+
+@cache_app.command("pool")
+def cache_pool(
+    store: StoreArgument,
+    to: Annotated[str, typer.Option(help="clip, frame, or grid with a number of cells: grid4.")],
+    target: Annotated[Path, typer.Option("--out", help="The store to write or resume.")],
+) -> None:
+    """Derive a smaller level from a store, without the videos: the mean over patches, cells or frames."""
+    from mambavl.cache import open_store
+    from mambavl.cache.pool import pool
+
+    parent = open_store(store, verify="read")
+    with progress("pooling", "row groups") as update, stop_on_signal() as should_stop:
+        store_id = pool(parent, target, to, progress=update, should_stop=should_stop)
+    state = f"finished store, store id {store_id[:16]}" if store_id else "unfinished store: another writer is still at work on it"
+    print(f"wrote {len(parent):,} rows of level {to} to {target}: {state}")
+
+
+@cache_app.command("selftest")
+def cache_selftest(
+    folder: Annotated[Path, typer.Argument(help="A folder on the file system to be tried; it is left as it was.")],
+    kills: Annotated[int, typer.Option(min=1, help="Writers to be killed.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
+) -> None:
+    """Try on your own file system what stores rely on: kill writers at random, run two at once, ask for locks. Exit code 1 if any fails."""
+    from mambavl.cache.selftest import selftest
+
+    with progress("killing", "writers") as update:
+        checks = list(selftest(folder, kills, seed, update))
+    for check in checks:
+        print(f"{'ok    ' if check.passed else 'FAILED'} {check.name}: {check.said}")
+    if not all(check.passed for check in checks):
+        raise typer.Exit(1)
+
+
 @cache_app.command("finalize")
 def cache_finalize(store: StoreArgument) -> None:
-    """Close a complete store: write its manifest and make its files read-only. Extraction does it by itself."""
+    """Finish a complete store: write its manifest and make its files read-only. Extraction does it by itself."""
     from mambavl.cache.store import finalize
 
     manifest = finalize(store)

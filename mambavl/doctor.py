@@ -20,6 +20,7 @@ def examine() -> dict[str, dict[str, str]]:
     import torch
 
     from mambavl import __version__
+    from mambavl.cache import gather
     from mambavl.fuse.scan import available_backends
 
     machine = {
@@ -34,6 +35,7 @@ def examine() -> dict[str, dict[str, str]]:
         "packages": {name: _package(name) for name in PACKAGES},
         "video decoders": {name: _importable(name, INSTALL.get(name, "")) for name in ("av", "decord")},
         "scan backends": available_backends(),
+        "feature stores": {"native gather": gather.status()},
         "demo encoders": {name: _importable(name, "`pip install 'mambavl[demo]'`") for name in DEMO_MODULES},
     }
 

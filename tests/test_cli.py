@@ -263,7 +263,7 @@ def test_a_signal_at_any_moment_ends_with_75_and_the_command_resumes(road, tmp_p
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file)
 
     def is_due() -> bool:
-        return "| mambavl.cli" in log.read_text() if moment == "loading" else (tmp_path / "v.zarr" / "frame" / "c" / "1").exists()
+        return "| mambavl.cli" in log.read_text() if moment == "loading" else (tmp_path / "v.zarr/frame/c.1.0.0.0").exists()
 
     deadline = time.monotonic() + 60
     while not is_due() and process.poll() is None and time.monotonic() < deadline:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import evaluate
@@ -16,7 +17,10 @@ def test_streams_are_joined_by_id_and_rows_that_do_not_match_are_named(stores, t
         "video": StreamSource(store=stores / "video.zarr"),
         "verb_question": StreamSource(store=tmp_path / "short.zarr", level="verb_question/last_hidden"),
     }
-    with pytest.raises(DataError, match=r"2 rows are in stream video and not in stream verb_question: P01_105_6, P01_105_7"):
+    with pytest.raises(
+        DataError,
+        match=r"2 rows do not match.*\n  P01_105_6: is in stream video and not in stream verb_question\n  P01_105_7: is",
+    ):
         FeatureData(sources, DataConfig())
 
 
@@ -36,6 +40,20 @@ def test_text_streams_of_two_protocols_are_refused(stores, tmp_path):
     }
     with pytest.raises(DataError, match="different protocols: generic, oracle"):
         FeatureData(sources, DataConfig())
+
+
+@pytest.mark.parametrize("resident", ["mmap", "ram", "device"])
+def test_batches_are_the_same_wherever_features_lie(stores, resident):
+    sources = {
+        "video": StreamSource(store=stores / "video.zarr"),
+        "verb_question": StreamSource(store=stores / "text.zarr", level="verb_question/last_hidden"),
+    }
+    rows = np.array([40, 3, 3, 17])
+    expected = FeatureData(sources, DataConfig()).batch(rows)
+    found = FeatureData(sources, DataConfig(resident=resident, verify="read")).batch(rows)
+    for name in sources:
+        assert all(torch.equal(a, b) for a, b in zip(expected[name], found[name], strict=True))
+        assert found[name][0].dtype == torch.float32
 
 
 def test_an_unknown_level_or_split_is_named(stores):

@@ -63,7 +63,9 @@ def test_a_bad_shard_re_opens_its_row_group_and_no_other(path, kind):
 
 
 @pytest.mark.parametrize("kind", ["flip", "cut", "delete"])
-@pytest.mark.parametrize("name", [SPEC, SEGMENTS, CLASSES, MANIFEST, "zarr.json", "frame/zarr.json", SEAL, "journal", ENVIRONMENT])
+@pytest.mark.parametrize(
+    "name", [SPEC, SEGMENTS, CLASSES, MANIFEST, "zarr.json", "frame/zarr.json", SEAL, "journal", ENVIRONMENT]
+)
 def test_whatever_metadata_is_lost_no_row_group_is_done_again(path, name, kind):
     whole = content(path)
     written = (path / "frame/c.0.0.0.0").stat().st_mtime_ns
@@ -178,7 +180,9 @@ def test_a_store_copied_elsewhere_is_the_same_store(path, tmp_path):
     shutil.copytree(path, tmp_path / "copy.zarr")
     assert verify(tmp_path / "copy.zarr", deep=True) == []
     assert open_store(tmp_path / "copy.zarr").store_id == open_store(path).store_id
-    np.testing.assert_array_equal(open_store(tmp_path / "copy.zarr").batch([4], "frame")[0], open_store(path).batch([4], "frame")[0])
+    np.testing.assert_array_equal(
+        open_store(tmp_path / "copy.zarr").batch([4], "frame")[0], open_store(path).batch([4], "frame")[0]
+    )
 
 
 def test_a_finished_store_takes_no_more_rows(path):

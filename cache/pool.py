@@ -1,0 +1,133 @@
+"""Smaller levels from larger ones, without the videos: patch -> grid -> frame -> clip.
+
+A cell, a frame or a clip is the mean of the tokens that it covers, as stage one computes `grid` and `frame`. A `clip` made here
+is the mean over all tokens too; an encoder's own clip feature may be another (a class token, attention).
+"""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from mambavl.cache import schema
+from mambavl.cache.reader import FeatureStore
+from mambavl.cache.schema import Level
+from mambavl.cache.store import RowGroup, StoreWriter
+from mambavl.configs.errors import Interrupted, UsageError
+
+FINEST_FIRST = ("patch", "grid", "frame")
+
+
+def pool(
+    parent: FeatureStore,
+    out: Path,
+    to: str,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> str:
+    """Write (or resume) a store with the one level `to` (`clip`, `frame`, `grid4`, any grid) of a finished store; its store id.
+
+    It names its parent in its spec. Rows without features stay so, with their reasons. Raises UsageError where the parent holds
+    no finer level or `out` is something else, Interrupted when `should_stop()` turns true between two row groups.
+    """
+    if not parent.store_id:
+        raise UsageError(f"{parent.path}: is not finished; only finished stores are pooled")
+    source, level = _source(parent, to), _target(parent, to)
+    recipe = {**parent.spec["recipe"], "pooled": {"from": source.name, "to": to, "rule": "mean"}}
+    spec = {
+        "kind": parent.spec["kind"],
+        "recipe": recipe,
+        "inputs": {**parent.spec["inputs"], "parent": {"store_id": parent.store_id, "spec_sha256": parent.layout.spec_sha256}},
+        "levels": [level.to_dict()],
+        "frame_pts": parent.spec["frame_pts"],
+        "rows_per_group": schema.rows_per_group(level.chunk_bytes),
+    }
+    writer = StoreWriter(out, spec, parent.segments, parent.classes, {"made_by": "mambavl cache pool"})
+    pending = [] if writer.is_final else writer.pending()
+    progress(0, len(pending))
+    for number, group in enumerate(pending):
+        if should_stop():
+            raise Interrupted(f"{out}: stopped after {number} row groups; the same command resumes")
+        writer.commit(group, _row_group(parent, source, level, np.array(writer.layout.rows_of(group))))
+        progress(number + 1, len(pending))
+    manifest = writer.finalize()
+    return manifest["store_id"] if manifest else ""
+
+
+def _source(parent: FeatureStore, to: str) -> Level:
+    """The finest level that is finer than `to`; for a grid, one that it divides."""
+    for name in FINEST_FIRST:
+        level = parent.levels.get(name)
+        if level and name != re.sub(r"\d+$", "", to):
+            return level
+        if level and name == to:
+            break
+    raise UsageError(
+        f"{parent.path}: holds {', '.join(parent.levels)}; {to} needs a finer level, one of {', '.join(FINEST_FIRST)}"
+    )
+
+
+def _target(parent: FeatureStore, to: str) -> Level:
+    source = _source(parent, to)
+    views, steps, width = source.views, source.steps, source.width
+    grid = re.fullmatch(r"grid([1-9]\d?)", to)
+    if to == "clip":
+        return Level("clip", "dense", (views, width), source.dtype)
+    if to == "frame":
+        return Level("frame", "dense", (views, steps, width), source.dtype, steps=steps)
+    if not grid:
+        raise UsageError(f"--to {to}: there are clip, frame, and grid with a number of cells, such as grid4")
+    cells, (height, _) = int(grid[1]), _map_size(source)
+    if source.name != "patch" or cells > height:
+        raise UsageError(f"{parent.path}: {to} needs level patch with at least {cells} patches a side")
+    return Level("grid", "dense", (views, steps, cells, cells, width), source.dtype, steps=steps)
+
+
+def _map_size(level: Level) -> tuple[int, int]:
+    """Tokens down and across a frame; images are square here."""
+    if level.name == "grid":
+        return level.shape[2], level.shape[3]
+    side = math.isqrt(level.tokens // level.steps)
+    if side * side * level.steps != level.tokens:
+        raise UsageError(f"level {level.name} has {level.tokens} tokens in {level.steps} steps, which is no square map")
+    return side, side
+
+
+def _row_group(parent: FeatureStore, source: Level, level: Level, rows: np.ndarray) -> RowGroup:
+    status, steps = parent.row_array("status")[rows], parent.row_array("length")[rows]
+    values = np.full((len(rows), *level.shape), np.nan, level.dtype)
+    ok = np.flatnonzero(status == schema.OK)
+    for view in range(level.views if len(ok) else 0):
+        tokens, _ = parent.batch(rows[ok], source.name, view=view)
+        pooled = _pool(tokens.float(), source, level, torch.from_numpy(steps[ok].astype(np.int64)))
+        values[ok, view] = pooled.numpy().astype(level.dtype)
+    reasons = {failure[0]: failure[2] for failure in parent.failures}
+    segments = parent.segments
+    return RowGroup(
+        levels={level.name: values},
+        lengths={"length": steps},
+        status=status,
+        flags=parent.row_array("flags")[rows],
+        frame_pts=parent.row_array("frame_pts")[rows] if parent.layout.frame_pts else None,
+        reasons={i: reasons[segments[row].narration_id] for i, row in enumerate(rows) if segments[row].narration_id in reasons},
+    )
+
+
+def _pool(tokens: Tensor, source: Level, level: Level, steps: Tensor) -> Tensor:
+    """(B, T h w, D) float32 -> (B, *level.shape[1:]); steps (B,): behind them NaN, or no part of the mean."""
+    frames = tokens.unflatten(1, (source.steps, -1))  # (B, T, h w, D)
+    behind = torch.arange(source.steps) >= steps[:, None]  # (B, T)
+    if level.name == "clip":
+        counted = frames.mean(2).masked_fill(behind[..., None], 0)
+        return counted.sum(1) / steps[:, None]
+    if level.name == "frame":
+        return frames.mean(2).masked_fill(behind[..., None], torch.nan)
+    maps = frames.unflatten(2, _map_size(source)).flatten(0, 1).permute(0, 3, 1, 2)  # (B T, D, h, w)
+    cells = adaptive_avg_pool2d(maps, level.shape[2]).permute(0, 2, 3, 1).unflatten(0, behind.shape)
+    return cells.masked_fill(behind[..., None, None, None], torch.nan)
