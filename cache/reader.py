@@ -64,7 +64,7 @@ class FeatureStore:
         return self.layout.rows
 
     def __getstate__(self) -> dict[str, Any]:
-        cached = ("segments", "classes", "failures", "_written_groups")
+        cached = ("segments", "classes", "failures", "_written_groups", "_all_ok")
         return {**{key: value for key, value in self.__dict__.items() if key not in cached}, "_sources": {}, "_row_arrays": {}}
 
     @property
@@ -121,36 +121,52 @@ class FeatureStore:
         or whose bytes are damaged, IndexError for a row that is not there.
         """
         spec, rows = self.layout.level(level), self._row_numbers(rows)
-        bad = rows[self.status[rows] != schema.OK]
-        if len(bad):
-            first, reason = self.segments[bad[0]].narration_id, schema.STATUS[int(self.status[bad[0]])]
-            raise DataError(f"{self.path}: row {first} has no features ({reason}); {len(bad)} such rows were asked for")
-        views = np.array(np.broadcast_to(np.asarray(view, np.int64), rows.shape))
-        if ((views < 0) | (views >= spec.views)).any():
-            raise UsageError(f"{self.path}: level {level} has {spec.views} views; asked for {view}")
-        lengths = self.lengths(rows, level)
+        self._refuse_rows_without_features(rows)
+        views = self._views(spec, view, len(rows))
+        lengths = self._lengths(spec, rows)
         source = self._source(spec)
         if isinstance(source, Tensor):
             return _take(source, spec, rows, views, lengths, self._starts(spec, rows))
         longest = spec.tokens if spec.kind == "dense" else int(lengths.max(initial=0))
-        dtype = getattr(torch, spec.dtype)
-        tokens = torch.empty((len(rows), longest, spec.width), dtype=dtype, pin_memory=self.pin)
+        tokens = torch.empty((len(rows), longest, spec.width), dtype=getattr(torch, spec.dtype), pin_memory=self.pin)
         out = tokens.numpy().view(np.uint8)
         if spec.kind == "dense":
             source.rows(rows, views, out.reshape(len(rows), spec.chunk_bytes // spec.views))
-            if (lengths < longest).any():  # the fill value is NaN, and padding must be harmless
+            if len(rows) and lengths.min() < longest:  # the fill value is NaN, and padding must be harmless
                 tokens[torch.from_numpy(np.arange(longest) >= lengths[:, None])] = 0
         else:
             source.tokens(self._starts(spec, rows), lengths, out)
         return tokens, torch.from_numpy(lengths)
 
+    def _refuse_rows_without_features(self, rows: np.ndarray) -> None:
+        if self._all_ok:
+            return
+        bad = rows[self.status[rows] != schema.OK]
+        if len(bad):
+            first, reason = self.segments[bad[0]].narration_id, schema.STATUS[int(self.status[bad[0]])]
+            raise DataError(f"{self.path}: row {first} has no features ({reason}); {len(bad)} such rows were asked for")
+
+    @cached_property
+    def _all_ok(self) -> bool:
+        return bool((self.status == schema.OK).all())
+
+    def _views(self, level: Level, view: Any, count: int) -> np.ndarray:
+        """(B,) int64."""
+        views = np.zeros(count, np.int64)
+        views[:] = view
+        if count and not 0 <= views.min() <= views.max() < level.views:
+            raise UsageError(f"{self.path}: level {level.name} has {level.views} views; asked for {view}")
+        return views
+
     def lengths(self, rows: Any, level: str) -> np.ndarray:
         """(B,) int64: valid tokens of some rows at a level, without reading them."""
-        spec = self.layout.level(level)
-        steps = self.row_array(spec.beside("length"))[self._row_numbers(rows)].astype(np.int64)
-        if spec.kind == "ragged":
+        return self._lengths(self.layout.level(level), self._row_numbers(rows))
+
+    def _lengths(self, level: Level, rows: np.ndarray) -> np.ndarray:
+        steps = self.row_array(level.beside("length"))[rows].astype(np.int64)
+        if level.kind == "ragged":
             return steps
-        return steps * (spec.tokens // spec.steps) if spec.steps else np.minimum(steps, 1)
+        return steps * (level.tokens // level.steps) if level.steps else np.minimum(steps, 1)
 
     def _row_numbers(self, rows: Any) -> np.ndarray:
         rows = np.asarray(rows)
@@ -158,10 +174,15 @@ class FeatureStore:
             if rows.shape != (len(self),):
                 raise IndexError(f"{self.path}: a mask of shape {rows.shape} for {len(self)} rows")
             return np.flatnonzero(rows)
-        rows = rows.astype(np.int64, casting="safe" if rows.size else "unsafe").reshape(-1)
-        if len(rows) and not (-len(self) <= rows.min() and rows.max() < len(self)):
-            raise IndexError(f"{self.path}: row {rows[(rows < -len(self)) | (rows >= len(self))][0]} of {len(self)}")
-        return np.where(rows < 0, rows + len(self), rows)
+        if rows.dtype != np.int64:
+            rows = rows.astype(np.int64, casting="safe" if rows.size else "unsafe")
+        rows = np.ascontiguousarray(rows).reshape(-1)
+        if not len(rows):
+            return rows
+        least, greatest = rows.min(), rows.max()
+        if least < -len(self) or greatest >= len(self):
+            raise IndexError(f"{self.path}: row {greatest if greatest >= len(self) else least} of {len(self)}")
+        return rows if least >= 0 else np.where(rows < 0, rows + len(self), rows)
 
     def _starts(self, level: Level, rows: np.ndarray) -> np.ndarray:
         """(B,) first tokens of some rows; empty for a dense level."""

@@ -18,11 +18,15 @@ its shard can be written without knowing the others.
 """
 
 import csv
+import functools
+import gc
 import hashlib
 import io
+import itertools
 import json
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -200,8 +204,18 @@ def write_segments(segments: tuple[Segment, ...]) -> bytes:
 
 
 def read_segments(data: bytes) -> tuple[Segment, ...]:
-    rows = csv.DictReader(io.StringIO(data.decode(), newline=""))
-    return tuple(Segment(**{f.name: _value(row[f.name], f.name) for f in fields(Segment)}) for row in rows)
+    """What `write_segments` wrote; column by column, since EK100 has 90,000 rows."""
+    rows = csv.reader(io.StringIO(data.decode(), newline=""))
+    names = next(rows)
+    columns = dict(zip(names, list(zip(*rows, strict=True)) or [()] * len(names), strict=True))
+    values = (map(_READ.get(f.name, _as_it_is), columns[f.name]) for f in fields(Segment))
+    was_on = gc.isenabled()
+    gc.disable()  # a million small objects, none of them garbage: the collector would take a third of the time
+    try:
+        return tuple(itertools.starmap(Segment, zip(*values, strict=True)))
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _cell(value: Any) -> str:
@@ -212,16 +226,35 @@ def _cell(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _value(text: str, column: str) -> Any:
-    if column in ("start", "stop"):
-        return float(text)
-    if column in ("start_frame", "stop_frame"):
-        return int(text)
-    if column in ("verb_class", "noun_class"):
-        return int(text) if text else None
-    if column in ("all_nouns", "all_noun_classes"):
-        return tuple(json.loads(text))
-    return text == "True" if column in ("time_from_frames", "words_from_classes") else text
+def _class_or_none(text: str) -> int | None:
+    return int(text) if text else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _list(text: str) -> tuple:
+    return tuple(json.loads(text))
+
+
+def _truth(text: str) -> bool:
+    return text == "True"
+
+
+def _as_it_is(text: str) -> str:
+    return text
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    "start": float,
+    "stop": float,
+    "start_frame": int,
+    "stop_frame": int,
+    "verb_class": _class_or_none,
+    "noun_class": _class_or_none,
+    "all_nouns": _list,
+    "all_noun_classes": _list,
+    "time_from_frames": _truth,
+    "words_from_classes": _truth,
+}
 
 
 # --- Zarr v3 metadata

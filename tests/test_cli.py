@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +43,13 @@ def shell(*words: object, cwd=None) -> subprocess.CompletedProcess:
     )
 
 
+def extract_words(folder):
+    return (
+        "extract", "video", "--annotations", folder / "annotations", "--videos", folder / "videos", "--encoder",
+        "timm:test_resnet", "--weights", "random", "--set", "sampling.frames=4", "--set", "image_size=64",
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def road(tmp_path_factory):
     """A data set, questions, stores and a run, all made by the commands themselves."""
@@ -50,13 +58,7 @@ def road(tmp_path_factory):
     common = ("--annotations", folder / "annotations")
     assert call("data", "check", *common, "--videos", folder / "videos", "--full") == 0
     assert call("questions", "generate", *common, "--out", folder / "q.jsonl") == 0
-    assert (
-        call(
-            "extract", "video", *common, "--videos", folder / "videos", "--encoder", "timm:test_resnet", "--weights", "random",
-            "--out", folder / "v.zarr", "--set", "sampling.frames=4", "--set", "image_size=64",
-        )
-        == 0
-    )  # fmt: skip
+    assert call(*extract_words(folder), "--out", folder / "v.zarr") == 0
     assert (
         call(
             "extract",
@@ -203,8 +205,6 @@ def test_every_wrong_call_gives_one_clear_line_and_its_exit_code(road, capsys):
 
 
 def test_a_missing_video_is_listed_by_the_check_and_stops_extraction(road, tmp_path, capsys):
-    import shutil
-
     shutil.copytree(road / "videos", tmp_path / "videos")
     (tmp_path / "videos" / "P01" / "videos" / "P01_103.MP4").unlink()
     where = ("--annotations", road / "annotations", "--videos", tmp_path / "videos")
@@ -273,6 +273,34 @@ def test_a_signal_at_any_moment_ends_with_75_and_the_command_resumes(road, tmp_p
     assert "Traceback" not in log.read_text()
     assert call(*words) == 0
     assert call("cache", "verify", "--deep", tmp_path / "v.zarr") == 0
+
+
+def test_a_store_is_mended_compared_pooled_and_read_by_name(road, tmp_path, capsys):
+    shutil.copytree(road / "v.zarr", tmp_path / "v.zarr")
+    shard = next((tmp_path / "v.zarr" / "frame").glob("c.*"))
+    data = bytearray(shard.read_bytes())
+    data[10] ^= 1
+    shard.chmod(0o644)
+    shard.write_bytes(data)
+    capsys.readouterr()
+    assert call("cache", "verify", tmp_path / "v.zarr") == 0
+    assert call("cache", "verify", "--deep", tmp_path / "v.zarr") == 1
+    assert f"frame/{shard.name}: its sha256 is not the recorded one" in capsys.readouterr().out
+    assert call("cache", "repair", tmp_path / "v.zarr") == 0
+    assert "1 row groups are open; run the command that made the store again" in capsys.readouterr().out
+    assert call("cache", "verify", tmp_path / "v.zarr") == 1
+    assert call(*extract_words(road), "--out", tmp_path / "v.zarr") == 0
+    assert call("cache", "diff", road / "v.zarr", tmp_path / "v.zarr") == 0
+    assert "say the same" in capsys.readouterr().out
+    assert call("cache", "repair", tmp_path / "v.zarr") == 0
+    assert "sound; nothing was done" in capsys.readouterr().out
+    assert call("cache", "pool", road / "v.zarr", "--to", "clip", "--out", tmp_path / "clip.zarr") == 0
+    assert "rows of level clip" in capsys.readouterr().out
+    assert call("cache", "diff", road / "v.zarr", tmp_path / "clip.zarr") == 1
+    assert "spec inputs.parent: None -> {" in capsys.readouterr().out
+    assert call("cache", "pool", road / "v.zarr", "--to", "grid4", "--out", tmp_path / "never.zarr") == 2
+    assert call("cache", "gc", tmp_path / "v.zarr") == 0
+    assert "deleted 0 half-written files" in capsys.readouterr().out
 
 
 def test_damaged_runs_say_so_and_evaluate_mends_what_it_can(road, tmp_path, capsys):

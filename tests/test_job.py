@@ -14,7 +14,7 @@ import torch
 from dataset import FPS, barcode_record, make_dataset, numbers
 from safetensors.torch import load_file, save_file
 
-from mambavl.cache import open_store, schema
+from mambavl.cache import fsops, open_store, schema
 from mambavl.cache.layout import records
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract import encoders
@@ -213,6 +213,43 @@ def test_the_real_process_killed_between_row_groups_resumes_to_the_same_bytes(da
     assert done >= after
     assert run(dataset, target, rows_per_group=1).rows == 20 - done
     assert tree(target) == tree(tmp_path / "whole.zarr")
+
+
+def kill_loop(dataset, tmp_path, count, kills):
+    command = [sys.executable, str(Path(__file__).parent / "kill_loop.py"), str(dataset), str(tmp_path), str(kills), "0"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["wrong"] == []
+    assert found["killed"] == kills
+    count("extractions killed with SIGKILL", found["killed"])
+    count("stores finished to the same bytes after kills", found["stores"])
+
+
+def test_extractions_killed_at_random_moments_resume_to_the_same_bytes(dataset, tmp_path, count):
+    kill_loop(dataset, tmp_path, count, 8)
+
+
+@pytest.mark.soak
+def test_two_hundred_extractions_killed_at_random_moments_resume_to_the_same_bytes(dataset, tmp_path, count):
+    kill_loop(dataset, tmp_path, count, 200)
+
+
+def test_a_disk_without_room_is_refused_before_the_work(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(fsops, "free_bytes", lambda path: 1000)
+    with pytest.raises(DataError, match=r"v\.zarr: [\d,]+ bytes are still to be written and 1,000 are free"):
+        run(dataset, tmp_path / "v.zarr")
+    monkeypatch.undo()
+    monkeypatch.setitem(encoders.ENCODERS, "barcode", barcode_record())
+    assert run(dataset, tmp_path / "v.zarr").finalized
+
+
+def test_a_compressed_store_holds_the_same_features(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("MAMBAVL_SCRATCH", str(tmp_path / "scratch"))
+    run(dataset, tmp_path / "plain.zarr")
+    run(dataset, tmp_path / "small.zarr", compressor="zstd")
+    plain, small = (open_store(tmp_path / name) for name in ("plain.zarr", "small.zarr"))
+    assert torch.equal(plain.batch(range(20), "patch")[0], small.batch(range(20), "patch")[0])
 
 
 def test_four_processes_share_one_store(dataset, tmp_path):

@@ -4,6 +4,7 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 import zarr
 
 from mambavl.cache import open_store
+from mambavl.cache.schema import SCHEMA_VERSION
 from mambavl.cache.verify import verify
 from mambavl.configs.errors import DataError, UsageError
 from tiny import make_dense_store, make_text_store
@@ -205,3 +207,26 @@ def test_pinned_memory_is_asked_for_where_there_is_a_gpu(tmp_path):
         pytest.skip("page-locked memory needs a CUDA GPU")
     make_dense_store(tmp_path / "s.zarr")
     assert open_store(tmp_path / "s.zarr", pin=True).batch([0], "frame")[0].is_pinned()
+
+
+GOLDEN = sorted((Path(__file__).parent / "data").glob("schema-*"))
+
+
+@pytest.mark.parametrize("folder", GOLDEN, ids=lambda folder: folder.name)
+def test_golden_stores_are_read_for_ever(tmp_path, folder):
+    """Written by the version that made the schema; their values are what the same seeds give today, and so are their bytes."""
+    features = make_dense_store(tmp_path / "v.zarr", 5, group_rows=4, width=3, steps=2, views=2, failed={3: 3}, short={1: 1})
+    texts = make_text_store(tmp_path / "t.zarr", 5, group_rows=4, width=3)
+    video, text = (open_store(folder / name, verify="read") for name in ("video.zarr", "text.zarr"))
+    for path in (video.path, text.path):
+        assert verify(path, deep=True) == []
+    rows = [0, 2, 4]
+    for view in (0, 1):
+        assert torch.equal(video.batch(rows, "frame", view=view)[0], torch.from_numpy(features[rows, view]))
+    assert video.batch([1], "frame")[1].tolist() == [1]
+    assert video.failures == [[video.segments[3].narration_id, 3, "made so"]]
+    for row in range(5):
+        tokens, _ = text.batch([row], "noun_question/last_hidden")
+        np.testing.assert_array_equal(tokens[0].numpy(), texts["noun_question"][row])
+    if folder.name == f"schema-{SCHEMA_VERSION}":
+        assert (video.store_id, text.store_id) == tuple(open_store(tmp_path / name).store_id for name in ("v.zarr", "t.zarr"))
