@@ -168,7 +168,10 @@ def _open(name: str, source: StreamSource, config: DataConfig, device: torch.dev
     for store in stores:
         store.layout.level(source.level)
         faults = schema.differences(stores[0].spec["recipe"], store.spec["recipe"])
-        faults += schema.differences(stores[0].spec["levels"][0]["dtype"], store.spec["levels"][0]["dtype"], "dtype")
+        shapes = [
+            {k: getattr(s.levels[source.level], k) for k in ("kind", "shape", "dtype", "steps")} for s in (stores[0], store)
+        ]
+        faults += schema.differences(*shapes)
         if faults:
             raise DataError(
                 f"stream {name}: {store.path} and {stores[0].path} were made by different recipes and never mix:\n  "

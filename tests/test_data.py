@@ -31,6 +31,22 @@ def test_stores_of_different_recipes_never_feed_one_stream(stores, tmp_path):
         FeatureData({"video": source}, DataConfig())
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"width": 7}, "width: 6 -> 7"),
+        ({"dtype": "float16"}, "dtype: 'float32' -> 'float16'"),
+        ({"steps": 5}, "steps: 4 -> 5"),
+    ],
+    ids=["width", "dtype", "steps"],
+)
+def test_halves_of_a_stream_whose_features_differ_in_shape_never_mix(stores, tmp_path, changed, message):
+    make_dense_store(tmp_path / "other.zarr", ROWS, **changed)
+    source = StreamSource(store=(stores / "video.zarr", tmp_path / "other.zarr"))
+    with pytest.raises(DataError, match=f"never mix:\n(.*\n)*.*{message}"):
+        FeatureData({"video": source}, DataConfig())
+
+
 def test_text_streams_of_two_protocols_are_refused(stores, tmp_path):
     make_text_store(tmp_path / "generic.zarr", ROWS, protocol="generic")
     sources = {

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -309,3 +310,48 @@ def test_a_mask_of_rows_selects_rows(tmp_path):
     features = make_dense_store(tmp_path / "s.zarr")
     mask = np.arange(20) % 7 == 0
     assert torch.equal(open_store(tmp_path / "s.zarr").batch(mask, "frame")[0], torch.from_numpy(features[mask, 0]))
+
+
+SAMPLING = {"task": "recognition", "frames": 4}
+RECIPE = {"encoder": {"name": "fake", "sha256": "0" * 64, "width": 6}, "sampling": SAMPLING, "questions": {"protocol": "oracle"}}
+
+
+@pytest.mark.parametrize(
+    ("what", "changed", "message"),
+    [
+        ("encoder", {"recipe": {**RECIPE, "encoder": {**RECIPE["encoder"], "name": "other"}}}, "encoder.name: 'fake' -> 'other'"),
+        ("weights", {"recipe": {**RECIPE, "encoder": {**RECIPE["encoder"], "sha256": "1"}}}, f"sha256: '{'0' * 64}' -> '1'"),
+        ("width", {"width": 7}, "levels: .*'shape': [1, 4, 6].* -> .*'shape': [1, 4, 7]"),
+        ("dtype", {"dtype": "float16"}, "'dtype': 'float32'.* -> .*'dtype': 'float16'"),
+        ("steps", {"steps": 5}, "frame_pts: [1, 4] -> [1, 5]"),
+        (
+            "window",
+            {"recipe": {**RECIPE, "sampling": {**SAMPLING, "task": "anticipation"}}},
+            "task: 'recognition' -> 'anticipation'",
+        ),
+        ("protocol", {"recipe": {**RECIPE, "questions": {"protocol": "generic"}}}, "protocol: 'oracle' -> 'generic'"),
+        ("rows", {"rows": 19}, "rows: 20 -> 19"),
+        ("row list", {"splits": ("train",)}, "segments_sha256: '.{64}' -> '.{64}'"),
+        ("row groups", {"group_rows": 4}, "rows_per_group: 8 -> 4"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
+)
+def test_what_was_made_otherwise_is_refused_with_both_values(tmp_path, what, changed, message):
+    before = {"recipe": RECIPE}
+    make_dense_store(tmp_path / "s.zarr", **before)
+    bytes_before = tree(tmp_path / "s.zarr")
+    with pytest.raises(UsageError) as caught:
+        make_dense_store(tmp_path / "s.zarr", **{**before, **changed})
+    pattern = re.escape(message).replace(r"\.\*", ".*").replace(r"\.\{64\}", ".{64}")
+    assert re.search(pattern, str(caught.value)), str(caught.value)
+    assert tree(tmp_path / "s.zarr") == bytes_before
+
+
+def test_another_schema_version_is_refused_with_both_values(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    file = tmp_path / "s.zarr" / "spec.json"
+    file.chmod(0o644)
+    file.write_text(file.read_text().replace(f'"schema": {schema.SCHEMA_VERSION}', '"schema": 1'))
+    for deed in (open_store, verify, make_dense_store):
+        with pytest.raises(DataError, match=f"has schema version 1; this version of mambavl reads {schema.SCHEMA_VERSION}"):
+            deed(tmp_path / "s.zarr")

@@ -56,6 +56,7 @@ def make_dense_store(
     width: int = 6,
     steps: int = 4,
     views: int = 1,
+    dtype: str = "float32",
     compressor: str = "none",
     recipe=None,
     failed=None,
@@ -67,7 +68,7 @@ def make_dense_store(
     failed: row -> status; short: row -> steps, NaN from there on.
     """
     segments = make_segments(rows, splits or ("train", "validation"))
-    level = Level("frame", "dense", (views, steps, width), "float32", steps=steps, compressor=compressor)
+    level = Level("frame", "dense", (views, steps, width), dtype, steps=steps, compressor=compressor)
     rng = np.random.default_rng(0)
     centres_v, centres_n = rng.normal(size=(3, width)), rng.normal(size=(4, width))
     features = np.stack(
