@@ -250,9 +250,7 @@ class FeatureStore:
             if partial:
                 return "", {name: entry for record in done.values() for name, entry in record["files"].items()}
             rows = sum(len(self.layout.rows_of(group)) for group in done)
-            raise DataError(
-                f"{self.path}: {rows:,} of {len(self):,} rows are done; finish with the same `mambavl extract` command"
-            )
+            raise DataError(f"{self.path}: {rows:,} of {len(self):,} rows are done; run the command that made it again")
         faults = find_faults(self.path) if self.verify != "none" else []
         if faults:
             more = f" (and {len(faults) - 1} more; `mambavl cache verify {self.path}` lists them)" if faults[1:] else ""

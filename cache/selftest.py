@@ -114,16 +114,16 @@ def _lock_check(place: Path) -> Check:
 
     def hold() -> None:
         fsops.lock(path, exclusive=True, wait=True)
-        os.write(write_end, b"x")
+        os.close(write_end)  # says that the lock is held
         time.sleep(DEADLINE)
 
     child = _fork(hold)
-    os.read(read_end, 1)
+    os.close(write_end)
+    os.read(read_end, 1)  # returns when nobody can write any more
     mine = fsops.lock(path, exclusive=False, wait=False)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    for end in (read_end, write_end):
-        os.close(end)
+    os.close(read_end)
     after = fsops.lock(path, exclusive=True, wait=False) if mine is None else None
     for descriptor in (mine, after):
         if descriptor is not None:

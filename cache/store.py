@@ -212,9 +212,7 @@ def _write_manifest(path: Path, layout: Layout) -> dict[str, Any]:
     done = committed_groups(path, layout)
     if len(done) < layout.groups:
         missing = sum(len(layout.rows_of(group)) for group in range(layout.groups) if group not in done)
-        raise DataError(
-            f"{path}: {layout.rows - missing:,} of {layout.rows:,} rows are done; finish with the same `mambavl extract` command"
-        )
+        raise DataError(f"{path}: {layout.rows - missing:,} of {layout.rows:,} rows are done; run the command that made it again")
     files = {name: entry for group in sorted(done) for name, entry in done[group]["files"].items()}
     for name in [SPEC, SEGMENTS, CLASSES, *layout.metadata()]:
         data = (path / name).read_bytes()

@@ -63,7 +63,10 @@ def find_faults(path: Path, deep: bool = False, progress: Progress = lambda done
     else:  # the journals know the row groups as well, the spec the rest
         done = committed_groups(path, layout)
         if not (path / MANIFEST).exists():
-            yield Fault(MANIFEST, f"is not written: {len(done)} of {layout.groups} row groups are done; finish the extraction")
+            yield Fault(
+                MANIFEST,
+                f"is not written: {len(done)} of {layout.groups} row groups are done; run the command that made it again",
+            )
         entries = {name: entry for record in done.values() for name, entry in record["files"].items()}
         yield from _metadata_faults(path, layout, spec)
     is_known = all(fault.file != SPEC for fault in faults)

@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the data or the result is not right; 2 the call or the rec
 import json
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,6 +69,30 @@ class Task(StrEnum):
 
     recognition = "recognition"
     anticipation = "anticipation"
+
+
+class ExportFormat(StrEnum):
+    """What a store is exported to."""
+
+    hdf5 = "hdf5"
+    npy = "npy"
+    lmdb = "lmdb"
+
+
+class ImportFormat(StrEnum):
+    """What a store is made from."""
+
+    hdf5 = "hdf5"
+    npy = "npy"
+    lmdb = "lmdb"
+    safetensors = "safetensors"
+
+
+class Dtype(StrEnum):
+    """How features are stored."""
+
+    float16 = "float16"
+    float32 = "float32"
 
 
 def run() -> int:
@@ -351,7 +376,7 @@ def cache_selftest(
     kills: Annotated[int, typer.Option(min=1, help="Writers to be killed.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
 ) -> None:
-    """Try on your own file system what stores rely on: kill writers at random, run two at once, ask for locks. Exit code 1 if any fails."""
+    """Try what stores rely on, on your own file system: kill writers, run two at once, ask for locks. Exit code 1 if any fails."""
     from mambavl.cache.selftest import selftest
 
     with progress("killing", "writers") as update:
@@ -369,6 +394,80 @@ def cache_finalize(store: StoreArgument) -> None:
 
     manifest = finalize(store)
     print(f"{store}: finalised, store id {manifest['store_id'][:16]}, {len(manifest['failures'])} rows without features")
+
+
+@cache_app.command("export")
+def cache_export(
+    store: StoreArgument,
+    to: Annotated[ExportFormat, typer.Option("--to", help="One HDF5 file; an npy file a video; RULSTM's LMDB of frames.")],
+    target: Annotated[Path, typer.Option("--out", help="The file (hdf5) or folder (npy, lmdb) to write.")],
+    level: Annotated[str | None, typer.Option(help="One level. hdf5 takes all of them if it is left out.")] = None,
+    fps: Annotated[float, typer.Option(min=0.001, help="lmdb: frame n of a video shows second (n - 1) / fps.")] = 30.0,
+) -> None:
+    """Write a store in a form that others read. What hdf5 and npy hold can be imported again and is the same then."""
+    from mambavl.cache import open_store
+    from mambavl.cache.transfer import export_store
+
+    opened = open_store(store, verify="read")
+    with progress("exporting", "rows") as update, stop_on_signal() as should_stop:
+        count = export_store(opened, target, to.value, level=level, fps=fps, progress=update, should_stop=should_stop)
+    without = f", {len(opened) - count:,} have none" if count < len(opened) else ""
+    print(f"wrote the features of {count:,} rows{without} to {target}")
+
+
+@cache_app.command("import")
+def cache_import(
+    source: Annotated[Path, typer.Argument(help="A file or folder of features: an export, or what others made.")],
+    kind: Annotated[
+        ImportFormat, typer.Option("--format", help="hdf5, safetensors: by narration_id; npy: a file a video; lmdb: RULSTM's.")
+    ],
+    store: Annotated[Path, typer.Option("--out", help="The feature store to write or resume.")],
+    annotations: Annotated[Path | None, typer.Option(help="Folder of the EPIC_100_*.csv files; an export needs none.")] = None,
+    split: SplitOption = "train,validation",
+    task: Annotated[Task, typer.Option(help="recognition: the action; anticipation: what ends 1 s before.")] = Task.recognition,
+    encoder: Annotated[str | None, typer.Option(help="What made the features, for the record.")] = None,
+    fps: Annotated[float | None, typer.Option(help="npy, lmdb (30): frames a second.")] = None,
+    window: Annotated[int | None, typer.Option(help="npy: frames that a step saw.")] = None,
+    stride: Annotated[int | None, typer.Option(help="npy: frames from a step to the next.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="hdf5, npz: which of several arrays.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Default: float16 if the source is, else float32.")] = None,
+    max_failed: Annotated[int, typer.Option(min=0, help="Rows without features above which the exit code is 1.")] = 0,
+    sets: SetOption = [],  # noqa: B006
+) -> None:
+    """Make a feature store of an export, or of features that others made. Run it again to resume."""
+    from mambavl.cache.importing import BY_TIME, Moments, check_options, import_features, source_sha256
+    from mambavl.cache.schema import STATUS
+    from mambavl.cache.transfer import import_export, is_export
+
+    options = {"encoder": encoder, "fps": fps, "window": window, "stride": stride, "dataset": dataset, "dtype": dtype}
+    options = {name: getattr(value, "value", value) for name, value in options.items() if value is not None}
+    is_ours = is_export(source, kind.value)
+    if is_ours:
+        if beyond := [*options, *["annotations"] * bool(annotations), *["set"] * bool(sets)]:
+            raise UsageError(f"{source}: is an export and brings rows, labels and recipe with it; leave out --{beyond[0]}")
+        job = partial(import_export, source, kind.value, store)
+    else:
+        if annotations is None:
+            raise UsageError(f"{source}: is no export of mambavl; say with --annotations DIR which rows its features belong to")
+        check_options(kind.value, dataset, fps, window, stride)  # before a long read
+        if sets and kind.value not in BY_TIME:
+            raise UsageError(f"--set {sets[0]}: the moments of {kind.value} features were chosen when they were made")
+        read = _annotations(annotations, split)
+        moments = _moments(read.segments, _sampling(task, sets)) if kind.value in BY_TIME else Moments({"task": task.value})
+        job = partial(import_features, source, kind.value, store, read.segments, read.classes, moments, **options)
+    with stop_on_signal() as should_stop:
+        with progress("reading", "bytes") as update:
+            content = source_sha256(source, kind.value, update, should_stop)
+        with progress("importing", "rows") as update:
+            done = job(content_sha256=content, progress=update, should_stop=should_stop)
+    for narration_id, status, reason in done.failures:
+        print(f"{narration_id}: {STATUS[status]}: {reason}")
+    if done.unused:
+        print(f"{done.unused:,} arrays of {source} belong to no row")
+    state = "finished store" if done.finalized else "unfinished store, other writers have a part of it"
+    print(f"wrote {done.rows:,} rows ({done.bytes / 1e6:.1f} MB) to {store}: {state}")
+    if not is_ours and len(done.failed) > max_failed:
+        raise DataError(f"{store}: {len(done.failed)} rows failed; at most {max_failed} were allowed (--max-failed N)")
 
 
 @app.command()
@@ -515,6 +614,29 @@ def _options(kind: Any, settings: dict[str, Any], sets: list[str]) -> Any:
     from mambavl.configs import check, override
 
     return check(override({key: value for key, value in settings.items() if value is not None}, sets), kind, "--set")
+
+
+def _sampling(task: Task, sets: list[str]) -> Any:
+    from mambavl.configs import Config, check, override
+    from mambavl.extract.sampling import Sampling
+
+    class Import(Config):
+        sampling: Sampling
+
+    return check(override({"sampling": {"task": task.value}}, sets), Import, "--set").sampling
+
+
+def _moments(segments: tuple, sampling: Any) -> Any:
+    import numpy as np
+
+    from mambavl.cache.importing import Moments
+    from mambavl.cache.schema import FLAG_TIME_FROM_FRAMES
+    from mambavl.extract.sampling import window
+
+    windows = [window(segment.start, segment.stop, sampling) for segment in segments]
+    times = [np.full(sampling.frames, np.nan) if seen.is_empty else seen.times for seen in windows]
+    flags = [seen.flags | FLAG_TIME_FROM_FRAMES * s.time_from_frames for seen, s in zip(windows, segments, strict=True)]
+    return Moments({**sampling.model_dump(), "rule": sampling.rule}, np.stack(times), np.array(flags, np.uint8))
 
 
 def _shard(text: str) -> tuple[int, int]:

