@@ -56,6 +56,7 @@ class Calls:
 
 
 calls = Calls()
+named: set[Path] = set()  # files and folders whose names this process knows to be on the disk
 
 
 def write_file(path: Path, *pieces: bytes | memoryview) -> None:
@@ -76,13 +77,12 @@ def write_file(path: Path, *pieces: bytes | memoryview) -> None:
             with contextlib.suppress(OSError):  # the first fault is the one to report; what stays is swept by the next writer
                 calls.unlink(temporary)
             raise
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
 
 
 def append(path: Path, data: bytes) -> None:
     """Add bytes to the end of a file and wait until they are on the disk; after a fault the file is cut back, if it can be."""
     with _explained(path, "written", len(data)):
-        is_new = not path.exists()
         with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as descriptor:
             before = os.fstat(descriptor).st_size
             try:
@@ -92,8 +92,9 @@ def append(path: Path, data: bytes) -> None:
                 with contextlib.suppress(OSError):
                     calls.truncate(descriptor, before)
                 raise
-        if is_new:
-            sync_folder(path.parent)
+        if not before or path not in named:  # a killed process may have made the file, and its name be lost
+            _sync_folder(path.parent)
+            named.add(path)
 
 
 def truncate(path: Path, length: int) -> None:
@@ -104,25 +105,26 @@ def truncate(path: Path, length: int) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents, and make the entries durable, also that of one which a killed process had just made."""
-    made = path
+    """Create a folder and its parents, and make the entries durable: also those that a killed process had made and not synced."""
     with _explained(path, "created"):
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-        for made in reversed(missing):
-            with contextlib.suppress(FileExistsError):  # another writer was faster
-                calls.mkdir(made)
-            sync_folder(made.parent)
-        if not missing and os.access(path.parent, os.R_OK):
-            sync_folder(path.parent)
+        path = path.absolute()
+        for folder in reversed((path, *path.parents[:-1])):
+            if not folder.exists():
+                with contextlib.suppress(FileExistsError):  # another writer was faster
+                    calls.mkdir(folder)
+                _sync_folder(folder.parent)
+            elif folder not in named and os.access(folder.parent, os.R_OK | os.W_OK):
+                _sync_folder(folder.parent)
+            named.add(folder)
 
 
 def rename(source: Path, target: Path) -> None:
     """Move a finished file or folder to its final name within one folder."""
     with _explained(target, "put in place"):
         calls.replace(source, target)
-        sync_folder(target.parent)
+        _sync_folder(target.parent)
 
 
 def remove(path: Path) -> None:
@@ -132,11 +134,12 @@ def remove(path: Path) -> None:
             calls.unlink(path)
         except FileNotFoundError:
             return
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
 
 
 def remove_folder(path: Path) -> None:
     """Delete a folder and all that is in it; links are deleted, not followed."""
+    named.difference_update([name for name in named if name.is_relative_to(path.absolute())])
     if not path.exists():
         return
     with _explained(path, "deleted"):
@@ -158,7 +161,20 @@ def drop_write_bits(path: Path) -> None:
 
 def sync_folder(path: Path) -> None:
     """Make renames and new names in a folder durable."""
-    with _explained(path, "synced"), _opened(path, os.O_RDONLY) as descriptor:
+    with _explained(path, "synced"):
+        _sync_folder(path)
+
+
+def sync_file(path: Path) -> None:
+    """Make what another process wrote durable, its name too."""
+    with _explained(path, "synced"):
+        with _opened(path, os.O_RDONLY) as descriptor:
+            calls.fsync(descriptor)
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    with _opened(path, os.O_RDONLY) as descriptor:
         try:
             calls.fsync(descriptor)
         except OSError as error:
@@ -203,7 +219,8 @@ def lock(path: Path, *, exclusive: bool, wait: bool) -> int | None:
 
 
 def unlock(descriptor: int) -> None:
-    calls.close(descriptor)
+    with contextlib.suppress(OSError):  # nothing was written through it
+        calls.close(descriptor)
 
 
 def free_bytes(path: Path) -> int:

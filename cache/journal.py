@@ -25,7 +25,15 @@ def append(path: Path, record: dict[str, Any]) -> None:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """All whole records of a journal, in order; what follows the last whole one is ignored."""
-    return _scan(path.read_bytes())[0]
+    return read_from(path, 0)[0]
+
+
+def read_from(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
+    """The whole records from a place on, and the place behind them: for those who follow what others write."""
+    with open(path, "rb") as file:
+        file.seek(position)
+        found, length = _scan(file.read())
+    return found, position + length
 
 
 def torn_bytes(path: Path) -> int:
@@ -49,7 +57,7 @@ def _scan(data: bytes) -> tuple[list[dict[str, Any]], int]:
     while position + _HEADER.size <= len(data):
         length, crc = _HEADER.unpack_from(data, position)
         payload = data[position + _HEADER.size : position + _HEADER.size + length]
-        if len(payload) < length or google_crc32c.value(payload) != crc:
+        if not length or len(payload) < length or google_crc32c.value(payload) != crc:  # zeros would be a sound empty record
             break
         records.append(json.loads(payload))
         position += _HEADER.size + length

@@ -48,13 +48,21 @@ class Layout:
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any]) -> "Layout":
-        return cls(
-            levels=tuple(Level.from_dict(raw) for raw in spec["levels"]),
-            rows=spec["rows"],
-            rows_per_group=spec["rows_per_group"],
-            spec_sha256=schema.digest(spec),
-            frame_pts=tuple(spec["frame_pts"]),
-        )
+        """Raises DataError where a spec, damaged in its values, describes no store."""
+        try:
+            layout = cls(
+                levels=tuple(Level.from_dict(raw) for raw in spec["levels"]),
+                rows=spec["rows"],
+                rows_per_group=spec["rows_per_group"],
+                spec_sha256=schema.digest(spec),
+                frame_pts=tuple(spec["frame_pts"]),
+            )
+            sizes = [layout.rows, layout.rows_per_group, *layout.frame_pts, *(n for level in layout.levels for n in level.shape)]
+            if not layout.rows_per_group or any(type(size) is not int or size < 0 for size in sizes):
+                raise ValueError("a size is no number of things")
+            return layout
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise DataError(f"{SPEC}: is damaged, it describes no store ({error})") from None
 
     @property
     def groups(self) -> int:
@@ -167,11 +175,7 @@ def committed_groups(path: Path, layout: Layout) -> dict[int, dict[str, Any]]:
             known.append(record)
     done = {}
     for group, known in claims.items():
-        if group >= layout.groups:
-            continue
-        sizes = layout.file_sizes(group)
-        found = {name: file_size(path / name) for name in sizes}
-        fitting = [record for record in known if all(_fits(record, name, sizes[name], found[name]) for name in sizes)]
+        fitting = [record for record in known if is_complete(path, layout, record)]
         if len(fitting) > 1:
             fitting = [record for record in fitting if _has_content(path, record)]
         if fitting:
@@ -179,9 +183,16 @@ def committed_groups(path: Path, layout: Layout) -> dict[int, dict[str, Any]]:
     return done
 
 
-def _fits(record: dict[str, Any], name: str, expected: int | None, found: int | None) -> bool:
-    recorded = record["files"].get(name, [None])[0]
-    return found is not None and found == recorded and expected in (None, found)
+def is_complete(path: Path, layout: Layout, record: dict[str, Any]) -> bool:
+    """Whether a record is of this store, and every file of its row group there at the recorded length."""
+    group, files = record["group"], record["files"]
+    if record["spec"] != layout.spec_sha256 or not 0 <= group < layout.groups:
+        return False
+    for name, expected in layout.file_sizes(group).items():
+        found = file_size(path / name)
+        if found is None or found != files.get(name, [None])[0] or expected not in (None, found):
+            return False
+    return True
 
 
 def _has_content(path: Path, record: dict[str, Any]) -> bool:

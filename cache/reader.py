@@ -25,6 +25,7 @@ from mambavl.cache.layout import (
     CLASSES,
     MANIFEST,
     SEGMENTS,
+    SPEC,
     Layout,
     committed_groups,
     read_json,
@@ -256,6 +257,8 @@ class FeatureStore:
             more = f" (and {len(faults) - 1} more; `mambavl cache verify {self.path}` lists them)" if faults[1:] else ""
             raise DataError(f"{self.path}: {faults[0]}{more}; `mambavl cache repair {self.path}` re-opens what is bad")
         manifest = read_json(self.path, MANIFEST)
+        if manifest["spec_sha256"] != self.layout.spec_sha256:
+            raise DataError(f"{self.path / SPEC}: is not the spec that the store was finalised with")
         return manifest["store_id"], manifest["files"]
 
     def _read(self, name: str, *, hashed: bool) -> bytes:

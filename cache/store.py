@@ -4,8 +4,8 @@ A row group is committed as: every shard to a temporary name, fsync, rename, fsy
 writer's own journal, fsync. It is done when a valid record exists *and* every file has the recorded length. Data before
 record, always: a kill at any instant costs at most one row group, and nothing half-written is ever taken for done.
 
-Writers hold `commit/lock` shared, finishing and repairing hold it alone, so a finished store has no writer. Any number of
-writers may share a store; two that do the same row group write the same bytes, or the last one's record counts.
+Any number of writers may share a store. They hold `commit/lock` shared, finishing and repairing hold it alone, so a finished
+store has no writer. A row group is written under a lock of its own by who comes first; the others find it done.
 """
 
 import os
@@ -29,6 +29,7 @@ from mambavl.cache.layout import (
     SPEC,
     Layout,
     committed_groups,
+    is_complete,
     read_json,
     read_spec,
     sha256,
@@ -36,6 +37,8 @@ from mambavl.cache.layout import (
 from mambavl.cache.schema import Classes, Level, Segment
 from mambavl.cache.verify import seal, verify
 from mambavl.configs.errors import DataError, UsageError
+
+GROUP_LOCKS = 64  # row groups share so many locks
 
 
 @dataclass
@@ -65,6 +68,8 @@ class StoreWriter:
         self.layout = Layout.from_spec(self.spec)
         self.segments = segments
         self._lock: weakref.finalize | None = None
+        self._followed: dict[Path, int] = {}  # others' journals, and how far they were read
+        self._others: dict[int, list[tuple[Path, dict[str, Any]]]] = {}  # row group -> others' records of it, and where
         if not (self.path / SPEC).exists():
             self._create(files, environment)
         self._refuse_other(read_spec(self.path))
@@ -77,7 +82,7 @@ class StoreWriter:
         self._journal = self._new_journal()
 
     def _create(self, files: dict[str, bytes], environment: dict) -> None:
-        ours = {COMMIT, ENVIRONMENT, *(name.partition("/")[0] for name in (*files, *self.layout.metadata()))}
+        ours = {COMMIT, ENVIRONMENT, SPEC, MANIFEST, *(name.partition("/")[0] for name in (*files, *self.layout.metadata()))}
         foreign = [entry.name for entry in self.path.glob("*") if entry.name not in ours]
         if not all(name.startswith(fsops.TEMPORARY) for name in foreign):  # those are a killed creation's
             raise UsageError(f"{self.path}: is no feature store and not empty ({foreign[0]}); choose another --out")
@@ -118,12 +123,13 @@ class StoreWriter:
         return [group for group in range(self.layout.groups) if group not in done]
 
     def commit(self, group: int, rows: RowGroup) -> int:
-        """Write a row group and record it; returns the bytes written. Raises DataError when the disk does; try again or end."""
+        """Write a row group and record it; returns the bytes written, 0 where another writer has done it meanwhile.
+
+        Raises DataError when the disk fails: try again, or end and resume.
+        """
         if self.is_final or not (self._lock and self._lock.alive):
             raise UsageError(f"{self.path}: is finished; nothing can be added to it")
         files = self._encode(group, rows)
-        for name, data in files.items():
-            fsops.write_file(self.path / name, data)
         record = {
             "group": group,
             "spec": self.layout.spec_sha256,
@@ -133,12 +139,36 @@ class StoreWriter:
                 for row, reason in sorted((rows.reasons or {}).items())
             ],
         }
+        held = fsops.lock(self.path / f"{LOCK}-{group % GROUP_LOCKS}", exclusive=True, wait=True)
+        try:
+            if self._is_done(group):
+                return 0
+            for name, data in files.items():
+                fsops.write_file(self.path / name, data)
+            self._record(record)
+        finally:
+            fsops.unlock(held)
+        return sum(map(len, files.values()))
+
+    def _is_done(self, group: int) -> bool:
+        """Whether another writer has recorded a row group since; reads only what the journals have gained."""
+        for file in sorted((self.path / COMMIT).glob("*.journal")):
+            if file != self._journal:
+                found, self._followed[file] = journal.read_from(file, self._followed.get(file, 0))
+                for record in found:
+                    self._others.setdefault(record["group"], []).append((file, record))
+        for file, record in self._others.get(group, []):
+            if is_complete(self.path, self.layout, record):
+                fsops.sync_file(file)  # its writer may have been killed before it did so
+                return True
+        return False
+
+    def _record(self, record: dict[str, Any]) -> None:
         try:
             journal.append(self._journal, record)
         except DataError:
             self._journal = self._new_journal()  # what is written behind half a record would never be read
             raise
-        return sum(map(len, files.values()))
 
     def _encode(self, group: int, rows: RowGroup) -> dict[str, bytes]:
         layout, count = self.layout, len(self.layout.rows_of(group))
@@ -204,6 +234,7 @@ def _finalize(path: Path) -> dict[str, Any] | None:
         listed = "\n  ".join(faults[:20])
         raise DataError(f"{path}: was finished and is damaged since; `mambavl cache repair` re-opens what is bad:\n  {listed}")
     manifest = read_json(path, MANIFEST)
+    fsops.sync_folder(path)  # a process killed right after its rename has not
     _drop_write_bits(path, manifest)
     return manifest
 

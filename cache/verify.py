@@ -165,6 +165,7 @@ def seal(path: Path) -> None:
     the result, and so may not be in the manifest, which is the same for every road."""
     for file in sorted((path / COMMIT).glob("*.journal")):
         journal.cut_torn_tail(file)
+        fsops.sync_file(file)  # a writer that was killed has not
     files = {name: [len(data), sha256(data)] for name, data in _beside(path).items()}
     fsops.write_file(path / SEAL, schema.pretty_json({"files": files, "sha256": schema.digest(files)}))
 

@@ -23,8 +23,10 @@ KEPT = 2
 def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], optimizer: dict[str, Any], state: dict[str, Any]) -> None:
     """Write `folder/step-N` whole or not at all, then remove all but the newest two."""
     temporary, final = folder / f"{fsops.TEMPORARY}{step:08d}", folder / f"step-{step:08d}"
-    if final.is_dir() and _read(final)[1] is None:
-        return  # saved before; the same step of the same run is the same checkpoint
+    if final.is_dir() and _read(final)[1] is None:  # saved before; the same step of the same run is the same checkpoint
+        fsops.make_folder(folder)
+        fsops.sync_folder(folder)  # a process killed right after its rename has not
+        return
     tensors, scalars = _split_optimizer(optimizer)
     files = {
         "model.safetensors": save({name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}),

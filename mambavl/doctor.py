@@ -6,7 +6,8 @@ import os
 import platform
 
 PACKAGES = (
-    "torch", "torchvision", "timm", "transformers", "accelerate", "zarr", "h5py", "av", "decord", "safetensors", "lmdb", "mamba-ssm",
+    "torch", "torchvision", "timm", "transformers", "accelerate", "zarr", "h5py", "av", "decord", "safetensors", "lmdb",
+    "mamba-ssm",
 )  # fmt: skip
 INSTALL = {
     "decord": "optional; `pip install decord` (wheels for x86-64 Linux only); PyAV does the same work",

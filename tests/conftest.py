@@ -5,10 +5,14 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import itertools
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+COUNT = "count: "
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
@@ -16,6 +20,27 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 def _skip_without_what_it_needs(request):
     if request.node.get_closest_marker("shared") and not (SHARED / "data" / "ek100").is_dir():
         pytest.skip("needs the shared EK100 annotations and clips beside the checkout")
+    if request.node.get_closest_marker("soak") and "soak" not in request.config.getoption("markexpr"):
+        pytest.skip("a long test; run with `pytest -m soak`")
+
+
+@pytest.fixture
+def count(record_property) -> Callable[[str, int], None]:
+    """Say how much was tried: `count("crash states", 1234)`. The run ends with the sums of all tests."""
+    return lambda what, number: record_property(f"{COUNT}{what}", number)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    sums = Counter()
+    for report in itertools.chain(*terminalreporter.stats.values()):
+        if getattr(report, "when", None) == "call":
+            for name, number in report.user_properties:
+                if name.startswith(COUNT):
+                    sums[name.removeprefix(COUNT)] += number
+    if sums:
+        terminalreporter.section("faults tried")
+        for what, number in sums.items():
+            terminalreporter.line(f"{number:>9,} {what}")
 
 
 @pytest.fixture(scope="session")
