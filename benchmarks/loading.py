@@ -301,6 +301,7 @@ def epoch(folder: Path, rows: int) -> dict[str, float]:
     write_dense(folder / "ours.zarr", values)
     np.save(folder / "plain.npy", values)
     del values
+    os.sync()  # or what was just written is still on its way to the disk
     memmap = np.load(folder / "plain.npy", mmap_mode="r")
     store = open_store(folder / "ours.zarr")
     order = np.random.default_rng(2).permutation(rows)

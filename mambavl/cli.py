@@ -376,7 +376,7 @@ def cache_selftest(
     kills: Annotated[int, typer.Option(min=1, help="Writers to be killed.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
 ) -> None:
-    """Try what stores rely on, on your own file system: kill writers, run two at once, ask for locks. Exit code 1 if any fails."""
+    """Try what stores rely on, on your file system: kill writers, run two at once, ask for locks. Exit code 1 if any fails."""
     from mambavl.cache.selftest import selftest
 
     with progress("killing", "writers") as update:
