@@ -132,11 +132,11 @@ class FeatureStore:
         tokens = torch.empty((len(rows), longest, spec.width), dtype=getattr(torch, spec.dtype), pin_memory=self.pin)
         out = tokens.numpy().view(np.uint8)
         if spec.kind == "dense":
-            source.rows(rows, views, out.reshape(len(rows), spec.chunk_bytes // spec.views))
+            source.rows(self, rows, views, out.reshape(len(rows), spec.chunk_bytes // spec.views))
             if len(rows) and lengths.min() < longest:  # the fill value is NaN, and padding must be harmless
                 tokens[torch.from_numpy(np.arange(longest) >= lengths[:, None])] = 0
         else:
-            source.tokens(self._starts(spec, rows), lengths, out)
+            source.tokens(self, self._starts(spec, rows), lengths, out)
         return tokens, torch.from_numpy(lengths)
 
     def _refuse_rows_without_features(self, rows: np.ndarray) -> None:
@@ -198,7 +198,7 @@ class FeatureStore:
 
     def _make_source(self, level: Level) -> "_Shards | Tensor":
         if self.resident == "mmap" and level.compressor == "none":
-            return _Shards(self, level)
+            return _Shards(level, self.layout)
         if self.resident == "mmap" and self.store_id:
             return _Whole(level, self._scratch(level))
         whole = self._decoded(level)
@@ -297,38 +297,39 @@ class FeatureStore:
 
 
 class _Shards:
-    """A level in its shard files: rows, or chunks of tokens, each followed by its crc32c."""
+    """A level in its shard files: rows, or chunks of tokens, each followed by its crc32c. It keeps no hold of its store, so that
+    the maps go when the store does."""
 
-    def __init__(self, store: FeatureStore, level: Level) -> None:
-        self.store, self.level = store, level
-        self.shards = Shards(store.layout.groups)
+    def __init__(self, level: Level, layout: Layout) -> None:
+        self.level, self.rows_per_shard = level, layout.rows_per_group
+        self.shards = Shards(layout.groups)
         self.stride = level.chunk_bytes + 4
 
-    def rows(self, rows: np.ndarray, views: np.ndarray, out: np.ndarray) -> None:
-        per_shard = self.store.layout.rows_per_group
-        self._map(rows // per_shard)
-        if self.store.verify == "read":
-            self._check(rows // per_shard, rows % per_shard)
+    def rows(self, store: FeatureStore, rows: np.ndarray, views: np.ndarray, out: np.ndarray) -> None:
+        per_shard = self.rows_per_shard
+        self._map(store, rows // per_shard)
+        if store.verify == "read":
+            self._check(store, rows // per_shard, rows % per_shard)
         gather_rows(self.shards, per_shard, self.stride, rows, views, out)
 
-    def tokens(self, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
+    def tokens(self, store: FeatureStore, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
         capacity, per_chunk = self.level.capacity, schema.TOKEN_CHUNK
-        self._map(starts // capacity)
-        if self.store.verify == "read":
+        self._map(store, starts // capacity)
+        if store.verify == "read":
             for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
                 chunks = np.arange(start % capacity // per_chunk, -(-(start % capacity + length) // per_chunk))
-                self._check(np.full(len(chunks), start // capacity), chunks)
+                self._check(store, np.full(len(chunks), start // capacity), chunks)
         gather_tokens(self.shards, capacity, per_chunk, self.stride, starts, lengths, out)
 
-    def _map(self, groups: np.ndarray) -> None:
+    def _map(self, store: FeatureStore, groups: np.ndarray) -> None:
         for group in self.shards.missing(groups):
-            self.shards[group] = self.store._map(self.level, group)
+            self.shards[group] = store._map(self.level, group)
 
-    def _check(self, groups: np.ndarray, chunks: np.ndarray) -> None:
+    def _check(self, store: FeatureStore, groups: np.ndarray, chunks: np.ndarray) -> None:
         for group, chunk in zip(groups.tolist(), chunks.tolist(), strict=True):
             if not schema.chunk_is_sound(self.shards.arrays[group], chunk * self.stride, self.stride):
-                name = self.store.layout.level_file(self.level, group)
-                raise self.store._damaged(name, f"the crc32c of chunk {chunk} does not match")
+                name = store.layout.level_file(self.level, group)
+                raise store._damaged(name, f"the crc32c of chunk {chunk} does not match")
 
 
 class _Whole:
@@ -340,10 +341,10 @@ class _Whole:
         self.shards = Shards(1)
         self.shards[0] = values.reshape(-1).view(np.uint8)
 
-    def rows(self, rows: np.ndarray, views: np.ndarray, out: np.ndarray) -> None:
+    def rows(self, store: FeatureStore, rows: np.ndarray, views: np.ndarray, out: np.ndarray) -> None:
         gather_rows(self.shards, self.count, self.stride, rows, views, out)
 
-    def tokens(self, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
+    def tokens(self, store: FeatureStore, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
         gather_tokens(self.shards, self.count, self.count, self.stride, starts, lengths, out)
 
 

@@ -119,6 +119,8 @@ class StoreWriter:
 
     def pending(self) -> list[int]:
         """Row groups still to do, in order."""
+        if self.is_final:
+            return []
         done = committed_groups(self.path, self.layout)
         return [group for group in range(self.layout.groups) if group not in done]
 

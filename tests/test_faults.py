@@ -314,8 +314,8 @@ def survey_after_faults(job: Job, folder: Path, each: Iterator[FailingCalls], dr
 
 @pytest.mark.parametrize(("fault", "first"), [("kill", 1), ("EIO", 2)])
 def test_no_power_cut_after_a_fault_and_going_on_loses_anything(fast_dir, count, fault, first):
-    """At every sixth call; all of them, and all states, are in the long version."""
-    assert_sound(survey_after_faults(Job(), fast_dir, each_call(fault, first=first, step=6), draws=4), count)
+    """At every eighth call; all of them, and all states, are in the long version."""
+    assert_sound(survey_after_faults(Job(), fast_dir, each_call(fault, first=first, step=8), draws=3), count)
 
 
 @pytest.mark.soak

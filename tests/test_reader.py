@@ -230,3 +230,15 @@ def test_golden_stores_are_read_for_ever(tmp_path, folder):
         np.testing.assert_array_equal(tokens[0].numpy(), texts["noun_question"][row])
     if folder.name == f"schema-{SCHEMA_VERSION}":
         assert (video.store_id, text.store_id) == tuple(open_store(tmp_path / name).store_id for name in ("v.zarr", "t.zarr"))
+
+
+def test_the_maps_go_with_the_store(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    opened = open_store(tmp_path / "s.zarr")
+    opened.batch([0, 9], "frame")
+    held = lambda: sum("s.zarr" in line for line in Path("/proc/self/maps").read_text().splitlines())
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("needs /proc")
+    assert held() == 2
+    del opened  # without the help of the garbage collector
+    assert held() == 0
