@@ -126,7 +126,7 @@ class SSMFusion(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.verb_head = nn.Linear(config.d_model, config.num_verbs)
         self.noun_head = nn.Linear(config.d_model, config.num_nouns)
-        self.scan_backend = pick(config.scan)
+        pick(config.scan)  # a backend that is not here is refused now, not in the first step
         if config.init == "released":
             reset_like_release(self)
 
@@ -147,6 +147,11 @@ class SSMFusion(nn.Module):
             "verb": self.verb_head(self.dropout(sums["verb"])),
             "noun": self.noun_head(self.dropout(sums["noun"])),
         }
+
+    @property
+    def scan_backend(self) -> str:
+        """What computes the scans where the head is now."""
+        return pick(self.config.scan, self.verb_head.weight.device)
 
     def _batched(self, streams: list[tuple[Tensor, Tensor]], modality: str) -> tuple[Tensor, Tensor]:
         """Streams of one modality in one batch: (streams * B, L, D), right-padded with zeros to the longest."""

@@ -12,6 +12,7 @@ from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse import evaluate
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.recipe import Recipe, TrainConfig, build_head
+from mambavl.fuse.scan import pick
 from mambavl.fuse.train import build_optimizer, learning_rate, train
 from tiny import make_dense_store, tiny_recipe, weights
 
@@ -25,7 +26,7 @@ def test_a_head_learns_and_its_result_names_where_it_comes_from(stores, tmp_path
     assert result["text_protocol"] == "oracle"
     assert result["streams"]["video"]["encoder"] == {"name": "fake", "state": "random", "sha256": "0" * 64, "width": 6}
     assert result["streams"]["video"]["store_ids"][0]
-    assert result["scan_backend"] == ("reference" if head == "mambavl" else None)
+    assert result["scan_backend"] == (pick("auto") if head == "mambavl" else None)
     scores = evaluate.read_scores(tmp_path / "run", "validation")
     np.testing.assert_allclose(np.exp(scores["verb"]).sum(1), 1, rtol=1e-4)
     assert len(scores["narration_id"]) == result["rows"]["scored"]

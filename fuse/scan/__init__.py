@@ -9,14 +9,15 @@ parameter; delta, B and C follow the input. Layout: steps before channels, (B, L
 from collections.abc import Callable
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from mambavl.configs import did_you_mean
 from mambavl.configs.errors import UsageError
-from mambavl.fuse.scan import reference
+from mambavl.fuse.scan import chunked, cpu, reference
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference}
-AUTO_ORDER = ("reference",)  # the first that is available
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "chunked": chunked, "cpu": cpu}
+AUTO_ORDER = ("cpu", "chunked")  # the first that is available and takes the tensors
 
 
 def available_backends() -> dict[str, str]:
@@ -24,13 +25,18 @@ def available_backends() -> dict[str, str]:
     return {name: module.unavailable() or "ok" for name, module in BACKENDS.items()}
 
 
-def pick(backend: str = "auto") -> str:
-    """The backend that `backend` stands for. One that is asked for by name is never replaced by another: UsageError instead."""
+@torch.compiler.assume_constant_result
+def pick(backend: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
+    """The backend that `backend` stands for, for tensors of this device and dtype.
+
+    One that is asked for by name is never replaced by another: UsageError instead.
+    """
+    device = torch.device(device)
     if backend == "auto":
-        return next(name for name in AUTO_ORDER if not BACKENDS[name].unavailable())
+        return next(name for name in AUTO_ORDER if not (BACKENDS[name].unavailable() or BACKENDS[name].refuses(device, dtype)))
     if backend not in BACKENDS:
         raise UsageError(f"there is no scan backend {backend!r}{did_you_mean(backend, ['auto', *BACKENDS])}")
-    reason = BACKENDS[backend].unavailable()
+    reason = BACKENDS[backend].unavailable() or BACKENDS[backend].refuses(device, dtype)
     if reason:
         raise UsageError(f'scan backend "{backend}" was asked for, but {reason}; or use "auto"')
     return backend
@@ -59,9 +65,9 @@ def selective_scan(
     initial_state: (B, D, N). lengths (B,): steps from there on are padding: they leave the state alone and y is 0 there.
     zoh: the exact zero-order hold for B, (exp(delta A) - 1) / A B (paper, eq. 2), in place of Mamba's delta B. The state is
     kept in float32, in float64 for float64 inputs. Training through the reference keeps every step's (B, D, N) state: at 1,569
-    tokens, B = 128, D = 1,536, N = 16 about 70 GB (measured by rows); it is meant for frame level.
+    tokens, B = 128, D = 1,536, N = 16 about 70 GB (measured by rows); the others keep that of one step in 32 to 64.
     """
-    return _implementation(backend, "selective_scan")(
+    return _implementation(backend, u, "selective_scan")(
         u, delta, A, B, C, D, z, delta_bias, delta_softplus,
         lengths=lengths, initial_state=initial_state, return_last_state=return_last_state, zoh=zoh,
     )  # fmt: skip
@@ -84,10 +90,10 @@ def pooled_selective_scan(
     backend: str = "auto",
 ) -> Tensor:
     """The mean (B, D) of `selective_scan` over each row's valid steps, without ever writing (B, L, D); 0 for an empty row."""
-    return _implementation(backend, "pooled_selective_scan")(
+    return _implementation(backend, u, "pooled_selective_scan")(
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths=lengths, initial_state=initial_state, zoh=zoh
     )
 
 
-def _implementation(backend: str, function: str) -> Callable:
-    return getattr(BACKENDS[pick(backend)], function)
+def _implementation(backend: str, u: Tensor, function: str) -> Callable:
+    return getattr(BACKENDS[pick(backend, u.device, u.dtype)], function)

@@ -12,6 +12,11 @@ def unavailable() -> str | None:
     return None
 
 
+def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why it does not take such tensors; None: it takes any."""
+    return None
+
+
 def selective_scan(
     u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, *,
     lengths=None, initial_state=None, return_last_state=False, zoh=False,

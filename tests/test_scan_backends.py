@@ -1,0 +1,243 @@
+"""Every backend beside the float64 reference: outputs, last states, every gradient, for every option; what it must survive."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_scan import error, ours
+
+from mambavl.configs.errors import UsageError
+from mambavl.fuse import scan
+from mambavl.fuse.scan import BACKENDS, cpu, pick, pooled_selective_scan, selective_scan
+
+NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+FAST = [
+    pytest.param(
+        name, marks=pytest.mark.skipif(bool(BACKENDS[name].unavailable()), reason=f"{name}: {BACKENDS[name].unavailable()}")
+    )
+    for name in BACKENDS
+    if name != "reference"
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(1)
+
+
+def draw(batch=3, length=16, channels=21, states=16, *, coefficients="step", without=(), seed=0):
+    """Inputs of a scan in float32, those named in `without` left out. coefficients: step, groups, constant, mixed."""
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=g)
+
+    forms = {"step": (batch, length, states), "groups": (batch, length, 3, states), "constant": (channels, states)}
+    b, c = (coefficients, coefficients) if coefficients != "mixed" else ("constant", "step")
+    x = {
+        "u": normal(batch, length, channels), "delta": normal(batch, length, channels), "A": -torch.exp(normal(channels, states)),
+        "B": normal(*forms[b]), "C": normal(*forms[c]), "D": normal(channels), "z": normal(batch, length, channels),
+        "delta_bias": normal(channels), "initial_state": normal(batch, channels, states),
+    }  # fmt: skip
+    return {name: None if name in without else value for name, value in x.items()}
+
+
+def run(x, backend, dtype=None, *, pooled=False, lengths=None, softplus=True, zoh=False):
+    """(y, last state) and the gradients of a weighted sum of both, by name, in float64."""
+    x = {k: None if v is None else v.detach().to(dtype or v.dtype).requires_grad_() for k, v in x.items()}
+    options = {"delta_softplus": softplus, "lengths": lengths, "zoh": zoh, "backend": backend}
+    if pooled:
+        found = [pooled_selective_scan(**x, **options)]
+    else:
+        found = [*selective_scan(**x, **options, return_last_state=True)]
+    weights = [torch.linspace(-1, 1, max(out.numel(), 1))[: out.numel()].sin().view(out.shape).to(out) for out in found]
+    present = {k: v for k, v in x.items() if v is not None}
+    total = sum((out * weight).sum() for out, weight in zip(found, weights, strict=True))
+    gradients = torch.autograd.grad(total, list(present.values()), allow_unused=True)
+    found += [torch.zeros_like(v) if g is None else g for v, g in zip(present.values(), gradients, strict=True)]
+    names = ["y", *([] if pooled else ["last"]), *(f"d{name}" for name in present)]
+    return dict(zip(names, (out.detach().double() for out in found), strict=True))
+
+
+def assert_close(found, expected, forward=1e-5, backward=1e-4):
+    for name, value in expected.items():
+        assert found[name].shape == value.shape
+        worst = error(found[name], value)
+        assert worst < (backward if name.startswith("d") else forward), f"{name}: {worst:.1e}"
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("states", [1, 4, 16])
+@pytest.mark.parametrize("length", [1, 2, 7, 16, 40, 64, 257])
+def test_every_length_and_state_size_gives_the_reference(backend, length, states):
+    x, lengths = draw(length=length, states=states), torch.tensor([length, length // 2, 0])
+    assert_close(run(x, backend, lengths=lengths), run(x, "reference", torch.float64, lengths=lengths))
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_patch_level_gives_the_reference(backend):
+    x = draw(batch=2, length=1569, channels=5)
+    assert_close(run(x, backend), run(x, "reference", torch.float64))
+
+
+OPTIONS = list(itertools.product(("step", "groups", "constant", "mixed"), (False, True), (False, True), (False, True)))
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize(("coefficients", "pooled", "zoh", "ragged"), OPTIONS)
+def test_every_form_of_the_coefficients_gives_the_reference(backend, coefficients, pooled, zoh, ragged):
+    x = draw(length=37, coefficients=coefficients)
+    options = {"pooled": pooled, "zoh": zoh, "lengths": torch.tensor([37, 0, 33]) if ragged else None}
+    assert_close(run(x, backend, **options), run(x, "reference", torch.float64, **options))
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize(
+    "without", [("D",), ("z",), ("delta_bias",), ("initial_state",), ("D", "z", "delta_bias", "initial_state")]
+)
+def test_what_is_optional_may_be_left_out(backend, pooled, without):
+    x = draw(without=without)
+    assert_close(run(x, backend, pooled=pooled), run(x, "reference", torch.float64, pooled=pooled))
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_inputs_keep_a_float32_state(backend, dtype):
+    x = {k: v.to(dtype) for k, v in draw(length=40).items()}
+    found, expected = run(x, backend), run({k: v.double() for k, v in x.items()}, "reference")
+    assert selective_scan(**x, backend=backend).dtype == dtype
+    assert_close(found, expected, 2e-2, 2e-2)
+    assert error(found["last"], expected["last"]) < 1e-5
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_extreme_values_end_as_the_reference_does(backend):
+    """Steps of 50, A from e^-10 to e^10, inputs of 10,000, zeros."""
+    x = draw(batch=4, length=9, channels=6, states=4, without=("initial_state",))
+    x["A"] = -torch.exp(torch.linspace(-10, 10, 24).view(6, 4))
+    x["delta"][0], x["u"][1], x["u"][2], x["delta"][3] = 50.0, 1e4, 0.0, 0.0
+    for softplus in (True, False):
+        if not softplus:
+            x["delta"], x["delta_bias"] = x["delta"].abs(), None
+        found, expected = run(x, backend, softplus=softplus), run(x, "reference", torch.float64, softplus=softplus)
+        assert_close(found, expected)
+        assert all(torch.isfinite(value).all() for value in found.values())
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("name", ["u", "delta", "B", "C", "z"])
+def test_a_nan_stays_in_its_row(backend, name):
+    x = draw(length=20)
+    x[name][1, 3] = torch.nan
+    found, expected = run(x, backend), run(x, "reference", torch.float32)
+    for key in ("y", "last", "du", "ddelta", "dB", "dC", "dz", "dinitial_state"):
+        assert torch.equal(found[key].isnan(), expected[key].isnan()), key
+        assert not found[key][[0, 2]].isnan().any()
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_padding_splitting_and_the_order_of_a_batch_change_nothing(backend):
+    x = draw(batch=4, length=30, without=("initial_state",))
+    lengths = torch.tensor([30, 11, 5, 1])
+    y = selective_scan(**x, lengths=lengths, delta_softplus=True, backend=backend)
+    order = torch.tensor([2, 0, 3, 1])
+    shuffled = {k: v[order] if v is not None and v.shape[0] == 4 else v for k, v in x.items()}
+    assert torch.equal(selective_scan(**shuffled, lengths=lengths[order], delta_softplus=True, backend=backend), y[order])
+    for row, length in enumerate(lengths.tolist()):
+        alone = {k: v[row : row + 1, :length] if v is not None and v.ndim == 3 else v for k, v in x.items()}
+        torch.testing.assert_close(selective_scan(**alone, delta_softplus=True, backend=backend)[0], y[row, :length])
+        assert not y[row, length:].any()
+    state, parts = None, []
+    for span in (slice(0, 13), slice(13, 14), slice(14, 30)):
+        part = {k: v[:, span] if v is not None and v.ndim == 3 else v for k, v in x.items() if k != "initial_state"}
+        out, state = selective_scan(**part, initial_state=state, return_last_state=True, delta_softplus=True, backend=backend)
+        parts.append(out)
+    torch.testing.assert_close(torch.cat(parts, 1), selective_scan(**x, delta_softplus=True, backend=backend))
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_an_empty_batch_and_no_steps_are_no_fault(backend):
+    for batch, length in ((0, 5), (3, 0)):
+        x = draw(batch=batch, length=length)
+        found = run(x, backend)
+        assert found["y"].shape == (batch, length, 21)
+        if batch:
+            torch.testing.assert_close(found["last"].float(), x["initial_state"])
+
+
+@pytest.mark.parametrize("instructions", cpu.INSTRUCTIONS)
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))
+def test_every_instruction_set_gives_the_reference(monkeypatch, instructions):
+    if cpu.INSTRUCTIONS[instructions] > cpu.INSTRUCTIONS[cpu.instructions()]:
+        pytest.skip(f"this machine lacks {instructions}")
+    monkeypatch.setattr(cpu, "forced_instructions", cpu.INSTRUCTIONS[instructions])
+    for options in ({"zoh": True}, {"pooled": True}, {}):
+        x, lengths = draw(length=70, channels=37), torch.tensor([70, 33, 0])
+        assert_close(run(x, "cpu", lengths=lengths, **options), run(x, "reference", torch.float64, lengths=lengths, **options))
+
+
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))
+@pytest.mark.parametrize("batch", [1, 5])
+def test_threads_share_rows_and_channels_and_repeat_to_the_bit(batch):
+    x = draw(batch=batch, length=40, channels=100, coefficients="mixed")
+    expected = run(x, "reference", torch.float64)
+    for threads in (1, 2, 3, 7):
+        torch.set_num_threads(threads)
+        found = run(x, "cpu")
+        assert_close(found, expected)
+        again = run(x, "cpu")
+        assert all(torch.equal(found[name], again[name]) for name in found)
+
+
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # opcheck's own
+def test_torch_compile_takes_the_native_scan_whole():
+    x = {k: v.requires_grad_() for k, v in draw().items() if v is not None}
+    compiled = torch.compile(
+        lambda **x: pooled_selective_scan(**x, delta_softplus=True).sum(), fullgraph=True, backend="aot_eager"
+    )
+    gradients = torch.autograd.grad(compiled(**x), list(x.values()))
+    eager = torch.autograd.grad(pooled_selective_scan(**x, delta_softplus=True).sum(), list(x.values()))
+    assert all(torch.equal(a, b) for a, b in zip(gradients, eager, strict=True))
+    inputs = [x.get(name) for name in NAMES[:8]]
+    torch.library.opcheck(torch.ops.mambavl.scan_cpu.default, (*inputs, None, x["initial_state"], True, False, False, True))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("backend", FAST)
+def test_recorded_cases_of_the_original(shared, backend):
+    folder = shared / "parity" / "mamba"
+    tensors = load_file(folder / "selective_scan.safetensors")
+    for case in json.loads((folder / "selective_scan.json").read_text())["cases"]:
+        prefix = f"{case['id']}/in."
+        raw = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
+        grad_out = raw.pop("grad_out").transpose(1, 2)
+        x = {k: ours(k, v).clone().requires_grad_() for k, v in raw.items()}
+        y, state = selective_scan(**x, delta_softplus=case["delta_softplus"], return_last_state=True, backend=backend)
+        (y * grad_out).sum().backward()
+        assert error(y.transpose(1, 2), tensors[f"{case['id']}/out64"]) < 1e-5, case
+        assert error(state, tensors[f"{case['id']}/last_state64"]) < 1e-5, case
+        for name, value in x.items():
+            assert error(value.grad, ours(name, tensors[f"{case['id']}/grad64.{name}"])) < 1e-4, (case, name)
+
+
+def test_auto_takes_the_native_scan_where_it_was_built_and_float64_where_it_is_meant():
+    assert pick("auto") == ("chunked" if cpu.unavailable() else "cpu")
+    assert pick("auto", dtype=torch.float64) == "chunked"
+    assert pick("auto", device="meta") == "chunked"
+
+
+def test_a_backend_that_cannot_take_the_tensors_says_why(monkeypatch):
+    monkeypatch.setattr(cpu, "unavailable", lambda: None)
+    x = draw()
+    with pytest.raises(UsageError, match='"cpu" was asked for, but it computes in float32 and the tensors are float64'):
+        selective_scan(**{k: v.double() for k, v in x.items()}, backend="cpu")
+    monkeypatch.setattr(cpu, "unavailable", lambda: "it was not built; install a C compiler")
+    with pytest.raises(UsageError, match="it was not built; install a C compiler"):
+        scan.pick("cpu")
+    assert scan.pick("auto") == "chunked"
