@@ -1,5 +1,6 @@
 """What differs between two stores: the recipes that made them, the rows that they hold, and what the rows are."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -31,6 +32,15 @@ def diff(
         first = changed[0]
         words = f"{schema.STATUS[int(status[0][first])]} -> {schema.STATUS[int(status[1][first])]}"
         yield f"status: {_some([names[i] for i in changed])} (first: {words})"
+    for name in ("flags", "frame_pts"):
+        arrays = [store.row_array(name)[index] for store, index in ((ours, left), (theirs, right)) if name in _row_arrays(store)]
+        if len(arrays) == 2 and arrays[0].shape == arrays[1].shape:
+            same = np.array([np.array_equal(a, b, equal_nan=True) for a, b in zip(*arrays, strict=True)], bool)
+            if not same.all():
+                yield f"{name}: {_some([names[i] for i in np.flatnonzero(~same)])}"
+    reasons = [{name: reason for name, _, reason in store.failures} for store in (ours, theirs)]
+    if other := [name for name in names if reasons[0].get(name) != reasons[1].get(name)]:
+        yield f"reasons: {_some(other)}"
     both = np.flatnonzero((status[0] == schema.OK) & (status[1] == schema.OK))
     shared = [name for name, level in ours.levels.items() if name in theirs.levels]
     for number, name in enumerate(shared):
@@ -57,13 +67,18 @@ def _values(
         for first in range(0, len(rows), step):
             part = rows[first : first + step]
             a, b = (store.batch(index[part], name, view=view)[0].double() for store, index in ((ours, left), (theirs, right)))
-            gap = (a - b).abs().flatten(1)
-            if gap.numel():
-                bad = gap.amax(1).numpy() > 0
+            other = ((a != b) & ~(a.isnan() & b.isnan())).flatten(1)
+            bad = other.any(1).numpy()
+            if bad.any():
                 changed += [names[i] for i in part[bad]]
-                worst = max(worst, float(gap.max()))
+                gaps = (a - b).abs().flatten(1)[other]
+                worst = math.nan if gaps.isnan().any() or worst != worst else max(worst, float(gaps.max()))
     if changed:
         yield f"level {name}: other values in {_some(sorted(set(changed)))}; the largest difference is {worst:.3g}"
+
+
+def _row_arrays(store: FeatureStore) -> set[str]:
+    return {array.name for array in store.layout.row_arrays}
 
 
 def _some(names: list[str]) -> str:

@@ -7,8 +7,8 @@ system can be put in: all of it goes through `calls`, which tests exchange for s
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
-import re
 import shutil
 import socket
 import uuid
@@ -18,7 +18,7 @@ from pathlib import Path
 from mambavl.configs.errors import DataError
 
 TEMPORARY = ".partial-"
-_HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]  # a name may hold anything, and two may look alike
 
 
 class Calls:
@@ -220,6 +220,8 @@ def lock(path: Path, *, exclusive: bool, wait: bool) -> int | None:
 
 def unlock(descriptor: int) -> None:
     with contextlib.suppress(OSError):  # nothing was written through it
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing would not do where a forked child still has it
+    with contextlib.suppress(OSError):
         calls.close(descriptor)
 
 

@@ -1,18 +1,14 @@
 /* Scattered rows of memory-mapped shards -> one batch. The twin of the Python loops in gather.py, which says what is computed.
  *
- * Plain C without Python's headers, called through ctypes (which releases the interpreter's lock): any compiler will do, and
- * one build serves every Python. The caller has checked every index; nothing is checked here.
+ * Plain C without Python's headers, called through ctypes (which releases the interpreter's lock): any compiler will do.
+ * The caller has checked every index; nothing is checked here.
  */
 
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-#if defined(_WIN32)
-#define EXPORT __declspec(dllexport)
-#else
 #define EXPORT __attribute__((visibility("default")))
-#endif
 
 #define LINE 64
 #define AHEAD (32 * 1024) /* about what a first-level cache holds */
@@ -54,7 +50,7 @@ EXPORT void mambavl_gather_tokens(const char *const *shards, int64_t tokens_per_
                                   char *out)
 {
     for (int64_t i = 0; i < n; i++, out += longest * bytes) {
-        const char *shard = shards[starts[i] / tokens_per_shard];
+        const char *shard = lengths[i] ? shards[starts[i] / tokens_per_shard] : NULL;
         int64_t place = starts[i] % tokens_per_shard, done = 0;
         if (i + 1 < n && lengths[i + 1]) {
             int64_t next = starts[i + 1] % tokens_per_shard;

@@ -148,18 +148,21 @@ def import_features(
 def fill(writer: StoreWriter, make: Callable[[range], RowGroup], progress: Progress, should_stop: ShouldStop) -> Imported:
     """Commit every pending row group and finish the store."""
     done, layout = Imported(), writer.layout
-    pending = [] if writer.is_final else writer.pending()
-    total = sum(len(layout.rows_of(group)) for group in pending)
-    progress(0, total)
-    for group in pending:
-        if should_stop():
-            raise Interrupted(f"{writer.path}: stopped after {done.rows:,} rows; the same command resumes")
-        rows = layout.rows_of(group)
-        done.bytes += writer.commit(group, make(rows))
-        done.rows += len(rows)
-        progress(done.rows, total)
-    if manifest := writer.finalize():  # else another writer is still at work, and will finish it
-        done.finalized, done.failures = True, manifest["failures"]
+    try:
+        pending = writer.pending()
+        total = sum(len(layout.rows_of(group)) for group in pending)
+        progress(0, total)
+        for group in pending:
+            if should_stop():
+                raise Interrupted(f"{writer.path}: stopped after {done.rows:,} rows; the same command resumes")
+            rows = layout.rows_of(group)
+            done.bytes += writer.commit(group, make(rows))
+            done.rows += len(rows)
+            progress(done.rows, total)
+        if manifest := writer.finish():  # else another writer is still at work, and will finish it
+            done.finalized, done.failures = True, manifest["failures"]
+    finally:
+        writer.close()
     return done
 
 

@@ -28,6 +28,9 @@ class JoinError(DataError):
         advice = "extract all streams from the same annotations and splits"
         super().__init__("\n  ".join([f"{len(rows):,} rows do not match; {advice}:", *listed, *more]))
 
+    def __reduce__(self) -> tuple:
+        return JoinError, (self.rows,)
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -40,8 +43,9 @@ class Stream:
 
     def batch(self, rows: np.ndarray, level: str) -> tuple[Tensor, Tensor]:
         """(tokens (B, L, D), lengths (B,)) of some joined rows, in the order given; zeros from each length on."""
-        if len(self.stores) == 1:
-            return self.stores[0].batch(self.row_of[rows], level)
+        rows = np.asarray(rows)
+        if len(self.stores) == 1 or not len(rows):
+            return self.stores[0].batch(self.row_of[rows] if len(rows) else [], level)
         wanted = self.store_of[rows]
         parts = [(np.flatnonzero(wanted == number), store) for number, store in enumerate(self.stores)]
         found = [(torch.from_numpy(where), *store.batch(self.row_of[rows[where]], level)) for where, store in parts if len(where)]

@@ -162,14 +162,16 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
         yield from journal.read(file)
 
 
-def committed_groups(path: Path, layout: Layout) -> dict[int, dict[str, Any]]:
-    """Row group -> its record, for the groups whose files are all there at their recorded length.
+def committed_groups(path: Path, layout: Layout, only: int | None = None) -> dict[int, dict[str, Any]]:
+    """Row group -> its record, for the groups (or for one) whose files are all there at their recorded length.
 
     Where several writers recorded a group with other bytes, the one whose sha256 the files have; none, if none has.
     """
     path = Path(path)
     claims: dict[int, list[dict[str, Any]]] = {}
     for record in records(path):
+        if only not in (None, record["group"]):
+            continue
         known = claims.setdefault(record["group"], [])
         if record["spec"] == layout.spec_sha256 and all(record["files"] != other["files"] for other in known):
             known.append(record)

@@ -49,19 +49,23 @@ def pool(
         "rows_per_group": schema.rows_per_group(level.chunk_bytes),
     }
     writer = StoreWriter(out, spec, parent.segments, parent.classes, {"made_by": "mambavl cache pool"})
-    pending = [] if writer.is_final else writer.pending()
-    progress(0, len(pending))
-    for number, group in enumerate(pending):
-        if should_stop():
-            raise Interrupted(f"{out}: stopped after {number} row groups; the same command resumes")
-        writer.commit(group, _row_group(parent, source, level, np.array(writer.layout.rows_of(group))))
-        progress(number + 1, len(pending))
-    manifest = writer.finalize()
+    reasons = {narration_id: reason for narration_id, _, reason in parent.failures}
+    try:
+        pending = writer.pending()
+        progress(0, len(pending))
+        for number, group in enumerate(pending):
+            if should_stop():
+                raise Interrupted(f"{out}: stopped after {number} row groups; the same command resumes")
+            writer.commit(group, _row_group(parent, source, level, np.array(writer.layout.rows_of(group)), reasons))
+            progress(number + 1, len(pending))
+        manifest = writer.finish()
+    finally:
+        writer.close()
     return manifest["store_id"] if manifest else ""
 
 
 def _source(parent: FeatureStore, to: str) -> Level:
-    """The finest level that is finer than `to`; for a grid, one that it divides."""
+    """The finest level that is finer than `to`."""
     for name in FINEST_FIRST:
         level = parent.levels.get(name)
         if level and name != re.sub(r"\d+$", "", to):
@@ -99,7 +103,7 @@ def _map_size(level: Level) -> tuple[int, int]:
     return side, side
 
 
-def _row_group(parent: FeatureStore, source: Level, level: Level, rows: np.ndarray) -> RowGroup:
+def _row_group(parent: FeatureStore, source: Level, level: Level, rows: np.ndarray, reasons: dict[str, str]) -> RowGroup:
     status, steps = parent.row_array("status")[rows], parent.row_array("length")[rows]
     values = np.full((len(rows), *level.shape), np.nan, level.dtype)
     ok = np.flatnonzero(status == schema.OK)
@@ -107,7 +111,6 @@ def _row_group(parent: FeatureStore, source: Level, level: Level, rows: np.ndarr
         tokens, _ = parent.batch(rows[ok], source.name, view=view)
         pooled = _pool(tokens.float(), source, level, torch.from_numpy(steps[ok].astype(np.int64)))
         values[ok, view] = pooled.numpy().astype(level.dtype)
-    reasons = {failure[0]: failure[2] for failure in parent.failures}
     segments = parent.segments
     return RowGroup(
         levels={level.name: values},

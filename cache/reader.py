@@ -4,13 +4,8 @@ The shards are uncompressed and laid row by row (schema.encode_shard), so a row 
 hundreds of times slower on random rows, is never taken. Compressed stores, and those wanted in memory, are decoded once.
 """
 
-import contextlib
-import errno
 import math
-import mmap
 import os
-import resource
-import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mambavl.cache import fsops, schema
+from mambavl.cache import verify as verification
 from mambavl.cache.gather import Shards, gather_rows, gather_tokens
 from mambavl.cache.layout import (
     CLASSES,
@@ -33,7 +29,6 @@ from mambavl.cache.layout import (
     sha256,
 )
 from mambavl.cache.schema import Classes, Level, Segment
-from mambavl.cache.verify import verify as find_faults
 from mambavl.configs.errors import DataError, UsageError
 
 Verify = Literal["open", "read", "none"]
@@ -53,11 +48,12 @@ class FeatureStore:
         device: torch.device | str = "cpu",
         pin: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # shards are mapped later, maybe from another working folder
         self.verify, self.resident, self.device, self.pin = verify, resident, torch.device(device), pin
         self.spec: dict[str, Any] = read_spec(self.path)
         self.layout = Layout.from_spec(self.spec)
-        self.store_id, self._files = self._open(partial)
+        self.store_id, self._files, self._written_groups = self._open(partial)
+        self._opened_as = self._manifest_mark()
         self._sources: dict[str, _Shards | Tensor] = {}
         self._row_arrays: dict[str, np.ndarray] = {}
 
@@ -65,7 +61,7 @@ class FeatureStore:
         return self.layout.rows
 
     def __getstate__(self) -> dict[str, Any]:
-        cached = ("segments", "classes", "failures", "_written_groups", "_all_ok")
+        cached = ("segments", "classes", "failures", "_all_ok")
         return {**{key: value for key, value in self.__dict__.items() if key not in cached}, "_sources": {}, "_row_arrays": {}}
 
     @property
@@ -119,7 +115,7 @@ class FeatureStore:
 
         Returns (tokens (B, L, D) in the stored dtype, lengths (B,) int64), zeros from each length on. Dense: L tokens, grids
         flattened row by row. Ragged: padded to the longest of the batch. Raises DataError for a row whose status is not ok,
-        or whose bytes are damaged, IndexError for a row that is not there.
+        or (with verify="read") whose bytes are damaged, IndexError for a row that is not there.
         """
         spec, rows = self.layout.level(level), self._row_numbers(rows)
         self._refuse_rows_without_features(rows)
@@ -154,7 +150,7 @@ class FeatureStore:
     def _views(self, level: Level, view: Any, count: int) -> np.ndarray:
         """(B,) int64."""
         views = np.zeros(count, np.int64)
-        views[:] = view
+        views[:] = np.asarray(view).astype(np.int64, casting="same_kind") if count else 0
         if count and not 0 <= views.min() <= views.max() < level.views:
             raise UsageError(f"{self.path}: level {level.name} has {level.views} views; asked for {view}")
         return views
@@ -186,8 +182,22 @@ class FeatureStore:
         return rows if least >= 0 else np.where(rows < 0, rows + len(self), rows)
 
     def _starts(self, level: Level, rows: np.ndarray) -> np.ndarray:
-        """(B,) first tokens of some rows; empty for a dense level."""
-        return self.row_array(level.beside("start"))[rows] if level.kind == "ragged" else np.empty(0, np.int64)
+        """(B,) first tokens of some rows; empty for a dense level. A row without tokens starts nowhere, so 0 will do."""
+        if level.kind == "dense":
+            return np.empty(0, np.int64)
+        return np.where(self.row_array(level.beside("length"))[rows] > 0, self.row_array(level.beside("start"))[rows], 0)
+
+    def _refuse_bounds(self, level: Level) -> None:
+        """Before anything is copied by address: do `length` (and `start`) stay within the level?"""
+        lengths = self.row_array(level.beside("length")).astype(np.int64)
+        most = level.capacity if level.kind == "ragged" else level.steps or lengths.max(initial=0)
+        fits = (lengths >= 0).all() and (lengths <= most).all()
+        if level.kind == "ragged" and fits:
+            starts = self.row_array(level.beside("start"))
+            group = np.arange(len(self)) // self.layout.rows_per_group * level.capacity
+            fits = ((lengths == 0) | ((starts >= group) & (starts + lengths <= group + level.capacity))).all()
+        if not fits:
+            raise DataError(f"{self.path}: the lengths of level {level.name} reach beyond it; run `mambavl cache verify --deep`")
 
     # --- where the values of a level are
 
@@ -197,6 +207,7 @@ class FeatureStore:
         return self._sources[level.name]
 
     def _make_source(self, level: Level) -> "_Shards | Tensor":
+        self._refuse_bounds(level)
         if self.resident == "mmap" and level.compressor == "none":
             return _Shards(level, self.layout)
         if self.resident == "mmap" and self.store_id:
@@ -226,40 +237,51 @@ class FeatureStore:
         return out[:, 0] if level.kind == "dense" else out.reshape(-1, level.width)
 
     def _scratch(self, level: Level) -> np.ndarray:
-        """A compressed level, decoded once into a file that is mapped from then on; shared by all who read this store here."""
+        """A compressed level, decoded once (in memory) into a file that all who read this store here map from then on."""
         folder = scratch_folder() / self.store_id
-        file = folder / f"{level.name.replace('/', '.')}.raw"
+        file, mark = (folder / f"{level.name.replace('/', '.')}.{kind}" for kind in ("raw", "sha256"))
         rows = self.layout.rows if level.kind == "dense" else self.layout.groups * level.capacity
         size = rows * math.prod(level.shape) * np.dtype(level.dtype).itemsize
-        if not file.exists() or file.stat().st_size != size:
+        if not size:
+            return np.empty((rows, *level.shape), level.dtype)
+        if not (mark.exists() and file.exists() and file.stat().st_size == size):
             fsops.make_folder(folder)
-            fsops.write_file(file, self._decoded(level).reshape(-1).view(np.uint8).data)
-        return _map_file(file).view(level.dtype).reshape(rows, *level.shape)
+            values = self._decoded(level).reshape(-1).view(np.uint8).data
+            fsops.write_file(file, values)
+            fsops.write_file(mark, sha256(values).encode())  # last: it says that the file is whole
+        mapped = _map_file(file)
+        if self.verify == "read" and sha256(mapped) != mark.read_text():
+            raise DataError(f"{file}: is damaged; delete {folder} and try again")
+        return mapped.view(level.dtype).reshape(rows, *level.shape)
 
     # --- files
 
-    @cached_property
-    def _written_groups(self) -> list[int]:
-        if self.store_id:
-            return list(range(self.layout.groups))
-        return sorted(committed_groups(self.path, self.layout))
-
-    def _open(self, partial: bool) -> tuple[str, dict[str, list]]:
-        """The store id ("" if unfinished) and every file's recorded [size, sha256]."""
+    def _open(self, partial: bool) -> tuple[str, dict[str, list], list[int]]:
+        """The store id ("" if unfinished), every file's recorded [size, sha256], and the row groups that are done."""
         if not (self.path / MANIFEST).exists():
             done = committed_groups(self.path, self.layout)
             if partial:
-                return "", {name: entry for record in done.values() for name, entry in record["files"].items()}
+                return "", {name: entry for record in done.values() for name, entry in record["files"].items()}, sorted(done)
             rows = sum(len(self.layout.rows_of(group)) for group in done)
             raise DataError(f"{self.path}: {rows:,} of {len(self):,} rows are done; run the command that made it again")
-        faults = find_faults(self.path) if self.verify != "none" else []
+        faults = verification.verify(self.path) if self.verify != "none" else []
         if faults:
             more = f" (and {len(faults) - 1} more; `mambavl cache verify {self.path}` lists them)" if faults[1:] else ""
             raise DataError(f"{self.path}: {faults[0]}{more}; `mambavl cache repair {self.path}` re-opens what is bad")
         manifest = read_json(self.path, MANIFEST)
         if manifest["spec_sha256"] != self.layout.spec_sha256:
             raise DataError(f"{self.path / SPEC}: is not the spec that the store was finalised with")
-        return manifest["store_id"], manifest["files"]
+        return manifest["store_id"], manifest["files"], list(range(self.layout.groups))
+
+    def _manifest_mark(self) -> tuple[int, int] | None:
+        """What tells this manifest from one that takes its place."""
+        if not self.store_id:
+            return None
+        try:
+            stat = (self.path / MANIFEST).stat()
+        except OSError:
+            return (0, 0)
+        return stat.st_ino, stat.st_mtime_ns
 
     def _read(self, name: str, *, hashed: bool) -> bytes:
         try:
@@ -274,9 +296,11 @@ class FeatureStore:
         """A shard's bytes, checked: its length always, its index unless verify="none", all of it if verify="read"."""
         name = self.layout.level_file(level, group)
         present, chunks = self.layout.present_chunks(level, group), self.layout.chunks(level)
+        if self._manifest_mark() != self._opened_as:
+            raise DataError(f"{self.path}: was repaired or replaced since it was opened; open it again")
         try:
             data = _map_file(self.path / name)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise self._damaged(name, f"cannot be mapped ({error})") from None
         if len(data) != schema.shard_size(level, present, chunks):
             raise self._damaged(name, f"has {len(data):,} bytes")
@@ -365,21 +389,13 @@ def _take(
 
 
 def _map_file(file: Path) -> np.ndarray:
-    """A file's bytes, mapped read-only. Python before 3.13 keeps a descriptor for each map; the limit is raised as it must be."""
-    options = {"trackfd": False} if sys.version_info >= (3, 13) else {}
-    with contextlib.ExitStack() as stack:
-        try:
-            opened = stack.enter_context(open(file, "rb"))
-            return np.frombuffer(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ, **options), np.uint8)
-        except OSError as error:
-            if error.errno != errno.EMFILE:
-                raise
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft >= hard and hard != resource.RLIM_INFINITY:
-            raise OSError(errno.EMFILE, "too many open files; raise `ulimit -n`, or open the store with resident='ram'")
-        wanted = soft * 4 if hard == resource.RLIM_INFINITY else min(soft * 4, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return _map_file(file)
+    """A file's bytes, mapped read-only. Through torch, whose maps keep no descriptor open: patch tokens make 11,000 shards."""
+    size = file.stat().st_size
+    if not size:
+        raise ValueError("it is empty")
+    mapped = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8).numpy()
+    mapped.flags.writeable = False
+    return mapped
 
 
 def scratch_folder() -> Path:
@@ -412,4 +428,10 @@ def open_store(
     for name, value, known in (("verify", verify, ("open", "read", "none")), ("resident", resident, ("mmap", "ram", "device"))):
         if value not in known:
             raise UsageError(f"{name}={value!r}: there are {', '.join(known)}")
+    if pin and not torch.cuda.is_available():
+        raise UsageError("pin=True: page-locked memory needs a CUDA GPU")
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device={device!r}: {str(error).splitlines()[0]}") from None
     return FeatureStore(path, partial=partial, verify=verify, resident=resident, device=device, pin=pin)

@@ -121,6 +121,18 @@ class Level:
     capacity: int = 0  # ragged: tokens a row group has room for, a multiple of TOKEN_CHUNK
     compressor: Literal["none", "zstd"] = "none"  # zstd is for archives: 3-8 % of space, and no reading in place
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no level: specs come from files."""
+        sizes = (*self.shape, self.steps, self.capacity)
+        fits = self.kind in ("dense", "ragged") and self.dtype in ("float16", "float32") and self.compressor in ("none", "zstd")
+        fits = fits and all(type(size) is int and size >= 0 for size in sizes) and 0 not in self.shape
+        if self.kind == "dense":
+            fits = fits and len(self.shape) >= 2 and self.capacity == 0 and (not self.steps or self.tokens % self.steps == 0)
+        else:
+            fits = fits and len(self.shape) == 1 and self.capacity > 0 and self.capacity % TOKEN_CHUNK == 0
+        if not fits:
+            raise ValueError(f"there is no such level: {asdict(self)}")
+
     @property
     def views(self) -> int:
         return self.shape[0] if self.kind == "dense" else 1
@@ -203,6 +215,7 @@ def write_segments(segments: tuple[Segment, ...]) -> bytes:
     return text.getvalue().encode()
 
 
+@functools.lru_cache(maxsize=2)  # a second of work, and the stores of a run have the same list
 def read_segments(data: bytes) -> tuple[Segment, ...]:
     """What `write_segments` wrote; column by column, since EK100 has 90,000 rows."""
     rows = csv.reader(io.StringIO(data.decode(), newline=""))

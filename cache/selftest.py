@@ -168,12 +168,10 @@ def _write(path: Path, share: int | None) -> float:
     spec = {"kind": "video", "recipe": {"selftest": 1}, "inputs": {}, "levels": [LEVEL.to_dict()], "frame_pts": [1, 16]}
     segments = tuple(Segment(f"P01_01_{i}", "P01", "P01_01", "", float(i), i + 1.0, 1, 2, "train") for i in range(ROWS))
     writer = StoreWriter(path, {**spec, "rows_per_group": GROUP_ROWS}, segments, CLASSES, {})
-    for group in [] if writer.is_final else writer.pending():
+    for group in writer.pending():
         if share is None or group % 2 == share:
             writer.commit(group, _row_group(writer.layout, group))
-    if writer.is_final or not writer.pending():
-        writer.finalize()
-    writer.close()
+    writer.finish()
     return time.perf_counter() - since
 
 

@@ -29,13 +29,12 @@ from mambavl.cache.layout import (
     SPEC,
     Layout,
     committed_groups,
-    is_complete,
     read_json,
     read_spec,
     sha256,
 )
 from mambavl.cache.schema import Classes, Level, Segment
-from mambavl.cache.verify import seal, verify
+from mambavl.cache.verify import metadata_faults, seal, verify
 from mambavl.configs.errors import DataError, UsageError
 
 GROUP_LOCKS = 64  # row groups share so many locks
@@ -60,7 +59,7 @@ class StoreWriter:
         self, path: Path, spec: dict[str, Any], segments: tuple[Segment, ...], classes: Classes, environment: dict
     ) -> None:
         """Raises UsageError, naming the fields, where `path` holds a store of another spec, or something else."""
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         files = {SEGMENTS: schema.write_segments(segments), CLASSES: classes.to_json()}
         self.spec = {**spec, "schema": schema.SCHEMA_VERSION, "rows": len(segments)}
         for name, data in files.items():
@@ -69,7 +68,6 @@ class StoreWriter:
         self.segments = segments
         self._lock: weakref.finalize | None = None
         self._followed: dict[Path, int] = {}  # others' journals, and how far they were read
-        self._others: dict[int, list[tuple[Path, dict[str, Any]]]] = {}  # row group -> others' records of it, and where
         if not (self.path / SPEC).exists():
             self._create(files, environment)
         self._refuse_other(read_spec(self.path))
@@ -121,6 +119,7 @@ class StoreWriter:
         """Row groups still to do, in order."""
         if self.is_final:
             return []
+        self._followed = {file: file.stat().st_size - journal.torn_bytes(file) for file in self._journals()}
         done = committed_groups(self.path, self.layout)
         return [group for group in range(self.layout.groups) if group not in done]
 
@@ -153,17 +152,20 @@ class StoreWriter:
         return sum(map(len, files.values()))
 
     def _is_done(self, group: int) -> bool:
-        """Whether another writer has recorded a row group since; reads only what the journals have gained."""
-        for file in sorted((self.path / COMMIT).glob("*.journal")):
+        """Whether another writer has recorded a row group since `pending` looked; reads only what the journals have gained."""
+        is_new = False
+        for file in self._journals():
             if file != self._journal:
                 found, self._followed[file] = journal.read_from(file, self._followed.get(file, 0))
-                for record in found:
-                    self._others.setdefault(record["group"], []).append((file, record))
-        for file, record in self._others.get(group, []):
-            if is_complete(self.path, self.layout, record):
-                fsops.sync_file(file)  # its writer may have been killed before it did so
-                return True
-        return False
+                is_new |= any(record["group"] == group for record in found)
+        if not is_new or group not in committed_groups(self.path, self.layout, only=group):
+            return False
+        for file in self._journals():
+            fsops.sync_file(file)  # the writer may have been killed before it did so
+        return True
+
+    def _journals(self) -> list[Path]:
+        return sorted((self.path / COMMIT).glob("*.journal"))
 
     def _record(self, record: dict[str, Any]) -> None:
         try:
@@ -174,6 +176,7 @@ class StoreWriter:
 
     def _encode(self, group: int, rows: RowGroup) -> dict[str, bytes]:
         layout, count = self.layout, len(self.layout.rows_of(group))
+        _check_row_group(layout, count, rows)
         values: dict[str, np.ndarray] = {"status": rows.status, "flags": rows.flags, **rows.lengths}
         if layout.frame_pts:
             values["frame_pts"] = rows.frame_pts
@@ -196,10 +199,44 @@ class StoreWriter:
         if self._lock:
             self._lock()
 
+    def finish(self) -> dict[str, Any] | None:
+        """End this writer's work; finish the store if it is complete and nobody else is writing it, else None.
+
+        The lock goes first: of several writers, the last to let go finds the store complete and finishes it.
+        """
+        self.close()
+        return None if self.pending() else _finalize(self.path)
+
     def finalize(self) -> dict[str, Any] | None:
-        """End this writer's work and finish the store; None where another writer is still at work, and will finish it."""
+        """As `finish`, but DataError where rows are missing."""
         self.close()
         return _finalize(self.path)
+
+
+def _check_row_group(layout: Layout, count: int, rows: RowGroup) -> None:
+    """Raises ValueError where the parts of a row group do not fit each other: nothing that reads it later could tell."""
+    arrays = {
+        "status": rows.status,
+        "flags": rows.flags,
+        **rows.lengths,
+        **({"frame_pts": rows.frame_pts} if layout.frame_pts else {}),
+    }
+    for name, array in arrays.items():
+        if array is None or len(array) != count:
+            raise ValueError(f"{name}: expected {count} rows, got {'nothing' if array is None else len(array)}")
+    if not set(np.unique(rows.status).tolist()) <= schema.STATUS.keys() - {0}:
+        raise ValueError(f"status: {sorted(set(rows.status.tolist()))}, expected codes of schema.STATUS, none of them 0")
+    for level in layout.levels:
+        lengths = rows.lengths[level.beside("length")]
+        most = (
+            level.capacity if level.kind == "ragged" else level.steps or lengths.max(initial=0)
+        )  # one vector: 0 or more is there
+        if len(lengths) and not 0 <= lengths.min() <= lengths.max() <= most:
+            raise ValueError(f"level {level.name}: lengths from {lengths.min()} to {lengths.max()}, at most {most} fit")
+        if level.kind == "ragged" and lengths.sum() != len(rows.levels[level.name]):
+            raise ValueError(
+                f"level {level.name}: {len(rows.levels[level.name])} tokens for lengths that add up to {lengths.sum()}"
+            )
 
 
 def _pad_tokens(tokens: np.ndarray, level: Level) -> np.ndarray:
@@ -222,6 +259,7 @@ def finalize(path: Path) -> dict[str, Any]:
 
 
 def _finalize(path: Path) -> dict[str, Any] | None:
+    path = path.absolute()
     layout = Layout.from_spec(read_spec(path))
     if not (path / MANIFEST).exists():
         held = fsops.lock(path / LOCK, exclusive=True, wait=False)
@@ -246,6 +284,9 @@ def _write_manifest(path: Path, layout: Layout) -> dict[str, Any]:
     if len(done) < layout.groups:
         missing = sum(len(layout.rows_of(group)) for group in range(layout.groups) if group not in done)
         raise DataError(f"{path}: {layout.rows - missing:,} of {layout.rows:,} rows are done; run the command that made it again")
+    if faults := list(metadata_faults(path, layout, read_spec(path))):
+        listed = "\n  ".join(map(str, faults))
+        raise DataError(f"{path}: is damaged; `mambavl cache repair` mends what can be mended:\n  {listed}")
     files = {name: entry for group in sorted(done) for name, entry in done[group]["files"].items()}
     for name in [SPEC, SEGMENTS, CLASSES, *layout.metadata()]:
         data = (path / name).read_bytes()

@@ -13,6 +13,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -73,6 +74,7 @@ def export_store(
     if format != "hdf5" and len(levels) > 1:
         raise UsageError(f"{store.path}: holds {', '.join(store.levels)}; {format} takes one of them: name it with --level")
     ok = store.status == schema.OK
+    digests: dict[str, list[str]] = {level.name: [] for level in levels}  # of each row group's values
 
     def groups() -> Groups:
         progress(0, len(store))
@@ -80,14 +82,17 @@ def export_store(
             if should_stop():
                 raise Interrupted(f"{target}: stopped; nothing is left of it, the same command starts anew")
             rows = store.layout.rows_of(group)
-            yield rows, {level.name: _values(store, level, rows, ok) for level in levels}
+            values = {level.name: _values(store, level, rows, ok) for level in levels}
+            for name, array in values.items():
+                digests[name].append(sha256(array.tobytes()))
+            yield rows, values
             progress(rows.stop, len(store))
 
     with _put_in_place(Path(target)) as path:
         if format == "hdf5":
-            _write_hdf5(store, path, levels, groups())
+            _write_hdf5(store, path, levels, groups(), digests)
         elif format == "npy":
-            _write_npy(store, path, levels[0], groups())
+            _write_npy(store, path, levels[0], groups(), digests)
         else:
             _write_lmdb(store, path, levels[0], groups(), fps)
     return int(ok.sum())
@@ -136,7 +141,9 @@ def _put_in_place(target: Path) -> Iterator[Path]:
 # --- out
 
 
-def _write_hdf5(store: FeatureStore, path: Path, levels: tuple[Level, ...], groups: Groups) -> None:
+def _write_hdf5(
+    store: FeatureStore, path: Path, levels: tuple[Level, ...], groups: Groups, digests: dict[str, list[str]]
+) -> None:
     import h5py
 
     text = h5py.string_dtype()
@@ -156,6 +163,21 @@ def _write_hdf5(store: FeatureStore, path: Path, levels: tuple[Level, ...], grou
             for name, array in values.items():
                 file[name][done[name] : done[name] + len(array)] = array
                 done[name] += len(array)
+        for name, found in digests.items():
+            file.create_dataset(f"{name}.sha256", data=found, dtype=text)
+        file.attrs["rows_sha256"] = _rows_sha256(store, *levels)
+
+
+def _rows_sha256(store: FeatureStore, *levels: Level) -> str:
+    """Of what is known of each row beside its features; of some levels only, if they are named."""
+    layout = replace(store.layout, levels=levels or store.layout.levels)
+    arrays = {array.name: store.row_array(array.name) for array in layout.row_arrays if not array.name.endswith("start")}
+    return _digest([segment.narration_id for segment in store.segments], arrays, _reasons(store))
+
+
+def _digest(narration_ids: list[str], arrays: dict[str, np.ndarray], reasons: list[str]) -> str:
+    content = {name: sha256(np.ascontiguousarray(array).tobytes()) for name, array in arrays.items()}
+    return schema.digest([narration_ids, content, reasons])
 
 
 def _starts(store: FeatureStore, name: str) -> np.ndarray:
@@ -164,7 +186,7 @@ def _starts(store: FeatureStore, name: str) -> np.ndarray:
     return np.cumsum(lengths) - lengths
 
 
-def _write_npy(store: FeatureStore, folder: Path, level: Level, groups: Groups) -> None:
+def _write_npy(store: FeatureStore, folder: Path, level: Level, groups: Groups, digests: dict[str, list[str]]) -> None:
     if level.kind == "ragged":
         raise UsageError(f"{store.path}: the rows of level {level.name} differ in length, which npy cannot hold; use hdf5")
     videos = Counter(segment.video_id for segment in store.segments)
@@ -178,6 +200,7 @@ def _write_npy(store: FeatureStore, folder: Path, level: Level, groups: Groups) 
             numbers = np.array(list(part)) - rows.start
             fsops.append(folder / f"{video}.npy", values[level.name][numbers].tobytes())
     origin = {"store_id": store.store_id, "spec": store.spec, "level": level.name}
+    origin |= {"sha256": digests, "rows_sha256": _rows_sha256(store, level)}
     fsops.write_file(folder / ORIGIN, schema.pretty_json(origin))
     for name in (SEGMENTS, CLASSES):
         fsops.write_file(folder / name, (store.path / name).read_bytes())
@@ -196,7 +219,11 @@ def _index(store: FeatureStore, level: Level) -> bytes:
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a bare carriage return would end the row
     writer.writerow(COLUMNS)
     reasons, lengths = _reasons(store), store.row_array(level.beside("length"))
-    times = store.row_array("frame_pts").reshape(len(store), -1) if store.layout.frame_pts else np.empty((len(store), 0))
+    times = (
+        store.row_array("frame_pts").reshape(len(store), math.prod(store.layout.frame_pts))
+        if store.layout.frame_pts
+        else np.empty((len(store), 0))
+    )
     place: Counter[str] = Counter()
     for row, segment in enumerate(store.segments):
         video = segment.video_id
@@ -261,6 +288,9 @@ class _Export:
     levels: tuple[Level, ...]
     arrays: dict[str, np.ndarray]  # status, flags, length, frame_pts
     reasons: list[str]
+    narration_ids: list[str]
+    rows_sha256: str
+    digests: dict[str, list[str]]  # of each row group's values, by level
     read: Callable[[Level, slice], np.ndarray]  # dense: of some rows; ragged: of some tokens, counted over all rows
 
     @property
@@ -319,7 +349,7 @@ def import_export(
 def _sound(source: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, csv.Error) as error:
         raise DataError(f"{source}: is a damaged export ({error}); export the store again") from None
 
 
@@ -333,6 +363,10 @@ def _check(export: _Export) -> None:
     for array in export.layout.row_arrays:
         if not array.name.endswith("start") and export.arrays[array.name].shape != (export.layout.rows, *array.shape):
             raise ValueError(f"{array.name} is {export.arrays[array.name].shape}")
+    if [segment.narration_id for segment in schema.read_segments(export.segments)] != export.narration_ids:
+        raise ValueError("its rows are not in the order of their store")
+    if _digest(export.narration_ids, export.arrays, export.reasons) != export.rows_sha256:
+        raise ValueError("what it says of its rows was changed")
     if not set(export.arrays["status"].tolist()) <= schema.STATUS.keys() - {0}:
         raise ValueError("a status has no meaning")
 
@@ -356,6 +390,11 @@ def _row_group(export: _Export, rows: range) -> RowGroup:
         if level.kind == "ragged":
             where = slice(int(lengths[: rows.start].sum()), int(lengths[: rows.stop].sum()))
         values = export.read(level, where)
+        if (
+            sha256(np.ascontiguousarray(values).tobytes())
+            != export.digests[level.name][rows.start // export.layout.rows_per_group]
+        ):
+            raise ValueError(f"level {level.name} was changed in rows {rows.start} to {rows.stop - 1}")
         if values.shape != (where.stop - where.start, *level.shape) or values.dtype != level.dtype:
             raise ValueError(f"level {level.name} holds {values.dtype} {values.shape} for rows {rows.start} to {rows.stop - 1}")
         finite = np.isfinite(values).reshape(len(values), level.views, level.tokens, level.width)
@@ -401,6 +440,9 @@ def _open_hdf5(source: Path, stack: contextlib.ExitStack) -> _Export:
         levels=levels,
         arrays={name: get(name) for name in names},
         reasons=[reason.decode() for reason in get("reason")],
+        narration_ids=[name.decode() for name in get("narration_id")],
+        rows_sha256=str(file.attrs["rows_sha256"]),
+        digests={level.name: [digest.decode() for digest in get(f"{level.name}.sha256")] for level in levels},
         read=lambda level, where: get(level.name, where),
     )
 
@@ -436,5 +478,8 @@ def _open_npy(folder: Path) -> _Export:
         levels=(level,),
         arrays=arrays,
         reasons=[line["reason"] for line in table],
+        narration_ids=[line["narration_id"] for line in table],
+        rows_sha256=origin["rows_sha256"],
+        digests=origin["sha256"],
         read=read,
     )

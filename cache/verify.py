@@ -1,10 +1,12 @@
 """Finding damage in a store, and mending it: verify, repair, gc.
 
 `verify` says what is wrong, a line a file. `repair` deletes what is wrong and re-opens exactly the row groups that it belonged
-to, so that the command that made the store fills them again; sound row groups are kept, whatever else is lost.
+to, so that the command that made the store fills them again. Sound row groups are kept as long as either the manifest or the
+journals still know them.
 """
 
 import contextlib
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from mambavl.cache.layout import (
     file_size,
     read_json,
     read_spec,
+    records,
     sha256,
 )
 from mambavl.configs.errors import DataError
@@ -68,10 +71,15 @@ def find_faults(path: Path, deep: bool = False, progress: Progress = lambda done
                 f"is not written: {len(done)} of {layout.groups} row groups are done; run the command that made it again",
             )
         entries = {name: entry for record in done.values() for name, entry in record["files"].items()}
-        yield from _metadata_faults(path, layout, spec)
+        yield from metadata_faults(path, layout, spec)
     is_known = all(fault.file != SPEC for fault in faults)
-    yield from _file_faults(path, layout if is_known else None, entries, deep, progress)
+    bad = set()
+    for fault in _file_faults(path, layout if is_known else None, entries, deep, progress):
+        bad.add(fault.file)
+        yield fault
     if deep and manifest:
+        if is_known:
+            yield from (fault for fault in metadata_faults(path, layout, spec) if fault.file not in bad)
         yield from _seal_faults(path)
 
 
@@ -83,7 +91,7 @@ def _read_manifest(path: Path, layout: Layout) -> tuple[dict[str, Any] | None, l
         manifest = read_json(path, MANIFEST)
     except DataError as error:
         return None, [Fault(MANIFEST, str(error))]
-    if schema.digest({key: value for key, value in manifest.items() if key != "store_id"}) != manifest["store_id"]:
+    if not _is_itself(manifest):
         return None, [Fault(MANIFEST, "does not match its own store id")]
     if manifest["spec_sha256"] != layout.spec_sha256:
         return manifest, [Fault(SPEC, "is not the spec that the store was finalised with")]
@@ -94,7 +102,11 @@ def _read_manifest(path: Path, layout: Layout) -> tuple[dict[str, Any] | None, l
     return manifest, []
 
 
-def _metadata_faults(path: Path, layout: Layout, spec: dict[str, Any]) -> Iterator[Fault]:
+def _is_itself(manifest: dict[str, Any]) -> bool:
+    return schema.digest({key: value for key, value in manifest.items() if key != "store_id"}) == manifest["store_id"]
+
+
+def metadata_faults(path: Path, layout: Layout, spec: dict[str, Any]) -> Iterator[Fault]:
     """Metadata beside what the spec says of it."""
     expected = {name: sha256(data) for name, data in layout.metadata().items()}
     expected |= {name: spec[f"{name.partition('.')[0]}_sha256"] for name in (SEGMENTS, CLASSES)}
@@ -221,25 +233,35 @@ def repair(path: Path, progress: Progress = lambda done, total: None) -> Repair:
         try:
             layout, faults = Layout.from_spec(read_spec(path)), list(find_faults(path, True, progress))
         except DataError as error:
-            layout, faults = None, [Fault(SPEC, str(error))]
+            layout, faults = None, [Fault(SPEC, str(error)), *_faults_without_spec(path, progress)]
         bad = {fault.file for fault in faults}
         if not bad or (bad == {MANIFEST} and not (path / MANIFEST).exists()):  # sound, or sound as far as it goes
             return Repair([str(fault) for fault in faults], [], bool(bad) and bool(_open_groups(path, layout)))
         if SPEC in bad:
             layout = None
         if layout:
-            _save_records(path, layout, bad)
             for name in bad & layout.metadata().keys():
                 fsops.write_file(path / name, layout.metadata()[name])
             bad -= layout.metadata().keys()
         for name in sorted(bad - {MANIFEST}):
             if not name.endswith(".journal"):
                 fsops.remove(path / name)
+        _rewrite_journals(path, layout, bad)
         for name in (SEAL, MANIFEST):
             fsops.remove(path / name)
         reopened = _open_groups(path, layout) if layout else []
         lost = any(not (path / name).exists() for name in (SPEC, SEGMENTS, CLASSES))
         return Repair([str(fault) for fault in faults], reopened, bool(reopened) or lost)
+
+
+def _faults_without_spec(path: Path, progress: Progress) -> Iterator[Fault]:
+    """Damage of the other files where the spec cannot be read: the manifest vouches for itself, else the journals speak."""
+    entries = {name: entry for record in records(path) for name, entry in record["files"].items()}
+    with contextlib.suppress(DataError):
+        manifest = read_json(path, MANIFEST)
+        if _is_itself(manifest):
+            entries = {name: entry for name, entry in manifest["files"].items() if name != SPEC}
+    yield from _file_faults(path, None, entries, True, progress)
 
 
 @contextlib.contextmanager
@@ -256,26 +278,39 @@ def _nobody_writing(path: Path) -> Iterator[None]:
         fsops.unlock(held)
 
 
-def _save_records(path: Path, layout: Layout, bad: set[str]) -> None:
-    """The manifest knows every sound row group; where the journals have lost one, write it down before the manifest goes."""
-    for file in sorted((path / COMMIT).glob("*.journal")):  # behind a bad record nothing more is read
-        journal.cut_torn_tail(file)
+def _rewrite_journals(path: Path, layout: Layout | None, bad: set[str]) -> None:
+    """One journal with the records of the sound row groups in place of all others.
+
+    A re-opened row group's record must go: its files come back one by one, at the length that it gives. What the journals have
+    lost the manifest still knows; without a spec nobody can tell whose records they are, and those that fit stay.
+    """
+    old = sorted((path / COMMIT).glob("*.journal"))
+    if layout:
+        kept = committed_groups(path, layout)
+        kept |= {group: record for group, record in _records_of_manifest(path, layout, bad) if group not in kept}
+    else:
+        kept = {i: record for i, record in enumerate(records(path)) if not record["files"].keys() & bad}
+    target = path / COMMIT / f"repaired-{uuid.uuid4().hex[:8]}.journal"
+    for group in sorted(kept):
+        journal.append(target, kept[group])
+    for file in old:
+        fsops.remove(file)
+
+
+def _records_of_manifest(path: Path, layout: Layout, bad: set[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     manifest, _ = _read_manifest(path, layout)
     if not manifest or SEGMENTS in bad:
         return
-    known = committed_groups(path, layout)
     segments = schema.read_segments((path / SEGMENTS).read_bytes())
     group_of = {segment.narration_id: row // layout.rows_per_group for row, segment in enumerate(segments)}
+    failures: dict[int, list] = {}
+    for failure in manifest["failures"]:
+        failures.setdefault(group_of[failure[0]], []).append(failure)
     for group in range(layout.groups):
         names = layout.file_sizes(group).keys()
-        if group not in known and not names & bad:
-            record = {
-                "group": group,
-                "spec": layout.spec_sha256,
-                "files": {name: manifest["files"][name] for name in names},
-                "failures": [failure for failure in manifest["failures"] if group_of[failure[0]] == group],
-            }
-            journal.append(path / COMMIT / "repaired.journal", record)
+        if not names & bad:
+            files = {name: manifest["files"][name] for name in names}
+            yield group, {"group": group, "spec": layout.spec_sha256, "files": files, "failures": failures.get(group, [])}
 
 
 def _open_groups(path: Path, layout: Layout) -> list[int]:

@@ -172,7 +172,7 @@ def _run(
     should_stop: ShouldStop,
 ) -> Summary:
     summary, layout = Summary(), writer.layout
-    if not writer.is_final:
+    try:
         mine = [group for group in writer.pending() if group % shard[1] == shard[0]]
         _refuse_full_disk(writer, mine)
         total = sum(len(layout.rows_of(group)) for group in mine)
@@ -187,10 +187,10 @@ def _run(
             summary.timed("write", since)
             summary.rows += len(index)
             progress(summary.rows, total)
-    if writer.is_final or not writer.pending():
-        manifest = writer.finalize()  # None: another process is still at work, and will finish the store
-        summary.finalized = manifest is not None
-        summary.failures = manifest["failures"] if manifest else []
+        if manifest := writer.finish():  # else others have a part of it still to do
+            summary.finalized, summary.failures = True, manifest["failures"]
+    finally:
+        writer.close()
     return summary
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 import mambavl
@@ -281,9 +282,9 @@ def cache_info(store: StoreArgument) -> None:
         **{f"level {level.name}": f"{level.kind} {level.shape} {level.dtype}" for level in opened.layout.levels},
         **{key: json.dumps(value) for key, value in opened.spec["recipe"].items()},
     }
-    table = Table(show_header=False, title=str(store), title_justify="left")
+    table = Table(show_header=False, title=escape(str(store)), title_justify="left")
     for key, value in facts.items():
-        table.add_row(key, value)
+        table.add_row(key, escape(value))  # names may look like markup
     out.print(table)
 
 
@@ -315,7 +316,7 @@ def cache_repair(store: StoreArgument) -> None:
     for fault in done.faults:
         print(f"{store}: {fault}")
     if done.needs_extraction:
-        lost = f"{len(done.reopened)} row groups are open" if done.reopened else "its rows are sound, its metadata is not"
+        lost = f"{len(done.reopened)} row groups are open" if done.reopened else "what describes its rows is to be written anew"
         print(f"{store}: {lost}; run the command that made the store again, with the same options")
     elif done.faults:
         print(f"{store}: mended, store id {finalize(store)['store_id'][:16]}")
@@ -372,7 +373,7 @@ def cache_pool(
 
 @cache_app.command("selftest")
 def cache_selftest(
-    folder: Annotated[Path, typer.Argument(help="A folder on the file system to be tried; it is left as it was.")],
+    folder: Annotated[Path, typer.Argument(help="A folder on the file system to be tried. What is made there is deleted.")],
     kills: Annotated[int, typer.Option(min=1, help="Writers to be killed.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
 ) -> None:

@@ -221,7 +221,7 @@ def kill_loop(dataset, tmp_path, count, kills):
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["wrong"] == []
-    assert found["killed"] == kills
+    assert found["killed"] >= kills
     count("extractions killed with SIGKILL", found["killed"])
     count("stores finished to the same bytes after kills", found["stores"])
 

@@ -1,5 +1,6 @@
 """Joining stores: rows meet by name, whatever order and whatever store they lie in; every row that does not is named."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -85,3 +86,21 @@ def test_other_classes_are_refused(tmp_path, monkeypatch):
         join({"video": open_store(tmp_path / "a.zarr"), "audio": open_store(tmp_path / "b.zarr")})
     with pytest.raises(UsageError, match="no streams"):
         join({})
+
+
+def test_an_empty_batch_over_several_stores_is_empty(tmp_path, monkeypatch):
+    make_dense_store(tmp_path / "a.zarr", 12)
+    segments = open_store(tmp_path / "a.zarr").segments
+    halves = []
+    for number in (0, 1):
+        monkeypatch.setattr(tiny, "make_segments", lambda *_, part=number: segments[part::2])
+        make_dense_store(tmp_path / f"{number}.zarr", 6)
+        halves.append(open_store(tmp_path / f"{number}.zarr"))
+    stream = join({"video": halves}).streams["video"]
+    assert stream.batch([], "frame")[0].shape == (0, 4, 6)
+    assert stream.batch([3, 0], "frame")[0].shape == (2, 4, 6)
+
+
+def test_a_join_error_travels_between_processes():
+    error = pickle.loads(pickle.dumps(JoinError([("P01_1_1", "is in stream video twice")])))
+    assert error.rows == [("P01_1_1", "is in stream video twice")]

@@ -138,3 +138,21 @@ def test_diff_measures_the_largest_difference(tmp_path, monkeypatch):
     (line,) = diff(ours, theirs)
     assert line.startswith("level frame: other values in 20 rows (P01_101_0, ")
     assert line.endswith("the largest difference is 0.5")
+
+
+def test_diff_sees_differences_beside_and_beneath_nan(tmp_path, monkeypatch):
+    make_dense_store(tmp_path / "a.zarr")
+    ours, theirs = open_store(tmp_path / "a.zarr"), open_store(tmp_path / "a.zarr")
+    batch, arrays = theirs.batch, theirs.row_array
+
+    def spoilt(rows, level, view=0):
+        tokens, lengths = batch(rows, level, view=view)
+        tokens[0, 0, 0], tokens[0, 1, 1] = torch.nan, tokens[0, 1, 1] + 1
+        return tokens, lengths
+
+    monkeypatch.setattr(theirs, "batch", spoilt)
+    monkeypatch.setattr(theirs, "row_array", lambda name: arrays(name) + (name == "flags"))
+    lines = list(diff(ours, theirs))
+    assert lines[0].startswith("flags: 20 rows")
+    assert lines[1].startswith("level frame: other values in 1 rows (P01_101_0)")
+    assert len(lines) == 2

@@ -367,3 +367,57 @@ def test_another_schema_version_is_refused_with_both_values(tmp_path):
     for deed in (open_store, verify, make_dense_store):
         with pytest.raises(DataError, match=f"has schema version 1; this version of mambavl reads {schema.SCHEMA_VERSION}"):
             deed(tmp_path / "s.zarr")
+
+
+def test_parts_of_a_row_group_that_do_not_fit_each_other_are_refused(tmp_path):
+    writer, group = unfinished(tmp_path / "s.zarr")
+    for changed, message in (
+        ({"status": np.ones(7, np.uint8)}, "status: expected 8 rows, got 7"),
+        ({"status": np.zeros(8, np.uint8)}, "none of them 0"),
+        ({"lengths": {"length": np.full(8, 5)}}, "lengths from 5 to 5, at most 4 fit"),
+        ({"lengths": {"length": np.full(8, -1)}}, "lengths from -1 to -1"),
+        ({"frame_pts": None}, "frame_pts: expected 8 rows, got nothing"),
+        ({"levels": {"frame": np.zeros((8, 1, 4, 5), np.float32)}}, r"expected \(8, 1, 4, 6\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            writer.commit(1, replace(group, **changed))
+    assert writer.pending() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"kind": "x"}, {"dtype": "float64"}, {"compressor": "gzip"}, {"steps": 3}, {"shape": (1, 0, 6)}, {"capacity": 64}],
+    ids=str,
+)
+def test_what_is_no_level_is_refused(changed):
+    with pytest.raises(ValueError, match="there is no such level"):
+        replace(Level("frame", "dense", (1, 4, 6), "float32", steps=4), **changed)
+
+
+def test_of_writers_that_end_together_the_last_one_finishes(tmp_path):
+    """One leaves while the other has a row group to do: whoever lets go last finds the store complete."""
+    first, group = unfinished(tmp_path / "s.zarr")
+    second, _ = unfinished(tmp_path / "s.zarr")
+    first.commit(0, group)
+    first.commit(1, group)
+    assert second.pending() == [2]
+    second.commit(2, shortened(group, 4))
+    assert second.finish() is None  # the first still holds the store
+    assert first.finish()["store_id"] == open_store(tmp_path / "s.zarr").store_id
+
+
+def test_a_row_group_of_two_claims_and_no_fitting_content_is_done_again(tmp_path, monkeypatch):
+    writer, group = unfinished(tmp_path / "s.zarr")
+    writer.commit(1, group)
+    monkeypatch.setattr(StoreWriter, "_is_done", lambda self, group: False)
+    other, _ = unfinished(tmp_path / "s.zarr")
+    other.commit(1, replace(group, levels={"frame": np.ones((8, 1, 4, 6), np.float32)}))
+    monkeypatch.undo()
+    file = tmp_path / "s.zarr/frame/c.1.0.0.0"
+    data = bytearray(file.read_bytes())
+    data[0] ^= 1
+    file.write_bytes(data)
+    third, _ = unfinished(tmp_path / "s.zarr")
+    assert 1 in third.pending()
+    assert third.commit(1, group) > 0
+    assert 1 not in third.pending()

@@ -386,13 +386,13 @@ def invent_a_status(file):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_rows, "level frame holds NaN or infinity in rows 0 to 7"),
+        (spoil_rows, "level frame was changed in rows 0 to 7"),
         (spoil_segments, "segments.csv is not the one of its store"),
-        (cut_rows, "for rows 8 to 15"),
+        (cut_rows, "level frame was changed in rows 8 to 15"),
         (lose_statuses, "has no 'status'"),
         (link_out, "frame is a link, and links are not followed"),
         (climb, "there is no level"),
-        (invent_a_status, "a status has no meaning"),
+        (invent_a_status, "what it says of its rows was changed"),
     ],
 )
 def test_a_changed_export_is_refused(tmp_path, spoil, message):
@@ -431,3 +431,23 @@ def test_the_commands_take_a_store_out_and_back(tmp_path, capsys):
     assert call("cache", "export", tmp_path / "s.zarr", "--to", "npy", "--out", tmp_path / "out/s.h5") == 2
     assert call("cache", "export", tmp_path / "s.zarr", "--to", "npy", "--out", tmp_path / "npy", "--level", "gird") == 2
     assert "there is no level 'gird'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["swap", "negative", "flip"])
+def test_an_npy_export_that_was_sorted_or_damaged_is_refused(tmp_path, damage):
+    make_dense_store(tmp_path / "s.zarr")
+    export_store(open_store(tmp_path / "s.zarr"), tmp_path / "npy", "npy")
+    index = tmp_path / "npy" / "index.csv"
+    lines = index.read_text().splitlines(keepends=True)
+    if damage == "swap":
+        lines[1:3] = lines[2:0:-1]
+    elif damage == "negative":
+        lines[1] = lines[1].replace('"0"', '"-1"', 1)
+    else:
+        file = next((tmp_path / "npy").glob("*.npy"))
+        data = bytearray(file.read_bytes())
+        data[-5] ^= 1
+        file.write_bytes(data)
+    index.write_text("".join(lines))
+    with pytest.raises(DataError, match="is a damaged export"):
+        import_export(tmp_path / "npy", "npy", tmp_path / "back.zarr")

@@ -192,3 +192,46 @@ def test_a_finished_store_takes_no_more_rows(path):
     writer.close()
     with pytest.raises(UsageError, match="nothing can be added"):
         writer.commit(1, group)
+
+
+def test_a_re_opened_row_group_that_is_half_done_counts_for_nothing(path, monkeypatch):
+    """Its old record gives the very lengths that its new files have: killed in between, old and new would mix."""
+    damage(path / "frame/c.1.0.0.0")
+    repair(path)
+    write_file, written = fsops.write_file, []
+
+    def killed_after_one(file, *pieces):
+        if written:
+            raise KeyboardInterrupt
+        written.append(file)
+        write_file(file, *pieces)
+
+    monkeypatch.setattr(fsops, "write_file", killed_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        make_dense_store(path, failed={9: 3})
+    monkeypatch.undo()
+    assert open_store(path, partial=True).status[8:16].tolist() == [0] * 8
+    make_dense_store(path, failed={9: 3})
+    assert verify(path, deep=True) == []
+
+
+def test_a_damaged_spec_does_not_hide_other_damage(path):
+    whole = content(path)
+    damage(path / SPEC, "cut")
+    damage(path / "frame/c.1.0.0.0")
+    done = repair(path)
+    assert any("frame/c.1.0.0.0" in fault for fault in done.faults)
+    make_dense_store(path)
+    assert content(path) == whole
+    assert verify(path, deep=True) == []
+
+
+@pytest.mark.parametrize("name", ["frame/zarr.json", SEGMENTS])
+def test_damaged_metadata_is_never_made_part_of_a_finished_store(path, name):
+    (path / MANIFEST).unlink()
+    damage(path / name)
+    with pytest.raises(DataError, match=rf"mends what can be mended.*\n  {name}: is not what the spec says"):
+        finalize(path)
+    assert repair(path).reopened == []
+    make_dense_store(path)
+    assert verify(path, deep=True) == []

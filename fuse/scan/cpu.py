@@ -202,7 +202,8 @@ class _Inputs:
         self.flags = {"softplus": softplus, "zoh": zoh, "pooled": pooled, "instructions": forced_instructions}
         self.tensors = {
             "u": _ready(u), "delta": _ready(delta), "z": _ready(z), "a": _ready(A.t()),
-            "b": _ready(B.t() if self.constant_b else self._spread(B)), "c": _ready(C.t() if self.constant_c else self._spread(C)),
+            "b": _ready(B.t() if self.constant_b else self._spread(B)),
+            "c": _ready(C.t() if self.constant_c else self._spread(C)),
             "d": _ready(D), "bias": _ready(delta_bias), "initial": None if initial_state is None else _ready(initial_state.mT),
             "lengths": None if lengths is None else lengths.to(torch.int64).contiguous(),
         }  # fmt: skip
