@@ -128,7 +128,7 @@ class FeatureStore:
         if isinstance(source, Tensor):
             return _take(source, spec, rows, views, lengths, self._starts(spec, rows))
         longest = spec.tokens if spec.kind == "dense" else int(lengths.max(initial=0))
-        tokens = torch.empty((len(rows), longest, spec.width), dtype=getattr(torch, spec.dtype), pin_memory=self.pin)
+        tokens = self._empty((len(rows), longest, spec.width), spec.dtype)
         out = tokens.numpy().view(np.uint8)
         if spec.kind == "dense":
             source.rows(self, rows, views, out.reshape(len(rows), spec.chunk_bytes // spec.views))
@@ -137,6 +137,11 @@ class FeatureStore:
         else:
             source.tokens(self, self._starts(spec, rows), lengths, out)
         return tokens, torch.from_numpy(lengths)
+
+    def _empty(self, shape: tuple[int, ...], dtype: str) -> Tensor:
+        if self.pin:
+            return torch.empty(shape, dtype=getattr(torch, dtype), pin_memory=True)
+        return torch.from_numpy(np.empty(shape, dtype))  # torch's own aligned memory is handed back to the system more often
 
     def _refuse_rows_without_features(self, rows: np.ndarray) -> None:
         if self._all_ok:
