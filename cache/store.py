@@ -228,9 +228,7 @@ def _check_row_group(layout: Layout, count: int, rows: RowGroup) -> None:
         raise ValueError(f"status: {sorted(set(rows.status.tolist()))}, expected codes of schema.STATUS, none of them 0")
     for level in layout.levels:
         lengths = rows.lengths[level.beside("length")]
-        most = (
-            level.capacity if level.kind == "ragged" else level.steps or lengths.max(initial=0)
-        )  # one vector: 0 or more is there
+        most = level.capacity if level.kind == "ragged" else level.steps or lengths.max(initial=0)  # no limit to one vector's
         if len(lengths) and not 0 <= lengths.min() <= lengths.max() <= most:
             raise ValueError(f"level {level.name}: lengths from {lengths.min()} to {lengths.max()}, at most {most} fit")
         if level.kind == "ragged" and lengths.sum() != len(rows.levels[level.name]):

@@ -6,6 +6,7 @@ journals still know them.
 """
 
 import contextlib
+import json
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -233,6 +234,8 @@ def repair(path: Path, progress: Progress = lambda done, total: None) -> Repair:
         try:
             layout, faults = Layout.from_spec(read_spec(path)), list(find_faults(path, True, progress))
         except DataError as error:
+            if _is_of_another_version(path):
+                raise
             layout, faults = None, [Fault(SPEC, str(error)), *_faults_without_spec(path, progress)]
         bad = {fault.file for fault in faults}
         if not bad or (bad == {MANIFEST} and not (path / MANIFEST).exists()):  # sound, or sound as far as it goes
@@ -252,6 +255,18 @@ def repair(path: Path, progress: Progress = lambda done, total: None) -> Repair:
         reopened = _open_groups(path, layout) if layout else []
         lost = any(not (path / name).exists() for name in (SPEC, SEGMENTS, CLASSES))
         return Repair([str(fault) for fault in faults], reopened, bool(reopened) or lost)
+
+
+def _is_of_another_version(path: Path) -> bool:
+    """Whether a spec that cannot be used is simply one of another schema version, as zarr.json says too."""
+    try:
+        versions = {
+            json.loads((path / SPEC).read_bytes())["schema"],
+            json.loads((path / "zarr.json").read_bytes())["attributes"]["mambavl"]["schema"],
+        }
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return len(versions) == 1 and versions != {schema.SCHEMA_VERSION}
 
 
 def _faults_without_spec(path: Path, progress: Progress) -> Iterator[Fault]:

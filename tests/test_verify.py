@@ -8,6 +8,7 @@ import pytest
 
 from mambavl.cache import fsops, journal, open_store
 from mambavl.cache.layout import CLASSES, ENVIRONMENT, MANIFEST, SEAL, SEGMENTS, SPEC
+from mambavl.cache.schema import SCHEMA_VERSION
 from mambavl.cache.store import finalize
 from mambavl.cache.verify import gc, repair, verify
 from mambavl.configs.errors import DataError, UsageError
@@ -235,3 +236,13 @@ def test_damaged_metadata_is_never_made_part_of_a_finished_store(path, name):
     assert repair(path).reopened == []
     make_dense_store(path)
     assert verify(path, deep=True) == []
+
+
+def test_a_store_of_another_version_is_not_repaired_away(path):
+    for name in (SPEC, "zarr.json"):
+        (path / name).chmod(0o644)
+        (path / name).write_text((path / name).read_text().replace(f'"schema": {SCHEMA_VERSION}', '"schema": 1'))
+    before = content(path)
+    with pytest.raises(DataError, match="has schema version 1"):
+        repair(path)
+    assert content(path) == before
