@@ -22,7 +22,7 @@ from mambavl.cache.layout import COMMIT, ENVIRONMENT, LOCK, MANIFEST, Layout, co
 from mambavl.cache.schema import Classes, Level, Segment
 from mambavl.cache.store import RowGroup, StoreWriter
 from mambavl.cache.verify import verify
-from mambavl.configs.errors import DataError
+from mambavl.configs.errors import DataError, Interrupted
 
 ROWS, GROUP_ROWS = 64, 8
 LEVEL = Level("frame", "dense", (1, 16, 32), "float16", steps=16)
@@ -39,11 +39,16 @@ class Check(NamedTuple):
 
 
 def selftest(
-    folder: Path, kills: int = 20, seed: int = 0, progress: Callable[[int, int], None] = lambda done, total: None
+    folder: Path,
+    kills: int = 20,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Check]:
     """Try the store's promises in a new folder under `folder`, which is deleted afterwards; one Check after another.
 
-    Forks, so call it from a process without threads. Raises DataError where nothing can be written at all.
+    Forks, so call it from a process without threads. Raises DataError where nothing can be written at all, Interrupted when
+    `should_stop()` turns true between two kills.
     """
     place = Path(folder) / f"mambavl-selftest-{uuid.uuid4().hex[:8]}"
     fsops.make_folder(place)
@@ -54,7 +59,7 @@ def selftest(
         yield Check("write", not verify(place / "whole.zarr", deep=True), f"{size / 1e6:.1f} MB in {seconds:.2f} s, verified")
         yield _fsync_check(place)
         yield _lock_check(place)
-        yield _kill_check(place, expected, kills, seed, seconds, progress)
+        yield _kill_check(place, expected, kills, seed, seconds, progress, should_stop)
         yield _two_writers_check(place, expected)
     finally:
         fsops.remove_folder(place)
@@ -67,7 +72,13 @@ def content(store: Path) -> dict[str, bytes]:
 
 
 def _kill_check(
-    place: Path, expected: dict[str, bytes], kills: int, seed: int, seconds: float, progress: Callable[[int, int], None]
+    place: Path,
+    expected: dict[str, bytes],
+    kills: int,
+    seed: int,
+    seconds: float,
+    progress: Callable[[int, int], None],
+    should_stop: Callable[[], bool],
 ) -> Check:
     """SIGKILL at a random moment, then resume, which may be killed as well; the finished store is the uninterrupted one."""
     rng, wrong, killed, trial = np.random.default_rng(seed), [], 0, 0
@@ -75,6 +86,8 @@ def _kill_check(
         trial += 1
         path = place / f"killed-{trial}.zarr"
         while killed < kills and not (path / MANIFEST).exists():
+            if should_stop():
+                raise Interrupted(f"{place.parent}: stopped after {killed} kills; nothing is left there")
             before = _done(path)
             child = _fork(lambda path=path: _write(path, None))
             time.sleep(rng.uniform(0, seconds))

@@ -380,8 +380,8 @@ def cache_selftest(
     """Try what stores rely on, on your file system: kill writers, run two at once, ask for locks. Exit code 1 if any fails."""
     from mambavl.cache.selftest import selftest
 
-    with progress("killing", "writers") as update:
-        checks = list(selftest(folder, kills, seed, update))
+    with progress("killing", "writers") as update, stop_on_signal() as should_stop:
+        checks = list(selftest(folder, kills, seed, update, should_stop))
     for check in checks:
         print(f"{'ok    ' if check.passed else 'FAILED'} {check.name}: {check.said}")
     if not all(check.passed for check in checks):

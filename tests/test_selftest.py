@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,15 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path):
     assert done.returncode == 1
     assert "could not be created" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_selftest_leaves_nothing_behind(tmp_path):
+    words = [sys.executable, "-m", "mambavl", "cache", "selftest", str(tmp_path), "--kills", "100000"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*/killed-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 75, process.stderr.read()
+    process.stderr.close()
+    assert list(tmp_path.iterdir()) == []
