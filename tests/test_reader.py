@@ -16,7 +16,7 @@ from mambavl.cache.schema import SCHEMA_VERSION, Level
 from mambavl.cache.store import RowGroup, StoreWriter
 from mambavl.cache.verify import repair, verify
 from mambavl.configs.errors import DataError, UsageError
-from tiny import CLASSES, make_dense_store, make_segments, make_text_store
+from tiny import CLASSES, make_dense_store, make_segments, make_text_store, read_rows
 
 WAYS = [
     {"verify": "open"},
@@ -175,17 +175,13 @@ def test_many_shards_need_no_more_open_files_than_the_system_allows(tmp_path):
     assert done.stdout.strip() == "300"
 
 
-def _read_rows(opened, rows):
-    return opened.batch(rows, "frame")[0].numpy()
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes_share_a_store(tmp_path, method):
     features = make_dense_store(tmp_path / "s.zarr")
     opened = open_store(tmp_path / "s.zarr")
     opened.batch([0], "frame")
     with multiprocessing.get_context(method).Pool(2) as pool:
-        found = pool.starmap(_read_rows, [(opened, [row, 19 - row]) for row in range(4)])
+        found = pool.starmap(read_rows, [(opened, [row, 19 - row]) for row in range(4)])
     for row, values in enumerate(found):
         np.testing.assert_array_equal(values, features[[row, 19 - row], 0])
 
@@ -229,10 +225,10 @@ def test_golden_stores_are_read_for_ever(tmp_path, folder):
 
 
 def test_the_maps_go_with_the_store(tmp_path):
-    make_dense_store(tmp_path / "s.zarr")
-    opened = open_store(tmp_path / "s.zarr")
+    make_dense_store(tmp_path / "maps.zarr")
+    opened = open_store(tmp_path / "maps.zarr")
     opened.batch([0, 9], "frame")
-    held = lambda: sum("s.zarr" in line for line in Path("/proc/self/maps").read_text().splitlines())
+    held = lambda: sum("maps.zarr" in line for line in Path("/proc/self/maps").read_text().splitlines())
     if not Path("/proc/self/maps").exists():
         pytest.skip("needs /proc")
     assert held() == 2
