@@ -7,10 +7,11 @@ C compiler is at hand, and nothing but time is lost where none is.
 
 import ctypes
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import numpy as np
+
+from mambavl.cache.native import load
 
 VERSION = 1
 
@@ -89,17 +90,9 @@ def status() -> str:
 
 @cache
 def _library() -> tuple[ctypes.CDLL | None, str]:
-    folder = Path(__file__).parent
-    built = next((file for suffix in EXTENSION_SUFFIXES if (file := folder / f"_gather{suffix}").exists()), None)
-    if built is None:
-        return None, "not built; install a C compiler, then reinstall mambavl (batches come out somewhat slower without it)"
-    try:
-        library = ctypes.CDLL(str(built))
-        version = library.mambavl_gather_version()
-    except (OSError, AttributeError) as error:
-        return None, f"{built.name} cannot be loaded ({error}); reinstall mambavl"
-    if version != VERSION:
-        return None, f"{built.name} was built from another version of mambavl; reinstall mambavl"
+    library, reason = load(Path(__file__).parent, "gather", VERSION)
+    if library is None:
+        return None, reason
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.mambavl_gather_rows.argtypes = [pointer, number, number, pointer, pointer, number, number, pointer]
     library.mambavl_gather_rows.restype = None

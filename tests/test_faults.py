@@ -229,7 +229,7 @@ def survey(job: Job, states: CrashStates, folder: Path, expected: dict, resume_e
                 found["acknowledged groups lost"] = len(acknowledged & set(job.start(path).pending()))
                 job.write(path)
                 found["resumed otherwise"] = tree(path, leftovers=False) != expected
-            except Exception:
+            except Exception:  # counted as a state that cannot be resumed, which fails the test
                 traceback.print_exc()
                 found["resumed otherwise"] = 1
             shutil.rmtree(path.parent)
@@ -556,7 +556,7 @@ def corrupt(finished: Path, kind: str, cases: int, seed: int, count) -> None:
                 missed.append((damage, *changed))
             if not reads_true_or_raises(job, path):
                 wrong.append((damage, *changed))
-        except Exception as error:
+        except Exception as error:  # only DataError may come out; anything else fails the test below
             tracebacks.append((damage, *changed, repr(error)))
         finally:
             put(path, {name: files[name] for name in changed}, mode=0o444)

@@ -11,13 +11,14 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from mambavl.cache.native import load
 
 VERSION, CHUNK = 1, 32  # of scan.c
 INSTRUCTIONS = {"baseline": 1, "avx2": 2, "avx512": 3}
@@ -176,17 +177,11 @@ def instructions() -> str:
 
 @cache
 def _library() -> tuple[ctypes.CDLL | None, str | None]:
-    folder = Path(__file__).parent
-    built = next((file for suffix in EXTENSION_SUFFIXES if (file := folder / f"_scan{suffix}").exists()), None)
-    if built is None:
-        return None, "it was not built; install a C compiler (gcc or clang), then reinstall mambavl"
-    try:
-        library = ctypes.CDLL(str(built))
-        version = library.mambavl_scan_version()
-    except (OSError, AttributeError) as error:
-        return None, f"{built.name} cannot be loaded ({error}); reinstall mambavl"
-    if version != VERSION or library.mambavl_scan_chunk() != CHUNK:
-        return None, f"{built.name} was built from another version of mambavl; reinstall mambavl"
+    library, reason = load(Path(__file__).parent, "scan", VERSION)
+    if library is None:
+        return None, reason
+    if library.mambavl_scan_chunk() != CHUNK:
+        return None, "its library was built from another version of mambavl; reinstall mambavl"
     library.mambavl_scan_run.argtypes = [ctypes.POINTER(_Call), ctypes.c_int32, ctypes.c_int64, ctypes.c_int64]
     return library, None
 
