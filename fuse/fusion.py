@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mambavl.configs import Config, did_you_mean, edit_distance
 from mambavl.configs.errors import UsageError
-from mambavl.fuse.scan import pick, pooled_selective_scan, selective_scan
+from mambavl.fuse.scan import Stream, pick, pooled_selective_scans, selective_scan
 
 Streams = dict[str, tuple[Tensor, Tensor]]  # name -> (tokens (B, L, D), lengths (B,))
 Routing = Literal["per_question", "both"]
@@ -133,15 +133,21 @@ class SSMFusion(nn.Module):
     def forward(self, streams: Streams) -> dict[str, Tensor]:
         """streams: name -> (tokens (B, L, D), lengths (B,)). Returns {"verb": (B, verbs), "noun": (B, nouns)} logits."""
         check_streams(streams, self.config.streams)
+        modalities = modalities_of(self.config.streams)
+        names = {m: [name for name, shape in self.config.streams.items() if shape.modality == m] for m in modalities}
+        scans: dict[str, Stream] = {}  # modality -> what its SSM scans
+        for m in modalities:
+            tokens, lengths = self._batched([streams[name] for name in names[m]], m)
+            x = self.project[m](tokens)  # MLP (eq. 5)
+            scans[m] = self.mixer[self._owner[m]].stream(x, lengths, self.d_skip[self._d_owner[m]])
         pooled: dict[str, Tensor] = {}  # stream -> (B, d)
-        for modality in modalities_of(self.config.streams):
-            names = [name for name, shape in self.config.streams.items() if shape.modality == modality]
-            tokens, lengths = self._batched([streams[name] for name in names], modality)
-            x = self.project[modality](tokens)  # MLP (eq. 5)
-            a = -torch.exp(self.a_log[self._a_owner[modality]].float())  # (D, N); negative, so the state decays
-            mixer = self.mixer[self._owner[modality]]
-            means = mixer.pooled(x, lengths, a, self.d_skip[self._d_owner[modality]])  # (streams * B, d)
-            pooled.update(zip(names, means.chunk(len(names)), strict=True))
+        for owner, a_log in self.a_log.items():  # modalities that share A are scanned together, and give one dA
+            members = [m for m in modalities if self._a_owner[m] == owner]
+            a = -torch.exp(a_log.float())  # (D, N); negative, so the state decays
+            means = pooled_selective_scans([scans[m] for m in members], a, True, zoh=self.config.zoh, backend=self.config.scan)
+            for m, mean in zip(members, means, strict=True):  # (streams * B, D)
+                mean = self.mixer[self._owner[m]].out_proj(mean)
+                pooled.update(zip(names[m], mean.chunk(len(names[m])), strict=True))
         sums = {target: torch.stack([pooled[name] for name in names]).sum(0) for target, names in self.routes.items()}
         return {
             "verb": self.verb_head(self.dropout(sums["verb"])),
@@ -193,26 +199,37 @@ class Mixer(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None, a: Tensor, d_skip: Tensor) -> Tensor:
         """x (B, L, d), a (D, N), d_skip (D,) -> (B, L, d)."""
-        y = selective_scan(*self._scan_inputs(x, a, d_skip), lengths=lengths, **self._scan_options)
+        s = self.stream(x, lengths, d_skip)
+        y = selective_scan(
+            s.u,
+            s.delta,
+            a,
+            s.B,
+            s.C,
+            s.D,
+            s.z,
+            s.delta_bias,
+            True,
+            lengths=lengths,
+            zoh=self.config.zoh,
+            backend=self.config.scan,
+        )
         return self.out_proj(y)
 
     def pooled(self, x: Tensor, lengths: Tensor | None, a: Tensor, d_skip: Tensor) -> Tensor:
         """The mean of `forward` over each row's valid steps, (B, d); it commutes with out_proj, so one vector is projected."""
-        y = pooled_selective_scan(*self._scan_inputs(x, a, d_skip), lengths=lengths, **self._scan_options)
-        return self.out_proj(y)
+        stream = self.stream(x, lengths, d_skip)
+        [mean] = pooled_selective_scans([stream], a, True, zoh=self.config.zoh, backend=self.config.scan)
+        return self.out_proj(mean)
 
-    @property
-    def _scan_options(self) -> dict[str, Any]:
-        return {"zoh": self.config.zoh, "backend": self.config.scan}
-
-    def _scan_inputs(self, x: Tensor, a: Tensor, d_skip: Tensor) -> tuple:
-        """(u, delta, A, B, C, D, z, delta_bias, delta_softplus) of the scan."""
+    def stream(self, x: Tensor, lengths: Tensor | None, d_skip: Tensor) -> Stream:
+        """x (B, L, d) -> what the SSM scans (eq. 5's Conv1d; delta, B and C follow the input), with softplus still to come."""
         inner = self.in_proj(x)
         u, z = inner.chunk(2, dim=-1) if self.gated else (inner, None)
         u = F.silu(self.conv1d(u.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))  # causal: padded left, cut right
         delta, b, c = self.x_proj(u).split([self.config.rank, self.config.d_state, self.config.d_state], dim=-1)
         delta = F.linear(delta, self.dt_proj.weight)  # its bias is added inside the scan, in float32
-        return u, delta, a, b, c, d_skip, z, self.dt_proj.bias, True
+        return Stream(u, delta, b, c, d_skip, z, self.dt_proj.bias, lengths)
 
 
 def projection(config: HeadConfig, modality: str, width: int) -> nn.Module:

@@ -11,6 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton's kernels then run on the CPU; read when they are first imported
 
 COUNT = "count: "
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -20,6 +24,8 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 def _skip_without_what_it_needs(request):
     if request.node.get_closest_marker("shared") and not (SHARED / "data" / "ek100").is_dir():
         pytest.skip("needs the shared EK100 annotations and clips beside the checkout")
+    if request.node.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
     if request.node.get_closest_marker("soak") and "soak" not in request.config.getoption("markexpr"):
         pytest.skip("a long test; run with `pytest -m soak`")
 

@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True, params=["reference", "chunked"])
 def _backend(request, monkeypatch):
     """What `auto` stands for here: the backends that compute in float64. The others are tested beside them."""
-    monkeypatch.setattr(scan, "AUTO_ORDER", (request.param,))
+    monkeypatch.setattr(scan, "AUTO_ORDER", {"cpu": (request.param,)})
 
 
 def inputs(batch=3, length=7, channels=5, states=4, dtype=torch.float64):

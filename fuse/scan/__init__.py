@@ -6,7 +6,9 @@ B batch, L steps (frames or tokens), D channels, N states a channel, G groups of
 parameter; delta, B and C follow the input. Layout: steps before channels, (B, L, D), as the features come.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Sequence
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -14,10 +16,24 @@ from torch import Tensor
 
 from mambavl.configs import did_you_mean
 from mambavl.configs.errors import UsageError
-from mambavl.fuse.scan import chunked, cpu, reference
+from mambavl.fuse.scan import chunked, cpu, mamba, operator, reference, triton
+from mambavl.fuse.scan.streams import Options, Stream
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "chunked": chunked, "cpu": cpu}
-AUTO_ORDER = ("cpu", "chunked")  # the first that is available and takes the tensors
+__all__ = [
+    "BACKENDS",
+    "Stream",
+    "available_backends",
+    "pick",
+    "pooled_selective_scan",
+    "pooled_selective_scans",
+    "selective_scan",
+]
+
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "chunked": chunked, "cpu": cpu, "triton": triton, "mamba": mamba}
+AUTO_ORDER = {"cuda": ("triton", "chunked"), "cpu": ("cpu", "chunked")}  # the first that is available and takes the tensors
+STREAM_DTYPED = ("u", "delta", "B", "C", "z")  # under autocast these go to its dtype; A, D, delta_bias and states stay wide
+
+log = logging.getLogger(__name__)
 
 
 def available_backends() -> dict[str, str]:
@@ -33,7 +49,10 @@ def pick(backend: str = "auto", device: torch.device | str = "cpu", dtype: torch
     """
     device = torch.device(device)
     if backend == "auto":
-        return next(name for name in AUTO_ORDER if not (BACKENDS[name].unavailable() or BACKENDS[name].refuses(device, dtype)))
+        order = AUTO_ORDER.get(device.type, ("chunked",))
+        name = next(name for name in order if not (BACKENDS[name].unavailable() or BACKENDS[name].refuses(device, dtype)))
+        _say_once(name, device.type)
+        return name
     if backend not in BACKENDS:
         raise UsageError(f"there is no scan backend {backend!r}{did_you_mean(backend, ['auto', *BACKENDS])}")
     reason = BACKENDS[backend].unavailable() or BACKENDS[backend].refuses(device, dtype)
@@ -67,10 +86,9 @@ def selective_scan(
     kept in float32, in float64 for float64 inputs. Training through the reference keeps every step's (B, D, N) state: at 1,569
     tokens, B = 128, D = 1,536, N = 16 about 70 GB (measured by rows); the others keep that of one step in 32 to 64.
     """
-    return _implementation(backend, u, "selective_scan")(
-        u, delta, A, B, C, D, z, delta_bias, delta_softplus,
-        lengths=lengths, initial_state=initial_state, return_last_state=return_last_state, zoh=zoh,
-    )  # fmt: skip
+    stream = Stream(u, delta, B, C, D, z, delta_bias, lengths, initial_state)
+    [(y, last)] = _scan([stream], A, Options(delta_softplus, zoh), backend)
+    return (y, last) if return_last_state else y
 
 
 def pooled_selective_scan(
@@ -90,10 +108,59 @@ def pooled_selective_scan(
     backend: str = "auto",
 ) -> Tensor:
     """The mean (B, D) of `selective_scan` over each row's valid steps, without ever writing (B, L, D); 0 for an empty row."""
-    return _implementation(backend, u, "pooled_selective_scan")(
-        u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths=lengths, initial_state=initial_state, zoh=zoh
-    )
+    stream = Stream(u, delta, B, C, D, z, delta_bias, lengths, initial_state)
+    return pooled_selective_scans([stream], A, delta_softplus, zoh=zoh, backend=backend)[0]
 
 
-def _implementation(backend: str, u: Tensor, function: str) -> Callable:
-    return getattr(BACKENDS[pick(backend, u.device, u.dtype)], function)
+def pooled_selective_scans(
+    streams: Sequence[Stream], A: Tensor, delta_softplus: bool = False, *, zoh: bool = False, backend: str = "auto"
+) -> list[Tensor]:
+    """`pooled_selective_scan` of several streams that share A, each (B_s, L_s, ...) of its own; on a GPU in one launch, with one
+    dA."""
+    return [mean for mean, _ in _scan(list(streams), A, Options(delta_softplus, zoh, pooled=True), backend)]
+
+
+def _scan(streams: list[Stream], A: Tensor, options: Options, backend: str) -> list[tuple[Tensor, Tensor]]:
+    """(y or its mean, last state) of each stream."""
+    device = A.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        streams = [s._replace(**{name: _to(getattr(s, name), dtype) for name in STREAM_DTYPED}) for s in streams]
+    _check(streams, A)
+    name = pick(backend, A.device, streams[0].u.dtype)
+    if name in operator.KERNELS:
+        return operator.scan(streams, A, options, name)
+    return [BACKENDS[name].scan(s, A, options) for s in streams]
+
+
+def _to(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if x is None or x.dtype == torch.float64 else x.to(dtype)
+
+
+def _check(streams: list[Stream], A: Tensor) -> None:
+    """Kernels read raw memory: shapes and devices that do not fit are refused here, with their names. Raises ValueError."""
+    channels, states = A.shape
+    for s in streams:
+        if s.u.ndim != 3 or s.u.shape[2] != channels:
+            raise ValueError(f"u is {tuple(s.u.shape)} and A {tuple(A.shape)}: expected (B, L, D) and (D, N)")
+        batch, steps = s.u.shape[:2]
+        shapes = {
+            "delta": {(batch, steps, channels)}, "z": {(batch, steps, channels)}, "D": {(channels,)},
+            "delta_bias": {(channels,)}, "lengths": {(batch,)}, "initial_state": {(batch, channels, states)},
+        }  # fmt: skip
+        for name in ("B", "C"):
+            groups = getattr(s, name).shape[2] if getattr(s, name).ndim == 4 else 1
+            shapes[name] = {(channels, states), (batch, steps, states)}
+            if groups and channels % groups == 0:
+                shapes[name].add((batch, steps, groups, states))
+        for name, allowed in shapes.items():
+            x = getattr(s, name)
+            if x is not None and tuple(x.shape) not in allowed:
+                raise ValueError(f"{name} is {tuple(x.shape)}; with u {tuple(s.u.shape)} and A {tuple(A.shape)} it is {allowed}")
+            if x is not None and x.device != A.device:
+                raise ValueError(f"{name} is on {x.device} and A on {A.device}")
+
+
+@cache
+def _say_once(name: str, device: str) -> None:
+    log.info("selective scan on %s: %s", device, name)

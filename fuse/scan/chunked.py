@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mambavl.fuse.scan.streams import Options, Stream, common_groups, gather, spread, state_dtype
+
 TERMS = 12  # of the series for exact ZOH: beyond float64 at |x| < 1/4
 BYTES = 32 * 2**20  # about what one tensor of a chunk's states takes; larger ones leave the cache, smaller ones cost more calls
 
@@ -29,44 +31,22 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def selective_scan(
-    u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, *,
-    lengths=None, initial_state=None, return_last_state=False, zoh=False,
-):  # fmt: skip
-    """See `mambavl.fuse.scan.selective_scan`."""
-    y, last = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths, initial_state, zoh, pooled=False)
-    return (y, last) if return_last_state else y
+def chunk_of(steps: int) -> int:
+    """Steps between two checkpoints; there are about as many chunks as steps in one, so that neither takes much memory."""
+    return max(16, math.isqrt(steps))
 
 
-def pooled_selective_scan(
-    u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, *,
-    lengths=None, initial_state=None, zoh=False,
-):  # fmt: skip
-    """See `mambavl.fuse.scan.pooled_selective_scan`."""
-    total, _ = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths, initial_state, zoh, pooled=True)
-    length = u.shape[1]
-    count = torch.full_like(total[:, 0], length) if lengths is None else lengths.to(total).clamp(max=length)
-    return (total / count.clamp(min=1)[:, None]).to(u.dtype)
+def forward(A: Tensor, streams: list[Stream], options: Options, keep: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """(y, last state (B, N, D), checkpoints (B, chunks, N, D)) of each stream."""
+    return [_forward(A, s, options, keep) for s in streams]
 
 
-def _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths, initial_state, zoh, pooled) -> tuple[Tensor, Tensor]:
-    """(y (B, L, D) in u's dtype, or its sum over the steps (B, D) in float32 or wider; last state (B, D, N))."""
-    wide, (batch, length, channels) = torch.promote_types(u.dtype, torch.float32), u.shape
-    groups = next((x.shape[2] for x in (B, C) if x.ndim == 4), 1)
-    delta = delta.to(wide) if delta_bias is None else delta.to(wide) + delta_bias.to(wide)
-    if delta_softplus:
-        delta = F.softplus(delta)
-    inputs, valid = [x if x is None else x.to(wide) for x in (u, delta, B, C, z)], None
-    if lengths is not None:  # zeros at padding keep the state and add nothing; `where` stops a NaN that stands there
-        valid = (torch.arange(length, device=u.device) < lengths.to(u.device)[:, None])[..., None]  # (B, L, 1)
-        inputs = [
-            x if x is None or x.ndim == 2 else torch.where(valid if x.ndim == 3 else valid[..., None], x, 0.0) for x in inputs
-        ]
-    u_, delta, B, C, z = inputs
-    h = u_.new_zeros(batch, channels, A.shape[1]) if initial_state is None else initial_state.to(wide)
-    D = None if D is None else D.to(wide)
-    y, last = _Scan.apply(u_, delta, A.to(wide), B, C, D, z, h, valid, groups, zoh, pooled)
-    return (y if pooled else y.to(u.dtype)), last
+def backward(
+    A: Tensor, streams: list[Stream], options: Options, checkpoints: list[Tensor], dys: list[Tensor], dlasts: list[Tensor | None]
+) -> tuple[Tensor, list[Stream]]:
+    """dA, and the gradients of each stream."""
+    found = [_backward(A, *each, options) for each in zip(streams, checkpoints, dys, dlasts, strict=True)]
+    return torch.stack([da for da, _ in found]).sum(0), [gradients for _, gradients in found]
 
 
 class _Chunk(NamedTuple):
@@ -82,119 +62,142 @@ class _Chunk(NamedTuple):
     z: Tensor | None
 
 
-class _Scan(torch.autograd.Function):
-    """The recurrence over inputs that are wide, masked, and past softplus."""
+class _Inputs(NamedTuple):
+    """A stream's tensors, wide, past bias and softplus, and zero at padding: that keeps the state and adds nothing there."""
 
-    @staticmethod
-    def forward(ctx, u, delta, A, B, C, D, z, h, valid, groups, zoh, pooled):
-        ctx.set_materialize_grads(False)
-        batch, length, channels = u.shape
-        y = u.new_zeros(batch, channels) if pooled else torch.empty_like(u, memory_format=torch.contiguous_format)
-        last = torch.empty_like(h)
-        a = A.unflatten(0, (groups, -1))
-        starts = u.new_empty(max(1, len(_starts(length))), *h.shape)
-        for rows in _rows(batch, length, A):
-            state = h[rows].unflatten(1, (groups, -1))
-            for number, chunk in enumerate(_chunks(u, delta, B, C, z, rows, groups)):
-                starts[number, rows] = state.flatten(1, 2)
-                states, _ = _states(chunk, a, state, zoh)
-                state = states[:, -1]
-                out = _gated(_read(states, chunk, D), chunk.z).flatten(2)
-                if valid is not None:  # a constant C reads the state at padding too
-                    out = torch.where(valid[rows, chunk.steps], out, 0.0)
-                if pooled:
-                    y[rows] += out.sum(1)
-                else:
-                    y[rows, chunk.steps] = out
-            last[rows] = state.flatten(1, 2)
-        ctx.save_for_backward(u, delta, A, B, C, D, z, valid, starts)
-        ctx.options = groups, zoh, pooled
-        return y, last
-
-    @staticmethod
-    def backward(ctx, dy, dlast):
-        u, delta, A, B, C, D, z, valid, starts = ctx.saved_tensors
-        groups, zoh, pooled = ctx.options
-        a = A.unflatten(0, (groups, -1))
-        du, ddelta, dA, dB, dC = (torch.zeros_like(x) for x in (u, delta, a, B, C))
-        dD, dz = (None if x is None else torch.zeros_like(x) for x in (D, z))
-        dh0 = torch.zeros_like(starts[0])
-        for rows in _rows(u.shape[0], u.shape[1], A):
-            carry = torch.zeros_like(starts[0, rows]) if dlast is None else dlast[rows]
-            carry = carry.unflatten(1, (groups, -1))
-            chunks = list(enumerate(_chunks(u, delta, B, C, z, rows, groups)))
-            for number, chunk in reversed(chunks):
-                before = starts[number, rows].unflatten(1, (groups, -1))
-                states, decays = _states(chunk, a, before, zoh)
-                grad = torch.zeros_like(chunk.u) if dy is None else _upstream(dy, chunk, pooled)
-                if valid is not None:
-                    grad = torch.where(valid[rows, chunk.steps][..., None], grad, 0.0)
-                if z is not None:
-                    gate = torch.sigmoid(chunk.z)
-                    slope = gate * (1 + chunk.z * (1 - gate))
-                    dz[rows, chunk.steps] = (grad * _read(states, chunk, D) * slope).flatten(2)
-                    grad = grad * chunk.z * gate
-                if D is not None:
-                    dD += (grad * chunk.u).sum((0, 1)).flatten()
-                _add(dC, grad[..., None] * states, chunk)
-                dh = grad[..., None] * chunk.C  # (b, c, G, P, N); from here on the gradient of each state
-                dh[:, -1] += carry
-                for t in range(dh.shape[1] - 1, 0, -1):
-                    dh[:, t - 1].addcmul_(dh[:, t], decays[:, t])
-                carry = dh[:, 0] * decays[:, 0]
-                previous = torch.cat([before[:, None], states[:, :-1]], 1)
-                dx = dh * decays * previous
-                phi, slope = _phi(chunk.delta[..., None] * a, decays) if zoh else (1.0, None)
-                du_delta = (chunk.u * chunk.delta)[..., None]
-                _add(dB, dh * phi * du_delta, chunk)
-                dh_b = dh * chunk.B
-                if zoh:
-                    dx = dx + dh_b * du_delta * slope
-                held = (dh_b * phi).sum(-1)
-                du_chunk = held * chunk.delta
-                ddelta_chunk = (dx * a).sum(-1) + held * chunk.u
-                dA += (dx * chunk.delta[..., None]).sum((0, 1))
-                if D is not None:
-                    du_chunk = du_chunk + grad * D.view(groups, -1)
-                du[rows, chunk.steps], ddelta[rows, chunk.steps] = du_chunk.flatten(2), ddelta_chunk.flatten(2)
-            dh0[rows] = carry.flatten(1, 2)
-        return du, ddelta, dA.flatten(0, 1), dB, dC, dD, dz, dh0, None, None, None, None
+    u: Tensor
+    delta: Tensor
+    B: Tensor
+    C: Tensor
+    z: Tensor | None
+    D: Tensor | None
+    a: Tensor  # (G, P, N)
+    slope: Tensor | float  # of softplus
+    valid: Tensor | None  # (B, L, 1)
+    count: Tensor  # (B, 1): valid steps of each row, at least 1
+    start: Tensor  # (B, D, N)
+    groups: int
 
 
-def _starts(length: int) -> range:
-    """The first step of each chunk; there are about as many chunks as steps in one, so that neither takes much memory."""
-    return range(0, length, max(16, math.isqrt(length)))
+def _inputs(A: Tensor, s: Stream, options: Options) -> _Inputs:
+    wide, (batch, length, channels) = state_dtype(s.u.dtype), s.u.shape
+    groups = common_groups([s])
+    delta, slope = s.delta.to(wide) if s.delta_bias is None else s.delta.to(wide) + s.delta_bias.to(wide), 1.0
+    if options.softplus:
+        delta, slope = F.softplus(delta), torch.sigmoid(delta)
+    u, B, C, z = (None if x is None else x.to(wide) for x in (s.u, s.B, s.C, s.z))
+    B, C = (x if x.ndim == 2 else spread(x, groups) for x in (B, C))
+    valid, count = None, torch.full((batch, 1), max(1, length), dtype=wide, device=u.device)
+    if s.lengths is not None:
+        valid = (torch.arange(length, device=u.device) < s.lengths.to(u.device)[:, None])[..., None]
+        count = s.lengths.to(count).clamp(1, max(1, length))[:, None]
+        # `where`, not `*`, stops a NaN that stands there
+        u, delta, B, C, z = (
+            x if x is None or x.ndim == 2 else torch.where(valid if x.ndim == 3 else valid[..., None], x, 0.0)
+            for x in (u, delta, B, C, z)
+        )
+    start = u.new_zeros(batch, channels, A.shape[1]) if s.initial_state is None else s.initial_state.to(wide)
+    D = None if s.D is None else s.D.to(wide)
+    return _Inputs(u, delta, B, C, z, D, A.to(wide).unflatten(0, (groups, -1)), slope, valid, count, start, groups)
+
+
+def _forward(A: Tensor, stream: Stream, options: Options, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    x = _inputs(A, stream, options)
+    batch, length, channels = x.u.shape
+    y = x.u.new_zeros(batch, channels) if options.pooled else torch.empty_like(x.u, memory_format=torch.contiguous_format)
+    last = torch.empty_like(x.start)
+    notes = x.u.new_empty(batch, -(-length // chunk_of(length)) if keep else 0, A.shape[1], channels)
+    for rows in _rows(batch, length, A):
+        state = x.start[rows].unflatten(1, (x.groups, -1))
+        for number, chunk in enumerate(_chunks(x, rows)):
+            if keep:
+                notes[rows, number] = state.flatten(1, 2).mT
+            states, _ = _states(chunk, x.a, state, options.zoh)
+            state = states[:, -1]
+            out = _gated(_read(states, chunk, x.D), chunk.z).flatten(2)
+            if x.valid is not None:  # a constant C reads the state at padding too
+                out = torch.where(x.valid[rows, chunk.steps], out, 0.0)
+            if options.pooled:
+                y[rows] += out.sum(1)
+            else:
+                y[rows, chunk.steps] = out
+        last[rows] = state.flatten(1, 2)
+    return (y / x.count if options.pooled else y).to(stream.u.dtype), last.mT.contiguous(), notes
+
+
+def _backward(
+    A: Tensor, stream: Stream, notes: Tensor, dy: Tensor, dlast: Tensor | None, options: Options
+) -> tuple[Tensor, Stream]:
+    """(dA, the stream's gradients)"""
+    x = _inputs(A, stream, options)
+    dy = dy.to(x.u.dtype) / (x.count if options.pooled else 1.0)
+    du, ddelta, dA, dB, dC = (torch.zeros_like(value) for value in (x.u, x.delta, x.a, x.B, x.C))
+    dD, dz = (None if value is None else torch.zeros_like(value) for value in (x.D, x.z))
+    dstart = torch.zeros_like(x.start)
+    for rows in _rows(x.u.shape[0], x.u.shape[1], A):
+        carry = torch.zeros_like(x.start[rows]) if dlast is None else dlast[rows].mT
+        carry = carry.unflatten(1, (x.groups, -1))
+        for number, chunk in reversed(list(enumerate(_chunks(x, rows)))):
+            before = notes[rows, number].mT.unflatten(1, (x.groups, -1))
+            states, decays = _states(chunk, x.a, before, options.zoh)
+            grad = _upstream(dy, chunk, options.pooled)
+            if x.valid is not None:
+                grad = torch.where(x.valid[rows, chunk.steps][..., None], grad, 0.0)
+            if dz is not None:
+                gate = torch.sigmoid(chunk.z)
+                dz[rows, chunk.steps] = (grad * _read(states, chunk, x.D) * gate * (1 + chunk.z * (1 - gate))).flatten(2)
+                grad = grad * chunk.z * gate
+            if dD is not None:
+                dD += (grad * chunk.u).sum((0, 1)).flatten()
+            _add(dC, grad[..., None] * states, chunk)
+            dh = grad[..., None] * chunk.C  # (b, c, G, P, N); from here on the gradient of each state
+            dh[:, -1] += carry
+            for t in range(dh.shape[1] - 1, 0, -1):
+                dh[:, t - 1].addcmul_(dh[:, t], decays[:, t])
+            carry = dh[:, 0] * decays[:, 0]
+            previous = torch.cat([before[:, None], states[:, :-1]], 1)
+            dx = dh * decays * previous
+            phi, slope = _phi(chunk.delta[..., None] * x.a, decays) if options.zoh else (1.0, None)
+            du_delta = (chunk.u * chunk.delta)[..., None]
+            _add(dB, dh * phi * du_delta, chunk)
+            dh_b = dh * chunk.B
+            if options.zoh:
+                dx = dx + dh_b * du_delta * slope
+            held = (dh_b * phi).sum(-1)
+            du_chunk = held * chunk.delta
+            if x.D is not None:
+                du_chunk = du_chunk + grad * x.D.view(x.groups, -1)
+            dA += (dx * chunk.delta[..., None]).sum((0, 1))
+            du[rows, chunk.steps] = du_chunk.flatten(2)
+            ddelta[rows, chunk.steps] = ((dx * x.a).sum(-1) + held * chunk.u).flatten(2)
+        dstart[rows] = carry.flatten(1, 2)
+    ddelta = ddelta * x.slope
+    if x.valid is not None:
+        ddelta = torch.where(x.valid, ddelta, 0.0)
+    dbias = None if stream.delta_bias is None else ddelta.sum((0, 1))
+    dB, dC = (gradient if like.ndim == 2 else gather(gradient, like) for gradient, like in ((dB, stream.B), (dC, stream.C)))
+    initial = None if stream.initial_state is None else dstart
+    return dA.flatten(0, 1), Stream(du, ddelta, dB, dC, dD, dz, dbias, None, initial)
 
 
 def _rows(batch: int, length: int, A: Tensor) -> Iterator[slice]:
     """The batch in parts whose states of one chunk take about BYTES."""
-    steps = min(length, _starts(length).step) if length else 1
-    size = max(1, BYTES // max(1, steps * A.numel() * A.element_size()))
+    size = max(1, BYTES // max(1, min(length, chunk_of(length)) * A.numel() * A.element_size()))
     return (slice(first, min(first + size, batch)) for first in range(0, batch, size))
 
 
-def _chunks(u, delta, B, C, z, rows, groups) -> Iterator[_Chunk]:
-    def grouped(x: Tensor | None, steps: slice) -> Tensor | None:
-        return None if x is None else x[rows, steps].unflatten(2, (groups, -1))
+def _chunks(x: _Inputs, rows: slice) -> Iterator[_Chunk]:
+    def grouped(value: Tensor | None, steps: slice) -> Tensor | None:
+        return None if value is None else value[rows, steps].unflatten(2, (x.groups, -1))
 
-    def coefficients(x: Tensor, steps: slice) -> Tensor:
-        if x.ndim == 2:
-            return x.unflatten(0, (groups, -1))  # (G, P, N)
-        x = x[rows, steps]
-        return x[:, :, None, None] if x.ndim == 3 else x.unsqueeze(3)  # (b, c, G or 1, 1, N)
+    def coefficients(value: Tensor, steps: slice) -> Tensor:
+        return value.unflatten(0, (x.groups, -1)) if value.ndim == 2 else value[rows, steps].unsqueeze(3)
 
-    starts = _starts(u.shape[1])
-    for first in starts:
-        steps = slice(first, min(first + starts.step, u.shape[1]))
-        yield _Chunk(
-            rows,
-            steps,
-            grouped(u, steps),
-            grouped(delta, steps),
-            coefficients(B, steps),
-            coefficients(C, steps),
-            grouped(z, steps),
-        )
+    length = x.u.shape[1]
+    for first in range(0, length, chunk_of(length)):
+        steps = slice(first, min(first + chunk_of(length), length))
+        own = (grouped(x.u, steps), grouped(x.delta, steps), coefficients(x.B, steps), coefficients(x.C, steps))
+        yield _Chunk(rows, steps, *own, grouped(x.z, steps))
 
 
 def _states(chunk: _Chunk, a: Tensor, h: Tensor, zoh: bool) -> tuple[Tensor, Tensor]:
@@ -242,7 +245,5 @@ def _add(total: Tensor, gradient: Tensor, chunk: _Chunk) -> None:
     """Add the gradient (b, c, G, P, N) of B or C where it belongs: summed over what shares a coefficient."""
     if total.ndim == 2:
         total += gradient.sum((0, 1)).flatten(0, 1)
-    elif total.ndim == 3:
-        total[chunk.rows, chunk.steps] = gradient.sum((2, 3))
     else:
         total[chunk.rows, chunk.steps] = gradient.sum(3)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mambavl.fuse.scan.streams import Options, Stream, state_dtype
+
 
 def unavailable() -> str | None:
     """Why this backend cannot run here; None: it runs wherever PyTorch does."""
@@ -17,65 +19,45 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def selective_scan(
-    u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, *,
-    lengths=None, initial_state=None, return_last_state=False, zoh=False,
-):  # fmt: skip
-    """See `mambavl.fuse.scan.selective_scan`."""
-    state, ys = _start(u, A, initial_state), []
-    for h, y in _steps(u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths, initial_state, zoh):
-        state = h
-        ys.append(y)
-    out = torch.stack(ys, dim=1).to(u.dtype) if ys else torch.zeros_like(u)
-    return (out, state) if return_last_state else out
+def scan(s: Stream, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """(y (B, L, D), or its masked mean (B, D); last state (B, D, N)) of one stream."""
+    steps = _steps(s, A, options)
+    state = _start(s, A)
+    if not options.pooled:
+        ys = []
+        for h, y in steps:
+            state = h
+            ys.append(y)
+        return (torch.stack(ys, dim=1).to(s.u.dtype) if ys else torch.zeros_like(s.u)), state
+    total = torch.zeros_like(state[..., 0])
+    for h, y in steps:
+        state, total = h, total + y
+    length = s.u.shape[1]
+    count = torch.full_like(total[:, 0], length) if s.lengths is None else s.lengths.to(total).clamp(max=length)
+    return (total / count.clamp(min=1)[:, None]).to(s.u.dtype), state
 
 
-def pooled_selective_scan(
-    u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, *,
-    lengths=None, initial_state=None, zoh=False,
-):  # fmt: skip
-    """See `mambavl.fuse.scan.pooled_selective_scan`."""
-    total = torch.zeros(u.shape[0], u.shape[2], dtype=_wide(u.dtype), device=u.device)
-    for _, y in _steps(u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths, initial_state, zoh):
-        total = total + y
-    length = u.shape[1]
-    count = torch.full_like(total[:, 0], length) if lengths is None else lengths.to(total).clamp(max=length)
-    return (total / count.clamp(min=1)[:, None]).to(u.dtype)
-
-
-def _steps(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    lengths: Tensor | None,
-    h: Tensor | None,
-    zoh: bool,
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _steps(s: Stream, A: Tensor, options: Options) -> Iterator[tuple[Tensor, Tensor]]:
     """(h_t (B, D, N), y_t (B, D)) for t = 0 .. L-1; y_t is 0 and h_t unchanged at padding."""
+    u, delta, B, C, D, z, delta_bias, lengths, _ = s
     _, length, channels = u.shape
-    wide = _wide(u.dtype)
+    wide = state_dtype(u.dtype)
     u, delta, A, B, C = (x.to(wide) for x in (u, delta, A, B, C))
     if delta_bias is not None:
         delta = delta + delta_bias.to(wide)
-    if delta_softplus:
+    if options.softplus:
         delta = F.softplus(delta)
     if lengths is not None:
         # Zeros at padding: exp(0 A) = 1 keeps the state and 0 B u adds nothing. `where`, not `*`, stops a NaN that stands there.
         valid = (torch.arange(length, device=u.device) < lengths.to(u.device)[:, None])[..., None]  # (B, L, 1)
         u, delta, B, C, z = (None if x is None else _zero_outside(valid, x) for x in (u, delta, B, C, z))
-    h = _start(u, A, h)
+    h = _start(s, A)
     gates = None if z is None else F.silu(z.to(wide)).unbind(1)
     # unbind, not u[:, t]: the gradient of a slice is a whole tensor of zeros, L times over
     steps = zip(u.unbind(1), delta.unbind(1), _by_step(B, length, channels), _by_step(C, length, channels), strict=True)
     for t, (u_t, delta_t, b, c) in enumerate(steps):  # (B, D), (B, D), and b, c ready to meet (B, D, N)
         decay = delta_t[..., None] * A
-        gain = delta_t[..., None] * _phi(decay) if zoh else delta_t[..., None]
+        gain = delta_t[..., None] * _phi(decay) if options.zoh else delta_t[..., None]
         h = torch.exp(decay) * h + gain * b * u_t[..., None]
         y = (h * c).sum(-1)
         if D is not None:
@@ -92,11 +74,10 @@ def _phi(x: Tensor) -> Tensor:
     return torch.where(small, 1 + x / 2 * (1 + x / 3 * (1 + x / 4)), torch.expm1(safe) / safe)
 
 
-def _start(u: Tensor, A: Tensor, initial_state: Tensor | None) -> Tensor:
+def _start(s: Stream, A: Tensor) -> Tensor:
     """h before the first step, (B, D, N)."""
-    if initial_state is not None:
-        return initial_state.to(_wide(u.dtype))
-    return torch.zeros(u.shape[0], *A.shape, dtype=_wide(u.dtype), device=u.device)
+    wide = state_dtype(s.u.dtype)
+    return s.u.new_zeros(s.u.shape[0], *A.shape, dtype=wide) if s.initial_state is None else s.initial_state.to(wide)
 
 
 def _zero_outside(valid: Tensor, x: Tensor) -> Tensor:
@@ -111,8 +92,3 @@ def _by_step(coefficients: Tensor, length: int, channels: int) -> Sequence[Tenso
     if coefficients.ndim == 3:
         return coefficients.unsqueeze(2).unbind(1)  # (B, 1, N)
     return coefficients.repeat_interleave(channels // coefficients.shape[2], dim=2).unbind(1)  # (B, D, N)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """What the state is kept in: never less than float32."""
-    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,171 @@
+"""The selective scan on a GPU through Triton (kernels.py): NVIDIA and AMD, no compiler to install; all streams in one launch.
+
+Inputs may be float32, bfloat16 or float16; the state is float32. Under TRITON_INTERPRET=1 the same kernels run on a CPU, slowly:
+that is how they are tested where there is no GPU. On a GPU a small case is computed first and compared with `chunked`; where it
+comes out different this backend says so and is not taken.
+"""
+
+import importlib.util
+import math
+import os
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from mambavl.fuse.scan import chunked
+from mambavl.fuse.scan.streams import Options, Stream, common_groups, gather, spread
+
+CHUNK = 32  # steps between the states that forward keeps
+FINE = 2  # states that backward holds in registers: with 4 of 16 they no longer fit
+BLOCK = 32  # channels of a program: one for each lane of a warp
+PROGRAMS = 2048  # of backward, about; fixed, for partial sums are added in their order
+
+
+def unavailable() -> str | None:
+    """Why this backend cannot run here; None: it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; it comes with PyTorch's builds for GPUs"
+    return None if _interpreted() or torch.cuda.is_available() else "there is no GPU"
+
+
+def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why it does not take such tensors; None: it does."""
+    if device.type != ("cpu" if _interpreted() else "cuda"):
+        return f"it computes on a GPU and the tensors are on {device}"
+    if dtype == torch.float64:
+        return "it computes in float32 and the tensors are float64"
+    return None if _interpreted() else _wrong(device)
+
+
+def chunk_of(steps: int) -> int:
+    """Steps between two checkpoints."""
+    return CHUNK
+
+
+def forward(A: Tensor, streams: list[Stream], options: Options, keep: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """(y, last state (B, N, D), checkpoints (B, chunks, N, D)) of each stream."""
+    call = _Call(A, streams, options)
+    ys, lasts, checkpoints = [], [], []
+    for s in call.streams:
+        batch, steps, channels = s.u.shape
+        shape = (batch, channels) if options.pooled else (batch, steps, channels)
+        ys.append(s.u.new_empty(shape) if s.lengths is None else s.u.new_zeros(shape))
+        lasts.append(s.u.new_empty(batch, A.shape[1], channels, dtype=torch.float32))
+        checkpoints.append(lasts[-1].new_empty(batch, -(-steps // CHUNK) if keep else 0, A.shape[1], channels))
+    noted = tuple(x if keep else None for x in checkpoints)
+    if call.rows:
+        _kernels().forward[(call.rows, call.blocks_in_all)](
+            call.A, *call.columns, tuple(ys), tuple(lasts), noted, *call.sizes, **call.constants, num_warps=1
+        )
+    return [(y.to(s.u.dtype), last, c) for y, last, c, s in zip(ys, lasts, checkpoints, streams, strict=True)]
+
+
+def backward(
+    A: Tensor, streams: list[Stream], options: Options, checkpoints: list[Tensor], dys: list[Tensor], dlasts: list[Tensor | None]
+) -> tuple[Tensor, list[Stream]]:
+    """dA, and the gradients of each stream."""
+    call = _Call(A, streams, options)
+    programs = max(1, min(call.rows, PROGRAMS // call.blocks_in_all))
+    most = max(min(s.u.shape[1], CHUNK) for s in streams)
+    notes = 1 << (max(1, -(-most // FINE)) - 1).bit_length()  # a power of two, so that few variants are compiled
+    scratch = call.A.new_empty(programs * call.blocks_in_all * notes * call.constants["N"] * BLOCK)
+    partial = lambda *shape: call.A.new_zeros(programs, *shape)
+    da, own = partial(*call.A.shape), []
+    for s in call.streams:
+        new = torch.empty_like if s.lengths is None else torch.zeros_like
+        by_step = (*s.u.shape[:2], call.blocks_in_all, A.shape[1])
+        fresh = s.u.new_empty if s.lengths is None else s.u.new_zeros
+        db, dc = (partial(*call.A.shape) if x.ndim == 2 else fresh(by_step, dtype=torch.float32) for x in (s.B, s.C))
+        dd, dbias = (None if x is None else partial(x.shape[0]) for x in (s.D, s.delta_bias))
+        dz, dinitial = (None if x is None else new(x) for x in (s.z, s.initial_state))
+        own.append(Stream(new(s.u), new(s.delta), db, dc, dd, dz, dbias, None, dinitial))
+    made = _columns(own)
+    if call.rows:
+        tensors = call.columns[:8] + tuple(tuple(_ready(x) for x in column) for column in (checkpoints, dys, dlasts))
+        _kernels().backward[(programs, call.blocks_in_all)](
+            call.A, *tensors, scratch, da, *made[:7], made[8], *call.sizes, **call.constants, FINE=FINE, NOTES=notes, num_warps=1
+        )
+    gradients = []
+    for s, g in zip(streams, own, strict=True):
+        db, dc = (_total(x, like, call.groups) for x, like in ((g.B, s.B), (g.C, s.C)))
+        dd, dbias = (None if x is None else x.sum(0) for x in (g.D, g.delta_bias))
+        dinitial = None if g.initial_state is None else g.initial_state.mT
+        gradients.append(Stream(g.u, g.delta, db, dc, dd, g.z, dbias, None, dinitial))
+    return da.sum(0).t(), gradients
+
+
+class _Call:
+    """A call's tensors as kernels.py wants them, and how the work is shared out."""
+
+    def __init__(self, A: Tensor, streams: list[Stream], options: Options) -> None:
+        channels, states = A.shape
+        self.A, self.groups = _ready(A.t().float()), common_groups(streams)
+        width = channels // self.groups
+        blocks = -(-width // BLOCK)
+        self.blocks_in_all, self.rows = self.groups * blocks, sum(s.u.shape[0] for s in streams)
+        self.streams = [
+            Stream(
+                _ready(s.u), _ready(s.delta), _ready(spread(s.B, self.groups)), _ready(spread(s.C, self.groups)),
+                _ready(s.D), _ready(s.z), _ready(s.delta_bias), _ready(s.lengths),
+                None if s.initial_state is None else _ready(s.initial_state.mT.float()),
+            )
+            for s in streams
+        ]  # fmt: skip
+        self.columns = _columns(self.streams)
+        batches, steps = tuple(s.u.shape[0] for s in streams), tuple(s.u.shape[1] for s in streams)
+        self.sizes = (batches, steps, states, channels, self.groups, width, blocks)
+        self.constants = {
+            "SOFTPLUS": options.softplus, "ZOH": options.zoh, "POOLED": options.pooled,
+            "CONSTANT_B": tuple(s.B.ndim == 2 for s in streams), "CONSTANT_C": tuple(s.C.ndim == 2 for s in streams),
+            "STREAMS": len(streams), "N": 1 << (states - 1).bit_length(), "BLOCK": BLOCK, "CHUNK": CHUNK,
+        }  # fmt: skip
+
+
+def _columns(streams: list[Stream]) -> tuple[tuple[Tensor | None, ...], ...]:
+    """Tensors by name, one entry a stream, in the order of kernels.py: u, delta, B, C, D, z, delta_bias, lengths, h_0."""
+    return tuple(zip(*streams, strict=True))
+
+
+def _total(partial: Tensor, like: Tensor, groups: int) -> Tensor:
+    """The gradient of B or C from the partial sums: over rows (programs, N, D), or over channels (B, L, groups * blocks, N)."""
+    return gather(partial.sum(0) if like.ndim == 2 else partial.unflatten(2, (groups, -1)).sum(3), like)
+
+
+def _ready(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.detach().contiguous()
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@cache
+def _kernels() -> ModuleType:
+    from mambavl.fuse.scan import kernels  # imports Triton, which takes a moment and may be absent
+
+    return kernels
+
+
+@cache
+def _wrong(device: torch.device) -> str | None:
+    """A small case of two streams beside `chunked`, once on each device: what is wrong with it, or None."""
+    g = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=g).to(device)
+    A, options = -torch.exp(draw(40, 16)), Options(softplus=True)
+    streams = [
+        Stream(draw(2, 70, 40), draw(2, 70, 40), draw(2, 70, 16), draw(2, 70, 16), draw(40), draw(2, 70, 40), draw(40)),
+        Stream(draw(3, 9, 40), draw(3, 9, 40), draw(3, 9, 16), draw(3, 9, 16), lengths=torch.tensor([9, 0, 5], device=device)),
+    ]
+    dys = [draw(*s.u.shape) for s in streams]
+    found = []
+    for backend in (forward, backward), (chunked.forward, chunked.backward):
+        try:
+            ys, lasts, checkpoints = (list(x) for x in zip(*backend[0](A, streams, options, True), strict=True))
+            da, gradients = backend[1](A, streams, options, checkpoints, dys, [None, None])
+        except Exception as error:  # a compiler's, a driver's: whatever it is, it is shown and this backend is not taken
+            return f"Triton failed on {device}: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+        found.append([*ys, *lasts, da, *(x for stream in gradients for x in stream if x is not None)])
+    worst = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(*found, strict=True))
+    return None if worst < 1e-4 and math.isfinite(worst) else f"Triton's results on {device} are off by {worst:.1e}"
