@@ -100,7 +100,8 @@ def test_the_mean_counts_steps_exactly_in_low_precision():
 def test_nan_in_padding_stays_out_of_the_result_and_of_every_gradient():
     x = {k: v.requires_grad_() for k, v in inputs().items()}
     with torch.no_grad():
-        x["u"][1, 4:] = torch.nan
+        for name in ("u", "delta", "z", "B", "C"):
+            x[name][1, 4:] = torch.nan
     lengths = torch.tensor([7, 4, 7])
     pooled = pooled_selective_scan(**x, delta_softplus=True, lengths=lengths)
     pooled.sum().backward()

@@ -43,14 +43,16 @@ def _steps(s: Stream, A: Tensor, options: Options) -> Iterator[tuple[Tensor, Ten
     _, length, channels = u.shape
     wide = state_dtype(u.dtype)
     u, delta, A, B, C = (x.to(wide) for x in (u, delta, A, B, C))
+    if lengths is not None:
+        # Zeros at padding, where a NaN may stand: `where`, not `*`, stops it, and its gradient.
+        valid = (torch.arange(length, device=u.device) < lengths.to(u.device)[:, None])[..., None]  # (B, L, 1)
+        u, delta, B, C, z = (None if x is None else _zero_outside(valid, x) for x in (u, delta, B, C, z))
     if delta_bias is not None:
         delta = delta + delta_bias.to(wide)
     if options.softplus:
         delta = F.softplus(delta)
     if lengths is not None:
-        # Zeros at padding: exp(0 A) = 1 keeps the state and 0 B u adds nothing. `where`, not `*`, stops a NaN that stands there.
-        valid = (torch.arange(length, device=u.device) < lengths.to(u.device)[:, None])[..., None]  # (B, L, 1)
-        u, delta, B, C, z = (None if x is None else _zero_outside(valid, x) for x in (u, delta, B, C, z))
+        delta = _zero_outside(valid, delta)  # exp(0 A) = 1 keeps the state and 0 B u adds nothing
     h = _start(s, A)
     gates = None if z is None else F.silu(z.to(wide)).unbind(1)
     # unbind, not u[:, t]: the gradient of a slice is a whole tensor of zeros, L times over
