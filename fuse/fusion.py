@@ -226,7 +226,8 @@ class Mixer(nn.Module):
         """x (B, L, d) -> what the SSM scans (eq. 5's Conv1d; delta, B and C follow the input), with softplus still to come."""
         inner = self.in_proj(x)
         u, z = inner.chunk(2, dim=-1) if self.gated else (inner, None)
-        u = F.silu(self.conv1d(u.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))  # causal: padded left, cut right
+        u = self.conv1d(u.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)  # causal: padded left, cut right
+        u = F.silu(u.contiguous())  # for x_proj and the scan, which would each make a copy of their own
         delta, b, c = self.x_proj(u).split([self.config.rank, self.config.d_state, self.config.d_state], dim=-1)
         delta = F.linear(delta, self.dt_proj.weight)  # its bias is added inside the scan, in float32
         return Stream(u, delta, b, c, d_skip, z, self.dt_proj.bias, lengths)

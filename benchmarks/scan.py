@@ -1,0 +1,550 @@
+"""How fast is the selective scan, forward and backward, beside other ways to compute it in PyTorch and beside what the machine
+could do at best; and what does a training step of the head cost beyond its matrix products?
+
+    PYTHONPATH=<folder with mambapy> python benchmarks/scan.py [--repeats 7] [--device cpu] [--out benchmarks/results/scan.json]
+
+Scans: float32, N = 16 states, with D, the gate z, delta's bias and softplus, at the shapes that the head meets: 16 frames and 40
+tokens at a batch of 128, the 1,569 tokens of a ViT at a batch of 8. Forward is without gradients; forward+backward gives those of
+all eight inputs. On a CPU with two threads unless OMP_NUM_THREADS says otherwise. Peers:
+
+    sequential     exp(delta A) and delta B u as (B, L, D, N), a loop over the steps x[:, t], stacked, contracted with C: what is
+                   usually written, written here. The gradient of each x[:, t] is a whole tensor of zeros, which makes it slow
+    unbound        the same, but its steps come by x.unbind(1), which has no such gradient: the best a loop in PyTorch does
+    mambapy        its parallel scan, pscan, called as its MambaBlock.selective_scan does (pip install mambapy)
+    transformers   mamba_selective_scan of its Mamba, the loop that runs where no kernel is; channels first, as it wants them
+
+Every way's first result, gradients too, is checked against ours before it is timed. Ways take turns; medians of --repeats, of at
+most 3 where the first call took over 2 seconds. What does not fit into memory or takes too long has a dash, and the reason below.
+
+Roofline (CPU, needs cc): the rates of vector multiply-adds, of the scan's own exp2 and of copying memory, measured by a small C
+library on as many threads; see `roofline` for what is counted. Then: a Mixer block that is pooled inside its scan beside one that
+is averaged after it; the peak memory of a long scan, each in a fresh process; a training step of SSMFusion (forward, two
+cross-entropies, backward) beside its matrix products alone.
+
+The last line is JSON; ratios "vs" a peer above 1 mean that ours is faster. Wants 17 GB of memory; takes about 15 minutes, mostly
+the peers'.
+"""
+
+import argparse
+import ctypes
+import importlib
+import importlib.metadata
+import inspect
+import json
+import math
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mambavl.configs.errors import UsageError
+from mambavl.fuse.fusion import FusionConfig, Mixer, SSMFusion, StreamShape
+from mambavl.fuse.scan import available_backends, pick, pooled_selective_scan, selective_scan
+
+N = 16
+SHAPES = ((128, 16, 1536), (128, 40, 1536), (8, 1569, 1536))  # (B, L, D)
+LONG = (128, 1569, 1536)  # whose memory is measured
+QUICK_SHAPES = ((2, 4, 32), (2, 5, 32), (2, 70, 32))
+SLOW, SLOW_REPEATS = 2.0, 3  # a first call of more seconds is timed so often
+# Tensors (B, L, D, N) at the peak of a backward.
+HELD = {"sequential": 9, "unbound": 9, "mambapy": 12, "transformers": 9, "reference": 4}
+PEERS = ("sequential", "unbound", "mambapy", "transformers")
+KEYS = tuple((kind, direction) for kind in ("plain", "pooled") for direction in ("forward", "forward+backward"))
+TRAINING = "plain forward+backward"
+COPIED = 128 * 2**20  # bytes a thread, far more than any cache
+
+Inputs = tuple[Tensor, ...]  # u, delta, A, B, C, D, z, delta_bias, in this order
+Scan = Callable[..., Tensor]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes, to try the program; the figures mean nothing")
+    parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
+    parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)  # the fresh process of `memory`: plain or pooled, B, L, D
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    if arguments.memory:
+        kind, *shape = arguments.memory
+        print(json.dumps(peak_memory(tuple(map(int, shape)), kind == "pooled", device)))
+        return
+    console, notes = Console(width=130), []
+    if arguments.quick:
+        console.print("--quick: tiny shapes; the figures mean nothing")
+    shapes, width, batch = (QUICK_SHAPES, 16, 2) if arguments.quick else (SHAPES, 768, 128)
+    long = shapes[2] if arguments.quick else LONG
+    memory = {kind: run_memory(kind, long, device, notes) for kind in ("plain", "pooled")}
+    scans = {name(shape): scan_times(shape, device, arguments.repeats, notes) for shape in shapes}
+    rates = machine_rates(torch.get_num_threads(), notes) if device.type == "cpu" else {}
+    block = block_times((*shapes[2][:2], width), device, arguments.repeats)
+    step = step_times(width, batch, device, arguments.repeats)
+
+    ours, short = pick("auto", device), name(shapes[0])
+    roofs = {name(shape): roofline(shape, scans[name(shape)][ours], rates) for shape in shapes} if rates else {}
+    rest = {**block, **{f"{kind}_{key}": value for kind, row in memory.items() for key, value in row.items()}, **step}
+    print_tables(console, scans, ours, rates, roofs, rest)
+    for note in dict.fromkeys(notes):
+        console.print(f"- {note}", highlight=False)
+    last = {
+        **{f"fwd_bwd_vs_{peer}": ratio(scans[short], peer, ours) for peer in PEERS},
+        "least_vs_best_peer": min(
+            (r for ways in scans.values() for peer in PEERS if (r := ratio(ways, peer, ours))), default=None
+        ),
+        "roofline_percent": roofs[short][TRAINING]["percent"] if roofs else None,
+        **{key: rest[key] for key in ("pooled_block_saving", "step_vs_products")},
+        "memory_beyond_vs_inputs": rest["plain_memory_beyond_vs_inputs"],
+    }
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        figures = {"scans_milliseconds": scans, "machine_rates": rates, "roofline": roofs, "rest": rest, "notes": notes}
+        record = {"conditions": conditions(arguments, ours), **figures, **last}
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(last))
+
+
+def name(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def ratio(ways: dict[str, dict], peer: str, ours: str) -> float | None:
+    """Forward and backward: the peer's time over ours."""
+    return ways[peer][TRAINING] and round(ways[peer][TRAINING] / ways[ours][TRAINING], 2)
+
+
+def print_tables(console: Console, scans: dict, ours: str, rates: dict, roofs: dict, rest: dict) -> None:
+    table = Table("B x L x D", "way", *map(" ".join, KEYS), f"{TRAINING} / ours", title="selective scan, float32, ms")
+    for shape, ways in scans.items():
+        for way, times in ways.items():
+            shown = ("-" if times[key] is None else f"{times[key]:,.2f}" for key in map(" ".join, KEYS))
+            table.add_row(shape, way, *shown, str(ratio(ways, way, ours) or "-"))
+        table.add_section()
+    console.print(table)
+    if roofs:
+        table = Table("B x L x D", "scan, ms", "exp2", "multiply-adds", "memory", "max", "sum", "measured", "% of roofline")
+        units = {"multiply_adds": "G multiply-adds/s", "exponentials": "G exp2/s", "copy": "GB/s copied"}
+        table.title = "roofline: " + ", ".join(f"{rates[key] / 1e9:,.1f} {unit}" for key, unit in units.items())
+        for shape, rows in roofs.items():
+            for key, row in rows.items():
+                table.add_row(shape, key, *(f"{value:,.2f}" for value in row.values()))
+            table.add_section()
+        console.print(table)
+    table = Table("the rest", "")
+    for key, value in rest.items():
+        table.add_row(key.replace("_", " "), value if isinstance(value, str) else f"{value:,}")
+    console.print(table)
+
+
+def conditions(arguments: argparse.Namespace, ours: str) -> dict[str, object]:
+    installed = {package.name.lower(): package.version for package in importlib.metadata.distributions()}
+    return {
+        "quick": arguments.quick,
+        "repeats": arguments.repeats,
+        "device": arguments.device if arguments.device == "cpu" else torch.cuda.get_device_name(),
+        "cpu": noted("/proc/cpuinfo", "model name") if platform.machine() == "x86_64" else platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "backends": available_backends(),
+        "ours": ours,
+        "versions": {package: installed.get(package) for package in ("torch", "mambapy", "transformers")},
+    }
+
+
+# --- timing
+
+
+def measure(jobs: dict[Any, Callable], repeats: int, device: torch.device, check: Callable[[Any, Any], None]) -> dict[Any, float]:
+    """Median milliseconds of each job. The first call warms up and is checked; then the jobs take turns."""
+    allowed, times = {}, {}
+    for key, job in jobs.items():
+        seconds, found = clock(job, device)
+        check(key, found)
+        allowed[key], times[key] = repeats if seconds < SLOW else min(repeats, SLOW_REPEATS), []
+    for turn in range(repeats):
+        for key, job in jobs.items():
+            if turn < allowed[key]:
+                times[key].append(clock(job, device)[0])
+    return {key: round(statistics.median(seconds) * 1e3, 3) for key, seconds in times.items()}
+
+
+def clock(job: Callable, device: torch.device) -> tuple[float, Any]:
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    since = time.perf_counter()
+    found = job()
+    wait()
+    return time.perf_counter() - since, found
+
+
+# --- scans
+
+
+def scan_inputs(shape: tuple[int, int, int], device: torch.device) -> Inputs:
+    """Normal features; A and delta's bias as in a fresh Mamba, so that the states neither vanish nor grow."""
+    (batch, steps, channels), make = shape, torch.Generator(device).manual_seed(0)
+    normal = partial(torch.randn, generator=make, device=device)
+    u, delta, z = (normal(shape) for _ in range(3))
+    a = -torch.arange(1.0, N + 1, device=device).repeat(channels, 1)
+    b, c = (normal(batch, steps, N) for _ in range(2))
+    inputs = (u, delta.mul_(0.5), a, b, c, normal(channels), z, normal(channels) * 0.5 - 4.5)
+    return tuple(x.requires_grad_() for x in inputs)
+
+
+def scan_times(shape: tuple[int, int, int], device: torch.device, repeats: int, notes: list[str]) -> dict[str, dict]:
+    """Way -> milliseconds of each of KEYS, None where it was not measured."""
+    inputs, ours = scan_inputs(shape, device), pick("auto", device)
+    dy = {"plain": torch.randn(shape, device=device), "pooled": torch.randn(shape[0], shape[2], device=device)}
+    scans: dict[tuple[str, str], tuple[Scan, Inputs, Tensor]] = {}  # (way, plain or pooled) -> it, its inputs, the gradient of y
+    for backend in sorted(available_backends(), key=lambda backend: backend != ours):  # ours first: what the rest must equal
+        try:
+            pick(backend, device)
+        except UsageError as error:
+            notes.append(f"{backend}: {error}")
+            continue
+        for kind, function in {"plain": selective_scan, "pooled": pooled_selective_scan}.items():
+            scans[backend, kind] = partial(function, delta_softplus=True, backend=backend), inputs, dy[kind]
+    flipped = tuple(x.detach().mT.contiguous().requires_grad_() if x.shape == shape else x for x in inputs)  # (B, D, L)
+    for way, scan in peers(notes).items():
+        its = (flipped, dy["plain"].mT.contiguous()) if way == "transformers" else (inputs, dy["plain"])
+        scans[way, "plain"] = scan, *its
+    jobs: dict[tuple[str, ...], Callable] = {}
+    for (way, kind), (scan, tensors, gradient) in scans.items():
+        for direction in (direction for k, direction in KEYS if k == kind):
+            back = gradient if "backward" in direction else None
+            if reason := left_out(way, back is not None, shape, device):
+                notes.append(f"{way}, {kind} {direction}, {name(shape)}: {reason}")
+            else:
+                jobs[way, kind, direction] = partial(run, partial(scan, *tensors), tensors, back)
+    truth: dict[tuple[str, ...], list[Tensor]] = {}
+    medians = measure(jobs, repeats, device, lambda key, found: same(found, truth.setdefault(key[1:], found), f"{key}, {shape}"))
+    ways = dict.fromkeys([way for way, _ in scans] + list(PEERS))
+    return {way: {" ".join(key): medians.get((way, *key)) for key in KEYS} for way in ways}
+
+
+def run(function: Callable[..., Tensor], inputs: Inputs, gradient: Tensor | None) -> list[Tensor]:
+    """[y], or with `gradient`, that of y, [y, gradients of all inputs]."""
+    with torch.set_grad_enabled(gradient is not None):
+        y = function()
+    return [y.detach()] if gradient is None else [y.detach(), *torch.autograd.grad(y, inputs, gradient)]
+
+
+def same(found: list[Tensor], expected: list[Tensor], what: str) -> None:
+    for number, (a, b) in enumerate(zip(found, expected, strict=True)):
+        a = a.mT if a.shape != b.shape else a
+        if not (a - b).abs().max() <= 1e-3 * b.abs().max():
+            raise SystemExit(f"{what}: result {number} differs from ours")
+
+
+def left_out(way: str, backward: bool, shape: tuple[int, int, int], device: torch.device) -> str | None:
+    if way in ("sequential", "transformers") and backward and shape[1] > 1000:
+        return "not run: the gradient of each step's slice is a whole tensor of states, L squared in all"
+    needed, free = HELD.get(way, 0) * math.prod(shape) * N * 4 / 1e9, free_gigabytes(device)
+    return f"needs about {needed:.0f} GB and {free:.0f} are free" if needed > 0.9 * free else None
+
+
+def peers(notes: list[str]) -> dict[str, Scan]:
+    found: dict[str, Scan] = {
+        "sequential": partial(sequential, lambda x: [x[:, t] for t in range(x.shape[1])]),
+        "unbound": partial(sequential, lambda x: x.unbind(1)),
+    }
+    try:
+        found["mambapy"] = partial(by_pscan, importlib.import_module("mambapy.pscan").pscan)
+    except ImportError:
+        notes.append("mambapy is missing: pip install mambapy")
+    try:
+        theirs = importlib.import_module("transformers.models.mamba.modeling_mamba").mamba_selective_scan
+        theirs = partial(inspect.unwrap(theirs), delta_softplus=True)  # unwrapped: never a compiled kernel
+        found["transformers"] = lambda u, delta, A, B, C, *rest: theirs(u, delta, A, B.mT, C.mT, *rest)
+    except (ImportError, AttributeError):
+        notes.append("transformers has no mamba_selective_scan: pip install 'transformers>=5.23'")
+    return found
+
+
+def sequential(steps_of, u, delta, A, B, C, D, z, bias):
+    delta = F.softplus(delta + bias)
+    decay = torch.exp(delta[..., None] * A)  # (B, L, D, N), as is the next
+    update = (delta * u)[..., None] * B[:, :, None]
+    h, states = torch.zeros_like(decay[:, 0]), []
+    for decay_t, update_t in zip(steps_of(decay), steps_of(update), strict=True):
+        h = decay_t * h + update_t
+        states.append(h)
+    return (torch.einsum("bldn,bln->bld", torch.stack(states, 1), C) + D * u) * F.silu(z)
+
+
+def by_pscan(pscan, u, delta, A, B, C, D, z, bias):
+    delta = F.softplus(delta + bias)
+    gain = delta[..., None] * B[:, :, None]
+    states = pscan(torch.exp(delta[..., None] * A), gain * u[..., None])
+    return ((states @ C[..., None])[..., 0] + D * u) * F.silu(z)
+
+
+# --- what the machine could do
+
+RATES_C = r"""
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+enum { W = 16 };
+#define MAX(a, b) ((vec)_mm512_max_ps((__m512)(a), (__m512)(b)))
+#define MIN(a, b) ((vec)_mm512_min_ps((__m512)(a), (__m512)(b)))
+#elif defined(__AVX2__)
+#include <immintrin.h>
+enum { W = 8 };
+#define MAX(a, b) ((vec)_mm256_max_ps((__m256)(a), (__m256)(b)))
+#define MIN(a, b) ((vec)_mm256_min_ps((__m256)(a), (__m256)(b)))
+#else
+enum { W = 4 };
+#define MAX(a, b) pick((ivec)((a) > (b)), a, b)
+#define MIN(a, b) pick((ivec)((a) < (b)), a, b)
+#endif
+typedef float vec __attribute__((vector_size(W * 4)));
+typedef int32_t ivec __attribute__((vector_size(W * 4)));
+
+static inline vec all(float x) { vec zero = {0}; return zero + x; }
+static inline vec pick(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
+static inline vec exp2_of(vec x) /* as in kernel.h */
+{
+    vec low = MIN(all(127.49f), MAX(all(-126.0f), x)), shifted = low + 12582912.0f, f = low - (shifted - 12582912.0f);
+    vec p = all(1.535336188319500e-4f);
+    p = p * f + 1.339887440266574e-3f, p = p * f + 9.618437357674640e-3f, p = p * f + 5.550332471162809e-2f;
+    p = p * f + 2.402264791363012e-1f, p = p * f + 6.931472028550421e-1f, p = p * f + 1.0f;
+    return pick((ivec)(x >= 128.0f), all(__builtin_inff()), (vec)(((ivec)shifted << 23) + (ivec)p));
+}
+
+#define CHAINS 12 /* independent ones, so that no operation waits for the one before it */
+#define REPEATED(NAME, NEXT) \
+    int64_t NAME(int64_t loops, float *out) \
+    { \
+        vec x[CHAINS]; \
+        for (int i = 0; i < CHAINS; i++) \
+            x[i] = all(-0.01f * i); \
+        for (int64_t loop = 0; loop < loops; loop++) \
+            _Pragma("GCC unroll 16") for (int i = 0; i < CHAINS; i++) x[i] = NEXT; \
+        for (int i = 0; i < CHAINS; i++) \
+            *out += x[i][0]; \
+        return loops * CHAINS * W; \
+    }
+REPEATED(multiply_adds, x[i] * all(0.999f) + all(0.001f))
+REPEATED(exponentials, exp2_of(x[i])) /* soon infinity, which takes no longer than any other number */
+
+int64_t copy(int64_t bytes, char *memory)
+{
+    memcpy(memory, memory + bytes, bytes);
+    return 2 * bytes; /* read and written */
+}
+"""
+
+
+def machine_rates(threads: int, notes: list[str]) -> dict[str, float]:
+    """Multiply-adds, exponentials and copied bytes a second, all threads at once; the best of 100, being a ceiling."""
+    compiler = shutil.which("cc")
+    if not compiler:
+        notes.append("the roofline is missing: no cc")
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        source, built = Path(folder, "rates.c"), Path(folder, "rates.so")
+        source.write_text(RATES_C)
+        subprocess.run([compiler, "-O3", "-march=native", "-shared", "-fPIC", "-o", built, source], check=True)
+        library = ctypes.CDLL(str(built))
+    best, memory = {}, [torch.ones(2, COPIED // 4) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        for kind, amount in {"multiply_adds": 5_000_000, "exponentials": 1_000_000, "copy": COPIED}.items():
+            function = library[kind]  # ctypes lets other threads run meanwhile
+            function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_int64, ctypes.c_void_p]
+            best[kind] = 0.0
+            for _ in range(100):
+                since = time.perf_counter()
+                done = sum(pool.map(function, [amount] * threads, [x.data_ptr() for x in memory]))
+                best[kind] = max(best[kind], done / (time.perf_counter() - since))
+    return best
+
+
+def roofline(shape: tuple[int, int, int], times: dict[str, float], rates: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Milliseconds that the exponentials, the multiply-adds and the memory of a scan take at the machine's rates; the larger of
+    computing and memory, which is what could be reached at best, beside what was measured.
+
+    For each row, step, channel and state, as kernel.h has it for N = 16, a fused multiply-add or a product being one operation:
+        forward     exp2, and 4: x = delta a;  h = e h + gain b (two);  y += h c
+        backward    forward once more, and 8: dh = carry + dy c;  dC += dy h;  carry = dh e;  dx = carry h_before;
+                    dgain += dh b;  dx_a += dx a;  dA += dx delta;  dB += dh gain
+    exp2 and multiply-adds are added, as they want the same units. What is done once for all 16 states (softplus, gate, D) is left
+    out. Memory: forward reads u, delta, z, B, C and writes y; backward reads them again and dy, and writes the gradients of all.
+    """
+    (batch, steps, channels), rows = shape, {}
+    tensor, coefficients = batch * steps * channels, 2 * batch * steps * N
+    for key, measured in times.items():
+        exps, operations, passes = (2, 4 + 4 + 8, 3) if "backward" in key else (1, 4, 1)
+        y = batch * channels * (1 if "pooled" in key else steps)
+        parts = {
+            "exp": tensor * N * exps / rates["exponentials"] * 1e3,
+            "multiply_adds": tensor * N * operations / rates["multiply_adds"] * 1e3,
+            "memory": 4 * (passes * (3 * tensor + coefficients) + (2 if passes > 1 else 1) * y) / rates["copy"] * 1e3,
+        }
+        most, total = max(parts["exp"] + parts["multiply_adds"], parts["memory"]), sum(parts.values())
+        row = {**parts, "max": most, "sum": total, "measured": measured, "percent": 100 * most / measured}
+        rows[key] = {part: round(value, 3) for part, value in row.items()}
+    return rows
+
+
+# --- a block of the head
+
+
+def block_times(shape: tuple[int, int, int], device: torch.device, repeats: int) -> dict[str, float]:
+    """Forward and backward of a Mixer block at x (B, L, d) and the mean over its steps."""
+    torch.manual_seed(0)
+    config = FusionConfig(d_model=shape[2])
+    mixer, x = Mixer(config).to(device), torch.randn(shape, device=device, requires_grad=True)
+    a, d_skip = scan_inputs((1, 1, config.d_inner), device)[2], torch.ones(config.d_inner, device=device, requires_grad=True)
+    lengths, dy = torch.full((shape[0],), shape[1], device=device), torch.randn(shape[0], shape[2], device=device)
+    valid = (torch.arange(shape[1], device=device) < lengths[:, None])[..., None]
+    ways = {
+        "plain": lambda: torch.where(valid, mixer(x, lengths, a, d_skip), 0.0).sum(1) / lengths[:, None],
+        "pooled": lambda: mixer.pooled(x, lengths, a, d_skip),
+    }
+    inputs, truth = (x, a, d_skip, *mixer.parameters()), {}
+    jobs = {way: partial(run, function, inputs, dy) for way, function in ways.items()}
+    times = measure(jobs, repeats, device, lambda way, found: same(found, truth.setdefault("plain", found), f"the {way} block"))
+    saving = {"pooled_block_saving": round(1 - times["pooled"] / times["plain"], 3)}
+    return {**{f"{way}_block_{name(shape)}_milliseconds": taken for way, taken in times.items()}, **saving}
+
+
+# --- memory
+
+
+def run_memory(kind: str, shape: tuple[int, int, int], device: torch.device, notes: list[str]) -> dict[str, Any]:
+    """`peak_memory` in a fresh process; of fewer rows where not all would fit."""
+    row, free = math.prod(shape[1:]) * 4 / 1e9, free_gigabytes(device)  # a row of one tensor
+    fitting = min(shape[0], int(0.8 * free / (11 * row)))  # three inputs and dy, y and three gradients, and room to work
+    if fitting < shape[0]:
+        notes.append(f"memory, {kind}: {fitting} rows in place of {shape[0]}, since {free:.0f} GB are free")
+    command = [sys.executable, __file__, "--device", device.type, "--memory", kind, *map(str, (fitting, *shape[1:]))]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def peak_memory(shape: tuple[int, int, int], pooled: bool, device: torch.device) -> dict[str, Any]:
+    """What a scan's forward and backward take beyond inputs, output and gradients. On a CPU by VmHWM, the peak of this process
+    alone (ru_maxrss would begin with its parent's)."""
+    scan = partial(pooled_selective_scan if pooled else selective_scan, delta_softplus=True)
+
+    def work(shape: tuple[int, int, int]) -> tuple[int, int]:
+        inputs, dy = scan_inputs(shape, device), torch.ones((shape[0], shape[2]) if pooled else shape, device=device)
+        found = run(partial(scan, *inputs), inputs, dy)
+        return sum(x.nbytes for x in (*inputs, dy)), sum(x.nbytes for x in found)
+
+    work((2, 40, 32))  # loads all that it takes
+    before = torch.cuda.memory_allocated() if device.type == "cuda" else kilobytes("/proc/self/status", "VmRSS") * 1024
+    given, made = work(shape)
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else kilobytes("/proc/self/status", "VmHWM") * 1024
+    beyond = peak - before - given - made
+    return {
+        "memory_shape": name(shape),
+        "memory_inputs_gigabytes": round(given / 1e9, 3),
+        "memory_output_and_gradients_gigabytes": round(made / 1e9, 3),
+        "memory_beyond_gigabytes": round(beyond / 1e9, 3),
+        "memory_beyond_vs_inputs": round(beyond / given, 3),
+        "memory_of_one_tensor_of_all_states_gigabytes": round(math.prod(shape) * N * 4 / 1e9, 1),
+    }
+
+
+def free_gigabytes(device: torch.device) -> float:
+    return (torch.cuda.mem_get_info()[0] if device.type == "cuda" else kilobytes("/proc/meminfo", "MemAvailable") * 1024) / 1e9
+
+
+def kilobytes(path: str, field: str) -> int:
+    return int(noted(path, field).split()[0])
+
+
+def noted(path: str, field: str) -> str:
+    """What one of Linux's files of `field: value` lines says; the first of its kind."""
+    return next(line.partition(":")[2].strip() for line in Path(path).read_text().splitlines() if line.startswith(field))
+
+
+# --- a training step
+
+
+class Products(TorchFunctionMode):
+    """Notes every linear layer's x (M, K) and weight (N, K), and whether x wants a gradient. A mode, not hooks on modules: it
+    also sees a layer whose weight is used without calling the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[int, int, int, bool]] = []
+        self.weights: set[int] = set()
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if function is F.linear:
+            x, weight = args[:2]
+            self.found.append((x.numel() // x.shape[-1], *weight.shape, x.requires_grad))
+            self.weights.add(weight.untyped_storage().data_ptr())
+        return function(*args, **(kwargs or {}))
+
+
+def step_times(width: int, batch: int, device: torch.device, repeats: int) -> dict[str, float]:
+    """One step of the default head, 16 frames and two questions of 40 tokens, without optimizer; and its products alone."""
+    torch.manual_seed(0)
+    steps = {"video": 16, "verb_question": 40, "noun_question": 40}
+    config = FusionConfig(streams={stream: StreamShape(width=width) for stream in steps}, d_model=width)
+    head = SSMFusion(config).to(device).train()
+    streams = {
+        stream: (torch.randn(batch, length, width, device=device), torch.full((batch,), length, device=device))
+        for stream, length in steps.items()
+    }
+    classes = {"verb": config.num_verbs, "noun": config.num_nouns}
+    targets = {key: torch.randint(count, (batch,), device=device) for key, count in classes.items()}
+
+    def loss() -> Tensor:
+        logits = head(streams)
+        return sum(F.cross_entropy(logits[key], target) for key, target in targets.items())
+
+    def step() -> None:
+        head.zero_grad(set_to_none=True)
+        loss().backward()
+
+    with Products() as products:
+        loss()
+    layers = {module.weight.untyped_storage().data_ptr() for module in head.modules() if isinstance(module, nn.Linear)}
+    if layers - products.weights:
+        raise SystemExit(f"{len(layers - products.weights)} linear layers were not seen multiplying")
+    operands = [tuple(torch.randn(size, device=device) for size in ((m, k), (n, k), (m, n))) for m, n, k, _ in products.found]
+
+    def multiply() -> None:
+        for (x, weight, dy), (*_, wanted) in zip(operands, products.found, strict=True):
+            torch.mm(x, weight.T)
+            torch.mm(dy.T, x)
+            if wanted:
+                torch.mm(dy, weight)
+
+    times = measure({"step": step, "products": multiply}, repeats, device, lambda way, found: None)
+    flop = sum(2 * m * k * n * (2 + wanted) for m, n, k, wanted in products.found)
+    return {
+        "step_milliseconds": times["step"],
+        "products_milliseconds": times["products"],
+        "products_gigaflop": round(flop / 1e9, 2),
+        "step_vs_products": round(times["step"] / times["products"], 3),
+    }
+
+
+if __name__ == "__main__":
+    main()
