@@ -23,7 +23,6 @@ def examine() -> dict[str, dict[str, str]]:
 
     from mambavl import __version__
     from mambavl.cache import gather
-    from mambavl.fuse.scan import available_backends
 
     machine = {
         "mambavl": __version__,
@@ -36,10 +35,25 @@ def examine() -> dict[str, dict[str, str]]:
         "machine": machine,
         "packages": {name: _package(name) for name in PACKAGES},
         "video decoders": {name: _importable(name, INSTALL.get(name, "")) for name in ("av", "decord")},
-        "scan backends": available_backends(),
+        "scan backends": _scans(),
         "feature stores": {"native gather": gather.status()},
         "demo encoders": {name: _importable(name, "`pip install 'mambavl[demo]'`") for name in DEMO_MODULES},
     }
+
+
+def _scans() -> dict[str, str]:
+    """What `available_backends` says; with the instruction set of the native one, and what Triton's results on the GPU are."""
+    import torch
+
+    from mambavl.fuse.scan import available_backends, cpu, pick, triton
+
+    found = available_backends()
+    if found["cpu"] == "ok":
+        found["cpu"] = f"ok ({cpu.instructions()})"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if found["triton"] == "ok":
+        found["triton"] = triton.refuses(torch.device(device), torch.float32) or "ok"
+    return found | {"auto, here": f"ok ({pick('auto', device)})"}
 
 
 def _package(name: str) -> str:
