@@ -233,15 +233,56 @@ def test_streams_that_share_a_give_what_each_gives_alone_and_one_gradient_of_a(b
         torch.testing.assert_close(found[name], value, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("instructions", cpu.INSTRUCTIONS)
-@pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))
-def test_every_instruction_set_gives_the_reference(monkeypatch, instructions):
-    if cpu.INSTRUCTIONS[instructions] > cpu.INSTRUCTIONS[cpu.instructions()]:
-        pytest.skip(f"this machine lacks {instructions}")
-    monkeypatch.setattr(cpu, "forced_instructions", cpu.INSTRUCTIONS[instructions])
+@pytest.fixture(params=cpu.INSTRUCTIONS)
+def instructions(request, monkeypatch):
+    """Every instruction set of this machine, one after another."""
+    if cpu.unavailable():
+        pytest.skip(str(cpu.unavailable()))
+    if cpu.INSTRUCTIONS[request.param] > cpu.INSTRUCTIONS[cpu.instructions()]:
+        pytest.skip(f"this machine lacks {request.param}")
+    monkeypatch.setattr(cpu, "forced_instructions", cpu.INSTRUCTIONS[request.param])
+
+
+@pytest.mark.usefixtures("instructions")
+def test_every_instruction_set_gives_the_reference():
     for options in ({"zoh": True}, {"pooled": True}, {}):
         x, lengths = draw(length=70, channels=37), torch.tensor([70, 33, 0])
         assert_close(run(x, "cpu", lengths=lengths, **options), run(x, "reference", torch.float64, lengths=lengths, **options))
+
+
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_number_of_16_bits_is_read_and_written_as_torch_does(dtype):
+    u = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype).view(256, 1, 256)
+    zeros, a, b = torch.zeros_like(u), -torch.ones(256, 4), torch.zeros(256, 1, 4, dtype=dtype)
+    for d in (1.0, 0.7354, 1.1 / 512, 3000.3):
+        y = selective_scan(u, zeros, a, b, b, torch.full((256,), d), backend="cpu")  # D u, and NaN where u is not finite
+        expected = (u.float() * d).to(dtype)
+        assert torch.equal(y[u.isfinite()], expected[u.isfinite()])
+        assert y[~u.isfinite()].isnan().all()
+
+
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("coefficients", "pooled", "wide"),
+    [("step", False, ()), ("step", True, ()), ("groups", False, ()), ("mixed", False, ()), ("step", False, ("B", "z"))],
+)
+def test_low_precision_gives_what_widening_first_and_rounding_last_would(dtype, coefficients, pooled, wide):
+    x = {
+        k: v.to(dtype) if k in ("u", "delta", "z", "B", "C") and k not in wide else v
+        for k, v in draw(length=70, coefficients=coefficients).items()
+    }
+    scan_ = pooled_selective_scan if pooled else selective_scan
+    found = []
+    for given in (x, {k: v.float() for k, v in x.items()}):
+        given = {k: v.detach().requires_grad_() for k, v in given.items()}
+        y = scan_(**given, delta_softplus=True, lengths=torch.tensor([70, 33, 0]), backend="cpu")
+        dy = torch.linspace(-1, 1, y.numel()).view(y.shape).to(dtype).to(y.dtype)
+        found.append([y, *torch.autograd.grad(y, list(given.values()), dy)])
+    for name, native, widened in zip(("y", *x), *found, strict=True):
+        assert native.dtype == (dtype if name == "y" else x[name].dtype)
+        assert torch.equal(native, widened.to(native.dtype)), name
 
 
 @pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))

@@ -140,6 +140,8 @@ def _to(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 def _check(streams: list[Stream], A: Tensor) -> None:
     """Kernels read raw memory: shapes and devices that do not fit are refused here, with their names. Raises ValueError."""
     channels, states = A.shape
+    if states > 256:
+        raise ValueError(f"A is {tuple(A.shape)}: the scans hold at most 256 states a channel")
     for s in streams:
         if s.u.ndim != 3 or s.u.shape[2] != channels:
             raise ValueError(f"u is {tuple(s.u.shape)} and A {tuple(A.shape)}: expected (B, L, D) and (D, N)")

@@ -3,7 +3,8 @@
 The same install builds it where a C compiler is at hand; `doctor` says so where none was. Threads are Python's own, one call of
 the library each (ctypes releases the interpreter's lock), as many as torch uses: nothing here meets torch's OpenMP. Rows of the
 batch are shared out in a fixed way, and sums over rows are added in the order of the threads, so that the same number of threads
-gives the same bits. Inputs of lower precision are widened to float32 first; the state is float32.
+gives the same bits. Where u, delta, z and B and C by step are all bfloat16 or all float16 they are read as they are, and y and
+their gradients written so; where their dtypes differ they are widened to float32 first. The rest is float32: state, sums, A, D.
 """
 
 import ctypes
@@ -19,7 +20,8 @@ from torch import Tensor
 from mambavl.cache.native import load
 from mambavl.fuse.scan.streams import Options, Stream, common_groups, gather, spread
 
-VERSION, CHUNK = 1, 32  # of scan.c
+VERSION, CHUNK = 3, 32  # of scan.c
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 INSTRUCTIONS = {"baseline": 1, "avx2": 2, "avx512": 3}
 forced_instructions = 0  # 0: the best that this machine has; tests try the others
 POINTERS_IN = ("u", "delta", "z", "a", "b", "c", "d", "bias", "lengths", "initial")
@@ -31,7 +33,7 @@ class _Call(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("steps", "channels", "states", "groups", "from", "to")),
-        *((name, ctypes.c_int32) for name in ("softplus", "zoh", "constant_b", "constant_c", "pooled", "instructions")),
+        *((name, ctypes.c_int32) for name in ("softplus", "zoh", "constant_b", "constant_c", "pooled", "instructions", "type")),
         *((name, ctypes.c_void_p) for name in (*POINTERS_IN, *POINTERS_OUT)),
     )
 
@@ -69,7 +71,7 @@ def backward(
 def _forward(A: Tensor, s: Stream, options: Options, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     call = _Inputs(A, s, options)
     batch, steps, channels = s.u.shape
-    y = torch.empty((batch, channels) if options.pooled else (batch, steps, channels))
+    y = torch.empty((batch, channels) if options.pooled else (batch, steps, channels), dtype=call.dtype)
     last = torch.empty(batch, A.shape[1], channels)
     checkpoints = torch.empty(batch, -(-steps // CHUNK) if keep else 0, A.shape[1], channels)
     for part in call.parts():
@@ -83,7 +85,7 @@ def _backward(
 ) -> tuple[Tensor, Stream]:
     call = _Inputs(A, s, options)
     parts = call.parts()
-    given = {"dy": _ready(dy), "dlast": _ready(dlast)}
+    given = {"dy": _ready(dy, call.dtype), "dlast": _ready(dlast)}
     made = {
         "du": torch.empty_like(call.tensors["u"]),
         "ddelta": torch.empty_like(call.tensors["delta"]),
@@ -98,7 +100,7 @@ def _backward(
     }
     for name, constant in (("b", call.constant_b), ("c", call.constant_c)):
         own = call.tensors[name]
-        sums[f"d{name}"] = own.new_zeros(len(parts) if constant else across, *own.shape)
+        sums[f"d{name}"] = own.new_zeros(len(parts) if constant else across, *own.shape, dtype=torch.float32)
     for number, part in enumerate(parts):
         own = {name: None if total is None else total[number % len(total)] for name, total in sums.items()}
         call.add(part, **given, checkpoints=checkpoints, **made, **own)
@@ -134,10 +136,13 @@ class _Inputs:
         self.states = A.shape[1]
         self.constant_b, self.constant_c = s.B.ndim == 2, s.C.ndim == 2
         self.groups = common_groups([s])
-        self.flags = {**options._asdict(), "instructions": forced_instructions}
+        by_step = [x for x in (s.u, s.delta, s.z, s.B, s.C) if x is not None and x.ndim > 2]
+        self.dtype = s.u.dtype if len({x.dtype for x in by_step}) == 1 else torch.float32
+        self.flags = {**options._asdict(), "instructions": forced_instructions, "type": TYPES[self.dtype]}
+        b, c = (_ready(spread(x, self.groups), torch.float32 if x.ndim == 2 else self.dtype) for x in (s.B, s.C))
         self.tensors = {
-            "u": _ready(s.u), "delta": _ready(s.delta), "z": _ready(s.z), "a": _ready(A.t()),
-            "b": _ready(spread(s.B, self.groups)), "c": _ready(spread(s.C, self.groups)),
+            "u": _ready(s.u, self.dtype), "delta": _ready(s.delta, self.dtype), "z": _ready(s.z, self.dtype),
+            "a": _ready(A.t()), "b": b, "c": c,
             "d": _ready(s.D), "bias": _ready(s.delta_bias),
             "initial": None if s.initial_state is None else _ready(s.initial_state.mT),
             "lengths": None if s.lengths is None else s.lengths.to(torch.int64).contiguous(),
@@ -179,8 +184,8 @@ def _cut(count: int, parts: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _ready(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.detach().to(torch.float32).contiguous()
+def _ready(x: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor | None:
+    return None if x is None else x.detach().to(dtype).contiguous()
 
 
 @cache

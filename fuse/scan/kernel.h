@@ -4,55 +4,110 @@
  * are those of the equations: e_t = exp(delta_t A), h_t, y_t; dx is the gradient of x.
  */
 
-typedef float NAME(vec) __attribute__((vector_size(W * 4), aligned(4), may_alias));
-typedef int32_t NAME(ivec) __attribute__((vector_size(W * 4), aligned(4), may_alias));
+typedef float NAME(vec) __attribute__((vector_size(W * 4), may_alias));
+typedef float NAME(loose) __attribute__((vector_size(W * 4), aligned(4), may_alias)); /* in tensors, which start anywhere */
+typedef int32_t NAME(ivec) __attribute__((vector_size(W * 4), may_alias));
+typedef uint32_t NAME(bits) __attribute__((vector_size(W * 4), may_alias));
+typedef uint16_t NAME(halves) __attribute__((vector_size(W * 2), aligned(2), may_alias));
 #define vec NAME(vec)
 #define ivec NAME(ivec)
-#define INLINE static inline __attribute__((always_inline))
+#define bits NAME(bits)
+#define halves NAME(halves)
+#define INLINE TARGET static inline __attribute__((always_inline))
 #define LOG2_E 1.44269504088896341f
-
-INLINE vec NAME(load)(const float *from, int64_t count)
-{
-    if (count == W)
-        return *(const vec *)from;
-    vec out = {0};
-    for (int64_t i = 0; i < count; i++)
-        out[i] = from[i];
-    return out;
-}
-
-INLINE void NAME(store)(float *to, vec x, int64_t count)
-{
-    if (count == W)
-        *(vec *)to = x;
-    else
-        for (int64_t i = 0; i < count; i++)
-            to[i] = x[i];
-}
 
 INLINE vec NAME(all)(float x)
 {
-    vec zero = {0};
-    return zero + x;
+    return x - (vec){0}; /* not +, which compilers would have to carry out, as -0 + 0 is 0 */
 }
 
 INLINE vec NAME(pick)(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
 
-INLINE float NAME(sum)(vec x)
+/* W numbers of a tensor. */
+INLINE vec NAME(widen)(const void *from, int type)
 {
-    float total = 0;
-    for (int i = 0; i < W; i++)
-        total += x[i];
-    return total;
+    if (type == FLOAT)
+        return *(const NAME(loose) *)from;
+    halves x = *(const halves *)from;
+    bits wide = __builtin_convertvector(x, bits);
+    if (type == BFLOAT)
+        return (vec)(wide << 16);
+#ifdef FROM_HALF
+    return FROM_HALF(x);
+#else
+    bits finite = (bits)((vec)((wide & 0x7fff) << 13) * 0x1p112f), special = (bits)((wide & 0x7c00) == 0x7c00) & 0x7f800000;
+    return (vec)(finite | special | (wide & 0x8000) << 16);
+#endif
+}
+
+/* Rounded to the nearest, to even where two are; NaN stays NaN. */
+INLINE void NAME(narrow)(void *to, vec x, int type)
+{
+    bits wide = (bits)x, nan = (bits)(x != x);
+    if (type == FLOAT)
+        *(NAME(loose) *)to = x;
+    else if (type == BFLOAT) {
+        bits rounded = (wide + 0x7fff + (wide >> 16 & 1)) >> 16;
+        *(halves *)to = __builtin_convertvector((rounded & ~nan) | (0x7fc0 & nan), halves);
+    } else {
+#ifdef TO_HALF
+        *(halves *)to = TO_HALF(x);
+#else
+        bits size = wide & 0x7fffffff, low = (bits)(size < 113u << 23), high = (bits)(size >= 143u << 23);
+        bits rounded = (size - (112u << 23) + 0xfff + (size >> 13 & 1)) >> 13;
+        bits tiny = (bits)((vec)size + 0.5f) - 0x3f000000; /* below 2^-14: 0.5 has the last bit where they have theirs */
+        rounded = (((rounded & ~low) | (tiny & low)) & ~high) | (0x7c00 & high) | (0x7e00 & nan);
+        *(halves *)to = __builtin_convertvector(rounded | (wide >> 16 & 0x8000), halves);
+#endif
+    }
+}
+
+/* Fewer lanes than a vector has: at the end of a group. */
+TARGET static __attribute__((noinline)) vec NAME(load_some)(const void *from, int64_t count, int type)
+{
+    char lanes[4 * W] = {0};
+    memcpy(lanes, from, (size_t)(count * SIZE(type)));
+    return NAME(widen)(lanes, type);
+}
+
+TARGET static __attribute__((noinline)) void NAME(store_some)(void *to, vec x, int64_t count, int type)
+{
+    char lanes[4 * W];
+    NAME(narrow)(lanes, x, type);
+    memcpy(to, lanes, (size_t)(count * SIZE(type)));
+}
+
+INLINE vec NAME(load)(const void *from, int64_t count, int type)
+{
+    return count == W ? NAME(widen)(from, type) : NAME(load_some)(from, count, type);
+}
+
+INLINE void NAME(store)(void *to, vec x, int64_t count, int type)
+{
+    count == W ? NAME(narrow)(to, x, type) : NAME(store_some)(to, x, count, type);
+}
+
+INLINE float NAME(sum)(const vec *x)
+{
+    float lanes[W];
+    memcpy(lanes, x, sizeof lanes);
+    for (int half = W / 2; half; half /= 2)
+        for (int i = 0; i < half; i++)
+            lanes[i] += lanes[i + half];
+    return lanes[0];
 }
 
 /* 2^x: split into a whole and a fraction in [-1/2, 1/2], a polynomial for 2^fraction (relative error below 1e-7), the whole into
- * the exponent. Below -126 it is 2^-126, as good as nothing; from 128 on infinity; NaN stays NaN. */
+ * the exponent. Below -126 it is as good as nothing; from 128 on infinity; NaN stays NaN. */
 INLINE vec NAME(exp2)(vec x)
 {
-    vec low = MIN(NAME(all)(127.49f), MAX(NAME(all)(-126.0f), x)); /* the second operand wins if one is NaN */
-    vec shifted = low + 12582912.0f;                               /* 1.5 * 2^23: rounds to the nearest whole number */
-    vec f = low - (shifted - 12582912.0f);
+#ifdef SCALE
+    vec whole = WHOLE(x), f = FRACTION(x);
+#else
+    vec low = MIN(NAME(all)(128.0f), MAX(NAME(all)(-126.0f), x)); /* the second operand wins if one is NaN */
+    vec whole = low + 12582912.0f;                                /* 1.5 * 2^23: rounds to the nearest whole number */
+    vec f = low - (whole - 12582912.0f);
+#endif
     vec p = NAME(all)(1.535336188319500e-4f);
     p = p * f + 1.339887440266574e-3f;
     p = p * f + 9.618437357674640e-3f;
@@ -60,8 +115,11 @@ INLINE vec NAME(exp2)(vec x)
     p = p * f + 2.402264791363012e-1f;
     p = p * f + 6.931472028550421e-1f;
     p = p * f + 1.0f;
-    vec power = (vec)(((ivec)shifted << 23) + (ivec)p);
-    return NAME(pick)((ivec)(x >= 128.0f), NAME(all)(__builtin_inff()), power);
+#ifdef SCALE
+    return SCALE(p, whole);
+#else
+    return (vec)(((ivec)whole << 23) + (ivec)p);
+#endif
 }
 
 /* softplus(x) = max(x, 0) + log(1 + t), t = exp(-|x|); the logarithm as 2 artanh(t / (2 + t)), exact to the last bits for small
@@ -100,33 +158,17 @@ INLINE vec NAME(phi)(vec x, vec e, vec *slope)
     return NAME(pick)(small, p, far);
 }
 
-/* What a block needs of its call. */
-struct NAME(block) {
-    int64_t channel, count, group;
-    vec a[MAX_STATES], b[MAX_STATES], c[MAX_STATES], d, bias; /* a in powers of two; b, c where they are constant */
+/* What a thread works with: one block on its way through one chunk, TOGETHER states at a time. */
+struct NAME(work) {
+    int64_t row, first, steps;                              /* the chunk */
+    int64_t group, channel, count;                          /* the block; count: lanes in use */
+    float b[CHUNK * MAX_STATES + W], c[CHUNK * MAX_STATES + W];     /* [step][state], where they go by step */
+    vec u[CHUNK], delta[CHUNK], slope[CHUNK], y[CHUNK];     /* slope: that of delta's softplus */
+    vec dy[CHUNK], dz[CHUNK], du[CHUNK], ddelta[CHUNK];
+    vec h[CHUNK + 1][TOGETHER], e[CHUNK][TOGETHER];         /* h: before each step and after the last */
+    vec db[MAX_STATES / TOGETHER][CHUNK][TOGETHER], dc[MAX_STATES / TOGETHER][CHUNK][TOGETHER]; /* over a group's blocks */
+    float between[];                                        /* (N + 1, D): h between two chunks, the sum of y; going back, dh */
 };
-
-INLINE void NAME(enter)(const struct scan *s, struct NAME(block) *k, int64_t channel, int64_t count, int64_t group)
-{
-    k->channel = channel, k->count = count, k->group = group;
-    for (int64_t n = 0; n < s->states; n++) {
-        k->a[n] = NAME(load)(s->a + n * s->channels + channel, count) * LOG2_E;
-        if (s->constant_b)
-            k->b[n] = NAME(load)(s->b + n * s->channels + channel, count);
-        if (s->constant_c)
-            k->c[n] = NAME(load)(s->c + n * s->channels + channel, count);
-    }
-    k->d = s->d ? NAME(load)(s->d + channel, count) : NAME(all)(0.0f);
-    k->bias = s->bias ? NAME(load)(s->bias + channel, count) : NAME(all)(0.0f);
-}
-
-/* B_t or C_t of one state: a constant of the block, or one number of the step for the whole group. */
-INLINE vec NAME(coefficient)(const vec *constant, const float *step, int64_t n) { return step ? NAME(all)(step[n]) : constant[n]; }
-
-INLINE const float *NAME(at_step)(const struct scan *s, const float *x, int constant, int64_t row, int64_t t, int64_t group)
-{
-    return constant ? NULL : x + ((row * s->steps + t) * s->groups + group) * s->states;
-}
 
 INLINE int64_t NAME(length)(const struct scan *s, int64_t row)
 {
@@ -134,263 +176,364 @@ INLINE int64_t NAME(length)(const struct scan *s, int64_t row)
     return length < 0 ? 0 : length < s->steps ? length : s->steps;
 }
 
-/* One step of a block: h is updated in place and C_t h_t returned; e_t is noted where `decays` is given. `simple` (known when
- * compiling): N = 16, B and C by step, no exact hold, which is what nearly every head asks for. */
-INLINE vec NAME(step)(
-    const struct scan *s, const struct NAME(block) *k, vec *h, vec delta, vec u, const float *b, const float *c, vec *decays,
-    int simple)
+/* The block's lanes at a step of a (B, L, D) tensor. A block has but one line of cache there and the next step is far off, which
+ * no prefetcher foresees: what the next block needs is called here. */
+INLINE char *NAME(at_step)(const struct scan *s, const struct NAME(work) *w, const void *x, int64_t i)
 {
-    const int64_t states = simple ? 16 : s->states;
-    vec gain = delta * u, y = NAME(all)(0.0f), slope;
-#pragma GCC unroll 16
-    for (int64_t n = 0; n < states; n++) {
-        vec x = delta * k->a[n], e = NAME(exp2)(x);
-        if (!simple && s->zoh)
-            gain = delta * u * NAME(phi)(x / LOG2_E, e, &slope);
-        vec b_n = simple ? NAME(all)(b[n]) : NAME(coefficient)(k->b, b, n);
-        vec c_n = simple ? NAME(all)(c[n]) : NAME(coefficient)(k->c, c, n);
-        h[n] = e * h[n] + gain * b_n;
-        y += h[n] * c_n;
-        if (decays)
-            decays[n] = e;
-    }
-    return y;
+    char *at = (char *)x + ((w->row * s->steps + w->first + i) * s->channels + w->channel) * SIZE(s->type);
+    __builtin_prefetch(at + W * SIZE(s->type), 0, 2);
+    return at;
 }
 
-INLINE void NAME(forward_block)(const struct scan *s, const struct NAME(block) *k, int64_t row, int simple)
+INLINE vec NAME(load_step)(const struct scan *s, const struct NAME(work) *w, const void *from, int64_t i)
 {
-    const int64_t D = s->channels, L = s->steps, N = simple ? 16 : s->states, length = NAME(length)(s, row), count = k->count;
-    const int64_t chunks = (L + CHUNK - 1) / CHUNK;
-    vec h[MAX_STATES], total = NAME(all)(0.0f), slope;
-    for (int64_t n = 0; n < N; n++)
-        h[n] = s->initial ? NAME(load)(s->initial + (row * N + n) * D + k->channel, count) : NAME(all)(0.0f);
-    for (int64_t t = 0; t < length; t++) {
-        const int64_t at = (row * L + t) * D + k->channel;
-        if (s->checkpoints && t % CHUNK == 0)
-            for (int64_t n = 0; n < N; n++)
-                NAME(store)(s->checkpoints + ((row * chunks + t / CHUNK) * N + n) * D + k->channel, h[n], count);
-        vec u = NAME(load)(s->u + at, count), delta = NAME(load)(s->delta + at, count) + k->bias;
+    return NAME(load)(NAME(at_step)(s, w, from, i), w->count, s->type);
+}
+
+INLINE void NAME(store_step)(const struct scan *s, const struct NAME(work) *w, void *to, int64_t i, vec x)
+{
+    NAME(store)(NAME(at_step)(s, w, to, i), x, w->count, s->type);
+}
+
+/* The block's lanes in row n of a (N, D) tensor; beyond its last row there are zeros. */
+INLINE vec NAME(load_state)(const struct scan *s, const struct NAME(work) *w, const float *from, int64_t n)
+{
+    return n < s->states ? NAME(load)(from + n * s->channels + w->channel, w->count, FLOAT) : NAME(all)(0.0f);
+}
+
+INLINE void NAME(store_state)(const struct scan *s, const struct NAME(work) *w, float *to, int64_t n, vec x)
+{
+    if (n < s->states)
+        NAME(store)(to + n * s->channels + w->channel, x, w->count, FLOAT);
+}
+
+/* And in a (D,) tensor. */
+INLINE vec NAME(load_channel)(const struct NAME(work) *w, const float *from)
+{
+    return from ? NAME(load)(from + w->channel, w->count, FLOAT) : NAME(all)(0.0f);
+}
+
+INLINE void NAME(add_channel)(const struct NAME(work) *w, float *to, vec x)
+{
+    if (to)
+        NAME(store)(to + w->channel, NAME(load)(to + w->channel, w->count, FLOAT) + x, w->count, FLOAT);
+}
+
+/* B_t or C_t of a chunk, for all blocks of a group; states are filled up with zeros. */
+INLINE void NAME(read_coefficients)(const struct scan *s, const struct NAME(work) *w, const void *from, float *to)
+{
+    const int64_t N = s->states;
+    for (int64_t i = 0; i < w->steps; i++)
+        for (int64_t n = 0; n < N; n += W) { /* what is written too far is written again by the next step */
+            const int64_t at = ((w->row * s->steps + w->first + i) * s->groups + w->group) * N + n;
+            vec x = NAME(load)((const char *)from + at * SIZE(s->type), N - n < W ? N - n : W, s->type);
+            NAME(store)(to + i * FILLED(N) + n, x, W, FLOAT);
+        }
+}
+
+/* dB_t or dC_t: the sums over a group's blocks are complete, those over the lanes are left. */
+INLINE void NAME(write_coefficients)(const struct scan *s, const struct NAME(work) *w, vec from[][CHUNK][TOGETHER], float *to)
+{
+    for (int64_t i = 0; i < w->steps; i++)
+        for (int64_t n = 0; n < s->states; n++)
+            to[((w->row * s->steps + w->first + i) * s->groups + w->group) * s->states + n]
+                = NAME(sum)(&from[n / TOGETHER][i][n % TOGETHER]);
+}
+
+/* u, delta and D u of a chunk. */
+INLINE void NAME(read)(const struct scan *s, struct NAME(work) *w)
+{
+    const vec d = NAME(load_channel)(w, s->d), bias = NAME(load_channel)(w, s->bias);
+    for (int64_t i = 0; i < w->steps; i++) {
+        w->u[i] = NAME(load_step)(s, w, s->u, i);
+        w->delta[i] = NAME(load_step)(s, w, s->delta, i) + bias;
+        w->slope[i] = NAME(all)(1.0f);
         if (s->softplus)
-            delta = NAME(softplus)(delta, &slope);
-        const float *b = NAME(at_step)(s, s->b, s->constant_b, row, t, k->group);
-        const float *c = NAME(at_step)(s, s->c, s->constant_c, row, t, k->group);
-        vec y = NAME(step)(s, k, h, delta, u, b, c, NULL, simple);
+            w->delta[i] = NAME(softplus)(w->delta[i], &w->slope[i]);
+        w->y[i] = NAME(all)(0.0f);
         if (s->d)
-            y += k->d * u;
+            w->y[i] = d * w->u[i];
+    }
+}
+
+/* TOGETHER states from n on, from the chunk's first step to its last; C h is added to y. `keep`: h and e are noted for the way
+ * back. `simple`: B and C by step and no exact hold, which is what nearly every head asks for. Both are known when compiling. */
+INLINE void NAME(forth)(const struct scan *s, struct NAME(work) *w, const float *state, int64_t n, int keep, int simple)
+{
+    vec a[TOGETHER], b[TOGETHER], c[TOGETHER], h[TOGETHER]; /* a in powers of two */
+    for (int m = 0; m < TOGETHER; m++) {
+        a[m] = NAME(load_state)(s, w, s->a, n + m) * LOG2_E;
+        h[m] = NAME(load_state)(s, w, state, n + m);
+        if (!simple && s->constant_b)
+            b[m] = NAME(load_state)(s, w, s->b, n + m);
+        if (!simple && s->constant_c)
+            c[m] = NAME(load_state)(s, w, s->c, n + m);
+        if (keep) {
+            w->h[0][m] = h[m];
+            __builtin_prefetch(state + (n + m) * s->channels + w->channel + W, 0, 2);
+        }
+    }
+    for (int64_t i = 0; i < w->steps; i++) {
+        const float *b_t = w->b + i * FILLED(s->states) + n, *c_t = w->c + i * FILLED(s->states) + n;
+        vec delta = w->delta[i], delta_u = delta * w->u[i], y = w->y[i];
+#pragma GCC unroll 4
+        for (int m = 0; m < TOGETHER; m++) {
+            vec x = delta * a[m], e = NAME(exp2)(x), gain_u = delta_u, slope;
+            if (!simple && s->zoh)
+                gain_u *= NAME(phi)(x / LOG2_E, e, &slope);
+            if (simple || !s->constant_b)
+                b[m] = NAME(all)(b_t[m]);
+            if (simple || !s->constant_c)
+                c[m] = NAME(all)(c_t[m]);
+            h[m] = e * h[m] + gain_u * b[m];
+            y += h[m] * c[m];
+            if (keep) {
+                w->h[i + 1][m] = h[m];
+                w->e[i][m] = e;
+            }
+        }
+        w->y[i] = y;
+    }
+    if (!keep)
+        for (int m = 0; m < TOGETHER; m++)
+            NAME(store_state)(s, w, w->between, n + m, h[m]);
+}
+
+/* TOGETHER states from n on, from the chunk's last step to its first, after `forth` with `keep`. */
+INLINE void NAME(back)(const struct scan *s, struct NAME(work) *w, int64_t n, int simple)
+{
+    vec a[TOGETHER], b[TOGETHER], c[TOGETHER], h[TOGETHER], carry[TOGETHER], da[TOGETHER], db[TOGETHER], dc[TOGETHER];
+    vec(*sum_b)[TOGETHER] = w->db[n / TOGETHER], (*sum_c)[TOGETHER] = w->dc[n / TOGETHER];
+    for (int m = 0; m < TOGETHER; m++) {
+        a[m] = NAME(load_state)(s, w, s->a, n + m);
+        h[m] = w->h[w->steps][m];
+        carry[m] = NAME(load_state)(s, w, w->between, n + m);
+        da[m] = NAME(load_state)(s, w, s->da, n + m);
+        if (!simple && s->constant_b)
+            b[m] = NAME(load_state)(s, w, s->b, n + m), db[m] = NAME(load_state)(s, w, s->db, n + m);
+        if (!simple && s->constant_c)
+            c[m] = NAME(load_state)(s, w, s->c, n + m), dc[m] = NAME(load_state)(s, w, s->dc, n + m);
+    }
+    for (int64_t i = w->steps - 1; i >= 0; i--) {
+        const float *b_t = w->b + i * FILLED(s->states) + n, *c_t = w->c + i * FILLED(s->states) + n;
+        vec delta = w->delta[i], u = w->u[i], dy = w->dy[i], delta_u = delta * u, dgain = NAME(all)(0.0f), dx_a = dgain;
+#pragma GCC unroll 4
+        for (int m = 0; m < TOGETHER; m++) {
+            if (simple || !s->constant_b)
+                b[m] = NAME(all)(b_t[m]);
+            if (simple || !s->constant_c)
+                c[m] = NAME(all)(c_t[m]);
+            vec dh = carry[m] + dy * c[m], dc_t = dy * h[m], dh_b = dh * b[m], gain_u = delta_u;
+            carry[m] = dh * w->e[i][m];
+            h[m] = w->h[i][m];
+            vec dx = carry[m] * h[m]; /* of x = delta A */
+            if (!simple && s->zoh) {  /* gain = delta phi(x) */
+                vec slope, phi = NAME(phi)(delta * a[m], w->e[i][m], &slope);
+                dx += dh_b * delta_u * slope;
+                dh_b *= phi;
+                gain_u *= phi;
+            }
+            dgain += dh_b;
+            dx_a += dx * a[m];
+            da[m] += dx * delta;
+            if (!simple && s->constant_b)
+                db[m] += dh * gain_u;
+            else
+                sum_b[i][m] += dh * gain_u;
+            if (!simple && s->constant_c)
+                dc[m] += dc_t;
+            else
+                sum_c[i][m] += dc_t;
+        }
+        w->du[i] += delta * dgain;
+        w->ddelta[i] += dx_a + u * dgain;
+    }
+    for (int m = 0; m < TOGETHER; m++) {
+        NAME(store_state)(s, w, w->between, n + m, carry[m]);
+        NAME(store_state)(s, w, s->da, n + m, da[m]);
+        if (!simple && s->constant_b)
+            NAME(store_state)(s, w, s->db, n + m, db[m]);
+        if (!simple && s->constant_c)
+            NAME(store_state)(s, w, s->dc, n + m, dc[m]);
+    }
+}
+
+INLINE void NAME(forward_block)(const struct scan *s, struct NAME(work) *w, int simple)
+{
+    vec total = NAME(all)(0.0f);
+    NAME(read)(s, w);
+    for (int64_t n = 0; n < s->states; n += TOGETHER)
+        NAME(forth)(s, w, w->between, n, 0, simple);
+    for (int64_t i = 0; i < w->steps; i++) {
+        vec y = w->y[i];
         if (s->z) {
-            vec z = NAME(load)(s->z + at, count);
+            vec z = NAME(load_step)(s, w, s->z, i);
             y *= z * NAME(sigmoid)(z);
         }
         if (s->pooled)
             total += y;
         else
-            NAME(store)(s->y + at, y, count);
+            NAME(store_step)(s, w, s->y, i, y);
     }
     if (s->pooled)
-        NAME(store)(s->y + row * D + k->channel, total / (float)(length ? length : 1), count);
-    else
-        for (int64_t t = length; t < L; t++)
-            NAME(store)(s->y + (row * L + t) * D + k->channel, NAME(all)(0.0f), count);
-    if (s->last)
-        for (int64_t n = 0; n < N; n++)
-            NAME(store)(s->last + (row * N + n) * D + k->channel, h[n], count);
+        NAME(add_channel)(w, w->between + s->states * s->channels, total);
 }
 
-static int32_t NAME(forward)(const struct scan *s, int64_t first, int64_t last)
+INLINE void NAME(backward_block)(const struct scan *s, struct NAME(work) *w, int simple)
 {
-    const int64_t width = s->channels / s->groups;
-    const int simple = s->states == 16 && !s->constant_b && !s->constant_c && !s->zoh;
-    struct NAME(block) k;
-    for (int64_t channel = s->from; channel < s->to;) { /* blocks outside: their constants are loaded once */
-        const int64_t group = channel / width, end = (group + 1) * width, left = (end < s->to ? end : s->to) - channel;
-        NAME(enter)(s, &k, channel, left < W ? left : W, group);
-        for (int64_t row = first; row < last; row++)
-            if (simple)
-                NAME(forward_block)(s, &k, row, 1);
-            else
-                NAME(forward_block)(s, &k, row, 0);
-        channel += k.count;
-    }
-    return DONE;
-}
-
-/* Room of one thread for going back through a chunk. */
-struct NAME(room) {
-    vec *h, *e;         /* [CHUNK + 1][N], [CHUNK][N] */
-    vec *db, *dc;       /* [CHUNK][N]: sums over the blocks of a group, lane by lane */
-    vec delta[CHUNK], slope[CHUNK], u[CHUNK], y[CHUNK];
-    float *carry;       /* (N, D): the gradient of the state that the chunk ends with */
-};
-
-INLINE void NAME(backward_block)(
-    const struct scan *s, const struct NAME(block) *k, struct NAME(room) *r, int64_t row, int64_t chunk, int64_t stop, int simple)
-{
-    const int64_t D = s->channels, L = s->steps, N = simple ? 16 : s->states, count = k->count, first = chunk * CHUNK;
-    const int64_t chunks = (L + CHUNK - 1) / CHUNK, steps = stop - first, length = NAME(length)(s, row);
-    vec carry[MAX_STATES], da[MAX_STATES], db[MAX_STATES], dc[MAX_STATES];
-    for (int64_t n = 0; n < N; n++)
-        r->h[n] = NAME(load)(s->checkpoints + ((row * chunks + chunk) * N + n) * D + k->channel, count);
-    for (int64_t i = 0; i < steps; i++) { /* forward once more */
-        const int64_t at = (row * L + first + i) * D + k->channel;
-        vec *h = r->h + (i + 1) * N;
-        for (int64_t n = 0; n < N; n++)
-            h[n] = h[n - N];
-        r->u[i] = NAME(load)(s->u + at, count);
-        r->delta[i] = NAME(load)(s->delta + at, count) + k->bias;
-        r->slope[i] = NAME(all)(1.0f);
-        if (s->softplus)
-            r->delta[i] = NAME(softplus)(r->delta[i], &r->slope[i]);
-        const float *b = NAME(at_step)(s, s->b, s->constant_b, row, first + i, k->group);
-        const float *c = NAME(at_step)(s, s->c, s->constant_c, row, first + i, k->group);
-        r->y[i] = NAME(step)(s, k, h, r->delta[i], r->u[i], b, c, r->e + i * N, simple) + k->d * r->u[i];
-    }
-    for (int64_t n = 0; n < N; n++) {
-        carry[n] = NAME(load)(r->carry + n * D + k->channel, count);
-        da[n] = NAME(load)(s->da + n * D + k->channel, count);
-        if (s->constant_b)
-            db[n] = NAME(load)(s->db + n * D + k->channel, count);
-        if (s->constant_c)
-            dc[n] = NAME(load)(s->dc + n * D + k->channel, count);
-    }
-    vec dd = s->dd ? NAME(load)(s->dd + k->channel, count) : NAME(all)(0.0f);
-    vec dbias = s->dbias ? NAME(load)(s->dbias + k->channel, count) : NAME(all)(0.0f);
-    vec pooled = s->pooled ? NAME(load)(s->dy + row * D + k->channel, count) : NAME(all)(0.0f);
-    pooled /= (float)(length ? length : 1);
-    for (int64_t i = steps - 1; i >= 0; i--) { /* and back */
-        const int64_t at = (row * L + first + i) * D + k->channel;
-        const float *b = NAME(at_step)(s, s->b, s->constant_b, row, first + i, k->group);
-        const float *c = NAME(at_step)(s, s->c, s->constant_c, row, first + i, k->group);
-        const vec *h = r->h + (i + 1) * N, *e = r->e + i * N, u = r->u[i], delta = r->delta[i];
-        vec dy = s->pooled ? pooled : NAME(load)(s->dy + at, count);
+    const float *state = s->checkpoints + (w->row * CHUNKS(s->steps) + w->first / CHUNK) * s->states * s->channels;
+    vec d = NAME(load_channel)(w, s->d), dd = NAME(all)(0.0f), dbias = NAME(all)(0.0f), pooled;
+    if (s->pooled)
+        pooled = NAME(load)((const char *)s->dy + (w->row * s->channels + w->channel) * SIZE(s->type), w->count, s->type)
+            / (float)NAME(length)(s, w->row);
+    NAME(read)(s, w);
+    for (int64_t i = 0; i < w->steps; i++) {
+        vec dy = pooled;
+        if (!s->pooled)
+            dy = NAME(load_step)(s, w, s->dy, i);
         if (s->z) { /* y = (C h + D u) z sigmoid(z) */
-            vec z = NAME(load)(s->z + at, count), gate = NAME(sigmoid)(z);
-            NAME(store)(s->dz + at, dy * r->y[i] * gate * (1.0f + z * (1.0f - gate)), count);
+            vec z = NAME(load_step)(s, w, s->z, i), gate = NAME(sigmoid)(z);
+            w->dz[i] = dy * gate * (1.0f + z * (1.0f - gate)); /* but for y, which is not there yet */
             dy *= z * gate;
         }
-        vec dgain_u = NAME(all)(0.0f), dx_a = NAME(all)(0.0f), du = dy * k->d, held = NAME(all)(0.0f), ddelta;
-        vec gain = delta * u, *sum_b = r->db + i * N, *sum_c = r->dc + i * N;
-        dd += dy * u;
-#pragma GCC unroll 16
-        for (int64_t n = 0; n < N; n++) {
-            vec b_n = simple ? NAME(all)(b[n]) : NAME(coefficient)(k->b, b, n);
-            vec c_n = simple ? NAME(all)(c[n]) : NAME(coefficient)(k->c, c, n);
-            vec dh = carry[n] + dy * c_n, dc_n = dy * h[n];
-            carry[n] = dh * e[n];
-            vec dx = carry[n] * h[n - N]; /* of x = delta A */
-            if (!simple && s->zoh) {      /* gain = delta phi(x) */
-                vec slope, x = delta * k->a[n] / LOG2_E, phi = NAME(phi)(x, e[n], &slope), dgain = dh * b_n;
-                gain = delta * u * phi;
-                held += dgain * phi;
-                dx += dgain * u * delta * slope;
-            } else
-                dgain_u += dh * b_n;
-            dx_a += dx * k->a[n];
-            da[n] += dx * delta;
-            if (!simple && s->constant_b)
-                db[n] += dh * gain;
-            else
-                sum_b[n] += dh * gain;
-            if (!simple && s->constant_c)
-                dc[n] += dc_n;
-            else
-                sum_c[n] += dc_n;
-        }
-        if (!simple && s->zoh)
-            dgain_u = held;
-        du += delta * dgain_u;
-        ddelta = (dx_a / LOG2_E + u * dgain_u) * r->slope[i];
+        w->dy[i] = dy;
+        w->du[i] = dy * d;
+        w->ddelta[i] = NAME(all)(0.0f);
+        dd += dy * w->u[i];
+    }
+    for (int64_t n = 0; n < s->states; n += TOGETHER) {
+        NAME(forth)(s, w, state, n, 1, simple);
+        NAME(back)(s, w, n, simple);
+    }
+    for (int64_t i = 0; i < w->steps; i++) {
+        vec ddelta = w->ddelta[i] * w->slope[i];
         dbias += ddelta;
-        NAME(store)(s->du + at, du, count);
-        NAME(store)(s->ddelta + at, ddelta, count);
-    }
-    for (int64_t n = 0; n < N; n++) {
-        NAME(store)(r->carry + n * D + k->channel, carry[n], count);
-        NAME(store)(s->da + n * D + k->channel, da[n], count);
-        if (s->constant_b)
-            NAME(store)(s->db + n * D + k->channel, db[n], count);
-        if (s->constant_c)
-            NAME(store)(s->dc + n * D + k->channel, dc[n], count);
-    }
-    if (s->dd)
-        NAME(store)(s->dd + k->channel, dd, count);
-    if (s->dbias)
-        NAME(store)(s->dbias + k->channel, dbias, count);
-}
-
-/* All blocks of one group through one chunk; then the sums over channels are complete. */
-static void NAME(backward_group)(
-    const struct scan *s, struct NAME(block) *k, struct NAME(room) *r, int64_t row, int64_t chunk, int64_t stop, int64_t group,
-    int simple)
-{
-    const int64_t width = s->channels / s->groups, N = s->states, steps = stop - chunk * CHUNK;
-    const int64_t from = group * width > s->from ? group * width : s->from;
-    const int64_t to = (group + 1) * width < s->to ? (group + 1) * width : s->to;
-    if (from >= to)
-        return;
-    memset(r->db, 0, (size_t)(steps * N) * sizeof(vec));
-    memset(r->dc, 0, (size_t)(steps * N) * sizeof(vec));
-    for (int64_t channel = from; channel < to; channel += W) {
-        NAME(enter)(s, k, channel, to - channel < W ? to - channel : W, group);
-        if (simple)
-            NAME(backward_block)(s, k, r, row, chunk, stop, 1);
-        else
-            NAME(backward_block)(s, k, r, row, chunk, stop, 0);
-    }
-    for (int64_t i = 0; i < steps; i++) {
-        const int64_t at = ((row * s->steps + chunk * CHUNK + i) * s->groups + group) * N;
-        for (int64_t n = 0; n < N; n++) {
-            if (!s->constant_b)
-                s->db[at + n] = NAME(sum)(r->db[i * N + n]);
-            if (!s->constant_c)
-                s->dc[at + n] = NAME(sum)(r->dc[i * N + n]);
-        }
-    }
-}
-
-static int32_t NAME(backward)(const struct scan *s, int64_t first, int64_t last)
-{
-    const int64_t D = s->channels, L = s->steps, N = s->states;
-    const int simple = N == 16 && !s->constant_b && !s->constant_c && !s->zoh;
-    const size_t vectors = (size_t)((4 * CHUNK + 1) * N);
-    struct NAME(room) r;
-    struct NAME(block) k;
-    void *memory = NULL;
-    if (posix_memalign(&memory, 64, vectors * sizeof(vec) + (size_t)(N * D) * sizeof(float)))
-        return NO_MEMORY;
-    r.h = memory, r.e = r.h + (CHUNK + 1) * N, r.db = r.e + CHUNK * N, r.dc = r.db + CHUNK * N;
-    r.carry = (float *)(r.dc + CHUNK * N);
-    for (int64_t row = first; row < last; row++) {
-        const int64_t length = NAME(length)(s, row);
-        if (s->dlast)
-            memcpy(r.carry, s->dlast + row * N * D, (size_t)(N * D) * sizeof(float));
-        else
-            memset(r.carry, 0, (size_t)(N * D) * sizeof(float));
-        for (int64_t chunk = (length + CHUNK - 1) / CHUNK - 1; chunk >= 0; chunk--) {
-            const int64_t stop = (chunk + 1) * CHUNK < length ? (chunk + 1) * CHUNK : length;
-            for (int64_t group = 0; group < s->groups; group++)
-                NAME(backward_group)(s, &k, &r, row, chunk, stop, group, simple);
-        }
-        for (int64_t n = 0; n < N && s->dinitial; n++)
-            memcpy(s->dinitial + (row * N + n) * D + s->from, r.carry + n * D + s->from, (size_t)(s->to - s->from) * sizeof(float));
-        const size_t beyond = (size_t)(L - length), at = (size_t)(row * L + length); /* padding has no gradient */
-        memset(s->du + at * D, 0, beyond * D * sizeof(float));
-        memset(s->ddelta + at * D, 0, beyond * D * sizeof(float));
+        NAME(store_step)(s, w, s->du, i, w->du[i]);
+        NAME(store_step)(s, w, s->ddelta, i, ddelta);
         if (s->z)
-            memset(s->dz + at * D, 0, beyond * D * sizeof(float));
-        if (!s->constant_b)
-            memset(s->db + at * s->groups * N, 0, beyond * s->groups * N * sizeof(float));
-        if (!s->constant_c)
-            memset(s->dc + at * s->groups * N, 0, beyond * s->groups * N * sizeof(float));
+            NAME(store_step)(s, w, s->dz, i, w->dz[i] * w->y[i]);
     }
-    free(memory);
+    NAME(add_channel)(w, s->dd, dd);
+    NAME(add_channel)(w, s->dbias, dbias);
+}
+
+/* All blocks of this call through one chunk. */
+INLINE void NAME(chunk)(const struct scan *s, struct NAME(work) *w, int backward, int simple)
+{
+    const int64_t width = s->channels / s->groups;
+    for (w->channel = s->from; w->channel < s->to;) {
+        w->group = w->channel / width;
+        const int64_t end = (w->group + 1) * width < s->to ? (w->group + 1) * width : s->to;
+        if (!s->constant_b)
+            NAME(read_coefficients)(s, w, s->b, w->b);
+        if (!s->constant_c)
+            NAME(read_coefficients)(s, w, s->c, w->c);
+        if (backward) {
+            memset(w->db, 0, sizeof(vec) * (size_t)(CHUNK * FILLED(s->states)));
+            memset(w->dc, 0, sizeof(vec) * (size_t)(CHUNK * FILLED(s->states)));
+        }
+        for (; w->channel < end; w->channel += w->count) {
+            w->count = end - w->channel < W ? end - w->channel : W;
+            if (backward)
+                NAME(backward_block)(s, w, simple);
+            else
+                NAME(forward_block)(s, w, simple);
+        }
+        if (backward && !s->constant_b)
+            NAME(write_coefficients)(s, w, w->db, s->db);
+        if (backward && !s->constant_c)
+            NAME(write_coefficients)(s, w, w->dc, s->dc);
+    }
+}
+
+/* The channels of this call in a (N, D) tensor; from NULL: zeros. */
+INLINE void NAME(copy)(const struct scan *s, float *to, const float *from)
+{
+    const size_t bytes = sizeof(float) * (size_t)(s->to - s->from);
+    for (int64_t n = 0; n < s->states; n++)
+        if (from)
+            memcpy(to + n * s->channels + s->from, from + n * s->channels + s->from, bytes);
+        else
+            memset(to + n * s->channels + s->from, 0, bytes);
+}
+
+/* Padding: steps from a row's length on. */
+INLINE void NAME(clear)(const struct scan *s, void *x, int64_t row)
+{
+    for (int64_t t = NAME(length)(s, row); t < s->steps && x; t++)
+        memset(
+            (char *)x + ((row * s->steps + t) * s->channels + s->from) * SIZE(s->type), 0,
+            (size_t)((s->to - s->from) * SIZE(s->type)));
+}
+
+INLINE void NAME(forward_row)(const struct scan *s, struct NAME(work) *w, int simple)
+{
+    const int64_t D = s->channels, N = s->states, length = NAME(length)(s, w->row);
+    float *total = w->between + N * D;
+    NAME(copy)(s, w->between, s->initial ? s->initial + w->row * N * D : NULL);
+    memset(total, 0, sizeof(float) * (size_t)D);
+    for (w->first = 0; w->first < length; w->first += CHUNK) {
+        w->steps = length - w->first < CHUNK ? length - w->first : CHUNK;
+        if (s->checkpoints)
+            NAME(copy)(s, s->checkpoints + (w->row * CHUNKS(s->steps) + w->first / CHUNK) * N * D, w->between);
+        NAME(chunk)(s, w, 0, simple);
+    }
+    if (s->last)
+        NAME(copy)(s, s->last + w->row * N * D, w->between);
+    if (s->pooled)
+        for (int64_t channel = s->from; channel < s->to; channel += W) {
+            const int64_t count = s->to - channel < W ? s->to - channel : W;
+            vec mean = NAME(load)(total + channel, count, FLOAT) / (float)(length ? length : 1);
+            NAME(store)((char *)s->y + (w->row * D + channel) * SIZE(s->type), mean, count, s->type);
+        }
+    else
+        NAME(clear)(s, s->y, w->row);
+}
+
+INLINE void NAME(backward_row)(const struct scan *s, struct NAME(work) *w, int simple)
+{
+    const int64_t D = s->channels, N = s->states, length = NAME(length)(s, w->row);
+    NAME(copy)(s, w->between, s->dlast ? s->dlast + w->row * N * D : NULL);
+    for (w->first = (CHUNKS(length) - 1) * CHUNK; w->first >= 0; w->first -= CHUNK) {
+        w->steps = length - w->first < CHUNK ? length - w->first : CHUNK;
+        NAME(chunk)(s, w, 1, simple);
+    }
+    if (s->dinitial)
+        NAME(copy)(s, s->dinitial + w->row * N * D, w->between);
+    NAME(clear)(s, s->du, w->row);
+    NAME(clear)(s, s->ddelta, w->row);
+    NAME(clear)(s, s->dz, w->row);
+}
+
+/* Rows [first, last) of the batch. */
+TARGET static int32_t NAME(run)(const struct scan *s, int backward, int64_t first, int64_t last)
+{
+    const int simple = !s->constant_b && !s->constant_c && !s->zoh;
+    struct NAME(work) *w;
+    if (posix_memalign((void **)&w, 64, sizeof *w + sizeof(float) * (size_t)((s->states + 1) * s->channels)))
+        return NO_MEMORY;
+    for (w->row = first; w->row < last; w->row++)
+        if (backward)
+            simple ? NAME(backward_row)(s, w, 1) : NAME(backward_row)(s, w, 0);
+        else
+            simple ? NAME(forward_row)(s, w, 1) : NAME(forward_row)(s, w, 0);
+    free(w);
     return DONE;
 }
 
 #undef vec
 #undef ivec
+#undef bits
+#undef halves
 #undef INLINE
 #undef LOG2_E
+#undef TARGET
 #undef W
 #undef NAME
 #undef MAX
 #undef MIN
+#undef SCALE
+#undef WHOLE
+#undef FRACTION
+#undef FROM_HALF
+#undef TO_HALF

@@ -2,10 +2,11 @@
  *
  *     h_t = exp(delta_t A) h_{t-1} + gain_t B_t u_t      y_t = (C_t h_t + D u_t) silu(z_t)      gain: delta, or exact ZOH
  *
- * One call does some rows of a batch and some channels; cpu.py shares them among threads. Neighbouring channels are the lanes of a vector, a
- * block; it goes through all steps with its states in cache. Forward notes the state before every CHUNK-th step. Backward takes
- * the chunks from the last to the first: it computes the states within one anew, then walks back through them. So exp() is
- * computed twice for each state, and 1 / CHUNK of the states is all that is kept in between.
+ * One call does some rows of a batch and some channels; cpu.py shares them among threads. Neighbouring channels are the lanes
+ * of a vector, a block. All blocks go through CHUNK steps before any goes on, a few states at a time: so memory is read in order,
+ * and what a block works with stays near. Forward notes the state before every CHUNK-th step. Backward takes the chunks from the
+ * last to the first: it computes the states within one anew, then walks back through them. So exp() is computed twice for each
+ * state, and 1 / CHUNK of the states is all that is kept in between.
  *
  * kernel.h holds the loops. It is compiled once for each instruction set; which one runs is chosen when the program does.
  */
@@ -13,59 +14,75 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { VERSION = 1, CHUNK = 32, MAX_STATES = 256 };
+enum { VERSION = 3, CHUNK = 32, MAX_STATES = 256, TOGETHER = 4 }; /* TOGETHER: states that are in registers at a time */
+enum { FLOAT = 0, BFLOAT = 1, HALF = 2 };
+#define SIZE(type) ((type) == FLOAT ? 4 : 2)
+#define CHUNKS(steps) (((steps) + CHUNK - 1) / CHUNK)
+#define FILLED(states) (((states) + TOGETHER - 1) / TOGETHER * TOGETHER)
 
-/* A call. Absent tensors are NULL; all are contiguous float32. States lie as (N, D), so that channels are neighbours. */
+/* A call. Absent tensors are NULL; all are contiguous. Those that are void here are of `type`, the others, constant b and c, and
+ * all sums are float32. States lie as (N, D), so that channels are neighbours. */
 struct scan {
     int64_t steps, channels, states, groups;            /* L, D, N, G */
     int64_t from, to;                                   /* the channels of this call */
     int32_t softplus, zoh, constant_b, constant_c;      /* constant: (N, D) in place of (B, L, G, N) */
     int32_t pooled;                                     /* y and dy are (B, D): the mean over a row's steps */
     int32_t instructions;                               /* 0: the best there is; 1, 2, 3: baseline, AVX2, AVX-512 */
-    const float *u, *delta, *z;                         /* (B, L, D) */
-    const float *a, *b, *c;                             /* (N, D); (B, L, G, N) or (N, D) */
+    int32_t type;                                       /* float32, bfloat16 or float16 */
+    const void *u, *delta, *z;                          /* (B, L, D) */
+    const float *a;                                     /* (N, D) */
+    const void *b, *c;                                  /* (B, L, G, N) or (N, D) */
     const float *d, *bias;                              /* (D,) */
     const int64_t *lengths;                             /* (B,); NULL: all L */
     const float *initial;                               /* (B, N, D); NULL: zeros */
-    float *y;                                           /* (B, L, D) or (B, D) */
+    void *y;                                            /* (B, L, D) or (B, D) */
     float *last;                                        /* (B, N, D): the state after each row's last step; or NULL */
     float *checkpoints;                                 /* (B, ceil(L / CHUNK), N, D); NULL: nobody goes back */
     /* backward only: gradients of y and of the last state, then those asked for */
-    const float *dy, *dlast;                            /* as y; (B, N, D) or NULL */
-    float *du, *ddelta, *dz;                            /* (B, L, D) */
-    float *db, *dc;                                     /* (B, L, G, N), sums over the channels of this call; or (N, D), as da */
+    const void *dy;                                     /* as y */
+    const float *dlast;                                 /* (B, N, D) or NULL */
+    void *du, *ddelta, *dz;                             /* (B, L, D) */
+    float *db, *dc;                                     /* (B, L, G, N), sums over this call's channels, given as 0; or as da */
     float *dinitial;                                    /* (B, N, D) */
-    float *da, *dd, *dbias;                             /* (N, D), (D,), (D,): sums over the rows of this call */
+    float *da, *dd, *dbias;                             /* (N, D), (D,), (D,): what this call's rows give is added */
 };
 
 enum { DONE = 0, NO_MEMORY = 1, NO_INSTRUCTIONS = 2 };
 
+/* Once for each instruction set: its vectors' width, names, and what has instructions of its own there. */
 #if defined(__x86_64__)
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 #define W 16
 #define NAME(x) x##_avx512
 #define MAX(a, b) ((vec)_mm512_max_ps((__m512)(a), (__m512)(b)))
 #define MIN(a, b) ((vec)_mm512_min_ps((__m512)(a), (__m512)(b)))
+#define WHOLE(x) ((vec)_mm512_roundscale_ps((__m512)(x), 0))
+#define FRACTION(x) ((vec)_mm512_reduce_ps((__m512)(x), 0))
+#define SCALE(x, whole) ((vec)_mm512_scalef_ps((__m512)(x), (__m512)(whole)))
+#define FROM_HALF(x) ((vec)_mm512_cvtph_ps((__m256i)(x)))
+#define TO_HALF(x) ((halves)_mm512_cvtps_ph((__m512)(x), 0))
 #include "kernel.h"
-#pragma GCC pop_options
 
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#define TARGET __attribute__((target("avx2,fma,f16c"))) /* no processor has AVX2 without F16C */
 #define W 8
 #define NAME(x) x##_avx2
 #define MAX(a, b) ((vec)_mm256_max_ps((__m256)(a), (__m256)(b)))
 #define MIN(a, b) ((vec)_mm256_min_ps((__m256)(a), (__m256)(b)))
+#define FROM_HALF(x) ((vec)_mm256_cvtph_ps((__m128i)(x)))
+#define TO_HALF(x) ((halves)_mm256_cvtps_ph((__m256)(x), 0))
 #include "kernel.h"
-#pragma GCC pop_options
 #endif
 
+#define TARGET
 #define W 4
 #define NAME(x) x##_baseline
 #define MAX(a, b) NAME(pick)((ivec)((a) > (b)), a, b)
@@ -90,17 +107,37 @@ EXPORT int32_t mambavl_scan_instructions(void)
     return 1;
 }
 
-/* Rows [first, last) of the batch. */
+/* Asks for large pages under an output that is to be written for the first time. A fault for every 4 KiB of it took half of the time
+ * where much is written. */
+static void large_pages(void *from, int64_t bytes)
+{
+#ifdef MADV_HUGEPAGE
+    const uintptr_t large = 1 << 21, first = ((uintptr_t)from + large - 1) / large * large;
+    const uintptr_t last = ((uintptr_t)from + (uintptr_t)bytes) / large * large;
+    if (last > first)
+        madvise((void *)first, last - first, MADV_HUGEPAGE); /* a wish: what comes of it is the system's affair */
+#endif
+}
+
 EXPORT int32_t mambavl_scan_run(const struct scan *s, int32_t backward, int64_t first, int64_t last)
 {
     int32_t best = mambavl_scan_instructions(), wanted = s->instructions ? s->instructions : best;
     if (wanted > best)
         return NO_INSTRUCTIONS;
+    const int64_t row = s->steps * s->channels * SIZE(s->type), kept = CHUNKS(s->steps) * s->states * s->channels;
+    char *large[3] = {s->pooled ? NULL : s->y};
+    if (backward)
+        large[0] = s->du, large[1] = s->ddelta, large[2] = s->dz;
+    else if (s->checkpoints)
+        large_pages(s->checkpoints + first * kept, (last - first) * kept * (int64_t)sizeof(float));
+    for (int i = 0; i < 3; i++)
+        if (large[i])
+            large_pages(large[i] + first * row, (last - first) * row);
 #if defined(__x86_64__)
     if (wanted == 3)
-        return backward ? backward_avx512(s, first, last) : forward_avx512(s, first, last);
+        return run_avx512(s, backward, first, last);
     if (wanted == 2)
-        return backward ? backward_avx2(s, first, last) : forward_avx2(s, first, last);
+        return run_avx2(s, backward, first, last);
 #endif
-    return backward ? backward_baseline(s, first, last) : forward_baseline(s, first, last);
+    return run_baseline(s, backward, first, last);
 }
