@@ -20,7 +20,7 @@ from torch import Tensor
 from mambavl.cache.native import load
 from mambavl.fuse.scan.streams import Options, Stream, common_groups, gather, spread
 
-VERSION, CHUNK = 3, 32  # of scan.c
+VERSION, CHUNK, NO_MEMORY = 3, 32, 1  # of scan.c
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 INSTRUCTIONS = {"baseline": 1, "avx2": 2, "avx512": 3}
 forced_instructions = 0  # 0: the best that this machine has; tests try the others
@@ -174,8 +174,10 @@ class _Inputs:
         if not self.calls:
             return
         codes = [one(self.calls[0])] if len(self.calls) == 1 else list(_pool(len(self.calls)).map(one, self.calls))
-        if any(codes):
+        if NO_MEMORY in codes:
             raise MemoryError("the scan found no memory for its states")
+        if any(codes):
+            raise RuntimeError(f"this machine lacks the instruction set asked for, number {forced_instructions}")
 
 
 def _cut(count: int, parts: int) -> list[tuple[int, int]]:
