@@ -207,6 +207,11 @@ INLINE void NAME(store_state)(const struct scan *s, const struct NAME(work) *w, 
         NAME(store)(to + n * s->channels + w->channel, x, w->count, FLOAT);
 }
 
+INLINE void NAME(add_state)(const struct scan *s, const struct NAME(work) *w, float *to, int64_t n, vec x)
+{
+    NAME(store_state)(s, w, to, n, NAME(load_state)(s, w, to, n) + x);
+}
+
 /* And in a (D,) tensor. */
 INLINE vec NAME(load_channel)(const struct NAME(work) *w, const float *from)
 {
@@ -260,14 +265,11 @@ INLINE void NAME(read)(const struct scan *s, struct NAME(work) *w)
  * back. `simple`: B and C by step and no exact hold, which is what nearly every head asks for. Both are known when compiling. */
 INLINE void NAME(forth)(const struct scan *s, struct NAME(work) *w, const float *state, int64_t n, int keep, int simple)
 {
-    vec a[TOGETHER], b[TOGETHER], c[TOGETHER], h[TOGETHER]; /* a in powers of two */
+    const int step_b = simple || !s->constant_b, step_c = simple || !s->constant_c;
+    vec a[TOGETHER], h[TOGETHER]; /* a in powers of two */
     for (int m = 0; m < TOGETHER; m++) {
         a[m] = NAME(load_state)(s, w, s->a, n + m) * LOG2_E;
         h[m] = NAME(load_state)(s, w, state, n + m);
-        if (!simple && s->constant_b)
-            b[m] = NAME(load_state)(s, w, s->b, n + m);
-        if (!simple && s->constant_c)
-            c[m] = NAME(load_state)(s, w, s->c, n + m);
         if (keep) {
             w->h[0][m] = h[m];
             __builtin_prefetch(state + (n + m) * s->channels + w->channel + W, 0, 2);
@@ -281,12 +283,10 @@ INLINE void NAME(forth)(const struct scan *s, struct NAME(work) *w, const float 
             vec x = delta * a[m], e = NAME(exp2)(x), gain_u = delta_u, slope;
             if (!simple && s->zoh)
                 gain_u *= NAME(phi)(x / LOG2_E, e, &slope);
-            if (simple || !s->constant_b)
-                b[m] = NAME(all)(b_t[m]);
-            if (simple || !s->constant_c)
-                c[m] = NAME(all)(c_t[m]);
-            h[m] = e * h[m] + gain_u * b[m];
-            y += h[m] * c[m];
+            vec b = step_b ? NAME(all)(b_t[m]) : NAME(load_state)(s, w, s->b, n + m);
+            vec c = step_c ? NAME(all)(c_t[m]) : NAME(load_state)(s, w, s->c, n + m);
+            h[m] = e * h[m] + gain_u * b;
+            y += h[m] * c;
             if (keep) {
                 w->h[i + 1][m] = h[m];
                 w->e[i][m] = e;
@@ -302,28 +302,23 @@ INLINE void NAME(forth)(const struct scan *s, struct NAME(work) *w, const float 
 /* TOGETHER states from n on, from the chunk's last step to its first, after `forth` with `keep`. */
 INLINE void NAME(back)(const struct scan *s, struct NAME(work) *w, int64_t n, int simple)
 {
-    vec a[TOGETHER], b[TOGETHER], c[TOGETHER], h[TOGETHER], carry[TOGETHER], da[TOGETHER], db[TOGETHER], dc[TOGETHER];
+    const int step_b = simple || !s->constant_b, step_c = simple || !s->constant_c;
+    vec a[TOGETHER], h[TOGETHER], carry[TOGETHER], da[TOGETHER];
     vec(*sum_b)[TOGETHER] = w->db[n / TOGETHER], (*sum_c)[TOGETHER] = w->dc[n / TOGETHER];
     for (int m = 0; m < TOGETHER; m++) {
         a[m] = NAME(load_state)(s, w, s->a, n + m);
         h[m] = w->h[w->steps][m];
         carry[m] = NAME(load_state)(s, w, w->between, n + m);
-        da[m] = NAME(load_state)(s, w, s->da, n + m);
-        if (!simple && s->constant_b)
-            b[m] = NAME(load_state)(s, w, s->b, n + m), db[m] = NAME(load_state)(s, w, s->db, n + m);
-        if (!simple && s->constant_c)
-            c[m] = NAME(load_state)(s, w, s->c, n + m), dc[m] = NAME(load_state)(s, w, s->dc, n + m);
+        da[m] = NAME(all)(0.0f);
     }
     for (int64_t i = w->steps - 1; i >= 0; i--) {
         const float *b_t = w->b + i * FILLED(s->states) + n, *c_t = w->c + i * FILLED(s->states) + n;
         vec delta = w->delta[i], u = w->u[i], dy = w->dy[i], delta_u = delta * u, dgain = NAME(all)(0.0f), dx_a = dgain;
 #pragma GCC unroll 4
         for (int m = 0; m < TOGETHER; m++) {
-            if (simple || !s->constant_b)
-                b[m] = NAME(all)(b_t[m]);
-            if (simple || !s->constant_c)
-                c[m] = NAME(all)(c_t[m]);
-            vec dh = carry[m] + dy * c[m], dc_t = dy * h[m], dh_b = dh * b[m], gain_u = delta_u;
+            vec b = step_b ? NAME(all)(b_t[m]) : NAME(load_state)(s, w, s->b, n + m);
+            vec c = step_c ? NAME(all)(c_t[m]) : NAME(load_state)(s, w, s->c, n + m);
+            vec dh = carry[m] + dy * c, dc = dy * h[m], dh_b = dh * b, gain_u = delta_u;
             carry[m] = dh * w->e[i][m];
             h[m] = w->h[i][m];
             vec dx = carry[m] * h[m]; /* of x = delta A */
@@ -336,25 +331,21 @@ INLINE void NAME(back)(const struct scan *s, struct NAME(work) *w, int64_t n, in
             dgain += dh_b;
             dx_a += dx * a[m];
             da[m] += dx * delta;
-            if (!simple && s->constant_b)
-                db[m] += dh * gain_u;
-            else
+            if (step_b)
                 sum_b[i][m] += dh * gain_u;
-            if (!simple && s->constant_c)
-                dc[m] += dc_t;
             else
-                sum_c[i][m] += dc_t;
+                NAME(add_state)(s, w, s->db, n + m, dh * gain_u);
+            if (step_c)
+                sum_c[i][m] += dc;
+            else
+                NAME(add_state)(s, w, s->dc, n + m, dc);
         }
         w->du[i] += delta * dgain;
         w->ddelta[i] += dx_a + u * dgain;
     }
     for (int m = 0; m < TOGETHER; m++) {
         NAME(store_state)(s, w, w->between, n + m, carry[m]);
-        NAME(store_state)(s, w, s->da, n + m, da[m]);
-        if (!simple && s->constant_b)
-            NAME(store_state)(s, w, s->db, n + m, db[m]);
-        if (!simple && s->constant_c)
-            NAME(store_state)(s, w, s->dc, n + m, dc[m]);
+        NAME(add_state)(s, w, s->da, n + m, da[m]);
     }
 }
 

@@ -107,8 +107,8 @@ EXPORT int32_t mambavl_scan_instructions(void)
     return 1;
 }
 
-/* Asks for large pages under an output that is to be written for the first time. A fault for every 4 KiB of it took half of the time
- * where much is written. */
+/* Asks for large pages under an output that is to be written for the first time. A fault for every 4 KiB of it took half of the
+ * time where much is written. */
 static void large_pages(void *from, int64_t bytes)
 {
 #ifdef MADV_HUGEPAGE
