@@ -103,12 +103,13 @@ def described(kernel: Any, given: tuple, constants: dict) -> ASTSource:
     attributes: dict[tuple, list] = {}
 
     def describe(x: Any, path: tuple[int, ...]) -> Any:
+        varies = kernel.params[path[0]].do_not_specialize
         if isinstance(x, tuple):
             return tuple(describe(value, (*path, i)) for i, value in enumerate(x))
-        if x is None:
-            fixed[path] = None
+        if x is None or (x is not True and isinstance(x, int) and x == 1 and not varies):
+            fixed[path] = x
             return "constexpr"
-        if isinstance(x, torch.Tensor) or x % 16 == 0:
+        if isinstance(x, torch.Tensor) or (x % 16 == 0 and not varies):
             attributes[path] = [["tt.divisibility", 16]]
         return TYPES[x.dtype] if isinstance(x, torch.Tensor) else "i32"
 

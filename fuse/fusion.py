@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mambavl.configs import Config, did_you_mean, edit_distance
 from mambavl.configs.errors import UsageError
-from mambavl.fuse.scan import Stream, pick, pooled_selective_scans, selective_scan
+from mambavl.fuse.scan import Stream, pick, pooled_selective_scans, require, selective_scan
 
 Streams = dict[str, tuple[Tensor, Tensor]]  # name -> (tokens (B, L, D), lengths (B,))
 Routing = Literal["per_question", "both"]
@@ -126,7 +126,7 @@ class SSMFusion(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.verb_head = nn.Linear(config.d_model, config.num_verbs)
         self.noun_head = nn.Linear(config.d_model, config.num_nouns)
-        pick(config.scan)  # a backend that is not here is refused now, not in the first step
+        require(config.scan)  # a backend that is not here is refused now, not in the first step
         if config.init == "released":
             reset_like_release(self)
 
@@ -157,7 +157,7 @@ class SSMFusion(nn.Module):
     @property
     def scan_backend(self) -> str:
         """What computes the scans where the head is now."""
-        return pick(self.config.scan, self.verb_head.weight.device)
+        return pick(self.config.scan, self.verb_head.weight.device, self.verb_head.weight.dtype)
 
     def _batched(self, streams: list[tuple[Tensor, Tensor]], modality: str) -> tuple[Tensor, Tensor]:
         """Streams of one modality in one batch: (streams * B, L, D), right-padded with zeros to the longest."""

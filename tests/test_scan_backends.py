@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -74,7 +76,10 @@ def run(x, backend, dtype=None, *, pooled=False, lengths=None, softplus=True, zo
         found = [pooled_selective_scan(**x, **options)]
     else:
         found = [*selective_scan(**x, **options, return_last_state=True)]
-    weights = [torch.linspace(-1, 1, max(out.numel(), 1))[: out.numel()].sin().view(out.shape).to(out) for out in found]
+    weights = [
+        torch.linspace(-1, 1, max(out.numel(), 1), dtype=torch.float32)[: out.numel()].sin().view(out.shape).to(out)
+        for out in found
+    ]
     present = {k: v for k, v in x.items() if v is not None}
     total = sum((out * weight).sum() for out, weight in zip(found, weights, strict=True))
     gradients = torch.autograd.grad(total, list(present.values()), allow_unused=True)
@@ -296,6 +301,48 @@ def test_threads_share_rows_and_channels_and_repeat_to_the_bit(batch):
         assert_close(found, expected)
         again = run(x, "cpu")
         assert all(torch.equal(found[name], again[name]) for name in found)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_dtype_of_the_process_changes_nothing(backend, dtype):
+    x = draw(length=5)
+    expected = run(x, backend)
+    try:
+        torch.set_default_dtype(dtype)
+        found = run(x, backend)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_parameters_may_be_of_another_dtype_than_what_streams_in(backend):
+    x = {k: v.double() if k in ("D", "delta_bias", "initial_state") else v.bfloat16() for k, v in draw(length=5).items()}
+    x["A"] = x["A"].double()
+    assert_close(run(x, backend), run({k: v.double() for k, v in x.items()}, "reference"), 2e-2, 2e-2)
+
+
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))
+def test_an_interrupt_waits_for_the_threads(tmp_path):
+    """Ctrl-C during a scan of two threads ends as KeyboardInterrupt, not in freed memory."""
+    script = tmp_path / "scan.py"
+    script.write_text(
+        "import _thread, threading, torch\n"
+        "from mambavl.fuse.scan import selective_scan\n"
+        "torch.set_num_threads(2)\n"
+        "u = torch.randn(8, 1500, 512); b = torch.randn(8, 1500, 16); a = -torch.rand(512, 16)\n"
+        "stopped = 0\n"
+        "for i in range(6):\n"
+        "    timer = threading.Timer(0.004 * (i + 1), _thread.interrupt_main); timer.start()\n"
+        "    try:\n"
+        "        for _ in range(50): selective_scan(u, u, a, b, b, delta_softplus=True)\n"
+        "    except KeyboardInterrupt: stopped += 1\n"
+        "    timer.join()\n"
+        "print(stopped)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stdout.strip()) == (0, "6"), done.stderr[-1000:]
 
 
 @pytest.mark.shared

@@ -13,6 +13,7 @@ from test_scan_backends import assert_close, draw, run
 
 from mambavl.configs.errors import UsageError
 from mambavl.fuse import scan
+from mambavl.fuse.fusion import FusionConfig, SSMFusion, StreamShape
 from mambavl.fuse.scan import mamba, pick, selective_scan, triton
 
 KERNELS = Path(__file__).parents[1] / "benchmarks" / "kernels.py"
@@ -33,8 +34,10 @@ def test_every_kernel_compiles_for_three_generations_of_gpus_and_spills_nothing(
 @pytest.mark.skipif(bool(triton.unavailable()), reason=str(triton.unavailable()))
 def test_a_gpu_that_computes_something_else_is_not_taken(monkeypatch):
     """The small case that is computed before Triton is trusted, with its right result, a wrong one, and a compiler that fails."""
-    check = triton._wrong.__wrapped__
-    assert check(torch.device("cuda" if torch.cuda.is_available() else "cpu")) is None
+    check = triton._wrong
+    here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.device("meta"):  # whatever the caller's mode is
+        assert triton._checked.__wrapped__(here) is None
     forward = triton.forward
     monkeypatch.setattr(triton, "forward", lambda *a: [(y * 1.01, last, c) for y, last, c in forward(*a)])
     assert "off by 1.0e-02" in check(torch.device("cpu"))
@@ -52,10 +55,13 @@ def test_triton_says_why_it_is_not_here(monkeypatch):
     with pytest.raises(UsageError, match='scan backend "triton" was asked for, but there is no GPU'):
         pick("triton")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(triton, "_wrong", lambda device: "it is off")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(triton, "_checked", lambda device: "it is off")
+    assert scan.available_backends()["triton"] == "it is off"
     assert pick("auto", "cuda") == "chunked"
-    monkeypatch.setattr(triton, "_wrong", lambda device: None)
+    monkeypatch.setattr(triton, "_checked", lambda device: None)
     assert pick("auto", "cuda") == "triton"
+    assert SSMFusion(FusionConfig(streams={"video": StreamShape(width=4)}, d_model=4, scan="triton")).config.scan == "triton"
 
 
 @pytest.fixture
@@ -67,6 +73,10 @@ def stand_in(monkeypatch):
         assert all(x is None or x.stride(-1) == 1 for x in (u, delta, z))
         assert len({x.dtype for x in (u, delta, z) if x is not None}) == 1
         assert u.shape[1] == A.shape[0]
+        assert u.shape[0]
+        assert u.shape[2]
+        groups = B.shape[1] if B.ndim == 4 else 1
+        assert C.ndim == 2 or (C.shape[1] if C.ndim == 4 else 1) == groups
         turn = lambda x: None if x is None else x.movedim(-1, 1) if x.ndim > 2 else x
         y, last = selective_scan(
             turn(u), turn(delta), A, turn(B), turn(C), D, turn(z), delta_bias, delta_softplus,
@@ -101,6 +111,17 @@ def test_mamba_ssm_behind_our_signature(stand_in, coefficients, softplus, pooled
     found = run(x, "mamba", **options) if pooled else scanned(x, "mamba", softplus, lengths)
     expected = run(x, "reference", torch.float64, **options) if pooled else scanned(x, "reference", softplus, lengths)
     assert_close(found, expected)
+
+
+def test_groups_of_b_and_c_and_empty_batches_reach_mamba_ssm_as_it_wants_them(stand_in):
+    x = draw(length=6, coefficients="groups", without=("initial_state",))
+    x["B"] = x["B"][:, :, 0]  # one group, C has three
+    assert_close(scanned(x, "mamba", True, None), scanned(x, "reference", True, None))
+    with pytest.raises(UsageError, match="knows no constant B with groups of C"):
+        selective_scan(**{**x, "B": torch.zeros(21, 16)}, backend="mamba")
+    for batch, length in ((0, 5), (3, 0)):
+        x = draw(batch=batch, length=length, without=("initial_state",))
+        assert selective_scan(**x, backend="mamba").shape == (batch, length, 21)
 
 
 def scanned(x, backend, softplus, lengths):

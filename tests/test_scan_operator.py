@@ -35,7 +35,7 @@ def test_its_shapes_are_what_it_promises(backend, pooled):
     arguments = (a, tensors, present, True, False, pooled, True, backend)
     torch.library.opcheck(torch.ops.mambavl.selective_scan.default, arguments, test_utils=("test_schema", "test_faketensor"))
     ys, checkpoints = operator.selective_scan(*arguments)[:2], operator.selective_scan(*arguments)[4:]
-    outer = ([torch.ones_like(y) for y in ys], [], checkpoints)
+    outer = ([torch.ones_like(y) for y in ys], [c[:, :0, 0] for c in checkpoints], checkpoints)
     torch.library.opcheck(
         torch.ops.mambavl.selective_scan_backward.default,
         (*outer, *arguments[:6], backend),
@@ -135,6 +135,31 @@ def test_autocast_lowers_what_streams_in_and_keeps_parameters_and_states(backend
     assert torch.equal(last, state)
 
 
+@pytest.mark.parametrize("backend", [k for k in KERNELS if k.values[0] != "triton"])
+def test_lengths_that_vary_compile_once_for_training_and_once_without_gradients(backend):
+    """Shapes stay symbols: in the checks, in the operator's shapes, in its gradient."""
+    compiled_graphs = []
+
+    def count(graph, _):
+        compiled_graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    total = lambda x: pooled_selective_scan(**x, delta_softplus=True, backend=backend).sum()
+    compiled = torch.compile(total, fullgraph=True, dynamic=True, backend=count)
+    for length in (5, 9, 40, 70, 33, 100):
+        x = {k: v.requires_grad_() for k, v in draw(length=length).items()}
+        compiled(x).backward()
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x), total(x))
+    assert len(compiled_graphs) <= 2
+
+
+def test_meta_tensors_have_shapes():
+    x = {k: v.to("meta") for k, v in draw().items()}
+    assert selective_scan(**x).shape == (3, 16, 21)
+
+
 @pytest.mark.parametrize(
     ("name", "shape"),
     [("u", (3, 16, 20)), ("delta", (3, 15, 21)), ("z", (2, 16, 21)), ("B", (3, 16, 15)), ("C", (3, 16, 2, 16)), ("D", (20,)),
@@ -145,6 +170,25 @@ def test_a_tensor_of_the_wrong_shape_is_named(name, shape):
     x["lengths"] = torch.tensor([1, 2, 3])
     with pytest.raises(ValueError, match=rf"^{name} is \({', '.join(map(str, shape))}"):
         selective_scan(**{**x, name: torch.zeros(shape, dtype=x[name].dtype)})
+
+
+def test_what_does_not_go_together_is_refused():
+    x = draw()
+    for change, says in (
+        ({"A": torch.zeros(21, 257)}, r"A is \(21, 257\); it is \(D, N\), with 1 to 256 states"),
+        ({"A": x["A"].cfloat()}, "A is torch.complex64"),
+        ({"u": torch.zeros(3, 16, 21, dtype=torch.int64)}, "u is torch.int64; it is a real floating-point type"),
+        ({"lengths": torch.tensor([1.5, 2, 3])}, "lengths is torch.float32; it is an integer type"),
+        ({"B": torch.zeros(3, 16, 2, 16)}, r"B is .*: 21 channels are not 2 groups"),
+        ({"delta": torch.zeros(3, 16, 21, device="meta")}, "delta is on meta and A on cpu"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            selective_scan(**{**x, **change})
+    streams = [scan.Stream(**{k: v.to(d) for k, v in x.items() if k != "A"}) for d in (torch.float32, torch.float64)]
+    with pytest.raises(ValueError, match=r"u is torch.float64 in one stream and torch.float32 in another"):
+        scan.pooled_selective_scans(streams, x["A"])
+    with pytest.raises(ValueError, match="no stream"):
+        scan.pooled_selective_scans([], x["A"])
 
 
 def test_a_second_derivative_is_refused_in_words():
@@ -160,3 +204,14 @@ def test_what_auto_took_is_said_once(caplog):
         for _ in range(3):
             selective_scan(**draw())
     assert [r.message for r in caplog.records] == [f"selective scan on cpu: {scan.pick('auto')}"]
+
+
+def test_a_faster_scan_that_is_passed_over_is_a_warning_with_its_reason(caplog, monkeypatch):
+    scan._say_once.cache_clear()
+    monkeypatch.setattr(scan.cpu, "unavailable", lambda: "it was not built; install a C compiler")
+    with caplog.at_level(logging.INFO, "mambavl"):
+        assert scan.pick("auto") == "chunked"
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message == "selective scan on cpu: chunked, which is slower (cpu: it was not built; install a C compiler)"
+    scan._say_once.cache_clear()

@@ -17,7 +17,7 @@ from torch import Tensor
 from mambavl.configs import did_you_mean
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.scan import chunked, cpu, mamba, operator, reference, triton
-from mambavl.fuse.scan.streams import Options, Stream
+from mambavl.fuse.scan.streams import MAX_STATES, Options, Stream
 
 __all__ = [
     "BACKENDS",
@@ -26,11 +26,16 @@ __all__ = [
     "pick",
     "pooled_selective_scan",
     "pooled_selective_scans",
+    "require",
     "selective_scan",
 ]
 
 BACKENDS: dict[str, ModuleType] = {"reference": reference, "chunked": chunked, "cpu": cpu, "triton": triton, "mamba": mamba}
 AUTO_ORDER = {"cuda": ("triton", "chunked"), "cpu": ("cpu", "chunked")}  # the first that is available and takes the tensors
+FORMS = {  # axes of each input; G, groups of channels, divides D
+    "u": ["BLD"], "delta": ["BLD"], "B": ["BLN", "BLGN", "DN"], "C": ["BLN", "BLGN", "DN"], "D": ["D"], "z": ["BLD"],
+    "delta_bias": ["D"], "lengths": ["B"], "initial_state": ["BDN"],
+}  # fmt: skip
 STREAM_DTYPED = ("u", "delta", "B", "C", "z")  # under autocast these go to its dtype; A, D, delta_bias and states stay wide
 
 log = logging.getLogger(__name__)
@@ -45,20 +50,34 @@ def available_backends() -> dict[str, str]:
 def pick(backend: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
     """The backend that `backend` stands for, for tensors of this device and dtype.
 
-    One that is asked for by name is never replaced by another: UsageError instead.
+    One that is asked for by name is never replaced by another: UsageError instead. What `auto` takes is logged once, as a warning
+    where it had to pass over a faster one.
     """
     device = torch.device(device)
     if backend == "auto":
-        order = AUTO_ORDER.get(device.type, ("chunked",))
-        name = next(name for name in order if not (BACKENDS[name].unavailable() or BACKENDS[name].refuses(device, dtype)))
-        _say_once(name, device.type)
-        return name
-    if backend not in BACKENDS:
-        raise UsageError(f"there is no scan backend {backend!r}{did_you_mean(backend, ['auto', *BACKENDS])}")
-    reason = BACKENDS[backend].unavailable() or BACKENDS[backend].refuses(device, dtype)
+        passed_over = []
+        for name in AUTO_ORDER.get(device.type, ("chunked",)):
+            missing, refused = BACKENDS[name].unavailable(), BACKENDS[name].refuses(device, dtype)
+            if not missing and not refused:
+                _say_once(name, device.type, "; ".join(passed_over))
+                return name
+            passed_over += [f"{name}: {missing}"] if missing else []
+    reason = _missing(backend) or BACKENDS[backend].refuses(device, dtype)
     if reason:
         raise UsageError(f'scan backend "{backend}" was asked for, but {reason}; or use "auto"')
     return backend
+
+
+def require(backend: str) -> None:
+    """Raises UsageError, before there are tensors, where a backend asked for by name is unknown or cannot run here."""
+    if backend != "auto" and (reason := _missing(backend)):
+        raise UsageError(f'scan backend "{backend}" was asked for, but {reason}; or use "auto"')
+
+
+def _missing(backend: str) -> str | None:
+    if backend not in BACKENDS:
+        raise UsageError(f"there is no scan backend {backend!r}{did_you_mean(backend, ['auto', *BACKENDS])}")
+    return BACKENDS[backend].unavailable()
 
 
 def selective_scan(
@@ -84,7 +103,8 @@ def selective_scan(
     initial_state: (B, D, N). lengths (B,): steps from there on are padding: they leave the state alone and y is 0 there.
     zoh: the exact zero-order hold for B, (exp(delta A) - 1) / A B (paper, eq. 2), in place of Mamba's delta B. The state is
     kept in float32, in float64 for float64 inputs. Training through the reference keeps every step's (B, D, N) state: at 1,569
-    tokens, B = 128, D = 1,536, N = 16 about 70 GB (measured by rows); the others keep that of one step in 32 to 64.
+    tokens, B = 128, D = 1,536, N = 16 about 70 GB (measured by rows); the others keep that of one step in 32. Raises ValueError
+    for shapes, dtypes and devices that do not go together.
     """
     stream = Stream(u, delta, B, C, D, z, delta_bias, lengths, initial_state)
     [(y, last)] = _scan([stream], A, Options(delta_softplus, zoh), backend)
@@ -122,11 +142,11 @@ def pooled_selective_scans(
 
 def _scan(streams: list[Stream], A: Tensor, options: Options, backend: str) -> list[tuple[Tensor, Tensor]]:
     """(y or its mean, last state) of each stream."""
+    _check(streams, A)
     device = A.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         streams = [s._replace(**{name: _to(getattr(s, name), dtype) for name in STREAM_DTYPED}) for s in streams]
-    _check(streams, A)
     name = pick(backend, A.device, streams[0].u.dtype)
     if name in operator.KERNELS:
         return operator.scan(streams, A, options, name)
@@ -138,31 +158,44 @@ def _to(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def _check(streams: list[Stream], A: Tensor) -> None:
-    """Kernels read raw memory: shapes and devices that do not fit are refused here, with their names. Raises ValueError."""
-    channels, states = A.shape
-    if states > 256:
-        raise ValueError(f"A is {tuple(A.shape)}: the scans hold at most 256 states a channel")
+    """Kernels read raw memory: shapes, dtypes and devices that do not fit are refused here by name. Raises ValueError."""
+    if not streams:
+        raise ValueError("there is no stream to scan")
+    if A.ndim != 2 or not 1 <= A.shape[1] <= MAX_STATES or not A.shape[0]:
+        raise ValueError(f"A is {tuple(A.shape)}; it is (D, N), with 1 to {MAX_STATES} states N a channel")
     for s in streams:
-        if s.u.ndim != 3 or s.u.shape[2] != channels:
-            raise ValueError(f"u is {tuple(s.u.shape)} and A {tuple(A.shape)}: expected (B, L, D) and (D, N)")
-        batch, steps = s.u.shape[:2]
-        shapes = {
-            "delta": {(batch, steps, channels)}, "z": {(batch, steps, channels)}, "D": {(channels,)},
-            "delta_bias": {(channels,)}, "lengths": {(batch,)}, "initial_state": {(batch, channels, states)},
-        }  # fmt: skip
-        for name in ("B", "C"):
-            groups = getattr(s, name).shape[2] if getattr(s, name).ndim == 4 else 1
-            shapes[name] = {(channels, states), (batch, steps, states)}
-            if groups and channels % groups == 0:
-                shapes[name].add((batch, steps, groups, states))
-        for name, allowed in shapes.items():
-            x = getattr(s, name)
-            if x is not None and tuple(x.shape) not in allowed:
-                raise ValueError(f"{name} is {tuple(x.shape)}; with u {tuple(s.u.shape)} and A {tuple(A.shape)} it is {allowed}")
-            if x is not None and x.device != A.device:
+        if s.u.ndim != 3 or s.u.shape[2] != A.shape[0]:
+            raise ValueError(f"u is {tuple(s.u.shape)} and A {tuple(A.shape)}; they are (B, L, D) and (D, N)")
+        if s.u.dtype != streams[0].u.dtype:
+            raise ValueError(f"u is {s.u.dtype} in one stream and {streams[0].u.dtype} in another; they are scanned together")
+        batch, steps, channels = s.u.shape
+        sizes = {"B": batch, "L": steps, "D": channels, "N": A.shape[1]}
+        for name, x in zip(Stream._fields, s, strict=True):
+            if x is None:
+                continue
+            forms = FORMS[name]
+            if not any(
+                x.ndim == len(form) and all(x.shape[i] == sizes.get(c, x.shape[i]) for i, c in enumerate(form)) for form in forms
+            ):
+                allowed = " or ".join(f"({', '.join(form)})" for form in forms)
+                raise ValueError(
+                    f"{name} is {tuple(x.shape)}; it is {allowed}, with {', '.join(f'{k} = {v}' for k, v in sizes.items())}"
+                )
+            if x.ndim == 4 and (x.shape[2] < 1 or channels % x.shape[2]):
+                raise ValueError(f"{name} is {tuple(x.shape)}: {channels} channels are not {x.shape[2]} groups of equal size")
+            if x.device != A.device:
                 raise ValueError(f"{name} is on {x.device} and A on {A.device}")
+            if x.is_floating_point() == (name == "lengths") or x.is_complex():
+                raise ValueError(
+                    f"{name} is {x.dtype}; it is {'an integer' if name == 'lengths' else 'a real floating-point'} type"
+                )
+    if not A.is_floating_point():
+        raise ValueError(f"A is {A.dtype}; it is a real floating-point type")
 
 
 @cache
-def _say_once(name: str, device: str) -> None:
-    log.info("selective scan on %s: %s", device, name)
+def _say_once(name: str, device: str, passed_over: str) -> None:
+    if passed_over:
+        log.warning("selective scan on %s: %s, which is slower (%s)", device, name, passed_over)
+    else:
+        log.info("selective scan on %s: %s", device, name)

@@ -1,7 +1,7 @@
 """The selective scan in PyTorch alone, a chunk of steps at a time: any device, no compiler, float64 too, little memory.
 
-Only the states of one chunk exist at once, (rows, chunk, D, N) for some rows of the batch, and the state before each chunk, of
-which there are about sqrt(L); never (B, L, D, N). The gradient walks the chunks backwards and computes their states anew.
+Only the states of one chunk exist at once, (rows, chunk, D, N) for some rows of the batch, and the state before each chunk; never
+(B, L, D, N). The gradient walks the chunks backwards and computes their states anew.
 
     forward    h_t = e_t h_{t-1} + g_t B_t u_t     e = exp(x), x = delta A, g = delta (or delta phi(x): exact hold)
     backward   dh_t = dy_t C_t + e_{t+1} dh_{t+1}     dx_t = dh_t e_t h_{t-1}  (+ through phi)     dB_t = dh_t g_t u_t     ...
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mambavl.fuse.scan.streams import Options, Stream, common_groups, gather, spread, state_dtype
+from mambavl.fuse.scan.streams import CHUNK, Options, Stream, common_groups, gather, spread, state_dtype
 
 TERMS = 12  # of the series for exact ZOH: beyond float64 at |x| < 1/4
 BYTES = 32 * 2**20  # about what one tensor of a chunk's states takes; larger ones leave the cache, smaller ones cost more calls
@@ -29,11 +29,6 @@ def unavailable() -> str | None:
 def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why it does not take such tensors; None: it takes any."""
     return None
-
-
-def chunk_of(steps: int) -> int:
-    """Steps between two checkpoints; there are about as many chunks as steps in one, so that neither takes much memory."""
-    return max(16, math.isqrt(steps))
 
 
 def forward(A: Tensor, streams: list[Stream], options: Options, keep: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -89,7 +84,7 @@ def _inputs(A: Tensor, s: Stream, options: Options) -> _Inputs:
     B, C = (x if x.ndim == 2 else spread(x, groups) for x in (B, C))
     valid, count = None, torch.full((batch, 1), max(1, length), dtype=wide, device=u.device)
     if s.lengths is not None:
-        valid = (torch.arange(length, device=u.device) < s.lengths.to(u.device)[:, None])[..., None]
+        valid = (torch.arange(length, device=u.device) < s.lengths[:, None])[..., None]
         count = s.lengths.to(count).clamp(1, max(1, length))[:, None]
         # `where`, not `*`, stops a NaN that stands there
         u, delta, B, C, z = (
@@ -106,7 +101,7 @@ def _forward(A: Tensor, stream: Stream, options: Options, keep: bool) -> tuple[T
     batch, length, channels = x.u.shape
     y = x.u.new_zeros(batch, channels) if options.pooled else torch.empty_like(x.u, memory_format=torch.contiguous_format)
     last = torch.empty_like(x.start)
-    notes = x.u.new_empty(batch, -(-length // chunk_of(length)) if keep else 0, A.shape[1], channels)
+    notes = x.u.new_empty(batch, -(-length // CHUNK) if keep else 0, A.shape[1], channels)
     for rows in _rows(batch, length, A):
         state = x.start[rows].unflatten(1, (x.groups, -1))
         for number, chunk in enumerate(_chunks(x, rows)):
@@ -182,7 +177,7 @@ def _backward(
 
 def _rows(batch: int, length: int, A: Tensor) -> Iterator[slice]:
     """The batch in parts whose states of one chunk take about BYTES."""
-    size = max(1, BYTES // max(1, min(length, chunk_of(length)) * A.numel() * A.element_size()))
+    size = max(1, BYTES // max(1, min(length, CHUNK) * A.numel() * A.element_size()))
     return (slice(first, min(first + size, batch)) for first in range(0, batch, size))
 
 
@@ -194,8 +189,8 @@ def _chunks(x: _Inputs, rows: slice) -> Iterator[_Chunk]:
         return value.unflatten(0, (x.groups, -1)) if value.ndim == 2 else value[rows, steps].unsqueeze(3)
 
     length = x.u.shape[1]
-    for first in range(0, length, chunk_of(length)):
-        steps = slice(first, min(first + chunk_of(length), length))
+    for first in range(0, length, CHUNK):
+        steps = slice(first, min(first + CHUNK, length))
         own = (grouped(x.u, steps), grouped(x.delta, steps), coefficients(x.B, steps), coefficients(x.C, steps))
         yield _Chunk(rows, steps, *own, grouped(x.z, steps))
 

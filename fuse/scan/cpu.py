@@ -9,7 +9,7 @@ their gradients written so; where their dtypes differ they are widened to float3
 
 import ctypes
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from mambavl.cache.native import load
-from mambavl.fuse.scan.streams import Options, Stream, common_groups, gather, spread
+from mambavl.fuse.scan.streams import CHUNK, Options, Stream, common_groups, gather, spread
 
-VERSION, CHUNK, NO_MEMORY = 3, 32, 1  # of scan.c
+VERSION, NO_MEMORY = 4, 1  # of scan.c
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 INSTRUCTIONS = {"baseline": 1, "avx2": 2, "avx512": 3}
 forced_instructions = 0  # 0: the best that this machine has; tests try the others
@@ -50,11 +50,6 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
     return "it computes in float32 and the tensors are float64" if dtype == torch.float64 else None
 
 
-def chunk_of(steps: int) -> int:
-    """Steps between two checkpoints."""
-    return CHUNK
-
-
 def forward(A: Tensor, streams: list[Stream], options: Options, keep: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(y, last state (B, N, D), checkpoints (B, chunks, N, D)) of each stream."""
     return [_forward(A, s, options, keep) for s in streams]
@@ -71,9 +66,9 @@ def backward(
 def _forward(A: Tensor, s: Stream, options: Options, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     call = _Inputs(A, s, options)
     batch, steps, channels = s.u.shape
-    y = torch.empty((batch, channels) if options.pooled else (batch, steps, channels), dtype=call.dtype)
-    last = torch.empty(batch, A.shape[1], channels)
-    checkpoints = torch.empty(batch, -(-steps // CHUNK) if keep else 0, A.shape[1], channels)
+    y = s.u.new_empty((batch, channels) if options.pooled else (batch, steps, channels), dtype=call.dtype)
+    last = s.u.new_empty(batch, A.shape[1], channels, dtype=torch.float32)
+    checkpoints = last.new_empty(batch, -(-steps // CHUNK) if keep else 0, A.shape[1], channels)
     for part in call.parts():
         call.add(part, y=y, last=last, checkpoints=checkpoints if keep else None)
     call.run(backward=False)
@@ -173,7 +168,14 @@ class _Inputs:
 
         if not self.calls:
             return
-        codes = [one(self.calls[0])] if len(self.calls) == 1 else list(_pool(len(self.calls)).map(one, self.calls))
+        if len(self.calls) == 1:
+            codes = [one(self.calls[0])]
+        else:
+            running = [_pool().submit(one, call) for call in self.calls]
+            try:
+                codes = [future.result() for future in running]
+            finally:  # they write into our tensors: an interrupt waits for them
+                wait(running)
         if NO_MEMORY in codes:
             raise MemoryError("the scan found no memory for its states")
         if any(codes):
@@ -191,8 +193,8 @@ def _ready(x: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor | Non
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=threads, thread_name_prefix="scan")
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="scan")
 
 
 os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not live on in a forked process

@@ -2,12 +2,13 @@
 
     h_t = exp(delta_t A) h_{t-1} + gain_t B_t u_t      y_t = (C_t h_t + D u_t) silu(z_t)      gain: delta, or exact ZOH
 
-A program is one warp: BLOCK neighbouring channels, one for each lane, with all N states of a channel in its lane's registers. It
-takes rows of every stream in turn, so that one launch does them all, and its share of dA is one sum. Backward takes the chunks of
-a row from the last to the first, in two levels: from the state that forward noted before the chunk it computes the state before
-every FINE-th step, into scratch memory; then, FINE steps at a time, the states between, which stay in registers while it walks
-back through them. Sums over channels (dB, dC) and over rows (dA, dD, d delta_bias) leave a program as its own partial sum; they
-are added afterwards in a fixed order, so that the same inputs give the same bits.
+A program is one warp, a tile of N states by BLOCK neighbouring channels that stays in registers; where sizes are multiples of
+16 Triton gives a lane 4 channels and a quarter of their states. A program takes rows of every stream in turn, so that one launch
+does them all, and its share of dA is one sum. Backward takes the chunks of a row from the last to the first, in two levels: from
+the state that forward noted before the chunk it computes the state before every FINE-th step, into scratch memory; then, FINE
+steps at a time, the states between, which stay in registers while it walks back through them. Sums over channels (dB, dC) and
+over rows (dA, dD, d delta_bias) leave a program as its own partial sum; they are added afterwards in a fixed order, so that the
+same inputs give the same bits.
 
 Tuples hold one entry a stream. Tensors are contiguous and steps come before channels, states before channels: u, delta, z, y
 (B, L, D), or y (B, D) if pooled; B, C (B, L, G, N), or constant (N, D); A (N, D); h (B, N, D). Absent ones are None.
@@ -17,6 +18,7 @@ import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+VARYING = ["batches", "steps", "notes"]  # from batch to batch: a kernel that was compiled for one serves all
 
 
 @triton.jit
@@ -83,7 +85,7 @@ def _advance(h, a, delta, u, b, ZOH: tl.constexpr):
     return e * h + gain * b, e
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING[:2])
 def forward(
     A, us, deltas, bs, cs, ds, zs, biases, lengths, initials, ys, lasts, checkpoints, batches, steps, states, channels, groups,
     width, blocks, SOFTPLUS: tl.constexpr, ZOH: tl.constexpr, POOLED: tl.constexpr, CONSTANT_B: tl.constexpr,
@@ -99,9 +101,9 @@ def forward(
     before = 0
     for s in tl.static_range(STREAMS):
         L = steps[s]
-        bias = tl.load(biases[s] + channel, mask=inside, other=0.0) if biases[s] is not None else 0.0
+        bias = tl.load(biases[s] + channel, mask=inside, other=0.0).to(tl.float32) if biases[s] is not None else 0.0
         if ds[s] is not None:
-            d = tl.load(ds[s] + channel, mask=inside, other=0.0)
+            d = tl.load(ds[s] + channel, mask=inside, other=0.0).to(tl.float32)
         if CONSTANT_B[s]:
             b = tl.load(bs[s] + of_state, mask=real, other=0.0).to(tl.float32)
         if CONSTANT_C[s]:
@@ -145,16 +147,16 @@ def forward(
         before += batches[s]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def backward(
     A, us, deltas, bs, cs, ds, zs, biases, lengths, checkpoints, dys, dlasts, scratch, dA, dus, ddeltas, dbs, dcs, dds, dzs,
-    dbiases, dinitials, batches, steps, states, channels, groups, width, blocks, SOFTPLUS: tl.constexpr, ZOH: tl.constexpr,
-    POOLED: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr, STREAMS: tl.constexpr, N: tl.constexpr,
-    BLOCK: tl.constexpr, CHUNK: tl.constexpr, FINE: tl.constexpr, NOTES: tl.constexpr,
+    dbiases, dinitials, batches, steps, states, channels, groups, width, blocks, notes, SOFTPLUS: tl.constexpr,
+    ZOH: tl.constexpr, POOLED: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr, STREAMS: tl.constexpr,
+    N: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, FINE: tl.constexpr,
 ):  # fmt: skip
     """Grid as forward's. dA (programs, N, D), dds and dbiases (programs, D): partial sums over rows, as are dbs and dcs of
     constants (programs, N, D); else those are (B, L, G * blocks, N), partial over channels. dus, ddeltas, dzs, dbs and dcs come
-    zeroed where lengths are given. scratch: (all programs, NOTES, N, BLOCK) float32, NOTES = CHUNK / FINE or less."""
+    zeroed where lengths are given. scratch: (all programs, notes, N, BLOCK) float32, notes = CHUNK / FINE or less."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     group, channel, inside = _place(width, blocks, BLOCK)
     n = tl.arange(0, N)
@@ -162,14 +164,14 @@ def backward(
     of_state = n[:, None] * channels + channel[None, :]
     partial = program.to(tl.int64) * channels
     a = tl.load(A + of_state, mask=real, other=0.0) * LOG2_E
-    own = (program.to(tl.int64) * tl.num_programs(1) + tl.program_id(1)) * NOTES * N * BLOCK
+    own = (program.to(tl.int64) * tl.num_programs(1) + tl.program_id(1)) * notes * N * BLOCK
     note = scratch + own + n[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     da = tl.zeros((N, BLOCK), tl.float32)
     before = 0
     for s in tl.static_range(STREAMS):
         L = steps[s]
-        bias = tl.load(biases[s] + channel, mask=inside, other=0.0) if biases[s] is not None else 0.0
-        d = tl.load(ds[s] + channel, mask=inside, other=0.0) if ds[s] is not None else 0.0
+        bias = tl.load(biases[s] + channel, mask=inside, other=0.0).to(tl.float32) if biases[s] is not None else 0.0
+        d = tl.load(ds[s] + channel, mask=inside, other=0.0).to(tl.float32) if ds[s] is not None else 0.0
         dd, dbias = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
         if CONSTANT_B[s]:
             b = tl.load(bs[s] + of_state, mask=real, other=0.0).to(tl.float32)
@@ -193,8 +195,8 @@ def backward(
                 first, stop = chunk * CHUNK, tl.minimum((chunk + 1) * CHUNK, length)
                 noted = (row * tl.cdiv(L, CHUNK) + chunk) * states * channels
                 h = tl.load(checkpoints[s] + noted + of_state, mask=real, other=0.0)
-                notes = tl.cdiv(stop - first, FINE)
-                for f in range(notes):
+                noted_here = tl.cdiv(stop - first, FINE)
+                for f in range(noted_here):
                     tl.store(note + f * N * BLOCK, h)
                     for i in range(first + f * FINE, tl.minimum(first + f * FINE + FINE, stop)):
                         at = (row * L + i) * channels + channel
@@ -205,9 +207,9 @@ def backward(
                         u = tl.load(us[s] + at, mask=inside, other=0.0).to(tl.float32)
                         h, _ = _advance(h, a, delta, u, b, ZOH)
                 tl.debug_barrier()  # what another lane noted is to be seen
-                for again in range(notes):
-                    start = first + (notes - 1 - again) * FINE
-                    h = tl.load(note + (notes - 1 - again) * N * BLOCK)
+                for again in range(noted_here):
+                    start = first + (noted_here - 1 - again) * FINE
+                    h = tl.load(note + (noted_here - 1 - again) * N * BLOCK)
                     hs = (h,)
                     for i in tl.static_range(FINE):  # the states between two notes once more
                         t = start + i

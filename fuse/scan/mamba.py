@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mambavl.configs.errors import UsageError
-from mambavl.fuse.scan.streams import Options, Stream
+from mambavl.fuse.scan.streams import Options, Stream, common_groups, spread
 
 VANISHING = -1e4  # softplus of it is 0 exactly, whatever the bias
 
@@ -43,11 +43,15 @@ def scan(s: Stream, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     selective_scan_fn, reason = _import()
     if reason:
         raise UsageError(f'scan backend "mamba" was asked for, but {reason}; or use "auto"')
-    length, dtype = s.u.shape[1], s.u.dtype
+    batch, length, _ = s.u.shape
+    dtype = s.u.dtype
+    if not batch or not length:  # its kernel cannot be launched on nothing
+        y = torch.zeros_like(s.u[:, 0] if length and options.pooled else s.u.sum(1) if options.pooled else s.u)
+        return y, s.u.new_zeros(batch, *A.shape, dtype=torch.float32)
     u, delta, B, C, z, bias = s.u, s.delta, s.B, s.C, s.z, s.delta_bias
     valid = None
     if s.lengths is not None:
-        valid = (torch.arange(length, device=u.device) < s.lengths.to(u.device)[:, None])[..., None]  # (B, L, 1)
+        valid = (torch.arange(length, device=u.device) < s.lengths[:, None])[..., None]  # (B, L, 1)
         if not options.softplus and bias is not None:
             delta, bias = delta + bias, None
         delta = torch.where(valid, delta, VANISHING if options.softplus else 0.0)
@@ -56,6 +60,11 @@ def scan(s: Stream, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     steps_last = lambda x: None if x is None else x.to(dtype).movedim(1, -1).contiguous()
     coefficient = lambda x: x.float() if x.ndim == 2 else steps_last(x)  # (D, N); (B, N, L); (B, G, N, L)
     wide = lambda x: None if x is None else x.float()
+    if B.ndim > 2 and C.ndim > 2:
+        groups = common_groups([s])
+        B, C = spread(B, groups), spread(C, groups)  # it takes one number of groups for both
+    elif B.ndim == 2 and C.ndim == 4 and C.shape[2] > 1:
+        raise UsageError('scan backend "mamba" knows no constant B with groups of C; use "auto"')
     y, last = selective_scan_fn(
         steps_last(u), steps_last(delta), A.float(), coefficient(B), coefficient(C), wide(s.D), steps_last(z), wide(bias),
         options.softplus, return_last_state=True,
@@ -64,24 +73,24 @@ def scan(s: Stream, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     if valid is not None:
         y = torch.where(valid, y, 0.0)
     if options.pooled:
-        count = length if s.lengths is None else s.lengths.to(u.device).clamp(1, max(1, length))[:, None]
+        count = length if s.lengths is None else s.lengths.clamp(1, max(1, length))[:, None]
         y = (y.float().sum(1) / count).to(dtype)
-    return y, _NoGradient.apply(last.float(), A)
+    return y, _NoGradient.apply(last.float())
 
 
 class _NoGradient(torch.autograd.Function):
     """The last state, which mamba-ssm lets no gradient through: an error then, not a gradient that is silently missing."""
 
     @staticmethod
-    def forward(ctx: Any, last: Tensor, A: Tensor) -> Tensor:  # A only makes the result ask for a gradient
+    def forward(ctx: Any, last: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
         return last.detach().clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor | None) -> tuple[None, None]:
+    def backward(ctx: Any, gradient: Tensor | None) -> None:
         if gradient is not None:
             raise RuntimeError('scan backend "mamba" passes no gradient through the last state; use "auto"')
-        return None, None
+        return None
 
 
 @cache

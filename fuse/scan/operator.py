@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mambavl.fuse.scan import chunked, cpu, triton
-from mambavl.fuse.scan.streams import Options, Stream, state_dtype
+from mambavl.fuse.scan.streams import CHUNK, Options, Stream, state_dtype
 
 KERNELS = {"chunked": chunked, "cpu": cpu, "triton": triton}
 FIELDS = Stream._fields
@@ -48,10 +48,9 @@ def selective_scan_backward(
     dy: Sequence[Tensor], dlast: Sequence[Tensor], checkpoints: Sequence[Tensor], A: Tensor, tensors: Sequence[Tensor],
     present: Sequence[int], softplus: bool, zoh: bool, pooled: bool, backend: str,
 ) -> list[Tensor]:  # fmt: skip
-    """The gradients of A and of `tensors` without the lengths, in their shapes and dtypes. dlast is empty where there is none."""
-    streams = _unpack(tensors, present)
-    lasts = list(dlast) or [None] * len(streams)
-    da, found = KERNELS[backend].backward(A, streams, Options(softplus, zoh, pooled), list(checkpoints), list(dy), lasts)
+    """The gradients of A and of `tensors` but lengths, in their shapes and dtypes. dlast: (B, N, D), or (B, 0, D) for none."""
+    options, lasts = Options(softplus, zoh, pooled), [x if x.shape[1] else None for x in dlast]
+    da, found = KERNELS[backend].backward(A, _unpack(tensors, present), options, list(checkpoints), list(dy), lasts)
     gradients = [da, *(x for stream in found for x in stream if x is not None)]
     likes = [A, *(x for name, x in _named(tensors, present) if name != "lengths")]
     return [gradient.to(like.dtype).contiguous() for gradient, like in zip(gradients, likes, strict=True)]
@@ -89,7 +88,7 @@ def _(A, tensors, present, softplus, zoh, pooled, keep, backend):
         batch, steps, channels = s.u.shape
         ys.append(s.u.new_empty((batch, channels) if pooled else (batch, steps, channels)))
         lasts.append(s.u.new_empty(batch, A.shape[1], channels, dtype=state_dtype(s.u.dtype)))
-        chunks = -(-steps // KERNELS[backend].chunk_of(steps)) if keep else 0
+        chunks = -(-steps // CHUNK) if keep else 0
         checkpoints.append(lasts[-1].new_empty(batch, chunks, A.shape[1], channels))
     return [*ys, *lasts, *checkpoints]
 
@@ -124,17 +123,17 @@ class _Scan(torch.autograd.Function):
         size, pooled = len(ctx.present), ctx.options[2]
         A, *saved = ctx.saved_tensors
         checkpoints, tensors = saved[:size], saved[size:]
-        streams = _unpack(tensors, ctx.present)
-        dy = [_zeros_of_y(s, pooled) if given is None else given for given, s in zip(gradients[:size], streams, strict=True)]
-        dlast = gradients[size : 2 * size]
-        if any(x is not None for x in dlast):
-            dlast = [torch.zeros_like(c[:, 0]) if x is None else x for x, c in zip(dlast, checkpoints, strict=True)]
-        else:
-            dlast = []
+        dy, dlast = list(gradients[:size]), list(gradients[size : 2 * size])
+        for i, s in enumerate(_unpack(tensors, ctx.present)):
+            batch, steps, channels = s.u.shape
+            if dy[i] is None:
+                dy[i] = s.u.new_zeros((batch, channels) if pooled else (batch, steps, channels))
+            if dlast[i] is None:
+                dlast[i] = checkpoints[i].new_empty(batch, 0, channels)  # of no states: there is none
         if torch.compiler.is_compiling():  # as in `scan`
             da, *rest = selective_scan_backward(dy, dlast, checkpoints, A, tensors, ctx.present, *ctx.options)
         else:
-            da, *rest = _ScanBackward.apply(ctx.present, ctx.options, len(dlast), A, *dy, *dlast, *checkpoints, *tensors)
+            da, *rest = _ScanBackward.apply(ctx.present, ctx.options, A, *dy, *dlast, *checkpoints, *tensors)
         left = iter(rest)
         return da, None, None, *(None if name == "lengths" else next(left) for name in _names(ctx.present))
 
@@ -153,9 +152,9 @@ class _ScanBackward(torch.autograd.Function):
     """The gradient's own operator. It has no gradient of its own, and says so."""
 
     @staticmethod
-    def forward(present: list[int], options: tuple, lasts: int, A: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        first, second, third = len(present), len(present) + lasts, 2 * len(present) + lasts
-        dy, dlast, checkpoints, own = tensors[:first], tensors[first:second], tensors[second:third], tensors[third:]
+    def forward(present: list[int], options: tuple, A: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        n = len(present)
+        dy, dlast, checkpoints, own = tensors[:n], tensors[n : 2 * n], tensors[2 * n : 3 * n], tensors[3 * n :]
         return tuple(selective_scan_backward(list(dy), list(dlast), list(checkpoints), A, list(own), present, *options))
 
     @staticmethod
@@ -167,14 +166,14 @@ class _ScanBackward(torch.autograd.Function):
         raise RuntimeError('the selective scan has no second derivative but through backend="reference"')
 
     @staticmethod
-    def vmap(info, in_dims, present, options, lasts, A, *tensors):
-        heads, outer = info.batch_size, 2 * len(present) + lasts
-        own, dims = tensors[outer:], in_dims[4 + outer :]
+    def vmap(info, in_dims, present, options, A, *tensors):
+        heads, outer = info.batch_size, 3 * len(present)
+        own, dims = tensors[outer:], in_dims[3 + outer :]
         if _lengths_differ(dims, present):
-            return _one_by_one(_ScanBackward.apply, heads, in_dims, (present, options, lasts, A, *tensors))
-        states = [_side_by_side("y", x, dim, heads) for x, dim in zip(tensors[:outer], in_dims[4:], strict=False)]
+            return _one_by_one(_ScanBackward.apply, heads, in_dims, (present, options, A, *tensors))
+        states = [_side_by_side("y", x, dim, heads) for x, dim in zip(tensors[:outer], in_dims[3:], strict=False)]
         together = _all_side_by_side(own, dims, present, heads)
-        found = _ScanBackward.apply(present, options, lasts, _side_by_side("A", A, in_dims[3], heads), *states, *together)
+        found = _ScanBackward.apply(present, options, _side_by_side("A", A, in_dims[2], heads), *states, *together)
         gradients = [_apart("A", found[0], heads)]
         axes = (x.ndim - (dim is not None) for x, dim, name in zip(own, dims, _names(present), strict=True) if name != "lengths")
         names = (name for name in _names(present) if name != "lengths")
@@ -182,10 +181,6 @@ class _ScanBackward(torch.autograd.Function):
             x = _apart(name, x, heads)
             gradients.append(x.squeeze(3) if name in ("B", "C") and dims_of_one == 3 else x)  # it had no axis of groups
         return tuple(gradients), (0,) * len(gradients)
-
-
-def _zeros_of_y(s: Stream, pooled: bool) -> Tensor:
-    return torch.zeros_like(s.u.sum(1) if pooled else s.u)
 
 
 # --- stacked heads

@@ -45,7 +45,7 @@ def _steps(s: Stream, A: Tensor, options: Options) -> Iterator[tuple[Tensor, Ten
     u, delta, A, B, C = (x.to(wide) for x in (u, delta, A, B, C))
     if lengths is not None:
         # Zeros at padding, where a NaN may stand: `where`, not `*`, stops it, and its gradient.
-        valid = (torch.arange(length, device=u.device) < lengths.to(u.device)[:, None])[..., None]  # (B, L, 1)
+        valid = (torch.arange(length, device=u.device) < lengths[:, None])[..., None]  # (B, L, 1)
         u, delta, B, C, z = (None if x is None else _zero_outside(valid, x) for x in (u, delta, B, C, z))
     if delta_bias is not None:
         delta = delta + delta_bias.to(wide)

@@ -23,7 +23,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { VERSION = 3, CHUNK = 32, MAX_STATES = 256, TOGETHER = 4 }; /* TOGETHER: states that are in registers at a time */
+enum { VERSION = 4, CHUNK = 32, MAX_STATES = 256, TOGETHER = 4 }; /* TOGETHER: states that are in registers at a time */
 enum { FLOAT = 0, BFLOAT = 1, HALF = 2 };
 #define SIZE(type) ((type) == FLOAT ? 4 : 2)
 #define CHUNKS(steps) (((steps) + CHUNK - 1) / CHUNK)
@@ -91,7 +91,6 @@ enum { DONE = 0, NO_MEMORY = 1, NO_INSTRUCTIONS = 2 };
 
 EXPORT int32_t mambavl_scan_version(void) { return VERSION; }
 EXPORT int32_t mambavl_scan_chunk(void) { return CHUNK; }
-EXPORT int32_t mambavl_scan_max_states(void) { return MAX_STATES; }
 
 /* The best instruction set that this machine has, numbered as in `struct scan`. */
 EXPORT int32_t mambavl_scan_instructions(void)

@@ -6,6 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+CHUNK = 32  # steps between the states that forward keeps for backward, which computes those between anew
+MAX_STATES = 256  # a channel; what the kernels have room for
+
 
 class Stream(NamedTuple):
     """The inputs of one scan; A is not among them, for streams share it. Shapes: `mambavl.fuse.scan.selective_scan`."""

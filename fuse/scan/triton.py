@@ -1,4 +1,4 @@
-"""The selective scan on a GPU through Triton (kernels.py): NVIDIA and AMD, no compiler to install; all streams in one launch.
+"""The selective scan on a GPU through Triton (kernels.py): NVIDIA and AMD, no `nvcc`; all streams in one launch.
 
 Inputs may be float32, bfloat16 or float16; the state is float32. Under TRITON_INTERPRET=1 the same kernels run on a CPU, slowly:
 that is how they are tested where there is no GPU. On a GPU a small case is computed first and compared with `chunked`; where it
@@ -8,6 +8,8 @@ comes out different this backend says so and is not taken.
 import importlib.util
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from types import ModuleType
 
@@ -15,11 +17,10 @@ import torch
 from torch import Tensor
 
 from mambavl.fuse.scan import chunked
-from mambavl.fuse.scan.streams import Options, Stream, common_groups, gather, spread
+from mambavl.fuse.scan.streams import CHUNK, Options, Stream, common_groups, gather, spread
 
-CHUNK = 32  # steps between the states that forward keeps
-FINE = 2  # states that backward holds in registers: with 4 of 16 they no longer fit
-BLOCK = 32  # channels of a program: one for each lane of a warp
+FINE = 2  # steps whose states backward holds in registers; 4 no longer fit
+BLOCK = 32  # channels of a program, which is one warp
 PROGRAMS = 2048  # of backward, about; fixed, for partial sums are added in their order
 
 
@@ -27,7 +28,9 @@ def unavailable() -> str | None:
     """Why this backend cannot run here; None: it can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; it comes with PyTorch's builds for GPUs"
-    return None if _interpreted() or torch.cuda.is_available() else "there is no GPU"
+    if _interpreted():
+        return None
+    return _checked(torch.device("cuda", torch.cuda.current_device())) if torch.cuda.is_available() else "there is no GPU"
 
 
 def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -36,12 +39,7 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"it computes on a GPU and the tensors are on {device}"
     if dtype == torch.float64:
         return "it computes in float32 and the tensors are float64"
-    return None if _interpreted() else _wrong(device)
-
-
-def chunk_of(steps: int) -> int:
-    """Steps between two checkpoints."""
-    return CHUNK
+    return None if _interpreted() else _checked(device)
 
 
 def forward(A: Tensor, streams: list[Stream], options: Options, keep: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -56,9 +54,10 @@ def forward(A: Tensor, streams: list[Stream], options: Options, keep: bool) -> l
         checkpoints.append(lasts[-1].new_empty(batch, -(-steps // CHUNK) if keep else 0, A.shape[1], channels))
     noted = tuple(x if keep else None for x in checkpoints)
     if call.rows:
-        _kernels().forward[(call.rows, call.blocks_in_all)](
-            call.A, *call.columns, tuple(ys), tuple(lasts), noted, *call.sizes, **call.constants, num_warps=1
-        )
+        with _on(A.device):
+            _kernels().forward[(call.rows, call.blocks_in_all)](
+                call.A, *call.columns, tuple(ys), tuple(lasts), noted, *call.sizes, **call.constants, num_warps=1
+            )
     return [(y.to(s.u.dtype), last, c) for y, last, c, s in zip(ys, lasts, checkpoints, streams, strict=True)]
 
 
@@ -68,8 +67,7 @@ def backward(
     """dA, and the gradients of each stream."""
     call = _Call(A, streams, options)
     programs = max(1, min(call.rows, PROGRAMS // call.blocks_in_all))
-    most = max(min(s.u.shape[1], CHUNK) for s in streams)
-    notes = 1 << (max(1, -(-most // FINE)) - 1).bit_length()  # a power of two, so that few variants are compiled
+    notes = -(-max(min(s.u.shape[1], CHUNK) for s in streams) // FINE)
     scratch = call.A.new_empty(programs * call.blocks_in_all * notes * call.constants["N"] * BLOCK)
     partial = lambda *shape: call.A.new_zeros(programs, *shape)
     da, own = partial(*call.A.shape), []
@@ -84,9 +82,11 @@ def backward(
     made = _columns(own)
     if call.rows:
         tensors = call.columns[:8] + tuple(tuple(_ready(x) for x in column) for column in (checkpoints, dys, dlasts))
-        _kernels().backward[(programs, call.blocks_in_all)](
-            call.A, *tensors, scratch, da, *made[:7], made[8], *call.sizes, **call.constants, FINE=FINE, NOTES=notes, num_warps=1
-        )
+        with _on(A.device):
+            _kernels().backward[(programs, call.blocks_in_all)](
+                call.A, *tensors, scratch, da, *made[:7], made[8], *call.sizes, notes,
+                **call.constants, FINE=FINE, num_warps=1,
+            )  # fmt: skip
     gradients = []
     for s, g in zip(streams, own, strict=True):
         db, dc = (_total(x, like, call.groups) for x, like in ((g.B, s.B), (g.C, s.C)))
@@ -138,7 +138,12 @@ def _ready(x: Tensor | None) -> Tensor | None:
 
 
 def _interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+
+def _on(device: torch.device) -> AbstractContextManager:
+    """Triton launches on the current device, whatever the tensors' own is."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @cache
@@ -149,10 +154,17 @@ def _kernels() -> ModuleType:
 
 
 @cache
+def _checked(device: torch.device) -> str | None:
+    """What is wrong with Triton's results on a device, found out once; None: nothing. In a thread of its own, where no transform,
+    dispatch mode or default device of the caller's is in force."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_wrong, device).result()
+
+
 def _wrong(device: torch.device) -> str | None:
-    """A small case of two streams beside `chunked`, once on each device: what is wrong with it, or None."""
+    """A small case of two streams beside `chunked`: what is wrong with it, or None."""
     g = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.randn(*shape, generator=g).to(device)
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float32).to(device)
     A, options = -torch.exp(draw(40, 16)), Options(softplus=True)
     streams = [
         Stream(draw(2, 70, 40), draw(2, 70, 40), draw(2, 70, 16), draw(2, 70, 16), draw(40), draw(2, 70, 40), draw(40)),
