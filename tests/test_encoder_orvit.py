@@ -125,6 +125,15 @@ def test_the_papers_model_has_its_parameters():
     assert sum(parameter.numel() for parameter in model.parameters()) == 147_678_349
 
 
+def test_a_small_model_gives_the_numbers_it_gave_when_it_agreed_with_the_original():
+    """For machines without the recordings: recorded from this code, parameters drawn in the order of their declaration."""
+    model = redrawn(ORViT(SMALL)).double()
+    tokens = model.tokens(clips(SMALL, 1).double(), boxes_of(SMALL, 1))
+    tokens_then, features_then = [-0.9506164, -1.1126303, 0.7460869], [0.3878529, -0.0484012, 0.315553]
+    torch.testing.assert_close(tokens[0, [0, 11, 27], 1], torch.tensor(tokens_then).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(model.pool(tokens)[0, :3], torch.tensor(features_then).double(), rtol=0, atol=1e-6)
+
+
 def test_crops_agree_with_torchvisions_aligned_roi_pooling():
     from torchvision.ops import roi_align
 

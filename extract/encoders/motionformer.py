@@ -200,8 +200,8 @@ class TrajectoryAttention(nn.Module):
         five arrays of B C T' D                                  5 x 0.10 GB      (all at once: 5 x 0.70 GB)
         scores and their softmax, B heads C N, if not fused      2 x 0.70 GB      (all at once: 2 x 4.87 GB)
 
-    Measured on a CPU, one object block of it, above weights and input: 1.2 GiB at B = 8, 2.4 without the fused kernel. All of
-    ORViT-HR at B = 1: 0.28 GiB above 1.09; blocks free what they used, so B = 8 needs about 1.2 above the 0.6 of the weights.
+    Measured on a CPU, above weights and input: all of ORViT-HR takes 0.3 GiB at B = 1 and 1.4 at B = 8, 2.6 in all; one block
+    of it at B = 8 takes 1.2, and 2.4 without the fused kernel.
     """
 
     def __init__(self, width: int, heads: int, query_chunk: int) -> None:
