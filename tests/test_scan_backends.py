@@ -324,7 +324,7 @@ def test_parameters_may_be_of_another_dtype_than_what_streams_in(backend):
 
 
 @pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))
-def test_an_interrupt_waits_for_the_threads(tmp_path):
+def test_an_interrupt_leaves_the_threads_their_memory(tmp_path):
     """Ctrl-C during a scan of two threads ends as KeyboardInterrupt, not in freed memory."""
     script = tmp_path / "scan.py"
     script.write_text(

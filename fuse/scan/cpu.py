@@ -9,7 +9,7 @@ their gradients written so; where their dtypes differ they are widened to float3
 
 import ctypes
 import os
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -142,7 +142,7 @@ class _Inputs:
             "initial": None if s.initial_state is None else _ready(s.initial_state.mT),
             "lengths": None if s.lengths is None else s.lengths.to(torch.int64).contiguous(),
         }  # fmt: skip
-        self.calls: list[tuple[_Call, tuple[int, ...]]] = []
+        self.calls: list[tuple[_Call, tuple[int, ...], dict[str, Tensor | None]]] = []
 
     def parts(self) -> list[tuple[int, int, int, int]]:
         """(first row, row after the last, first channel, channel after the last) of each thread."""
@@ -154,28 +154,24 @@ class _Inputs:
         return [(*row, *channel) for row in rows for channel in channels]
 
     def add(self, part: tuple[int, int, int, int], **out: Tensor | None) -> None:
-        pointers = {name: None if x is None else x.data_ptr() for name, x in {**self.tensors, **out}.items()}
+        tensors = {**self.tensors, **out}
+        pointers = {name: None if x is None else x.data_ptr() for name, x in tensors.items()}
         sizes = {"steps": self.steps, "channels": self.channels, "states": self.states, "groups": self.groups}
         constant = {"constant_b": self.constant_b, "constant_c": self.constant_c}
         call = _Call(**sizes, **constant, **self.flags, **{"from": part[2], "to": part[3]}, **pointers)
-        self.calls.append((call, part))
+        self.calls.append((call, part, tensors))
 
     def run(self, backward: bool) -> None:
         library = _library()[0]
 
-        def one(entry: tuple[_Call, tuple[int, ...]]) -> int:
-            return library.mambavl_scan_run(ctypes.byref(entry[0]), backward, entry[1][0], entry[1][1])
+        def one(call: _Call, part: tuple[int, ...], tensors: dict[str, Tensor | None]) -> int:
+            """`tensors` are held until the call is done, also where an interrupt has ended the wait for it."""
+            return library.mambavl_scan_run(ctypes.byref(call), backward, part[0], part[1])
 
-        if not self.calls:
-            return
-        if len(self.calls) == 1:
-            codes = [one(self.calls[0])]
+        if len(self.calls) > 1:
+            codes = [future.result() for future in [_pool().submit(one, *call) for call in self.calls]]
         else:
-            running = [_pool().submit(one, call) for call in self.calls]
-            try:
-                codes = [future.result() for future in running]
-            finally:  # they write into our tensors: an interrupt waits for them
-                wait(running)
+            codes = [one(*call) for call in self.calls]
         if NO_MEMORY in codes:
             raise MemoryError("the scan found no memory for its states")
         if any(codes):
