@@ -28,6 +28,7 @@ data_app = typer.Typer(help="Look at a data set before any work.", no_args_is_he
 questions_app = typer.Typer(help="Make the verb and noun questions.", no_args_is_help=True)
 encoders_app = typer.Typer(help="The frozen encoders.", no_args_is_help=True)
 extract_app = typer.Typer(help="Stage one: run a frozen encoder over a data set, fill a feature store.", no_args_is_help=True)
+bench_app = typer.Typer(help="What models cost.", no_args_is_help=True)
 cache_app = typer.Typer(
     help="Feature stores: look into them, check and mend them, derive, bring in and give away.", no_args_is_help=True
 )
@@ -37,6 +38,7 @@ for name, sub in (
     ("encoders", encoders_app),
     ("extract", extract_app),
     ("cache", cache_app),
+    ("bench", bench_app),
 ):
     app.add_typer(sub, name=name)
 
@@ -204,6 +206,42 @@ def encoders_list() -> None:
     )
     table.add_row("hf:NAME", "text", "probed", "pretrained", "any transformers text model; hub name or folder", "the model's")
     out.print(table)
+
+
+@encoders_app.command("show")
+def encoders_show(name: Annotated[str, typer.Argument(help="A name of `mambavl encoders list`.")]) -> None:
+    """Where an encoder's weights are, what it takes and gives, and what it costs. Needs no weights."""
+    from mambavl.complexity import describe_encoder
+
+    table = Table("", name, show_header=True)
+    for key, value in describe_encoder(name).items():
+        table.add_row(key, value)
+    out.print(table)
+
+
+@encoders_app.command("convert")
+def encoders_convert(
+    file: Annotated[Path, typer.Argument(help="A published checkpoint: .pth, .pt, .pyth or .safetensors.")],
+    encoder: Annotated[str, typer.Option(help="Whose weights they are: a name of `mambavl encoders list`.")],
+    target: Annotated[Path, typer.Option("--out", help="The safetensors file to write, for --weights.")],
+) -> None:
+    """Turn a published checkpoint into safetensors, strict in every key and shape. Nothing in the file is run."""
+    from mambavl.extract.encoders.published import convert
+
+    found = convert(file, encoder, target)
+    print(f"wrote {found['tensors']} tensors, {found['parameters']:,} numbers, to {target}")
+    print(f"source sha256 {found['source_sha256']}")
+    if found["left_out"] or found["tensors_left_out"]:
+        print(f"left out: {', '.join(found['left_out']) or 'nothing beside the weights'}; {found['tensors_left_out']} tensors")
+
+
+@bench_app.command("complexity")
+def bench_complexity() -> None:
+    """Count parameters and multiply-adds: the paper's Table 4, every encoder, our head. No weights, no GPU; ends in JSON."""
+    from mambavl.complexity import print_report
+
+    found = print_report(out)
+    print(json.dumps(found))
 
 
 @extract_app.command("video")

@@ -11,7 +11,7 @@ from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders import avion
 from mambavl.extract.encoders.vit import VitConfig, refit, resize_time
 
-TINY = VitConfig(width=48, depth=3, heads=4, patch_size=8, image_size=32, num_frames=4, num_classes=(11,), projection=24)
+TINY = VitConfig(width=48, depth=3, heads=4, patch_size=8, image_size=32, frames=4, num_classes=(11,), projection=24)
 
 
 @pytest.fixture(scope="module", params=["plain", "fused"])
@@ -67,7 +67,7 @@ def test_times_are_stretched_and_cut_as_the_original_does(shared):
     for name, table in tables.items():
         mode, frames = name.split(".")
         assert torch.equal(resize_time(state["embed.time"], int(frames), mode), table), name
-    longer = replace(config, num_frames=8)
+    longer = replace(config, frames=8)
     for dtype, expected in ((torch.float32, "inflate/features"), (torch.float64, "inflate/features64")):
         model = loaded(refit(state, longer), longer, dtype)
         features = model.pooled(golden["inflate/input"].to(dtype))
@@ -104,7 +104,7 @@ def test_full_size_state_dicts_have_the_originals_keys_and_shapes(shared, model,
     }
     parameters = sum(math.prod(shape) for shape in shapes(mine).values())
     if "dual" in kind:
-        assert config == replace(named, num_frames=4, num_classes=(), projection=256)
+        assert config == replace(named, frames=4, num_classes=(), projection=256)
         assert parameters == known["visual_parameter_count"]
         assert all(name.startswith("textual.") or name == "logit_scale" for name in left_out)
     else:
@@ -115,8 +115,10 @@ def test_336_pixels_differ_from_224_in_the_position_table_alone():
     with torch.device("meta"):
         small, large = (shapes(avion.Avion(avion.CONFIGS[f"avion-vit-l{size}"]).state_dict()) for size in ("", "-336"))
     assert {name: large[name] for name in large if large[name] != small[name]} == {"embed.position": (577, 1024)}
-    state = {"visual.positional_embedding": torch.empty(577, 1024), "visual.temporal_embedding": torch.empty(16, 1024)}
-    assert avion.fitted(avion.CONFIGS["avion-vit-l"], state).image_size == 336
+    config = avion.CONFIGS["avion-vit-l-336"]
+    with torch.device("meta"):
+        published = avion.theirs(avion.Avion(config).state_dict(), config, "fused")
+    assert avion.fitted(avion.CONFIGS["avion-vit-l"], published) == config
 
 
 @pytest.fixture
@@ -131,14 +133,14 @@ def test_a_key_that_is_missing_not_known_or_of_another_shape_is_named(published)
     with pytest.raises(UsageError, match=r"AVION model \(fused layout\): 1 not known \(visual\.extra\)"):
         avion.ours(published | {"visual.extra": torch.zeros(1)}, TINY)
     with pytest.raises(UsageError, match=r"temporal_embedding \(4, 48\), expected \(8, 48\)"):
-        avion.ours(published, replace(TINY, num_frames=8))
+        avion.ours(published, replace(TINY, frames=8))
     with pytest.raises(UsageError, match=r"2 not known \(fc_cls.weight, fc_cls.bias\)"):
         avion.ours(published, replace(TINY, num_classes=()))
     mine = avion.Avion(TINY).state_dict()
     del mine["norm.weight"]
     with pytest.raises(UsageError, match=r"under our names: 1 missing \(norm.weight\)"):
         avion.theirs(mine, TINY, "plain")
-    with pytest.raises(UsageError, match=r"one of visual.positional_embedding and"):
+    with pytest.raises(UsageError, match=r"visual.conv1.weight, visual.positional_embedding, .* is missing"):
         avion.fitted(TINY, {"epoch": torch.zeros(1)})
 
 

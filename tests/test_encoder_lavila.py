@@ -12,7 +12,7 @@ from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders import lavila
 from mambavl.extract.encoders.vit import VitConfig, refit, resize_time
 
-TINY = VitConfig(width=48, depth=3, heads=4, patch_size=8, image_size=32, num_frames=4, num_classes=(5, 7, 11), projection=24)
+TINY = VitConfig(width=48, depth=3, heads=4, patch_size=8, image_size=32, frames=4, num_classes=(5, 7, 11), projection=24)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_times_are_stretched_and_cut_as_the_original_does(golden):
     for name, table in tables.items():
         mode, frames = name.split(".")
         assert torch.equal(resize_time(state["embed.time"], int(frames), mode), table[0]), name
-    longer = replace(TINY, num_frames=8)
+    longer = replace(TINY, frames=8)
     for dtype, expected in ((torch.float32, "inflate/features"), (torch.float64, "inflate/features64")):
         features = loaded(refit(state, longer), longer, dtype).pooled(golden["inflate/input"].to(dtype))
         assert error(features, golden[expected]) <= TOLERANCE[dtype]
@@ -104,7 +104,7 @@ def test_full_size_state_dicts_have_the_originals_keys_and_shapes(shared, name, 
     assert shapes(lavila.theirs(mine, config)) == {key: shape for key, shape in shapes(state).items() if key not in left_out}
     parameters = sum(math.prod(shape) for shape in shapes(mine).values())
     if "dual" in name:
-        assert config == replace(lavila.CONFIGS[base], num_frames=4, num_classes=(), projection=256)
+        assert config == replace(lavila.CONFIGS[base], frames=4, num_classes=(), projection=256)
         assert parameters - math.prod(mine["projection"].shape) == known["visual_parameter_count"]
         assert not any(key.startswith(("visual.", "image_projection")) for key in left_out)
     else:
@@ -148,5 +148,5 @@ def test_a_key_that_is_missing_not_known_or_of_another_shape_is_named():
         lavila.ours(published | {"visual.head.bias": torch.zeros(1)}, TINY)
     with pytest.raises(UsageError, match=r"pos_embed \(1, 17, 48\), expected \(1, 65, 48\)"):
         lavila.ours(published, replace(TINY, image_size=64))
-    with pytest.raises(UsageError, match=r"one of visual.pos_embed and"):
+    with pytest.raises(UsageError, match=r"visual.patch_embed.proj.weight, .* is missing"):
         lavila.fitted(TINY, {})

@@ -10,7 +10,7 @@ from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders import avion, lavila, video_levels
 from mambavl.extract.encoders.vit import VitConfig, cut_patches, refit, resize_position, resize_time
 
-TINY = VitConfig(width=32, depth=2, heads=4, patch_size=4, image_size=12, num_frames=4, num_classes=(7,), projection=8)
+TINY = VitConfig(width=32, depth=2, heads=4, patch_size=4, image_size=12, frames=4, num_classes=(7,), projection=8)
 MODELS = {"avion": (avion, avion.Avion), "lavila": (lavila, lavila.TimeSformer)}
 
 
@@ -57,7 +57,7 @@ def test_the_order_of_frames_matters(model, video):
 @pytest.mark.parametrize("frames", [1, 3])
 def test_a_shorter_clip_takes_the_first_times(name, frames, video):
     model = build(MODELS[name][1])
-    shorter = replace(TINY, num_frames=frames)
+    shorter = replace(TINY, frames=frames)
     fitted = MODELS[name][1](shorter).eval()
     fitted.load_state_dict(refit(model.state_dict(), shorter))
     clip = video[:, :, :frames]
@@ -73,12 +73,17 @@ def test_the_same_batch_gives_the_same_bits_and_another_the_same_rows(model, vid
 
 
 def test_penultimate_tokens_lack_the_last_block_and_the_last_norm(model, video):
-    tokens = model.tokens(video, layer="penultimate")
+    early = type(model)(replace(model.config, layer="penultimate")).eval()
+    early.load_state_dict(model.state_dict())
+    tokens = early.tokens(video)
     block = model.blocks[-1]
     last = block(tokens, frames=4) if isinstance(model, lavila.TimeSformer) else block(tokens)
     assert torch.equal(model.pooled(video), model.norm(last)[:, 0])
+    assert torch.equal(early.pooled(video), model.pooled(video))
+    assert torch.equal(early.patch_tokens(tokens), tokens[:, 1:])
+    assert torch.equal(model.patch_tokens(model.tokens(video)), model.norm(last)[:, 1:])
     with pytest.raises(UsageError, match="no layer 'first'"):
-        model.tokens(video, layer="first")
+        replace(model.config, layer="first")
 
 
 def test_every_level_of_the_store_can_be_made(model, video):
@@ -115,7 +120,7 @@ def test_a_published_state_dict_comes_back_as_it_was(name, layout):
     published = module.theirs(build(model_class).state_dict(), TINY, *layout)
     text = {"avion": "textual.ln_final.weight", "lavila": "ln_final.weight"}[name]
     file = {f"module.{key}": tensor for key, tensor in (published | {text: torch.zeros(1)}).items()}
-    assert module.fitted(replace(TINY, num_frames=9, num_classes=()), file) == TINY
+    assert module.fitted(replace(TINY, frames=9, num_classes=()), file) == TINY
     assert module.text_tower(file) == [text]
     back = module.theirs(module.ours(file, TINY), TINY, *layout)
     assert back.keys() == published.keys()
@@ -165,11 +170,11 @@ def test_a_position_table_keeps_its_class_row_and_what_is_the_same_everywhere():
     assert (grid == grid[:, :1]).all()
     assert (grid.diff(dim=0) > 0).all()
     with pytest.raises(UsageError, match="11 rows is no square grid"):
-        TINY.fitted(11, 4, (), None)
+        TINY.fitted(torch.zeros(32, 3, 4, 4), {"0", "1"}, 11, 4, (), None)
 
 
 def test_a_model_refitted_to_larger_frames_and_longer_clips_runs(model):
-    config = replace(TINY, image_size=16, num_frames=6)
+    config = replace(TINY, image_size=16, frames=6)
     larger = type(model)(config).eval()
     larger.load_state_dict(refit(model.state_dict(), config, time="interp"))
     assert larger.tokens(torch.randn(1, 3, 6, 16, 16)).shape == (1, 1 + 6 * 16, 32)

@@ -11,6 +11,7 @@ B clips, T frames, h x w grid, D channels. Video tokens are ordered time, row, c
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from mambavl.configs import did_you_mean
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders import image, text
+from mambavl.extract.encoders import image, published, text
+from mambavl.extract.encoders.published import from_published as from_published
 
 WeightsState = Literal["pretrained", "ek100-finetuned", "random"]
 
@@ -67,6 +69,19 @@ ENCODERS = {
         EncoderRecord(
             "distilroberta-base", "text", text.distilroberta_base, 768, "hub distilbert/distilroberta-base", "Apache-2.0"
         ),
+        *(
+            EncoderRecord(
+                name,
+                "video",
+                partial(published.build, name),
+                known.config.width,
+                f"EPIC-KITCHENS-100; {known.files[0]}, converted",
+                known.licence,
+                state="ek100-finetuned",
+                frames=known.config.frames,
+            )
+            for name, known in published.PUBLISHED.items()
+        ),
     )
 }
 PREFIXES = {"timm": ("video", image.timm_model), "hf": ("text", text.transformers_model)}
@@ -92,7 +107,7 @@ def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
             known = [*ENCODERS, "timm:NAME", "hf:NAME"]
             raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, known)}")
     record = ENCODERS.get(name)
-    if record and record.width != encoder.width:
+    if record and record.width != encoder.width and name not in published.PUBLISHED:  # those were held to their keys
         raise UsageError(f"encoder {name}: gives {encoder.width} channels, its record says {record.width}; other weights?")
     if record and record.sha256 and weights is None and record.sha256 != encoder.sha256:
         installed, recorded = encoder.sha256[:16], record.sha256[:16]
@@ -117,7 +132,7 @@ def video_levels(encoder: nn.Module, video: Tensor, levels: tuple[Level, ...], g
     """What is stored of a batch of clips, by level: clip (B, D), frame (B, T', D), grid (B, T', g, g, D), patch (B, T'hw, D)."""
     tokens = encoder.tokens(video)
     steps, height, width = encoder.token_grid(video.shape[2:])
-    patches = tokens[:, encoder.prefix_tokens :].unflatten(1, (steps, height, width))  # (B, T', h, w, D)
+    patches = encoder.patch_tokens(tokens).unflatten(1, (steps, height, width))  # (B, T', h, w, D)
     out = {}
     for level in levels:
         if level == "clip":

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.keys import convert, pairs, without_module
-from mambavl.extract.encoders.vit import Attention, Layer, Mlp, VideoTower, VitConfig, init_weights
+from mambavl.extract.encoders.vit import Attention, Mlp, VideoTower, VitConfig, init_weights
 
 CONFIGS = {  # as fine-tuned on EPIC-KITCHENS-100: 3,806 actions
     "avion-vit-b": VitConfig(768, 12, 12, patch_size=16, image_size=224, num_classes=(3806,)),
@@ -33,20 +33,26 @@ class Avion(VideoTower):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         init_weights(self)
 
-    def tokens(self, video: Tensor, layer: Layer = "last") -> Tensor:
+    def tokens(self, video: Tensor) -> Tensor:
         """video (B, 3, T, H, W), normalised -> (B, 1 + T h w, D), the class token first, then by time, row, column.
 
-        As they leave the last block, or with `penultimate` the one before: `norm`, which has only ever been trained on the
-        class token, is applied in `pool`.
+        As they leave the last block, or with `layer="penultimate"` the one before: the final norm comes in `pool` and
+        `patch_tokens`, as in the original.
         """
         x = self.embed(video)
-        for block in self.blocks_up_to(layer):
+        for block in self.blocks_used:
             x = block(x)
         return x
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """(B, 1 + T h w, D), of the last layer -> (B, D): what the classifier sees."""
+        """tokens (B, 1 + T h w, D) -> (B, D): what the classifier sees. Penultimate tokens go through the last block first."""
+        if self.config.layer == "penultimate":
+            tokens = self.blocks[-1](tokens)
         return self.norm(tokens[:, 0])
+
+    def patch_tokens(self, tokens: Tensor) -> Tensor:
+        """(B, T h w, D): after the final norm, or with `layer="penultimate"` as they are."""
+        return self.norm(tokens[:, 1:]) if self.config.layer == "last" else tokens[:, 1:]
 
 
 class Block(nn.Module):
@@ -114,14 +120,16 @@ def text_tower(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def fitted(config: VitConfig, state: Mapping[str, Tensor]) -> VitConfig:
-    """`config` with the image size, frames, classes and projection that a published state dict has (224 or 336 px, say)."""
+    """`config` with the sizes, classes and projection that a published state dict has (224 or 336 px, say)."""
     state = without_module(state)
     tables = ("visual.positional_embedding", "visual.temporal_embedding")
-    if not all(table in state for table in tables):
-        raise UsageError(f"these are not the weights of an AVION model: one of {' and '.join(tables)} is missing")
+    if missing := [key for key in ("visual.conv1.weight", *tables) if key not in state]:
+        raise UsageError(f"these are not the weights of an AVION model: {', '.join(missing)} is missing")
     classes = (len(state["fc_cls.weight"]),) if "fc_cls.weight" in state else ()
     projection = state["visual.image_projection"].shape[1] if "visual.image_projection" in state else None
-    return config.fitted(*(len(state[table]) for table in tables), classes, projection)
+    blocks = {key.split(".")[3] for key in state if key.startswith("visual.transformer.resblocks.")}
+    lengths = (len(state[table]) for table in tables)
+    return config.fitted(state["visual.conv1.weight"], blocks, *lengths, classes, projection)
 
 
 def _pairs(config: VitConfig, layout: Layout) -> list:

@@ -69,6 +69,10 @@ class FrameEncoder(nn.Module):
         """(B, T h w, D) -> (B, D): the mean over time and space."""
         return tokens.mean(dim=1)
 
+    def patch_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens as `tokens` gives them -> (B, T h w, D), what is stored of the patches: all of them."""
+        return tokens
+
     def pooled(self, video: Tensor) -> Tensor:
         return self.pool(self.tokens(video))
 

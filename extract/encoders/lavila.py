@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.keys import convert, pairs, without_module
-from mambavl.extract.encoders.vit import Attention, Layer, Mlp, VideoTower, VitConfig, init_weights
+from mambavl.extract.encoders.vit import Attention, Mlp, VideoTower, VitConfig, init_weights
 
 CONFIGS = {  # as fine-tuned on EPIC-KITCHENS-100: 97 verbs, 300 nouns, 3,806 actions (one TSF-B file has actions alone)
     "lavila-tsf-b": VitConfig(768, 12, 12, patch_size=16, image_size=224, num_classes=(97, 300, 3806)),
@@ -30,18 +30,23 @@ class TimeSformer(VideoTower):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         init_weights(self)
 
-    def tokens(self, video: Tensor, layer: Layer = "last") -> Tensor:
+    def tokens(self, video: Tensor) -> Tensor:
         """video (B, 3, T, H, W), normalised -> (B, 1 + T h w, D), the class token first, then by time, row, column.
 
-        After the final norm; with `penultimate`, after the block before the last and without that norm.
+        After the final norm; with `layer="penultimate"`, after the block before the last and without that norm.
         """
         x = self.embed(video)
-        for block in self.blocks_up_to(layer):
+        for block in self.blocks_used:
             x = block(x, frames=video.shape[2])
-        return self.norm(x) if layer == "last" else x
+        return self.norm(x) if self.config.layer == "last" else x
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """(B, 1 + T h w, D), of the last layer -> (B, D): the class token, which is what the classifiers see."""
+        """tokens (B, 1 + T h w, D) -> (B, D): the class token, which is what the classifiers see.
+
+        Penultimate tokens go through the last block first.
+        """
+        if self.config.layer == "penultimate":
+            tokens = self.norm(self.blocks[-1](tokens, frames=(tokens.shape[1] - 1) // self.config.side**2))
         return tokens[:, 0]
 
 
@@ -136,15 +141,17 @@ def text_tower(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def fitted(config: VitConfig, state: Mapping[str, Tensor]) -> VitConfig:
-    """`config` with the image size, frames, classes and projection that a published state dict has."""
+    """`config` with the sizes, classes and projection that a published state dict has."""
     state = without_module(state)
     tables = ("visual.pos_embed", "visual.temporal_embed")
-    if not all(table in state for table in tables):
-        raise UsageError(f"these are not the weights of a LaViLa model: one of {' and '.join(tables)} is missing")
+    if missing := [key for key in ("visual.patch_embed.proj.weight", *tables) if key not in state]:
+        raise UsageError(f"these are not the weights of a LaViLa model: {', '.join(missing)} is missing")
     heads = ("fc_cls.weight", "fc_cls.0.weight", "fc_cls.1.weight", "fc_cls.2.weight")
     classes = tuple(len(state[head]) for head in heads if head in state)
     projection = state["image_projection"].shape[1] if "image_projection" in state else None
-    return config.fitted(*(state[table].shape[1] for table in tables), classes, projection)
+    blocks = {key.split(".")[2] for key in state if key.startswith("visual.blocks.")}
+    lengths = (state[table].shape[1] for table in tables)
+    return config.fitted(state["visual.patch_embed.proj.weight"], blocks, *lengths, classes, projection)
 
 
 def _pairs(config: VitConfig) -> list:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.image import Pixels
+from mambavl.extract.encoders.keys import Key, convert, without_module
 
 LAYER_NORM_EPS = 1e-6
 TABLE_SIZE = 224  # pixels: the position table is always that of a 224 px crop, whatever the model was trained at
@@ -130,6 +131,10 @@ class Motionformer(nn.Module):
         if self.config.layer == "penultimate":
             tokens = self.norm(self._last_block(tokens))
         return self.pre_logits(tokens[:, 0]).tanh()
+
+    def patch_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens as `tokens` gives them -> (B, T' h w, D), what is stored of the patches."""
+        return tokens[:, 1:]
 
     def pooled(self, video: Tensor) -> Tensor:
         return self.pool(self.tokens(video))
@@ -256,54 +261,56 @@ def ours(state: Mapping[str, Tensor], config: MotionformerConfig) -> dict[str, T
 
     The whole checkpoint is taken too (`model_state` in it), and keys with the `module.` of distributed training.
     """
-    return renamed(unwrapped(state), *_keys(config)[::-1], "Motionformer")
+    return convert(unwrapped(state), [(their, our) for our, their in _pairs(config)], "this Motionformer")
 
 
 def theirs(state: Mapping[str, Tensor], config: MotionformerConfig) -> dict[str, Tensor]:
     """The way back: our state dict under the published names, in the published shapes."""
-    return renamed(state, *_keys(config), "Motionformer")
+    return convert(state, _pairs(config), "this Motionformer, under our names")
 
 
-def _keys(config: MotionformerConfig) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
+def _pairs(config: MotionformerConfig) -> list[tuple[Key, Key]]:
     with torch.device("meta"):
         model = Motionformer(config)
-    return key_shapes(model, FOREIGN_PARTS)
+    return key_pairs(model, FOREIGN_PARTS)
 
 
-def key_shapes(model: Motionformer, foreign_parts: Mapping[str, str]) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
-    """The shapes of a model's tensors under our names and, in the same order, under the published ones."""
-    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+def key_pairs(model: Motionformer, foreign_parts: Mapping[str, str]) -> list[tuple[Key, Key]]:
+    """(our key, the published one) of each of a model's tensors; shapes are the same."""
     head = "head" if len(model.heads) == 1 else r"head\1"  # published: `head` alone, or `head0` and `head1`
-    foreign = {
-        ".".join(foreign_parts.get(part, part) for part in re.sub(r"^heads\.(\d+)", head, name).split(".")): shape
-        for name, shape in own.items()
-    }
-    return own, foreign
+    found = []
+    for name, tensor in model.state_dict().items():
+        parts = re.sub(r"^heads\.(\d+)", head, name).split(".")
+        shape = tuple(tensor.shape)
+        found.append(((name, shape), (".".join(foreign_parts.get(part, part) for part in parts), shape)))
+    return found
 
 
 def unwrapped(state: Mapping) -> dict[str, Tensor]:
     """The tensors of a checkpoint, or of a bare state dict, without the `module.` prefix."""
-    tensors = state.get("model_state", state)
-    whole = all(name.startswith("module.") for name in tensors)
-    return {name.removeprefix("module.") if whole else name: tensor for name, tensor in tensors.items()}
+    return without_module(state.get("model_state", state))
 
 
-def renamed(
-    state: Mapping[str, Tensor], given: Mapping[str, torch.Size], wanted: Mapping[str, torch.Size], model: str
-) -> dict[str, Tensor]:
-    """state, whose keys and shapes must be those of `given`, under the names of `wanted`, which are in the same order."""
-    lacking = [name for name in given if name not in state]
-    extra = [name for name in state if name not in given]
-    misshapen = [
-        f"{name} {tuple(state[name].shape)} for {tuple(shape)}"
-        for name, shape in given.items()
-        if name in state and state[name].shape != shape
-    ]
-    faults = {"lacks": lacking, "has besides": extra, "has in another shape": misshapen}
-    if said := "; ".join(f"{fault} {_some(names)}" for fault, names in faults.items() if names):
-        raise UsageError(f"this state dict is not the {model} of this configuration: it {said}")
-    return {name: state[key] for name, key in zip(wanted, given, strict=True)}
+def fitted(config: MotionformerConfig, state: Mapping[str, Tensor]) -> MotionformerConfig:
+    """`config` with what a published state dict's shapes tell: width, depth, clip length, classes, the unused stem.
 
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    The crop size cannot be told: the position table is that of a 224 px crop in every file. Heads are 64 channels wide.
+    """
+    state = unwrapped(state)
+    lacking = [key for key in ("pos_embed", "temp_embed", "patch_embed_3d.proj.weight") if key not in state]
+    if lacking:
+        raise UsageError(f"these are not the weights of a Motionformer: {', '.join(lacking)} is missing")
+    width, _, tubelet, patch_size, _ = state["patch_embed_3d.proj.weight"].shape
+    blocks = {int(key.split(".")[1]) for key in state if re.match(r"blocks\.\d+\.", key)}
+    heads = [state[key] for key in ("head.weight", "head0.weight", "head1.weight") if key in state]
+    return replace(
+        config,
+        width=width,
+        depth=len(blocks),
+        heads=config.heads if width == config.width else max(1, width // 64),
+        patch_size=patch_size,
+        tubelet=tubelet,
+        frames=tubelet * state["temp_embed"].shape[1],
+        num_classes=tuple(len(head) for head in heads),
+        unused_stem="patch_embed.proj.weight" in state,
+    )

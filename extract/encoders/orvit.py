@@ -9,7 +9,7 @@ the left, 2 and 3 the objects that were tracked first.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambavl.configs.errors import UsageError
+from mambavl.extract.encoders.keys import Key, convert
 from mambavl.extract.encoders.motionformer import (
     FOREIGN_PARTS,
     LAYER_NORM_EPS,
@@ -24,10 +25,10 @@ from mambavl.extract.encoders.motionformer import (
     Motionformer,
     MotionformerConfig,
     TrajectoryAttention,
-    key_shapes,
-    renamed,
+    key_pairs,
     unwrapped,
 )
+from mambavl.extract.encoders.motionformer import fitted as motionformer_fitted
 
 MIN_SIDE = 0.05  # a box this narrow or narrower, in fractions of the crop, was dropped in training
 
@@ -36,10 +37,13 @@ MIN_SIDE = 0.05  # a box this narrow or narrower, in fractions of the crop, was 
 class ORViTConfig(MotionformerConfig):
     orvit_layers: tuple[int, ...] = (1, 6, 10)  # counted from 0
     objects: int = 4
+    boxes: Literal["given", "none"] = "given"  # none: every clip without objects, as a released loader has most of them
     layout_quirk: bool = True  # paint as the published weights expect it (see `painted`); False: the box itself
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.boxes not in ("given", "none"):
+            raise UsageError(f"ORViT: boxes are `given` or `none`, not {self.boxes!r}")
         if beyond := [layer for layer in self.orvit_layers if not 0 <= layer < self.depth]:
             raise UsageError(f"ORViT: orvit_layers {beyond} are not among the {self.depth} blocks, counted from 0")
 
@@ -64,6 +68,8 @@ class ORViT(Motionformer):
     def tokens(self, video: Tensor, boxes: Tensor | None = None) -> Tensor:
         """video (B, 3, T, H, W), normalised; boxes (B, T, O, 4) -> (B, 1 + T' h w, D), class token, then time, row, column."""
         grid = self.token_grid(video.shape[2:])
+        if self.config.boxes == "none" and boxes is None:
+            boxes = video.new_zeros(len(video), self.config.frames, self.config.objects, 4)
         self._check(boxes, (len(video), self.config.frames, self.config.objects, 4))
         boxes = boxes[:, :: self.config.tubelet].to(video)  # the first frame of each tubelet speaks for it
         return self._through_blocks(self.embed(video), grid, boxes)
@@ -81,7 +87,7 @@ class ORViT(Motionformer):
             raise UsageError(f"ORViT: tokens(video, boxes) needs boxes {shape}, (cx, cy, w, h); zeros where nothing was found")
         if boxes.shape != shape:
             raise UsageError(f"ORViT: boxes are {tuple(boxes.shape)}, not {shape}: clip, frame, slot, (cx, cy, w, h)")
-        if not ((boxes > -1e-3) & (boxes < 1 + 1e-3)).all():  # NaN fails too
+        if not boxes.is_meta and not ((boxes > -1e-3) & (boxes < 1 + 1e-3)).all():  # NaN fails too
             low, high = boxes.min().item(), boxes.max().item()
             raise UsageError(f"ORViT: boxes go from {low:g} to {high:g}; wanted are (cx, cy, w, h) in fractions of the crop")
 
@@ -260,15 +266,25 @@ _FOREIGN_PARTS = FOREIGN_PARTS | {"roi_mlp": "patch_to_d", "box_mlp": "c_coord_t
 
 def ours(state: Mapping[str, Tensor], config: ORViTConfig) -> dict[str, Tensor]:
     """A published state dict, or the checkpoint around it, -> one that ORViT(config) loads. Strict in keys and shapes."""
-    return renamed(unwrapped(state), *_keys(config)[::-1], "ORViT")
+    return convert(unwrapped(state), [(their, our) for our, their in _pairs(config)], "this ORViT")
 
 
 def theirs(state: Mapping[str, Tensor], config: ORViTConfig) -> dict[str, Tensor]:
     """The way back: our state dict under the published names, in the published shapes."""
-    return renamed(state, *_keys(config), "ORViT")
+    return convert(state, _pairs(config), "this ORViT, under our names")
 
 
-def _keys(config: ORViTConfig) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
+def fitted(config: ORViTConfig, state: Mapping[str, Tensor]) -> ORViTConfig:
+    """`motionformer.fitted`, and which blocks look at how many objects."""
+    state = unwrapped(state)
+    layers = tuple(sorted({int(key.split(".")[1]) for key in state if ".patch_to_d." in key}))
+    if not layers:
+        raise UsageError("these are not the weights of an ORViT: no block has an object stream (patch_to_d)")
+    objects = state[f"blocks.{layers[0]}.box_categories"].shape[1]
+    return replace(motionformer_fitted(replace(config, orvit_layers=()), state), orvit_layers=layers, objects=objects)
+
+
+def _pairs(config: ORViTConfig) -> list[tuple[Key, Key]]:
     with torch.device("meta"):
         model = ORViT(config)
-    return key_shapes(model, _FOREIGN_PARTS)
+    return key_pairs(model, _FOREIGN_PARTS)

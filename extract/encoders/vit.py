@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.image import Pixels
 
-Layer = Literal["last", "penultimate"]
 CLASSIFIERS = {0: (), 1: ("action",), 3: ("verb", "noun", "action")}  # the published classifiers, by their number of heads
 
 
@@ -29,16 +28,19 @@ class VitConfig:
     heads: int = 12
     patch_size: int = 16
     image_size: int = 224
-    num_frames: int = 16
+    frames: int = 16
     mlp_ratio: int = 4
     num_classes: tuple[int, ...] = ()  # of each classifier, in the order of CLASSIFIERS; none: features only
     projection: int | None = None  # channels of the space shared with text; only pre-trained files have one
+    layer: Literal["last", "penultimate"] = "last"  # which tokens `tokens` gives
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise UsageError(f"a width of {self.width} does not divide into {self.heads} heads")
         if self.image_size % self.patch_size:
             raise UsageError(f"{self.image_size} px do not divide into patches of {self.patch_size}")
+        if self.layer not in ("last", "penultimate"):
+            raise UsageError(f"there is no layer {self.layer!r}; use last or penultimate")
         if len(self.num_classes) not in CLASSIFIERS:
             raise UsageError(f"num_classes {self.num_classes}: give none, (action,) or (verb, noun, action)")
 
@@ -47,13 +49,25 @@ class VitConfig:
         """Patches along one side of a frame."""
         return self.image_size // self.patch_size
 
-    def fitted(self, places: int, frames: int, num_classes: tuple[int, ...], projection: int | None) -> Self:
-        """With what a file's own shapes say. `places`: rows of its position table, the class token's among them."""
-        side = math.isqrt(places - 1)
+    def fitted(
+        self, patch: Tensor, blocks: set[str], places: int, frames: int, num_classes: tuple[int, ...], projection: int | None
+    ) -> Self:
+        """With what a file's own tensors tell. patch: its patch embedding; blocks: the numbers in its keys; places: rows of its
+        position table, the class token's among them. Heads are 64 channels wide, as in all published ones."""
+        width, side, pixels = len(patch), math.isqrt(places - 1), patch[0].numel() // 3
         if side * side != places - 1:
             raise UsageError(f"a position table of {places} rows is no square grid and a class token")
-        size = side * self.patch_size
-        return replace(self, image_size=size, num_frames=frames, num_classes=num_classes, projection=projection)
+        return replace(
+            self,
+            width=width,
+            depth=len(blocks),
+            heads=self.heads if width == self.width else max(1, width // 64),
+            patch_size=math.isqrt(pixels),
+            image_size=side * math.isqrt(pixels),
+            frames=frames,
+            num_classes=num_classes,
+            projection=projection,
+        )
 
 
 class VideoTower(nn.Module):
@@ -90,10 +104,13 @@ class VideoTower(nn.Module):
             raise UsageError("this model has no projection; set `projection` in its config")
         return features @ self.projection
 
-    def blocks_up_to(self, layer: Layer) -> nn.ModuleList:
-        if layer not in ("last", "penultimate"):
-            raise UsageError(f"there is no layer {layer!r}; use last or penultimate")
-        return self.blocks if layer == "last" else self.blocks[:-1]
+    def patch_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens as `tokens` gives them -> (B, T h w, D), what is stored of the patches."""
+        return tokens[:, 1:]
+
+    @property
+    def blocks_used(self) -> nn.ModuleList:
+        return self.blocks if self.config.layer == "last" else self.blocks[:-1]
 
 
 class VideoEmbedding(nn.Module):
@@ -105,7 +122,7 @@ class VideoEmbedding(nn.Module):
         self.patch = nn.Linear(3 * config.patch_size**2, config.width, bias=False)  # a patch is read channel, row, column
         self.class_token = nn.Parameter(torch.empty(config.width))
         self.position = nn.Parameter(torch.empty(1 + config.side**2, config.width))
-        self.time = nn.Parameter(torch.empty(config.num_frames, config.width))
+        self.time = nn.Parameter(torch.empty(config.frames, config.width))
         self.norm = nn.LayerNorm(config.width, eps=norm_eps)
 
     def forward(self, video: Tensor) -> Tensor:
@@ -116,7 +133,7 @@ class VideoEmbedding(nn.Module):
         return self.norm(torch.cat([first, patches.flatten(1, 2)], dim=1))
 
     def _frames(self, video: Tensor) -> int:
-        size, frames = self.config.image_size, self.config.num_frames
+        size, frames = self.config.image_size, self.config.frames
         _, channels, given, height, width = video.shape
         if (channels, height, width) != (3, size, size):
             raise UsageError(f"the encoder takes 3 x {size} x {size} pixels, not {channels} x {height} x {width}; see refit()")
@@ -185,7 +202,7 @@ def refit(state: dict[str, Tensor], config: VitConfig, time: Literal["bilinear",
     More frames: `bilinear` interpolates along time, `interp` repeats rows; fewer: the first rows, whatever the mode.
     """
     position = resize_position(state["embed.position"], config.side)
-    return state | {"embed.position": position, "embed.time": resize_time(state["embed.time"], config.num_frames, time)}
+    return state | {"embed.position": position, "embed.time": resize_time(state["embed.time"], config.frames, time)}
 
 
 def resize_time(table: Tensor, frames: int, mode: Literal["bilinear", "interp"]) -> Tensor:

@@ -1,0 +1,17 @@
+"""What do the paper's models cost: the parameters and multiply-adds of Table 4, of every encoder, of our head?
+
+    python benchmarks/complexity.py            (also: mambavl bench complexity)
+
+Counted from the models themselves on meta tensors by PyTorch's FlopCounterMode, in half a minute, without weights or a GPU;
+mambavl/complexity.py says what is counted. The last line is JSON: `orvit`, `transformer_12x12`, `transformer_6x4`, `mlp` and
+`mambavl`, each with `params` and `macs`.
+"""
+
+import json
+
+from rich.console import Console
+
+from mambavl.complexity import print_report
+
+if __name__ == "__main__":
+    print(json.dumps(print_report(Console(width=130))))

@@ -1,0 +1,141 @@
+"""Published encoders through the front door: untrained of any size, from the originals' keys, from a converted file."""
+
+import argparse
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mambavl.configs.errors import UsageError
+from mambavl.extract.encoders import ENCODERS, build, from_published, video_levels
+from mambavl.extract.encoders.published import PUBLISHED, convert
+
+VIT = {"width": 32, "depth": 2, "heads": 4, "patch_size": 8, "image_size": 16, "frames": 4}
+MOTION = {"width": 32, "depth": 2, "heads": 4, "patch_size": 16, "image_size": 32, "frames": 4}
+SMALL = {
+    "avion-vit-b": VIT, "lavila-tsf-b": VIT, "motionformer": MOTION,
+    "orvit": MOTION | {"orvit_layers": (1,), "objects": 2, "boxes": "none"},
+}  # fmt: skip
+
+
+def published_state(name, model):
+    """A model's weights under the originals' names."""
+    from mambavl.extract.encoders import avion, lavila, motionformer, orvit
+
+    module = {"avion-vit-b": avion, "lavila-tsf-b": lavila, "motionformer": motionformer, "orvit": orvit}[name]
+    arguments = ("fused",) if name == "avion-vit-b" else ()
+    return module.theirs(model.state_dict(), model.config, *arguments)
+
+
+def clip(sizes):
+    return torch.randn(
+        2, 3, sizes["frames"], sizes["image_size"], sizes["image_size"], generator=torch.Generator().manual_seed(1)
+    )
+
+
+@pytest.fixture(params=SMALL)
+def name(request):
+    return request.param
+
+
+def test_untrained_encoders_of_any_size_fill_every_level(name):
+    encoder = build(name, weights="random", **SMALL[name])
+    assert encoder.state == "random"
+    assert encoder.width == 32
+    assert encoder.details["config"]["depth"] == 2
+    found = video_levels(encoder, clip(SMALL[name]), ("clip", "frame", "grid", "patch"), grid=1)
+    steps, height, width = encoder.token_grid((4, *clip(SMALL[name]).shape[3:]))
+    assert found["patch"].shape == (2, steps * height * width, 32)
+    assert torch.equal(found["clip"], encoder.pooled(clip(SMALL[name])))
+    assert not any(p.requires_grad for p in encoder.parameters())
+
+
+def test_a_converted_checkpoint_gives_the_model_that_was_published(name, tmp_path):
+    """Sizes are told by the file's shapes, but for the heads (64 channels wide in all real ones) and Motionformer's crop."""
+    model, video = build(name, weights="random", **SMALL[name]), clip(SMALL[name])
+    state = {f"module.{k}": v for k, v in published_state(name, model).items()}
+    direct = from_published(name, state, **SMALL[name])
+    assert torch.equal(direct.tokens(video), model.tokens(video))
+    beside = {"args": argparse.Namespace(lr=1), "epoch": 3, "optimizer": {"state": {}}}
+    torch.save({"state_dict": state, **beside}, tmp_path / "theirs.pth")
+    found = convert(tmp_path / "theirs.pth", name, tmp_path / "ours.safetensors")
+    assert found["left_out"] == list(beside)
+    untold = {k: v for k, v in SMALL[name].items() if k in ("heads", "image_size", "boxes")}
+    encoder = build(name, weights=str(tmp_path / "ours.safetensors"), **untold)
+    assert torch.equal(encoder.tokens(video), model.tokens(video))
+    assert (encoder.state, encoder.sha256) == ("ek100-finetuned", model.sha256)
+    assert encoder.details["converted_from"] == found["source_sha256"]
+
+
+def test_full_size_avion_converts_and_knows_its_size_again(tmp_path):
+    """Of the real widths (one block), since a file's shapes tell its config."""
+    model = build("avion-vit-b", weights="random", depth=1, frames=4, num_classes=(11,))
+    torch.save(published_state("avion-vit-b", model), tmp_path / "a.pt")
+    found = convert(tmp_path / "a.pt", "avion-vit-b", tmp_path / "a.safetensors")
+    assert found["parameters"] == sum(p.numel() for p in model.parameters())
+    again = build("avion-vit-b", weights=str(tmp_path / "a.safetensors"))
+    assert (again.config.depth, again.config.frames, again.config.num_classes) == (1, 4, (11,))
+    longer = build("avion-vit-b", weights=str(tmp_path / "a.safetensors"), frames=8, image_size=64)
+    assert longer.tokens(torch.randn(1, 3, 8, 64, 64)).shape == (1, 1 + 8 * 16, 768)
+
+
+def test_what_is_no_checkpoint_of_it_is_named_and_nothing_is_written(tmp_path):
+    model, other = build("motionformer", weights="random", **MOTION), build("lavila-tsf-b", weights="random", **VIT)
+    state = published_state("motionformer", model)
+    out = tmp_path / "out" / "ours.safetensors"
+    broken = {
+        "missing": ({k: v for k, v in state.items() if k != "norm.weight"}, r"1 missing \(norm.weight\)"),
+        "extra": (state | {"who.knows": torch.ones(1)}, r"1 not known \(who.knows\)"),
+        "shape": (state | {"norm.weight": torch.ones(31)}, r"1 of another shape \(norm.weight \(31,\), expected \(32,\)\)"),
+        "nan": (state | {"norm.weight": torch.full((32,), torch.nan)}, r"NaN or infinity in 1 tensors \(norm.weight\)"),
+        "infinity": (state | {"norm.bias": torch.full((32,), torch.inf)}, r"NaN or infinity in 1 tensors \(norm.bias\)"),
+        "other": (
+            published_state("lavila-tsf-b", other),
+            "not the weights of a Motionformer",
+        ),
+    }
+    for kind, (tensors, says) in broken.items():
+        torch.save(tensors, tmp_path / f"{kind}.pyth")
+        with pytest.raises(UsageError, match=says) as raised:
+            convert(tmp_path / f"{kind}.pyth", "motionformer", out)
+        assert f"{kind}.pyth" in str(raised.value)
+        assert not out.parent.exists() or not list(out.parent.iterdir())
+    with pytest.raises(UsageError, match="has no published checkpoint"):
+        convert(tmp_path / "nan.pyth", "minilm", out)
+    with pytest.raises(UsageError, match=r"is named \*\.safetensors"):
+        convert(tmp_path / "nan.pyth", "motionformer", tmp_path / "a.pth")
+
+
+def test_weights_that_are_not_there_say_where_to_get_them(tmp_path):
+    with pytest.raises(UsageError, match=r"Get https://.*, then run `mambavl encoders convert FILE --encoder avion-vit-b"):
+        build("avion-vit-b")
+    with pytest.raises(UsageError, match="no such weights file"):
+        build("avion-vit-b", weights=str(tmp_path / "a.safetensors"))
+    save_file({"a": torch.ones(1)}, tmp_path / "plain.safetensors")
+    with pytest.raises(UsageError, match="was not converted; `mambavl encoders convert"):
+        build("avion-vit-b", weights=str(tmp_path / "plain.safetensors"))
+    model = build("motionformer", weights="random", **MOTION)
+    torch.save(published_state("motionformer", model), tmp_path / "mf.pyth")
+    convert(tmp_path / "mf.pyth", "motionformer", tmp_path / "mf.safetensors")
+    assert load_file(tmp_path / "mf.safetensors").keys() == model.state_dict().keys()
+    with pytest.raises(UsageError, match="holds the weights of motionformer, not of orvit"):
+        build("orvit", weights=str(tmp_path / "mf.safetensors"))
+    with pytest.raises(UsageError, match=r"encoder motionformer has no size window; it has width, depth"):
+        build("motionformer", weights="random", window=7)
+
+
+def test_orvit_asks_for_boxes_unless_it_is_told_that_there_are_none():
+    sizes = {k: v for k, v in SMALL["orvit"].items() if k != "boxes"}
+    with pytest.raises(UsageError, match=r"needs boxes \(2, 4, 2, 4\)"):
+        build("orvit", weights="random", **sizes).tokens(clip(sizes))
+    zeros = torch.zeros(2, 4, 2, 4)
+    blind = build("orvit", weights="random", **SMALL["orvit"])
+    assert torch.equal(blind.tokens(clip(sizes)), build("orvit", weights="random", **sizes).tokens(clip(sizes), zeros))
+
+
+def test_every_published_encoder_is_registered_with_what_it_is():
+    for name, known in PUBLISHED.items():
+        record = ENCODERS[name]
+        assert (record.width, record.frames) == (known.config.width, known.config.frames)
+        assert record.state == "ek100-finetuned"
+        assert known.files[0] in record.weights
