@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mambavl.configs import Config, did_you_mean, edit_distance
 from mambavl.configs.errors import UsageError
+from mambavl.fuse.conv import causal_conv
 from mambavl.fuse.scan import Stream, pick, pooled_selective_scans, require, selective_scan
 
 Streams = dict[str, tuple[Tensor, Tensor]]  # name -> (tokens (B, L, D), lengths (B,))
@@ -226,8 +227,7 @@ class Mixer(nn.Module):
         """x (B, L, d) -> what the SSM scans (eq. 5's Conv1d; delta, B and C follow the input), with softplus still to come."""
         inner = self.in_proj(x)
         u, z = inner.chunk(2, dim=-1) if self.gated else (inner, None)
-        u = self.conv1d(u.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)  # causal: padded left, cut right
-        u = F.silu(u.contiguous())  # for x_proj and the scan, which would each make a copy of their own
+        u = F.silu(causal_conv(u, self.conv1d.weight, self.conv1d.bias))
         delta, b, c = self.x_proj(u).split([self.config.rank, self.config.d_state, self.config.d_state], dim=-1)
         delta = F.linear(delta, self.dt_proj.weight)  # its bias is added inside the scan, in float32
         return Stream(u, delta, b, c, d_skip, z, self.dt_proj.bias, lengths)
