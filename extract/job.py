@@ -43,6 +43,8 @@ class VideoExtraction(Config):
     weights: str | None = None  # a file; "random" for an untrained encoder; absent: the encoder's own
     weights_state: WeightsState | None = None  # what the weights were trained on; absent: the encoder's record
     image_size: int | None = Field(default=None, ge=16, le=2048)  # absent: the encoder's own
+    layer: Literal["last", "penultimate"] = "last"  # of the published encoders: which tokens are stored
+    boxes: Literal["none"] | None = None  # of ORViT, which reads boxes: none, said aloud, since their readers are not here yet
     fit: Literal["crop", "squash"] = "crop"  # short side to image_size and the centre, or the whole frame squeezed
     levels: tuple[encoders.Level, ...] = Field(default=("frame",), min_length=1)
     grid: int = Field(default=4, ge=1, le=64)  # cells along a side of level `grid`
@@ -543,8 +545,21 @@ def _build_encoder(options: VideoExtraction | TextExtraction, kind: str) -> nn.M
     if encoders.kind_of(options.encoder) not in (kind, None):
         other = "text" if kind == "video" else "video"
         raise UsageError(f"{options.encoder} is a {other} encoder; use `mambavl extract {other}`")
-    sizes = {"image_size": options.image_size} if kind == "video" and options.image_size else {}
+    sizes = {}
+    if kind == "video":
+        given = {"image_size": options.image_size, "boxes": options.boxes, "layer": options.layer}
+        sizes = {key: value for key, value in given.items() if value not in (None, "last")}
+        unknown = [key for key in ("boxes", "layer") if key in sizes and options.encoder not in encoders.published.PUBLISHED]
+        if unknown:
+            raise UsageError(
+                f"encoder {options.encoder} has no {unknown[0]}; that is for {', '.join(encoders.published.PUBLISHED)}"
+            )
     encoder = encoders.build(options.encoder, weights=options.weights, **sizes)
+    if getattr(getattr(encoder, "config", None), "boxes", None) == "given":
+        raise UsageError(
+            f"encoder {options.encoder} reads object boxes, and there is no reader of them here yet; `--set boxes=none` runs it "
+            "on none, which its features show"
+        )
     encoder.state = options.weights_state or encoder.state
     return encoder.to(_device(options.device))
 

@@ -1,14 +1,19 @@
 """Published encoders through the front door: untrained of any size, from the originals' keys, from a converted file."""
 
 import argparse
+from dataclasses import replace
 
 import pytest
 import torch
+from dataset import make_dataset
 from safetensors.torch import load_file, save_file
 
+from mambavl.cache import open_store
 from mambavl.configs.errors import UsageError
+from mambavl.extract.annotations import read_annotations
 from mambavl.extract.encoders import ENCODERS, build, from_published, video_levels
 from mambavl.extract.encoders.published import PUBLISHED, convert
+from mambavl.extract.job import VideoExtraction, extract_video
 
 VIT = {"width": 32, "depth": 2, "heads": 4, "patch_size": 8, "image_size": 16, "frames": 4}
 MOTION = {"width": 32, "depth": 2, "heads": 4, "patch_size": 16, "image_size": 32, "frames": 4}
@@ -16,6 +21,11 @@ SMALL = {
     "avion-vit-b": VIT, "lavila-tsf-b": VIT, "motionformer": MOTION,
     "orvit": MOTION | {"orvit_layers": (1,), "objects": 2, "boxes": "none"},
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("data"))
 
 
 def published_state(name, model):
@@ -131,6 +141,37 @@ def test_orvit_asks_for_boxes_unless_it_is_told_that_there_are_none():
     zeros = torch.zeros(2, 4, 2, 4)
     blind = build("orvit", weights="random", **SMALL["orvit"])
     assert torch.equal(blind.tokens(clip(sizes)), build("orvit", weights="random", **sizes).tokens(clip(sizes), zeros))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "more"), [("avion-vit-b", {}), ("orvit", {"boxes": "none"}), ("motionformer", {"layer": "penultimate"})]
+)
+def test_a_published_encoder_fills_a_store_whose_spec_says_what_ran(encoder, more, dataset, tmp_path, monkeypatch):
+    """The job with a small one of the kind: levels, config in the spec, boxes only when told that there are none."""
+    known = PUBLISHED[encoder]
+    sizes = {k: v for k, v in SMALL[encoder].items() if k != "boxes"}
+    monkeypatch.setitem(PUBLISHED, encoder, replace(known, config=replace(known.config, **sizes)))
+    monkeypatch.setitem(ENCODERS, encoder, replace(ENCODERS[encoder], width=32))
+    annotations = read_annotations(dataset / "annotations")
+    settings = {"encoder": encoder, "weights": "random", "levels": ["clip", "frame"], "sampling": {"frames": 4}, **more}
+
+    def extract(name, **changes):
+        options = VideoExtraction.model_validate({**settings, **changes})
+        extract_video(annotations, dataset / "videos", tmp_path / name, options)
+
+    extract("a.zarr")
+    store = open_store(tmp_path / "a.zarr")
+    tokens, _ = store.batch([0, 1], "frame")
+    assert tokens.shape[2] == 32
+    assert torch.isfinite(tokens).all()
+    assert store.spec["recipe"]["encoder"]["details"]["config"]["depth"] == 2
+    assert store.spec["recipe"]["encoder"]["state"] == "random"
+    if encoder == "orvit":
+        with pytest.raises(UsageError, match="reads object boxes, and there is no reader of them here yet; `--set boxes=none`"):
+            extract("b.zarr", boxes=None)
+        with pytest.raises(UsageError, match="encoder timm:test_vit has no boxes"):
+            extract("b.zarr", encoder="timm:test_vit")
+        assert not (tmp_path / "b.zarr").exists()
 
 
 def test_every_published_encoder_is_registered_with_what_it_is():

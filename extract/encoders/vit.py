@@ -88,6 +88,8 @@ class VideoTower(nn.Module):
     def token_grid(self, video_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """(T', h, w) of the tokens of a video (T, H, W)."""
         frames, height, width = video_shape
+        if frames > self.config.frames:
+            raise UsageError(f"the encoder has times for {self.config.frames} frames, the clip has {frames}; sample fewer")
         return frames, height // self.config.patch_size, width // self.config.patch_size
 
     def pooled(self, video: Tensor) -> Tensor:
