@@ -89,6 +89,14 @@ def test_full_size_avion_converts_and_knows_its_size_again(tmp_path):
     assert longer.tokens(torch.randn(1, 3, 8, 64, 64)).shape == (1, 1 + 8 * 16, 768)
 
 
+def test_a_file_of_other_classes_is_not_said_to_be_of_ek100():
+    """ORViT's published file at 224 px is of Something-Something V2, 174 classes."""
+    model = build("orvit", weights="random", **SMALL["orvit"], num_classes=(174,))
+    found = from_published("orvit", published_state("orvit", model), **SMALL["orvit"])
+    assert found.config.num_classes == (174,)
+    assert found.weights_state == "pretrained"
+
+
 def test_what_is_no_checkpoint_of_it_is_named_and_nothing_is_written(tmp_path):
     model, other = build("motionformer", weights="random", **MOTION), build("lavila-tsf-b", weights="random", **VIT)
     state = published_state("motionformer", model)
@@ -178,5 +186,5 @@ def test_every_published_encoder_is_registered_with_what_it_is():
     for name, known in PUBLISHED.items():
         record = ENCODERS[name]
         assert (record.width, record.frames) == (known.config.width, known.config.frames)
-        assert record.state == "ek100-finetuned"
+        assert record.state == ("pretrained" if name == "orvit" else "ek100-finetuned")
         assert known.files[0] in record.weights

@@ -75,9 +75,9 @@ ENCODERS = {
                 "video",
                 partial(published.build, name),
                 known.config.width,
-                f"EPIC-KITCHENS-100; {known.files[0]}, converted",
+                f"{known.files[0]}, converted",
                 known.licence,
-                state="ek100-finetuned",
+                state="pretrained" if name == "orvit" else "ek100-finetuned",  # there is no ORViT of EK100 at 224 px
                 frames=known.config.frames,
             )
             for name, known in published.PUBLISHED.items()
@@ -99,7 +99,7 @@ def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
         torch.manual_seed(0)  # untrained weights are the same every time, or no store of them could be resumed
         if name in ENCODERS:
             encoder = ENCODERS[name].build(weights, **sizes)
-            state = ENCODERS[name].state
+            state = getattr(encoder, "weights_state", ENCODERS[name].state)  # a published file's classes tell its own
         elif colon and prefix in PREFIXES:
             encoder = PREFIXES[prefix][1](model, weights, **sizes)
             state = "pretrained"

@@ -26,6 +26,7 @@ from mambavl.extract.encoders.keys import without_module
 from mambavl.extract.encoders.weights import weights_sha256
 
 MADE_BY = "mambavl_encoder"  # in a converted file's metadata: the encoder's name
+EK100_CLASSES = ((97, 300), (3806,), (97, 300, 3806))  # verbs and nouns, actions, or all: what a file fine-tuned on EK100 has
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def _loaded(name: str, state: dict[str, Tensor], config: Any, sizes: Mapping[str
 def _finished(model: nn.Module, details: dict[str, Any]) -> nn.Module:
     """With what a store's spec wants to know."""
     model.sha256 = weights_sha256(model)
+    model.weights_state = "ek100-finetuned" if model.config.num_classes in EK100_CLASSES else "pretrained"
     model.details = {"config": json.loads(json.dumps(dataclasses.asdict(model.config))), **details}
     return model
 
