@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from mambavl.fuse.scan.operator import apart, side_by_side
+
 BLOCK = 2**19  # numbers of a few rows, about what a core's cache holds
 
 
@@ -88,15 +90,12 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
         u, weight = ctx.saved_tensors
-        if torch.compiler.is_compiling():  # the compiler takes no Function that has nothing to differentiate
-            return tuple(backward(dy, u, weight))
         return _ConvBackward.apply(dy, u, weight)
 
     @staticmethod
     def vmap(info, in_dims, u, weight, bias):
-        heads = info.batch_size
-        u, weight, bias = _steps(u, in_dims[0], heads), _channels(weight, in_dims[1], heads), _channels(bias, in_dims[2], heads)
-        return _Conv.apply(u, weight, bias).unflatten(2, (heads, -1)).movedim(2, 0), 0
+        together = _together(("u", "D", "D"), (u, weight, bias), in_dims, info.batch_size)
+        return apart("u", _Conv.apply(*together), info.batch_size), 0
 
 
 class _ConvBackward(torch.autograd.Function):
@@ -114,19 +113,11 @@ class _ConvBackward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, dy, u, weight):
-        heads = info.batch_size
-        together = _steps(dy, in_dims[0], heads), _steps(u, in_dims[1], heads), _channels(weight, in_dims[2], heads)
-        du, dweight, dbias = _ConvBackward.apply(*together)
-        apart = du.unflatten(2, (heads, -1)).movedim(2, 0), dweight.unflatten(0, (heads, -1)), dbias.unflatten(0, (heads, -1))
-        return apart, (0, 0, 0)
+        together = _together(("u", "u", "D"), (dy, u, weight), in_dims, info.batch_size)
+        found = zip(("u", "D", "D"), _ConvBackward.apply(*together), strict=True)  # D: channels first
+        return tuple(apart(name, x, info.batch_size) for name, x in found), (0, 0, 0)
 
 
-def _steps(x: Tensor, dim: int | None, heads: int) -> Tensor:
-    """(K, B, L, D), K along `dim` or the same for all -> (B, L, K D)."""
-    x = x.expand(heads, *x.shape) if dim is None else x.movedim(dim, 0)
-    return x.movedim(0, 2).flatten(2)
-
-
-def _channels(x: Tensor, dim: int | None, heads: int) -> Tensor:
-    """(K, D, ...) -> (K D, ...)."""
-    return (x.expand(heads, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
+def _together(names: tuple[str, ...], tensors: tuple[Tensor, ...], dims: tuple[int | None, ...], heads: int) -> list[Tensor]:
+    """As the scan's operator lays heads side by side: steps before channels as its `u`, channels first as its `D`."""
+    return [side_by_side(name, x, dim, heads) for name, x, dim in zip(names, tensors, dims, strict=True)]

@@ -200,21 +200,8 @@ class Mixer(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None, a: Tensor, d_skip: Tensor) -> Tensor:
         """x (B, L, d), a (D, N), d_skip (D,) -> (B, L, d)."""
-        s = self.stream(x, lengths, d_skip)
-        y = selective_scan(
-            s.u,
-            s.delta,
-            a,
-            s.B,
-            s.C,
-            s.D,
-            s.z,
-            s.delta_bias,
-            True,
-            lengths=lengths,
-            zoh=self.config.zoh,
-            backend=self.config.scan,
-        )
+        stream = self.stream(x, lengths, d_skip)
+        y = selective_scan(**stream._asdict(), A=a, delta_softplus=True, zoh=self.config.zoh, backend=self.config.scan)
         return self.out_proj(y)
 
     def pooled(self, x: Tensor, lengths: Tensor | None, a: Tensor, d_skip: Tensor) -> Tensor:

@@ -50,8 +50,8 @@ def empty(*shape: int) -> Tensor:
     return torch.empty(shape, device="meta")
 
 
-def video_encoder(name: str, **sizes: Any) -> tuple[nn.Module, Tensor]:
-    """A published video encoder and one clip for it, on the meta device."""
+def video_encoder(name: str, **sizes: Any) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A published video encoder and what `tokens` takes of one clip, the video and perhaps boxes, on the meta device."""
     from mambavl.extract.encoders.published import PUBLISHED, sized
 
     if name not in PUBLISHED:
@@ -60,14 +60,14 @@ def video_encoder(name: str, **sizes: Any) -> tuple[nn.Module, Tensor]:
     config = sized(name, known.config, sizes)
     with torch.device("meta"):
         model = known.model(config).eval()
-    return model, empty(1, 3, config.frames, config.image_size, config.image_size)
+    clip = (empty(1, 3, config.frames, config.image_size, config.image_size),)
+    return model, (*clip, empty(1, config.frames, config.objects, 4)) if hasattr(config, "objects") else clip
 
 
 def encoder_cost(name: str, **sizes: Any) -> Cost:
     """One clip through a published video encoder, classifiers included."""
-    model, video = video_encoder(name, **sizes)
-    boxes = {"boxes": empty(1, model.config.frames, model.config.objects, 4)} if hasattr(model.config, "objects") else {}
-    return count(lambda: model.classify(model.pooled(video, **boxes)), parameters_of(model))
+    model, clip = video_encoder(name, **sizes)
+    return count(lambda: model.classify(model.pooled(*clip)), parameters_of(model))
 
 
 def unread_cost(name: str) -> Cost:
@@ -75,8 +75,7 @@ def unread_cost(name: str) -> Cost:
     D x D for each query and time step. Ours leaves it out; published counts hold it."""
     from mambavl.extract.encoders.motionformer import TrajectoryAttention
 
-    model, video = video_encoder(name)
-    boxes = {"boxes": empty(1, model.config.frames, model.config.objects, 4)} if hasattr(model.config, "objects") else {}
+    model, clip = video_encoder(name)
     seen: list[float] = []
     for module in model.modules():
         if isinstance(module, TrajectoryAttention):
@@ -86,7 +85,7 @@ def unread_cost(name: str) -> Cost:
                 ),
                 with_kwargs=True,
             )
-    model.tokens(video, **boxes)
+    model.tokens(*clip)
     return Cost(0, sum(seen))
 
 
@@ -186,7 +185,7 @@ def print_report(console: Console) -> dict[str, dict[str, float]]:
     console.print(table)
     table = Table("encoder", "tokens", "parameters", "G MACs a clip or question")
     for name in PUBLISHED:
-        model, video = video_encoder(name)
+        model, (video, *_) = video_encoder(name)
         steps, height, width = model.token_grid(tuple(video.shape[2:]))
         cost = encoder_cost(name)
         table.add_row(name, f"1 + {steps}x{height}x{width}", f"{cost.parameters:,}", f"{cost.macs / 1e9:,.2f}")
@@ -219,7 +218,7 @@ def describe_encoder(name: str) -> dict[str, str]:
     shown = {"kind": record.kind, "channels": str(record.width), "weights": record.weights, "licence": record.licence}
     if name not in PUBLISHED:
         return shown | {"state": record.state}
-    model, video = video_encoder(name)
+    model, (video, *_) = video_encoder(name)
     cost, pixels = encoder_cost(name), model.pixels
     steps, height, width = model.token_grid(tuple(video.shape[2:]))
     return shown | {

@@ -135,7 +135,8 @@ def convert(file: Path, name: str, out: Path) -> dict[str, Any]:
     broken = [key for key, tensor in ours.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
     if broken:
         raise UsageError(f"{file}: NaN or infinity in {len(broken)} tensors ({', '.join(broken[:5])})")
-    source = hashlib.sha256(file.read_bytes()).hexdigest()
+    with open(file, "rb") as opened:
+        source = hashlib.file_digest(opened, "sha256").hexdigest()
     metadata = {MADE_BY: name, "config": json.dumps(dataclasses.asdict(config)), "source_sha256": source}
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
