@@ -11,24 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract import questions as module
 from mambavl.extract.annotations import Annotations, ClassList, Segment, read_annotations
-from mambavl.extract.questions import (
-    GENERIC,
-    GLOSSES,
-    KINDS,
-    MASK,
-    PHRASINGS,
-    Question,
-    contains_form,
-    forms,
-    generate,
-    inflections,
-    numbers,
-    read_questions,
-    words_of,
-    write_questions,
-)
+from mambavl.extract.questions import MASK, Question, generate, read_questions, write_questions
+from mambavl.extract.questions.forms import KINDS, contains_form, forms, inflections, numbers, words_of
+from mambavl.extract.questions.template import BARE, GENERIC, GLOSSES, PHRASINGS
 
 EK100 = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "ek100"
 
@@ -478,7 +464,7 @@ def test_a_file_that_is_missing_empty_or_not_utf8_is_one_clear_line(tmp_path):
 
 def our_words() -> dict[str, str]:
     """Every word that a phrasing, the generic pair or a gloss says, and where."""
-    texts = [*GENERIC.values(), *(text for kind in KINDS for pair in PHRASINGS[kind] for text in pair), *module.BARE]
+    texts = [*GENERIC.values(), *(text for kind in KINDS for pair in PHRASINGS[kind] for text in pair), *BARE]
     texts += [gloss for kind in KINDS for gloss in GLOSSES[kind].values()]
     return {word: text for text in texts for word in re.findall(r"[a-z]+", text.lower())}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.encoders.weights import weights_sha256
-from mambavl.extract.questions import MASK
+from mambavl.extract.questions.file import MASK
 
 TextLevel = Literal["last_hidden", "embedding_layer", "pooled"]
 
