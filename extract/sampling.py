@@ -8,24 +8,36 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mambavl.cache.schema import FLAG_BEFORE_START
 from mambavl.configs import Config
 
 OBSERVED_FRAMES, OBSERVED_RATE = 64, 30.0  # the paper: 16 frames from 64 observed ones, about 2 s at 30 per second
+NOMINAL_RATE = 60.0  # frames a second that Motionformer and ORViT take most videos to have
+Rule = Literal["segment_uniform", "mf_dense", "strict"]
+RULES: dict[str, tuple[Rule, ...]] = {"recognition": ("segment_uniform", "mf_dense"), "anticipation": ("strict",)}
 
 
 class Sampling(Config):
     """How times are chosen. Part of a store's spec: stores of different sampling never mix."""
 
     task: Literal["recognition", "anticipation"] = "recognition"
+    rule: Rule | None = None  # absent: segment_uniform, or strict for anticipation
     frames: int = Field(default=16, ge=1, le=1024)
+    views: int = Field(default=1, ge=1, le=64)  # clips of a segment, each of so many frames; recognition only
     tau_a: float = Field(default=1.0, ge=0.0)  # seconds between the last observed moment and the action's start
 
-    @property
-    def rule(self) -> str:
-        return "segment_uniform" if self.task == "recognition" else "strict"
+    @model_validator(mode="after")
+    def _rule_of_the_task(self) -> "Sampling":
+        allowed = RULES[self.task]
+        if self.rule is None:
+            object.__setattr__(self, "rule", allowed[0])  # frozen, and still being made
+        if self.rule not in allowed:
+            raise ValueError(f"rule {self.rule} is not one of {self.task}, which has {', '.join(allowed)}")
+        if self.task == "anticipation" and self.views > 1:
+            raise ValueError("anticipation looks at one window, so views = 1")
+        return self
 
 
 @dataclass(frozen=True)
@@ -40,16 +52,31 @@ class Window:
         return len(self.times) == 0
 
 
-def window(start: float, stop: float, sampling: Sampling) -> Window:
-    """The moments of the action [start, stop] that an encoder is shown."""
-    if sampling.task == "recognition":
-        return Window(segment_uniform(start, stop, sampling.frames))
+def window(start: float, stop: float, sampling: Sampling, view: int = 0) -> Window:
+    """The moments of the action [start, stop] that an encoder is shown, in one of `sampling.views` clips."""
+    if sampling.rule == "segment_uniform":
+        return Window(segment_uniform(start, stop, sampling.frames, view, sampling.views))
+    if sampling.rule == "mf_dense":
+        return Window(mf_dense(start, stop, sampling.frames, view, sampling.views))
     return strict_anticipation(start, sampling.frames, sampling.tau_a)
 
 
-def segment_uniform(start: float, stop: float, frames: int) -> np.ndarray:
-    """The centres of `frames` equal bins of the segment, as LaViLa and AVION evaluate."""
-    return start + (np.arange(frames) + 0.5) / frames * (stop - start)
+def segment_uniform(start: float, stop: float, frames: int, view: int = 0, views: int = 1) -> np.ndarray:
+    """One moment in each of `frames` equal bins of the segment: the centre, as LaViLa and AVION evaluate; with several views the
+    centres of a bin's equal parts."""
+    return start + (np.arange(frames) + (view + 0.5) / views) / frames * (stop - start)
+
+
+def mf_dense(start: float, stop: float, frames: int, view: int = 0, views: int = 1) -> np.ndarray:
+    """A window of 64 frames at 30 per second, 2.13 s, as Motionformer and ORViT evaluate, here in seconds.
+
+    View k of n begins at k/n of what the segment is longer than the window, so the last view never reaches the end; where the
+    segment is shorter, its last moment is repeated, as their clamping does.
+    """
+    span, tick = OBSERVED_FRAMES / OBSERVED_RATE, 1 / NOMINAL_RATE
+    offset = max(stop - start - span, 0.0) * view / views
+    times = offset + np.linspace(tick, span, frames)
+    return start + np.minimum(times, max(stop - start - tick, 0.0))
 
 
 def strict_anticipation(start: float, frames: int, tau_a: float) -> Window:

@@ -257,7 +257,7 @@ def extract_video(
     sets: SetOption = [],  # noqa: B006
 ) -> None:
     """Fill a video feature store. Run it again to resume."""
-    from mambavl.extract.job import VideoExtraction, extract_video
+    from mambavl.extract.video_job import VideoExtraction, extract_video
 
     settings = {"encoder": encoder, "splits": _splits(split), "sampling": {"task": task.value}, "weights": weights}
     options = _options(VideoExtraction, settings, sets)
@@ -277,7 +277,7 @@ def extract_text(
     sets: SetOption = [],  # noqa: B006
 ) -> None:
     """Fill a text feature store: both questions of every row. Run it again to resume."""
-    from mambavl.extract.job import TextExtraction, extract_text
+    from mambavl.extract.text_job import TextExtraction, extract_text
 
     settings = {"encoder": encoder, "splits": _splits(split), "weights": weights}
     options = _options(TextExtraction, settings, sets)
@@ -675,7 +675,7 @@ def _moments(segments: tuple, sampling: Any) -> Any:
     windows = [window(segment.start, segment.stop, sampling) for segment in segments]
     times = [np.full(sampling.frames, np.nan) if seen.is_empty else seen.times for seen in windows]
     flags = [seen.flags | FLAG_TIME_FROM_FRAMES * s.time_from_frames for seen, s in zip(windows, segments, strict=True)]
-    return Moments({**sampling.model_dump(), "rule": sampling.rule}, np.stack(times), np.array(flags, np.uint8))
+    return Moments(sampling.model_dump(), np.stack(times), np.array(flags, np.uint8))
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -17,8 +17,10 @@ from mambavl.configs import check, find_recipe, override, read_toml
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract import toykitchen
 from mambavl.extract.annotations import Annotations, read_annotations
-from mambavl.extract.job import Summary, TextExtraction, VideoExtraction, extract_text, extract_video
+from mambavl.extract.job import Summary
 from mambavl.extract.questions import generate, write_questions
+from mambavl.extract.text_job import TextExtraction, extract_text
+from mambavl.extract.video_job import VideoExtraction, extract_video
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.report import write_report

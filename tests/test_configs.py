@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from mambavl.configs import check, dump, edit_distance, find_recipe, load, override, read_toml
 from mambavl.configs.errors import UsageError
-from mambavl.extract.job import TextExtraction, VideoExtraction
+from mambavl.extract.text_job import TextExtraction
+from mambavl.extract.video_job import VideoExtraction
 from mambavl.fuse.recipe import Recipe
 
 STREAMS = {"video": {"store": "v.zarr", "level": "frame"}}

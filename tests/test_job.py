@@ -20,9 +20,11 @@ from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract import encoders
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.check import check
-from mambavl.extract.job import TextExtraction, VideoExtraction, extract_text, extract_video
 from mambavl.extract.questions import generate, write_questions
 from mambavl.extract.sampling import Sampling, window
+from mambavl.extract.text_job import TextExtraction, extract_text
+from mambavl.extract.video import open_video
+from mambavl.extract.video_job import VideoExtraction, extract_video
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,41 @@ def test_levels_are_views_of_the_same_tokens(dataset, tmp_path):
     lengths = {level: store.batch(rows, level)[1].tolist() for level in store.levels}
     assert lengths == {"clip": [1] * 3, "frame": [4] * 3, "grid": [16] * 3, "patch": [40] * 3}
     assert steps.tolist() == [40] * 3
+
+
+def test_every_view_is_encoded_and_kept_with_its_own_times(dataset, tmp_path):
+    sampling = {"frames": 4, "views": 3}
+    run(dataset, tmp_path / "v.zarr", levels=["clip", "patch"], sampling=sampling)
+    store = open_store(tmp_path / "v.zarr")
+    pts = store.row_array("frame_pts")
+    assert pts.shape == (20, 3, 4)
+    for row, segment in enumerate(store.segments):
+        for view in range(3):
+            times = window(segment.start, segment.stop, Sampling.model_validate(sampling), view).times
+            expected = np.floor(times * FPS + 1e-6).astype(int)
+            assert numbers(store.batch([row], "patch", view=view)[0][0]) == expected.tolist()
+            np.testing.assert_allclose(pts[row, view], expected / FPS)
+
+
+def test_three_crops_run_from_one_end_of_the_long_side_to_the_other(dataset, tmp_path):
+    """Frames of 160 x 48: the squares begin at 0, 56 and 112."""
+    sampling = {"frames": 2, "views": 2}
+    run(dataset, tmp_path / "v.zarr", levels=["patch"], fit="crop", image_size=48, crops=3, sampling=sampling, dtype="float32")
+    store = open_store(tmp_path / "v.zarr")
+    pts = store.row_array("frame_pts")
+    assert pts.shape == (20, 6, 2)  # in time first, then from left to right
+    reader = open_video(dataset / "videos" / "P01" / "videos" / f"{store.segments[3].video_id}.MP4")
+    for view in range(6):
+        tokens = store.batch([3], "patch", view=view)[0].reshape(2, 10, 3)
+        shown = [pixels for _, pixels in reader.frames(np.round(pts[3, view] * FPS).astype(int))]
+        assert len(shown) == 2
+        left = (0, 56, 112)[view % 3]
+        for token, pixels in zip(tokens, shown, strict=True):
+            square = torch.from_numpy(pixels[:, left : left + 48].copy()).permute(2, 0, 1)[None] / 255
+            torch.testing.assert_close(token, torch.nn.functional.adaptive_avg_pool2d(square, (1, 10))[0, :, 0].T)
+    reader.close()
+    with pytest.raises(UsageError, match="a squeezed frame"):
+        run(dataset, tmp_path / "w.zarr", crops=3)
 
 
 def test_interrupted_and_resumed_or_split_over_shards_gives_the_same_bytes(dataset, tmp_path):

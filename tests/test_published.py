@@ -13,7 +13,7 @@ from mambavl.configs.errors import UsageError
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.encoders import ENCODERS, build, from_published, video_levels
 from mambavl.extract.encoders.published import PUBLISHED, convert
-from mambavl.extract.job import VideoExtraction, extract_video
+from mambavl.extract.video_job import VideoExtraction, extract_video
 
 VIT = {"width": 32, "depth": 2, "heads": 4, "patch_size": 8, "image_size": 16, "frames": 4}
 MOTION = {"width": 32, "depth": 2, "heads": 4, "patch_size": 16, "image_size": 32, "frames": 4}
@@ -161,7 +161,7 @@ def test_a_published_encoder_fills_a_store_whose_spec_says_what_ran(encoder, mor
     monkeypatch.setitem(PUBLISHED, encoder, replace(known, config=replace(known.config, **sizes)))
     monkeypatch.setitem(ENCODERS, encoder, replace(ENCODERS[encoder], width=32))
     annotations = read_annotations(dataset / "annotations")
-    settings = {"encoder": encoder, "weights": "random", "levels": ["clip", "frame"], "sampling": {"frames": 4}, **more}
+    settings = {"encoder": encoder, "weights": "random", "levels": ["clip", "cls", "frame"], "sampling": {"frames": 4}, **more}
 
     def extract(name, **changes):
         options = VideoExtraction.model_validate({**settings, **changes})
@@ -174,11 +174,15 @@ def test_a_published_encoder_fills_a_store_whose_spec_says_what_ran(encoder, mor
     assert torch.isfinite(tokens).all()
     assert store.spec["recipe"]["encoder"]["details"]["config"]["depth"] == 2
     assert store.spec["recipe"]["encoder"]["state"] == "random"
+    classes = [store.batch([0, 1], level)[0] for level in ("clip", "cls")]
+    assert torch.equal(*classes) == encoder.startswith("avion")  # Motionformer's classifier reads it through one more layer
     if encoder == "orvit":
-        with pytest.raises(UsageError, match="reads object boxes, and there is no reader of them here yet; `--set boxes=none`"):
+        with pytest.raises(UsageError, match=r"reads object boxes: .*`--set boxes=none`"):
             extract("b.zarr", boxes=None)
         with pytest.raises(UsageError, match="encoder timm:test_vit has no boxes"):
             extract("b.zarr", encoder="timm:test_vit")
+        with pytest.raises(UsageError, match="encoder timm:test_vit has no class token"):
+            extract("b.zarr", encoder="timm:test_vit", boxes=None)
         assert not (tmp_path / "b.zarr").exists()
 
 

@@ -4,11 +4,40 @@ import numpy as np
 import pytest
 
 from mambavl.cache.schema import FLAG_BEFORE_START
-from mambavl.extract.sampling import Sampling, segment_uniform, window
+from mambavl.extract.sampling import Sampling, mf_dense, segment_uniform, window
 
 
 def test_recognition_takes_the_centres_of_equal_bins():
     np.testing.assert_allclose(segment_uniform(2.0, 6.0, 4), [2.5, 3.5, 4.5, 5.5])
+
+
+def test_several_views_share_the_bins_between_them():
+    views = [segment_uniform(2.0, 6.0, 4, view, 2) for view in range(2)]
+    np.testing.assert_allclose(np.sort(np.concatenate(views)), segment_uniform(2.0, 6.0, 8))
+
+
+def test_dense_windows_are_two_seconds_and_begin_at_tenths_of_what_the_segment_is_longer():
+    views = np.stack([mf_dense(5.0, 11.0, 16, view, 10) for view in range(10)])
+    np.testing.assert_allclose(views[:, -1] - views[:, 0], 64 / 30 - 1 / 60)
+    np.testing.assert_allclose(views[:, 0], 5.0 + 1 / 60 + (6.0 - 64 / 30) * np.arange(10) / 10)
+    assert views.max() < 11.0 - 0.3  # the last view never reaches the end
+
+
+def test_a_dense_window_longer_than_the_segment_repeats_its_last_moment():
+    for view in (0, 9):
+        times = mf_dense(5.0, 6.0, 16, view, 10)
+        assert times.max() == pytest.approx(6.0 - 1 / 60)
+        assert len(np.unique(times)) < 16  # EK100: 51 % of the validation clips
+        np.testing.assert_array_equal(times, mf_dense(5.0, 6.0, 16))
+
+
+def test_rules_belong_to_tasks_and_views_to_recognition():
+    assert Sampling().rule == "segment_uniform"
+    assert Sampling(task="anticipation").rule == "strict"
+    assert Sampling(rule="mf_dense", views=10).rule == "mf_dense"
+    for wrong in ({"rule": "strict"}, {"task": "anticipation", "rule": "mf_dense"}, {"task": "anticipation", "views": 2}):
+        with pytest.raises(ValueError, match=r"is not one of|views = 1"):
+            Sampling(**wrong)
 
 
 @pytest.mark.parametrize("start", [3.2, 10.0, 61.37])

@@ -125,18 +125,25 @@ def kind_of(name: str) -> str | None:
     return PREFIXES[prefix][0] if colon and prefix in PREFIXES else None
 
 
-Level = Literal["clip", "frame", "grid", "patch"]
+Level = Literal["clip", "cls", "frame", "grid", "patch"]
 
 
-def video_levels(encoder: nn.Module, video: Tensor, levels: tuple[Level, ...], grid: int) -> dict[str, Tensor]:
-    """What is stored of a batch of clips, by level: clip (B, D), frame (B, T', D), grid (B, T', g, g, D), patch (B, T'hw, D)."""
-    tokens = encoder.tokens(video)
+def video_levels(
+    encoder: nn.Module, video: Tensor, levels: tuple[Level, ...], grid: int, boxes: Tensor | None = None
+) -> dict[str, Tensor]:
+    """What is stored of a batch of clips: clip, cls (B, D), frame (B, T', D), grid (B, T', g, g, D), patch (B, T'hw, D).
+
+    clip is what the encoder's own classifier reads, cls its class token beside the patches. boxes (B, T, O, 4): of an ORViT.
+    """
+    tokens = encoder.tokens(video) if boxes is None else encoder.tokens(video, boxes)
     steps, height, width = encoder.token_grid(video.shape[2:])
     patches = encoder.patch_tokens(tokens).unflatten(1, (steps, height, width))  # (B, T', h, w, D)
     out = {}
     for level in levels:
         if level == "clip":
             out[level] = encoder.pool(tokens)
+        elif level == "cls":
+            out[level] = encoder.class_token(tokens)
         elif level == "frame":
             out[level] = patches.mean(dim=(2, 3))
         elif level == "grid":

@@ -52,7 +52,14 @@ class Avion(VideoTower):
 
     def patch_tokens(self, tokens: Tensor) -> Tensor:
         """(B, T h w, D): after the final norm, or with `layer="penultimate"` as they are."""
-        return self.norm(tokens[:, 1:]) if self.config.layer == "last" else tokens[:, 1:]
+        return self._stored(tokens[:, 1:])
+
+    def class_token(self, tokens: Tensor) -> Tensor:
+        """(B, D): likewise."""
+        return self._stored(tokens[:, 0])
+
+    def _stored(self, tokens: Tensor) -> Tensor:
+        return self.norm(tokens) if self.config.layer == "last" else tokens
 
 
 class Block(nn.Module):

@@ -136,6 +136,10 @@ class Motionformer(nn.Module):
         """Tokens as `tokens` gives them -> (B, T' h w, D), what is stored of the patches."""
         return tokens[:, 1:]
 
+    def class_token(self, tokens: Tensor) -> Tensor:
+        """Tokens as `tokens` gives them -> (B, D), what is stored of the class token: what `pre_logits` has not seen yet."""
+        return tokens[:, 0]
+
     def pooled(self, video: Tensor) -> Tensor:
         return self.pool(self.tokens(video))
 

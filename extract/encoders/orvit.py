@@ -30,6 +30,7 @@ from mambavl.extract.encoders.motionformer import (
 )
 from mambavl.extract.encoders.motionformer import fitted as motionformer_fitted
 
+BoxTransform = Literal["correct", "released"]
 MIN_SIDE = 0.05  # a box this narrow or narrower, in fractions of the crop, was dropped in training
 
 
@@ -239,7 +240,7 @@ def crop_boxes(
     crop: tuple[int, int, int],
     image_size: int,
     *,
-    box_transform: Literal["correct", "released"] = "correct",
+    box_transform: BoxTransform = "correct",
 ) -> Tensor:
     """Boxes (..., 4) of a frame, as detectors write them, -> boxes of its crop, as `ORViT.tokens` wants them.
 

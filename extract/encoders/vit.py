@@ -110,6 +110,10 @@ class VideoTower(nn.Module):
         """Tokens as `tokens` gives them -> (B, T h w, D), what is stored of the patches."""
         return tokens[:, 1:]
 
+    def class_token(self, tokens: Tensor) -> Tensor:
+        """Tokens as `tokens` gives them -> (B, D), what is stored of the class token."""
+        return tokens[:, 0]
+
     @property
     def blocks_used(self) -> nn.ModuleList:
         return self.blocks if self.config.layer == "last" else self.blocks[:-1]

@@ -1,0 +1,156 @@
+"""Text features: both questions of every row, each distinct text encoded once a row group."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+from torch import nn
+
+from mambavl.cache import schema
+from mambavl.cache.schema import Level, Segment
+from mambavl.cache.store import RowGroup, StoreWriter
+from mambavl.configs import Config
+from mambavl.configs.errors import DataError
+from mambavl.extract import job
+from mambavl.extract.annotations import DEFAULT_SPLITS, Annotations
+from mambavl.extract.encoders import WeightsState
+from mambavl.extract.encoders.text import TextLevel
+from mambavl.extract.job import Progress, ShouldStop, Summary
+from mambavl.extract.questions import QUESTION_KEYS, read_questions
+
+
+class TextExtraction(Config):
+    """Knobs of `mambavl extract text`."""
+
+    encoder: str
+    weights: str | None = None  # a folder with config, tokenizer and model.safetensors
+    weights_state: WeightsState | None = None  # what the weights were trained on; absent: the encoder's record
+    levels: tuple[TextLevel, ...] = Field(default=("last_hidden",), min_length=1)
+    dtype: Literal["float16", "float32"] = "float16"
+    compressor: Literal["none", "zstd"] = "none"  # zstd is for archives; it is decoded before training
+    splits: tuple[Literal["train", "validation", "test"], ...] = Field(default=DEFAULT_SPLITS, min_length=1)
+    rows_per_group: int | None = Field(default=None, ge=1, le=65_536)
+    batch_texts: int = Field(default=64, ge=1, le=4096)
+    device: str = "auto"
+
+
+def extract_text(
+    annotations: Annotations,
+    questions: Path,
+    out: Path,
+    options: TextExtraction,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    progress: Progress = lambda done, total: None,
+    should_stop: ShouldStop = lambda: False,
+) -> Summary:
+    """Encode both questions of every segment and write (or resume) the store `out`.
+
+    Raises DataError naming the rows without a question; else as `extract_video`.
+    """
+    encoder = job.build_encoder(options.encoder, "text", options.weights, options.weights_state, options.device)
+    asked = read_questions(questions)
+    missing = [s.narration_id for s in annotations.segments if s.narration_id not in asked]
+    if missing:
+        raise DataError(
+            f"{questions}: has no question for {len(missing):,} of {len(annotations.segments):,} rows ({job.some(missing)}); "
+            "generate it for the same splits"
+        )
+    segments = annotations.segments
+    tokens = {q: [encoder.tokenize(getattr(asked[segment.narration_id], q)) for segment in segments] for q in QUESTION_KEYS}
+    first = asked[segments[0].narration_id]
+    provenance = {"protocol": first.protocol, "backend": first.backend, "prompt_version": first.prompt_version}
+    spec = _text_spec(annotations, questions, provenance, encoder, options, tokens)
+    writer = StoreWriter(out, spec, segments, annotations.classes, job.environment(options.device))
+    row_of = {segment.narration_id: row for row, segment in enumerate(segments)}
+
+    def encode(rows: Sequence[Segment], summary: Summary) -> RowGroup:
+        index = [row_of[segment.narration_id] for segment in rows]
+        ids = {q: [tokens[q][row] for row in index] for q in QUESTION_KEYS}
+        return _text_group(encoder, ids, options, summary)
+
+    return job.run(writer, encode, shard, progress, should_stop)
+
+
+def _text_group(encoder: nn.Module, ids: dict[str, list[list[int]]], options: TextExtraction, summary: Summary) -> RowGroup:
+    since = time.perf_counter()
+    distinct = list({tuple(tokens): None for q in QUESTION_KEYS for tokens in ids[q]})  # each text once, in order
+    place = {tokens: i for i, tokens in enumerate(distinct)}
+    features: dict[str, list[np.ndarray]] = {level: [] for level in options.levels}
+    for batch in _chunks(distinct, options.batch_texts):
+        for level, values in encoder.encode([list(tokens) for tokens in batch], options.levels).items():
+            features[level] += [value.numpy() for value in values]
+    levels, lengths, reasons = {}, {}, {}
+    for question in QUESTION_KEYS:
+        order = [place[tuple(tokens)] for tokens in ids[question]]
+        for level in options.levels:
+            with np.errstate(over="ignore"):  # a value past float16's range becomes infinite and is refused here
+                found = [features[level][i].astype(options.dtype) for i in order]
+            for row, value in enumerate(found):
+                if not np.isfinite(value).all():
+                    reasons.setdefault(row, f"{options.encoder}: {question} at level {level} holds NaN or infinity")
+            levels[f"{question}/{level}"] = found
+        lengths[f"{question}/length"] = np.array([len(tokens) for tokens in ids[question]])
+    bad = np.isin(np.arange(len(order)), list(reasons))
+    for name in lengths:
+        lengths[name] = np.where(bad, 0, lengths[name])
+    for name, found in levels.items():
+        kept = [value[:0] if row in reasons else value for row, value in enumerate(found)]
+        levels[name] = np.stack([_one_vector(v) for v in kept]) if name.endswith("/pooled") else np.concatenate(kept)
+    summary.timed("encode", since)
+    status = np.where(bad, schema.STATUS_CODE["nonfinite_features"], schema.OK).astype(np.uint8)
+    return RowGroup(levels=levels, lengths=lengths, status=status, flags=np.zeros(len(order), np.uint8), reasons=reasons)
+
+
+def _one_vector(value: np.ndarray) -> np.ndarray:
+    """(1, D); zeros for an empty or failed text, whose length of 0 says that it does not count."""
+    return value if len(value) else np.zeros((1, value.shape[1]), value.dtype)
+
+
+def _text_spec(
+    annotations: Annotations,
+    questions: Path,
+    provenance: dict[str, str],
+    encoder: nn.Module,
+    options: TextExtraction,
+    tokens: dict[str, list[list[int]]],
+) -> dict[str, Any]:
+    lengths = {q: np.array([len(ids) for ids in tokens[q]]) for q in QUESTION_KEYS}
+    row_bytes = max(lengths[q].mean() for q in QUESTION_KEYS) * encoder.width * np.dtype(options.dtype).itemsize
+    group_rows = options.rows_per_group or schema.rows_per_group(row_bytes)
+    levels = []
+    for question in QUESTION_KEYS:
+        largest = max(int(lengths[question][i : i + group_rows].sum()) for i in range(0, len(lengths[question]), group_rows))
+        capacity = max(1, -(-largest // schema.TOKEN_CHUNK)) * schema.TOKEN_CHUNK
+        for level in options.levels:
+            name = f"{question}/{level}"
+            if level == "pooled":
+                levels.append(Level(name, "dense", (1, encoder.width), options.dtype, compressor=options.compressor))
+            else:
+                level = Level(name, "ragged", (encoder.width,), options.dtype, capacity=capacity, compressor=options.compressor)
+                levels.append(level)
+    return {
+        "kind": "text",
+        "recipe": {
+            "numerics": job.NUMERICS,
+            "encoder": job.encoder_spec(encoder),
+            "questions": provenance,
+            "batch_texts": options.batch_texts,
+        },
+        "inputs": {
+            **job.annotation_inputs(annotations, options.splits),
+            "questions_sha256": hashlib.sha256(Path(questions).read_bytes()).hexdigest(),
+        },
+        "levels": [level.to_dict() for level in levels],
+        "frame_pts": [],
+        "rows_per_group": group_rows,
+    }
+
+
+def _chunks(items: list, size: int) -> Iterator[list]:
+    for i in range(0, len(items), size):
+        yield items[i : i + size]
