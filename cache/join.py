@@ -41,14 +41,22 @@ class Stream:
     row_of: np.ndarray  # (rows,) which row of it
     status: np.ndarray  # (rows,) uint8
 
-    def batch(self, rows: np.ndarray, level: str) -> tuple[Tensor, Tensor]:
-        """(tokens (B, L, D), lengths (B,)) of some joined rows, in the order given; zeros from each length on."""
+    def batch(self, rows: np.ndarray, level: str, view: int | np.ndarray = 0) -> tuple[Tensor, Tensor]:
+        """(tokens (B, L, D), lengths (B,)) of some joined rows, in the order given; zeros from each length on.
+
+        view: which of a dense level's views, one for all or one a row.
+        """
         rows = np.asarray(rows)
         if len(self.stores) == 1 or not len(rows):
-            return self.stores[0].batch(self.row_of[rows] if len(rows) else [], level)
+            return self.stores[0].batch(self.row_of[rows] if len(rows) else [], level, view=view)
+        view = np.broadcast_to(view, rows.shape)
         wanted = self.store_of[rows]
         parts = [(np.flatnonzero(wanted == number), store) for number, store in enumerate(self.stores)]
-        found = [(torch.from_numpy(where), *store.batch(self.row_of[rows[where]], level)) for where, store in parts if len(where)]
+        found = [
+            (torch.from_numpy(where), *store.batch(self.row_of[rows[where]], level, view=view[where]))
+            for where, store in parts
+            if len(where)
+        ]
         if len(found) == 1:  # all from one store, in order already
             return found[0][1:]
         like = found[0][1]

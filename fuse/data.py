@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from mambavl.cache import FeatureStore, Joined, join, open_store, schema
-from mambavl.cache.schema import Classes, Segment
+from mambavl.cache.schema import Classes, Level, Segment
 from mambavl.configs import Config
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.fusion import Streams, StreamShape, modality_of
@@ -25,6 +25,7 @@ class StreamSource(Config):
 
     store: Path | tuple[Path, ...]
     level: str = "frame"
+    class_token: bool = False  # put the store's level `cls` before the tokens, as the released code reads its encoders
     modality: str = ""  # absent: `text` for questions, else the stream's own name
 
     @field_validator("store", mode="before")
@@ -70,6 +71,8 @@ class FeatureData:
         self.segments: tuple[Segment, ...] = self._joined.segments
         self.classes: Classes = self._joined.classes
         self.streams = self._joined.streams
+        self._levels = {name: stream.stores[0].levels[sources[name].level] for name, stream in self.streams.items()}
+        self.views = _views(self._levels)
         self.verb = _labels(self.segments, "verb_class")
         self.noun = _labels(self.segments, "noun_class")
         self.split = np.array([segment.split for segment in self.segments])
@@ -90,10 +93,10 @@ class FeatureData:
         """What a head needs to know of the streams."""
         return {
             name: StreamShape(
-                width=stream.stores[0].levels[self.sources[name].level].width,
+                width=self._levels[name].width,
                 modality=self.sources[name].modality or modality_of(name),
             )
-            for name, stream in self.streams.items()
+            for name in self.streams
         }
 
     @property
@@ -106,6 +109,8 @@ class FeatureData:
                 "stores": [str(store.path) for store in stream.stores],
                 "store_ids": [store.store_id for store in stream.stores],
                 "level": self.sources[name].level,
+                "class_token": self.sources[name].class_token,
+                "views": self._levels[name].views,
                 **{key: recipe[key] for key in ("encoder", "questions", "sampling") if key in recipe},
             }
         return found
@@ -117,14 +122,25 @@ class FeatureData:
             raise DataError(f"the text streams were made under different protocols: {', '.join(sorted(protocols))}")
         return protocols.pop() if protocols else "absent"
 
-    def batch(self, rows: np.ndarray, device: torch.device | str | None = None) -> Streams:
-        """stream -> (tokens (B, L, D) float32, lengths (B,)) of some rows, in the order given, on `device` (else the data's)."""
-        found = self._joined.batch(rows, {name: source.level for name, source in self.sources.items()})
+    def batch(self, rows: np.ndarray, device: torch.device | str | None = None, view: int | np.ndarray = 0) -> Streams:
+        """stream -> (tokens (B, L, D) float32, lengths (B,)) of some rows, in the order given, on `device` (else the data's).
+
+        view: which of the `views` that were extracted, one for all or one a row; streams of a single view have just that.
+        """
         where = torch.device(device) if device else self.device
-        return {
-            name: (tokens.to(where, non_blocking=True).float(), lengths.to(where, non_blocking=True))
-            for name, (tokens, lengths) in found.items()
-        }
+        found = {}
+        for name, source in self.sources.items():
+            seen = view if self._levels[name].views > 1 else 0
+            tokens, lengths = self.streams[name].batch(rows, source.level, seen)
+            if source.class_token:
+                tokens = torch.cat([self.streams[name].batch(rows, "cls", seen)[0], tokens], dim=1)
+                lengths = lengths + 1
+            found[name] = tokens.to(where, non_blocking=True).float(), lengths.to(where, non_blocking=True)
+        return found
+
+    def training_views(self, seed: int, epoch: int) -> np.ndarray:
+        """(rows,) the view that each row is seen at in an epoch, a pure function of the arguments."""
+        return np.random.default_rng([seed, epoch, self.views]).integers(self.views, size=len(self))
 
     def labels(self, rows: np.ndarray, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """(verb (B,), noun (B,)) int64."""
@@ -167,6 +183,8 @@ def _open(name: str, source: StreamSource, config: DataConfig, device: torch.dev
     stores = tuple(open_store(path, **options) for path in source.stores)
     for store in stores:
         store.layout.level(source.level)
+        if source.class_token:
+            store.layout.level("cls")
         faults = schema.differences(stores[0].spec["recipe"], store.spec["recipe"])
         shapes = [
             {k: getattr(s.levels[source.level], k) for k in ("kind", "shape", "dtype", "steps")} for s in (stores[0], store)
@@ -178,6 +196,14 @@ def _open(name: str, source: StreamSource, config: DataConfig, device: torch.dev
                 + "\n  ".join(faults[:20])
             )
     return stores
+
+
+def _views(levels: dict[str, Level]) -> int:
+    """How many views of a row were extracted. Raises DataError where streams differ: which view goes with which?"""
+    several = {name: level.views for name, level in levels.items() if level.views > 1}
+    if len(set(several.values())) > 1:
+        raise DataError(f"streams of several views must have the same number of them: {several}")
+    return max(level.views for level in levels.values())
 
 
 def _labels(segments: tuple[Segment, ...], column: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import mambavl
 from mambavl.cache import fsops, schema
@@ -31,8 +32,9 @@ Prior = tuple[np.ndarray, np.ndarray]  # log-probabilities (verbs,), (nouns,) of
 def score(
     head: nn.Module, data: FeatureData, rows: np.ndarray, prior: Prior, precision: str, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities (rows, verbs), (rows, nouns), float32. A row without features gets the training prior.
+    """Log-probabilities (rows, verbs), (rows, nouns), float32: of the mean probabilities where rows have several views.
 
+    A row without features gets the training prior.
     Raises DataError when the head gives anything that is not a number.
     """
     head.eval()
@@ -41,15 +43,22 @@ def score(
     usable = np.flatnonzero(data.usable[rows])
     for first in range(0, len(usable), batch_size):
         where = usable[first : first + batch_size]
-        with autocast(device, precision):
-            out = head(data.batch(rows[where], device))
-        verb[where] = out["verb"].float().log_softmax(-1).cpu().numpy()
-        noun[where] = out["noun"].float().log_softmax(-1).cpu().numpy()
+        views = []
+        for view in range(data.views):
+            with autocast(device, precision):
+                views.append(head(data.batch(rows[where], device, view)))
+        verb[where], noun[where] = (_mean_probability([out[target] for out in views]) for target in ("verb", "noun"))
     finite = np.isfinite(verb).all(1) & np.isfinite(noun).all(1)
     if not finite.all():
         row = data.segments[rows[int(np.argmin(finite))]].narration_id
         raise DataError(f"diverged: the head's scores of row {row} are not finite; lower train.lr and train.lr_ssm")
     return verb, noun
+
+
+def _mean_probability(logits: list[Tensor]) -> np.ndarray:
+    """Views of logits (B, C) -> the logarithm of their mean probability (B, C)."""
+    found = torch.stack([one.float().log_softmax(-1) for one in logits])
+    return (found.logsumexp(0) - math.log(len(logits))).cpu().numpy()
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

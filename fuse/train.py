@@ -130,6 +130,7 @@ class _Trainer:
 
     def _one_epoch(self, should_stop: Callable[[], bool]) -> None:
         self.model.train()
+        self.views = self.data.training_views(self.config.seed, self.epoch)
         batches = epoch_batches(self.data.train, self.config.batch_size, self.config.seed, self.epoch)
         for number, rows in enumerate(batches):
             if number < self.batch:
@@ -156,7 +157,7 @@ class _Trainer:
         device = self.accelerator.device
         verb, noun = self.data.labels(mine, device)
         with evaluate.autocast(device, self.precision):
-            out = self.model(self.data.batch(mine, device))
+            out = self.model(self.data.batch(mine, device, self.views[mine]))
         loss = weight * (self._cross_entropy(out["verb"], verb) + self._cross_entropy(out["noun"], noun))
         self.accelerator.backward(loss)
         limit = self.config.clip_norm or math.inf

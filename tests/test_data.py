@@ -7,8 +7,9 @@ import torch
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import evaluate
 from mambavl.fuse.data import DataConfig, FeatureData, StreamSource, epoch_batches
+from mambavl.fuse.recipe import build_head
 from mambavl.fuse.train import train
-from tiny import ROWS, make_dense_store, make_text_store, tiny_recipe
+from tiny import ROWS, make_dense_store, make_text_store, tiny_recipe, weights
 
 
 def test_streams_are_joined_by_id_and_rows_that_do_not_match_are_named(stores, tmp_path):
@@ -70,6 +71,53 @@ def test_batches_are_the_same_wherever_features_lie(stores, resident):
     for name in sources:
         assert all(torch.equal(a, b) for a, b in zip(expected[name], found[name], strict=True))
         assert found[name][0].dtype == torch.float32
+
+
+def test_views_are_chosen_by_row_and_streams_of_one_view_have_just_that(stores, tmp_path):
+    features = make_dense_store(tmp_path / "v.zarr", ROWS, views=3)
+    sources = {"video": StreamSource(store=tmp_path / "v.zarr"), "other": StreamSource(store=stores / "video.zarr")}
+    data = FeatureData(sources, DataConfig())
+    assert data.views == 3
+    rows, views = np.array([40, 3, 3, 17]), np.array([2, 0, 1, 2])
+    batch = data.batch(rows, view=views)
+    np.testing.assert_array_equal(batch["video"][0], features[rows, views])
+    assert torch.equal(batch["other"][0], data.batch(rows)["other"][0])
+    seen = data.training_views(0, 0)
+    assert set(seen) == {0, 1, 2}
+    np.testing.assert_array_equal(seen, data.training_views(0, 0))
+    assert (seen != data.training_views(0, 1)).any()
+    make_dense_store(tmp_path / "two.zarr", ROWS, views=2)
+    sources["other"] = StreamSource(store=tmp_path / "two.zarr")
+    with pytest.raises(DataError, match=r"the same number of them: \{'video': 3, 'other': 2\}"):
+        FeatureData(sources, DataConfig())
+
+
+def test_several_views_are_scored_by_their_mean_probability(stores, tmp_path):
+    make_dense_store(tmp_path / "v.zarr", ROWS, views=3)
+    recipe = tiny_recipe(stores, text=False).model_copy(update={"streams": {"video": StreamSource(store=tmp_path / "v.zarr")}})
+    result = train(recipe, tmp_path / "run")
+    assert result["streams"]["video"]["views"] == 3
+    data = FeatureData(recipe.sources, recipe.data)
+    head = build_head(recipe, data)
+    head.load_state_dict(weights(tmp_path / "run"))
+    with torch.inference_mode():
+        views = [head.eval()(data.batch(data.evaluation, view=view))["verb"].softmax(-1) for view in range(3)]
+    expected = torch.stack(views).mean(0).log()
+    found = torch.from_numpy(evaluate.read_scores(tmp_path / "run", "validation")["verb"])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found, views[0].log(), atol=1e-3)  # one view alone would say something else
+
+
+def test_the_class_token_comes_before_the_tokens(stores, tmp_path):
+    features = make_dense_store(tmp_path / "v.zarr", ROWS, views=2, short={3: 2}, class_token=True)
+    data = FeatureData({"video": StreamSource(store=tmp_path / "v.zarr", class_token=True)}, DataConfig())
+    tokens, lengths = data.batch(np.array([3, 5]), view=1)["video"]
+    assert lengths.tolist() == [3, 5]
+    np.testing.assert_allclose(tokens[1, 0], features[5, 1].mean(0) + 1, rtol=1e-6)
+    np.testing.assert_array_equal(tokens[1, 1:], features[5, 1])
+    assert data.provenance["video"]["class_token"]
+    with pytest.raises(UsageError, match="no level 'cls'; this store holds frame"):
+        FeatureData({"video": StreamSource(store=stores / "video.zarr", class_token=True)}, DataConfig())
 
 
 def test_an_unknown_level_or_split_is_named(stores):

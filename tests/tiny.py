@@ -62,13 +62,15 @@ def make_dense_store(
     failed=None,
     short=None,
     splits=None,
+    class_token: bool = False,
 ):
     """A finished video store of frame features that depend on the labels; returns them, (rows, views, steps, width).
 
-    failed: row -> status; short: row -> steps, NaN from there on.
+    class_token: with a level `cls`, the mean plus 1. failed: row -> status; short: row -> steps, NaN from there on.
     """
     segments = make_segments(rows, splits or ("train", "validation"))
     level = Level("frame", "dense", (views, steps, width), dtype, steps=steps, compressor=compressor)
+    cls = Level("cls", "dense", (views, width), dtype, compressor=compressor)
     rng = np.random.default_rng(0)
     centres_v, centres_n = rng.normal(size=(3, width)), rng.normal(size=(4, width))
     features = np.stack(
@@ -80,8 +82,8 @@ def make_dense_store(
         "kind": "video",
         "recipe": recipe or {"encoder": {"name": "fake", "state": "random", "sha256": "0" * 64, "width": width}},
         "inputs": {},
-        "levels": [level.to_dict()],
-        "frame_pts": [1, steps],
+        "levels": [level.to_dict(), cls.to_dict()] if class_token else [level.to_dict()],
+        "frame_pts": [views, steps],
         "rows_per_group": group_rows,
     }
     writer = StoreWriter(path, spec, segments, CLASSES, {})
@@ -92,11 +94,11 @@ def make_dense_store(
         writer.commit(
             group,
             RowGroup(
-                levels={"frame": features[index]},
+                levels={"frame": features[index]} | ({"cls": np.nan_to_num(features[index]).mean(2) + 1} if class_token else {}),
                 lengths={"length": lengths[index]},
                 status=status,
                 flags=np.zeros(count, np.uint8),
-                frame_pts=np.zeros((count, 1, steps)),
+                frame_pts=np.zeros((count, views, steps)),
                 reasons={row: "made so" for row in range(count) if status[row] != 1},
             ),
         )
