@@ -1,6 +1,8 @@
 """The frozen encoders: shapes probed, pixels and weights as recorded, refusals that say what to do."""
 
 import importlib.util
+import shutil
+import zipfile
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from safetensors.torch import save_file
 from test_job import make_roberta
 
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.encoders import ENCODERS, build, kind_of, video_levels
+from mambavl.extract.encoders import ENCODERS, build, kind_of, mpnet, video_levels
 from mambavl.extract.encoders.text import MASK
 from mambavl.extract.encoders.weights import load_weights, weights_sha256
 
@@ -145,6 +147,48 @@ def test_lite0s_folded_batch_norms_change_nothing():
         frames = video_levels(encoder, video, ("frame",), 1)["frame"]
     assert ((frames - expected).abs().max() / expected.abs().max()).item() < 1e-5
     assert (encoder.width, encoder.state, encoder.sha256) == (1280, "pretrained", weights_sha256(plain))
+
+
+def test_mpnet_is_joined_from_its_packages_once(tmp_path, monkeypatch):
+    """Five installed packages, each with a piece of a zip archive; here with a tiny model inside."""
+    model = make_roberta(tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w") as archive:
+        for file in model.iterdir():
+            archive.write(file, f"{mpnet.ARCHIVE}/{file.name}")
+        archive.writestr(f"{mpnet.ARCHIVE}/sub/../../outside.json", "{}")
+    data = (tmp_path / "whole.zip").read_bytes()
+    size = -(-len(data) // len(mpnet.PACKAGES))
+    site = tmp_path / "site"
+    for number, package in enumerate(mpnet.PACKAGES, 1):
+        piece = site / f"part_{number}" / f"whole.zip.{number:03}"
+        piece.parent.mkdir(parents=True)
+        piece.write_bytes(data[(number - 1) * size : number * size])
+        info = site / f"{package.replace('-', '_')}-0.0.1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.0.1\n")
+        (info / "RECORD").write_text(f"part_{number}/{piece.name},,\n")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    encoder = mpnet.mpnet(None)
+    assert encoder.sha256 == build(f"hf:{model}").sha256
+    assert not list(tmp_path.rglob("outside.json"))
+    assert [path.name for path in (tmp_path / "cache" / "mambavl").iterdir()] == [mpnet.ARCHIVE]
+    shutil.rmtree(site)  # what is unpacked stands on its own
+    assert mpnet.mpnet(None).sha256 == encoder.sha256
+    with pytest.raises(UsageError, match="the installed weights"):
+        build("mpnet")  # not the recorded ones
+
+
+def test_mpnet_says_which_package_is_missing_or_broken(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(mpnet, "PACKAGES", ("no-such-package",))
+    with pytest.raises(UsageError, match="package no-such-package is not installed"):
+        mpnet.mpnet(None)
+    (tmp_path / "broken.zip.001").write_bytes(b"PK no archive")
+    monkeypatch.setattr(mpnet, "_piece", lambda package, number: tmp_path / "broken.zip.001")
+    with pytest.raises(DataError, match="is no whole archive"):
+        mpnet.mpnet(None)
+    assert not list((tmp_path / "cache" / "mambavl").iterdir())
 
 
 @has_demo

