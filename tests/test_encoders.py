@@ -11,6 +11,7 @@ from test_job import make_roberta
 
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.encoders import ENCODERS, build, kind_of, mpnet, video_levels
+from mambavl.extract.encoders.image import Pixels
 from mambavl.extract.encoders.text import MASK
 from mambavl.extract.encoders.weights import load_weights, weights_sha256
 
@@ -57,6 +58,22 @@ def test_weights_are_named_by_their_numbers_not_by_their_file(tmp_path):
     with torch.no_grad():
         module.weight[0, 0] += 1e-3
     assert weights_sha256(module) not in digests
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_size": 0},
+        {"image_size": "224"},
+        {"mean": (0.5,)},
+        {"std": (1, 1, 0)},
+        {"colour": "GBR"},
+        {"interpolation": "cubic"},
+    ],
+)
+def test_pixels_that_cannot_be_are_refused_when_they_are_written_down(wrong):
+    with pytest.raises(UsageError, match=f"Pixels: .*{next(iter(wrong))}"):
+        Pixels(**{"image_size": 224, "mean": (0.5,) * 3, "std": (0.5,) * 3, **wrong})
 
 
 class Hostile:

@@ -26,6 +26,16 @@ class Pixels:
     colour: Literal["RGB", "BGR"] = "RGB"
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.image_size, int) or self.image_size < 1:
+            raise UsageError(f"Pixels: image_size is a number of pixels, not {self.image_size!r}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise UsageError(f"Pixels: mean and std are three numbers each, std above 0, not {self.mean} and {self.std}")
+        if self.colour not in ("RGB", "BGR") or self.interpolation not in ("bilinear", "bicubic"):
+            raise UsageError(
+                f"Pixels: colour is RGB or BGR and interpolation bilinear or bicubic, not {self.colour} and {self.interpolation}"
+            )
+
 
 class FrameEncoder(nn.Module):
     """A frozen image model run on each frame. `feature_map` takes images (N, 3, H, W) to maps (N, D, h, w)."""
