@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -118,16 +118,21 @@ def build_encoder(
     name: str, kind: str, weights: str | None, weights_state: WeightsState | None, device: str, **sizes: Any
 ) -> nn.Module:
     """The encoder on its device. kind: `video`, `text` or `audio`, what the command is for. Raises UsageError for another."""
-    if encoders.kind_of(name) not in (kind, None):
-        other = encoders.kind_of(name)
-        raise UsageError(f"{name} is {_a(other)} {other} encoder; use `mambavl extract {other}`")
+    _refuse_other_kind(name, encoders.kind_of(name), kind)
     encoder = encoders.build(name, weights=weights, **sizes)
+    _refuse_other_kind(name, getattr(encoder, "kind", kind), kind)  # of some names it is known only now
     encoder.state = weights_state or encoder.state
+    if encoder.state is None:
+        raise UsageError(
+            f"encoder {name} does not say what its weights were trained on; give --set weights_state="
+            f"{'|'.join(get_args(WeightsState))}, or let the encoder have an attribute `state`"
+        )
     return encoder.to(device_of(device))
 
 
-def _a(noun: str) -> str:
-    return "an" if noun[0] in "aeiou" else "a"
+def _refuse_other_kind(name: str, found: str | None, wanted: str) -> None:
+    if found not in (wanted, None):
+        raise UsageError(f"{name} is {'an' if found == 'audio' else 'a'} {found} encoder; use `mambavl extract {found}`")
 
 
 def encoder_spec(encoder: nn.Module) -> dict[str, Any]:

@@ -205,6 +205,9 @@ def encoders_list() -> None:
         "timm:NAME", "video", "probed", "pretrained", "any timm image model, frame by frame; hub or --weights FILE", "the model's"
     )
     table.add_row("hf:NAME", "text", "probed", "pretrained", "any transformers text model; hub name or folder", "the model's")
+    table.add_row(
+        "MODULE:FUNCTION", "either", "probed", "its own", "your own; `mambavl encoders check MODULE:FUNCTION` tries it", "yours"
+    )
     out.print(table)
 
 
@@ -233,6 +236,25 @@ def encoders_convert(
     print(f"source sha256 {found['source_sha256']}")
     if found["left_out"] or found["tensors_left_out"]:
         print(f"left out: {', '.join(found['left_out']) or 'nothing beside the weights'}; {found['tensors_left_out']} tensors")
+
+
+@encoders_app.command("check")
+def encoders_check(
+    name: Annotated[str, typer.Argument(help="MODULE:FUNCTION of your own encoder, or any other encoder's name.")],
+    weights: Annotated[str | None, typer.Option(help="As for extract: a file or folder, or `random`.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Of a clip. Default: what it was made for, else 8.")] = None,
+) -> None:
+    """Try an encoder: does it keep what extraction relies on? A line for each property. Exit code 1 if any fails."""
+    from mambavl.extract.encoders.conformance import check
+
+    failed = 0
+    for finding in check(name, weights=weights, frames=frames):
+        print(f"{finding.verdict:<6} {finding.name}: {finding.text}", flush=True)
+        failed += finding.verdict == "failed"
+    if failed:
+        print(f"{name}: {failed} failed")
+        raise typer.Exit(1)
+    print(f"{name}: can be extracted with")
 
 
 @bench_app.command("complexity")

@@ -5,6 +5,7 @@
     build("timm:vit_small_patch16_224")        any timm image model, frame by frame; shapes and pixels probed from it
     build("minilm"), build("roberta-base")     a text encoder: questions -> tokens
     build("hf:FOLDER")                         any similar model, from a local folder or a hub name
+    build("my_module:function")                anybody's own, with the three methods of own.VideoEncoder
 
 B clips, T frames, h x w grid, D channels. Video tokens are ordered time, row, column, after `prefix_tokens` leading ones.
 """
@@ -19,10 +20,9 @@ from torch import Tensor, nn
 
 from mambavl.configs import did_you_mean
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders import image, mpnet, published, text
+from mambavl.extract.encoders import image, mpnet, own, published, text
 from mambavl.extract.encoders.published import from_published as from_published
-
-WeightsState = Literal["pretrained", "ek100-finetuned", "random"]
+from mambavl.extract.encoders.weights import WeightsState as WeightsState
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,11 @@ def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
         elif colon and prefix in PREFIXES:
             encoder = PREFIXES[prefix][1](model, weights, **sizes)
             state = "pretrained"
+        elif is_own(name):
+            encoder = own.build(name, weights, **sizes)
+            state = encoder.state
         else:
-            known = [*ENCODERS, "timm:NAME", "hf:NAME"]
+            known = [*ENCODERS, "timm:NAME", "hf:NAME", "MODULE:FUNCTION"]
             raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, known)}")
     record = ENCODERS.get(name)
     if record and record.width != encoder.width and name not in published.PUBLISHED:  # those were held to their keys
@@ -127,11 +130,16 @@ def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
 
 
 def kind_of(name: str) -> str | None:
-    """`video` or `text`; None for an unknown name."""
+    """`video` or `text`; None for an unknown name, and for an own encoder's: its module is not imported to find out."""
     if name in ENCODERS:
         return ENCODERS[name].kind
     prefix, colon, _ = name.partition(":")
     return PREFIXES[prefix][0] if colon and prefix in PREFIXES else None
+
+
+def is_own(name: str) -> bool:
+    """Does it name somebody's function, whose module `build` imports and so runs? Never build a name that a store brought."""
+    return name.partition(":")[0] not in PREFIXES and own.is_path(name)
 
 
 Level = Literal["clip", "cls", "frame", "grid", "patch"]

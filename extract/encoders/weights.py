@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -10,6 +11,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mambavl.configs.errors import UsageError
+
+WeightsState = Literal["pretrained", "ek100-finetuned", "random"]  # what they were trained on
 
 
 def weights_sha256(module: nn.Module) -> str:
