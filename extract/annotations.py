@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from mambavl.cache.schema import Classes, Segment
 from mambavl.configs.errors import DataError, UsageError
@@ -396,3 +397,14 @@ def flat_layout(root: Path, participant_id: str, video_id: str) -> Path:
 
 
 LAYOUTS = (epic_layout, flat_layout)
+
+
+def fingerprint(path: Path | None, method: Literal["fast", "full"]) -> list[int | str] | None:
+    """What stands for an input file in a store's spec: its size, and its time of change (fast) or its sha256 (full)."""
+    if path is None:
+        return None
+    stat = path.stat()
+    if method == "fast":
+        return [stat.st_size, stat.st_mtime_ns]
+    with open(path, "rb") as file:
+        return [stat.st_size, hashlib.file_digest(file, "sha256").hexdigest()]

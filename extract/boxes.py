@@ -1,0 +1,322 @@
+"""Where the hands and the objects are: boxes for ORViT, out of files that others publish.
+
+    h5     the ORViT authors' processed file: tracks, linked by their program
+    hoa    EPIC-KITCHENS-100's hand-object detections, one file for each video; linked here, by rules of our own
+
+T moments of a clip, O slots, n boxes of an image. A box is x0, y0, x1, y1 in fractions of the whole frame. A track is one thing
+followed from image to image under one id: 0 the right hand, 1 the left, any other an object.
+
+Both count the images of EPIC's released tars from 1, as the frame columns of the lists do: a moment t is image
+max(1, floor(t R)), with R 60 or 50. That holds for the files of other rates too, since the tars were resampled to R (seen in
+their numbers of images). It is the image on display at t or the one before it, never a later one.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from mambavl.cache.arrays import hdf5_node, open_hdf5, readable
+from mambavl.configs.errors import DataError, UsageError
+from mambavl.extract.annotations import fingerprint, nominal_rate
+from mambavl.extract.detections import MAX_BOXES, Corners, Detections, read_detections
+
+NUMERICS = 1  # raised by hand whenever the same files come to give other boxes
+HANDS = {"right": 0, "left": 1}  # ids of tracks, and the slots kept for them
+FIRST_OBJECT = 3  # id; the authors' objects begin at 3, and so do ours
+
+MIN_OVERLAP = 0.3  # intersection over union from which two boxes may be the same object; ours, not swept
+MAX_GAP = 15  # images, about a quarter second, that an object may be missed and keep its id; ours, not swept
+MIN_OBJECT_SIDE = 0.01  # an object narrower or lower than this fraction of the frame is dropped, as the authors did
+
+KEPT_VIDEOS = 2  # whose tracks stay in memory; about 30 MB for an hour
+OUTSIDE = 1.0  # fractions of the frame that a tracker's box may reach beyond it; pixels reach further
+
+
+class Boxes(NamedTuple):
+    """What is seen in one image: no id twice, no box without area."""
+
+    ids: np.ndarray  # (n,) int
+    corners: np.ndarray  # (n, 4) float32, x0, y0, x1, y1
+
+
+NOTHING = Boxes(np.empty(0, np.int64), np.empty((0, 4), np.float32))
+
+
+class BoxSource(ABC):
+    """Boxes of videos. For one thread at a time; clips of one video are best asked for one after another."""
+
+    def clip(self, video_id: str, times: np.ndarray, objects: int = 4) -> np.ndarray:
+        """The boxes of a clip: times (T,) in seconds -> (T, O, 4) float32, x0, y0, x1, y1; zeros where nothing was found.
+
+        Slot 0 is the right hand, slot 1 the left; the others go to the tracks that the clip's images show first, in order of
+        time and, within an image, as the source lists them. An image that the source does not list has no boxes. What a moment
+        gets depends on images up to that moment alone (of `h5` as far as its makers' program is known). Raises DataError for
+        a video that is not there or has no box at all and for a file that is broken; UsageError for times that are no times.
+        """
+        times = np.asarray(times, np.float64)
+        if times.ndim != 1 or not ((times >= 0) & (times < np.inf)).all():  # NaN fails too
+            raise UsageError(f"boxes of {video_id}: times are seconds from 0 on, one for each frame, not {times}")
+        if objects < 2:
+            raise UsageError(f"boxes of {video_id}: {objects} slots were asked for; the hands alone have two")
+        return in_slots([self._image(video_id, int(number)) for number in image_numbers(video_id, times)], objects)
+
+    @abstractmethod
+    def missing(self, video_ids: Iterable[str]) -> list[str]:
+        """Those of the videos, in order, that this source has nothing of."""
+
+    @abstractmethod
+    def fingerprint(self, video_ids: Iterable[str]) -> dict[str, Any]:
+        """What a store's spec keeps of the boxes of these videos, as JSON: other boxes have another fingerprint."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @abstractmethod
+    def _image(self, video_id: str, number: int) -> Boxes: ...
+
+
+def open_boxes(kind: Literal["h5", "hoa"], path: Path, video_hash: Literal["fast", "full"] = "fast") -> BoxSource:
+    """A source of boxes. h5: the file; hoa: the folder with P01/hand-objects/P01_01.pkl, P01/P01_01.pkl or P01_01.pkl.
+
+    video_hash: what stands for a file in the fingerprint, as for videos: its size and time of change, or its sha256. Raises
+    DataError when nothing is there or the file is of another kind; UsageError for a kind that does not exist.
+    """
+    if kind == "h5":
+        return AuthorsBoxes(Path(path), video_hash)
+    if kind == "hoa":
+        return LinkedDetections(Path(path), video_hash)
+    raise UsageError(f"there are no boxes {kind!r}; use h5 (the ORViT authors' file) or hoa (EPIC's hand-object detections)")
+
+
+def image_numbers(video_id: str, times: np.ndarray) -> np.ndarray:
+    """Which image of the released tar stands for each moment (T,)."""
+    return np.maximum(1, np.floor(times * nominal_rate(video_id))).astype(np.int64)
+
+
+def in_slots(images: Sequence[Boxes], slots: int) -> np.ndarray:
+    """The boxes of a clip's images, in order of time -> (T, slots, 4) float32."""
+    slot_of = {track: slot for slot, track in enumerate(HANDS.values())}
+    out = np.zeros((len(images), slots, 4), np.float32)
+    for step, seen in enumerate(images):
+        for track, box in zip(seen.ids.tolist(), seen.corners, strict=True):
+            if track not in slot_of and len(slot_of) < slots:
+                slot_of[track] = len(slot_of)
+            if track in slot_of:
+                out[step, slot_of[track]] = box
+    return out
+
+
+# --- h5
+
+
+class AuthorsBoxes(BoxSource):
+    """/VIDEO/IMAGE is an array (n, 5): x0, y0, x1, y1, track id. Images are read one at a time, when they are asked for."""
+
+    def __init__(self, path: Path, video_hash: str) -> None:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; boxes h5 are the ORViT authors' processed file, one for all videos")
+        self.path, self._hash = path, video_hash
+        self._file = open_hdf5(path)
+        self._known: set[str] = set()  # videos whose layout was looked at
+        with readable(path):
+            first = next((video for video in self._file if _first_name(self._images(video))), None)
+        if first is None:
+            raise DataError(f"{path}: has no image of any video; boxes h5 are the ORViT authors' processed file")
+        self._look_at(first)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def missing(self, video_ids: Iterable[str]) -> list[str]:
+        with readable(self.path):
+            return [video for video in video_ids if video not in self._file or not _first_name(self._images(video))]
+
+    def fingerprint(self, video_ids: Iterable[str]) -> dict[str, Any]:
+        return {"kind": "h5", "numerics": NUMERICS, "file": fingerprint(self.path, self._hash)}
+
+    def _image(self, video_id: str, number: int) -> Boxes:
+        if video_id not in self._known:
+            self._look_at(video_id)
+        with readable(self.path):
+            images = self._images(video_id)
+            return self._boxes(images, str(number)) if str(number) in images else NOTHING
+
+    def _look_at(self, video_id: str) -> None:
+        """Once for each video: is its first image what this layout says?"""
+        with readable(self.path):
+            images = self._images(video_id)
+            name = _first_name(images)
+            if name is None:
+                raise DataError(f"{self.path}: {video_id} has no image, so no boxes; --set boxes=none says that aloud")
+            if not re.fullmatch(r"[1-9]\d*", name):
+                raise DataError(f"{self.path}: {video_id} holds {name!r} where numbers of images, from 1, are expected")
+            self._boxes(images, name)
+        self._known.add(video_id)
+
+    def _images(self, video_id: str) -> Any:
+        import h5py
+
+        images = hdf5_node(self._file, video_id, self.path)
+        if not isinstance(images, h5py.Group):
+            raise DataError(f"{self.path}: {video_id} is an array; expected is a group with an array for each image")
+        return images
+
+    def _boxes(self, images: Any, name: str) -> Boxes:
+        import h5py
+
+        where = f"{self.path}: {images.name[1:]}/{name}"
+        node = hdf5_node(images, name, self.path)
+        if isinstance(node, h5py.Group):
+            raise DataError(
+                f"{where} is a group ({', '.join(list(node)[:4])}): the layout of InAViT's file, which cannot stand in for the "
+                "ORViT authors'; give h5 theirs, or use hoa with EPIC's hand-object detections"
+            )
+        if node.ndim != 2 or node.shape[1] != 5 or node.shape[0] > MAX_BOXES or node.dtype.kind != "f":
+            raise DataError(f"{where} is {node.dtype} {node.shape}; expected are floats (n, 5): x0, y0, x1, y1, track id")
+        rows = node[()].astype(np.float64)
+        corners, ids = rows[:, :4], rows[:, 4]
+        if not ((corners >= -OUTSIDE) & (corners <= 1 + OUTSIDE)).all():  # NaN fails too
+            low, high = corners.min(), corners.max()
+            raise DataError(f"{where}: corners go from {low:g} to {high:g}; expected are fractions of the frame")
+        if not ((ids >= 0) & (ids < 2**53) & (ids == np.floor(ids))).all() or len(np.unique(ids)) < len(ids):
+            raise DataError(f"{where}: the track ids are {ids.tolist()[:8]}; expected are whole numbers, each once")
+        corners = corners.clip(0, 1).astype(np.float32)  # a tracker's box may reach beyond the frame
+        has_area = (corners[:, 2:] > corners[:, :2]).all(axis=1)
+        return Boxes(ids[has_area].astype(np.int64), corners[has_area])
+
+
+def _first_name(group: Any) -> str | None:
+    """The first name that a group has at hand. To list or count the 100,000 of a long video takes a quarter second."""
+    import h5py
+
+    name, _ = group.id.links.iterate(bytes, order=h5py.h5.ITER_NATIVE)
+    return None if name is None else name.decode()
+
+
+# --- hoa
+
+
+class LinkedDetections(BoxSource):
+    """A video's detections are read and linked when the first of its clips is asked for."""
+
+    def __init__(self, root: Path, video_hash: str) -> None:
+        if not root.is_dir():
+            raise DataError(f"{root}: no such folder; boxes hoa are in the one that holds P01/hand-objects/P01_01.pkl")
+        self.root, self._hash = root, video_hash
+        self._tracks: dict[str, Tracks] = {}  # of the last videos
+
+    def close(self) -> None:
+        self._tracks.clear()
+
+    def missing(self, video_ids: Iterable[str]) -> list[str]:
+        return [video for video in video_ids if self._find(video) is None]
+
+    def fingerprint(self, video_ids: Iterable[str]) -> dict[str, Any]:
+        linking = {"min_overlap": MIN_OVERLAP, "max_gap": MAX_GAP, "min_object_side": MIN_OBJECT_SIDE}
+        files = {video: fingerprint(self._find(video), self._hash) for video in sorted(video_ids)}
+        return {"kind": "hoa", "numerics": NUMERICS, "linking": linking, "videos": files}
+
+    def _image(self, video_id: str, number: int) -> Boxes:
+        if video_id not in self._tracks:
+            found = self._read(video_id)
+            while len(self._tracks) >= KEPT_VIDEOS:
+                del self._tracks[next(iter(self._tracks))]
+            self._tracks[video_id] = found
+        return self._tracks[video_id].of_image(number)
+
+    def _read(self, video_id: str) -> "Tracks":
+        path = self._find(video_id)
+        if path is None:
+            participant = video_id.partition("_")[0]
+            raise DataError(f"{self.root}: has no boxes of {video_id}; expected {participant}/hand-objects/{video_id}.pkl")
+        tracks = link(read_detections(path, video_id))
+        if not len(tracks.ids):
+            raise DataError(f"{path}: has no box in any image of {video_id}; --set boxes=none says that aloud")
+        return tracks
+
+    def _find(self, video_id: str) -> Path | None:
+        participant, name = video_id.partition("_")[0], f"{video_id}.pkl"
+        folders = (self.root / participant / "hand-objects", self.root / participant, self.root)
+        return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+class Tracks(NamedTuple):
+    """Every box of a video: those of image n are the rows first[n] to first[n + 1]."""
+
+    first: np.ndarray  # (images + 2,) int64
+    ids: np.ndarray  # (rows,) int64
+    corners: np.ndarray  # (rows, 4) float32
+
+    def of_image(self, number: int) -> Boxes:
+        if number + 1 >= len(self.first):
+            return NOTHING
+        rows = slice(self.first[number], self.first[number + 1])
+        return Boxes(self.ids[rows], self.corners[rows])
+
+
+def link(video: Iterable[Detections]) -> Tracks:
+    """The images of a video, in order -> tracks. Ours; the ORViT authors linked with SORT, so ids differ from theirs.
+
+    The best hand of each side is that hand. An object continues the track whose last box it overlaps most, pair after pair from
+    the largest overlap down, if that is MIN_OVERLAP or more and the track was missed in MAX_GAP images at most; else it begins
+    a track. There is no model of motion: boxes stay as they were detected. None is dropped for its score, since the authors'
+    rules, as far as they are known here, do not. An image's ids depend on it and on earlier images, not on the order within it.
+    """
+    linker, numbers = _Linker(), []
+    ids: list[int] = []
+    corners: list[Corners] = []
+    for seen in video:
+        hands = {HANDS[side]: box for _, side, box in sorted(seen.hands) if smaller_side(box) > 0}  # the best comes last
+        objects = [(score, box) for score, box in seen.objects if smaller_side(box) >= MIN_OBJECT_SIDE]
+        tracks = sorted(hands.items()) + sorted(linker.follow(seen.image, objects).items())
+        ids += [track for track, _ in tracks]
+        corners += [box for _, box in tracks]
+        numbers += [seen.image] * len(tracks)
+    first = np.searchsorted(numbers, np.arange(numbers[-1] + 2)) if numbers else np.zeros(2, np.int64)
+    return Tracks(first, np.array(ids, np.int64), np.array(corners, np.float32).reshape(-1, 4))
+
+
+class _Linker:
+    """The objects of one video, image by image."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, tuple[int, Corners]] = {}  # live tracks: the image they were last seen in, and where
+        self._next = FIRST_OBJECT
+
+    def follow(self, image: int, objects: list[tuple[float, Corners]]) -> dict[int, Corners]:
+        """(score, box) of every object in the next image -> track id, box."""
+        self._last = {track: seen for track, seen in self._last.items() if image - seen[0] <= MAX_GAP + 1}
+        boxes = [box for _, box in sorted(objects, reverse=True)]  # the best first
+        pairs = [
+            (-shared, track, place)
+            for track, (_, last) in self._last.items()
+            for place, box in enumerate(boxes)
+            if (shared := overlap(last, box)) >= MIN_OVERLAP
+        ]
+        found: dict[int, Corners] = {}
+        new = dict(enumerate(boxes))
+        for _, track, place in sorted(pairs):  # the largest overlap first, then the oldest track
+            if track not in found and place in new:
+                found[track] = new.pop(place)
+        for box in new.values():
+            found[self._next] = box
+            self._next += 1
+        self._last |= {track: (image, box) for track, box in found.items()}
+        return found
+
+
+def smaller_side(box: Corners) -> float:
+    return min(box[2] - box[0], box[3] - box[1])
+
+
+def overlap(a: Corners, b: Corners) -> float:
+    """Intersection over union of two boxes with area."""
+    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a, b
+    if ax1 <= bx0 or bx1 <= ax0 or ay1 <= by0 or by1 <= ay0:  # most pairs, and this is where the time of linking goes
+        return 0.0
+    both = (min(ax1, bx1) - max(ax0, bx0)) * (min(ay1, by1) - max(ay0, by0))
+    return both / ((ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - both)
