@@ -4,7 +4,6 @@
 never on timing, on failures or on how many processes share the work.
 """
 
-import hashlib
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -102,16 +101,6 @@ def find_videos(annotations: Annotations, root: Path, allow_missing: bool) -> di
             "`mambavl data check` lists them, --set allow_missing=true goes on without"
         )
     return paths
-
-
-def fingerprint(path: Path | None, method: str) -> list[Any] | None:
-    if path is None:
-        return None
-    stat = path.stat()
-    if method == "fast":
-        return [stat.st_size, stat.st_mtime_ns]
-    with open(path, "rb") as file:
-        return [stat.st_size, hashlib.file_digest(file, "sha256").hexdigest()]
 
 
 def build_encoder(

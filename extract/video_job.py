@@ -24,7 +24,7 @@ from mambavl.cache.store import RowGroup, StoreWriter
 from mambavl.configs import Config
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract import encoders, job
-from mambavl.extract.annotations import DEFAULT_SPLITS, Annotations
+from mambavl.extract.annotations import DEFAULT_SPLITS, Annotations, fingerprint
 from mambavl.extract.boxes import BoxSource, open_boxes
 from mambavl.extract.encoders import WeightsState
 from mambavl.extract.encoders.orvit import BoxTransform, crop_boxes
@@ -89,7 +89,11 @@ def extract_video(
         def encode(rows: Sequence[Segment], summary: Summary) -> RowGroup:
             return pipeline.row_group(rows, decoder, summary, should_stop)
 
-        return job.run(writer, encode, shard, progress, should_stop)
+        try:
+            return job.run(writer, encode, shard, progress, should_stop)
+        finally:
+            if boxes:
+                boxes.close()
 
 
 class _VideoPipeline:
@@ -363,8 +367,8 @@ def _video_spec(
         },
         "inputs": {
             **job.annotation_inputs(annotations, options.splits),
-            "videos": {video: job.fingerprint(path, options.video_hash) for video, path in sorted(paths.items())},
-            **({"boxes": boxes.fingerprint()} if boxes else {}),
+            "videos": {video: fingerprint(path, options.video_hash) for video, path in sorted(paths.items())},
+            **({"boxes": boxes.fingerprint(sorted(paths))} if boxes else {}),
         },
         "levels": [level.to_dict() for level in levels],
         "frame_pts": [views, frames],

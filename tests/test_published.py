@@ -3,15 +3,18 @@
 import argparse
 from dataclasses import replace
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from dataset import make_dataset
 from safetensors.torch import load_file, save_file
 
 from mambavl.cache import open_store
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.encoders import ENCODERS, build, from_published, video_levels
+from mambavl.extract.encoders.orvit import ORViT
 from mambavl.extract.encoders.published import PUBLISHED, convert
 from mambavl.extract.video_job import VideoExtraction, extract_video
 
@@ -156,10 +159,7 @@ def test_orvit_asks_for_boxes_unless_it_is_told_that_there_are_none():
 )
 def test_a_published_encoder_fills_a_store_whose_spec_says_what_ran(encoder, more, dataset, tmp_path, monkeypatch):
     """The job with a small one of the kind: levels, config in the spec, boxes only when told that there are none."""
-    known = PUBLISHED[encoder]
-    sizes = {k: v for k, v in SMALL[encoder].items() if k != "boxes"}
-    monkeypatch.setitem(PUBLISHED, encoder, replace(known, config=replace(known.config, **sizes)))
-    monkeypatch.setitem(ENCODERS, encoder, replace(ENCODERS[encoder], width=32))
+    small(monkeypatch, encoder)
     annotations = read_annotations(dataset / "annotations")
     settings = {"encoder": encoder, "weights": "random", "levels": ["clip", "cls", "frame"], "sampling": {"frames": 4}, **more}
 
@@ -184,6 +184,59 @@ def test_a_published_encoder_fills_a_store_whose_spec_says_what_ran(encoder, mor
         with pytest.raises(UsageError, match="encoder timm:test_vit has no class token"):
             extract("b.zarr", encoder="timm:test_vit", boxes=None)
         assert not (tmp_path / "b.zarr").exists()
+
+
+def test_orvit_is_given_the_boxes_of_its_crop(dataset, tmp_path, monkeypatch):
+    """Frames of 160 x 48, of which the centre crop shows columns 56 to 104."""
+    small(monkeypatch, "orvit")
+    annotations = read_annotations(dataset / "annotations")
+    videos = sorted({segment.video_id for segment in annotations.segments})
+    with h5py.File(tmp_path / "boxes.h5", "w") as file:
+        for video in videos:
+            for number in range(1, 301):  # 6 s at 50 images a second; ids: right hand, a track
+                file[f"{video}/{number}"] = np.array([[60 / 160, 0.25, 96 / 160, 0.75, 0], [0.0, 0.0, 0.2, 0.5, 7]], np.float32)
+
+    def extract(name, **changes):
+        settings = {"encoder": "orvit", "weights": "random", "levels": ["clip"], "sampling": {"frames": 4}, "dtype": "float32"}
+        options = VideoExtraction.model_validate({**settings, **changes})
+        extract_video(annotations, dataset / "videos", tmp_path / name, options)
+        return open_store(tmp_path / name)
+
+    seen = []
+    tokens = ORViT.tokens
+    monkeypatch.setattr(ORViT, "tokens", lambda self, video, boxes=None: seen.append(boxes) or tokens(self, video, boxes))
+    given = extract("h5.zarr", boxes="h5", boxes_path=tmp_path / "boxes.h5")
+    hand = torch.tensor([(60 + 96) / 2 - 56, 24, 36, 24]) / 48  # cx, cy, w, h in the crop; the track lies outside it
+    torch.testing.assert_close(seen[0], torch.stack([hand, torch.zeros(4)]).expand(8, 4, 2, 4))
+    none = extract("none.zarr", boxes="none")
+    assert not torch.allclose(given.batch([0], "clip")[0], none.batch([0], "clip")[0], atol=1e-3)
+    assert given.spec["recipe"]["boxes"] == {"source": "h5", "transform": "correct"}
+    assert "boxes" not in none.spec["recipe"]
+    with pytest.raises(UsageError, match=r"recipe\.boxes\.transform: 'correct' -> 'released'"):
+        extract("h5.zarr", boxes="h5", boxes_path=tmp_path / "boxes.h5", box_transform="released")
+    seen.clear()
+    released = extract("released.zarr", boxes="h5", boxes_path=tmp_path / "boxes.h5", box_transform="released")
+    assert not seen[0].any()  # the released loader loses every box of a crop that does not begin at the corner
+    assert torch.equal(released.batch([0], "clip")[0], none.batch([0], "clip")[0])
+    with h5py.File(tmp_path / "boxes.h5", "a") as file:
+        del file[videos[0]]
+    with pytest.raises(DataError, match=f"has no boxes of 1 of 4 videos \\({videos[0]}\\)"):
+        extract("d.zarr", boxes="h5", boxes_path=tmp_path / "boxes.h5")
+    for wrong, message in (
+        ({"boxes": "h5"}, "wants `--set boxes_path"),
+        ({"boxes": "none", "boxes_path": "x.h5"}, "set boxes = h5 or hoa"),
+        ({"encoder": "timm:test_vit", "boxes": "hoa"}, "reads no boxes"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            extract("e.zarr", **wrong)
+
+
+def small(monkeypatch, encoder: str) -> None:
+    """Make the published encoder of that name a small one."""
+    known = PUBLISHED[encoder]
+    sizes = {key: value for key, value in SMALL[encoder].items() if key != "boxes"}
+    monkeypatch.setitem(PUBLISHED, encoder, replace(known, config=replace(known.config, **sizes)))
+    monkeypatch.setitem(ENCODERS, encoder, replace(ENCODERS[encoder], width=32))
 
 
 def test_every_published_encoder_is_registered_with_what_it_is():
