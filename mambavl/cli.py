@@ -204,9 +204,16 @@ def encoders_list() -> None:
     table.add_row(
         "timm:NAME", "video", "probed", "pretrained", "any timm image model, frame by frame; hub or --weights FILE", "the model's"
     )
-    table.add_row("hf:NAME", "text", "probed", "pretrained", "any transformers text model; hub name or folder", "the model's")
     table.add_row(
         "MODULE:FUNCTION", "either", "probed", "its own", "your own; `mambavl encoders check MODULE:FUNCTION` tries it", "yours"
+    )
+    table.add_row(
+        "hf:NAME",
+        "video, text",
+        "probed",
+        "pretrained",
+        "transformers models of video (VideoMAE, TimeSformer, ViViT, V-JEPA 2), images or text; hub name or folder",
+        "the model's",
     )
     out.print(table)
 

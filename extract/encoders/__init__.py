@@ -4,8 +4,8 @@
     build("efficientnet-lite0")                a video encoder: (B, 3, T, H, W) normalised pixels -> tokens
     build("timm:vit_small_patch16_224")        any timm image model, frame by frame; shapes and pixels probed from it
     build("minilm"), build("roberta-base")     a text encoder: questions -> tokens
-    build("hf:FOLDER")                         any similar model, from a local folder or a hub name
     build("my_module:function")                anybody's own, with the three methods of own.VideoEncoder
+    build("hf:FOLDER")                         a transformers model of text, images or video, from a local folder or the hub
 
 B clips, T frames, h x w grid, D channels. Video tokens are ordered time, row, column, after `prefix_tokens` leading ones.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mambavl.configs import did_you_mean
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders import image, mpnet, own, published, text
+from mambavl.extract.encoders import hf, image, mpnet, own, published, text
 from mambavl.extract.encoders.published import from_published as from_published
 from mambavl.extract.encoders.weights import WeightsState as WeightsState
 
@@ -93,14 +93,15 @@ ENCODERS = {
         ),
     )
 }
-PREFIXES = {"timm": ("video", image.timm_model), "hf": ("text", text.transformers_model)}
+PREFIXES = {"timm": image.timm_model, "hf": hf.transformers_model}
 
 
 def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
     """The encoder `name`, frozen and in evaluation mode.
 
-    weights: None for the record's own, a file (safetensors, or .pth/.pt read with weights_only) or, for text, a folder;
-    "random" for an untrained video encoder (tests, complexity). sizes: `image_size` and what the encoder takes besides.
+    weights: None for the record's own, a file (safetensors, or .pth/.pt read with weights_only) or, for transformers models, a
+    folder; "random" for an untrained video encoder (tests, complexity). sizes: `image_size` and what the encoder takes besides.
+    The encoder's `kind` is what it reads, `video` or `text`.
     Raises UsageError for an unknown name and for weights that are not there, saying how to get them.
     """
     prefix, colon, model = name.partition(":")
@@ -110,7 +111,7 @@ def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
             encoder = ENCODERS[name].build(weights, **sizes)
             state = getattr(encoder, "weights_state", ENCODERS[name].state)  # a published file's classes tell its own
         elif colon and prefix in PREFIXES:
-            encoder = PREFIXES[prefix][1](model, weights, **sizes)
+            encoder = PREFIXES[prefix](model, weights, **sizes)
             state = "pretrained"
         elif is_own(name):
             encoder = own.build(name, weights, **sizes)
@@ -125,16 +126,16 @@ def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
         installed, recorded = encoder.sha256[:16], record.sha256[:16]
         raise UsageError(f"encoder {name}: the installed weights ({installed}) are not the recorded ones ({recorded})")
     encoder.name = name
+    encoder.kind = "text" if isinstance(encoder, text.TextEncoder) else "video"
     encoder.state = "random" if weights == "random" else state
     return encoder.eval().requires_grad_(False)
 
 
 def kind_of(name: str) -> str | None:
-    """`video` or `text`; None for an unknown name, and for an own encoder's: its module is not imported to find out."""
+    """`video` or `text`; None for an unknown name, for `hf:NAME` and for an own encoder, whose kind is known when it is built."""
     if name in ENCODERS:
         return ENCODERS[name].kind
-    prefix, colon, _ = name.partition(":")
-    return PREFIXES[prefix][0] if colon and prefix in PREFIXES else None
+    return "video" if name.startswith("timm:") else None
 
 
 def is_own(name: str) -> bool:

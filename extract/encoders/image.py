@@ -24,7 +24,7 @@ class Pixels:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     colour: Literal["RGB", "BGR"] = "RGB"
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] = "bicubic"
 
     def __post_init__(self) -> None:
         if not isinstance(self.image_size, int) or self.image_size < 1:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.encoders.weights import weights_sha256
+from mambavl.extract.encoders.weights import NO_MODEL, first_line, refuse_lacking, transformers_weights, weights_sha256
 from mambavl.extract.questions.file import MASK
 
 TextLevel = Literal["last_hidden", "embedding_layer", "pooled"]
@@ -91,25 +91,17 @@ def _tokenizer_sha256(tokenizer) -> str:
 
 def transformers_model(name: str, weights: str | None) -> TextEncoder:
     """A model by hub name or local folder; `weights` names a folder that is used instead."""
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
+    from transformers import AutoTokenizer
 
-    logging.disable_progress_bar()  # one bar is enough, and it is ours
     if weights == "random":
         raise UsageError(f"encoder {name}: text encoders come with their weights; --weights names a folder")
     source = weights or name
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model, found = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(
-            f"encoder {name}: {str(error).strip().splitlines()[0]} "
-            "Without a network, give --weights FOLDER with config, tokenizer and model.safetensors."
-        ) from None
-    lacking = sorted(found["missing_keys"])
-    others = [key for key in lacking if not key.startswith("pooler.")]
-    if others:
-        raise UsageError(f"encoder {name}: {source} lacks {len(others)} of the model's tensors ({others[0]}, ...)")
+        raise UsageError(f"encoder {name}: {first_line(error)} {NO_MODEL.format(beside='the tokenizer')}") from None
+    model, lacking = transformers_weights(name, source, "the tokenizer")
+    refuse_lacking(name, source, [key for key in lacking if not key.startswith("pooler.")])
     if not tokenizer.mask_token or tokenizer.pad_token_id is None:
         raise UsageError(f"encoder {name}: its tokenizer has no mask or no padding token; questions need both")
     if lacking:

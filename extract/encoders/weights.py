@@ -3,7 +3,7 @@
 import hashlib
 import pickle
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -39,3 +39,41 @@ def load_weights(module: nn.Module, path: Path) -> None:
         ) from None
     except (SafetensorError, RuntimeError, ValueError, EOFError, TypeError) as error:
         raise UsageError(f"{path}: is no plain weights file for {type(module).__name__}: {str(error).strip()[:300]}") from None
+
+
+NO_MODEL = (
+    "Without a network, give --weights FOLDER with what the model was published with: config, model.safetensors, and {beside}."
+)
+
+
+def transformers_weights(name: str, source: str, beside: str, **options: Any) -> tuple[nn.Module, list[str]]:
+    """A transformers base model from a folder or the hub, in float32 and from safetensors alone, and the names it lacks there.
+
+    beside: what else the folder must hold, for the error. Raises UsageError naming the encoder `name`.
+    """
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # one bar is enough, and it is ours
+    loudness = logging.get_verbosity()
+    logging.set_verbosity_error()  # it reports the heads that a checkpoint has beside its base; what it lacks, the caller checks
+    try:
+        model, found = AutoModel.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UsageError(f"encoder {name}: {first_line(error)} {NO_MODEL.format(beside=beside)}") from None
+    finally:
+        logging.set_verbosity(loudness)
+    return model, sorted(found["missing_keys"])
+
+
+def refuse_lacking(name: str, source: str, lacking: list[str]) -> None:
+    """Raises UsageError where a checkpoint lacks tensors: they would be random."""
+    if lacking:
+        raise UsageError(f"encoder {name}: {source} lacks {len(lacking)} of the model's tensors ({lacking[0]}, ...)")
+
+
+def first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,301 @@
+"""`hf:NAME`: a transformers model of text, images or video; its own config says which it is.
+
+    videomae, timesformer, vivit, vjepa2     a video encoder: the clip at once
+    other models of pixel_values             a frame encoder: every frame on its own (ViT, DINOv2, SigLIP, CLIP, ConvNeXt, ...)
+    models of input_ids                      a text encoder: text.py
+
+Sizes come from the config, pixels from the processor file that is published beside the weights. B clips, T frames, T' steps,
+h x w grid, D channels.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mambavl.configs.errors import UsageError
+from mambavl.extract.encoders import text
+from mambavl.extract.encoders.image import FrameEncoder, Pixels
+from mambavl.extract.encoders.weights import (
+    NO_MODEL,
+    first_line,
+    refuse_lacking,
+    transformers_weights,
+    weights_sha256,
+)
+
+
+def transformers_model(model_name: str, weights: str | None, *, image_size: int | None = None) -> nn.Module:
+    """The encoder that fits a model, by hub name or local folder; `weights` names a folder that is used instead.
+
+    weights="random" takes the config and the processor of `model_name` and no weights. image_size: pixels a side, for
+    image models that take any. Raises UsageError for a model of another kind, and for files that lack what is needed.
+    """
+    name, source = f"hf:{model_name}", model_name if weights in (None, "random") else weights
+    config = _read_config(name, source)
+    modality = _modality(name, config)
+    if modality == "text":
+        if image_size:
+            raise UsageError(f"encoder {name} is a text model and takes no image_size")
+        return text.transformers_model(model_name, weights)
+    if weights == "random":
+        model, lacking = _untrained(config), []
+    else:
+        model, lacking = transformers_weights(name, source, PROCESSOR_FILES, config=config, trust_remote_code=False)
+    pixels = read_pixels(name, source)
+    if modality == "video":
+        refuse_lacking(name, source, [key for key in lacking if not key.startswith(("pooler.", "predictor."))])
+        return VideoTransformer(name, model, pixels, image_size)
+    refuse_lacking(name, source, [key for key in lacking if not key.startswith("pooler.")])
+    if lacking:
+        model.pooler = None  # it would be random, and no token depends on it
+    pixels = replace(pixels, image_size=image_size or pixels.image_size)
+    return FrameEncoder(model, _feature_map, pixels, _details(model), weights_sha256(model))
+
+
+# --- which model
+
+
+def _read_config(name: str, source: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"encoder {name}: {first_line(error)} {NO_MODEL.format(beside='tokenizer or processor')}") from None
+    return getattr(config, "vision_config", None) or config  # of a model of pictures and words, the half that sees
+
+
+def _modality(name: str, config: Any) -> str:
+    """`video`, `image` or `text`, by what the base model of a config takes first."""
+    from transformers import MODEL_MAPPING
+
+    if config.model_type in VIDEO_MODELS:
+        return "video"
+    found = MODEL_MAPPING.get(type(config), None)
+    taken = getattr(found[0] if isinstance(found, (tuple, list)) else found, "main_input_name", None)
+    if taken == "input_ids":
+        return "text"
+    if taken == "pixel_values":
+        return "image"
+    if taken in ("input_values", "input_features"):
+        raise UsageError(f"encoder {name} is a model of sound; use audio:{name[3:]} with `mambavl extract audio`")
+    raise UsageError(f"encoder {name}: nothing here knows how to run a {config.model_type} model (it takes {taken or 'nothing'})")
+
+
+def _untrained(config: Any) -> nn.Module:
+    from transformers import AutoModel
+
+    return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+
+
+def _details(model: nn.Module) -> dict[str, Any]:
+    """How the weights are run: the same ones under another config give other features."""
+    config = {key: getattr(model.config, key) for key in _RUN_BY if hasattr(model.config, key)}
+    return {"transformers": type(model).__name__, "attention": model.config._attn_implementation, "config": config}
+
+
+_RUN_BY = ("attention_type", "hidden_act", "layer_norm_eps", "num_attention_heads")  # what no tensor's name or shape tells
+
+
+# --- pixels
+
+PROCESSOR_FILES = "preprocessor_config.json (or video_preprocessor_config.json)"
+_PROBE = (30, 110, 230)  # a colour whose channels cannot be confused
+
+
+def read_pixels(name: str, source: str) -> Pixels:
+    """What the published processor does to a frame: read from its file, then held against what it really does to one colour.
+
+    The margin that some processors cut off around their crop is not taken over: the job's `fit` decides what of a frame is seen.
+    Raises UsageError where there is no such file, or where it does more than scale, crop and normalise.
+    """
+    processor = _processor(name, source)
+    try:
+        scale = processor.rescale_factor if processor.do_rescale else 1.0
+        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+        mean, std = np.array(mean, np.float64), np.array(std, np.float64)
+        interpolation = Image.Resampling(processor.resample).name.lower()
+        black, coloured = (_processed(processor, colour) for colour in ((0, 0, 0), _PROBE))
+    except (AttributeError, TypeError, ValueError, RuntimeError, ImportError) as error:
+        raise UsageError(f"encoder {name}: {type(processor).__name__} is no plain image processor: {first_line(error)}") from None
+    shift = np.round(-(black[:, 0, 0] * std + mean), 3)  # ViViT's takes 1 off before it normalises; the file need not say so
+    colour = "BGR" if getattr(processor, "do_flip_channel_order", False) else "RGB"
+    seen = np.array(_PROBE[:: -1 if colour == "BGR" else 1])
+    expected = (seen * scale - shift - mean) / std
+    if coloured.shape[1] != coloured.shape[2] or np.abs(coloured - expected[:, None, None]).max() > 1e-4:
+        raise UsageError(f"encoder {name}: {type(processor).__name__} does more to a square frame than scale and normalise it")
+    if interpolation not in ("bilinear", "bicubic", "nearest", "lanczos"):
+        raise UsageError(f"encoder {name}: frames cannot be resized by the method {interpolation} of its processor")
+    return Pixels(
+        image_size=coloured.shape[1],
+        mean=tuple(((mean + shift) / (255 * scale)).tolist()),  # of frames in [0, 1]
+        std=tuple((std / (255 * scale)).tolist()),
+        colour=colour,
+        interpolation=interpolation,
+    )
+
+
+def _processor(name: str, source: str) -> Any:
+    from transformers import AutoImageProcessor, AutoVideoProcessor
+
+    reasons = []
+    for kind in (AutoImageProcessor, AutoVideoProcessor):  # most video models were published with an image processor
+        try:
+            return kind.from_pretrained(source, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+            reasons.append(first_line(error))
+    raise UsageError(
+        f"encoder {name}: {source} has no {PROCESSOR_FILES} that can be read, so size, mean and std of its pixels are not known; "
+        f"put the one published with the weights beside them ({reasons[0]})"
+    )
+
+
+def _processed(processor: Any, colour: tuple[int, int, int]) -> np.ndarray:
+    """(3, H, W) of a square frame of one colour."""
+    from transformers.video_processing_utils import BaseVideoProcessor
+
+    frame = np.full((64, 64, 3), colour, np.uint8)
+    if isinstance(processor, BaseVideoProcessor):
+        found = processor(videos=[np.stack([frame] * 2)], return_tensors="pt", do_sample_frames=False)
+    else:
+        found = processor(images=Image.fromarray(frame), return_tensors="pt")
+    values = next(iter(found.values()))
+    if values.shape[-3] != 3:
+        raise ValueError(f"it makes arrays of shape {tuple(values.shape)} of a frame")
+    return values.reshape(-1, *values.shape[-3:])[0].double().numpy()
+
+
+# --- images
+
+
+def _feature_map(model: nn.Module, images: Tensor) -> Tensor:
+    """images (N, 3, H, W) -> (N, D, h, w) of the last hidden state; leading tokens of no place are left out."""
+    options = {}
+    size = getattr(model.config, "image_size", None)
+    if isinstance(size, int) and size != images.shape[-1] and _takes(model, "interpolate_pos_encoding"):
+        options["interpolate_pos_encoding"] = True
+    states = model(images, **options).last_hidden_state
+    if states.ndim == 4:
+        return states
+    side = _cells(model.config, images.shape[-1], states.shape[1])
+    return states[:, states.shape[1] - side * side :].transpose(1, 2).unflatten(2, (side, side))
+
+
+def _takes(model: nn.Module, argument: str) -> bool:
+    import inspect
+
+    return argument in inspect.signature(model.forward).parameters
+
+
+def _cells(config: Any, size: int, tokens: int) -> int:
+    """Cells along a side of the grid that a model's tokens end with."""
+    patch = getattr(config, "patch_size", None)
+    side = size // patch if isinstance(patch, int) else 0
+    if 0 < side * side <= tokens:
+        leading = {0, 1, 2, 1 + (getattr(config, "num_register_tokens", 0) or 0)}  # class token, DeiT's second one, registers
+        if tokens - side * side in leading:
+            return side
+    elif round(tokens**0.5) ** 2 == tokens:  # neighbours merged on the way, as in Swin
+        return round(tokens**0.5)
+    raise UsageError(f"{config.model_type}: {tokens} tokens of a frame of {size} px are no square grid behind a class token")
+
+
+# --- video
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a video model is laid out; its sizes are in its config."""
+
+    prefix_tokens: int
+    any_frames: bool = False  # places by rotation: no table fixes the number of frames
+    time_first: bool = True  # order of its tokens; TimeSformer's go through all times of a place, then to the next place
+
+
+VIDEO_MODELS = {
+    "timesformer": _Kind(prefix_tokens=1, time_first=False),
+    "videomae": _Kind(prefix_tokens=0),
+    "vivit": _Kind(prefix_tokens=1),
+    "vjepa2": _Kind(prefix_tokens=0, any_frames=True),
+}
+
+
+class VideoTransformer(nn.Module):
+    """VideoMAE, TimeSformer, ViViT or the encoder of V-JEPA 2: the model's last hidden state, put in our order.
+
+    `frames` is what the model was made for, the only number that all but V-JEPA 2 take. What a classifier of VideoMAE or V-JEPA 2
+    has of its own (a norm, attentive pooling) is no part of it.
+    """
+
+    def __init__(self, name: str, model: nn.Module, pixels: Pixels, image_size: int | None) -> None:
+        super().__init__()
+        config = model.config
+        self._kind = VIDEO_MODELS[config.model_type]
+        if getattr(config, "attention_type", None) == "space_only":
+            raise UsageError(f"encoder {name}: a TimeSformer without attention over time gives no tokens of a clip")
+        self.details = _details(model)
+        if config.model_type == "vjepa2":
+            model = model.encoder  # the predictor is for its training
+        elif getattr(model, "pooler", None) is not None:
+            model.pooler = None  # no token depends on it, and classifiers are published without
+        self.backbone = model.eval()
+        self.sha256 = weights_sha256(model)
+        self.prefix_tokens = self._kind.prefix_tokens
+        self.width = config.hidden_size
+        self.frames, self._tubelet, self._side = _sizes(config)
+        size = config.crop_size if config.model_type == "vjepa2" else config.image_size
+        for wanted in {image_size or size, pixels.image_size}:
+            if wanted != size:
+                raise UsageError(f"encoder {name} takes frames of {size} px, not {wanted}; its table of places has no others")
+        self.pixels = pixels
+
+    def token_grid(self, video_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(T', h, w) of the tokens of a video (T, H, W). Raises UsageError for a clip that the model cannot take."""
+        frames, height, width = video_shape
+        if not self._kind.any_frames and frames != self.frames:
+            raise UsageError(
+                f"the encoder takes {self.frames} frames, the clip has {frames}; --set sampling.frames={self.frames}"
+            )
+        if frames % self._tubelet:
+            raise UsageError(
+                f"the encoder takes frames by {self._tubelet}, the clip has {frames}; --set sampling.frames={self.frames}"
+            )
+        size = self.pixels.image_size
+        if (height, width) != (size, size):
+            raise UsageError(f"the encoder takes {size} x {size} pixels, not {height} x {width}")
+        return frames // self._tubelet, self._side, self._side
+
+    def tokens(self, video: Tensor) -> Tensor:
+        """video (B, 3, T, H, W), normalised -> (B, prefix + T' h w, D), ordered time, row, column."""
+        steps, height, width = self.token_grid(tuple(video.shape[2:]))
+        states = self.backbone(video.transpose(1, 2)).last_hidden_state  # they take (B, T, 3, H, W)
+        if self._kind.time_first:
+            return states
+        prefix, patches = states[:, : self.prefix_tokens], states[:, self.prefix_tokens :]
+        patches = patches.unflatten(1, (height * width, steps)).transpose(1, 2).flatten(1, 2)
+        return torch.cat([prefix, patches], dim=1)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """(B, prefix + T' h w, D) -> (B, D): the class token where there is one, else the mean."""
+        return tokens[:, 0] if self.prefix_tokens else tokens.mean(dim=1)
+
+    def patch_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens as `tokens` gives them -> (B, T' h w, D), what is stored of the patches."""
+        return tokens[:, self.prefix_tokens :]
+
+    def pooled(self, video: Tensor) -> Tensor:
+        return self.pool(self.tokens(video))
+
+
+def _sizes(config: Any) -> tuple[int, int, int]:
+    """(frames, frames of a step, cells along a side) of a video model."""
+    if config.model_type == "vivit":
+        step, patch, _ = config.tubelet_size
+        return config.num_frames, step, config.image_size // patch
+    if config.model_type == "vjepa2":
+        return config.frames_per_clip, config.tubelet_size, config.crop_size // config.patch_size
+    return config.num_frames, getattr(config, "tubelet_size", 1), config.image_size // config.patch_size
