@@ -109,7 +109,7 @@ def build_encoder(
     """The encoder on its device. kind: `video`, `text` or `audio`, what the command is for. Raises UsageError for another."""
     _refuse_other_kind(name, encoders.kind_of(name), kind)
     encoder = encoders.build(name, weights=weights, **sizes)
-    _refuse_other_kind(name, getattr(encoder, "kind", kind), kind)  # of some names it is known only now
+    _refuse_other_kind(name, encoder.kind, kind)  # of some names it is known only now
     encoder.state = weights_state or encoder.state
     if encoder.state is None:
         raise UsageError(
@@ -121,7 +121,7 @@ def build_encoder(
 
 def _refuse_other_kind(name: str, found: str | None, wanted: str) -> None:
     if found not in (wanted, None):
-        raise UsageError(f"{name} is {'an' if found == 'audio' else 'a'} {found} encoder; use `mambavl extract {found}`")
+        raise UsageError(f"encoder {name} reads {found}; use `mambavl extract {found}`")
 
 
 def encoder_spec(encoder: nn.Module) -> dict[str, Any]:

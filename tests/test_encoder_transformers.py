@@ -17,7 +17,7 @@ from mambavl.configs.errors import UsageError
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.encoders import build
 from mambavl.extract.encoders.text import TextEncoder
-from mambavl.extract.job import VideoExtraction, extract_video
+from mambavl.extract.video_job import VideoExtraction, extract_video
 
 SIZE, PATCH, FRAMES = 32, 8, 4
 SIDE = SIZE // PATCH
@@ -117,8 +117,11 @@ def test_a_classifiers_folder_gives_the_base_models_tokens_in_our_order(folders,
     torch.testing.assert_close(tokens[:, :first], own[:, :first], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(pooled, tokens[:, 0] if first else tokens.mean(1))
     torch.testing.assert_close(encoder.patch_tokens(tokens), tokens[:, first:])
+    if first:
+        torch.testing.assert_close(encoder.class_token(tokens), own[:, 0], rtol=1e-4, atol=1e-5)
     assert encoder.details["attention"] == ("eager" if kind == "timesformer" else "sdpa")
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    assert hasattr(encoder, "class_token") == bool(first)
     assert not any("predictor" in name or "pooler" in name for name, _ in encoder.named_parameters())
 
 
@@ -361,4 +364,10 @@ def test_the_job_fills_a_store_with_a_video_model(dataset, folders, tmp_path):
 def test_the_job_refuses_a_wrong_number_of_frames_before_it_writes(dataset, folders, tmp_path):
     with pytest.raises(UsageError, match=r"takes 4 frames, the clip has 16; --set sampling\.frames=4"):
         extract(dataset, tmp_path / "v.zarr", folders["videomae"])
+    assert not (tmp_path / "v.zarr").exists()
+
+
+def test_the_job_refuses_a_text_model_before_it_writes(dataset, tmp_path):
+    with pytest.raises(UsageError, match="use `mambavl extract text`"):
+        extract(dataset, tmp_path / "v.zarr", make_roberta(tmp_path))
     assert not (tmp_path / "v.zarr").exists()

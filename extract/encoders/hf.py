@@ -48,7 +48,8 @@ def transformers_model(model_name: str, weights: str | None, *, image_size: int 
     pixels = read_pixels(name, source)
     if modality == "video":
         refuse_lacking(name, source, [key for key in lacking if not key.startswith(("pooler.", "predictor."))])
-        return VideoTransformer(name, model, pixels, image_size)
+        kind = ClassTokenTransformer if VIDEO_MODELS[config.model_type].prefix_tokens else VideoTransformer
+        return kind(name, model, pixels, image_size)
     refuse_lacking(name, source, [key for key in lacking if not key.startswith("pooler.")])
     if lacking:
         model.pooler = None  # it would be random, and no token depends on it
@@ -280,8 +281,8 @@ class VideoTransformer(nn.Module):
         return torch.cat([prefix, patches], dim=1)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """(B, prefix + T' h w, D) -> (B, D): the class token where there is one, else the mean."""
-        return tokens[:, 0] if self.prefix_tokens else tokens.mean(dim=1)
+        """(B, T' h w, D) -> (B, D): the mean."""
+        return tokens.mean(dim=1)
 
     def patch_tokens(self, tokens: Tensor) -> Tensor:
         """Tokens as `tokens` gives them -> (B, T' h w, D), what is stored of the patches."""
@@ -289,6 +290,17 @@ class VideoTransformer(nn.Module):
 
     def pooled(self, video: Tensor) -> Tensor:
         return self.pool(self.tokens(video))
+
+
+class ClassTokenTransformer(VideoTransformer):
+    """TimeSformer or ViViT, whose classifiers read the class token."""
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        return self.class_token(tokens)
+
+    def class_token(self, tokens: Tensor) -> Tensor:
+        """(B, 1 + T' h w, D) -> (B, D)"""
+        return tokens[:, 0]
 
 
 def _sizes(config: Any) -> tuple[int, int, int]:
