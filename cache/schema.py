@@ -48,6 +48,8 @@ STATUS = {
     5: "short_video",
     6: "damaged_frame",
     7: "nonfinite_features",
+    8: "no_soundtrack",
+    9: "damaged_sound",
 }
 OK, EMPTY_WINDOW = 1, 2
 STATUS_CODE = {name: code for code, name in STATUS.items()}
@@ -56,8 +58,9 @@ FLAGS = {
     1: "window starts before the video: its first frame repeats",
     2: "time from frame numbers",
     4: "held last frame",
+    8: "window partly outside the soundtrack: silence there",
 }
-FLAG_BEFORE_START, FLAG_TIME_FROM_FRAMES, FLAG_HELD_LAST = FLAGS
+FLAG_BEFORE_START, FLAG_TIME_FROM_FRAMES, FLAG_HELD_LAST, FLAG_SILENCE = FLAGS
 
 
 @dataclass(frozen=True, slots=True)

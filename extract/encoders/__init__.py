@@ -3,6 +3,7 @@
     mambavl encoders list                      what there is, what loads here
     build("efficientnet-lite0")                a video encoder: (B, 3, T, H, W) normalised pixels -> tokens
     build("timm:vit_small_patch16_224")        any timm image model, frame by frame; shapes and pixels probed from it
+    build("audio:FOLDER")                      a transformers model of sound: waveforms -> steps of time
     build("minilm"), build("roberta-base")     a text encoder: questions -> tokens
     build("my_module:function")                anybody's own, with the three methods of own.VideoEncoder
     build("hf:FOLDER")                         a transformers model of text, images or video, from a local folder or the hub
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from mambavl.configs import did_you_mean
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders import hf, image, mpnet, own, published, text
+from mambavl.extract.encoders import audio, hf, image, mpnet, own, published, text
 from mambavl.extract.encoders.published import from_published as from_published
 from mambavl.extract.encoders.weights import WeightsState as WeightsState
 
@@ -93,7 +94,7 @@ ENCODERS = {
         ),
     )
 }
-PREFIXES = {"timm": image.timm_model, "hf": hf.transformers_model}
+PREFIXES = {"timm": image.timm_model, "hf": hf.transformers_model, "audio": audio.transformers_audio}
 
 
 def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
@@ -101,7 +102,7 @@ def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
 
     weights: None for the record's own, a file (safetensors, or .pth/.pt read with weights_only) or, for transformers models, a
     folder; "random" for an untrained video encoder (tests, complexity). sizes: `image_size` and what the encoder takes besides.
-    The encoder's `kind` is what it reads, `video` or `text`.
+    The encoder's `kind` is what it reads: `video`, `text` or `audio`.
     Raises UsageError for an unknown name and for weights that are not there, saying how to get them.
     """
     prefix, colon, model = name.partition(":")
@@ -117,7 +118,7 @@ def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
             encoder = own.build(name, weights, **sizes)
             state = encoder.state
         else:
-            known = [*ENCODERS, "timm:NAME", "hf:NAME", "MODULE:FUNCTION"]
+            known = [*ENCODERS, "timm:NAME", "hf:NAME", "audio:NAME", "MODULE:FUNCTION"]
             raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, known)}")
     record = ENCODERS.get(name)
     if record and record.width != encoder.width and name not in published.PUBLISHED:  # those were held to their keys
@@ -126,16 +127,17 @@ def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
         installed, recorded = encoder.sha256[:16], record.sha256[:16]
         raise UsageError(f"encoder {name}: the installed weights ({installed}) are not the recorded ones ({recorded})")
     encoder.name = name
-    encoder.kind = "text" if isinstance(encoder, text.TextEncoder) else "video"
+    encoder.kind = getattr(encoder, "kind", "video")
     encoder.state = "random" if weights == "random" else state
     return encoder.eval().requires_grad_(False)
 
 
 def kind_of(name: str) -> str | None:
-    """`video` or `text`; None for an unknown name, for `hf:NAME` and for an own encoder, whose kind is known when it is built."""
+    """`video`, `text` or `audio`; None where it is known only when the encoder is built: `hf:NAME`, and one's own; and for
+    an unknown name."""
     if name in ENCODERS:
         return ENCODERS[name].kind
-    return "video" if name.startswith("timm:") else None
+    return {"timm": "video", "audio": "audio"}.get(name.partition(":")[0]) if ":" in name else None
 
 
 def is_own(name: str) -> bool:

@@ -9,7 +9,7 @@ h x w grid, D channels.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,14 +35,16 @@ def transformers_model(model_name: str, weights: str | None, *, image_size: int 
     image models that take any. Raises UsageError for a model of another kind, and for files that lack what is needed.
     """
     name, source = f"hf:{model_name}", model_name if weights in (None, "random") else weights
-    config = _read_config(name, source)
-    modality = _modality(name, config)
+    config = read_config(name, source)
+    modality = modality_of(name, config)
+    if modality == "audio":
+        raise UsageError(f"encoder {name} is a model of sound; use audio:{model_name} with `mambavl extract audio`")
     if modality == "text":
         if image_size:
             raise UsageError(f"encoder {name} is a text model and takes no image_size")
         return text.transformers_model(model_name, weights)
     if weights == "random":
-        model, lacking = _untrained(config), []
+        model, lacking = untrained(config), []
     else:
         model, lacking = transformers_weights(name, source, PROCESSOR_FILES, config=config, trust_remote_code=False)
     pixels = read_pixels(name, source)
@@ -54,46 +56,47 @@ def transformers_model(model_name: str, weights: str | None, *, image_size: int 
     if lacking:
         model.pooler = None  # it would be random, and no token depends on it
     pixels = replace(pixels, image_size=image_size or pixels.image_size)
-    return FrameEncoder(model, _feature_map, pixels, _details(model), weights_sha256(model))
+    return FrameEncoder(model, _feature_map, pixels, run_details(model), weights_sha256(model))
 
 
 # --- which model
 
 
-def _read_config(name: str, source: str) -> Any:
+def read_config(name: str, source: str) -> Any:
+    """A model's config; of a model of pictures and words, that of the half that sees."""
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"encoder {name}: {first_line(error)} {NO_MODEL.format(beside='tokenizer or processor')}") from None
-    return getattr(config, "vision_config", None) or config  # of a model of pictures and words, the half that sees
+    return getattr(config, "vision_config", None) or config
 
 
-def _modality(name: str, config: Any) -> str:
-    """`video`, `image` or `text`, by what the base model of a config takes first."""
+def modality_of(name: str, config: Any) -> Literal["video", "image", "text", "audio"]:
+    """By what the base model of a config takes first."""
     from transformers import MODEL_MAPPING
 
     if config.model_type in VIDEO_MODELS:
         return "video"
     found = MODEL_MAPPING.get(type(config), None)
     taken = getattr(found[0] if isinstance(found, (tuple, list)) else found, "main_input_name", None)
-    if taken == "input_ids":
-        return "text"
-    if taken == "pixel_values":
-        return "image"
-    if taken in ("input_values", "input_features"):
-        raise UsageError(f"encoder {name} is a model of sound; use audio:{name[3:]} with `mambavl extract audio`")
-    raise UsageError(f"encoder {name}: nothing here knows how to run a {config.model_type} model (it takes {taken or 'nothing'})")
+    if taken not in _MODALITIES:
+        raise UsageError(f"encoder {name}: nothing here knows how to run a {config.model_type} model (it takes {taken})")
+    return _MODALITIES[taken]
 
 
-def _untrained(config: Any) -> nn.Module:
+_MODALITIES = {"input_ids": "text", "pixel_values": "image", "input_values": "audio", "input_features": "audio"}
+
+
+def untrained(config: Any) -> nn.Module:
+    """A model of random weights, for tests and counts."""
     from transformers import AutoModel
 
     return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
-def _details(model: nn.Module) -> dict[str, Any]:
+def run_details(model: nn.Module) -> dict[str, Any]:
     """How the weights are run: the same ones under another config give other features."""
     config = {key: getattr(model.config, key) for key in _RUN_BY if hasattr(model.config, key)}
     return {"transformers": type(model).__name__, "attention": model.config._attn_implementation, "config": config}
@@ -238,7 +241,7 @@ class VideoTransformer(nn.Module):
         self._kind = VIDEO_MODELS[config.model_type]
         if getattr(config, "attention_type", None) == "space_only":
             raise UsageError(f"encoder {name}: a TimeSformer without attention over time gives no tokens of a clip")
-        self.details = _details(model)
+        self.details = run_details(model)
         if config.model_type == "vjepa2":
             model = model.encoder  # the predictor is for its training
         elif getattr(model, "pooler", None) is not None:

@@ -22,6 +22,8 @@ TextLevel = Literal["last_hidden", "embedding_layer", "pooled"]
 class TextEncoder(nn.Module):
     """A frozen transformers text model and its tokenizer."""
 
+    kind = "text"
+
     def __init__(self, model: nn.Module, tokenizer, sha256: str) -> None:
         super().__init__()
         self.model = model.eval()

@@ -1,0 +1,113 @@
+"""The soundtrack of a video at given times: mono, at any rate, placed by presentation time (pts).
+
+Time 0 is the first displayed frame of the picture, as in `video`. Samples are cut to the window before they are resampled, so
+that the filter hears nothing outside it; a codec's own frames (20 to 40 ms) are decoded whole. A file that has no soundtrack or
+cannot be decoded raises VideoError; a window that is partly outside the soundtrack has silence there, and says so.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mambavl.configs.errors import DataError
+from mambavl.extract.video import READ_ERRORS, VideoError, _first_line
+
+PREROLL = 0.2  # seconds decoded before a window and thrown away: a decoder's first frames after a seek may be unfinished
+SEAM = 0.002  # seconds by which a container's rounded times may seem to part two frames that follow one another
+EDGE = 0.001  # seconds of a window that may be missing at its ends before that is worth a flag
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A window of sound. `last` is where the latest sample that was used ends, in seconds, by pts."""
+
+    samples: np.ndarray  # (n,) float32, -1 to 1
+    is_partial: bool  # some of the window is outside the soundtrack, and silent
+    last: float
+
+
+class SoundReader:
+    """An open soundtrack. Not for use by several threads at once; open it after a fork."""
+
+    def __init__(self, path: Path) -> None:
+        import av
+
+        self._av = av
+        self.path = path
+        try:
+            self._container = av.open(str(path))
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise VideoError("unreadable_video", f"{path}: {_first_line(error)}") from None
+        streams = self._container.streams
+        if not streams.audio or not streams.audio[0].codec_context or not streams.audio[0].rate:
+            self._container.close()
+            raise VideoError("no_soundtrack", f"{path}: holds no soundtrack")
+        self._stream = streams.audio[0]
+        self._rate = self._stream.rate
+        picture = streams.video[0] if streams.video else self._stream
+        self._zero = float((picture.start_time or 0) * picture.time_base)
+
+    def close(self) -> None:
+        self._container.close()
+
+    def window(self, start: float, samples: int, rate: int) -> Heard:
+        """`samples` at `rate` a second from `start` on. Raises VideoError `short_video` where all of them lie outside the
+        soundtrack, `damaged_sound` where the file cannot be decoded or has a hole."""
+        wanted = int(samples / rate * self._rate + 1e-6)
+        mono, filled = np.zeros(wanted, np.float32), np.zeros(wanted, bool)
+        cursor, last = None, start
+        for pts, values in self._decoded(start, start + samples / rate):
+            at = math.ceil((pts - start) * self._rate - 1e-3)  # upwards: what is heard is not later than where it is put
+            if cursor is not None and abs(at - cursor) <= SEAM * self._rate:
+                at = cursor
+            cursor = at + len(values)
+            begin, end = max(at, 0), min(cursor, wanted)
+            if begin < end:
+                mono[begin:end], filled[begin:end] = values[begin - at : end - at], True
+                last = max(last, pts + (end - at) / self._rate)
+        heard = np.flatnonzero(filled)
+        if not len(heard):
+            raise VideoError("short_video", f"{self.path}: no sound from {start:.2f} to {start + samples / rate:.2f} s")
+        if holes := int(heard[-1] - heard[0] + 1 - len(heard)):
+            raise VideoError("damaged_sound", f"{self.path}: {holes} samples are missing after {start:.2f} s")
+        return Heard(self._resample(mono, samples, rate), wanted - len(heard) > EDGE * self._rate, last)
+
+    def _decoded(self, start: float, stop: float) -> Iterator[tuple[float, np.ndarray]]:
+        """(time of the first sample, mono samples) of each frame that may touch the window."""
+        stream = self._stream
+        base = float(stream.time_base)
+        try:
+            self._container.seek(int((max(start - PREROLL, 0.0) + self._zero) / base), stream=stream, backward=True)
+            stream.codec_context.flush_buffers()
+            for frame in self._container.decode(stream):
+                if frame.pts is None:
+                    continue
+                pts = frame.pts * base - self._zero
+                if pts >= stop:
+                    return
+                yield pts, self._mono(frame)
+        except self._av.FFmpegError as error:
+            if getattr(error, "errno", None) in READ_ERRORS:
+                raise DataError(f"{self.path}: cannot be read ({_first_line(error)}); run the same command again") from None
+            raise VideoError("damaged_sound", f"{self.path}: sound near {start:.2f} s: {_first_line(error)}") from None
+
+    def _mono(self, frame) -> np.ndarray:
+        """(n,) float32: the mean of the channels."""
+        values, channels = frame.to_ndarray(), frame.layout.nb_channels
+        planes = values if frame.format.is_planar else values.reshape(-1, channels).T
+        scale = 1.0 if planes.dtype.kind == "f" else float(np.iinfo(planes.dtype).max) + 1
+        centre = 128.0 if planes.dtype == np.uint8 else 0.0  # 8-bit sound is counted from 0 to 255
+        return ((planes.astype(np.float64) - centre) / (128.0 if centre else scale)).mean(0).astype(np.float32)
+
+    def _resample(self, mono: np.ndarray, samples: int, rate: int) -> np.ndarray:
+        if rate == self._rate:
+            return mono[:samples]
+        frame = self._av.AudioFrame.from_ndarray(mono[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = self._rate, 0
+        resampler = self._av.AudioResampler(format="fltp", layout="mono", rate=rate)
+        parts = [part.to_ndarray()[0] for found in (frame, None) for part in resampler.resample(found)]
+        out = np.concatenate(parts)[:samples]
+        return np.pad(out, (0, samples - len(out)))  # the filter may keep a sample at the end
