@@ -215,6 +215,14 @@ def encoders_list() -> None:
         "transformers models of video (VideoMAE, TimeSformer, ViViT, V-JEPA 2), images or text; hub name or folder",
         "the model's",
     )
+    table.add_row(
+        "audio:NAME",
+        "audio",
+        "probed",
+        "pretrained",
+        "transformers models of sound (AST, Wav2Vec2, HuBERT, WavLM, Whisper's encoder); hub name or folder",
+        "the model's",
+    )
     out.print(table)
 
 
@@ -312,6 +320,27 @@ def extract_text(
     options = _options(TextExtraction, settings, sets)
     read = _annotations(annotations, ",".join(options.splits))
     _extract(lambda **hooks: extract_text(read, questions, store, options, shard=_shard(shard), **hooks), store, 0)
+
+
+@extract_app.command("audio")
+def extract_audio(
+    annotations: AnnotationsOption,
+    videos: VideosOption,
+    encoder: Annotated[str, typer.Option(help="audio:NAME, a transformers model of sound by hub name or folder.")],
+    store: Annotated[Path, typer.Option("--out", help="The feature store to write or resume.")],
+    split: SplitOption = "train,validation",
+    task: Annotated[Task, typer.Option(help="recognition: the action; anticipation: what ends 1 s before.")] = Task.recognition,
+    weights: Annotated[str | None, typer.Option(help="A folder that is used instead, or `random`.")] = None,
+    shard: Annotated[str, typer.Option(help="i/n: do every n-th row group only, from the i-th (0-based).")] = "0/1",
+    sets: SetOption = [],  # noqa: B006
+) -> None:
+    """Fill a feature store with the videos' soundtracks. Run it again to resume."""
+    from mambavl.extract.audio_job import AudioExtraction, extract_audio
+
+    settings = {"encoder": encoder, "splits": _splits(split), "sampling": {"task": task.value}, "weights": weights}
+    options = _options(AudioExtraction, settings, sets)
+    read = _annotations(annotations, ",".join(options.splits))
+    _extract(lambda **hooks: extract_audio(read, videos, store, options, shard=_shard(shard), **hooks), store, options.max_failed)
 
 
 def _extract(job: Any, store: Path, max_failed: int) -> None:

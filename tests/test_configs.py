@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from mambavl.configs import check, dump, edit_distance, find_recipe, load, override, read_toml
 from mambavl.configs.errors import UsageError
+from mambavl.extract.audio_job import AudioExtraction
 from mambavl.extract.text_job import TextExtraction
 from mambavl.extract.video_job import VideoExtraction
 from mambavl.fuse.recipe import Recipe
@@ -63,7 +64,7 @@ def misspelled(word: str, seed: int) -> str:
             return other
 
 
-@pytest.mark.parametrize("kind", [Recipe, VideoExtraction, TextExtraction])
+@pytest.mark.parametrize("kind", [Recipe, VideoExtraction, TextExtraction, AudioExtraction])
 def test_every_key_mistyped_by_one_letter_is_refused_with_the_right_suggestion(kind):
     tried = 0
     for path, name in keys(kind):

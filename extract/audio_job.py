@@ -1,0 +1,221 @@
+"""Sound features, a third modality: cut a window out of each row's soundtrack -> encode -> a row group.
+
+Rows are encoded in fixed batches, and one that cannot be heard takes its place as silence of the same length and is dropped
+afterwards: so the others do not depend on it.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+from torch import nn
+
+from mambavl.cache import schema
+from mambavl.cache.schema import Level, Segment
+from mambavl.cache.store import RowGroup, StoreWriter
+from mambavl.configs import Config
+from mambavl.configs.errors import Interrupted
+from mambavl.extract import job
+from mambavl.extract.annotations import DEFAULT_SPLITS, Annotations
+from mambavl.extract.encoders import WeightsState
+from mambavl.extract.encoders.audio import SHORTEST, AudioLevel, audio_levels
+from mambavl.extract.job import Progress, ShouldStop, Summary
+from mambavl.extract.sampling import OBSERVED_FRAMES, OBSERVED_RATE
+from mambavl.extract.sound import SEAM, SoundReader
+from mambavl.extract.video import VideoError
+
+
+class Hearing(Config):
+    """Which part of a soundtrack is heard: the action, or what ends tau_a before it."""
+
+    task: Literal["recognition", "anticipation"] = "recognition"
+    tau_a: float = Field(default=1.0, ge=0.0)  # seconds between the last sample heard and the action's start
+    seconds: float = Field(
+        default=OBSERVED_FRAMES / OBSERVED_RATE, ge=SHORTEST, le=600.0
+    )  # heard in anticipation: 64 frames' time
+
+
+class AudioExtraction(Config):
+    """Knobs of `mambavl extract audio`. All of them but the last three shape the features and are part of the spec."""
+
+    encoder: str
+    weights: str | None = None  # a folder with config, preprocessor_config.json and model.safetensors
+    weights_state: WeightsState | None = None  # what the weights were trained on; absent: the encoder's record
+    levels: tuple[AudioLevel, ...] = Field(default=("frame",), min_length=1)
+    steps: int = Field(default=16, ge=1, le=1024)  # of level `frame`: equal parts of the window, each one the mean of its states
+    sampling: Hearing = Hearing()
+    dtype: Literal["float16", "float32"] = "float16"
+    compressor: Literal["none", "zstd"] = "none"  # zstd is for archives; it is decoded before training
+    splits: tuple[Literal["train", "validation", "test"], ...] = Field(default=DEFAULT_SPLITS, min_length=1)
+    video_hash: Literal["fast", "full"] = "fast"  # size and time of change, or sha256 of every video
+    rows_per_group: int | None = Field(default=None, ge=1, le=65_536)
+    batch_rows: int = Field(default=8, ge=1, le=4096)  # rows encoded together
+    device: str = "auto"
+    allow_missing: bool = False  # go on without the videos that are not there
+    max_failed: int = Field(default=0, ge=0)  # failed rows above which the command exits with 1
+
+
+def extract_audio(
+    annotations: Annotations,
+    videos: Path,
+    out: Path,
+    options: AudioExtraction,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    progress: Progress = lambda done, total: None,
+    should_stop: ShouldStop = lambda: False,
+) -> Summary:
+    """Run a frozen audio encoder over the soundtrack of every segment and write (or resume) the store `out`.
+
+    shard, errors and interrupts: as `video_job.extract_video`.
+    """
+    encoder = job.build_encoder(options.encoder, "audio", options.weights, options.weights_state, options.device)
+    paths = job.find_videos(annotations, Path(videos), options.allow_missing)
+    spec = _audio_spec(annotations, paths, encoder, options)
+    writer = StoreWriter(out, spec, annotations.segments, annotations.classes, job.environment(options.device))
+    pipeline = _AudioPipeline(encoder, paths, options, writer.layout.levels)
+
+    def encode(rows: Sequence[Segment], summary: Summary) -> RowGroup:
+        return pipeline.row_group(rows, summary, should_stop)
+
+    try:
+        return job.run(writer, encode, shard, progress, should_stop)
+    finally:
+        pipeline.close()
+
+
+@dataclass
+class _Clip:
+    """One row on its way: its sound (n,) float32, silent when it failed."""
+
+    samples: np.ndarray
+    status: str = "ok"
+    flags: int = 0
+    reason: str = ""
+
+    def fail(self, status: str, reason: str) -> None:
+        self.status, self.reason = status, reason
+
+
+class _AudioPipeline:
+    def __init__(
+        self, encoder: nn.Module, paths: dict[str, Path | None], options: AudioExtraction, levels: tuple[Level, ...]
+    ) -> None:
+        self.encoder = encoder
+        self.paths = paths
+        self.options = options
+        self.levels = levels
+        self._open: tuple[str, SoundReader | VideoError] | None = None
+
+    def row_group(self, rows: Sequence[Segment], summary: Summary, should_stop: ShouldStop) -> RowGroup:
+        clips: list[_Clip] = []
+        found: dict[str, list[np.ndarray]] = {level.name: [] for level in self.levels}
+        for first in range(0, len(rows), self.options.batch_rows):
+            if should_stop():
+                raise Interrupted("stopped inside a row group, which will be done again; the same command resumes")
+            since = time.perf_counter()
+            batch = [self._hear(segment) for segment in rows[first : first + self.options.batch_rows]]
+            summary.timed("decode", since)
+            since = time.perf_counter()
+            for states in self.encoder.encode([clip.samples for clip in batch]):
+                for name, values in audio_levels(states, self.options.levels, self.options.steps).items():
+                    found[name].append(values.numpy())
+            summary.timed("encode", since)
+            clips += batch
+        return self._assemble(clips, {name: np.stack(values) for name, values in found.items()})
+
+    def _hear(self, segment: Segment) -> _Clip:
+        """The sound of a row. One shorter than the encoder's least, as only an action can be, is heard on to that."""
+        hearing, rate = self.options.sampling, self.encoder.rate
+        stop, seconds = segment.stop, segment.stop - segment.start
+        if hearing.task == "anticipation":
+            stop, seconds = segment.start - hearing.tau_a, hearing.seconds
+        count = round(seconds * rate)
+        start = stop - count / rate
+        clip = _Clip(np.zeros(max(count, self.encoder.shortest), np.float32))
+        clip.flags = schema.FLAG_TIME_FROM_FRAMES if segment.time_from_frames else 0
+        if stop <= 0:
+            clip.fail("empty_window", f"starts at {segment.start:.2f} s: nothing to hear {hearing.tau_a:g} s before it")
+            return clip
+        try:
+            heard = self._reader(segment.video_id).window(start, len(clip.samples), rate)
+        except VideoError as error:
+            clip.fail(error.status, str(error))
+            return clip
+        if hearing.task == "anticipation" and heard.last > stop + SEAM:  # a container's clock is no finer
+            raise AssertionError(f"{segment.narration_id}: sound at {heard.last:.4f} s lies after start - tau_a")
+        clip.samples = heard.samples
+        clip.flags |= schema.FLAG_SILENCE if heard.is_partial else 0
+        return clip
+
+    def _reader(self, video_id: str) -> SoundReader:
+        """The video's reader; the last one is kept open, since rows of a video follow one another."""
+        if self._open is None or self._open[0] != video_id:
+            self.close()
+            path = self.paths[video_id]
+            try:
+                if path is None:
+                    raise VideoError("missing_video", f"{video_id}: no such video file")
+                self._open = (video_id, SoundReader(path))
+            except VideoError as error:
+                self._open = (video_id, error)
+        if isinstance(self._open[1], VideoError):
+            raise self._open[1]
+        return self._open[1]
+
+    def close(self) -> None:
+        if self._open and not isinstance(self._open[1], VideoError):
+            self._open[1].close()
+        self._open = None
+
+    def _assemble(self, clips: list[_Clip], features: dict[str, np.ndarray]) -> RowGroup:
+        levels = {}
+        with np.errstate(over="ignore"):  # a value past float16's range becomes infinite and is refused below
+            for level in self.levels:
+                levels[level.name] = features[level.name].reshape(len(clips), *level.shape).astype(level.dtype)
+        for row, clip in enumerate(clips):
+            broken = [name for name, values in levels.items() if not np.isfinite(values[row]).all()]
+            if clip.status == "ok" and broken:
+                clip.fail("nonfinite_features", f"{self.options.encoder}: level {broken[0]} holds NaN or infinity")
+        ok = np.array([clip.status == "ok" for clip in clips])
+        for values in levels.values():
+            values[~ok] = np.nan
+        steps = next((level.steps for level in self.levels if level.steps), 1)
+        return RowGroup(
+            levels=levels,
+            lengths={"length": np.where(ok, steps, 0)},
+            status=np.array([schema.STATUS_CODE[clip.status] for clip in clips], np.uint8),
+            flags=np.array([clip.flags for clip in clips], np.uint8),
+            reasons={row: clip.reason for row, clip in enumerate(clips) if clip.reason},
+        )
+
+
+def _audio_spec(
+    annotations: Annotations, paths: dict[str, Path | None], encoder: nn.Module, options: AudioExtraction
+) -> dict[str, Any]:
+    shapes = {"clip": ((1, encoder.width), 0), "frame": ((1, options.steps, encoder.width), options.steps)}
+    levels = [
+        Level(name, "dense", shapes[name][0], options.dtype, steps=shapes[name][1], compressor=options.compressor)
+        for name in options.levels
+    ]
+    return {
+        "kind": "audio",
+        "recipe": {
+            "numerics": job.NUMERICS,
+            "encoder": job.encoder_spec(encoder),
+            "sound": {"rate": encoder.rate, "channels": "mean"},
+            "sampling": options.sampling.model_dump(),
+            "batch_rows": options.batch_rows,
+        },
+        "inputs": {
+            **job.annotation_inputs(annotations, options.splits),
+            "videos": {video: job.fingerprint(path, options.video_hash) for video, path in sorted(paths.items())},
+        },
+        "levels": [level.to_dict() for level in levels],
+        "frame_pts": [],
+        "rows_per_group": options.rows_per_group or schema.rows_per_group(max(level.chunk_bytes for level in levels)),
+    }
