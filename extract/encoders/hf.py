@@ -102,7 +102,14 @@ def run_details(model: nn.Module) -> dict[str, Any]:
     return {"transformers": type(model).__name__, "attention": model.config._attn_implementation, "config": config}
 
 
-_RUN_BY = ("attention_type", "hidden_act", "layer_norm_eps", "num_attention_heads")  # what no tensor's name or shape tells
+_RUN_BY = (  # what no name or shape of a tensor tells
+    "attention_type",
+    "hidden_act",
+    "activation_function",
+    "layer_norm_eps",
+    "num_attention_heads",
+    "encoder_attention_heads",
+)
 
 
 # --- pixels
