@@ -139,8 +139,6 @@ def read_pixels(name: str, source: str) -> Pixels:
     expected = (seen * scale - shift - mean) / std
     if coloured.shape[1] != coloured.shape[2] or np.abs(coloured - expected[:, None, None]).max() > 1e-4:
         raise UsageError(f"encoder {name}: {type(processor).__name__} does more to a square frame than scale and normalise it")
-    if interpolation not in ("bilinear", "bicubic", "nearest", "lanczos"):
-        raise UsageError(f"encoder {name}: frames cannot be resized by the method {interpolation} of its processor")
     return Pixels(
         image_size=coloured.shape[1],
         mean=tuple(((mean + shift) / (255 * scale)).tolist()),  # of frames in [0, 1]

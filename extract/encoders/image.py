@@ -6,7 +6,7 @@ Sequence information is left to the fusion head, which is the cheapest way to re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.weights import load_weights, weights_sha256
+
+Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
 
 
 @dataclass(frozen=True)
@@ -24,16 +26,17 @@ class Pixels:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     colour: Literal["RGB", "BGR"] = "RGB"
-    interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
         if not isinstance(self.image_size, int) or self.image_size < 1:
             raise UsageError(f"Pixels: image_size is a number of pixels, not {self.image_size!r}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise UsageError(f"Pixels: mean and std are three numbers each, std above 0, not {self.mean} and {self.std}")
-        if self.colour not in ("RGB", "BGR") or self.interpolation not in ("bilinear", "bicubic"):
+        if self.colour not in ("RGB", "BGR") or self.interpolation not in get_args(Interpolation):
+            rules = ", ".join(get_args(Interpolation))
             raise UsageError(
-                f"Pixels: colour is RGB or BGR and interpolation bilinear or bicubic, not {self.colour} and {self.interpolation}"
+                f"Pixels: colour is RGB or BGR, interpolation one of {rules}; not {self.colour}, {self.interpolation}"
             )
 
 
