@@ -20,7 +20,7 @@ from mambavl.cache.store import RowGroup, StoreWriter
 from mambavl.configs import Config
 from mambavl.configs.errors import Interrupted
 from mambavl.extract import job
-from mambavl.extract.annotations import DEFAULT_SPLITS, Annotations
+from mambavl.extract.annotations import DEFAULT_SPLITS, Annotations, fingerprint
 from mambavl.extract.encoders import WeightsState
 from mambavl.extract.encoders.audio import SHORTEST, AudioLevel, audio_levels
 from mambavl.extract.job import Progress, ShouldStop, Summary
@@ -213,7 +213,7 @@ def _audio_spec(
         },
         "inputs": {
             **job.annotation_inputs(annotations, options.splits),
-            "videos": {video: job.fingerprint(path, options.video_hash) for video, path in sorted(paths.items())},
+            "videos": {video: fingerprint(path, options.video_hash) for video, path in sorted(paths.items())},
         },
         "levels": [level.to_dict() for level in levels],
         "frame_pts": [],

@@ -423,9 +423,9 @@ def test_an_encoder_of_the_other_kind_is_sent_to_its_command(module, dataset, tm
     annotations, questions = read_annotations(dataset / "annotations"), tmp_path / "q.jsonl"
     write_questions(questions, generate(annotations, "oracle"))
     words, tubelets = module(WORDS, "words"), module(GOOD)
-    with pytest.raises(UsageError, match=r"words:build is a text encoder; use `mambavl extract text`"):
+    with pytest.raises(UsageError, match=r"words:build reads text; use `mambavl extract text`"):
         extract(dataset, tmp_path / "v.zarr", f"{words}:build")
-    with pytest.raises(UsageError, match=r"stranger:build is a video encoder; use `mambavl extract video`"):
+    with pytest.raises(UsageError, match=r"stranger:build reads video; use `mambavl extract video`"):
         extract_text(annotations, questions, tmp_path / "t.zarr", TextExtraction(encoder=f"{tubelets}:build"))
     assert extract_text(annotations, questions, tmp_path / "t.zarr", TextExtraction(encoder=f"{words}:build")).finalized
     store = open_store(tmp_path / "t.zarr")
