@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +52,11 @@ class ClassList:
     @property
     def size(self) -> int:
         return max(self.keys) + 1
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Every key and instance of every class."""
+        return tuple(name for class_id in self.keys for name in (self.keys[class_id], *self.instances[class_id]))
 
     def words(self, class_id: int) -> str:
         """The key as a person would say it: `turn-on` -> `turn on`, `board:chopping` -> `chopping board`."""

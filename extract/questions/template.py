@@ -1,23 +1,27 @@
-"""Questions from templates, and the rule of what a question may tell.
+"""Questions from templates: the narration with both answers masked (masking.py), in one of many phrasings, with a hint.
 
-An oracle question is built from the segment's own labels, so what it tells is limited by one rule. Neither question
-contains a form of the segment's own verb class or noun class: they stand as `<mask>`. What stands is the narration's
-other words and a hint, the category of the asked class in our words. `generic` is one fixed pair for all segments;
-`none` is two empty texts.
+An oracle question is built from the segment's own labels, so what it tells is limited: neither question contains a form of
+the segment's own verb class or noun class. What stands is the narration's other words and the category of the asked class
+in our words, if enough classes share it. The phrasing follows from the row's id. `generic` is one fixed pair for all
+segments; `none` is two empty texts.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.annotations import Annotations, Segment
-from mambavl.extract.questions.file import MASK, Question
-from mambavl.extract.questions.forms import KINDS, Form, Kind, class_forms, label_forms, matches, tells, words_of
+from mambavl.extract.annotations import Annotations, ClassList, Segment
+from mambavl.extract.questions.file import Question
+from mambavl.extract.questions.forms import KINDS, PARTICLES, Form, Kind, class_forms, label_forms, matches, tells, words_of
+from mambavl.extract.questions.masking import mask, own_forms
 
 Protocol = Literal["oracle", "generic", "none"]
 BACKEND = "template"
-PROMPT_VERSION = "template-1"
+UNMASKED_BACKEND = "template-unmasked"  # the audit's comparison; its questions say their own answers
+PROMPT_VERSION = "template-2"
 
 # No word below, inflected or not, is a word of any EK100 instance (`use`, `something`, `it`, `hand` are), and none is a
 # particle: "turn <mask> on" must not come back through a phrasing. The tests hold this against the real class files.
@@ -29,6 +33,25 @@ PHRASINGS: dict[Kind, tuple[tuple[str, str], ...]] = {  # (question, hint)
         ('Someone narrates "{}". Which verb is masked?', " The answer means {}."),
         ('Name the hidden verb: "{}".', " The meaning: {}."),
         ('"{}": which action does this describe?', " Hint: {}."),
+        ('Guess the action: "{}".', " The answer denotes {}."),
+        ('The narrator says "{}". What does the person do?', " They are {}."),
+        ('Please give the masked verb: "{}".', " Clue: {}."),
+        ('Which verb was withheld: "{}"?', " The verb expresses {}."),
+        ('Identify the unnamed action: "{}".', " Hint: {}."),
+        ('"{}". What action is shown?', " The scene shows {}."),
+        ('Here is a narration: "{}". Which verb is hidden?', " Clue: {}."),
+        ('Infer the omitted verb: "{}".', " The answer means {}."),
+        ('What is happening: "{}"?', " The person is {}."),
+        ('Which deed does the narrator mention: "{}"?', " The deed: {}."),
+        ('"{}": name the action.', " The meaning is {}."),
+        ('One verb is unknown: "{}". Which verb is meant?', " Hint: {}."),
+        ('Say which action occurs: "{}".', " The action is {}."),
+        ('What activity does "{}" describe?', " The activity: {}."),
+        ('The caption is "{}". Which verb is absent?', " The verb means {}."),
+        ('Recall the concealed verb: "{}".', " Clue: {}."),
+        ('Considering "{}", what is the person doing?', " They are {}."),
+        ('Deduce the action: "{}".', " The answer: {}."),
+        ('Which unspoken verb belongs here: "{}"?', " The verb denotes {}."),
     ),
     "noun": (
         ('Which object is missing here: "{}"?', " Hint: {}."),
@@ -36,9 +59,31 @@ PHRASINGS: dict[Kind, tuple[tuple[str, str], ...]] = {  # (question, hint)
         ('Someone narrates "{}". Which noun is masked?', " The answer is {}."),
         ('Name the hidden object: "{}".', " The answer is {}."),
         ('"{}": which object does this involve?', " Hint: {}."),
+        ('Guess the object: "{}".', " The answer denotes {}."),
+        ('The narrator says "{}". Which thing is meant?', " The thing is {}."),
+        ('Please give the masked noun: "{}".', " Clue: {}."),
+        ('Which noun was withheld: "{}"?', " The noun denotes {}."),
+        ('Identify the unnamed object: "{}".', " Hint: {}."),
+        ('"{}". What object is shown?', " The scene shows {}."),
+        ('Here is a narration: "{}". Which noun is hidden?', " Clue: {}."),
+        ('Infer the omitted noun: "{}".', " The answer is {}."),
+        ('What object does the action concern: "{}"?', " The object is {}."),
+        ('Which thing does the narrator mention: "{}"?', " The thing: {}."),
+        ('"{}": name the object.', " The meaning is {}."),
+        ('One noun is unknown: "{}". Which noun is meant?', " Hint: {}."),
+        ('Say which object appears: "{}".', " The object is {}."),
+        ('What thing does "{}" describe?', " The thing: {}."),
+        ('The caption is "{}". Which noun is absent?', " The noun means {}."),
+        ('Recall the concealed object: "{}".', " Clue: {}."),
+        ('Considering "{}", which object does the person mean?', " They mean {}."),
+        ('Deduce the object: "{}".', " The answer: {}."),
+        ('Which unspoken noun belongs here: "{}"?', " The noun denotes {}."),
     ),
 }
 BARE = ('"{}"?', " ({}).")  # for a data set whose own classes rule out every phrasing
+# A hint that fits two classes leaves a coin to toss, one that fits one is the answer; and so does the lack of a hint. In EK100
+# this silences the nouns `hand` (1 class) and `storage` (2), the verbs `order` (2) and, not to leave it alone, `transition` (3).
+MIN_CANDIDATES = 3
 
 # EK100's categories in our words; their own names ("hand", "drinks", "retrieve") often are a form of the answer.
 GLOSSES: dict[Kind, dict[str, str]] = {
@@ -83,97 +128,121 @@ GLOSSES: dict[Kind, dict[str, str]] = {
 }
 
 
-def generate(annotations: Annotations, protocol: Protocol, segments: Sequence[Segment] | None = None) -> Iterator[Question]:
-    """Questions of `segments` (all of them by default), in their order. Oracle questions need labels."""
+def generate(
+    annotations: Annotations,
+    protocol: Protocol,
+    segments: Sequence[Segment] | None = None,
+    *,
+    masked: bool = True,
+) -> Iterator[Question]:
+    """Questions of `segments` (all of them by default), in their order. Oracle questions need labels.
+
+    `masked=False` leaves the answer in oracle questions, for an audit to measure what masking hides; their backend is
+    `template-unmasked`. Raises DataError for a row without labels, UsageError for what templates cannot make.
+    """
     segments = annotations.segments if segments is None else segments
-    if protocol == "oracle":
-        unlabelled = [s for s in segments if s.verb_class is None or s.noun_class is None]
-        if unlabelled:
-            raise DataError(
-                f"{unlabelled[0].narration_id}: has no verb and noun class ({len(unlabelled):,} of {len(segments):,} "
-                "rows have none); oracle questions need labels, use `--protocol generic`"
-            )
-        return (_oracle(annotations, segment) for segment in segments)
-    if protocol not in ("generic", "none"):
+    if protocol not in ("oracle", "generic", "none"):
         raise UsageError(f"templates make no {protocol!r} questions; the protocols are oracle, generic and none")
-    texts = GENERIC if protocol == "generic" else {"verb": "", "noun": ""}
-    return (_question(segment, protocol, texts) for segment in segments)
+    if protocol != "oracle":
+        if not masked:
+            raise UsageError(f"{protocol} questions have no answer to leave unmasked; masked=False is for `oracle`")
+        texts = GENERIC if protocol == "generic" else {"verb": "", "noun": ""}
+        return (_question(segment, protocol, texts) for segment in segments)
+    unlabelled = [s for s in segments if s.verb_class is None or s.noun_class is None]
+    if unlabelled:
+        raise DataError(
+            f"{unlabelled[0].narration_id}: has no verb and noun class ({len(unlabelled):,} of {len(segments):,} "
+            "rows have none); oracle questions need labels, use `--protocol generic`"
+        )
+    wording = _wording(annotations)
+    return (_oracle(annotations, segment, wording, masked) for segment in segments)
 
 
-def _own_forms(annotations: Annotations, segment: Segment, kind: Kind) -> tuple[frozenset[Form], ...]:
-    classes, class_id, word = (
-        (annotations.verbs, segment.verb_class, segment.verb)
-        if kind == "verb"
-        else (annotations.nouns, segment.noun_class, segment.noun)
+@dataclass(frozen=True)
+class _Wording:
+    """What our own words may say with a data set. It is settled once, for no row may choose by its own answer."""
+
+    phrasings: dict[Kind, tuple[tuple[str, str], ...]]
+    hints: dict[Kind, dict[str, str]]  # by category
+
+
+def _wording(annotations: Annotations) -> _Wording:
+    taken = _every_form(annotations)
+    by_kind: dict[Kind, ClassList] = {"verb": annotations.verbs, "noun": annotations.nouns}
+    phrasings = {
+        kind: tuple(pair for pair in PHRASINGS[kind] if not any(tells(text, taken) for text in pair)) or (BARE,) for kind in KINDS
+    }
+    return _Wording(phrasings, {kind: _hints(kind, classes, taken) for kind, classes in by_kind.items()})
+
+
+def _hints(kind: Kind, classes: ClassList, taken: tuple[frozenset[Form], ...]) -> dict[str, str]:
+    """By category, what is told of it; categories that are missing are not told."""
+    sizes = Counter(classes.categories.values())
+    hints: dict[str, str] = {}
+    for category, candidates in sizes.items():
+        hint = GLOSSES[kind].get(category, " ".join(category.replace("_", " ").split()))
+        if hint and candidates >= MIN_CANDIDATES and not tells(hint, taken):
+            hints[category] = hint
+    smallest = sorted(hints, key=lambda category: (sizes[category], category))
+    # silence is a hint too: it must fit as many classes
+    while smallest and 0 < sum(sizes[category] for category in sizes if category not in hints) < MIN_CANDIDATES:
+        del hints[smallest.pop(0)]
+    return hints
+
+
+def _every_form(annotations: Annotations) -> tuple[frozenset[Form], ...]:
+    """All forms of all classes, and of all words that rows give as their own, each also word by word."""
+    rows = annotations.segments
+    labels: dict[Kind, set[str]] = {
+        "verb": {*annotations.verbs.keys.values(), *(row.verb for row in rows if row.verb)},
+        "noun": {*annotations.nouns.keys.values(), *(row.noun for row in rows if row.noun)},
+    }
+    apart = frozenset(form for kind in KINDS for label in labels[kind] for form in label_forms(label, kind))
+    return class_forms(annotations.verbs.names, "verb"), class_forms(annotations.nouns.names, "noun"), apart
+
+
+def _oracle(annotations: Annotations, segment: Segment, wording: _Wording, masked: bool) -> Question:
+    narration = " ".join(segment.narration.split()).replace('"', "'").rstrip(" .,;:!?")
+    hidden = mask(
+        narration,
+        annotations,
+        segment.verb_class,
+        segment.noun_class,
+        verb_word=_verb_said(annotations, segment),
+        noun_word=segment.noun,
+        reveal=() if masked else KINDS,
     )
-    key = classes.keys[class_id]
-    return (
-        class_forms((key, *classes.instances[class_id]), kind),
-        class_forms((word,), kind),  # a data set's own column may say a word that its class file forgot
-        label_forms(key, kind),
-        label_forms(word, kind),
-    )
-
-
-def _oracle(annotations: Annotations, segment: Segment) -> Question:
-    own_verb, own_noun = (_own_forms(annotations, segment, kind) for kind in KINDS)
-    words = words_of(segment.narration)
-    verbs, nouns = _places(words, own_verb, own_noun, annotations)
-    context: list[str] = []
-    before = None
-    for place, word in enumerate(words):
-        kind = "verb" if place in verbs else "noun" if place in nouns else None
-        if kind is None or kind != before:  # neighbours of a kind are one answer: "chopping board", "pick up"
-            context.append(word if kind is None else MASK)
-        before = kind
-    own = (own_verb, own_noun)
     categories = {
         "verb": annotations.verbs.categories[segment.verb_class],
         "noun": annotations.nouns.categories[segment.noun_class],
     }
-    hints = {kind: _hint(kind, categories[kind], own) for kind in KINDS}
-    texts = {kind: _phrase(kind, segment.narration_id, " ".join(context), hints[kind], own) for kind in KINDS}
-    masked = [word for place, word in enumerate(words) if place in verbs | nouns]
-    return _question(segment, "oracle", texts, masked, hints)
+    hints = {kind: wording.hints[kind].get(categories[kind]) for kind in KINDS}
+    texts = {kind: _phrase(kind, segment.narration_id, hidden.text, hints[kind], wording) for kind in KINDS}
+    return _question(segment, "oracle", texts, hidden.words, hints, BACKEND if masked else UNMASKED_BACKEND)
 
 
-def _places(
-    words: Sequence[str],
-    own_verb: tuple[frozenset[Form], ...],
-    own_noun: tuple[frozenset[Form], ...],
-    annotations: Annotations,
-) -> tuple[set[int], set[int]]:
-    """Where the verb and the noun stand; every own form is in one of the two."""
-    verbs, nouns = matches(words, own_verb), matches(words, own_noun)
-    if verbs <= nouns:  # no own verb but what is also the noun: perhaps the narration has another verb than the label
-        others = matches(words, [_any_verb(annotations)]) - nouns
-        if not verbs:  # "open tap" is turn-on, all 651 times
-            verbs = set(sorted(others)[:1])
-        elif others and min(others) < min(nouns):  # "close tap" is turn-off, and turn-off's instance `tap-off` makes "tap" a verb
-            verbs = verbs | {min(others)}
-    both = verbs & nouns  # "tap-off" makes "tap" a form of turn-off; "turn off tap" must still be two masks
-    if both and both == verbs:
-        both = both - {min(both)}  # "brush brush": narrations put the verb first
-    return verbs - both, nouns - (verbs - both)
+def _verb_said(annotations: Annotations, segment: Segment) -> str:
+    """The row's own verb or, where the narration has no form of it, the first word there that is some class's verb.
+
+    Rows without a verb column need it: "open tap" is turn-on.
+    """
+    words = words_of(segment.narration)
+    verbs = matches(words, own_forms(annotations, "verb", segment.verb_class, segment.verb))
+    nouns = matches(words, own_forms(annotations, "noun", segment.noun_class, segment.noun))
+    said = matches(words, [class_forms((segment.verb,), "verb")]) - nouns
+    if not said and verbs <= nouns | matches(words, [class_forms(annotations.nouns.names, "noun")]):
+        # turn-off's instances `tap-off` and `water-off` make verbs of nouns; "close tap" must not say "close" for that
+        others = matches(words, [class_forms(annotations.verbs.names, "verb")]) - verbs - nouns
+        others -= {place for place in others if place and words[place] in PARTICLES}  # "back away" moves
+        if others and (not verbs or min(others) < min(verbs | nouns)):
+            return words[min(others)]
+    return segment.verb
 
 
-def _any_verb(annotations: Annotations) -> frozenset[Form]:
-    return class_forms(tuple(instance for names in annotations.verbs.instances.values() for instance in names), "verb")
-
-
-def _hint(kind: Kind, category: str, own: Sequence[tuple[frozenset[Form], ...]]) -> str | None:
-    """The category in our words, or as the data set writes it; None where that would tell the answer."""
-    hint = GLOSSES[kind].get(category, " ".join(category.replace("_", " ").split()))
-    return None if not hint or any(tells(hint, one) for one in own) else hint
-
-
-def _phrase(kind: Kind, narration_id: str, context: str, hint: str | None, own: Sequence[tuple[frozenset[Form], ...]]) -> str:
-    """A phrasing chosen by the id; one that says a form of the segment's classes is passed over for the next."""
-    choices = PHRASINGS[kind]
-    first = int.from_bytes(hashlib.sha256(f"{kind}:{narration_id}".encode()).digest()[:8], "big")
-    turned = (choices[(first + step) % len(choices)] for step in range(len(choices)))
-    safe = (choice for choice in turned if not any(tells(text, one) for text in choice for one in own))
-    question, hinted = next(safe, BARE)
+def _phrase(kind: Kind, narration_id: str, context: str, hint: str | None, wording: _Wording) -> str:
+    """A phrasing that follows from the id alone: not from the labels, nor from the machine."""
+    number = int.from_bytes(hashlib.sha256(f"{kind}:{narration_id}".encode()).digest()[:8], "big")
+    question, hinted = wording.phrasings[kind][number % len(wording.phrasings[kind])]
     return question.format(context) + (hinted.format(hint) if hint else "")
 
 
@@ -183,13 +252,14 @@ def _question(
     texts: dict[Kind, str],
     masked: Sequence[str] = (),
     hints: dict[Kind, str | None] | None = None,
+    backend: str = BACKEND,
 ) -> Question:
     return Question(
         narration_id=segment.narration_id,
         verb_question=texts["verb"],
         noun_question=texts["noun"],
         protocol=protocol,
-        backend=BACKEND,
+        backend=backend,
         prompt_version=PROMPT_VERSION,
         masked={f"{kind}_question": list(masked) for kind in KINDS},
         hint={f"{kind}_question": (hints or {}).get(kind) for kind in KINDS},
