@@ -14,7 +14,7 @@ from mambavl.cache import schema
 from mambavl.cache.schema import Level, Segment
 from mambavl.cache.store import RowGroup, StoreWriter
 from mambavl.configs import Config
-from mambavl.configs.errors import DataError
+from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract import job
 from mambavl.extract.annotations import DEFAULT_SPLITS, Annotations
 from mambavl.extract.encoders import WeightsState
@@ -34,6 +34,7 @@ class TextExtraction(Config):
     compressor: Literal["none", "zstd"] = "none"  # zstd is for archives; it is decoded before training
     splits: tuple[Literal["train", "validation", "test"], ...] = Field(default=DEFAULT_SPLITS, min_length=1)
     rows_per_group: int | None = Field(default=None, ge=1, le=65_536)
+    allow_unmasked: bool = False  # questions that say their answers, which the leak audit compares with
     batch_texts: int = Field(default=64, ge=1, le=4096)
     device: str = "auto"
 
@@ -63,6 +64,11 @@ def extract_text(
     segments = annotations.segments
     tokens = {q: [encoder.tokenize(getattr(asked[segment.narration_id], q)) for segment in segments] for q in QUESTION_KEYS}
     first = asked[segments[0].narration_id]
+    if first.backend.endswith("-unmasked") and not options.allow_unmasked:
+        raise UsageError(
+            f"{questions}: its questions say their answers (backend {first.backend}); they are for the leak audit. "
+            "--set allow_unmasked=true encodes them all the same"
+        )
     provenance = {"protocol": first.protocol, "backend": first.backend, "prompt_version": first.prompt_version}
     spec = _text_spec(annotations, questions, provenance, encoder, options, tokens)
     writer = StoreWriter(out, spec, segments, annotations.classes, job.environment(options.device))

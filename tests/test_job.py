@@ -328,6 +328,15 @@ def make_roberta(folder: Path) -> Path:
     return folder
 
 
+def test_unmasked_questions_are_not_encoded_unless_asked_for(dataset, tmp_path, text_model):
+    questions = tmp_path / "q.jsonl"
+    write_questions(questions, generate(read_annotations(dataset / "annotations"), "oracle", masked=False))
+    with pytest.raises(UsageError, match=r"say their answers \(backend template-unmasked\)"):
+        text_run(dataset, tmp_path / "t.zarr", text_model, questions)
+    text_run(dataset, tmp_path / "t.zarr", text_model, questions, allow_unmasked=True)
+    assert open_store(tmp_path / "t.zarr").spec["recipe"]["questions"]["backend"] == "template-unmasked"
+
+
 def text_run(dataset, out, model, questions, **changes):
     options = {"encoder": "hf:tiny", "weights": str(model), "rows_per_group": 8, **changes}
     return extract_text(read_annotations(dataset / "annotations"), questions, out, TextExtraction.model_validate(options))
