@@ -3,7 +3,8 @@
     python benchmarks/complexity.py            (also: mambavl bench complexity)
 
 Counted from the models themselves on meta tensors by PyTorch's FlopCounterMode, in half a minute, without weights or a GPU;
-mambavl/complexity.py says what is counted. The last line is JSON: `orvit`, `transformer_12x12`, `transformer_6x4`, `mlp` and
+mambavl/complexity.py says what is counted. The command also counts the head of a recipe (--recipe) and an encoder of any size
+(--encoder). The last line is JSON: `orvit`, `transformer_12x12`, `transformer_6x4`, `mlp` and
 `mambavl`, each with `params` and `macs`.
 """
 
@@ -11,7 +12,7 @@ import json
 
 from rich.console import Console
 
-from mambavl.complexity import print_report
+from mambavl.complexity_report import print_report
 
 if __name__ == "__main__":
-    print(json.dumps(print_report(Console(width=130))))
+    print(json.dumps(print_report(Console(width=160))))

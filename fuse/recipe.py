@@ -11,7 +11,7 @@ from mambavl.configs import Config, check, did_you_mean, read_toml
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.data import DataConfig, FeatureData, StreamSource
-from mambavl.fuse.fusion import FusionConfig, SSMFusion, check_stream_name
+from mambavl.fuse.fusion import FusionConfig, SSMFusion, StreamShape, check_stream_name
 
 # Files of a run: the resolved recipe, what it was fed, class names, the training prior, the head.
 RECIPE, STREAMS, CLASSES, PRIOR, MODEL = "recipe.toml", "streams.json", "classes.json", "prior.json", "model.safetensors"
@@ -86,9 +86,14 @@ HEADS = {
 
 def build_head(recipe: Recipe, data: FeatureData) -> nn.Module:
     """The recipe's head, its stream widths and class counts taken from the stores; seeded."""
+    return make_head(recipe, data.shapes, data.classes.num_verbs, data.classes.num_nouns)
+
+
+def make_head(recipe: Recipe, streams: dict[str, StreamShape], num_verbs: int, num_nouns: int) -> nn.Module:
+    """The recipe's head for streams of these widths, seeded. Raises UsageError where the recipe has other class counts."""
     section, head = HEADS[recipe.head]
     config = getattr(recipe, section)
-    found = {"streams": data.shapes, "num_verbs": data.classes.num_verbs, "num_nouns": data.classes.num_nouns}
+    found = {"streams": streams, "num_verbs": num_verbs, "num_nouns": num_nouns}
     for key in found.keys() & config.model_fields_set:
         if key != "streams" and getattr(config, key) != found[key]:
             raise UsageError(f"[{section}] {key} = {getattr(config, key)}, but the stores have {found[key]}; leave it out")

@@ -229,7 +229,7 @@ def encoders_list() -> None:
 @encoders_app.command("show")
 def encoders_show(name: Annotated[str, typer.Argument(help="A name of `mambavl encoders list`.")]) -> None:
     """Where an encoder's weights are, what it takes and gives, and what it costs. Needs no weights."""
-    from mambavl.complexity import describe_encoder
+    from mambavl.complexity_report import describe_encoder
 
     table = Table("", name, show_header=True)
     for key, value in describe_encoder(name).items():
@@ -273,11 +273,29 @@ def encoders_check(
 
 
 @bench_app.command("complexity")
-def bench_complexity() -> None:
+def bench_complexity(
+    recipe: Annotated[str | None, typer.Option(help="Count the head of this recipe: a file, or a packaged name.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Count this encoder alone: a published one, a RoBERTa, timm:NAME.")] = None,
+    sets: Annotated[
+        list[str], typer.Option("--set", help="A key of the recipe, or a size of the encoder: --set image_size=336. Repeatable.")
+    ] = [],  # noqa: B006
+    streams: Annotated[
+        list[str], typer.Option("--stream", help="A recipe's stream without a store, tokens x width: video=1568x768. Repeatable.")
+    ] = [],  # noqa: B006
+) -> None:
     """Count parameters and multiply-adds: the paper's Table 4, every encoder, our head. No weights, no GPU; ends in JSON."""
-    from mambavl.complexity import print_report
+    from mambavl import complexity_report as subject
 
-    found = print_report(out)
+    if recipe and encoder:
+        raise UsageError("--recipe counts a head and --encoder an encoder; give one of them")
+    if (sets and not (recipe or encoder)) or (streams and not recipe):
+        raise UsageError("--set changes a --recipe or an --encoder, --stream a --recipe; name it too")
+    if recipe:
+        found = subject.print_recipe(out, recipe, sets, streams)
+    elif encoder:
+        found = subject.print_encoder(out, encoder, sets)
+    else:
+        found = subject.print_report(out)
     print(json.dumps(found))
 
 

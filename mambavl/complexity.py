@@ -1,45 +1,73 @@
 """What models cost, counted from the models themselves: parameters and multiply-adds, on meta tensors, so without any weights.
 
 Multiply-adds (MACs) are those of matrix products and convolutions, half of what FlopCounterMode counts; a scan is none of them
-and has a line of its own, in operations (`mambavl.fuse.scan.operator`). Published GFLOPs of video models are MACs of one view.
+and has a number of its own, in operations (`mambavl.fuse.scan.operator`). Published GFLOPs of video models are MACs of one view.
+`complexity_report` prints what is counted here.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mambavl.configs import did_you_mean
 from mambavl.configs.errors import UsageError
 
-FRAMES_TEXT = 40  # tokens of a question in the released code, padding included
-PUBLISHED_TABLE_4 = {"orvit": (405, 148), "transformer_12x12": (413.5, 242), "mambavl": (413, 157)}  # GFLOPs, M parameters
+QUESTION_TOKENS = 40  # of a question in the released code, padding included
+ROBERTA = {  # width, depth, heads
+    "roberta-base": (768, 12, 12),
+    "roberta-large": (1024, 24, 16),
+    "distilroberta-base": (768, 6, 12),
+}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one clip. macs: multiply-adds of products and convolutions; scan: operations of selective scans."""
+    """Of one clip, question or row. macs: multiply-adds of products and convolutions; scan: operations of selective scans;
+    trainable and frozen: parameters."""
 
-    parameters: int
-    macs: float
+    macs: float = 0.0
     scan: int = 0
+    trainable: int = 0
+    frozen: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.parameters + other.parameters, self.macs + other.macs, self.scan + other.scan)
+        return Cost(*(getattr(self, field) + getattr(other, field) for field in self.__dataclass_fields__))
+
+    @property
+    def parameters(self) -> int:
+        return self.trainable + self.frozen
+
+    @property
+    def flops(self) -> float:
+        """Of products and convolutions: a multiplication and an addition each, without the scan."""
+        return 2 * self.macs
 
 
-def count(run: Callable[[], Any], parameters: int = 0) -> Cost:
-    """The cost of what `run` computes on meta tensors."""
+@dataclass(frozen=True)
+class Part:
+    """A piece of a model. tokens: what it was given, stream by stream."""
+
+    name: str
+    cost: Cost
+    tokens: str = ""
+
+
+def total(parts: Iterable[Part]) -> Cost:
+    return sum((part.cost for part in parts), Cost())
+
+
+def count(run: Callable[[], Any], **parameters: int) -> Cost:
+    """The cost of what `run` computes on meta tensors; `trainable` and `frozen` are handed through."""
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
         run()
     by_operator = counter.get_flop_counts()["Global"]
     scan = sum(flops for operator, flops in by_operator.items() if "selective_scan" in str(operator))
-    return Cost(parameters, (sum(by_operator.values()) - scan) / 2, scan)
+    return Cost((sum(by_operator.values()) - scan) / 2, scan, **parameters)
 
 
 def parameters_of(module: nn.Module) -> int:
@@ -50,12 +78,38 @@ def empty(*shape: int) -> Tensor:
     return torch.empty(shape, device="meta")
 
 
+# --- encoders
+
+
+def encoder_cost(name: str, **sizes: Any) -> Part:
+    """One clip (or question) through an encoder, frozen: a published one with its classifiers, timm:NAME, a RoBERTa.
+
+    sizes: of its config (image_size, frames, depth, ...), of timm's image_size and frames (16), of text `tokens` (40).
+    Raises UsageError for an encoder whose sizes are in files that are not here, and for a size that it does not have.
+    """
+    from mambavl.extract.encoders import ENCODERS
+    from mambavl.extract.encoders.published import PUBLISHED
+
+    if name in PUBLISHED:
+        model, clip = video_encoder(name, **sizes)
+        cost = count(lambda: model.classify(model.pooled(*clip)), frozen=parameters_of(model))
+        return Part(name, cost, "1 + {}x{}x{}".format(*model.token_grid(tuple(clip[0].shape[2:]))))
+    if name in ROBERTA:
+        return _text_cost(name, **_only(name, sizes, "tokens"))
+    if name.startswith("timm:"):
+        return _timm_cost(name, **_only(name, sizes, "image_size", "frames"))
+    if name in ENCODERS or name.startswith("hf:"):
+        raise UsageError(
+            f"encoder {name} is not counted: its sizes come with its weights, in a package or on the hub, and this reads none. "
+            f"Counted are {', '.join(PUBLISHED)}, {', '.join(ROBERTA)} and timm:NAME"
+        )
+    raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, [*ENCODERS, 'timm:NAME'])}")
+
+
 def video_encoder(name: str, **sizes: Any) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """A published video encoder and what `tokens` takes of one clip, the video and perhaps boxes, on the meta device."""
     from mambavl.extract.encoders.published import PUBLISHED, sized
 
-    if name not in PUBLISHED:
-        raise UsageError(f"only published encoders are counted without weights: {', '.join(PUBLISHED)}; not {name}")
     known = PUBLISHED[name]
     config = sized(name, known.config, sizes)
     with torch.device("meta"):
@@ -64,45 +118,77 @@ def video_encoder(name: str, **sizes: Any) -> tuple[nn.Module, tuple[Tensor, ...
     return model, (*clip, empty(1, config.frames, config.objects, 4)) if hasattr(config, "objects") else clip
 
 
-def encoder_cost(name: str, **sizes: Any) -> Cost:
-    """One clip through a published video encoder, classifiers included."""
-    model, clip = video_encoder(name, **sizes)
-    return count(lambda: model.classify(model.pooled(*clip)), parameters_of(model))
-
-
-def unread_cost(name: str) -> Cost:
-    """What the originals of Motionformer and ORViT compute besides, and never read: the value half of `proj_kv`, a product of
-    D x D for each query and time step. Ours leaves it out; published counts hold it."""
-    from mambavl.extract.encoders.motionformer import TrajectoryAttention
-
-    model, clip = video_encoder(name)
-    seen: list[float] = []
-    for module in model.modules():
-        if isinstance(module, TrajectoryAttention):
-            module.register_forward_hook(
-                lambda module, given, kwargs, out: seen.append(
-                    (given[0].shape[1] - 1) * given[0].shape[2] ** 2 * model.config.steps
-                ),
-                with_kwargs=True,
-            )
-    model.tokens(*clip)
-    return Cost(0, sum(seen))
-
-
-def text_encoder_cost(name: str, tokens: int = FRAMES_TEXT) -> Cost:
-    """One question of so many tokens through RoBERTa (base, large, distil)."""
+def text_encoder(name: str) -> nn.Module:
+    """RoBERTa (base, large, distil) as it is built from its config, untrained, on the device in force."""
     from transformers import RobertaConfig, RobertaModel
 
-    sizes = {"roberta-base": (768, 12, 12), "roberta-large": (1024, 24, 16), "distilroberta-base": (768, 6, 12)}
-    width, depth, heads = sizes[name]
+    width, depth, heads = ROBERTA[name]
     config = RobertaConfig(
         vocab_size=50265, hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=4 * width,
         max_position_embeddings=514, type_vocab_size=1, attn_implementation="sdpa",
     )  # fmt: skip
+    return RobertaModel(config).eval()
+
+
+def _text_cost(name: str, tokens: int = QUESTION_TOKENS) -> Part:
     with torch.device("meta"):
-        model = RobertaModel(config).eval()
-        ids = torch.ones(1, tokens, dtype=torch.long)
-    return count(lambda: model(input_ids=ids), parameters_of(model))
+        model, ids = text_encoder(name), torch.ones(1, tokens, dtype=torch.long)
+    return Part(name, count(lambda: model(input_ids=ids), frozen=parameters_of(model)), str(tokens))
+
+
+def _timm_cost(name: str, image_size: int | None = None, frames: int = 16) -> Part:
+    import timm
+
+    from mambavl.extract.encoders.image import create_timm
+
+    with torch.device("meta"):
+        model = create_timm(timm, name.removeprefix("timm:"), "random", {"img_size": image_size} if image_size else {}).eval()
+    size = image_size or timm.data.resolve_data_config({}, model=model)["input_size"][-1]
+    images = empty(frames, 3, size, size)
+    cost = count(lambda: model.forward_features(images), frozen=parameters_of(model))
+    return Part(name, cost, f"{frames} images of {size} px")
+
+
+def _only(name: str, sizes: dict[str, Any], *known: str) -> dict[str, Any]:
+    if unknown := [key for key in sizes if key not in known]:
+        raise UsageError(f"encoder {name} has no size {', '.join(unknown)} here; it has {', '.join(known)}")
+    return sizes
+
+
+def original_terms(name: str) -> dict[str, float]:
+    """Multiply-adds that fvcore, which published counts are made with, finds in the original of a video encoder beyond ours:
+
+    proj_kv        (Motionformer, ORViT) a half of it that nothing reads: D x D for each query and time step; ours leaves it out
+    norms          a LayerNorm counts 5 for each number
+    trajectories   (Motionformer, ORViT) a query along its trajectory, scores and sum: 2 D for each query and time step
+    boxes          (ORViT) crops of boxes are products here and not counted there; painting is products here, there 4 a number
+    """
+    from mambavl.extract.encoders.motionformer import TrajectoryAttention
+    from mambavl.extract.encoders.orvit import ObjectBlock
+
+    model, clip = video_encoder(name)
+    terms = {"proj_kv": 0.0, "norms": 0.0, "trajectories": 0.0, "boxes": 0.0}
+
+    def add(module: nn.Module, given: tuple[Tensor, ...], kwargs: dict[str, Any], out: Tensor) -> None:
+        if isinstance(module, nn.LayerNorm):
+            terms["norms"] += 5 * out.numel()
+        elif isinstance(module, TrajectoryAttention):
+            pairs, width = (out.shape[1] - 1) * model.config.steps, out.shape[2]  # a query and a time step
+            terms["proj_kv"] += pairs * width**2
+            terms["trajectories"] += 2 * pairs * width
+        elif isinstance(module, ObjectBlock):
+            _, (steps, height, columns), boxes = given
+            objects, patches, width = boxes.shape[2], steps * height * columns, out.shape[2]
+            crops = patches * objects * (height + columns) * width
+            terms["boxes"] += 4 * patches * objects * width - patches * objects * width - crops
+
+    for module in model.modules():
+        module.register_forward_hook(add, with_kwargs=True)
+    model.pooled(*clip)
+    return {term: macs for term, macs in terms.items() if macs}
+
+
+# --- heads
 
 
 def head_cost(head: nn.Module, tokens: dict[str, int], *, classifiers: bool = True) -> Cost:
@@ -112,12 +198,15 @@ def head_cost(head: nn.Module, tokens: dict[str, int], *, classifiers: bool = Tr
         name: (empty(1, length, head.config.streams[name].width), torch.full((1,), length, device="meta"))
         for name, length in tokens.items()
     }
-    whole = count(lambda: head(streams), head.num_params(heads=classifiers))
-    if classifiers:
-        return whole
+    whole = count(lambda: head(streams), trainable=head.num_params(heads=classifiers))
+    return whole if classifiers else replace(whole, macs=whole.macs - classifiers_cost(head).macs)
+
+
+def classifiers_cost(head: nn.Module) -> Cost:
+    """The verb and the noun classifier of a head, once each."""
     vector = empty(1, head.config.d_model)
-    own = count(lambda: (head.verb_head(vector), head.noun_head(vector)))
-    return Cost(whole.parameters, whole.macs - own.macs, whole.scan)
+    trainable = head.num_params() - head.num_params(heads=False)
+    return count(lambda: (head.verb_head(vector), head.noun_head(vector)), trainable=trainable)
 
 
 def default_head(width: int, text_width: int = 768, **settings: Any) -> nn.Module:
@@ -129,109 +218,112 @@ def default_head(width: int, text_width: int = 768, **settings: Any) -> nn.Modul
         return SSMFusion(FusionConfig(streams=streams, **settings))
 
 
-def table_4() -> dict[str, tuple[Cost, dict[str, Cost]]]:
-    """The paper's Table 4, each row's total and the parts it is made of.
+def recipe_cost(recipe: Any, told: dict[str, tuple[int, int]]) -> list[Part]:
+    """The head of a recipe (fuse.recipe.Recipe) in two parts, head and classifiers, at the longest row of its stores.
 
-    ORViT-MF at 224 px, 97 + 300 classes. A head brings its own parameters and reuses ORViT's classifiers and `pre_logits`, which
-    the released code runs on every token. Transformers and the MLP take one pooled vector of RoBERTa a question, MambaVL its
-    embedding layer alone; the published parameters leave RoBERTa out.
+    told: stream -> (tokens, width), in place of its store. Class counts are the stores', or EK100's 97 and 300 without any.
+    Raises UsageError for a stream that is neither told nor has a store, and for one that the recipe does not have.
+    """
+    from mambavl.fuse.fusion import HeadConfig, StreamShape, modality_of
+    from mambavl.fuse.recipe import make_head
+
+    if strange := [name for name in told if name not in recipe.sources]:
+        raise UsageError(f"--stream {strange[0]}: the recipe has no such stream{did_you_mean(strange[0], list(recipe.sources))}")
+    sizes, classes, unknown = dict(told), None, []
+    for name, source in recipe.sources.items():
+        if name in told:
+            continue
+        if all(path.exists() for path in source.stores):
+            *sizes[name], classes = _stored(source)
+        else:
+            unknown.append(f"{name} ({', '.join(map(str, source.stores))})")
+    if unknown:
+        options = " ".join(f"--stream {entry.split()[0]}=TOKENSxWIDTH" for entry in unknown)
+        raise UsageError(f"no store of stream {', '.join(unknown)}; extract it, or tell its size: {options}")
+    shapes = {
+        name: StreamShape(width=sizes[name][1], modality=source.modality or modality_of(name))
+        for name, source in recipe.sources.items()
+    }
+    verbs, nouns = (
+        (classes.num_verbs, classes.num_nouns)
+        if classes
+        else (HeadConfig.model_fields[key].default for key in ("num_verbs", "num_nouns"))
+    )
+    # Whatever computes the scan does as much, so a recipe that asks for a GPU's is counted without one.
+    recipe = recipe.model_copy(update={"fusion": recipe.fusion.model_copy(update={"scan": "auto"})})
+    with torch.device("meta"):
+        head = make_head(recipe, shapes, verbs, nouns)
+    tokens = {name: sizes[name][0] for name in recipe.sources}
+    given = ", ".join(f"{name} {length}x{shapes[name].width}" for name, length in tokens.items())
+    return [
+        Part(f"{recipe.head} head", head_cost(head, tokens, classifiers=False), given),
+        Part(f"classifiers of {verbs} verbs and {nouns} nouns", classifiers_cost(head)),
+    ]
+
+
+def _stored(source: Any) -> tuple[int, int, Any]:
+    """(tokens of the longest row, width, Classes) of a stream's stores."""
+    from mambavl.cache import open_store
+
+    stores = [open_store(path) for path in source.stores]
+    levels = [store.layout.level(source.level) for store in stores]
+    longest = max(int(store.lengths(range(len(store)), source.level).max(initial=0)) for store in stores)
+    return longest, levels[0].width, stores[0].classes
+
+
+# --- the paper's Table 4
+
+
+def table_4() -> dict[str, list[Part]]:
+    """The rows of the paper's Table 4, and two that its code has besides, each in its parts.
+
+    ORViT-MF at 224 px, 97 + 300 classes, which the released code trains together with the head. A head brings its own parameters
+    and reuses ORViT's classifiers and `pre_logits`, which that code runs on every token. Transformers and the MLP take one pooled
+    vector of RoBERTa a question, MambaVL its embedding layer alone; RoBERTa is frozen, and published parameters leave it out.
     """
     from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
     from mambavl.fuse.fusion import StreamShape
 
     orvit, _ = video_encoder("orvit")
-    patches = 1568
     base = encoder_cost("orvit")
-    every_token = count(lambda: orvit.pre_logits(empty(1, patches, orvit.width)))
-    text = text_encoder_cost("roberta-base")
-    roberta = Cost(0, 2 * text.macs)
+    patches, width = 1568, orvit.width
+    backbone = [
+        Part("ORViT-MF 224", replace(base.cost, trainable=base.cost.frozen, frozen=0), base.tokens),
+        Part("unread half of its proj_kv", Cost(original_terms("orvit")["proj_kv"])),
+    ]
+    shared = [
+        *backbone,
+        Part("pre_logits on every token", count(lambda: orvit.pre_logits(empty(1, patches, width))), str(patches)),
+    ]
+    with torch.device("meta"):
+        roberta = text_encoder("roberta-base")
+    text = encoder_cost("roberta-base").cost
+    questions = f"2 x {QUESTION_TOKENS}"
     streams = {name: StreamShape(width=768) for name in ("video", "verb_question", "noun_question")}
     released = {"streams": streams, "video_mlp_layers": 0, "text_mlp_layers": 3, "input_norm": False}
-    one_each = dict.fromkeys(streams, 1)
-    backbone = {"ORViT-MF 224": base, "a half of its proj_kv, which the original never reads": unread_cost("orvit")}
-    rows: dict[str, dict[str, Cost]] = {"orvit": backbone}
     with torch.device("meta"):
         heads = {
             "transformer_12x12": TransformerFusion(TransformerConfig(**released, depth=12, num_heads=12, tokens="pooled")),
             "transformer_6x4": TransformerFusion(TransformerConfig(**released, depth=6, num_heads=4, tokens="pooled")),
             "mlp": MLPFusion(MLPConfig(**released)),
         }
-    shared = backbone | {"pre_logits on every token": every_token}
+    rows = {"orvit": backbone}
     for name, head in heads.items():
-        rows[name] = shared | {"head": head_cost(head, one_each, classifiers=False), "RoBERTa, two questions": roberta}
-    tokens = {"video": 1 + patches, "verb_question": FRAMES_TEXT, "noun_question": FRAMES_TEXT}
-    head = default_head(768, preset="released")
+        rows[name] = [
+            *shared,
+            Part("head", head_cost(head, dict.fromkeys(streams, 1), classifiers=False), "1; 2 x 1"),
+            Part("RoBERTa, two questions", Cost(2 * text.macs, frozen=text.frozen), questions),
+        ]
+    tokens = {"video": 1 + patches, "verb_question": QUESTION_TOKENS, "noun_question": QUESTION_TOKENS}
+    head = default_head(width, preset="released")
     mixer = head.mixer["video"]
     one_row = count(lambda: mixer.out_proj(empty(1, mixer.config.d_inner)))
     # A mean and a linear layer commute: ours projects one vector a stream, the original each token.
-    each_token = Cost(0, one_row.macs * (sum(tokens.values()) - len(tokens)))
-    own = head_cost(head, tokens, classifiers=False)
-    rows["mambavl"] = shared | {"head": own, "out_proj on every token before the mean": each_token}
-    return {name: (sum(parts.values(), Cost(0, 0.0)), parts) for name, parts in rows.items()}
-
-
-def print_report(console: Console) -> dict[str, dict[str, float]]:
-    """Table 4 in its parts, every encoder, our head at every level. Returns {row: {"params", "macs"}} of Table 4."""
-    from mambavl.extract.encoders.published import PUBLISHED
-
-    found = table_4()
-    table = Table("row", "part", "parameters", "G MACs", "G scan", "published", title="the paper's Table 4, counted")
-    for row, (total, parts) in found.items():
-        for part, cost in parts.items():
-            table.add_row(row, part, *_figures(cost), "")
-        published = PUBLISHED_TABLE_4.get(row)
-        table.add_row(row, "total", *_figures(total), f"{published[0]} G, {published[1]} M" if published else "not in the table")
-        table.add_section()
-    console.print(table)
-    table = Table("encoder", "tokens", "parameters", "G MACs a clip or question")
-    for name in PUBLISHED:
-        model, (video, *_) = video_encoder(name)
-        steps, height, width = model.token_grid(tuple(video.shape[2:]))
-        cost = encoder_cost(name)
-        table.add_row(name, f"1 + {steps}x{height}x{width}", f"{cost.parameters:,}", f"{cost.macs / 1e9:,.2f}")
-    for name in ("roberta-base", "roberta-large", "distilroberta-base"):
-        cost = text_encoder_cost(name)
-        table.add_row(name, str(FRAMES_TEXT), f"{cost.parameters:,}", f"{cost.macs / 1e9:,.2f}")
-    console.print(table)
-    table = Table("our default head, d = 768, two questions of 40 tokens", "video tokens", "trainable", "G MACs", "G scan")
-    for level, tokens in {"frame": 8, "grid 4x4": 8 * 16, "patch": 1568}.items():
-        lengths = {"video": tokens, "verb_question": FRAMES_TEXT, "noun_question": FRAMES_TEXT}
-        table.add_row(level, str(tokens), *_figures(head_cost(default_head(768), lengths)))
-    console.print(table)
-    console.print("MACs: multiply-adds of products and convolutions (x 2 = FLOPs). Encoders are frozen, heads are trained.")
-    return {row: {"params": total.parameters, "macs": total.macs} for row, (total, _) in found.items()}
-
-
-def _figures(cost: Cost) -> tuple[str, str, str]:
-    return f"{cost.parameters:,}", f"{cost.macs / 1e9:,.3f}", f"{cost.scan / 1e9:,.3f}"
-
-
-def describe_encoder(name: str) -> dict[str, str]:
-    """What `mambavl encoders show` prints. Raises UsageError for an unknown name."""
-    from mambavl.configs import did_you_mean
-    from mambavl.extract.encoders import ENCODERS
-    from mambavl.extract.encoders.published import PUBLISHED
-
-    if name not in ENCODERS:
-        raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, ENCODERS)}")
-    record = ENCODERS[name]
-    shown = {"kind": record.kind, "channels": str(record.width), "weights": record.weights, "licence": record.licence}
-    if name not in PUBLISHED:
-        return shown | {"state": record.state}
-    model, (video, *_) = video_encoder(name)
-    cost, pixels = encoder_cost(name), model.pixels
-    steps, height, width = model.token_grid(tuple(video.shape[2:]))
-    return shown | {
-        "state": f"{record.state} once converted: mambavl encoders convert FILE --encoder {name} --out {name}.safetensors",
-        "clip": f"{model.config.frames} frames of {pixels.image_size} px, {pixels.colour}, mean {_short(pixels.mean)}, "
-        f"std {_short(pixels.std)}",
-        "tokens": f"1 class token, then {steps} steps x {height} x {width}",
-        "boxes": "(B, T, 4 slots, cx cy w h), or boxes=none" if hasattr(model.config, "objects") else "none",
-        "parameters": f"{cost.parameters:,}",
-        "multiply-adds": f"{cost.macs / 1e9:,.2f} G a clip",
-        "keys": f"{len(model.state_dict())} tensors",
-    }
-
-
-def _short(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:.3g}" for value in values)
+    each_token = Cost(one_row.macs * (sum(tokens.values()) - len(tokens)))
+    rows["mambavl"] = [
+        *shared,
+        Part("head", head_cost(head, tokens, classifiers=False), f"{1 + patches}; {questions}"),
+        Part("its out_proj on every token", each_token, f"{1 + patches}; {questions}"),
+        Part("RoBERTa's embedding layer", Cost(frozen=parameters_of(roberta.embeddings)), questions),
+    ]
+    return rows

@@ -147,7 +147,7 @@ def timm_model(name: str, weights: str | None, *, image_size: int | None = None)
 
     sizes = {"img_size": image_size} if image_size else {}
     try:
-        backbone = _create_timm(timm, name, weights, sizes)
+        backbone = create_timm(timm, name, weights, sizes)
     except (OSError, RuntimeError, ConnectionError) as error:
         raise UsageError(
             f"encoder timm:{name}: {str(error).splitlines()[0]}. Without a network, give --weights FILE (safetensors)"
@@ -164,7 +164,7 @@ def timm_model(name: str, weights: str | None, *, image_size: int | None = None)
     return FrameEncoder(backbone, _timm_map, pixels, {"timm": name}, weights_sha256(backbone))
 
 
-def _create_timm(timm, name: str, weights: str | None, sizes: dict[str, int]) -> nn.Module:
+def create_timm(timm, name: str, weights: str | None, sizes: dict[str, int]) -> nn.Module:
     if name not in timm.list_models() and name.partition(".")[0] not in timm.list_models():
         raise UsageError(f"encoder timm:{name}: timm {timm.__version__} has no such model; timm.list_models('*vit*') lists")
     try:
