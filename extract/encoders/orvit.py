@@ -88,9 +88,13 @@ class ORViT(Motionformer):
             raise UsageError(f"ORViT: tokens(video, boxes) needs boxes {shape}, (cx, cy, w, h); zeros where nothing was found")
         if boxes.shape != shape:
             raise UsageError(f"ORViT: boxes are {tuple(boxes.shape)}, not {shape}: clip, frame, slot, (cx, cy, w, h)")
-        if not boxes.is_meta and not ((boxes > -1e-3) & (boxes < 1 + 1e-3)).all():  # NaN fails too
+        inside = ((boxes > -1e-3) & (boxes < 1 + 1e-3)).all()  # NaN is not
+        says = "wanted are (cx, cy, w, h) in fractions of the crop"
+        if torch.compiler.is_compiling():  # a graph cannot branch on what is in a tensor, but it can stop
+            torch._assert_async(inside, f"ORViT: boxes outside 0 to 1; {says}")
+        elif not boxes.is_meta and not inside:
             low, high = boxes.min().item(), boxes.max().item()
-            raise UsageError(f"ORViT: boxes go from {low:g} to {high:g}; wanted are (cx, cy, w, h) in fractions of the crop")
+            raise UsageError(f"ORViT: boxes go from {low:g} to {high:g}; {says}")
 
 
 class ObjectBlock(nn.Module):
