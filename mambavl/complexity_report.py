@@ -27,11 +27,11 @@ PUBLISHED_TABLE_4 = {  # GFLOPs (multiply-adds, as video models print them), M p
     "orvit": (405, 148, "Printed without decimals. fvcore on the original gives 405.259: see the next table."),
     "transformer_12x12": (
         413.5, 242,
-        "With what was counted is not known. Six layers of four heads are nearer (413.36), their 199.6 M parameters are not.",
+        "What it was counted with is not known. Six layers of four heads are nearer (413.36), their 199.6 M parameters are not.",
     ),
     "mambavl": (
         413, 157,
-        "With what was counted is not known. fvcore sees no scan; as 9 L D N + L D multiply-adds it would add 0.37: 412.84.",
+        "What it was counted with is not known. fvcore sees no scan; as 9 L D N + L D multiply-adds it would add 0.37: 412.84.",
     ),
 }  # fmt: skip
 # Multiply-adds that fvcore's counter gave for the originals: one view, scores and sums of attention counted.
