@@ -25,6 +25,7 @@ class Sampling(Config):
     task: Literal["recognition", "anticipation"] = "recognition"
     rule: Rule | None = None  # absent: segment_uniform, or strict for anticipation
     frames: int = Field(default=16, ge=1, le=1024)
+    stride: int = Field(default=4, ge=1, le=64)  # of mf_dense: 1/30 s from a frame to the next; motionformer-l was tested at 3
     views: int = Field(default=1, ge=1, le=64)  # clips of a segment, each of so many frames; recognition only
     tau_a: float = Field(default=1.0, ge=0.0)  # seconds between the last observed moment and the action's start
 
@@ -57,7 +58,7 @@ def window(start: float, stop: float, sampling: Sampling, view: int = 0) -> Wind
     if sampling.rule == "segment_uniform":
         return Window(segment_uniform(start, stop, sampling.frames, view, sampling.views))
     if sampling.rule == "mf_dense":
-        return Window(mf_dense(start, stop, sampling.frames, view, sampling.views))
+        return Window(mf_dense(start, stop, sampling.frames, view, sampling.views, sampling.stride))
     return strict_anticipation(start, sampling.frames, sampling.tau_a)
 
 
@@ -67,13 +68,13 @@ def segment_uniform(start: float, stop: float, frames: int, view: int = 0, views
     return start + (np.arange(frames) + (view + 0.5) / views) / frames * (stop - start)
 
 
-def mf_dense(start: float, stop: float, frames: int, view: int = 0, views: int = 1) -> np.ndarray:
-    """A window of 64 frames at 30 per second, 2.13 s, as Motionformer and ORViT evaluate, here in seconds.
+def mf_dense(start: float, stop: float, frames: int, view: int = 0, views: int = 1, stride: int = 4) -> np.ndarray:
+    """A window of frames x stride at 30 per second (16 x 4: 2.13 s), as Motionformer and ORViT evaluate, here in seconds.
 
     View k of n begins at k/n of what the segment is longer than the window, so the last view never reaches the end; where the
     segment is shorter, its last moment is repeated, as their clamping does.
     """
-    span, tick = OBSERVED_FRAMES / OBSERVED_RATE, 1 / NOMINAL_RATE
+    span, tick = frames * stride / OBSERVED_RATE, 1 / NOMINAL_RATE
     offset = max(stop - start - span, 0.0) * view / views
     times = offset + np.linspace(tick, span, frames)
     return start + np.minimum(times, max(stop - start - tick, 0.0))

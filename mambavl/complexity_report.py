@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from mambavl.complexity import (
     QUESTION_TOKENS,
@@ -163,16 +164,29 @@ def describe_encoder(name: str) -> dict[str, str]:
     model, (video, *_) = video_encoder(name)
     cost, pixels = encoder_cost(name).cost, model.pixels
     steps, height, width = model.token_grid(tuple(video.shape[2:]))
+    slots = getattr(model.config, "objects", 0)
     return shown | {
         "state": f"{record.state} once converted: mambavl encoders convert FILE --encoder {name} --out {name}.safetensors",
         "clip": f"{model.config.frames} frames of {pixels.image_size} px, {pixels.colour}, mean {_short(pixels.mean)}, "
         f"std {_short(pixels.std)}",
+        "tested with": _sampling(model),
         "tokens": f"1 class token, then {steps} steps x {height} x {width}",
-        "boxes": "(B, T, 4 slots, cx cy w h), or boxes=none" if hasattr(model.config, "objects") else "none",
+        "boxes": f"{slots} slots a frame: --set boxes=h5 or hoa with boxes_path=..., or boxes=none" if slots else "none",
         "parameters": f"{cost.parameters:,}",
         "multiply-adds": f"{cost.macs / 1e9:,.2f} G a clip",
         "keys": f"{len(model.state_dict())} tensors",
     }
+
+
+def _sampling(model: nn.Module) -> str:
+    """How the originals chose the frames that they were tested on, and the settings that do so here."""
+    from mambavl.extract.encoders.motionformer import Motionformer
+
+    if not isinstance(model, Motionformer):
+        return "frames spread over the segment at the file's own rate, one centre crop: the default settings"
+    stride = 4 if model.config.frames == 16 else 3
+    settings = f"sampling.rule=mf_dense sampling.stride={stride} sampling.frames={model.config.frames} sampling.views=10 crops=3"
+    return f"every {stride}th frame at 30 a second, 10 windows x 3 crops: --set {settings.replace(' ', ' --set ')}"
 
 
 def _short(values: tuple[float, ...]) -> str:

@@ -20,6 +20,7 @@ def test_dense_windows_are_two_seconds_and_begin_at_tenths_of_what_the_segment_i
     views = np.stack([mf_dense(5.0, 11.0, 16, view, 10) for view in range(10)])
     np.testing.assert_allclose(views[:, -1] - views[:, 0], 64 / 30 - 1 / 60)
     np.testing.assert_allclose(views[:, 0], 5.0 + 1 / 60 + (6.0 - 64 / 30) * np.arange(10) / 10)
+    np.testing.assert_allclose(np.ptp(mf_dense(0.0, 9.0, 32, stride=3)), 96 / 30 - 1 / 60)  # motionformer-l
     assert views.max() < 11.0 - 0.3  # the last view never reaches the end
 
 
