@@ -186,7 +186,7 @@ def _sampling(model: nn.Module) -> str:
         return "frames spread over the segment at the file's own rate, one centre crop: the default settings"
     stride = 4 if model.config.frames == 16 else 3
     settings = f"sampling.rule=mf_dense sampling.stride={stride} sampling.frames={model.config.frames} sampling.views=10 crops=3"
-    return f"every {stride}th frame at 30 a second, 10 windows x 3 crops: --set {settings.replace(' ', ' --set ')}"
+    return f"frames {stride}/30 s apart, 10 windows x 3 crops: --set {settings.replace(' ', ' --set ')}"
 
 
 def _short(values: tuple[float, ...]) -> str:
