@@ -16,6 +16,8 @@ from rich.table import Table
 
 import mambavl
 from mambavl.configs.errors import DataError, MambaVLError, UsageError
+from mambavl.options import AnnotationsOption, SetOption, SplitOption, annotations_of, options_of, splits_of
+from mambavl.questions_cli import questions_app
 from mambavl.terminal import console, out, progress, stop_on_signal
 
 app = typer.Typer(
@@ -25,7 +27,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(help="Look at a data set before any work.", no_args_is_help=True)
-questions_app = typer.Typer(help="Make the verb and noun questions.", no_args_is_help=True)
 encoders_app = typer.Typer(help="The frozen encoders.", no_args_is_help=True)
 extract_app = typer.Typer(help="Stage one: run a frozen encoder over a data set, fill a feature store.", no_args_is_help=True)
 bench_app = typer.Typer(help="What models cost.", no_args_is_help=True)
@@ -42,29 +43,10 @@ for name, sub in (
 ):
     app.add_typer(sub, name=name)
 
-AnnotationsOption = Annotated[Path, typer.Option("--annotations", help="Folder of the EPIC_100_*.csv files.")]
 VideosOption = Annotated[Path, typer.Option("--videos", help="Folder that holds P01/videos/P01_01.MP4 or P01/P01_01.MP4.")]
-SplitOption = Annotated[str, typer.Option("--split", help="Splits, separated by commas: train, validation, test.")]
-SetOption = Annotated[
-    list[str], typer.Option("--set", help="Set a key (README lists them): --set sampling.frames=8. Repeatable.")
-]
 RecipeSetOption = Annotated[list[str], typer.Option("--set", help="Override a key: --set train.lr=3e-3. May be repeated.")]
 StoreArgument = Annotated[Path, typer.Argument(help="A feature store.")]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, made by train or sweep.")]
-
-
-class Protocol(StrEnum):
-    """What the questions may know."""
-
-    oracle = "oracle"
-    generic = "generic"
-    none = "none"
-
-
-class Backend(StrEnum):
-    """Who writes the questions."""
-
-    template = "template"
 
 
 class Task(StrEnum):
@@ -163,7 +145,7 @@ def data_check(
     """List every video that is missing, short, corrupt or not what the lists say. Exit code 1 if any."""
     from mambavl.extract.check import check
 
-    read = _annotations(annotations, split)
+    read = annotations_of(annotations, split)
     with progress("checking", "videos") as update:
         report = check(read, videos, full=full, on_video=update)
     for problem in report.problems:
@@ -174,23 +156,6 @@ def data_check(
     print(f"{report.videos} videos, {len(read.segments):,} segments: {len(report.problems)} problems")
     if report.problems:
         raise typer.Exit(1)
-
-
-@questions_app.command("generate")
-def questions_generate(
-    annotations: AnnotationsOption,
-    target: Annotated[Path, typer.Option("--out", help="The question file, JSONL.")],
-    split: SplitOption = "train,validation",
-    protocol: Annotated[
-        Protocol, typer.Option(help="oracle: from each row's own labels; generic: one fixed pair; none: empty texts.")
-    ] = Protocol.oracle,
-    backend: Annotated[Backend, typer.Option(help="Who writes them.")] = Backend.template,
-) -> None:
-    """Write a verb question and a noun question for every segment."""
-    from mambavl.extract.questions import generate, write_questions
-
-    count = write_questions(target, generate(_annotations(annotations, split), protocol.value))
-    print(f"wrote {count:,} question pairs ({protocol.value} protocol, {backend.value} backend) to {target}")
 
 
 @encoders_app.command("list")
@@ -314,9 +279,9 @@ def extract_video(
     """Fill a video feature store. Run it again to resume."""
     from mambavl.extract.video_job import VideoExtraction, extract_video
 
-    settings = {"encoder": encoder, "splits": _splits(split), "sampling": {"task": task.value}, "weights": weights}
-    options = _options(VideoExtraction, settings, sets)
-    read = _annotations(annotations, ",".join(options.splits))
+    settings = {"encoder": encoder, "splits": splits_of(split), "sampling": {"task": task.value}, "weights": weights}
+    options = options_of(VideoExtraction, settings, sets)
+    read = annotations_of(annotations, ",".join(options.splits))
     _extract(lambda **hooks: extract_video(read, videos, store, options, shard=_shard(shard), **hooks), store, options.max_failed)
 
 
@@ -334,9 +299,9 @@ def extract_text(
     """Fill a text feature store: both questions of every row. Run it again to resume."""
     from mambavl.extract.text_job import TextExtraction, extract_text
 
-    settings = {"encoder": encoder, "splits": _splits(split), "weights": weights}
-    options = _options(TextExtraction, settings, sets)
-    read = _annotations(annotations, ",".join(options.splits))
+    settings = {"encoder": encoder, "splits": splits_of(split), "weights": weights}
+    options = options_of(TextExtraction, settings, sets)
+    read = annotations_of(annotations, ",".join(options.splits))
     _extract(lambda **hooks: extract_text(read, questions, store, options, shard=_shard(shard), **hooks), store, 0)
 
 
@@ -355,9 +320,9 @@ def extract_audio(
     """Fill a feature store with the videos' soundtracks. Run it again to resume."""
     from mambavl.extract.audio_job import AudioExtraction, extract_audio
 
-    settings = {"encoder": encoder, "splits": _splits(split), "sampling": {"task": task.value}, "weights": weights}
-    options = _options(AudioExtraction, settings, sets)
-    read = _annotations(annotations, ",".join(options.splits))
+    settings = {"encoder": encoder, "splits": splits_of(split), "sampling": {"task": task.value}, "weights": weights}
+    options = options_of(AudioExtraction, settings, sets)
+    read = annotations_of(annotations, ",".join(options.splits))
     _extract(lambda **hooks: extract_audio(read, videos, store, options, shard=_shard(shard), **hooks), store, options.max_failed)
 
 
@@ -567,7 +532,7 @@ def cache_import(
         check_options(kind.value, dataset, fps, window, stride)  # before a long read
         if sets and kind.value not in BY_TIME:
             raise UsageError(f"--set {sets[0]}: the moments of {kind.value} features were chosen when they were made")
-        read = _annotations(annotations, split)
+        read = annotations_of(annotations, split)
         moments = _moments(read.segments, _sampling(task, sets)) if kind.value in BY_TIME else Moments({"task": task.value})
         job = partial(import_features, source, kind.value, store, read.segments, read.classes, moments, **options)
     with stop_on_signal() as should_stop:
@@ -708,27 +673,6 @@ def _print_result(result: dict[str, Any]) -> None:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
-
-
-def _annotations(folder: Path, split: str):
-    from mambavl.extract.annotations import read_annotations
-
-    return read_annotations(folder, tuple(_splits(split)))
-
-
-def _splits(text: str) -> list[str]:
-    splits = [part.strip() for part in text.split(",") if part.strip()]
-    if not splits:
-        raise UsageError(f"--split {text!r}: names no split; use train, validation or test, separated by commas")
-    if len(set(splits)) < len(splits):
-        raise UsageError(f"--split {text!r}: names a split twice")
-    return splits
-
-
-def _options(kind: Any, settings: dict[str, Any], sets: list[str]) -> Any:
-    from mambavl.configs import check, override
-
-    return check(override({key: value for key, value in settings.items() if value is not None}, sets), kind, "--set")
 
 
 def _sampling(task: Task, sets: list[str]) -> Any:
