@@ -1,0 +1,56 @@
+"""Frames of a segment's clip as JPEG files, for models that see."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mambavl.cache.schema import Segment
+from mambavl.extract.annotations import find_video
+from mambavl.extract.sampling import segment_uniform
+from mambavl.extract.video import Decoder, VideoError, open_video
+
+QUALITY = 85
+
+
+class ClipFrames:
+    """`count` frames of each segment, at the centres of equal parts of the action, the longer side at most `side` pixels."""
+
+    def __init__(self, videos: Path, count: int, side: int, decoder: Decoder = "pyav") -> None:
+        self.videos, self.count, self.side, self.decoder = Path(videos), count, side, decoder
+
+    def identity(self, segment: Segment) -> dict[str, Any]:
+        """What a request's key knows of the frames. Not their bytes: a resumed run decodes nothing that was answered."""
+        times = segment_uniform(segment.start, segment.stop, self.count)
+        return {
+            "frames": self.count,
+            "side": self.side,
+            "quality": QUALITY,
+            "narration_id": segment.narration_id,
+            "video_id": segment.video_id,
+            "times": [round(float(time), 3) for time in times],
+        }
+
+    def jpegs(self, segment: Segment) -> list[bytes]:
+        """In order of time. Raises VideoError when the video is not there or a frame is damaged."""
+        path = find_video(self.videos, segment.participant_id, segment.video_id)
+        if path is None:
+            raise VideoError("missing_video", f"{segment.video_id}: no such video in {self.videos}")
+        reader = open_video(path, self.decoder)
+        try:
+            indices, _ = reader.timeline.at(segment_uniform(segment.start, segment.stop, self.count))
+            pixels = dict(reader.frames(indices))
+        finally:
+            reader.close()
+        broken = next((frame for frame in pixels.values() if isinstance(frame, VideoError)), None)
+        if broken is not None:
+            raise broken
+        return [self._jpeg(pixels[index]) for index in indices.tolist()]
+
+    def _jpeg(self, pixels: Any) -> bytes:
+        image = Image.fromarray(pixels)
+        image.thumbnail((self.side, self.side), Image.Resampling.BICUBIC)
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=QUALITY)
+        return file.getvalue()
