@@ -1,0 +1,117 @@
+"""Protocol `predicted`: questions about what a recogniser saw, so that no label is needed to ask them.
+
+A segment's labels and its narration (written by people who saw the action) are thrown away. In their place stand the recogniser's
+best verb and noun class, and a narration made of their keys: "turn on tap". Only `train` rows may take the classes of their own
+labels instead, in the same words; or better, scores of runs that held each row out, since a recogniser is wrong at times
+and the head should learn so.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mambavl.cache.scores import Guesses, best_classes
+from mambavl.configs.errors import DataError, UsageError
+from mambavl.extract.annotations import Annotations, Segment
+from mambavl.extract.questions.file import Question
+from mambavl.extract.questions.template import generate
+
+Maker = Callable[[Annotations, str, Sequence[Segment]], Iterable[Question]]  # as template.generate
+Classes = dict[str, tuple[int, int]]  # narration_id -> (verb, noun)
+
+
+def predict(
+    annotations: Annotations,
+    scores: Sequence[Path],
+    *,
+    train_from: Sequence[Path] = (),
+    segments: Sequence[Segment] | None = None,
+    make: Maker = generate,
+) -> Iterator[Question]:
+    """Questions of `segments` (all of them by default), in their order, as protocol `predicted`.
+
+    scores: scores files (cache/scores.py) that together hold every row outside `train` exactly once. train_from: the same for the
+    train rows, from runs that did not train on them (`data.hold_out`); without, train rows take their labels. Rows that were not
+    asked for may stand in any file. make: what writes the questions of a labelled segment.
+
+    Raises UsageError without scores for such rows, DataError naming the rows that no file holds or two files hold.
+    """
+    segments = annotations.segments if segments is None else segments
+    trained = [segment for segment in segments if segment.split == "train"]
+    others = [segment for segment in segments if segment.split != "train"]
+    if others and not scores:
+        raise UsageError(
+            f"{len(others):,} rows are not of split train, and predicted questions never read a label there; "
+            "name a recogniser's scores with --scores FILE.npz"
+        )
+    classes = _predictions(annotations, scores, others)
+    classes |= _predictions(annotations, train_from, trained) if train_from else _labels(trained)
+    origin = "scores" if train_from else "labels"
+    asked = [_as_if(annotations, segment, *classes[segment.narration_id]) for segment in segments]
+    return (
+        replace(question, protocol="predicted", prompt_version=f"{question.prompt_version}, train rows from {origin}")
+        for question in make(annotations, "oracle", asked)
+    )
+
+
+def _as_if(annotations: Annotations, segment: Segment, verb: int, noun: int) -> Segment:
+    """The segment with all its words and classes replaced; id, times and split stay."""
+    verbs, nouns = annotations.verbs, annotations.nouns
+    return replace(
+        segment,
+        narration=f"{verbs.words(verb)} {nouns.words(noun)}",
+        verb=verbs.keys[verb],
+        verb_class=verb,
+        noun=nouns.keys[noun],
+        noun_class=noun,
+        all_nouns=(nouns.keys[noun],),
+        all_noun_classes=(noun,),
+        words_from_classes=True,
+    )
+
+
+def _labels(segments: Sequence[Segment]) -> Classes:
+    unlabelled = [s.narration_id for s in segments if s.verb_class is None or s.noun_class is None]
+    if unlabelled:
+        raise DataError(
+            f"{len(unlabelled):,} train rows have no labels ({_some(unlabelled)}); name scores with --train-from FILE"
+        )
+    return {s.narration_id: (s.verb_class, s.noun_class) for s in segments}
+
+
+def _predictions(annotations: Annotations, paths: Sequence[Path], segments: Sequence[Segment]) -> Classes:
+    wanted = {segment.narration_id for segment in segments}
+    found: Classes = {}
+    holder: dict[str, Path] = {}
+    for path in paths:
+        guesses = best_classes(path, num_verbs=annotations.verbs.size, num_nouns=annotations.nouns.size)
+        mine = [row for row, name in enumerate(guesses.narration_ids) if name in wanted]
+        twice = [guesses.narration_ids[row] for row in mine if guesses.narration_ids[row] in found]
+        if twice:
+            raise DataError(
+                f"{path}: holds {len(twice):,} rows that {holder[twice[0]]} holds, too ({_some(twice)}); "
+                "every row has one prediction"
+            )
+        _refuse_unknown_classes(annotations, guesses)
+        for row in mine:
+            name = guesses.narration_ids[row]
+            found[name], holder[name] = (int(guesses.verb[row]), int(guesses.noun[row])), path
+    missing = [segment.narration_id for segment in segments if segment.narration_id not in found]
+    if missing:
+        named = " and ".join(map(str, paths))
+        raise DataError(f"{named}: no scores for {len(missing):,} of {len(segments):,} rows ({_some(missing)})")
+    return found
+
+
+def _refuse_unknown_classes(annotations: Annotations, guesses: Guesses) -> None:
+    for kind, classes, best in (("verb", annotations.verbs, guesses.verb), ("noun", annotations.nouns, guesses.noun)):
+        for row, class_id in enumerate(best.tolist()):
+            if class_id not in classes.keys:
+                raise DataError(
+                    f"{guesses.path}: row {guesses.narration_ids[row]}: its best {kind} class {class_id} is not in the class file"
+                )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first five of a list."""
+    return ", ".join(names[:5]) + (", ..." if names[5:] else "")
