@@ -601,12 +601,16 @@ def sweep(
 
 
 def _sweep_table(points: list) -> Table:
-    table = Table("point", "state", "epoch", "verb", "noun", "action")
+    table = Table("point", "state", "epoch", "text", "verb", "noun", "action")
     for point in points:
         scores = [
             _percent(point.result["metrics"].get(f"all_{t}_top1")) if point.result else "" for t in ("verb", "noun", "action")
         ]
-        table.add_row(point.name, point.state, f"{point.epoch}/{point.recipe.train.epochs}" if point.epoch else "", *scores)
+        text = point.result["text_protocol"] + " (!)" * bool(point.result.get("notice")) if point.result else ""
+        epoch = f"{point.epoch}/{point.recipe.train.epochs}" if point.epoch else ""
+        table.add_row(point.name, point.state, epoch, text, *scores)
+    notices = {point.result["notice"] for point in points if point.result and point.result.get("notice")}
+    table.caption = "\n".join(f"(!) {notice}" for notice in sorted(notices)) or None
     return table
 
 
@@ -640,7 +644,7 @@ def evaluate(
         moved[stream] = Path(path)
     result = evaluate_run(run, split=split, streams=moved)
     _print_result(result)
-    is_own = result["split"] == result["recipe"]["data"]["eval_split"] and split is None
+    is_own = split is None
     print(f"wrote {run / 'scores' / result['split']}.npz" + (f" and {run / 'result.json'}" if is_own else ""))
 
 
@@ -658,7 +662,8 @@ def report(
 
 def _print_result(result: dict[str, Any]) -> None:
     measured, prior = result["metrics"], result["prior_metrics"]
-    table = Table("", "verb", "noun", "action", title=f"{result['title']}, {result['split']}", title_justify="left")
+    title = f"{result['title']}, {result['split']}, {result['text_protocol']} text"
+    table = Table("", "verb", "noun", "action", title=title, title_justify="left")
     for label, key in (("top-1", "top1"), ("top-5", "top5"), ("mean class recall@5", "mean_class_recall5")):
         table.add_row(label, *(_percent(measured.get(f"all_{target}_{key}")) for target in ("verb", "noun", "action")))
     table.add_row("prior top-1", *(_percent(prior.get(f"all_{target}_top1")) for target in ("verb", "noun", "action")))
@@ -667,6 +672,8 @@ def _print_result(result: dict[str, Any]) -> None:
         f"{name}: {stream['encoder']['name']} ({stream['encoder']['state']})" for name, stream in result["streams"].items()
     )
     print(f"text protocol {result['text_protocol']}; {encoders}")
+    if result.get("notice"):
+        out.print(escape(result["notice"]), style="bold red")
     rows = result["rows"]
     print(f"{rows['scored']:,} rows scored, {rows['scored_by_prior']:,} of them by the prior (no features)")
 

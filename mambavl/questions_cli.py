@@ -1,10 +1,14 @@
-"""`mambavl questions`: the commands that make questions."""
+"""`mambavl questions`: make them, take them in, measure what they give away."""
 
+import json
+import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from mambavl.configs.errors import DataError, UsageError
@@ -34,6 +38,7 @@ class Protocol(StrEnum):
     """What the questions may know."""
 
     oracle = "oracle"
+    predicted = "predicted"
     generic = "generic"
     none = "none"
 
@@ -52,11 +57,22 @@ def questions_generate(
     target: Annotated[Path, typer.Option("--out", help="The question file, JSONL.")],
     split: SplitOption = "train,validation",
     protocol: Annotated[
-        Protocol, typer.Option(help="oracle: from each row's own labels; generic: one fixed pair; none: empty texts.")
+        Protocol,
+        typer.Option(
+            help="oracle: from each row's own labels; predicted: from a recogniser's scores; generic: one fixed pair; none: "
+            "empty texts."
+        ),
     ] = Protocol.oracle,
     backend: Annotated[
         Backend, typer.Option(help="Who writes them. llm: a server; local: a language model in this process.")
     ] = Backend.template,
+    scores: Annotated[
+        list[Path], typer.Option("--scores", help="predicted: a recogniser's scores of rows outside train, npz. Repeatable.")
+    ] = [],  # noqa: B006
+    train_from: Annotated[
+        list[str],
+        typer.Option("--train-from", help="predicted: `labels`, or scores of runs that held the train rows out. Repeatable."),
+    ] = ["labels"],  # noqa: B006
     model: ModelOption = None,
     base_url: BaseUrlOption = None,
     cache: CacheOption = None,
@@ -65,26 +81,37 @@ def questions_generate(
     sets: SetOption = [],  # noqa: B006
 ) -> None:
     """Write a verb question and a noun question for every segment. With a model, run it again to resume."""
-    from mambavl.extract.questions import generate, write_questions
+    from mambavl.extract.questions import generate, predicted, write_questions
 
-    if backend is Backend.template:
-        given = {
-            "--model": model,
-            "--base-url": base_url,
-            "--cache": cache,
-            "--budget": budget,
-            "--videos": videos,
-            "--set": sets,
-        }
-        if unused := [name for name, value in given.items() if value]:
-            raise UsageError(f"{', '.join(unused)}: the templates ask no model; add --backend llm or --backend local")
-        count = write_questions(target, generate(annotations_of(annotations, split), protocol.value))
-        print(f"wrote {count:,} question pairs ({protocol.value} protocol, {backend.value} backend) to {target}")
-        return
-    options = _asking(backend, model, base_url, budget, sets)
     if target.is_dir():  # before anything is paid for
         raise UsageError(f"{target}: is a folder; name the file to write, such as {target / 'questions.jsonl'}")
-    _generate(annotations_of(annotations, split), target, options, _cache(cache, target), backend.value, protocol.value, videos)
+    read = annotations_of(annotations, split)
+    if protocol is Protocol.predicted:
+        if "labels" in train_from and len(train_from) > 1:
+            raise UsageError("--train-from: labels or scores files, not both")
+        held_out = [] if train_from == ["labels"] else [Path(name) for name in train_from]
+        segments, origin = predicted.as_predicted(read, scores, train_from=held_out), predicted.origin(held_out)
+    elif scores or train_from != ["labels"]:
+        raise UsageError(f"--scores and --train-from are for --protocol predicted, not {protocol.value}")
+    else:
+        segments, origin = read.segments, ""
+    if backend is not Backend.template:
+        options = _asking(backend, model, base_url, budget, sets)
+        _generate(read, segments, target, options, _cache(cache, target), backend.value, protocol.value, videos, origin)
+        return
+    given = {
+        "--model": model,
+        "--base-url": base_url,
+        "--cache": cache,
+        "--budget": budget,
+        "--videos": videos,
+        "--set": sets,
+    }
+    if unused := [name for name, value in given.items() if value]:
+        raise UsageError(f"{', '.join(unused)}: the templates ask no model; add --backend llm or --backend local")
+    made = predicted.named(generate(read, "oracle", segments), origin) if origin else generate(read, protocol.value)
+    count = write_questions(target, made)
+    print(f"wrote {count:,} question pairs ({protocol.value} protocol, {backend.value} backend) to {target}")
 
 
 @questions_app.command("plan")
@@ -133,12 +160,23 @@ def _cache(cache: Path | None, target: Path) -> Path:
     return cache or target.with_name(f"{target.name}.cache")
 
 
-def _generate(read: Any, target: Path, options: Any, cache: Path, backend: str, protocol: str, videos: Path | None) -> None:
+def _generate(
+    read: Any,
+    segments: Any,
+    target: Path,
+    options: Any,
+    cache: Path,
+    backend: str,
+    protocol: str,
+    videos: Path | None,
+    origin: str,
+) -> None:
+    from mambavl.extract.questions import predicted
     from mambavl.extract.questions.asking import ask, write_asked
 
     with progress("asking", "requests") as update, stop_on_signal() as should_stop:
         hooks = {"progress": update, "should_stop": should_stop}
-        asked = ask(read, read.segments, options, cache, backend=backend, protocol=protocol, videos=videos, **hooks)
+        asked = ask(read, segments, options, cache, backend=backend, protocol=protocol, videos=videos, **hooks)
     written, tally = asked.written, asked.tally
     for name, size in asked.ledger.torn.items():
         print(f"note: {cache / name}: its last {size:,} bytes are no whole record and do not count")
@@ -155,5 +193,89 @@ def _generate(read: Any, target: Path, options: Any, cache: Path, backend: str, 
             f"{len(written.failures):,} of {len(read.segments):,} rows failed, so {target} was not written; what was answered is "
             f"in {cache}: run the same command again, where replies were rejected with --set attempts={options.attempts + 2}"
         )
+    if origin:
+        written = replace(written, questions=tuple(predicted.named(written.questions, origin)))
     count = write_asked(target, written, options)
     print(f"wrote {count:,} question pairs ({protocol} protocol, {backend} backend, {options.model}) to {target}")
+
+
+@questions_app.command("audit")
+def questions_audit(
+    file: Annotated[Path, typer.Argument(help="A question file.")],
+    annotations: AnnotationsOption,
+    against: Annotated[list[Path], typer.Option("--against", help="Another question file to lay beside it. Repeatable.")] = [],  # noqa: B006
+    page: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("audit.html"),
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write the numbers here, too.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="A text encoder for a second probe, such as minilm.")] = None,
+    weights: Annotated[str | None, typer.Option(help="The encoder's folder of weights.")] = None,
+    split: SplitOption = "train,validation",
+    train_rows: Annotated[int, typer.Option(min=0, help="Train rows that the probes learn from; 0 for all.")] = 20_000,
+    seed: Annotated[int, typer.Option(min=0, help="Which train rows are drawn.")] = 0,
+    forms_only: Annotated[bool, typer.Option("--forms-only", help="No guessing: forms, masks and hints alone.")] = False,
+) -> None:
+    """Measure what questions give away without a frame. Exit code 1 if a form of a row's own class still stands in FILE."""
+    from mambavl.extract import encoders
+    from mambavl.extract.questions.audit import audit, guessers, write_page
+
+    if weights and not encoder:
+        raise UsageError("--weights are an encoder's; name it with --encoder")
+    model = encoders.build(encoder, weights=weights) if encoder else None
+    read = annotations_of(annotations, split)
+    log = lambda what: print(what, file=sys.stderr, flush=True)
+    options = {"encoder": model, "train_rows": train_rows, "seed": seed, "forms_only": forms_only, "step": log}
+    found = audit([file, *against], read, **options)
+    write_page(found, page)
+    if as_json:
+        as_json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if rows := guessers(found):
+        table = Table("from the texts alone, top-1 %", "protocol", "verb", "noun", "action")
+        for row in rows:
+            shares = [f"{s['percent']:.1f} ({s['low']:.1f}-{s['high']:.1f})" for s in (row["top1"][t] for t in _TARGETS)]
+            table.add_row(f"{escape(row['path'])}: {row['name']}", row["protocol"], *shares)
+        out.print(table)
+    for entry in found["files"]:
+        print(f"{entry['path']}: {entry['survivors']['rows']:,} of {entry['rows']:,} rows say their own verb or noun")
+    print(f"wrote {page}" + (f" and {as_json}" if as_json else ""))
+    if found["files"][0]["survivors"]["rows"]:
+        raise typer.Exit(1)
+
+
+@questions_app.command("import")
+def questions_import(
+    file: Annotated[Path, typer.Argument(help="Questions of another project: .csv, .tsv, .jsonl, .json, .pkl or .pickle.")],
+    annotations: AnnotationsOption,
+    protocol: Annotated[str, typer.Option(help="What they may know: oracle, predicted, generic or none.")],
+    target: Annotated[Path, typer.Option("--out", help="The question file, JSONL.")],
+    split: SplitOption = "train,validation",
+    column: Annotated[list[str], typer.Option("--column", help="OURS=THEIRS, such as narration_id=uid. Repeatable.")] = [],  # noqa: B006
+    prompt_version: Annotated[str, typer.Option(help="What the stores call this making; halves that mix share it.")] = "unknown",
+    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Write them although they say their own classes.")] = False,
+) -> None:
+    """Take in a question file that others made. Exit code 1, and nothing written, if a question says its row's own class."""
+    from mambavl.extract.questions import write_questions
+    from mambavl.extract.questions.audit import check_forms
+    from mambavl.extract.questions.importing import import_questions
+
+    read = annotations_of(annotations, split)
+    columns = {}
+    for assignment in column:
+        ours, equals, theirs = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--column {assignment!r}: expected OURS=THEIRS, for example --column narration_id=uid")
+        columns[ours] = theirs
+    found = import_questions(file, read, protocol, columns=columns, prompt_version=prompt_version)
+    leaks = check_forms(found.questions, read)
+    rows = len({leak.narration_id for leak in leaks})
+    print("columns: " + ", ".join(f"{ours} = {theirs}" for ours, theirs in found.columns.items()))
+    print(f"{found.placeholders:,} placeholders were written otherwise; {found.without_question:,} rows have no question")
+    for leak in leaks[:_LEAKS_SHOWN]:
+        print(f"{leak.narration_id}: {leak.question} says its {leak.kind}: {leak.words}")
+    print(f"{rows:,} of {len(found.questions):,} rows say their own verb or noun")
+    if leaks and not allow_leaks:
+        raise DataError(f"{file}: {rows:,} rows leak; nothing was written. --allow-leaks takes them all in as they are")
+    count = write_questions(target, found.questions)
+    print(f"wrote {count:,} question pairs ({protocol} protocol, imported) to {target}")
+
+
+_TARGETS = ("verb", "noun", "action")
+_LEAKS_SHOWN = 20

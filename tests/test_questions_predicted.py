@@ -5,10 +5,13 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from dataset import make_dataset
+from test_cli import call
 from test_questions import NOUNS, VERBS, annotations, segment
 
 from mambavl.cache.scores import best_classes
 from mambavl.configs.errors import DataError, UsageError
+from mambavl.extract.annotations import read_annotations
 from mambavl.extract.questions import generate, read_questions, write_questions
 from mambavl.extract.questions.predicted import predict
 from mambavl.fuse import metrics
@@ -183,3 +186,27 @@ def test_a_best_class_that_the_class_file_does_not_have_is_refused(tmp_path):
     del holes.verbs.keys[lost]
     with pytest.raises(DataError, match=f"its best verb class {lost} is not in the class file"):
         predict(holes, [path])
+
+
+def test_the_command_takes_scores_and_says_where_they_do_not_belong(tmp_path, capsys):
+    data = make_dataset(tmp_path)
+    read = read_annotations(data / "annotations")
+    two = {"verb": np.eye(2)[[0] * 5], "noun": np.eye(2)[[1] * 5]}
+    val = scores(tmp_path / "val.npz", [s for s in read.segments if s.split == "validation"], **two)
+    three = {"verb": np.eye(2)[[1] * 15], "noun": np.eye(2)[[0] * 15]}
+    folds = scores(tmp_path / "folds.npz", [s for s in read.segments if s.split == "train"], **three)
+    words = ("questions", "generate", "--annotations", data / "annotations", "--out", tmp_path / "q.jsonl", "--protocol")
+    assert call(*words, "predicted", "--scores", val, "--train-from", folds) == 0
+    assert "wrote 20 question pairs (predicted protocol" in capsys.readouterr().out
+    questions = read_questions(tmp_path / "q.jsonl")
+    masked = {s.split: questions[s.narration_id].masked["verb_question"] for s in read.segments}
+    assert masked == {"train": ["wash", "onion"], "validation": ["cut", "cup"]}
+    assert call(*words, "predicted", "--scores", val) == 0
+    for wrong in (
+        ("predicted",),
+        ("oracle", "--scores", val),
+        ("predicted", "--scores", val, "--train-from", "labels", "--train-from", folds),
+    ):
+        assert call(*words, *wrong) == 2
+    assert call(*words, "predicted", "--scores", folds) == 1
+    assert "no scores for 5 of 5 rows" in capsys.readouterr().err

@@ -6,7 +6,7 @@ labels instead, in the same words; or better, scores of runs that held each row 
 and the head should learn so.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from mambavl.extract.annotations import Annotations, Segment
 from mambavl.extract.questions.file import Question
 from mambavl.extract.questions.template import generate
 
-Maker = Callable[[Annotations, str, Sequence[Segment]], Iterable[Question]]  # as template.generate
 Classes = dict[str, tuple[int, int]]  # narration_id -> (verb, noun)
 
 
@@ -26,15 +25,40 @@ def predict(
     *,
     train_from: Sequence[Path] = (),
     segments: Sequence[Segment] | None = None,
-    make: Maker = generate,
 ) -> Iterator[Question]:
     """Questions of `segments` (all of them by default), in their order, as protocol `predicted`.
 
     scores: scores files (cache/scores.py) that together hold every row outside `train` exactly once. train_from: the same for the
     train rows, from runs that did not train on them (`data.hold_out`); without, train rows take their labels. Rows that were not
-    asked for may stand in any file. make: what writes the questions of a labelled segment.
+    asked for may stand in any file.
 
-    Raises UsageError without scores for such rows, DataError naming the rows that no file holds or two files hold.
+    Raises as `as_predicted`.
+    """
+    segments = as_predicted(annotations, scores, train_from=train_from, segments=segments)
+    return named(generate(annotations, "oracle", segments), origin(train_from))
+
+
+def named(questions: Iterable[Question], origin: str) -> Iterator[Question]:
+    """Questions about relabelled segments under the protocol that they then have."""
+    return (replace(q, protocol="predicted", prompt_version=f"{q.prompt_version}, {origin}") for q in questions)
+
+
+def origin(train_from: Sequence[Path]) -> str:
+    """What the prompt version says of the train rows: halves of one store must have the same."""
+    return f"train rows from {'scores' if train_from else 'labels'}"
+
+
+def as_predicted(
+    annotations: Annotations,
+    scores: Sequence[Path],
+    *,
+    train_from: Sequence[Path] = (),
+    segments: Sequence[Segment] | None = None,
+) -> list[Segment]:
+    """The segments as the recogniser saw them: its classes, and a narration of their keys, in place of all words and labels.
+
+    Arguments as of `predict`. Raises UsageError without scores for rows outside train, DataError naming the rows that no file
+    holds or two files hold.
     """
     segments = annotations.segments if segments is None else segments
     trained = [segment for segment in segments if segment.split == "train"]
@@ -46,12 +70,7 @@ def predict(
         )
     classes = _predictions(annotations, scores, others)
     classes |= _predictions(annotations, train_from, trained) if train_from else _labels(trained)
-    origin = "scores" if train_from else "labels"
-    asked = [_as_if(annotations, segment, *classes[segment.narration_id]) for segment in segments]
-    return (
-        replace(question, protocol="predicted", prompt_version=f"{question.prompt_version}, train rows from {origin}")
-        for question in make(annotations, "oracle", asked)
-    )
+    return [_as_if(annotations, segment, *classes[segment.narration_id]) for segment in segments]
 
 
 def _as_if(annotations: Annotations, segment: Segment, verb: int, noun: int) -> Segment:

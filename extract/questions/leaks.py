@@ -1,0 +1,204 @@
+"""Does a text say a class? The audit's own reader, which shares nothing with the masking that it checks.
+
+forms.py goes from a class to every form that it may take. This goes the other way round: endings are taken off the words of the
+text, and what is left is looked up among the names of the classes. Where the two disagree, one of them is wrong.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Literal
+
+from mambavl.extract.annotations import Annotations, Segment
+from mambavl.extract.questions.file import MASK, QUESTION_KEYS, Question
+
+Kind = Literal["verb", "noun"]
+GAP = "\0"  # a placeholder's place among the words: what stands on its two sides does not belong together
+
+
+class Names:
+    """All classes of a kind, to be looked up by the words of a text.
+
+    A verb is said by the head of any of its names in any inflection: "pick-up" by "picking the plate up", and by "picked".
+    A noun is said by all parts of a name side by side, in any order and number: "board:chopping" by "chopping boards".
+    """
+
+    def __init__(self, kind: Kind, names: Mapping[int, Iterable[str]]) -> None:
+        self.kind = kind
+        self._by_part: dict[str, list[tuple[int, tuple[frozenset[str], ...]]]] = {}
+        for class_id, own in names.items():
+            for name in own:
+                parts = tuple(words(name))[: 1 if kind == "verb" else None]
+                if parts:
+                    roots = tuple(_roots(part, kind) for part in parts)
+                    for root in roots[0]:
+                        self._by_part.setdefault(root, []).append((class_id, roots))
+
+    @lru_cache(maxsize=1 << 17)  # noqa: B019  the few Names of an audit live as long as it does
+    def find(self, text: str) -> dict[int, str]:
+        """class -> the words that say it (the first such words), for every class that `text` says."""
+        stood = words(text)
+        stems = [_stems(word, self.kind) for word in stood]
+        found: dict[int, str] = {}
+        for place, own in enumerate(stems):
+            for stem in own:
+                for class_id, roots in self._by_part.get(stem, ()):
+                    if class_id not in found and (span := _span(stems, place, roots)):
+                        found[class_id] = " ".join(stood[span.start : span.stop])
+        return found
+
+
+def _span(stems: Sequence[frozenset[str]], place: int, roots: Sequence[frozenset[str]]) -> range | None:
+    """Where around `place` all parts of a name stand side by side."""
+    size = len(roots)
+    for start in range(max(0, place - size + 1), min(place, len(stems) - size) + 1):
+        if _pair_up(roots, stems[start : start + size]):
+            return range(start, start + size)
+    return None
+
+
+def _pair_up(roots: Sequence[frozenset[str]], stems: Sequence[frozenset[str]]) -> bool:
+    """Whether every part finds a word of its own."""
+    if not roots:
+        return True
+    first, rest = roots[0], roots[1:]
+    return any(first & word and _pair_up(rest, [*stems[:i], *stems[i + 1 :]]) for i, word in enumerate(stems))
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Words of a question that say the segment's own verb or noun class."""
+
+    narration_id: str
+    question: str  # verb_question or noun_question
+    kind: Kind
+    words: str
+
+
+class Checker:
+    """Finds in a segment's questions the forms of its own classes: by class file, and by the segment's own verb and noun."""
+
+    def __init__(self, annotations: Annotations) -> None:
+        self.verbs = Names("verb", {i: (key, *annotations.verbs.instances[i]) for i, key in annotations.verbs.keys.items()})
+        self.nouns = Names("noun", {i: (key, *annotations.nouns.instances[i]) for i, key in annotations.nouns.keys.items()})
+        self._keys = {"verb": annotations.verbs.keys, "noun": annotations.nouns.keys}
+
+    def leaks(self, segment: Segment, question: Question) -> list[Leak]:
+        """At most one a question and kind. The segment must have both labels."""
+        found = []
+        for key in QUESTION_KEYS:
+            text = getattr(question, key)
+            for kind, names, class_id, word in self._own(segment):
+                said = names.find(text).get(class_id) or _one(kind, word).find(text).get(0)
+                if said:
+                    found.append(Leak(segment.narration_id, key, kind, said))
+        return found
+
+    def parts(self, segment: Segment, question: Question) -> list[Leak]:
+        """Lesser traces: a particle of the own verb ("on" of turn-on), a part of the own noun ("board" of board:chopping).
+
+        Many are innocent ("on the table"), so they are counted apart and refuse nothing.
+        """
+        found = []
+        for key in QUESTION_KEYS:
+            text = getattr(question, key)
+            for kind, _, class_id, word in self._own(segment):
+                pieces = _pieces(kind, (self._keys[kind][class_id], word))
+                said = [_one(kind, piece).find(text).get(0) for piece in pieces]
+                found += [Leak(segment.narration_id, key, kind, words) for words in said if words]
+        return found
+
+    def _own(self, segment: Segment) -> tuple[tuple[Kind, Names, int, str], ...]:
+        return (
+            ("verb", self.verbs, segment.verb_class, segment.verb),
+            ("noun", self.nouns, segment.noun_class, segment.noun),
+        )
+
+
+@cache
+def _one(kind: Kind, name: str) -> Names:
+    return Names(kind, {0: (name,)})
+
+
+@cache
+def _pieces(kind: Kind, names: tuple[str, ...]) -> tuple[str, ...]:
+    split = [words(name) for name in names]
+    return tuple(dict.fromkeys(piece for parts in split if len(parts) > 1 for piece in parts[kind == "verb" :]))
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words; hyphens, colons, underscores and apostrophes part them; GAP for a placeholder."""
+    plain = unicodedata.normalize("NFKC", text.replace(MASK, f" {GAP} ")).casefold()
+    return re.findall(rf"[^\W_]+|{GAP}", plain)
+
+
+@cache
+def _stems(word: str, kind: Kind) -> frozenset[str]:
+    """What a word of a text may be a form of."""
+    return _verb_stems(word) if kind == "verb" else _singulars(word) | {word.removesuffix("s"), word.removesuffix("es")}
+
+
+@cache
+def _roots(part: str, kind: Kind) -> frozenset[str]:
+    """What a part of a name is looked up by. A name may stand in the plural; "cloth" is not the singular of "clothes"."""
+    return frozenset({part}) if kind == "verb" else _singulars(part)
+
+
+def _verb_stems(word: str) -> frozenset[str]:
+    found = {word}
+    for ending in ("ings", "ing", "iers", "ier", "ers", "er", "ied", "ed", "ies", "es", "s", "rs", "r", "d"):
+        stem = word.removesuffix(ending)
+        if stem == word or len(stem) < 2:
+            continue
+        found.add(stem)
+        if ending[0] == "i" and ending[:2] != "in":
+            found |= {stem + "y", stem + "ie"}
+        if ending not in ("s", "rs", "r", "d"):
+            found.add(stem + "e")
+            if stem[-1] == stem[-2]:
+                found.add(stem[:-1])
+            if stem.endswith("y"):
+                found.add(stem[:-1] + "ie")  # tying
+    for prefix in ("", "re", "un", "over"):
+        if word.startswith(prefix):
+            found |= {prefix + base for base in _BASES.get(word[len(prefix) :], ())}
+    return frozenset(found)
+
+
+def _singulars(word: str) -> frozenset[str]:
+    found = {word, *_ONE_OF.get(word, ())}
+    if word.endswith("s") and not word.endswith("ss") and len(word) > 2:
+        found.add(word[:-1])
+    if re.search(r"(s|x|z|ch|sh|o)es$", word):
+        found.add(word[:-2])
+    if word.endswith("ies"):
+        found.add(word[:-3] + "y")
+    if word.endswith("ves"):
+        found |= {word[:-3] + "f", word[:-3] + "fe"}
+    return frozenset(found)
+
+
+_VERBS = """
+awake awoke awoken|bear bore borne born|beat beaten|become became|begin began begun|bend bent|bind bound|
+bite bit bitten|bleed bled|blow blew blown|break broke broken|bring brought|build built|burn burnt|buy bought|
+catch caught|choose chose chosen|cling clung|come came|creep crept|deal dealt|dig dug|do did does done|draw drew drawn|
+drink drank drunk|drive drove driven|eat ate eaten|fall fell fallen|feed fed|feel felt|fight fought|find found|
+flee fled|fling flung|fly flew flown|freeze froze frozen|get got gotten|give gave given|go goes went gone|grind ground|
+grow grew grown|hang hung|have has had|hear heard|hide hid hidden|hold held|keep kept|kneel knelt|know knew known|
+lay laid|lead led|lean leant|leap leapt|leave left|lend lent|lie lay lain|light lit|lose lost|make made|mean meant|
+meet met|melt molten|pay paid|ride rode ridden|ring rang rung|rise rose risen|run ran|saw sawn|say said|see saw seen|
+seek sought|sell sold|send sent|sew sewn|shake shook shaken|shave shaven|shine shone|shoot shot|show shown|
+shrink shrank shrunk|sink sank sunk|sit sat|sleep slept|slide slid|smell smelt|speak spoke spoken|spill spilt|
+spin span spun|spoil spoilt|spring sprang sprung|stand stood|steal stole stolen|stick stuck|stink stank stunk|
+strike struck stricken|strip stript|sweep swept|swell swollen|swim swam swum|swing swung|take took taken|teach taught|
+tear tore torn|tell told|think thought|throw threw thrown|wake woke woken|wear wore worn|weave wove woven|weep wept|
+win won|wind wound|wring wrung|write wrote written
+"""
+_NOUNS = "mouse mice|tooth teeth|foot feet|goose geese|man men|woman women|child children|person people|die dice|penny pence"
+_BASES: dict[str, list[str]] = {}  # took -> take; "lay" is a base of its own and lie's past
+for _base, *_pasts in (row.split() for row in _VERBS.replace("\n", "").split("|")):
+    for _past in _pasts:
+        _BASES.setdefault(_past, []).append(_base)
+_ONE_OF = {a: (b,) for row in _NOUNS.split("|") for a, b in (row.split(), row.split()[::-1])}
