@@ -4,6 +4,7 @@ The stores' rows are joined once, by name; a batch is then a gather from memory-
 function of (seed, epoch), so a restart continues it exactly and any number of processes sees the same global batches.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,11 @@ from mambavl.cache.schema import Classes, Level, Segment
 from mambavl.configs import Config
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.fusion import Streams, StreamShape, modality_of
+
+ORACLE_ANTICIPATION = (
+    "ORACLE TEXT IN ANTICIPATION: the questions were written from the very actions that are to be foreseen. "
+    "This is an upper bound, no forecast; never compare it with predicted or generic text"
+)
 
 
 class StreamSource(Config):
@@ -47,8 +53,25 @@ class DataConfig(Config):
     train_split: str = "train"
     eval_split: str = "validation"
     allow_missing: int = Field(default=0, ge=0)  # rows without features (failed, not empty windows) that are tolerated
+    hold_out: str | None = None  # "i/n": train without part i (from 0) of n of train_split and score it; not eval_split
+    hold_out_by: Literal["participant", "video"] = "participant"  # what is never divided between two parts
+    allow_oracle: bool = False  # oracle text in anticipation, where it names the answer: refused unless it is asked for
     resident: Literal["mmap", "ram", "device"] = "mmap"  # where features lie while training; see cache.open_store
     verify: Literal["open", "read", "none"] = "open"  # how much of the stores is checked, and when
+
+    @field_validator("hold_out")
+    @classmethod
+    def _part_of_some(cls, value: str | None) -> str | None:
+        if value is not None:
+            part, slash, parts = value.partition("/")
+            if not (slash and part.isdigit() and parts.isdigit() and int(part) < int(parts) and int(parts) > 1):
+                raise ValueError("expected i/n with i from 0 to n-1 and n of 2 or more, for example 0/5")
+        return value
+
+    @property
+    def scored(self) -> str:
+        """What is scored, as results and files of scores name it: a split, or `train_0_of_5` for what was held out of it."""
+        return f"{self.train_split}_{self.hold_out.replace('/', '_of_')}" if self.hold_out else self.eval_split
 
 
 class FeatureData:
@@ -83,7 +106,10 @@ class FeatureData:
         self._check_missing(statuses, config)
         self.train = self._rows(config.train_split, labelled=True, usable_only=True) if training else np.empty(0, np.int64)
         self.text_protocol = self._protocol()
-        self.evaluation = self._rows(config.eval_split, labelled=False, usable_only=False)
+        self.notice = self._notice(config)
+        self.evaluation = self._rows(config.train_split if config.hold_out else config.eval_split)
+        if config.hold_out:
+            self._hold_out(config)
 
     def __len__(self) -> int:
         return len(self.segments)
@@ -116,11 +142,32 @@ class FeatureData:
         return found
 
     def _protocol(self) -> str:
-        """oracle, predicted, generic or none (empty texts); `absent` where no stream is text."""
-        protocols = {entry["questions"]["protocol"] for entry in self.provenance.values() if "questions" in entry}
+        """oracle, predicted, generic, none (empty texts); `unknown`: its store names no questions; `absent`: no text."""
+        provenance, shapes = self.provenance, self.shapes
+        protocols = {
+            entry["questions"]["protocol"] if "questions" in entry else "unknown"
+            for name, entry in provenance.items()
+            if "questions" in entry or shapes[name].modality == "text"
+        }
         if len(protocols) > 1:
             raise DataError(f"the text streams were made under different protocols: {', '.join(sorted(protocols))}")
         return protocols.pop() if protocols else "absent"
+
+    def _notice(self, config: DataConfig) -> str | None:
+        """What every result must say aloud. Raises where the streams know what they must not."""
+        tasks = {n: e["sampling"]["task"] for n, e in self.provenance.items() if "task" in e.get("sampling", {})}
+        if len(set(tasks.values())) > 1:
+            listed = ", ".join(f"{name} for {task}" for name, task in sorted(tasks.items()))
+            raise DataError(f"the streams were extracted for different tasks ({listed}): one of them sees the action itself")
+        if "anticipation" not in tasks.values() or self.text_protocol in ("predicted", "generic", "none", "absent"):
+            return None
+        if not config.allow_oracle:
+            raise UsageError(
+                f"the features are for anticipation and the text protocol is {self.text_protocol}: such questions may be written "
+                "from the very action that is to be foreseen. Use predicted, generic or none, or measure an upper bound with "
+                "--set data.allow_oracle=true"
+            )
+        return ORACLE_ANTICIPATION
 
     def batch(self, rows: np.ndarray, device: torch.device | str | None = None, view: int | np.ndarray = 0) -> Streams:
         """stream -> (tokens (B, L, D) float32, lengths (B,)) of some rows, in the order given, on `device` (else the data's).
@@ -154,7 +201,15 @@ class FeatureData:
         )
         return np.log(counts[0] / counts[0].sum()), np.log(counts[1] / counts[1].sum())
 
-    def _rows(self, split: str, *, labelled: bool, usable_only: bool) -> np.ndarray:
+    def _hold_out(self, config: DataConfig) -> None:
+        """Train without one part of the training split, and score that part by a head that never saw it."""
+        part, parts = map(int, config.hold_out.split("/"))
+        owners = np.array([getattr(segment, f"{config.hold_out_by}_id") for segment in self.segments])
+        part_of = deal(owners[self.evaluation].tolist(), parts)
+        is_held = np.array([part_of.get(owner, -1) == part for owner in owners.tolist()])
+        self.evaluation, self.train = self.evaluation[is_held[self.evaluation]], self.train[~is_held[self.train]]
+
+    def _rows(self, split: str, *, labelled: bool = False, usable_only: bool = False) -> np.ndarray:
         mask = self.split == split
         if not mask.any():
             raise UsageError(f"no row of the stores belongs to split {split!r}; they hold {', '.join(sorted(set(self.split)))}")
@@ -167,7 +222,7 @@ class FeatureData:
 
     def _check_missing(self, statuses: np.ndarray, config: DataConfig) -> None:
         failed = ((statuses != schema.OK) & (statuses != schema.EMPTY_WINDOW)).any(0)
-        failed &= np.isin(self.split, [config.train_split, config.eval_split])
+        failed &= np.isin(self.split, [config.train_split, config.train_split if config.hold_out else config.eval_split])
         self.failed = int(failed.sum())
         if self.failed > config.allow_missing:
             first = int(np.flatnonzero(failed)[0])
@@ -176,6 +231,21 @@ class FeatureData:
                 f"{self.failed} rows have no features (first: {self.segments[first].narration_id}, {schema.STATUS[worst]}); "
                 f"extract them, or accept it with --set data.allow_missing={self.failed}"
             )
+
+
+def deal(owners: list[str], parts: int) -> dict[str, int]:
+    """owner (a participant or a video) -> part, of nearly equal numbers of rows: the largest owner first, to the smallest part.
+
+    Raises UsageError where there are fewer owners than parts.
+    """
+    counts = Counter(owners)
+    if len(counts) < parts:
+        raise UsageError(f"data.hold_out asks for {parts} parts, and there are {len(counts)} to deal out; see data.hold_out_by")
+    sizes, part_of = [0] * parts, {}
+    for owner in sorted(counts, key=lambda owner: (-counts[owner], owner)):
+        part_of[owner] = min(range(parts), key=lambda part: (sizes[part], part))
+        sizes[part_of[owner]] += counts[owner]
+    return part_of
 
 
 def _open(name: str, source: StreamSource, config: DataConfig, device: torch.device) -> tuple[FeatureStore, ...]:

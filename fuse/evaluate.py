@@ -95,13 +95,14 @@ def evaluate_head(
     """Score the evaluation split, write scores/SPLIT.npz and (unless `keep_result`) result.json, return the result."""
     rows = data.evaluation
     verb, noun = score(head, data, rows, prior, extra["precision"], recipe.train.batch_size)
-    write_scores(run, recipe.data.eval_split, data, rows, verb, noun)
+    write_scores(run, recipe.data.scored, data, rows, verb, noun)
     guesses = [np.tile(values, (len(rows), 1)) for values in prior]
     result = {
         "title": recipe.title or run.name,
         "head": recipe.head,
-        "split": recipe.data.eval_split,
+        "split": recipe.data.scored,
         "text_protocol": data.text_protocol,
+        "notice": data.notice,
         "streams": data.provenance,
         "metrics": measure(data, rows, verb, noun),
         "prior_metrics": measure(data, rows, *guesses),
@@ -137,9 +138,10 @@ def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path
             raise UsageError(f"{run}: has no stream {name!r}; its streams are {', '.join(recipe.streams)}")
         source = recipe.streams[name].model_copy(update={"store": store})
         recipe = recipe.model_copy(update={"streams": {**recipe.streams, name: source}})
-    own_split = recipe.data.eval_split
-    if split:
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"eval_split": split})})
+    own_split = recipe.data.scored
+    if split and split != own_split:
+        other = recipe.data.model_copy(update={"eval_split": split, "hold_out": None})
+        recipe = recipe.model_copy(update={"data": other})
     data = FeatureData(recipe.sources, recipe.data, training=False)
     _refuse_other_features(run, data)
     head = build_head(recipe, data)
@@ -155,7 +157,7 @@ def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path
     stored = json.loads((run / PRIOR).read_bytes())
     prior = (np.array(stored["verb"]), np.array(stored["noun"]))
     device = "cuda" if torch.cuda.is_available() and not os.environ.get("ACCELERATE_USE_CPU") else "cpu"
-    return evaluate_head(head.to(device), data, recipe, run, prior, extra, keep_result=recipe.data.eval_split != own_split)
+    return evaluate_head(head.to(device), data, recipe, run, prior, extra, keep_result=recipe.data.scored != own_split)
 
 
 def _refuse_other_features(run: Path, data: FeatureData) -> None:

@@ -51,6 +51,11 @@ class Entry:
         return self.first["recipe"].get("published", {})
 
     @property
+    def notice(self) -> str | None:
+        """What must be said aloud of the result (runs of older versions have none)."""
+        return self.first.get("notice")
+
+    @property
     def seeds(self) -> list[int]:
         return [result["seed"] for result in self.results]
 
@@ -116,7 +121,8 @@ def collect(runs: list[Path]) -> list[Entry]:
 def leak_sentences(entries: list[Entry]) -> list[str]:
     """What the questions gave away, in words and in numbers measured here."""
     with_oracle = [entry for entry in entries if entry.first["text_protocol"] == "oracle"]
-    said = [_text_alone(entry) for entry in with_oracle if "video" not in entry.first["streams"]]
+    said = [f"“{entry.title}”: {entry.notice}." for entry in entries if entry.notice]
+    said += [_text_alone(entry) for entry in with_oracle if "video" not in entry.first["streams"]]
     if with_oracle:
         said.append(
             "Oracle questions are written from each row's own labels, validation rows included. Where no label exists, at "

@@ -16,7 +16,16 @@ from mambavl.extract.video_job import VideoExtraction
 from mambavl.fuse.recipe import Recipe
 
 STREAMS = {"video": {"store": "v.zarr", "level": "frame"}}
-PACKAGED = ("fuse/default", "fuse/paper", "fuse/released", "fuse/table3", "fuse/sharing", "fuse/controls", "fuse/demo")
+PACKAGED = (
+    "fuse/default",
+    "fuse/paper",
+    "fuse/released",
+    "fuse/table3",
+    "fuse/sharing",
+    "fuse/controls",
+    "fuse/demo",
+    "fuse/folds",
+)
 
 
 @pytest.mark.parametrize("name", PACKAGED)
