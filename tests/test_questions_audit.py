@@ -11,7 +11,6 @@ from dataset import make_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cli import call
-from test_questions import NOUNS, VERBS, annotations, segment
 
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import read_annotations
@@ -20,6 +19,7 @@ from mambavl.extract.questions.audit import audit, guessers, interval, write_pag
 from mambavl.extract.questions.forms import KINDS, forms, inflections, numbers
 from mambavl.extract.questions.leaks import Checker, Names, words
 from mambavl.extract.questions.template import GENERIC
+from toyclasses import NOUNS, VERBS, annotations, segment
 
 EK100 = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "ek100"
 TABLES = {"verb": VERBS, "noun": NOUNS}

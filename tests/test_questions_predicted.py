@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from dataset import make_dataset
 from test_cli import call
-from test_questions import NOUNS, VERBS, annotations, segment
 
 from mambavl.cache.scores import best_classes
 from mambavl.configs.errors import DataError, UsageError
@@ -15,6 +14,7 @@ from mambavl.extract.annotations import read_annotations
 from mambavl.extract.questions import generate, read_questions, write_questions
 from mambavl.extract.questions.predicted import predict
 from mambavl.fuse import metrics
+from toyclasses import NOUNS, VERBS, annotations, segment
 
 
 def rows(split: str, count: int, first: int = 0):

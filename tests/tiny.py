@@ -83,7 +83,7 @@ def make_dense_store(
         "recipe": recipe or {"encoder": {"name": "fake", "state": "random", "sha256": "0" * 64, "width": width}},
         "inputs": {},
         "levels": [level.to_dict(), cls.to_dict()] if class_token else [level.to_dict()],
-        "frame_pts": [views, steps],
+        "frame_pts": [1, steps],
         "rows_per_group": group_rows,
     }
     writer = StoreWriter(path, spec, segments, CLASSES, {})
@@ -98,7 +98,7 @@ def make_dense_store(
                 lengths={"length": lengths[index]},
                 status=status,
                 flags=np.zeros(count, np.uint8),
-                frame_pts=np.zeros((count, views, steps)),
+                frame_pts=np.zeros((count, 1, steps)),
                 reasons={row: "made so" for row in range(count) if status[row] != 1},
             ),
         )
