@@ -73,6 +73,9 @@ def questions_generate(
         list[str],
         typer.Option("--train-from", help="predicted: `labels`, or scores of runs that held the train rows out. Repeatable."),
     ] = ["labels"],  # noqa: B006
+    unmasked: Annotated[
+        bool, typer.Option("--unmasked", help="template, oracle: leave the answers in, for the audit to compare with.")
+    ] = False,
     model: ModelOption = None,
     base_url: BaseUrlOption = None,
     cache: CacheOption = None,
@@ -95,6 +98,8 @@ def questions_generate(
         raise UsageError(f"--scores and --train-from are for --protocol predicted, not {protocol.value}")
     else:
         segments, origin = read.segments, ""
+    if unmasked and (backend, protocol) != (Backend.template, Protocol.oracle):
+        raise UsageError("--unmasked is for --backend template --protocol oracle: the audit compares it with what masking leaves")
     if backend is not Backend.template:
         options = _asking(backend, model, base_url, budget, sets)
         _generate(read, segments, target, options, _cache(cache, target), backend.value, protocol.value, videos, origin)
@@ -109,7 +114,7 @@ def questions_generate(
     }
     if unused := [name for name, value in given.items() if value]:
         raise UsageError(f"{', '.join(unused)}: the templates ask no model; add --backend llm or --backend local")
-    made = predicted.named(generate(read, "oracle", segments), origin) if origin else generate(read, protocol.value)
+    made = predicted.named(generate(read, "oracle", segments), origin) if origin else generate(read, protocol.value, masked=not unmasked)
     count = write_questions(target, made)
     print(f"wrote {count:,} question pairs ({protocol.value} protocol, {backend.value} backend) to {target}")
 

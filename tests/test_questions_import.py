@@ -9,12 +9,12 @@ import struct
 import pytest
 from dataset import make_dataset
 from test_cli import call
-from test_questions import annotations, segment
 
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.questions import read_questions
 from mambavl.extract.questions.importing import import_questions
+from toyclasses import annotations, segment
 
 DATA = annotations(segments=tuple(segment("take plate", "take", "plate", name=f"P01_01_{n}") for n in range(5)))
 ROWS = [

@@ -91,7 +91,7 @@ def test_train_rows_may_come_from_runs_that_held_them_out(tmp_path):
     bare = [replace(s, narration="", verb="", verb_class=None, noun="", noun_class=None) for s in ALL.segments]
     assert list(predict(ALL, [val], train_from=folds, segments=bare)) == questions  # no label of any row is read now
     assert questions[0].prompt_version.endswith("train rows from scores")
-    assert [q.verb_question for q in questions] != [q.verb_question for q in predict(ALL, [val])]
+    assert [q.masked for q in questions] != [q.masked for q in predict(ALL, [val])]
     with pytest.raises(DataError, match=r"0\.npz and .*1\.npz: no scores for 6 of 20 rows \(P01_01_2, P01_01_5"):
         predict(ALL, [val], train_from=folds[:2])
     again = scores(tmp_path / "again.npz", TRAIN[:2])

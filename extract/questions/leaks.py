@@ -161,14 +161,22 @@ def _verb_stems(word: str) -> frozenset[str]:
                 found.add(stem[:-1])
             if stem.endswith("y"):
                 found.add(stem[:-1] + "ie")  # tying
+    for ending in ("able", "age", "al", "ation", "ion", "ment", "ture", "ure"):  # movement, mixture: the deed as a thing
+        stem = word.removesuffix("s").removesuffix(ending)
+        if stem not in (word, word.removesuffix("s")) and len(stem) > 2:
+            found |= {stem, stem + "e"}
     for prefix in ("", "re", "un", "over"):
         if word.startswith(prefix):
             found |= {prefix + base for base in _BASES.get(word[len(prefix) :], ())}
+    for stem in tuple(found):  # a class may be named by what is another verb's past: lay, and lie
+        found.update(_PASTS_OF.get(stem, ()))
     return frozenset(found)
 
 
 def _singulars(word: str) -> frozenset[str]:
     found = {word, *_ONE_OF.get(word, ())}
+    if len(word.removesuffix("s").removesuffix("ful")) < len(word.removesuffix("s")):  # spoonful
+        found |= _singulars(word.removesuffix("s").removesuffix("ful"))
     if word.endswith("s") and not word.endswith("ss") and len(word) > 2:
         found.add(word[:-1])
     if re.search(r"(s|x|z|ch|sh|o)es$", word):
@@ -182,7 +190,7 @@ def _singulars(word: str) -> frozenset[str]:
 
 _VERBS = """
 awake awoke awoken|bear bore borne born|beat beaten|become became|begin began begun|bend bent|bind bound|
-bite bit bitten|bleed bled|blow blew blown|break broke broken|bring brought|build built|burn burnt|buy bought|
+bite bit bitten|bleed bled|blend blent|blow blew blown|break broke broken|bring brought|build built|burn burnt|buy bought|
 catch caught|choose chose chosen|cling clung|come came|creep crept|deal dealt|dig dug|do did does done|draw drew drawn|
 drink drank drunk|drive drove driven|eat ate eaten|fall fell fallen|feed fed|feel felt|fight fought|find found|
 flee fled|fling flung|fly flew flown|freeze froze frozen|get got gotten|give gave given|go goes went gone|grind ground|
@@ -196,9 +204,16 @@ strike struck stricken|strip stript|sweep swept|swell swollen|swim swam swum|swi
 tear tore torn|tell told|think thought|throw threw thrown|wake woke woken|wear wore worn|weave wove woven|weep wept|
 win won|wind wound|wring wrung|write wrote written
 """
-_NOUNS = "mouse mice|tooth teeth|foot feet|goose geese|man men|woman women|child children|person people|die dice|penny pence"
+_NOUNS = (
+    "mouse mice|tooth teeth|foot feet|goose geese|man men|woman women|child children|person people|die dice|penny pence|"
+    "spatula spatulae|pasta pastae|camera camerae|gas gasses|chilli chili|chilli chile|chilli chilies|chilli chiles|chilli chilis"
+)
 _BASES: dict[str, list[str]] = {}  # took -> take; "lay" is a base of its own and lie's past
 for _base, *_pasts in (row.split() for row in _VERBS.replace("\n", "").split("|")):
     for _past in _pasts:
         _BASES.setdefault(_past, []).append(_base)
-_ONE_OF = {a: (b,) for row in _NOUNS.split("|") for a, b in (row.split(), row.split()[::-1])}
+_PASTS_OF = {base: pasts for base, *pasts in (row.split() for row in _VERBS.replace("\n", "").split("|"))}
+_ONE_OF: dict[str, list[str]] = {}
+for _row in _NOUNS.split("|"):
+    for _one_word, _other in (_row.split(), _row.split()[::-1]):
+        _ONE_OF.setdefault(_one_word, []).append(_other)
