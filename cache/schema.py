@@ -50,6 +50,7 @@ STATUS = {
     7: "nonfinite_features",
     8: "no_soundtrack",
     9: "damaged_sound",
+    10: "no_boxes",
 }
 OK, EMPTY_WINDOW = 1, 2
 STATUS_CODE = {name: code for code, name in STATUS.items()}

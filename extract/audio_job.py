@@ -8,10 +8,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from mambavl.cache import schema
@@ -38,6 +38,12 @@ class Hearing(Config):
         default=OBSERVED_FRAMES / OBSERVED_RATE, ge=SHORTEST, le=600.0
     )  # heard in anticipation: 64 frames' time
 
+    @model_validator(mode="after")
+    def _seconds_are_of_anticipation(self) -> "Hearing":
+        if self.task == "recognition" and "seconds" in self.model_fields_set:
+            raise ValueError("recognition hears the action, however long; seconds are for anticipation")
+        return self
+
 
 class AudioExtraction(Config):
     """Knobs of `mambavl extract audio`. All of them but the last three shape the features and are part of the spec."""
@@ -45,7 +51,7 @@ class AudioExtraction(Config):
     encoder: str
     weights: str | None = None  # a folder with config, preprocessor_config.json and model.safetensors
     weights_state: WeightsState | None = None  # what the weights were trained on; absent: the encoder's record
-    levels: tuple[AudioLevel, ...] = Field(default=("frame",), min_length=1)
+    levels: Annotated[tuple[AudioLevel, ...], job.DISTINCT] = Field(default=("frame",), min_length=1)
     steps: int = Field(default=16, ge=1, le=1024)  # of level `frame`: equal parts of the window, each one the mean of its states
     sampling: Hearing = Hearing()
     dtype: Literal["float16", "float32"] = "float16"
@@ -85,7 +91,7 @@ def extract_audio(
     try:
         return job.run(writer, encode, shard, progress, should_stop)
     finally:
-        pipeline.close()
+        pipeline.videos.close()
 
 
 @dataclass
@@ -109,7 +115,7 @@ class _AudioPipeline:
         self.paths = paths
         self.options = options
         self.levels = levels
-        self._open: tuple[str, SoundReader | VideoError] | None = None
+        self.videos = job.OneVideo(paths, SoundReader)
 
     def row_group(self, rows: Sequence[Segment], summary: Summary, should_stop: ShouldStop) -> RowGroup:
         clips: list[_Clip] = []
@@ -125,6 +131,8 @@ class _AudioPipeline:
                 for name, values in audio_levels(states, self.options.levels, self.options.steps).items():
                     found[name].append(values.numpy())
             summary.timed("encode", since)
+            for clip in batch:
+                clip.samples = np.empty(0, np.float32)  # the encoder was all that needs them
             clips += batch
         return self._assemble(clips, {name: np.stack(values) for name, values in found.items()})
 
@@ -142,7 +150,7 @@ class _AudioPipeline:
             clip.fail("empty_window", f"starts at {segment.start:.2f} s: nothing to hear {hearing.tau_a:g} s before it")
             return clip
         try:
-            heard = self._reader(segment.video_id).window(start, len(clip.samples), rate)
+            heard = self.videos.reader(segment.video_id).window(start, len(clip.samples), rate)
         except VideoError as error:
             clip.fail(error.status, str(error))
             return clip
@@ -151,26 +159,6 @@ class _AudioPipeline:
         clip.samples = heard.samples
         clip.flags |= schema.FLAG_SILENCE if heard.is_partial else 0
         return clip
-
-    def _reader(self, video_id: str) -> SoundReader:
-        """The video's reader; the last one is kept open, since rows of a video follow one another."""
-        if self._open is None or self._open[0] != video_id:
-            self.close()
-            path = self.paths[video_id]
-            try:
-                if path is None:
-                    raise VideoError("missing_video", f"{video_id}: no such video file")
-                self._open = (video_id, SoundReader(path))
-            except VideoError as error:
-                self._open = (video_id, error)
-        if isinstance(self._open[1], VideoError):
-            raise self._open[1]
-        return self._open[1]
-
-    def close(self) -> None:
-        if self._open and not isinstance(self._open[1], VideoError):
-            self._open[1].close()
-        self._open = None
 
     def _assemble(self, clips: list[_Clip], features: dict[str, np.ndarray]) -> RowGroup:
         levels = {}

@@ -8,7 +8,8 @@ followed from image to image under one id: 0 the right hand, 1 the left, any oth
 
 Both count the images of EPIC's released tars from 1, as the frame columns of the lists do: a moment t is image
 max(1, floor(t R)), with R 60 or 50. That holds for the files of other rates too, since the tars were resampled to R (seen in
-their numbers of images). It is the image on display at t or the one before it, never a later one.
+their numbers of images). It is the image on display at t or the one before it (two, where a file's clock counts
+whole milliseconds), never a later one.
 """
 
 import re
@@ -235,7 +236,7 @@ class LinkedDetections(BoxSource):
             raise DataError(f"{self.root}: has no boxes of {video_id}; expected {participant}/hand-objects/{video_id}.pkl")
         tracks = link(read_detections(path, video_id))
         if not len(tracks.ids):
-            raise DataError(f"{path}: has no box in any image of {video_id}; --set boxes=none says that aloud")
+            raise DataError(f"{path}: has no box in any image of {video_id}")
         return tracks
 
     def _find(self, video_id: str) -> Path | None:

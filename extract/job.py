@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from pydantic import AfterValidator
 from torch import nn
 
 from mambavl.cache import fsops, schema
@@ -21,8 +22,18 @@ from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract import encoders
 from mambavl.extract.annotations import Annotations, find_video
 from mambavl.extract.encoders import WeightsState
+from mambavl.extract.video import VideoError
 
 NUMERICS = 1  # raised by hand whenever the same settings come to give other features
+
+
+def _distinct(levels: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := [level for level in dict.fromkeys(levels) if levels.count(level) > 1]:
+        raise ValueError(f"names {', '.join(twice)} twice")
+    return levels
+
+
+DISTINCT = AfterValidator(_distinct)  # of the levels that a store is to hold
 
 
 @dataclass
@@ -101,6 +112,34 @@ def find_videos(annotations: Annotations, root: Path, allow_missing: bool) -> di
             "`mambavl data check` lists them, --set allow_missing=true goes on without"
         )
     return paths
+
+
+class OneVideo:
+    """The reader of one video at a time, kept open since rows of a video follow one another; for one thread."""
+
+    def __init__(self, paths: dict[str, Path | None], open_reader: Callable[[Path], Any]) -> None:
+        self.paths, self.open_reader = paths, open_reader
+        self._open: tuple[str, Any] | None = None  # the reader, or why there is none
+
+    def reader(self, video_id: str) -> Any:
+        """Raises VideoError where the video is missing or cannot be opened."""
+        if self._open is None or self._open[0] != video_id:
+            self.close()
+            path = self.paths[video_id]
+            try:
+                if path is None:
+                    raise VideoError("missing_video", f"{video_id}: no such video file")
+                self._open = (video_id, self.open_reader(path))
+            except VideoError as error:
+                self._open = (video_id, error)
+        if isinstance(self._open[1], VideoError):
+            raise self._open[1]
+        return self._open[1]
+
+    def close(self) -> None:
+        if self._open and not isinstance(self._open[1], VideoError):
+            self._open[1].close()
+        self._open = None
 
 
 def build_encoder(

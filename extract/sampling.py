@@ -36,6 +36,8 @@ class Sampling(Config):
             object.__setattr__(self, "rule", allowed[0])  # frozen, and still being made
         if self.rule not in allowed:
             raise ValueError(f"rule {self.rule} is not one of {self.task}, which has {', '.join(allowed)}")
+        if "stride" in self.model_fields_set and self.rule != "mf_dense":
+            raise ValueError(f"stride is of rule mf_dense, and the rule is {self.rule}")
         if self.task == "anticipation" and self.views > 1:
             raise ValueError("anticipation looks at one window, so views = 1")
         return self

@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -29,7 +29,7 @@ class TextExtraction(Config):
     encoder: str
     weights: str | None = None  # a folder with config, tokenizer and model.safetensors
     weights_state: WeightsState | None = None  # what the weights were trained on; absent: the encoder's record
-    levels: tuple[TextLevel, ...] = Field(default=("last_hidden",), min_length=1)
+    levels: Annotated[tuple[TextLevel, ...], job.DISTINCT] = Field(default=("last_hidden",), min_length=1)
     dtype: Literal["float16", "float32"] = "float16"
     compressor: Literal["none", "zstd"] = "none"  # zstd is for archives; it is decoded before training
     splits: tuple[Literal["train", "validation", "test"], ...] = Field(default=DEFAULT_SPLITS, min_length=1)

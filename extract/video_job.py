@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -45,19 +45,18 @@ class VideoExtraction(Config):
     boxes_path: Path | None = None  # the h5 file, or the folder of hand-object detections
     box_transform: BoxTransform = "correct"  # or as the released loader had it; see `orvit.crop_boxes`
     fit: Literal["crop", "squash"] = "crop"  # short side to image_size and a square of it, or the whole frame squeezed
-    crops: Literal[1, 3] = (
-        1  # squares of a frame: the centre, or begin, centre and end of the long side; views x crops are stored
-    )
-    levels: tuple[encoders.Level, ...] = Field(default=("frame",), min_length=1)
+    crops: Literal[1, 3] = 1  # of a frame: the centre square, or three along the long side; views x crops are stored
+    levels: Annotated[tuple[encoders.Level, ...], job.DISTINCT] = Field(default=("frame",), min_length=1)
     grid: int = Field(default=4, ge=1, le=64)  # cells along a side of level `grid`
     sampling: Sampling = Sampling()
     decoder: Decoder = "pyav"
-    dtype: Literal["float16", "float32"] = "float16"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the encoder's products; bf16 and fp16 through autocast, for GPUs
+    dtype: Literal["float16", "float32"] = "float16"  # of what is stored
     compressor: Literal["none", "zstd"] = "none"  # zstd is for archives; it is decoded before training
     splits: tuple[Literal["train", "validation", "test"], ...] = Field(default=DEFAULT_SPLITS, min_length=1)
     video_hash: Literal["fast", "full"] = "fast"  # size and time of change, or sha256 of every video
     rows_per_group: int | None = Field(default=None, ge=1, le=65_536)  # absent: about 16 MiB a shard
-    batch_rows: int = Field(default=8, ge=1, le=4096)  # rows encoded together
+    batch_rows: int = Field(default=8, ge=1, le=4096)  # rows encoded together; two batches of pictures are in memory at a time
     device: str = "auto"
     allow_missing: bool = False  # go on without the videos that are not there
     max_failed: int = Field(default=0, ge=0)  # failed rows above which the command exits with 1
@@ -92,8 +91,12 @@ def extract_video(
         try:
             return job.run(writer, encode, shard, progress, should_stop)
         finally:
+            pipeline.videos.close()
             if boxes:
                 boxes.close()
+
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class _VideoPipeline:
@@ -117,7 +120,7 @@ class _VideoPipeline:
         shape = (1, 3, 1, 1, 1)
         self._mean = torch.tensor(pixels.mean, device=self.device).view(shape) * 255
         self._std = torch.tensor(pixels.std, device=self.device).view(shape) * 255
-        self._open: tuple[str, Reader | VideoError] | None = None  # the decoding thread's current video
+        self.videos = job.OneVideo(paths, lambda path: open_video(path, options.decoder))  # the decoding thread's
 
     def row_group(
         self, rows: Sequence[Segment], decoder: ThreadPoolExecutor, summary: Summary, should_stop: ShouldStop
@@ -139,6 +142,8 @@ class _VideoPipeline:
             for level in self.levels:
                 features[level.name].append(np.stack([view[level.name] for view in views], axis=1))
             summary.timed("encode", since)
+            for clip in decoded:
+                clip.forget()  # a row group of pictures would be gigabytes
             clips += decoded
         return self._assemble(clips, {name: np.concatenate(parts) for name, parts in features.items()})
 
@@ -152,7 +157,8 @@ class _VideoPipeline:
             pixels = pixels.flip(-1)
         video = (pixels.permute(0, 4, 1, 2, 3).float() - self._mean) / self._std
         boxes = torch.from_numpy(np.stack([clip.boxes[view] for clip in clips])).to(self.device) if self.boxes else None
-        found = encoders.video_levels(self.encoder, video, self.options.levels, self.options.grid, boxes)
+        with torch.autocast(self.device.type, PRECISIONS[self.options.precision], enabled=self.options.precision != "fp32"):
+            found = encoders.video_levels(self.encoder, video, self.options.levels, self.options.grid, boxes)
         return {name: values.float().cpu().numpy() for name, values in found.items()}
 
     def _assemble(self, clips: list["_Clip"], features: dict[str, np.ndarray]) -> RowGroup:
@@ -197,7 +203,7 @@ class _VideoPipeline:
                     f"starts at {segment.start:.2f} s: nothing to observe {sampling.tau_a:g} s before it",
                 )
         try:
-            reader = self._reader(video_id)
+            reader = self.videos.reader(video_id)
         except VideoError as error:
             for clip in clips:
                 clip.fail(error.status, str(error))
@@ -211,22 +217,6 @@ class _VideoPipeline:
         if sampling.task == "anticipation":
             _assert_nothing_late(segments, clips, sampling.tau_a)
         return clips
-
-    def _reader(self, video_id: str) -> Reader:
-        """The video's reader; the last one is kept open, since rows of a video follow one another."""
-        if self._open is None or self._open[0] != video_id:
-            if self._open and not isinstance(self._open[1], VideoError):
-                self._open[1].close()
-            path = self.paths[video_id]
-            try:
-                if path is None:
-                    raise VideoError("missing_video", f"{video_id}: no such video file")
-                self._open = (video_id, open_video(path, self.options.decoder))
-            except VideoError as error:
-                self._open = (video_id, error)
-        if isinstance(self._open[1], VideoError):
-            raise self._open[1]
-        return self._open[1]
 
     def _locate(self, clip: "_Clip", views: list[Window], reader: Reader) -> np.ndarray | None:
         """(views, T) numbers of the frames on display; None for a clip that has failed."""
@@ -263,7 +253,12 @@ class _VideoPipeline:
         clip.images = [[frame.crops[crop] for frame in frames] for frames in views for crop in range(crops)]
         clip.pts = np.repeat(pts, crops, axis=0)
         if self.boxes:
-            seen = [torch.from_numpy(self.boxes.clip(video_id, times, self.encoder.config.objects)) for times in pts]
+            try:
+                boxes = [self.boxes.clip(video_id, times, self.encoder.config.objects) for times in pts]
+            except DataError as error:
+                clip.fail("no_boxes", str(error))
+                return
+            seen = list(map(torch.from_numpy, boxes))
             for view in range(len(clip.images)):
                 clip.boxes[view] = self._boxes_of_crop(seen[view // crops], views[view // crops][0].size, view % crops).numpy()
 
@@ -317,6 +312,10 @@ class _Clip:
         if self.status == "ok":
             self.status, self.reason = status, reason
 
+    def forget(self) -> None:
+        """Let go of what only the encoder needs."""
+        self.images, self.boxes = [], np.empty(0)
+
 
 def _assert_nothing_late(segments: list[Segment], clips: list[_Clip], tau_a: float) -> None:
     """The promise of anticipation, row by row: no frame after start - tau_a was looked at."""
@@ -362,6 +361,7 @@ def _video_spec(
             },
             "sampling": options.sampling.model_dump(),
             "decoder": options.decoder,
+            "precision": options.precision,
             "batch_rows": options.batch_rows,
             **({"boxes": {"source": options.boxes, "transform": options.box_transform}} if boxes else {}),
         },
@@ -394,7 +394,9 @@ def _build_encoder(options: VideoExtraction) -> nn.Module:
     if options.boxes in ("h5", "hoa") and not reads_boxes:
         raise UsageError(f"encoder {options.encoder} reads no boxes; leave out `boxes`")
     if "cls" in options.levels and not hasattr(encoder, "class_token"):
-        raise UsageError(f"encoder {options.encoder} has no class token; leave `cls` out of the levels")
+        raise UsageError(f"encoder {options.encoder} gives no class token apart; leave `cls` out of the levels")
+    if options.box_transform == "released" and options.boxes not in ("h5", "hoa"):
+        raise UsageError("box_transform = released is about boxes, and none are read; set boxes = h5 or hoa")
     if options.fit == "squash" and (options.crops > 1 or options.box_transform == "released"):
         raise UsageError(
             "a squeezed frame (fit = squash) is one view, and the released loader had none: crops = 1, box_transform = correct"

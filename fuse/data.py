@@ -137,7 +137,7 @@ class FeatureData:
                 "level": self.sources[name].level,
                 "class_token": self.sources[name].class_token,
                 "views": self._levels[name].views,
-                **{key: recipe[key] for key in ("encoder", "questions", "sampling") if key in recipe},
+                **{key: recipe[key] for key in ("encoder", "questions", "sampling", "pixels", "boxes") if key in recipe},
             }
         return found
 
@@ -255,6 +255,8 @@ def _open(name: str, source: StreamSource, config: DataConfig, device: torch.dev
         store.layout.level(source.level)
         if source.class_token:
             store.layout.level("cls")
+            if source.level == "cls":
+                raise UsageError(f"stream {name}: class_token puts level cls before the tokens, and they are it already")
         faults = schema.differences(stores[0].spec["recipe"], store.spec["recipe"])
         shapes = [
             {k: getattr(s.levels[source.level], k) for k in ("kind", "shape", "dtype", "steps")} for s in (stores[0], store)

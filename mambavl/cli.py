@@ -170,7 +170,12 @@ def encoders_list() -> None:
         "timm:NAME", "video", "probed", "pretrained", "any timm image model, frame by frame; hub or --weights FILE", "the model's"
     )
     table.add_row(
-        "MODULE:FUNCTION", "either", "probed", "its own", "your own; `mambavl encoders check MODULE:FUNCTION` tries it", "yours"
+        "MODULE:FUNCTION",
+        "video, text",
+        "probed",
+        "its own",
+        "your own; `mambavl encoders check MODULE:FUNCTION` tries it",
+        "yours",
     )
     table.add_row(
         "hf:NAME",

@@ -253,7 +253,7 @@ def recipe_cost(recipe: Any, told: dict[str, tuple[int, int]]) -> list[Part]:
     recipe = recipe.model_copy(update={"fusion": recipe.fusion.model_copy(update={"scan": "auto"})})
     with torch.device("meta"):
         head = make_head(recipe, shapes, verbs, nouns)
-    tokens = {name: sizes[name][0] for name in recipe.sources}
+    tokens = {name: sizes[name][0] + source.class_token for name, source in recipe.sources.items()}
     given = ", ".join(f"{name} {length}x{shapes[name].width}" for name, length in tokens.items())
     return [
         Part(f"{recipe.head} head", head_cost(head, tokens, classifiers=False), given),

@@ -155,6 +155,8 @@ def describe_encoder(name: str) -> dict[str, str]:
     from mambavl.extract.encoders import ENCODERS
     from mambavl.extract.encoders.published import PUBLISHED
 
+    if ":" in name:
+        raise UsageError(f"{name}: what it is shows when it is built; `mambavl encoders check {name}` does that")
     if name not in ENCODERS:
         raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, ENCODERS)}")
     record = ENCODERS[name]

@@ -114,7 +114,9 @@ def questions_generate(
     }
     if unused := [name for name, value in given.items() if value]:
         raise UsageError(f"{', '.join(unused)}: the templates ask no model; add --backend llm or --backend local")
-    made = predicted.named(generate(read, "oracle", segments), origin) if origin else generate(read, protocol.value, masked=not unmasked)
+    made = generate(read, "oracle" if origin else protocol.value, segments, masked=not unmasked)
+    if origin:
+        made = predicted.named(made, origin)
     count = write_questions(target, made)
     print(f"wrote {count:,} question pairs ({protocol.value} protocol, {backend.value} backend) to {target}")
 

@@ -168,6 +168,9 @@ def test_the_head_of_a_packaged_recipe_is_counted_at_the_sizes_that_it_is_told()
 def test_the_head_of_a_recipe_is_counted_at_the_sizes_of_its_stores(stores):
     recipe = tiny_recipe(stores)
     head, classifiers = complexity.recipe_cost(recipe, {})
+    behind = {name: source.model_copy(update={"class_token": name == "video"}) for name, source in recipe.streams.items()}
+    counted = complexity.recipe_cost(recipe.model_copy(update={"streams": behind}), {"video": (9, 6)})[0]
+    assert counted.tokens.startswith("video 10x6")  # the class token is read, too
     assert head.tokens == "video 4x6, verb_question 8x5, noun_question 8x5"  # the longest of questions of 0 to 8 tokens
     assert classifiers.cost == complexity.Cost(16 * (3 + 4), trainable=17 * (3 + 4))
     told, _ = complexity.recipe_cost(recipe, {"video": (9, 6)})

@@ -116,6 +116,8 @@ def test_the_class_token_comes_before_the_tokens(stores, tmp_path):
     np.testing.assert_allclose(tokens[1, 0], features[5, 1].mean(0) + 1, rtol=1e-6)
     np.testing.assert_array_equal(tokens[1, 1:], features[5, 1])
     assert data.provenance["video"]["class_token"]
+    with pytest.raises(UsageError, match="and they are it already"):
+        FeatureData({"video": StreamSource(store=tmp_path / "v.zarr", level="cls", class_token=True)}, DataConfig())
     with pytest.raises(UsageError, match="no level 'cls'; this store holds frame"):
         FeatureData({"video": StreamSource(store=stores / "video.zarr", class_token=True)}, DataConfig())
 

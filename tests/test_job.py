@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from mambavl.cache import fsops, open_store, schema
 from mambavl.cache.layout import records
 from mambavl.configs.errors import DataError, Interrupted, UsageError
-from mambavl.extract import encoders
+from mambavl.extract import encoders, video_job
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.check import check
 from mambavl.extract.questions import generate, write_questions
@@ -136,6 +136,41 @@ def test_three_crops_run_from_one_end_of_the_long_side_to_the_other(dataset, tmp
     reader.close()
     with pytest.raises(UsageError, match="a squeezed frame"):
         run(dataset, tmp_path / "w.zarr", crops=3)
+
+
+def test_pictures_are_let_go_as_soon_as_they_are_encoded(dataset, tmp_path, monkeypatch):
+    """A row group may hold 512 rows of 30 views: tens of gigabytes."""
+    held = []
+    assemble = video_job._VideoPipeline._assemble
+    monkeypatch.setattr(
+        video_job._VideoPipeline, "_assemble",
+        lambda self, clips, features: held.extend(len(clip.images) for clip in clips) or assemble(self, clips, features),
+    )  # fmt: skip
+    run(dataset, tmp_path / "v.zarr")
+    assert len(held) == 20
+    assert not any(held)
+
+
+def test_a_level_named_twice_and_settings_that_nothing_reads_are_refused(dataset, tmp_path):
+    for changes, message in (
+        ({"levels": ["patch", "patch"]}, "names patch twice"),
+        ({"sampling": {"stride": 3}}, "stride is of rule mf_dense"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(dataset, tmp_path / "v.zarr", **changes)
+    with pytest.raises(UsageError, match="box_transform = released is about boxes"):
+        run(dataset, tmp_path / "v.zarr", box_transform="released")
+
+
+def test_the_encoder_may_run_in_lower_precision_which_the_spec_says(dataset, tmp_path, monkeypatch):
+    seen = []
+    levels = encoders.video_levels
+    monkeypatch.setattr(encoders, "video_levels", lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or levels(*a))
+    run(dataset, tmp_path / "v.zarr", precision="bf16")
+    assert all(seen)
+    assert open_store(tmp_path / "v.zarr").spec["recipe"]["precision"] == "bf16"
+    with pytest.raises(UsageError, match=r"recipe\.precision: 'bf16' -> 'fp32'"):
+        run(dataset, tmp_path / "v.zarr")
 
 
 def test_interrupted_and_resumed_or_split_over_shards_gives_the_same_bytes(dataset, tmp_path):

@@ -10,9 +10,10 @@ import torch
 from dataset import make_dataset
 from safetensors.torch import load_file, save_file
 
-from mambavl.cache import open_store
+from mambavl.cache import open_store, schema
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import read_annotations
+from mambavl.extract.boxes import AuthorsBoxes
 from mambavl.extract.encoders import ENCODERS, build, from_published, video_levels
 from mambavl.extract.encoders.orvit import ORViT
 from mambavl.extract.encoders.published import PUBLISHED, convert
@@ -181,7 +182,7 @@ def test_a_published_encoder_fills_a_store_whose_spec_says_what_ran(encoder, mor
             extract("b.zarr", boxes=None)
         with pytest.raises(UsageError, match="encoder timm:test_vit has no boxes"):
             extract("b.zarr", encoder="timm:test_vit")
-        with pytest.raises(UsageError, match="encoder timm:test_vit has no class token"):
+        with pytest.raises(UsageError, match="encoder timm:test_vit gives no class token"):
             extract("b.zarr", encoder="timm:test_vit", boxes=None)
         assert not (tmp_path / "b.zarr").exists()
 
@@ -195,6 +196,7 @@ def test_orvit_is_given_the_boxes_of_its_crop(dataset, tmp_path, monkeypatch):
         for video in videos:
             for number in range(1, 301):  # 6 s at 50 images a second; ids: right hand, a track
                 file[f"{video}/{number}"] = np.array([[60 / 160, 0.25, 96 / 160, 0.75, 0], [0.0, 0.0, 0.2, 0.5, 7]], np.float32)
+                file[f"{video}/{number}"][0, 1] = number / 1000  # the hand's top tells the image
 
     def extract(name, **changes):
         settings = {"encoder": "orvit", "weights": "random", "levels": ["clip"], "sampling": {"frames": 4}, "dtype": "float32"}
@@ -206,8 +208,13 @@ def test_orvit_is_given_the_boxes_of_its_crop(dataset, tmp_path, monkeypatch):
     tokens = ORViT.tokens
     monkeypatch.setattr(ORViT, "tokens", lambda self, video, boxes=None: seen.append(boxes) or tokens(self, video, boxes))
     given = extract("h5.zarr", boxes="h5", boxes_path=tmp_path / "boxes.h5")
-    hand = torch.tensor([(60 + 96) / 2 - 56, 24, 36, 24]) / 48  # cx, cy, w, h in the crop; the track lies outside it
-    torch.testing.assert_close(seen[0], torch.stack([hand, torch.zeros(4)]).expand(8, 4, 2, 4))
+    assert not seen[0][:, :, 1].any()  # the track lies outside the crop
+    torch.testing.assert_close(seen[0][0, :, 0], hands(given.row_array("frame_pts")[0, 0], left=56))
+    seen.clear()
+    several = extract("views.zarr", boxes="h5", boxes_path=tmp_path / "boxes.h5", crops=3, sampling={"frames": 4, "views": 2})
+    for view in range(6):  # the first batch's: in time, then from left to right
+        pts = several.row_array("frame_pts")[0, view]
+        torch.testing.assert_close(seen[view][0, :, 0], hands(pts, left=(0, 56, 112)[view % 3]))
     none = extract("none.zarr", boxes="none")
     assert not torch.allclose(given.batch([0], "clip")[0], none.batch([0], "clip")[0], atol=1e-3)
     assert given.spec["recipe"]["boxes"] == {"source": "h5", "transform": "correct"}
@@ -231,6 +238,35 @@ def test_orvit_is_given_the_boxes_of_its_crop(dataset, tmp_path, monkeypatch):
             extract("e.zarr", **wrong)
 
 
+def hands(pts: np.ndarray, left: int) -> torch.Tensor:
+    """(T, 4): the right hand at some times, (cx, cy, w, h) in the 48 x 48 crop that begins at column `left`."""
+    top = torch.from_numpy(np.maximum(np.floor(pts * 50), 1) / 1000).float()
+    x0, x1 = (min(max(x - left, 0), 48) / 48 for x in (60, 96))
+    box = torch.stack([torch.full_like(top, (x0 + x1) / 2), (top + 0.75) / 2, torch.full_like(top, x1 - x0), 0.75 - top], 1)
+    return box * (x1 - x0 > 0.05)
+
+
+def test_rows_whose_boxes_cannot_be_read_fail_by_name_and_the_others_go_on(dataset, tmp_path, monkeypatch):
+    small(monkeypatch, "orvit")
+    annotations = read_annotations(dataset / "annotations")
+    read = AuthorsBoxes.clip
+
+    def broken(self, video_id, times, objects=4):
+        if video_id == "P01_102":
+            raise DataError("P01_102.pkl: is torn")
+        return read(self, video_id, times, objects)
+
+    monkeypatch.setattr(AuthorsBoxes, "clip", broken)
+    with h5py.File(tmp_path / "boxes.h5", "w") as file:
+        for video in {segment.video_id for segment in annotations.segments}:
+            file[f"{video}/1"] = np.zeros((0, 5), np.float32)
+    settings = {"encoder": "orvit", "weights": "random", "levels": ["clip"], "sampling": {"frames": 4}}
+    options = VideoExtraction.model_validate(settings | {"boxes": "h5", "boxes_path": tmp_path / "boxes.h5"})
+    summary = extract_video(annotations, dataset / "videos", tmp_path / "v.zarr", options)
+    assert {failure[1:] for failure in map(tuple, summary.failures)} == {(schema.STATUS_CODE["no_boxes"], "P01_102.pkl: is torn")}
+    assert len(summary.failures) == 5
+
+
 def small(monkeypatch, encoder: str) -> None:
     """Make the published encoder of that name a small one."""
     known = PUBLISHED[encoder]
@@ -245,3 +281,23 @@ def test_every_published_encoder_is_registered_with_what_it_is():
         assert (record.width, record.frames) == (known.config.width, known.config.frames)
         assert record.state == ("pretrained" if name == "orvit" else "ek100-finetuned")
         assert known.files[0] in record.weights
+
+
+def test_convert_never_writes_over_a_file(tmp_path):
+    encoder = build("motionformer", weights="random", **SMALL["motionformer"])
+    file = tmp_path / "mf.safetensors"
+    save_file({key: value.contiguous() for key, value in published_state("motionformer", encoder).items()}, file)
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match="exists already"):
+        convert(file, "motionformer", file)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("avion-vit-b", {"image_size": "abc"}), ("motionformer", {"heads": 0}), ("motionformer", {"frames": True}),
+     ("orvit", {"orvit_layers": 3})],
+)  # fmt: skip
+def test_sizes_that_cannot_be_are_refused_by_name(name, wrong):
+    with pytest.raises(UsageError, match=f"encoder {name}: {next(iter(wrong))} ="):
+        build(name, weights="random", **SMALL[name] | wrong)

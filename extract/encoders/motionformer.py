@@ -113,7 +113,10 @@ class Motionformer(nn.Module):
         frames, height, width = video_shape
         config = self.config
         if frames != config.frames:
-            raise UsageError(f"{type(self).__name__}: made for clips of {config.frames} frames, given {frames}; sample that many")
+            raise UsageError(
+                f"{type(self).__name__}: made for clips of {config.frames} frames, given {frames}; "
+                f"--set sampling.frames={config.frames}"
+            )
         if height % config.patch_size or width % config.patch_size:
             raise UsageError(f"{type(self).__name__}: {height}x{width} px are not whole patches of {config.patch_size} px")
         return config.steps, height // config.patch_size, width // config.patch_size

@@ -141,6 +141,8 @@ class OwnVideo(nn.Module):
             tokens = encoder.tokens(torch.zeros(1, 3, *shape))
         if not isinstance(tokens, Tensor) or tokens.ndim != 3:
             raise UsageError(f"encoder {name}: tokens() gave {_shape(tokens)}; it gives a tensor (B, P + T'hw, D)")
+        if hasattr(encoder, "class_token"):
+            self.class_token = encoder.class_token
         steps, *cells = self.token_grid(shape)
         self.width = tokens.shape[2]
         self.prefix_tokens = tokens.shape[1] - steps * prod(cells)

@@ -101,7 +101,7 @@ def build(name: str, weights: str | None, **sizes: Any) -> nn.Module:
     if weights == "random":
         return _finished(known.model(sized(name, known.config, sizes)), {})
     state, metadata = _read_converted(name, Path(weights))
-    config = type(known.config)(**_untupled(json.loads(metadata["config"])))
+    config = _made_with(name, Path(weights), json.loads(metadata["config"]))
     return _loaded(name, state, config, sizes, {"converted_from": metadata["source_sha256"]})
 
 
@@ -124,6 +124,8 @@ def convert(file: Path, name: str, out: Path) -> dict[str, Any]:
         raise UsageError(f"encoder {name} has no published checkpoint to convert; those that do: {', '.join(PUBLISHED)}")
     if out.suffix != ".safetensors":
         raise UsageError(f"{out}: a converted file is named *.safetensors")
+    if out.exists():
+        raise UsageError(f"{out}: exists already; name another file, or delete it first")
     known = PUBLISHED[name]
     state, left_out = read_checkpoint(file)
     state = without_module(state)
@@ -156,7 +158,13 @@ def sized(name: str, config: Any, sizes: Mapping[str, Any]) -> Any:
     fields = [field.name for field in dataclasses.fields(config)]
     if unknown := [key for key in sizes if key not in fields]:
         raise UsageError(f"encoder {name} has no size {', '.join(unknown)}; it has {', '.join(fields)}")
-    return replace(config, **sizes)
+    for key, value in sizes.items():
+        default = getattr(config, key)
+        if type(default) is int and (type(value) is not int or value < 1):
+            raise UsageError(f"encoder {name}: {key} = {value!r} is no whole number from 1 on")
+        if isinstance(default, tuple) != isinstance(value, tuple | list):
+            raise UsageError(f"encoder {name}: {key} = {value!r} is not like {default!r}")
+    return replace(config, **_untupled(sizes))
 
 
 def _loaded(name: str, state: dict[str, Tensor], config: Any, sizes: Mapping[str, Any], details: dict[str, Any]) -> nn.Module:
@@ -195,6 +203,13 @@ def _read_converted(name: str, path: Path) -> tuple[dict[str, Tensor], dict[str,
     return state, metadata
 
 
-def _untupled(fields: dict[str, Any]) -> dict[str, Any]:
+def _made_with(name: str, path: Path, fields: dict[str, Any]) -> Any:
+    kind = type(PUBLISHED[name].config)
+    if unknown := fields.keys() - {field.name for field in dataclasses.fields(kind)}:
+        raise UsageError(f"{path}: was converted by another version ({', '.join(sorted(unknown))} is new); convert it again")
+    return kind(**_untupled(fields))
+
+
+def _untupled(fields: Mapping[str, Any]) -> dict[str, Any]:
     """JSON's lists as the tuples that they were."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}

@@ -89,7 +89,10 @@ class VideoTower(nn.Module):
         """(T', h, w) of the tokens of a video (T, H, W)."""
         frames, height, width = video_shape
         if frames > self.config.frames:
-            raise UsageError(f"the encoder has times for {self.config.frames} frames, the clip has {frames}; sample fewer")
+            raise UsageError(
+                f"the encoder has times for {self.config.frames} frames, the clip has {frames}; "
+                f"--set sampling.frames={self.config.frames}"
+            )
         return frames, height // self.config.patch_size, width // self.config.patch_size
 
     def pooled(self, video: Tensor) -> Tensor:
@@ -144,7 +147,7 @@ class VideoEmbedding(nn.Module):
         if (channels, height, width) != (3, size, size):
             raise UsageError(f"the encoder takes 3 x {size} x {size} pixels, not {channels} x {height} x {width}; see refit()")
         if given > frames:
-            raise UsageError(f"the encoder has times for {frames} frames, the clip has {given}; see refit()")
+            raise UsageError(f"the encoder has times for {frames} frames, the clip has {given}; --set sampling.frames={frames}")
         return given
 
 
