@@ -76,6 +76,9 @@ def questions_generate(
     unmasked: Annotated[
         bool, typer.Option("--unmasked", help="template, oracle: leave the answers in, for the audit to compare with.")
     ] = False,
+    hints: Annotated[
+        bool, typer.Option("--hints/--no-hints", help="template: tell the answer's category, or leave it out.")
+    ] = True,
     model: ModelOption = None,
     base_url: BaseUrlOption = None,
     cache: CacheOption = None,
@@ -100,6 +103,8 @@ def questions_generate(
         segments, origin = read.segments, ""
     if unmasked and (backend, protocol) != (Backend.template, Protocol.oracle):
         raise UsageError("--unmasked is for --backend template --protocol oracle: the audit compares it with what masking leaves")
+    if not hints and (backend is not Backend.template or protocol not in (Protocol.oracle, Protocol.predicted)):
+        raise UsageError("--no-hints is for the templates' oracle and predicted questions; no others have hints")
     if backend is not Backend.template:
         options = _asking(backend, model, base_url, budget, sets)
         _generate(read, segments, target, options, _cache(cache, target), backend.value, protocol.value, videos, origin)
@@ -114,7 +119,7 @@ def questions_generate(
     }
     if unused := [name for name, value in given.items() if value]:
         raise UsageError(f"{', '.join(unused)}: the templates ask no model; add --backend llm or --backend local")
-    made = generate(read, "oracle" if origin else protocol.value, segments, masked=not unmasked)
+    made = generate(read, "oracle" if origin else protocol.value, segments, masked=not unmasked, hints=hints)
     if origin:
         made = predicted.named(made, origin)
     count = write_questions(target, made)

@@ -12,7 +12,7 @@ from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import Annotations, ClassList, Segment, read_annotations
 from mambavl.extract.questions import QUESTION_KEYS, generate
 from mambavl.extract.questions.forms import KINDS, contains_form
-from mambavl.extract.questions.template import BARE, GENERIC, GLOSSES, PHRASINGS
+from mambavl.extract.questions.template import BARE, GENERIC, GLOSSES, PHRASINGS, PROMPT_VERSION
 from toyclasses import NOUNS, VERBS, annotations, ask, class_list, context, segment
 
 EK100 = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "ek100"
@@ -105,6 +105,18 @@ def test_unmasked_questions_say_so_and_are_otherwise_the_same():
     assert plain.verb_question.replace("turn tap on", "<mask> <mask>") == ask(row).verb_question
     with pytest.raises(UsageError, match=r"generic questions have no answer to leave unmasked"):
         generate(annotations(), "generic", [row], masked=False)
+
+
+def test_without_hints_only_the_hint_is_gone_and_the_version_says_so():
+    nouns = NOUNS | {name: ((name,), "vegetables") for name in ("carrot", "leek")}
+    data = annotations(nouns=nouns, segments=(segment("cut the potato", "cut", "potato"),))
+    (told,), (bare,) = (list(generate(data, "oracle", hints=hints)) for hints in (True, False))
+    assert bare.prompt_version == f"{PROMPT_VERSION}, no hints"
+    assert bare.hint == {"verb_question": None, "noun_question": None}
+    assert told.hint["noun_question"]
+    for key in QUESTION_KEYS:
+        assert getattr(told, key).startswith(getattr(bare, key))
+    assert bare.masked == told.masked
 
 
 def test_generic_is_one_pair_and_none_is_empty_and_neither_needs_labels():

@@ -9,7 +9,7 @@ segments; `none` is two empty texts.
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mambavl.configs.errors import DataError, UsageError
@@ -134,9 +134,11 @@ def generate(
     segments: Sequence[Segment] | None = None,
     *,
     masked: bool = True,
+    hints: bool = True,
 ) -> Iterator[Question]:
     """Questions of `segments` (all of them by default), in their order. Oracle questions need labels.
 
+    `hints=False` leaves out the category of the answer, which tells much of it; the prompt version then says so.
     `masked=False` leaves the answer in oracle questions, for an audit to measure what masking hides; their backend is
     `template-unmasked`. Raises DataError for a row without labels, UsageError for what templates cannot make.
     """
@@ -155,6 +157,8 @@ def generate(
             "rows have none); oracle questions need labels, use `--protocol generic`"
         )
     wording = _wording(annotations)
+    if not hints:
+        wording = replace(wording, hints={kind: {} for kind in KINDS}, version=f"{PROMPT_VERSION}, no hints")
     return (_oracle(annotations, segment, wording, masked) for segment in segments)
 
 
@@ -164,6 +168,7 @@ class _Wording:
 
     phrasings: dict[Kind, tuple[tuple[str, str], ...]]
     hints: dict[Kind, dict[str, str]]  # by category
+    version: str = PROMPT_VERSION
 
 
 def _wording(annotations: Annotations) -> _Wording:
@@ -218,7 +223,8 @@ def _oracle(annotations: Annotations, segment: Segment, wording: _Wording, maske
     }
     hints = {kind: wording.hints[kind].get(categories[kind]) for kind in KINDS}
     texts = {kind: _phrase(kind, segment.narration_id, hidden.text, hints[kind], wording) for kind in KINDS}
-    return _question(segment, "oracle", texts, hidden.words, hints, BACKEND if masked else UNMASKED_BACKEND)
+    backend = BACKEND if masked else UNMASKED_BACKEND
+    return _question(segment, "oracle", texts, hidden.words, hints, backend, wording.version)
 
 
 def _verb_said(annotations: Annotations, segment: Segment) -> str:
@@ -253,6 +259,7 @@ def _question(
     masked: Sequence[str] = (),
     hints: dict[Kind, str | None] | None = None,
     backend: str = BACKEND,
+    prompt_version: str = PROMPT_VERSION,
 ) -> Question:
     return Question(
         narration_id=segment.narration_id,
@@ -260,7 +267,7 @@ def _question(
         noun_question=texts["noun"],
         protocol=protocol,
         backend=backend,
-        prompt_version=PROMPT_VERSION,
+        prompt_version=prompt_version,
         masked={f"{kind}_question": list(masked) for kind in KINDS},
         hint={f"{kind}_question": (hints or {}).get(kind) for kind in KINDS},
     )
