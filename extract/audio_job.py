@@ -95,16 +95,10 @@ def extract_audio(
 
 
 @dataclass
-class _Clip:
+class _Clip(job.Clip):
     """One row on its way: its sound (n,) float32, silent when it failed."""
 
     samples: np.ndarray
-    status: str = "ok"
-    flags: int = 0
-    reason: str = ""
-
-    def fail(self, status: str, reason: str) -> None:
-        self.status, self.reason = status, reason
 
 
 class _AudioPipeline:
@@ -134,7 +128,8 @@ class _AudioPipeline:
             for clip in batch:
                 clip.samples = np.empty(0, np.float32)  # the encoder was all that needs them
             clips += batch
-        return self._assemble(clips, {name: np.stack(values) for name, values in found.items()})
+        features = {name: np.stack(values) for name, values in found.items()}
+        return job.dense_group(self.options.encoder, clips, features, self.levels)
 
     def _hear(self, segment: Segment) -> _Clip:
         """The sound of a row. One shorter than the encoder's least, as only an action can be, is heard on to that."""
@@ -159,27 +154,6 @@ class _AudioPipeline:
         clip.samples = heard.samples
         clip.flags |= schema.FLAG_SILENCE if heard.is_partial else 0
         return clip
-
-    def _assemble(self, clips: list[_Clip], features: dict[str, np.ndarray]) -> RowGroup:
-        levels = {}
-        with np.errstate(over="ignore"):  # a value past float16's range becomes infinite and is refused below
-            for level in self.levels:
-                levels[level.name] = features[level.name].reshape(len(clips), *level.shape).astype(level.dtype)
-        for row, clip in enumerate(clips):
-            broken = [name for name, values in levels.items() if not np.isfinite(values[row]).all()]
-            if clip.status == "ok" and broken:
-                clip.fail("nonfinite_features", f"{self.options.encoder}: level {broken[0]} holds NaN or infinity")
-        ok = np.array([clip.status == "ok" for clip in clips])
-        for values in levels.values():
-            values[~ok] = np.nan
-        steps = next((level.steps for level in self.levels if level.steps), 1)
-        return RowGroup(
-            levels=levels,
-            lengths={"length": np.where(ok, steps, 0)},
-            status=np.array([schema.STATUS_CODE[clip.status] for clip in clips], np.uint8),
-            flags=np.array([clip.flags for clip in clips], np.uint8),
-            reasons={row: clip.reason for row, clip in enumerate(clips) if clip.reason},
-        )
 
 
 def _audio_spec(

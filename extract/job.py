@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from pydantic import AfterValidator
 from torch import nn
 
 from mambavl.cache import fsops, schema
-from mambavl.cache.schema import Segment
+from mambavl.cache.schema import Level, Segment
 from mambavl.cache.store import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract import encoders
@@ -112,6 +113,48 @@ def find_videos(annotations: Annotations, root: Path, allow_missing: bool) -> di
             "`mambavl data check` lists them, --set allow_missing=true goes on without"
         )
     return paths
+
+
+@dataclass(kw_only=True)
+class Clip:
+    """What becomes of one row: the first thing that failed counts."""
+
+    status: str = "ok"
+    flags: int = 0
+    reason: str = ""
+
+    def fail(self, status: str, reason: str) -> None:
+        if self.status == "ok":
+            self.status, self.reason = status, reason
+
+
+def dense_group(
+    encoder: str,
+    clips: Sequence[Clip],
+    features: dict[str, np.ndarray],
+    levels: Sequence[Level],
+    frame_pts: np.ndarray | None = None,
+) -> RowGroup:
+    """Features by level (rows, ...) -> a row group; rows that failed hold NaN, as do those whose features are not finite."""
+    stored = {}
+    with np.errstate(over="ignore"):  # a value past float16's range becomes infinite and is refused below
+        for level in levels:
+            stored[level.name] = features[level.name].reshape(len(clips), *level.shape).astype(level.dtype)
+    for row, clip in enumerate(clips):
+        if broken := [name for name, values in stored.items() if not np.isfinite(values[row]).all()]:
+            clip.fail("nonfinite_features", f"{encoder}: level {broken[0]} holds NaN or infinity")
+    ok = np.array([clip.status == "ok" for clip in clips])
+    for values in stored.values():
+        values[~ok] = np.nan
+    steps = next((level.steps for level in levels if level.steps), 1)
+    return RowGroup(
+        levels=stored,
+        lengths={"length": np.where(ok, steps, 0)},
+        status=np.array([schema.STATUS_CODE[clip.status] for clip in clips], np.uint8),
+        flags=np.array([clip.flags for clip in clips], np.uint8),
+        frame_pts=frame_pts,
+        reasons={row: clip.reason for row, clip in enumerate(clips) if clip.reason},
+    )
 
 
 class OneVideo:

@@ -145,7 +145,8 @@ class _VideoPipeline:
             for clip in decoded:
                 clip.forget()  # a row group of pictures would be gigabytes
             clips += decoded
-        return self._assemble(clips, {name: np.concatenate(parts) for name, parts in features.items()})
+        joined = {name: np.concatenate(parts) for name, parts in features.items()}
+        return job.dense_group(self.options.encoder, clips, joined, self.levels, np.stack([clip.pts for clip in clips]))
 
     @torch.inference_mode()
     def _encode(self, clips: list["_Clip"], view: int) -> dict[str, np.ndarray]:
@@ -160,28 +161,6 @@ class _VideoPipeline:
         with torch.autocast(self.device.type, PRECISIONS[self.options.precision], enabled=self.options.precision != "fp32"):
             found = encoders.video_levels(self.encoder, video, self.options.levels, self.options.grid, boxes)
         return {name: values.float().cpu().numpy() for name, values in found.items()}
-
-    def _assemble(self, clips: list["_Clip"], features: dict[str, np.ndarray]) -> RowGroup:
-        levels = {}
-        with np.errstate(over="ignore"):  # a value past float16's range becomes infinite and is refused below
-            for level in self.levels:
-                levels[level.name] = features[level.name].reshape(len(clips), *level.shape).astype(level.dtype)
-        for row, clip in enumerate(clips):
-            broken = [name for name, values in levels.items() if not np.isfinite(values[row]).all()]
-            if clip.status == "ok" and broken:
-                clip.fail("nonfinite_features", f"{self.options.encoder}: level {broken[0]} holds NaN or infinity")
-        ok = np.array([clip.status == "ok" for clip in clips])
-        for values in levels.values():
-            values[~ok] = np.nan
-        steps = next((level.steps for level in self.levels if level.steps), 1)
-        return RowGroup(
-            levels=levels,
-            lengths={"length": np.where(ok, steps, 0)},
-            status=np.array([schema.STATUS_CODE[clip.status] for clip in clips], np.uint8),
-            flags=np.array([clip.flags for clip in clips], np.uint8),
-            frame_pts=np.stack([clip.pts for clip in clips]),
-            reasons={row: clip.reason for row, clip in enumerate(clips) if clip.reason},
-        )
 
     def _decode_batch(self, rows: Sequence[Segment]) -> tuple[list["_Clip"], float]:
         since = time.perf_counter()
@@ -291,15 +270,12 @@ class _Frame:
 
 
 @dataclass
-class _Clip:
+class _Clip(job.Clip):
     """One row on its way: T images (S, S, 3) uint8 a view, shared by views; pts (V, T) seconds; zeros and NaN when it failed."""
 
     images: list[list[np.ndarray]]
     pts: np.ndarray
     boxes: np.ndarray  # (V, T, O, 4), (cx, cy, w, h) in fractions of the crop; of an encoder that reads them
-    status: str = "ok"
-    flags: int = 0
-    reason: str = ""
 
     @classmethod
     def empty(cls, options: VideoExtraction, size: int, objects: int) -> "_Clip":
@@ -307,10 +283,6 @@ class _Clip:
         black = np.zeros((size, size, 3), np.uint8)
         boxes = np.zeros((views, frames, objects, 4), np.float32)
         return cls([[black] * frames] * views, np.full((views, frames), np.nan), boxes)
-
-    def fail(self, status: str, reason: str) -> None:
-        if self.status == "ok":
-            self.status, self.reason = status, reason
 
     def forget(self) -> None:
         """Let go of what only the encoder needs."""

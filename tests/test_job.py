@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from mambavl.cache import fsops, open_store, schema
 from mambavl.cache.layout import records
 from mambavl.configs.errors import DataError, Interrupted, UsageError
-from mambavl.extract import encoders, video_job
+from mambavl.extract import encoders, job
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.check import check
 from mambavl.extract.questions import generate, write_questions
@@ -141,11 +141,12 @@ def test_three_crops_run_from_one_end_of_the_long_side_to_the_other(dataset, tmp
 def test_pictures_are_let_go_as_soon_as_they_are_encoded(dataset, tmp_path, monkeypatch):
     """A row group may hold 512 rows of 30 views: tens of gigabytes."""
     held = []
-    assemble = video_job._VideoPipeline._assemble
+    group = job.dense_group
     monkeypatch.setattr(
-        video_job._VideoPipeline, "_assemble",
-        lambda self, clips, features: held.extend(len(clip.images) for clip in clips) or assemble(self, clips, features),
-    )  # fmt: skip
+        job,
+        "dense_group",
+        lambda name, clips, *more: held.extend(len(clip.images) for clip in clips) or group(name, clips, *more),
+    )
     run(dataset, tmp_path / "v.zarr")
     assert len(held) == 20
     assert not any(held)
