@@ -6,6 +6,7 @@ or action (N, P) and pairs (P, 2)          scores of verb-noun pairs; verbs and 
 """
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +89,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     except OSError as error:
         how = error.strerror or error
         raise DataError(f"{path}: cannot be read ({how}); `mambavl evaluate RUN` writes RUN/scores/") from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
-        raise DataError(f"{path}: is no scores file ({str(error).splitlines()[0]}); it is an npz of {KEYS}") from None
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{path}: is no scores file ({reason}); it is an npz of {KEYS}") from None
 
 
 def _ids(path: Path, array: np.ndarray) -> tuple[str, ...]:

@@ -119,9 +119,10 @@ def questions_generate(
     }
     if unused := [name for name, value in given.items() if value]:
         raise UsageError(f"{', '.join(unused)}: the templates ask no model; add --backend llm or --backend local")
-    made = generate(read, "oracle" if origin else protocol.value, segments, masked=not unmasked, hints=hints)
-    if origin:
-        made = predicted.named(made, origin)
+    if protocol is Protocol.predicted:
+        made = predicted.predict(read, scores, train_from=held_out, hints=hints)
+    else:
+        made = generate(read, protocol.value, masked=not unmasked, hints=hints)
     count = write_questions(target, made)
     print(f"wrote {count:,} question pairs ({protocol.value} protocol, {backend.value} backend) to {target}")
 
@@ -231,6 +232,10 @@ def questions_audit(
 
     if weights and not encoder:
         raise UsageError("--weights are an encoder's; name it with --encoder")
+    for target in filter(None, (page, as_json)):  # before minutes of work
+        if target.is_dir():
+            raise UsageError(f"{target}: is a folder; name the file to write")
+        target.parent.mkdir(parents=True, exist_ok=True)
     model = encoders.build(encoder, weights=weights) if encoder else None
     read = annotations_of(annotations, split)
     log = lambda what: print(what, file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ from mambavl.extract.questions import generate, write_questions
 from mambavl.extract.questions.audit import audit, guessers, interval, write_page
 from mambavl.extract.questions.forms import KINDS, forms, inflections, numbers
 from mambavl.extract.questions.leaks import Checker, Names, words
+from mambavl.extract.questions.masking import mask
 from mambavl.extract.questions.template import GENERIC
 from toyclasses import NOUNS, VERBS, annotations, segment
 
@@ -117,6 +118,35 @@ def test_every_form_of_every_ek100_class_is_found_and_no_masked_question_raises_
     questions = list(generate(data, "oracle"))
     alarms = [leak for row, q in zip(data.segments, questions, strict=True) for leak in checker.leaks(row, q)]
     assert not alarms, (len(alarms), alarms[:5])
+
+
+DERIVED = ("", "s", "ing", "ed", "er", "ers", "able", "age", "al", "ation", "ations", "ion", "ions", "ment", "ments", "ture",
+           "tures", "ure", "ures")  # fmt: skip
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not EK100.is_dir(), reason=f"needs EK100's annotations in {EK100}")
+def test_what_the_checker_would_find_is_masked_in_any_text():
+    """Deeds as things, which a language model may write: movement, replacements, closure."""
+    data = read_annotations(EK100, ("validation",))
+    checker, noun_class = Checker(data), next(iter(data.nouns.keys))
+    tried, left = 0, []
+    for class_id, key in data.verbs.keys.items():
+        for name in {words(name)[0] for name in (key, *data.verbs.instances[class_id])}:
+            for stem, ending in [(stem, ending) for stem in {name, name.removesuffix("e")} for ending in DERIVED]:
+                text = f"Which {stem}{ending} of it is seen?"
+                if class_id in checker.verbs.find(text):
+                    tried += 1
+                    if class_id in checker.verbs.find(mask(text, data, class_id, noun_class).text):
+                        left.append(stem + ending)
+    assert tried > 3_000
+    assert not left, (len(left), left[:20])
+
+
+def test_accents_and_invisible_characters_hide_nothing():
+    checker = Checker(DATA)
+    for text in ("t\u200bake it", "Ta\u0301ke it", "t\u00adake it"):
+        assert checker.verbs.find(text), text
 
 
 @pytest.fixture(scope="module")

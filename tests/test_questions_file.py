@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mambavl.configs.errors import DataError
-from mambavl.extract.questions import generate, read_questions, write_questions
+from mambavl.extract.questions import QUESTION_KEYS, generate, read_questions, write_questions
 from toyclasses import annotations, ask, segment
 
 
@@ -84,6 +84,30 @@ def test_a_bad_line_is_named_by_file_and_line(tmp_path, bad, message):
     path = tmp_path / "questions.jsonl"
     path.write_text(f"{line()}\n{bad}\n", encoding="utf-8")
     with pytest.raises(DataError, match=rf"questions\.jsonl:2: .*{message}"):
+        read_questions(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"protocol": "none", "verb_question": "Which?"}, "protocol none has empty texts"),
+        ({"protocol": "generic", "verb_question": "Other?"}, "protocol generic is one fixed pair"),
+        ({"verb_question": "half \ud83d"}, "half a character"),
+    ],
+)
+def test_questions_that_their_protocol_does_not_allow_are_refused(tmp_path, changes, message):
+    protocol = changes.get("protocol", "oracle")
+    text = "" if protocol == "none" else "Which?"
+    rows = [
+        {"narration_id": f"P01_01_{n}", "verb_question": text, "noun_question": text, "protocol": protocol, "backend": "x",
+         "prompt_version": "x", "masked": {key: [] for key in QUESTION_KEYS}, "hint": dict.fromkeys(QUESTION_KEYS)}
+        for n in range(2)
+    ]  # fmt: skip
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(read_questions(path)) == 2
+    path.write_text("".join(json.dumps(row) + "\n" for row in (rows[0], rows[1] | changes)))
+    with pytest.raises(DataError, match=message):
         read_questions(path)
 
 

@@ -69,11 +69,11 @@ def test_every_shape_gives_the_same_questions(tmp_path, name):
 
 def test_columns_are_guessed_or_told(tmp_path):
     write_csv(tmp_path / "q.csv")
-    assert import_questions(tmp_path / "q.csv", DATA, "none").columns == {
+    assert import_questions(tmp_path / "q.csv", DATA, "oracle").columns == {
         "narration_id": "uid", "verb_question": "Verb Question", "noun_question": "noun_q",
     }  # fmt: skip
     swapped = import_questions(
-        tmp_path / "q.csv", DATA, "none", columns={"verb_question": "noun_q", "noun_question": "Verb Question"}
+        tmp_path / "q.csv", DATA, "oracle", columns={"verb_question": "noun_q", "noun_question": "Verb Question"}
     )
     assert swapped.questions[0].noun_question == VERB.format(0)
     for columns, message in (
@@ -82,12 +82,12 @@ def test_columns_are_guessed_or_told(tmp_path):
         ({"verb_question": "noun_q"}, r"one column cannot be two"),
     ):
         with pytest.raises(UsageError, match=message):
-            import_questions(tmp_path / "q.csv", DATA, "none", columns=columns)
+            import_questions(tmp_path / "q.csv", DATA, "oracle", columns=columns)
     (tmp_path / "odd.csv").write_text("narration_id,text\nP01_01_0,x\n")
     with pytest.raises(
         UsageError, match=r"which column is verb_question\? Say --column verb_question=NAME; there are narration_id, text"
     ):
-        import_questions(tmp_path / "odd.csv", DATA, "none")
+        import_questions(tmp_path / "odd.csv", DATA, "oracle")
 
 
 HEAD = "narration_id,verb_question,noun_question\n"

@@ -84,6 +84,13 @@ def test_no_label_and_no_narration_of_a_scored_row_is_read(tmp_path):
         assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes(), trial
 
 
+def test_no_word_of_a_scored_row_changes_the_wording(tmp_path):
+    """Templates avoid what rows call their own verb and noun; those of scored rows must not be looked at."""
+    found = scores(tmp_path / "val.npz", VALIDATION)
+    words = tuple(replace(row, verb="narrate", noun="object") for row in VALIDATION)
+    assert [*predict(annotations(segments=(*TRAIN, *words)), [found])] == [*predict(ALL, [found])]
+
+
 def test_train_rows_may_come_from_runs_that_held_them_out(tmp_path):
     val = scores(tmp_path / "val.npz", VALIDATION)
     folds = [scores(tmp_path / f"{n}.npz", TRAIN[n::3], seed=n) for n in range(3)]

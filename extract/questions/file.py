@@ -75,8 +75,20 @@ def read_questions(path: Path) -> dict[str, Question]:
                     f"{where}: {field} {getattr(question, field)!r}, but line 1 says {getattr(first, field)!r}; "
                     "keep questions of one making in a file of their own"
                 )
+        if fault := broken_protocol(question, first):
+            raise DataError(f"{where}: {fault}")
         questions[question.narration_id], lines[question.narration_id] = question, number
     return questions
+
+
+def broken_protocol(question: Question, first: Question) -> str | None:
+    """What a question says against its protocol, beside the first of its file: `none` is empty, `generic` one pair."""
+    texts = [getattr(question, key) for key in QUESTION_KEYS]
+    if question.protocol == "none" and any(texts):
+        return f"{question.narration_id} asks {next(filter(None, texts))!r}, but protocol none has empty texts"
+    if question.protocol == "generic" and texts != [getattr(first, key) for key in QUESTION_KEYS]:
+        return f"{question.narration_id} asks otherwise than {first.narration_id}, but protocol generic is one fixed pair"
+    return None
 
 
 def _parse(where: str, line: str) -> Question:
@@ -95,6 +107,8 @@ def _parse(where: str, line: str) -> Question:
     for key in FIELDS[:6]:
         if not isinstance(row[key], str):
             raise DataError(f"{where}: {key} is {row[key]!r}, not a text; {again}")
+        if not is_text(row[key]):
+            raise DataError(f"{where}: {key} holds half a character (a lone surrogate); {again}")
     if not row["narration_id"]:
         raise DataError(f"{where}: narration_id is empty; {again}")
     if row["protocol"] not in PROTOCOLS:
@@ -107,6 +121,11 @@ def _parse(where: str, line: str) -> Question:
         if not isinstance(value, dict) or set(value) != set(QUESTION_KEYS) or not all(map(is_right, value.values())):
             raise DataError(f"{where}: {key} is {value!r}; it holds {' and '.join(QUESTION_KEYS)}, each {right}; {again}")
     return Question(**row)
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8: JSON's escapes and pickles can hold halves of characters."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _no_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -82,12 +82,11 @@ def inflections(verb: str) -> frozenset[str]:
 
 def _spelled(verb: str) -> set[str]:
     found = {verb, *(verb + end for end in (*VERB_ENDINGS, "s", "es"))}
+    found |= {verb + end for end in NOUN_ENDINGS}
     if verb.endswith("e"):
         found |= {verb + end for end in ("d", "r", "rs")} | {verb[:-1] + end for end in ("ing", "ings")}
         if len(verb) > 3:  # removal, closure; not "seal" from "see"
             found |= {verb[:-1] + end for end in NOUN_ENDINGS}
-    else:
-        found |= {verb + end for end in NOUN_ENDINGS}
     if verb.endswith("ie"):
         found.add(verb[:-2] + "ying")
     if re.search(r"[^aeiou]y$", verb):
@@ -121,7 +120,8 @@ def numbers(noun: str) -> frozenset[str]:
 # The dictionary has the irregular forms (took, knives, mice, chilies). It has no agent nouns (peeler), and no entry at all
 # for 25 verbs and 250 noun words of EK100 (unclip, pan, hob), so the rules of spelling above stay.
 VERB_ENDINGS = ("ed", "er", "ers", "ing", "ings")
-NOUN_ENDINGS = ("able", "age", "al", "ation", "ion", "ment", "ture", "ure")  # what is done, as a thing: movement, mixture
+_DEEDS = ("able", "age", "al", "ation", "ion", "ment", "ture", "ure")  # what is done, as a thing: movement, mixtures
+NOUN_ENDINGS = (*_DEEDS, *(ending + "s" for ending in _DEEDS))
 MISSING = {"lie": {"lain"}, "melt": {"molten"}, "spin": {"span"}, "person": {"people"}, "people": {"person"}}
 
 

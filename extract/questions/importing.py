@@ -19,7 +19,7 @@ from typing import Any
 from mambavl.configs import did_you_mean
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import Annotations
-from mambavl.extract.questions.file import MASK, PROTOCOLS, QUESTION_KEYS, Question
+from mambavl.extract.questions.file import MASK, PROTOCOLS, QUESTION_KEYS, Question, broken_protocol, is_text
 
 SECONDS = 300  # after which a pickle's reader is stopped
 COLUMNS = ("narration_id", *QUESTION_KEYS)
@@ -78,7 +78,10 @@ def import_questions(
             raise DataError(f"{where}: narration_id {name} is already at {placed[name]}; keep one of the two")
         placeholders += sum(match != MASK for text in texts for match in _PLACEHOLDER.findall(text))
         verb, noun = (_PLACEHOLDER.sub(MASK, text) for text in texts)
-        questions[name], placed[name] = _question(name, verb, noun, protocol, prompt_version), where
+        question = _question(name, verb, noun, protocol, prompt_version)
+        if fault := broken_protocol(question, next(iter(questions.values()), question)):
+            raise DataError(f"{where}: {fault}")
+        questions[name], placed[name] = question, where
     ordered = [questions[s.narration_id] for s in annotations.segments if s.narration_id in questions]
     return Imported(ordered, found, placeholders, len(annotations.segments) - len(ordered))
 
@@ -120,6 +123,8 @@ def _text(where: str, row: Row, column: str) -> str:
     value = row.get(column)
     if not isinstance(value, str):
         raise DataError(f"{where}: {column} is {str(value)[:60]!r}, not a text")
+    if not is_text(value):
+        raise DataError(f"{where}: {column} holds half a character (a lone surrogate)")
     return value
 
 

@@ -130,7 +130,9 @@ def _pieces(kind: Kind, names: tuple[str, ...]) -> tuple[str, ...]:
 
 def words(text: str) -> list[str]:
     """Lower-case words; hyphens, colons, underscores and apostrophes part them; GAP for a placeholder."""
-    plain = unicodedata.normalize("NFKC", text.replace(MASK, f" {GAP} ")).casefold()
+    plain = unicodedata.normalize("NFKD", text.replace(MASK, f" {GAP} ")).casefold()
+    if not plain.isascii():  # accents and what nobody sees would hide a word
+        plain = "".join(char for char in plain if unicodedata.category(char) not in ("Mn", "Cf"))
     return re.findall(rf"[^\W_]+|{GAP}", plain)
 
 

@@ -25,6 +25,7 @@ def predict(
     *,
     train_from: Sequence[Path] = (),
     segments: Sequence[Segment] | None = None,
+    hints: bool = True,
 ) -> Iterator[Question]:
     """Questions of `segments` (all of them by default), in their order, as protocol `predicted`.
 
@@ -34,8 +35,9 @@ def predict(
 
     Raises as `as_predicted`.
     """
-    segments = as_predicted(annotations, scores, train_from=train_from, segments=segments)
-    return named(generate(annotations, "oracle", segments), origin(train_from))
+    seen = as_predicted(annotations, scores, train_from=train_from, segments=segments)
+    blind = replace(annotations, segments=())  # templates avoid the words of all rows, and these rows' must not be looked at
+    return named(generate(blind, "oracle", seen, hints=hints), origin(train_from))
 
 
 def named(questions: Iterable[Question], origin: str) -> Iterator[Question]:
