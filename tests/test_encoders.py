@@ -217,3 +217,11 @@ def test_minilm_knows_which_sentences_are_alike():
     a, b, c = (torch.nn.functional.normalize(state.mean(0), dim=0) for state in states)
     assert a @ b > a @ c + 0.2
     assert encoder.width == 384
+
+
+@has_demo
+def test_minilm_puts_its_own_mask_token_once_for_each_mask():
+    encoder = build("minilm")
+    assert encoder.tokenizer.mask_token == "[MASK]"
+    for text, masks in ((f'Name the hidden verb: "{MASK} the {MASK}".', 2), (MASK, 1), ("Which object?", 0)):
+        assert encoder.tokenize(text).count(encoder.tokenizer.mask_token_id) == masks
