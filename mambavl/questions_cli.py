@@ -21,7 +21,12 @@ ModelOption = Annotated[
     str | None, typer.Option("--model", help="llm: the server's name for it; local: a folder of a transformers model.")
 ]
 BaseUrlOption = Annotated[
-    str | None, typer.Option("--base-url", help="llm: a server that speaks OpenAI's protocol; absent: OpenAI's own.")
+    str | None,
+    typer.Option(
+        "--base-url",
+        help="llm: a server that speaks OpenAI's protocol; absent: OpenAI's own. Another one is sent a key only with "
+        "--set key_variable=NAME.",
+    ),
 ]
 CacheOption = Annotated[
     Path | None, typer.Option("--cache", help="llm, local: the folder of all replies; absent: beside the question file.")
@@ -51,28 +56,33 @@ class Backend(StrEnum):
     local = "local"
 
 
+ProtocolOption = Annotated[
+    Protocol,
+    typer.Option(
+        help="oracle: from each row's own labels; predicted: from a recogniser's scores; generic: one fixed pair; none: "
+        "empty texts."
+    ),
+]
+ScoresOption = Annotated[
+    list[Path], typer.Option("--scores", help="predicted: a recogniser's scores of rows outside train, npz. Repeatable.")
+]
+TrainFromOption = Annotated[
+    list[str],
+    typer.Option("--train-from", help="predicted: `labels`, or scores of runs that held the train rows out. Repeatable."),
+]
+
+
 @questions_app.command("generate")
 def questions_generate(
     annotations: AnnotationsOption,
     target: Annotated[Path, typer.Option("--out", help="The question file, JSONL.")],
     split: SplitOption = "train,validation",
-    protocol: Annotated[
-        Protocol,
-        typer.Option(
-            help="oracle: from each row's own labels; predicted: from a recogniser's scores; generic: one fixed pair; none: "
-            "empty texts."
-        ),
-    ] = Protocol.oracle,
+    protocol: ProtocolOption = Protocol.oracle,
     backend: Annotated[
         Backend, typer.Option(help="Who writes them. llm: a server; local: a language model in this process.")
     ] = Backend.template,
-    scores: Annotated[
-        list[Path], typer.Option("--scores", help="predicted: a recogniser's scores of rows outside train, npz. Repeatable.")
-    ] = [],  # noqa: B006
-    train_from: Annotated[
-        list[str],
-        typer.Option("--train-from", help="predicted: `labels`, or scores of runs that held the train rows out. Repeatable."),
-    ] = ["labels"],  # noqa: B006
+    scores: ScoresOption = [],  # noqa: B006
+    train_from: TrainFromOption = ["labels"],  # noqa: B006
     unmasked: Annotated[
         bool, typer.Option("--unmasked", help="template, oracle: leave the answers in, for the audit to compare with.")
     ] = False,
@@ -92,15 +102,7 @@ def questions_generate(
     if target.is_dir():  # before anything is paid for
         raise UsageError(f"{target}: is a folder; name the file to write, such as {target / 'questions.jsonl'}")
     read = annotations_of(annotations, split)
-    if protocol is Protocol.predicted:
-        if "labels" in train_from and len(train_from) > 1:
-            raise UsageError("--train-from: labels or scores files, not both")
-        held_out = [] if train_from == ["labels"] else [Path(name) for name in train_from]
-        segments, origin = predicted.as_predicted(read, scores, train_from=held_out), predicted.origin(held_out)
-    elif scores or train_from != ["labels"]:
-        raise UsageError(f"--scores and --train-from are for --protocol predicted, not {protocol.value}")
-    else:
-        segments, origin = read.segments, ""
+    segments, origin = _segments(read, protocol, scores, train_from)
     if unmasked and (backend, protocol) != (Backend.template, Protocol.oracle):
         raise UsageError("--unmasked is for --backend template --protocol oracle: the audit compares it with what masking leaves")
     if not hints and (backend is not Backend.template or protocol not in (Protocol.oracle, Protocol.predicted)):
@@ -132,6 +134,9 @@ def questions_plan(
     annotations: AnnotationsOption,
     target: Annotated[Path, typer.Option("--out", help="The question file that `generate` would write; its cache is looked at.")],
     split: SplitOption = "train,validation",
+    protocol: ProtocolOption = Protocol.oracle,
+    scores: ScoresOption = [],  # noqa: B006
+    train_from: TrainFromOption = ["labels"],  # noqa: B006
     model: ModelOption = None,
     base_url: BaseUrlOption = None,
     cache: CacheOption = None,
@@ -144,12 +149,14 @@ def questions_plan(
 
     options = _asking(Backend.llm, model, base_url, budget, sets)
     read = annotations_of(annotations, split)
-    found = plan_asking(read, read.segments, options, _cache(cache, target), videos=videos)
+    segments, _ = _segments(read, protocol, scores, train_from)
+    found = plan_asking(read, segments, options, _cache(cache, target), protocol=protocol.value, videos=videos)
     facts = {
         "rows": f"{found.rows:,}",
         "distinct (narration, verb, noun)" if videos is None else "clips": f"{found.groups:,}",
         "answers in the cache": f"{found.cached[0]:,} descriptions, {found.cached[1]:,} question pairs",
         "calls": f"{found.calls[0]:,} for descriptions, {found.calls[1]:,} for questions",
+        "waiting": f"{found.waiting[0]:,} requests in {found.waiting[1]:,} batches",
         "tokens, estimated": f"{found.tokens_in:,} in, {found.tokens_out:,} out",
         "cost, estimated": "unknown: no prices are set" if found.cost is None else f"{found.cost:,.4f}",
         "cost, at most": "unknown" if found.most is None else f"{found.most:,.4f} if no call is repeated",
@@ -159,6 +166,20 @@ def questions_plan(
     for name, value in facts.items():
         table.add_row(name, value)
     out.print(table)
+
+
+def _segments(read: Any, protocol: Protocol, scores: list[Path], train_from: list[str]) -> tuple[Any, str]:
+    """The rows that questions are made for, and for predicted ones where their classes come from."""
+    from mambavl.extract.questions import predicted
+
+    if protocol is Protocol.predicted:
+        if "labels" in train_from and len(train_from) > 1:
+            raise UsageError("--train-from: labels or scores files, not both")
+        held_out = [] if train_from == ["labels"] else [Path(name) for name in train_from]
+        return predicted.as_predicted(read, scores, train_from=held_out), predicted.origin(held_out)
+    if scores or train_from != ["labels"]:
+        raise UsageError(f"--scores and --train-from are for --protocol predicted, not {protocol.value}")
+    return read.segments, ""
 
 
 def _asking(backend: Backend, model: str | None, base_url: str | None, budget: float | None, sets: list[str]) -> Any:

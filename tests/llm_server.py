@@ -4,6 +4,16 @@
     once:FAULT           each request meets FAULT the first time
     always:FAULT         each request meets it every time
     faulty:SEED:RATE     a seeded schedule: which fault, if any, follows from the seed, the request and how often it came
+    poison:WORDS         each request that holds these words is refused with status 400
+
+What befalls files and batches is set from outside, by `Running.trouble`:
+
+    KIND-html, -badjson, -latin1, -404 ...   no sound answer to file, create, retrieve, list or content
+    create-lost          a batch is created and the connection dropped
+    list-none            no batch is listed
+    lines-bad            every second line of an output file is damaged
+    lines-errors         each line of it is an error given as a text
+    status-paused        batches stay in a state of that name
 
 Every request is a line of LOG, written before the reply is sent: what a client that dies then has paid for.
 """
@@ -16,6 +26,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +39,13 @@ BAD = ("malformed", "truncated", "refused", "refusal-text", "swapped", "same", "
        "no-question", "control", "two-fences")  # fmt: skip
 ODD = ("fenced", "leak-to-mask", "spaces")  # accepted all the same
 SOUND = ("good", "lost", "echo", *ODD)
+PAGES = {"html": b"<html>a proxy's page</html>", "badjson": b'{"id": ', "latin1": b'{"id": "\xe9", "status": "x"}'}
+USAGES = {
+    "usage-empty": {},
+    "usage-null": {"prompt_tokens": 10, "completion_tokens": None},
+    "usage-huge": {"prompt_tokens": 10**400, "completion_tokens": 1},
+    "usage-text": "many",
+}
 HANG = 5.0  # seconds
 
 
@@ -98,6 +116,7 @@ class Server(ThreadingHTTPServer):
         self.came: Counter[str] = Counter()
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict] = {}
+        self.troubles: list[str] = []
 
     def note(self, **line: object) -> None:
         with self.lock:
@@ -111,6 +130,8 @@ class Server(ThreadingHTTPServer):
             self.came[key] += 1
             count = self.came[key]
         kind, _, rest = body["model"].partition("@")[0].partition(":")
+        if kind == "poison":
+            return key, "400" if rest in body["messages"][-1]["content"] else "good"
         if kind == "always" or (kind == "once" and count == 1):
             return key, rest
         if kind == "faulty":
@@ -150,6 +171,11 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif self.path.endswith("/chat/completions"):
             self.chat(json.loads(data))
+        elif self.path.endswith("/trouble"):
+            self.server.troubles = json.loads(data)
+            self.answer(200, {})
+        elif self.troubled("file" if self.path.endswith("/files") else "create"):
+            pass
         elif self.path.endswith("/files"):
             boundary = re.search(r"boundary=([^;]+)", self.headers["Content-Type"]).group(1).encode()
             part = next(p for p in data.split(b"--" + boundary) if b'name="file"' in p)
@@ -161,22 +187,53 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if content := re.search(r"/files/([^/]+)/content", self.path):
-            self.answer(200, self.server.files[content.group(1)], {"Content-Type": "application/octet-stream"})
+            if not self.troubled("content"):
+                data = self.damaged(self.server.files[content.group(1)])
+                self.answer(200, data, {"Content-Type": "application/octet-stream"})
         elif found := re.search(r"/batches/([^/?]+)", self.path):
+            if self.troubled("retrieve"):
+                return
             batch = self.server.batches[found.group(1)]
             batch["looked"] += 1
             self.answer(200, self.state(batch))
         elif "/batches" in self.path:
-            listed = [self.state(batch) for batch in self.server.batches.values()]
-            self.answer(200, {"object": "list", "data": listed, "has_more": False})
+            if not self.troubled("list"):
+                batches = [] if "list-none" in self.server.troubles else list(self.server.batches.values())
+                after = re.search(r"after=([^&]+)", self.path)  # pages of two
+                start = 1 + [batch["id"] for batch in batches].index(after.group(1)) if after else 0
+                listed = [self.state(batch) for batch in batches[start : start + 2]]
+                self.answer(200, {"object": "list", "data": listed, "has_more": start + 2 < len(batches)})
         else:
             self.answer(404, {"error": {"message": f"no {self.path}"}})
+
+    def troubled(self, kind: str) -> bool:
+        """Whether this kind of call got no sound answer."""
+        for trouble in self.server.troubles:
+            where, _, what = trouble.partition("-")
+            if where == kind and what.isdecimal():
+                self.answer(int(what), {"error": {"message": f"{what} for {kind}", "code": None}})
+                return True
+            if where == kind and what in PAGES:
+                self.answer(200, PAGES[what], {"Content-Type": "text/html" if what == "html" else "application/json"})
+                return True
+        return False
+
+    def damaged(self, data: bytes) -> bytes:
+        lines = data.splitlines()
+        if "lines-bad" in self.server.troubles:
+            lines = [line.replace(b"custom_id", b"custom__d") if i % 2 else line for i, line in enumerate(lines)]
+        if "lines-errors" in self.server.troubles:
+            lines = [json.dumps({"custom_id": json.loads(line)["custom_id"], "error": "out of luck"}).encode() for line in lines]
+        return b"".join(line + b"\n" for line in lines)
 
     def completion(self, body: dict, fault: str) -> dict:
         content = body["messages"][-1]["content"]
         asked = json.loads(content if isinstance(content, str) else content[0]["text"])
         usage = {"prompt_tokens": len(json.dumps(body["messages"])) // 4, "completion_tokens": 40, "total_tokens": 0}
         choice = {"index": 0, **spoiled(fault, asked)}
+        usage = USAGES.get(fault, usage)
+        if fault == "enormous":
+            choice["message"]["content"] = "x" * 3_000_000
         return {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
 
     def chat(self, body: dict) -> None:
@@ -187,7 +244,12 @@ class Handler(BaseHTTPRequestHandler):
         self.server.note(path="chat", key=key, what=fault, authorization=said, images=images, **shown)
         if "@" in body["model"]:
             time.sleep(float(body["model"].partition("@")[2]))
+        key = self.headers.get("Authorization", "").split(" ")[-1]
         error = {"error": {"message": f"{fault}, says the server to {self.headers.get('Authorization')}", "code": None}}
+        if fault.endswith("-pieces"):
+            error["error"]["message"] = f"no key is {key[:-1]} or {key[1:]}, {key.upper()} or {key[4:14]}"
+        elif fault.endswith("-escape"):
+            error["error"]["message"] = "\x1b[31mred\x1b]0;title\x07 \u202e over"
         match fault.partition("-")[0]:
             case "429":
                 late = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 1))
@@ -195,7 +257,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.answer(429, error, waits.get(fault))
             case "quota":
                 self.answer(429, {"error": {**error["error"], "code": "insufficient_quota"}})
-            case "500" | "503" | "401" | "400" as status:
+            case "500" | "503" | "504" | "401" | "400" as status:
                 self.answer(int(status), error)
             case "filter":
                 self.answer(400, {"error": {**error["error"], "code": "content_filter"}})
@@ -233,6 +295,9 @@ class Handler(BaseHTTPRequestHandler):
             server.files[f"{name}-{kind}"] = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
         server.batches[name] = {"id": name, "metadata": body.get("metadata"), "looked": 0, "expired": bool(bad)}
         server.note(path="batch", key=name, what="created", authorization="", images=0)
+        if "create-lost" in server.troubles:
+            self.close_connection = True
+            return
         if lines[0]["body"]["model"].endswith(":lost") and not server.came["lost"]:
             server.came["lost"] = 1
             self.close_connection = True  # the client never learns the id, the first time
@@ -250,7 +315,7 @@ class Handler(BaseHTTPRequestHandler):
             "completion_window": "24h",
             "created_at": 0,
             "metadata": batch["metadata"],
-            "status": ended if done else "in_progress",
+            "status": "paused" if "status-paused" in self.server.troubles else ended if done else "in_progress",
             "output_file_id": f"{name}-out" if done else None,
             "error_file_id": f"{name}-err" if done else None,
         }
@@ -269,6 +334,11 @@ class Running:
     def accepted(self, path: str = "chat") -> Counter[str]:
         """By request: how many replies were sent that must be accepted."""
         return Counter(line["key"] for line in self.lines(path) if line["what"] in SOUND)
+
+    def trouble(self, *troubles: str) -> None:
+        """What befalls files and batches from now on."""
+        data = json.dumps(troubles).encode()
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/trouble", data), timeout=10).close()
 
     def forget(self) -> None:
         self.log.write_text("")  # the server appends

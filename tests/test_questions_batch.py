@@ -1,6 +1,7 @@
 """Batches: submitted once whatever happens before their id is noted, collected once, paid for within the budget."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from llm_server import Running, running
@@ -8,10 +9,8 @@ from test_questions_asking import PRICES, ROWS, TWICE
 
 from mambavl.cache import journal
 from mambavl.configs.errors import DataError, Interrupted
-from mambavl.extract.questions.asking import Asked, ask
+from mambavl.extract.questions.asking import Asked, ask, plan_asking
 from mambavl.extract.questions.batch import Batches
-from mambavl.extract.questions.endpoint import Endpoint
-from mambavl.extract.questions.exchange import Fault
 from mambavl.extract.questions.ledger import Ledger
 from mambavl.extract.questions.llm import Asking
 from toyclasses import annotations
@@ -120,17 +119,14 @@ def test_where_batches_are_not_listed_a_lost_one_is_not_submitted_again_unasked(
         patch.setattr(Ledger, "batch_id", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             asked(server, tmp_path / "cache")
-
-    async def unlisted(self, make, patience=1.0):
-        return Fault("HTTP 404: no such page", again=False) if make.__name__ == "search" else await call(self, make, patience)
-
-    call = Endpoint.call
-    monkeypatch.setattr(Endpoint, "call", unlisted)
+    server.trouble("list-404")
     with pytest.raises(DataError, match=r"does not list its batches .* --set resubmit=true"):
         asked(server, tmp_path / "cache")
     assert len(server.lines("batch")) == 1
-    assert not asked(server, tmp_path / "cache", resubmit=True).written.failures
+    found = asked(server, tmp_path / "cache", resubmit=True)
+    assert not found.written.failures
     assert len(server.lines("batch")) == 3
+    assert found.ledger.spent == pytest.approx(found.tally.cost)  # the lost one is in the books with all that it may have cost
 
 
 def test_the_budget_holds_for_batches(server, tmp_path):
@@ -153,16 +149,139 @@ def test_a_signal_leaves_the_batch_to_the_server_and_the_next_run_collects_it(se
 
 
 def test_lines_of_an_output_file_that_are_damaged_or_strange_are_no_answers(server, tmp_path, monkeypatch):
-    take, broken = Batches._take_line, []
+    real, broken = Batches._repeat, []
 
-    def damaged(self, batch, data):
-        if not broken:
+    async def damaged(self, make, kind, patience=1.0):
+        found = await real(self, make, kind, patience)
+        if kind is None and not broken:
             broken.append(1)
-            take(self, batch, json.dumps({"custom_id": "of another", "response": None}).encode())
-            return take(self, batch, data[: len(data) // 2])
-        return take(self, batch, data)
+            first, _, rest = found.content.partition(b"\n")
+            strange = json.dumps({"custom_id": "of another", "response": None}).encode()
+            return SimpleNamespace(content=b"\n".join([strange, first[: len(first) // 2], rest]))
+        return found
 
-    monkeypatch.setattr(Batches, "_take_line", damaged)
+    monkeypatch.setattr(Batches, "_repeat", damaged)
     found = asked(server, tmp_path / "cache")
     assert not found.written.failures
     assert found.tally.calls == 13
+
+
+def cheapest(ledger: Ledger) -> float:
+    """What the server charges at least for a reply."""
+    knobs = Asking(model="m", prices=PRICES)
+    return min(knobs.cost(r.tokens_in, r.tokens_out) for replies in ledger.replies.values() for r in replies)
+
+
+def test_a_batch_of_unknown_fate_is_not_created_again_by_the_run_that_made_it(server, tmp_path):
+    """It was created, its id was lost, and the server lists it late."""
+    server.trouble("create-lost", "list-none")
+    for paid in (1, 2):  # the second run finds none, counts it in full, and meets the same once more
+        with pytest.raises(DataError, match=r"nobody knows whether the server took the batch .* run the same command again"):
+            asked(server, tmp_path / "cache")
+        assert len(server.lines("batch")) == paid
+        assert len(Ledger(tmp_path / "cache").batches) == 1
+    lost = Ledger(tmp_path / "cache").settled
+    assert lost > 0
+    server.trouble()
+    found = asked(server, tmp_path / "cache")  # listed by now
+    assert not found.written.failures
+    assert len(server.lines("batch")) == 3
+    assert found.ledger.spent == pytest.approx(lost + found.tally.cost)
+    assert found.ledger.spent > len(server.lines("batch line")) * cheapest(found.ledger)
+
+
+def test_the_batch_is_found_on_a_later_page_of_the_list(server, tmp_path):
+    assert not asked(server, tmp_path / "other", "good:o").written.failures
+    assert not asked(server, tmp_path / "more", "good:m", rows=ROWS[:2]).written.failures
+    server.trouble("create-lost")
+    assert not asked(server, tmp_path / "cache", rows=ROWS[:3]).written.failures
+    assert len(server.lines("batch")) == 6
+
+
+def submitted(server, cache) -> None:
+    """Leave a batch with the six descriptions open."""
+    options = Asking(model="good", base_url=server.url, mode="batch", key_variable="", batch_poll=0.01, prices=PRICES)
+    with pytest.raises(Interrupted):
+        ask(annotations(), ROWS, options, cache, should_stop=lambda: True)
+    assert len(Ledger(cache).batches) == 1
+
+
+def test_live_pays_for_nothing_that_waits_in_a_batch(server, tmp_path):
+    submitted(server, tmp_path)
+    live = Asking(model="good", base_url=server.url, key_variable="", prices=PRICES)
+    with pytest.raises(DataError, match=r"6 of these requests wait in a batch .*batch-0.*; add --set mode=batch"):
+        ask(annotations(), ROWS, live, tmp_path)
+    assert not server.lines()
+    waiting = plan_asking(annotations(), ROWS, live, tmp_path)
+    assert (waiting.waiting, waiting.calls) == ((6, 1), (0, 6))
+    assert not ask(annotations(), ROWS, live.model_copy(update={"model": "good@0"}), tmp_path).written.failures  # other requests
+    assert not asked(server, tmp_path, rows=ROWS).written.failures
+    assert plan_asking(annotations(), ROWS, live, tmp_path).waiting == (0, 0)
+    assert not ask(annotations(), ROWS, live, tmp_path).written.failures
+
+
+@pytest.mark.parametrize("gone", ["retrieve-404", "content-404"])
+def test_a_batch_that_the_server_no_longer_knows_is_let_go_when_asked(server, tmp_path, gone):
+    submitted(server, tmp_path)
+    reserved = Ledger(tmp_path).spent
+    server.trouble(gone)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"no longer knows batch batch-0 .*HTTP 404.* --set resubmit=true"):
+            asked(server, tmp_path, rows=ROWS)
+    with pytest.raises(DataError, match="no longer knows batch batch-1"):  # one that this run submitted is not let go by it
+        asked(server, tmp_path, rows=ROWS, resubmit=True)
+    assert len(server.lines("batch")) == 2
+    server.trouble()
+    found = asked(server, tmp_path, rows=ROWS)
+    assert not found.written.failures
+    assert len(server.lines("batch")) == 3
+    assert found.ledger.spent == pytest.approx(reserved + found.tally.cost)
+
+
+def test_a_batch_elsewhere_is_named_with_its_address(server, tmp_path):
+    submitted(server, tmp_path)
+    other = Asking(model="good", base_url="http://127.0.0.1:9/v1", mode="batch", key_variable="")
+    with pytest.raises(DataError, match=f"wait in a batch at {server.url}; add --base-url {server.url} to collect"):
+        ask(annotations(), ROWS, other, tmp_path)
+
+
+def test_batches_of_other_requests_are_not_waited_for(server, tmp_path):
+    assert not asked(server, tmp_path, "good:a", rows=ROWS).written.failures
+    submitted(server, tmp_path)
+    server.trouble("retrieve-404", "list-404")
+    assert asked(server, tmp_path, "good:a", rows=ROWS).tally.calls == 0
+    assert len(Ledger(tmp_path).batches) == 1
+
+
+def test_a_state_that_nobody_knows_is_reported(server, tmp_path):
+    server.trouble("status-paused")
+    with pytest.raises(DataError, match="batch batch-0 is 'paused', and this program does not know what that means"):
+        asked(server, tmp_path)
+
+
+@pytest.mark.parametrize("what", ["html", "badjson", "latin1"])
+@pytest.mark.parametrize("kind", ["file", "create", "retrieve", "list"])
+def test_what_is_no_answer_of_the_protocol_is_a_fault(server, tmp_path, kind, what):
+    if kind == "list":
+        server.trouble(f"{kind}-{what}", "create-lost")
+    else:
+        server.trouble(f"{kind}-{what}")
+    with pytest.raises(DataError, match=r"not what was asked for .*; (run the same command again|look at the provider's page)"):
+        asked(server, tmp_path, retries=1)
+    server.trouble()
+    assert not asked(server, tmp_path).written.failures
+
+
+def test_answers_in_damaged_lines_are_in_the_books(server, tmp_path):
+    server.trouble("lines-bad")
+    found = asked(server, tmp_path, rows=ROWS)
+    paid = len(server.lines("batch line"))
+    assert paid > 12
+    assert found.ledger.spent >= paid * cheapest(found.ledger)
+
+
+def test_an_error_that_is_a_text_is_the_reason(server, tmp_path):
+    server.trouble("lines-errors")
+    found = asked(server, tmp_path, rows=ROWS, retries=0)
+    assert all("out of luck" in reason for reason in found.written.failures.values())
+    assert found.ledger.spent == 0.0

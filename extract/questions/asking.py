@@ -63,11 +63,18 @@ def ask(
 
 
 def plan_asking(
-    annotations: Annotations, segments: Sequence[Segment], options: Asking, cache: Path, *, videos: Path | None = None
+    annotations: Annotations,
+    segments: Sequence[Segment],
+    options: Asking,
+    cache: Path,
+    *,
+    protocol: str = "oracle",
+    videos: Path | None = None,
 ) -> Plan:
     """What `ask` would ask of a server now. Needs no key and sends nothing."""
     names = {"model": options.model, "backend": f"llm:{options.model}"}
-    return plan(Writer(annotations, segments, options, pictures=_pictures(options, videos), **names), Ledger(cache))
+    writer = Writer(annotations, segments, options, protocol=protocol, pictures=_pictures(options, videos), **names)
+    return plan(writer, Ledger(cache))
 
 
 def write_asked(target: Path, written: Written, options: Asking) -> int:

@@ -1,27 +1,37 @@
 """A server that speaks OpenAI's protocol: one call, one reply or one fault. Repeating is the caller's business.
 
 The key comes from an environment variable and goes into the Authorization header. It is in no record of this package, and it is
-cut out of whatever the server says before anybody sees that.
+cut out of whatever the server says before anybody sees that. Another server than OpenAI's is sent a key only when its variable
+was named in `key_variable`.
 """
 
 import asyncio
+import hashlib
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract.questions.exchange import Fault, Reply, Request
+from mambavl.extract.questions.exchange import Fault, Reply, Request, printable
 from mambavl.extract.questions.llm import OPENAI, Asking
+from mambavl.extract.questions.replies import MAX_CHARACTERS
 
+Model = TypeVar("Model", bound=BaseModel)
+
+MAX_TOKENS = 10**8  # a larger count is no count
 NO_KEY = "none"  # the client wants a text
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-FILTERED = ("content_filter", "content_policy_violation")  # error codes that mean this one request
+PIECE = 8  # characters of a key
+ONE_REQUESTS = (400, 413, 422)  # may be the fault of one request; `live` judges by how many meet it
+NOBODYS = ("model_not_found",)  # error codes that no request of a run can overcome
+WORK_MAY_BE_DONE = (408, 502, 504)  # somebody between gave up waiting
 OUT_OF_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 
 
@@ -35,26 +45,26 @@ class _Choice(BaseModel):
     finish_reason: str | None = None
 
 
-class _Usage(BaseModel):
-    prompt_tokens: int = Field(ge=0)
-    completion_tokens: int = Field(ge=0)
-
-
 class Completion(BaseModel):
     """What is read of a chat completion; whatever else it holds is passed over."""
 
     choices: list[_Choice] = Field(min_length=1, max_length=1)
-    usage: _Usage | None = None
+    usage: Any = None  # a reply that was paid for is kept whatever stands here
 
     def reply(self, redact: Callable[[str | None], str | None]) -> Reply:
-        choice, usage = self.choices[0], self.usage
+        choice = self.choices[0]
         return Reply(
-            text=redact(choice.message.content),
-            finish_reason=redact(choice.finish_reason),
-            refusal=redact(choice.message.refusal),
-            tokens_in=usage.prompt_tokens if usage else None,
-            tokens_out=usage.completion_tokens if usage else None,
+            text=redact(_cut(choice.message.content)),
+            finish_reason=redact(_cut(choice.finish_reason)),
+            refusal=redact(_cut(choice.message.refusal)),
+            tokens_in=self._tokens("prompt_tokens"),
+            tokens_out=self._tokens("completion_tokens"),
         )
+
+    def _tokens(self, name: str) -> int | None:
+        """A count of the server, None where it gives none that can be: then the bound is charged."""
+        count = self.usage.get(name) if isinstance(self.usage, dict) else None
+        return count if type(count) is int and 0 <= count <= MAX_TOKENS else None
 
 
 class Endpoint:
@@ -68,6 +78,8 @@ class Endpoint:
         self._openai = openai
         self.options, self.model, self.backend = options, options.model, f"llm:{options.model}"
         self._key = _key(options)
+        pieces = (re.escape(self._key[start : start + PIECE]) for start in range(len(self._key) - PIECE + 1))
+        self._pieces = re.compile(rf"(?:(?={'|'.join(pieces)}).)+.{{{PIECE - 1}}}", re.IGNORECASE)  # whole runs of them
         self.client = openai.AsyncOpenAI(
             api_key=self._key or NO_KEY, base_url=options.base_url, max_retries=0, timeout=options.timeout
         )
@@ -95,17 +107,20 @@ class Endpoint:
 
     async def complete(self, request: Request, attempt: int) -> Reply | Fault:
         body = self.body(request, attempt)
-        found = await self.call(lambda: self.client.chat.completions.with_raw_response.create(**body))
-        return found if isinstance(found, Fault) else self.read(found.content)
+        found = await self.fetch(lambda: self.client.chat.completions.with_raw_response.create(**body), Completion)
+        return found if isinstance(found, Fault) else found.reply(self.redact)
 
-    def read(self, data: bytes) -> Reply | Fault:
-        """A completion's JSON as a reply."""
+    async def fetch(self, make: Callable[[], Awaitable[Any]], kind: type[Model], patience: float = 1.0) -> Model | Fault:
+        """The JSON that one raw call of the client brings, as `kind`, or a Fault."""
+        found = await self.call(make, patience)
+        if isinstance(found, Fault):
+            return found
         try:
-            return Completion.model_validate_json(data).reply(self.redact)
+            return kind.model_validate_json(found.content)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "body"
-            return Fault(f"the server's answer is no chat completion ({where}: {first['msg']})", may_cost=True)
+            return Fault(self.said(f"the server's answer is not what was asked for ({where}: {first['msg']})"), may_cost=True)
 
     async def call(self, make: Callable[[], Awaitable[Any]], patience: float = 1.0) -> Any:
         """The result of one call of the client, or a Fault. No exception of the client, which may hold headers, leaves here."""
@@ -118,26 +133,50 @@ class Endpoint:
         except openai.APIStatusError as error:
             return self._status_fault(error)
         except openai.APIConnectionError as error:
-            cause = self.redact(str(error.__cause__ or error))[:200]
+            cause = self.said(str(error.__cause__ or error))
             return Fault(f"the connection failed ({type(error.__cause__ or error).__name__}: {cause})", may_cost=True)
-        except openai.OpenAIError as error:
-            return Fault(f"the client failed ({type(error).__name__}: {self.redact(str(error))[:200]})", may_cost=True)
+        except (openai.OpenAIError, ValueError) as error:  # the client reads an answer's JSON and its letters
+            return Fault(f"the client failed ({type(error).__name__}: {self.said(str(error))})", may_cost=True)
 
     def redact(self, text: str | None) -> str | None:
-        return text.replace(self._key, "[key]") if text and self._key else text
+        """A server's text without the key, in either case, and without pieces of it that are long enough to tell something."""
+        if not text or not self._key:
+            return text
+        if len(self._key) < PIECE:  # such as EMPTY, which is no secret and may be a word of a reply
+            return text.replace(self._key, "[key]")
+        return self._pieces.sub("[key]", text)
+
+    def said(self, text: str) -> str:
+        """What a server said in passing, as people may see it: one line without the key or control characters, cut."""
+        return printable(" ".join(self.redact(text[:MAX_CHARACTERS]).split()))[:300]
 
     def _status_fault(self, error: Any) -> Fault:
         status, code = error.status_code, getattr(error, "code", None) or ""
-        said = " ".join(self.redact(str(error.message)).split())[:300]
-        reason = f"HTTP {status}: {said}"
+        reason = f"HTTP {status}: {self.said(str(error.message))}"
         if status == 429 and code in OUT_OF_MONEY:
-            return Fault(reason, again=False, everybody=True)
+            return Fault(reason, again=False, everybody=True, status=status)
         if status in (408, 409, 425, 429) or status >= 500:
-            return Fault(reason, wait=retry_after(error.response.headers, time.time()))
-        if status in (401, 403):
-            name = self.options.key_variable or "none: key_variable is empty"
-            return Fault(f"{reason} (the key is taken from the variable {name})", again=False, everybody=True)
-        return Fault(reason, again=False, everybody=code not in FILTERED)
+            wait = retry_after(error.response.headers, time.time())
+            return Fault(reason, may_cost=status in WORK_MAY_BE_DONE, wait=wait, status=status)
+        if status in (401, 403):  # what it says to that may spell the key
+            return Fault(f"HTTP {status}: the server refuses {self._credentials()}", again=False, everybody=True, status=status)
+        return Fault(reason, again=False, everybody=code in NOBODYS or status not in ONE_REQUESTS, status=status)
+
+    def _credentials(self) -> str:
+        name = self.options.key_variable
+        if self._key:
+            return f"the key of the variable {name}"
+        if _is_named(self.options):
+            return f"a call without a key ({f'the variable {name} is empty' if name else 'key_variable names none'})"
+        return f"a call without a key; to send it the key of {name}, add --set key_variable={name}"
+
+
+def _cut(text: str | None) -> str | None:
+    """A text that is too long to be accepted, cut to what shows that it was: the ledger keeps every reply for ever."""
+    if text is None or len(text := text.strip()) <= MAX_CHARACTERS:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{text[:MAX_CHARACTERS]} [cut: {len(text):,} characters, sha256 {digest}]"
 
 
 def retry_after(headers: Any, now: float) -> float | None:
@@ -153,6 +192,15 @@ def retry_after(headers: Any, now: float) -> float | None:
     return None
 
 
+def _is_openai(options: Asking) -> bool:
+    return options.base_url.rstrip("/") == OPENAI
+
+
+def _is_named(options: Asking) -> bool:
+    """Whether the key's variable is meant for this server: it is OpenAI, or the variable was set by whoever runs this."""
+    return _is_openai(options) or "key_variable" in options.model_fields_set
+
+
 def _key(options: Asking) -> str:
     """The key, or "" where the server needs none. Raises UsageError without ever naming the value."""
     address = urlsplit(options.base_url)
@@ -160,9 +208,10 @@ def _key(options: Asking) -> str:
         raise UsageError("--base-url: expected an address such as http://127.0.0.1:8000/v1")
     if address.username or address.password or address.query:
         raise UsageError("--base-url: holds a name, a password or a query; a key belongs in an environment variable")
-    key = os.environ.get(options.key_variable, "").strip() if options.key_variable else ""
+    named = options.key_variable and _is_named(options)  # OpenAI's key goes nowhere else unasked
+    key = os.environ.get(options.key_variable, "").strip() if named else ""
     if not key:
-        if options.base_url.rstrip("/") == OPENAI:
+        if _is_openai(options):
             raise UsageError(
                 f"the environment variable {options.key_variable or '(none is named)'} holds no key; set it, name another one "
                 "with --set key_variable=NAME, or give --base-url of a local server"

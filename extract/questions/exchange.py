@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,6 +110,12 @@ class Fault:
     wait: float | None = None  # seconds that the server asked for
     again: bool = True  # asking again may help
     everybody: bool = False  # no request of this run will fare better
+    status: int | None = None  # of HTTP, where there was one
+
+
+def printable(text: str) -> str:
+    """Text of a server as a terminal may have it: no control, format or unassigned character, no lone surrogate."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(letter).startswith("C") else letter for letter in text)
 
 
 class Completer(Protocol):

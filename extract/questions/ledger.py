@@ -5,6 +5,7 @@ call that a kill left open counts with that sum for ever, so what was spent is n
 before anything is done with it. Each process adds a journal of its own: nothing that was paid for is ever cut or rewritten.
 """
 
+import re
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from mambavl.configs.errors import DataError
 from mambavl.extract.questions.exchange import Reply
 
 LOCK = "lock"
+_NAME = re.compile(r"\d{6,}-[0-9a-f]{8}\.journal")
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Batch:
 
     token: str  # ours, sent along, so that a batch whose id was lost can be found on the server
     reserved: dict[str, float]  # key -> the most that its call may cost, while it is open
+    base_url: str = ""  # where it was submitted; "" in old journals
     id: str | None = None
 
 
@@ -42,12 +45,15 @@ class Ledger:
     _calls: int = 0
 
     def __post_init__(self) -> None:
-        for path in sorted(self.folder.glob("*.journal")):
+        paths = sorted(self.folder.glob("*.journal"))
+        for path in paths:
+            if not _NAME.fullmatch(path.name):
+                raise DataError(f"{path}: is no journal of a cache of replies (000001-0123abcd.journal); move it elsewhere")
             for record in journal.read(path):
                 self._apply(path.name, record)
             if torn := journal.torn_bytes(path):
                 self.torn[path.name] = torn
-        number = 1 + max((int(path.name.split("-")[0]) for path in self.folder.glob("*.journal")), default=0)
+        number = 1 + max((int(path.name.split("-")[0]) for path in paths), default=0)
         self._path = self.folder / f"{number:06d}-{uuid.uuid4().hex[:8]}.journal"
 
     @property
@@ -55,6 +61,11 @@ class Ledger:
         """Money: what replies cost, and the most that open calls may cost."""
         waiting = sum(sum(batch.reserved.values()) for batch in self.batches.values())
         return self.settled + sum(self._open.values()) + waiting
+
+    @property
+    def waiting(self) -> dict[str, Batch]:
+        """By request key: the open batch that it was submitted in."""
+        return {key: batch for batch in self.batches.values() for key in batch.reserved}
 
     def send(self, key: str, reserved: float) -> int:
         """Note a call that is about to be made; returns its number."""
@@ -68,9 +79,9 @@ class Ledger:
     def fault(self, call: int, reason: str, cost: float) -> None:
         self._add({"event": "fault", "call": call, "reason": reason, "cost": cost})
 
-    def batch(self, token: str, reserved: dict[str, float]) -> None:
+    def batch(self, token: str, reserved: dict[str, float], base_url: str) -> None:
         """Note a batch that is about to be submitted."""
-        self._add({"event": "batch", "token": token, "reserved": reserved})
+        self._add({"event": "batch", "token": token, "reserved": reserved, "base_url": base_url})
 
     def batch_id(self, token: str, batch_id: str) -> None:
         self._add({"event": "batch id", "token": token, "id": batch_id})
@@ -94,7 +105,7 @@ class Ledger:
                 del self._open[file, record["call"]]
                 self.settled += record["cost"]
             case "batch":
-                self.batches[record["token"]] = Batch(record["token"], dict(record["reserved"]))
+                self.batches[record["token"]] = Batch(record["token"], dict(record["reserved"]), record.get("base_url", ""))
             case "batch id":
                 self.batches[record["token"]].id = record["id"]
             case "batch reply":

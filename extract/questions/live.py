@@ -3,11 +3,11 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from mambavl.configs.errors import DataError, Interrupted
-from mambavl.extract.questions.exchange import Completer, Fault, Reply, Request
+from mambavl.extract.questions.exchange import Completer, Fault, Reply, Request, printable
 from mambavl.extract.questions.ledger import Ledger
 from mambavl.extract.questions.llm import Ask, Asking, Failure, Tally, Verdicts, by_key
 from mambavl.extract.video import VideoError
@@ -60,10 +60,14 @@ class Live:
         self._halted = ""  # why nothing more is asked
         self._fatal = False
         self._unanswered = 0  # requests in a row
+        self._refused = 0  # requests that the server will not answer however often it is asked
+        self._served = False  # whether it has answered a request of this stage
 
     async def ask_all(self, asks: Sequence[Ask]) -> dict[str, Any]:
         """As Asker says. Raises Interrupted after a signal, and DataError when the server refuses everybody."""
         found = by_key(asks, self.tally)
+        self._refuse_waiting(found)
+        self._served = any(key in self.ledger.replies for key in found)
         answers: dict[str, Any] = {}
         waiting = iter(found.items())
 
@@ -81,6 +85,14 @@ class Live:
                 f"stopped with {done:,} of {len(found):,} requests answered, in {self.ledger.folder}; the same command goes on"
             )
         return answers
+
+    def _refuse_waiting(self, keys: Iterable[str]) -> None:
+        batches = [self.ledger.waiting[key] for key in keys if key in self.ledger.waiting]
+        if batches:
+            raise DataError(
+                f"{self.ledger.folder}: {len(batches):,} of these requests wait in a batch that is paid for "
+                f"({printable(batches[0].id or batches[0].token)}); add --set mode=batch to collect it"
+            )
 
     async def _answer(self, verdicts: Verdicts) -> Any:
         if (made := verdicts.look(self.ledger)) is not None:
@@ -105,12 +117,15 @@ class Live:
             except VideoError as error:
                 return Failure(f"no frames: {error}")
             if isinstance(outcome, Reply):
-                self._unanswered = 0
+                self._unanswered, self._served = 0, True
                 return None
             reason = outcome.reason
             if outcome.everybody:
                 self._halted, self._fatal = reason, True
             if not outcome.again:
+                self._refused += 1
+                if not self._served and self._refused >= self.options.give_up_after:
+                    self._halted, self._fatal = f"the first {self._refused} requests were refused, the last one: {reason}", True
                 return Failure(reason)
             if call < self.options.retries:
                 await self._pause(backoff(self.options, call, outcome.wait, self._jitter))

@@ -5,12 +5,13 @@ question. One request per distinct (narration, verb, noun), its answer for every
 masked. What was paid for is kept in a ledger and is never paid for again.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from mambavl.cache.schema import Segment
 from mambavl.configs import Config
@@ -45,6 +46,8 @@ class Prices(Config):
 class Asking(Config):
     """Knobs of `mambavl questions generate --backend llm|local`. Those of the first block shape answers and are in the keys."""
 
+    model_config = ConfigDict(hide_input_in_errors=True)  # a key may have been given where its name belongs
+
     model: str = Field(min_length=1)  # a server's name for it; for --backend local a folder
     temperature: Annotated[float, Field(ge=0, le=2)] | Literal["server"] = 0.7  # of the first attempt; "server" sends none
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -56,7 +59,7 @@ class Asking(Config):
     attempts: int = Field(default=3, ge=1, le=100)  # replies paid for before a request is given up
     mode: Literal["live", "batch"] = "live"
     base_url: str = OPENAI
-    key_variable: str = "OPENAI_API_KEY"  # the environment variable with the key; "" sends none
+    key_variable: str = "OPENAI_API_KEY"  # the environment variable with the key; unset, it goes to OpenAI alone; "" sends none
     token_limit_name: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"  # older servers know the second
     concurrency: int = Field(default=8, ge=1, le=1024)
     requests_per_minute: float | None = Field(default=None, gt=0)
@@ -65,14 +68,21 @@ class Asking(Config):
     retries: int = Field(default=6, ge=0, le=100)  # further calls when one brings no reply
     backoff: float = Field(default=1.0, ge=0)  # seconds before the first of them, doubled each time, with jitter
     max_wait: float = Field(default=120.0, ge=0)  # seconds; a longer Retry-After is cut to it
-    give_up_after: int = Field(default=8, ge=1)  # requests in a row that end without a reply: then nothing more is asked
+    give_up_after: int = Field(default=8, ge=1)  # requests in a row without a reply, or the first ones refused: then no more
     image_tokens: int = Field(default=3_000, ge=0)  # no fewer than the server counts for a frame
     prices: Prices | None = None
     budget: float | None = Field(default=None, ge=0)  # money, over all runs with the same cache
     batch_requests: int = Field(default=20_000, ge=1, le=50_000)  # in one batch
     batch_poll: float = Field(default=30.0, gt=0)  # seconds between two looks at it
-    resubmit: bool = False  # submit a batch again though nobody knows whether the first submission arrived
+    resubmit: bool = False  # submit again what is in a batch that nobody can find or collect, though it may have been paid
     device: str = "auto"  # of --backend local
+
+    @model_validator(mode="after")
+    def _key_named(self) -> "Asking":
+        """A rule of the whole, so that no message shows the value, which may be the key itself."""
+        if not re.fullmatch(r"(?:[A-Z_][A-Z0-9_]*)?", self.key_variable):
+            raise ValueError("key_variable: expected the NAME of an environment variable (capitals, digits, _), never a key")
+        return self
 
     @model_validator(mode="after")
     def _priced(self) -> "Asking":
@@ -325,6 +335,7 @@ class Plan:
     cost: float | None  # None without prices
     most: float | None
     spent: float  # by the cache's ledger, so far
+    waiting: tuple[int, int]  # requests in open batches, which are not among the calls, and how many batches
 
 
 def plan(writer: Writer, ledger: Ledger) -> Plan:
@@ -341,6 +352,9 @@ def plan(writer: Writer, ledger: Ledger) -> Plan:
     question = by_key(firm, tally)
     pairs = {key: verdicts.look(ledger) for key, verdicts in question.items()}
     stages = (_to_ask(describe, texts, options), _to_ask(question, pairs, options) + [ask.request for ask in guessed])
+    open_batches = ledger.waiting
+    waiting = {request.key: open_batches[request.key].token for s in stages for request in s if request.key in open_batches}
+    stages = tuple([request for request in stage if request.key not in waiting] for stage in stages)
     requests = [request for stage in stages for request in stage]
     tokens_in = sum(_estimate(request, options) for request in requests)
     tokens_out = sum(60 if request.reply is Description else 70 for request in requests)
@@ -355,6 +369,7 @@ def plan(writer: Writer, ledger: Ledger) -> Plan:
         cost=options.cost(tokens_in, tokens_out) if priced else None,
         most=sum(options.bound(request) for request in requests) if priced else None,
         spent=ledger.spent,
+        waiting=(len(waiting), len(set(waiting.values()))),
     )
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mambavl.cache.schema import Segment
 from mambavl.extract.annotations import Annotations
-from mambavl.extract.questions.exchange import Reply
+from mambavl.extract.questions.exchange import Reply, printable
 from mambavl.extract.questions.file import MASK
 from mambavl.extract.questions.forms import Kind, contains_form, words_of
 from mambavl.extract.questions.masking import Masked, mask
@@ -66,7 +66,7 @@ class Rejected(Exception):
     """A reply that is no good. `kind` is a word to count by; the text says more."""
 
     def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
+        super().__init__(printable(f"{kind}: {detail}"))  # it may hold the reply's own words
         self.kind = kind
 
 
@@ -113,7 +113,7 @@ def read_reply(reply: Reply, kind: type[BaseModel]) -> BaseModel:
     if not text:
         raise Rejected("empty", "the reply has no text")
     if len(text) > MAX_CHARACTERS:
-        raise Rejected("length", f"the reply has {len(text):,} characters; {MAX_CHARACTERS:,} are accepted")
+        raise Rejected("length", f"the reply has more than {MAX_CHARACTERS:,} characters")
     if fenced := _FENCE.fullmatch(text):
         text = fenced.group(1)
     try:
