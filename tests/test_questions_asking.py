@@ -33,7 +33,7 @@ from mambavl.extract.questions.frames import ClipFrames
 from mambavl.extract.questions.ledger import Ledger, open_ledger
 from mambavl.extract.questions.live import Live, Pace, backoff
 from mambavl.extract.questions.llm import Ask, Asking, Prices
-from mambavl.extract.questions.replies import Description, QuestionPair, judge_description
+from mambavl.extract.questions.replies import Description, QuestionPair, Rejected, judge_description
 from toyclasses import annotations, segment
 
 pytest.importorskip("openai", reason="needs the `llm` extra: pip install 'mambavl[llm]'")
@@ -177,11 +177,44 @@ def test_a_server_that_gives_no_reply_is_asked_some_times_and_then_left_alone(se
     assert "not asked: 2 requests in a row got no reply" in reasons[-1]
 
 
-@pytest.mark.parametrize("fault", ["401", "400", "quota"])
-def test_what_no_request_can_overcome_ends_the_run(server, tmp_path, fault):
+@pytest.mark.parametrize(("fault", "most"), [("401", 3), ("quota", 3), ("400", 2 + 3)])
+def test_what_no_request_can_overcome_ends_the_run(server, tmp_path, fault, most):
     with pytest.raises(DataError, match=r"HTTP \d+: .* what was answered is in "):
-        asked(server, tmp_path, f"always:{fault}")
-    assert len(server.lines()) <= 3  # those that were under way
+        asked(server, tmp_path, f"always:{fault}", give_up_after=2)
+    assert len(server.lines()) <= most  # with those that were under way
+
+
+@pytest.mark.parametrize("row", [0, 3])
+def test_a_request_that_the_server_refuses_stops_nobody_else(server, tmp_path, row):
+    found = asked(server, tmp_path, f"poison:{NARRATIONS[row][0]}", concurrency=1, give_up_after=2)
+    assert list(found.written.failures) == [f"P01_01_{row}"]
+    assert "HTTP 400" in found.written.failures[f"P01_01_{row}"]
+    assert len(found.written.questions) == 5
+    again = asked(server, tmp_path, f"poison:{NARRATIONS[row][0]}", concurrency=1, give_up_after=1)
+    assert again.tally.calls == 1  # the others' answers show that the server takes such requests
+
+
+@pytest.mark.parametrize("usage", ["usage-empty", "usage-null", "usage-huge", "usage-text"])
+def test_a_reply_whose_tokens_are_not_counted_is_kept_at_the_bound(server, tmp_path, usage):
+    found = asked(server, tmp_path, f"always:{usage}")
+    assert not found.written.failures
+    assert found.tally.calls == 12
+    assert found.ledger.spent >= 12 * options(server).cost(0, 400)
+
+
+def test_what_somebody_between_gave_up_waiting_for_may_have_been_paid(server, tmp_path):
+    found = asked(server, tmp_path, "once:504")
+    assert not found.written.failures
+    assert found.ledger.spent > 12 * options(server).cost(0, 400)
+
+
+def test_of_an_enormous_reply_only_the_beginning_is_kept(server, tmp_path):
+    found = asked(server, tmp_path, "always:enormous", rows=ROWS[:1], attempts=2, timeout=10.0)
+    assert "rejected, the last one as length" in found.written.failures["P01_01_0"]
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.journal")) < 50_000
+    (replies,) = found.ledger.replies.values()
+    digest = hashlib.sha256(b"x" * 3_000_000).hexdigest()
+    assert replies[0].text.endswith(f"[cut: 3,000,000 characters, sha256 {digest}]")
 
 
 def test_a_filter_refuses_its_own_row_only(server, tmp_path):
@@ -343,6 +376,12 @@ def test_a_second_process_on_one_cache_is_refused(server, tmp_path):
     assert not asked(server, tmp_path).written.failures
 
 
+def test_a_stray_file_in_the_cache_is_named(server, tmp_path):
+    (tmp_path / "foo.journal").write_bytes(b"")
+    with pytest.raises(DataError, match=r"foo\.journal: is no journal of a cache of replies"):
+        asked(server, tmp_path)
+
+
 def test_a_torn_journal_loses_its_last_record_only_and_is_named(server, tmp_path):
     asked(server, tmp_path, rows=ROWS[:3])
     (first,) = tmp_path.glob("*.journal")
@@ -461,13 +500,69 @@ def test_the_command_tells_nobody_the_key_even_when_the_client_logs_all(server, 
     environment = {**os.environ, "OPENAI_API_KEY": CANARY, "OPENAI_LOG": "debug", "PYTHONFAULTHANDLER": "1"}
     words = ["questions", "generate", "--annotations", folder / "annotations", "--backend", "llm", "--model", model]
     words += ["--base-url", server.url, "--out", tmp_path / "q.jsonl", "--set", "backoff=0.001", "--set", "retries=1"]
+    words += ["--set", "key_variable=OPENAI_API_KEY"]
     command = [sys.executable, "-m", "mambavl", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert CANARY not in done.stdout + done.stderr
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()]
     assert (tmp_path / "q.jsonl").exists() is (code == 0)
-    assert server.lines()
+    assert {line["authorization"] for line in server.lines()} == {hashlib.sha256(f"Bearer {CANARY}".encode()).hexdigest()}
+
+
+@pytest.mark.parametrize("model", ["always:400-pieces", "always:401-pieces", "always:500-pieces"])
+def test_no_piece_of_the_key_is_told_in_either_case(server, tmp_path, canary, model):
+    knobs = options(server, model, key_variable="KITCHEN_KEY", retries=0)
+    told = ""
+    try:
+        told += str(ask(annotations(), ROWS, knobs, tmp_path / "cache").written.failures)
+    except MambaVLError as error:
+        told += chain(error)
+    assert "HTTP" in told
+    told += "".join(path.read_bytes().decode(errors="replace") for path in tmp_path.rglob("*.journal"))
+    pieces = {canary[start : start + 8] for start in range(len(canary) - 7)}
+    assert not [piece for piece in pieces if piece in told.lower()]
+
+
+def test_a_short_key_is_cut_out_as_it_is_only(monkeypatch):
+    """What local servers are told, such as EMPTY, is a word of replies too."""
+    monkeypatch.setenv("KITCHEN_KEY", "EMPTY")
+    endpoint = Endpoint(Asking(model="m", base_url="http://127.0.0.1:9/v1", key_variable="KITCHEN_KEY"))
+    assert endpoint.redact("EMPTY the empty bowl") == "[key] the empty bowl"
+
+
+def test_a_server_cannot_write_to_the_terminal(server, tmp_path):
+    told = list(asked(server, tmp_path, "always:400-escape").written.failures.values())
+    assert all("red" in text and text.isprintable() for text in told)
+    reply = Reply("\x1b]0;title\x07 \ud800", "stop", refusal="I \x1b[31mwill not")
+    for given in (reply, dataclasses.replace(reply, refusal=None), dataclasses.replace(reply, finish_reason="\x1b")):
+        with pytest.raises(Rejected) as rejected:
+            judge_description(given)
+        assert str(rejected.value).isprintable()
+
+
+def test_openais_key_goes_to_no_other_server_unless_it_is_named(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    bare = Asking(model="always:401", base_url=server.url)
+    with pytest.raises(DataError, match=r"a call without a key; to send it the key of OPENAI_API_KEY, add --set key_variable="):
+        ask(annotations(), ROWS, bare, tmp_path)
+    nothing = hashlib.sha256(b"Bearer none").hexdigest()
+    assert {line["authorization"] for line in server.lines()} == {nothing}
+    assert Endpoint(Asking(model="m")).client.api_key == CANARY
+    assert Endpoint(Asking(model="m", base_url=server.url, key_variable="OPENAI_API_KEY")).client.api_key == CANARY
+    with pytest.raises(DataError, match="the server refuses the key of the variable OPENAI_API_KEY"):
+        ask(annotations(), ROWS, Asking(model="always:401", base_url=server.url, key_variable="OPENAI_API_KEY"), tmp_path)
+
+
+def test_a_key_where_its_name_belongs_is_refused_without_being_said(tmp_path, capsys):
+    where = ("--annotations", tmp_path, "--out", tmp_path / "q.jsonl", "--model", "m")
+    assert call("questions", "plan", *where, "--set", f"key_variable={CANARY}") == 2
+    said = capsys.readouterr()
+    assert "expected the NAME of an environment variable" in said.err
+    assert CANARY not in said.out + said.err
+    with pytest.raises(ValueError, match="expected the NAME") as refused:
+        Asking(model="m", key_variable=CANARY)
+    assert CANARY not in str(refused.value)
 
 
 def test_keys_that_cannot_be_are_refused_without_being_said(server, monkeypatch):

@@ -259,13 +259,12 @@ def test_a_state_that_nobody_knows_is_reported(server, tmp_path):
         asked(server, tmp_path)
 
 
-@pytest.mark.parametrize("what", ["html", "badjson", "latin1"])
-@pytest.mark.parametrize("kind", ["file", "create", "retrieve", "list"])
-def test_what_is_no_answer_of_the_protocol_is_a_fault(server, tmp_path, kind, what):
-    if kind == "list":
-        server.trouble(f"{kind}-{what}", "create-lost")
-    else:
-        server.trouble(f"{kind}-{what}")
+@pytest.mark.parametrize(
+    "troubles",
+    [["file-html"], ["file-badjson"], ["create-html"], ["create-latin1"], ["retrieve-html"], ["list-html", "create-lost"]],
+)
+def test_what_is_no_answer_of_the_protocol_is_a_fault(server, tmp_path, troubles):
+    server.trouble(*troubles)
     with pytest.raises(DataError, match=r"not what was asked for .*; (run the same command again|look at the provider's page)"):
         asked(server, tmp_path, retries=1)
     server.trouble()

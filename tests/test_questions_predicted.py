@@ -209,6 +209,10 @@ def test_the_command_takes_scores_and_says_where_they_do_not_belong(tmp_path, ca
     masked = {s.split: questions[s.narration_id].masked["verb_question"] for s in read.segments}
     assert masked == {"train": ["wash", "onion"], "validation": ["cut", "cup"]}
     assert call(*words, "predicted", "--scores", val) == 0
+    capsys.readouterr()
+    plan = ("questions", "plan", *words[2:], "predicted", "--model", "m", "--scores", val, "--train-from", folds)
+    assert call(*plan) == 0
+    assert "2 for descriptions, 2 for questions" in capsys.readouterr().out  # `wash onion` and `cut cup`
     for wrong in (
         ("predicted",),
         ("oracle", "--scores", val),

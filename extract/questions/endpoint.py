@@ -85,6 +85,7 @@ class Endpoint:
         )
 
     async def __aenter__(self) -> "Endpoint":
+        _ = self.client.chat.completions, self.client.batches, self.client.files  # imported now, not within a call's timeout
         return self
 
     async def __aexit__(self, *exception: object) -> None:
