@@ -18,7 +18,7 @@ fresh process:
                of a clip's (an image's, a question's) N tokens would. Fused attention holds neither; without it this
                ends with an error
 
-The last line is JSON: {"encoders": {name: {"samples_per_s", "over_floor"}}}. Wants 4 GB; takes about 5 minutes on two idle cores.
+The last line is JSON: {"encoders": {name: {"samples_per_s", "over_floor"}}}. Wants 4 GB; takes about 8 minutes on two cores.
 """
 
 import argparse
