@@ -156,7 +156,7 @@ def questions_plan(
         "distinct (narration, verb, noun)" if videos is None else "clips": f"{found.groups:,}",
         "answers in the cache": f"{found.cached[0]:,} descriptions, {found.cached[1]:,} question pairs",
         "calls": f"{found.calls[0]:,} for descriptions, {found.calls[1]:,} for questions",
-        "waiting": f"{found.waiting[0]:,} requests in {found.waiting[1]:,} batches",
+        "waiting in batches": f"{found.waiting[0]:,} requests in {found.waiting[1]:,} batches",
         "tokens, estimated": f"{found.tokens_in:,} in, {found.tokens_out:,} out",
         "cost, estimated": "unknown: no prices are set" if found.cost is None else f"{found.cost:,.4f}",
         "cost, at most": "unknown" if found.most is None else f"{found.most:,.4f} if no call is repeated",

@@ -238,6 +238,22 @@ def test_a_batch_that_the_server_no_longer_knows_is_let_go_when_asked(server, tm
     assert found.ledger.spent == pytest.approx(reserved + found.tally.cost)
 
 
+def test_resubmit_lets_go_of_nothing_that_the_server_still_lists(server, tmp_path):
+    server.trouble("create-lost", "list-none")
+    with pytest.raises(DataError, match="nobody knows"):
+        asked(server, tmp_path)
+    server.trouble()
+    assert not asked(server, tmp_path, resubmit=True).written.failures
+    assert len(server.lines("batch")) == 2
+
+
+def test_a_server_without_files_is_told_so(server, tmp_path):
+    server.trouble("file-404")
+    with pytest.raises(DataError, match=r"takes no files, so no batches .*; leave mode at live"):
+        asked(server, tmp_path)
+    assert Ledger(tmp_path).spent == 0.0
+
+
 def test_a_batch_elsewhere_is_named_with_its_address(server, tmp_path):
     submitted(server, tmp_path)
     other = Asking(model="good", base_url="http://127.0.0.1:9/v1", mode="batch", key_variable="")

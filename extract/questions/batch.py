@@ -33,6 +33,7 @@ ENDED = ("completed", "failed", "expired", "cancelled")
 MAX_BYTES = 100_000_000  # of an uploaded file; OpenAI takes 200 MB
 TRANSFER = 20  # times the timeout that an upload or a download may take
 LISTED = 2_000  # batches of the account that are searched for a token
+_LET_GO = "add --set resubmit=true: it then counts with all that it may have cost, and its requests are sent again"
 
 
 class _File(BaseModel):
@@ -94,6 +95,7 @@ class Batches:
         self._jitter = random.Random()
         self._faults: dict[str, str] = {}  # key -> why its last call brought no reply
         self._calls: Counter[str] = Counter()
+        self._url = options.base_url.rstrip("/")
         self._made: set[str] = set()  # tokens of the batches that this run submitted; it lets go of none of them
         self._halted = ""
 
@@ -159,12 +161,15 @@ class Batches:
 
     async def _create(self, reserved: dict[str, float], data: bytes) -> None:
         """Raises DataError when the server takes no batch, or when nobody knows whether it took this one."""
-        client, url = self.endpoint.client, self.options.base_url
-        upload = await self._repeat(
-            lambda: client.files.with_raw_response.create(file=("requests.jsonl", data), purpose="batch"), _File, TRANSFER
-        )
+        client = self.endpoint.client
+        try:
+            upload = await self._repeat(
+                lambda: client.files.with_raw_response.create(file=("requests.jsonl", data), purpose="batch"), _File, TRANSFER
+            )
+        except _NotFound as error:
+            raise DataError(f"the server takes no files, so no batches ({error}); leave mode at live") from None
         token = uuid.uuid4().hex
-        self.ledger.batch(token, reserved, url)
+        self.ledger.batch(token, reserved, self._url)
         self._made.add(token)
         self.tally.calls += len(reserved)
         for call in range(self.options.retries + 1):
@@ -190,12 +195,14 @@ class Batches:
                     "run the same command again: it looks for it, and sends its requests again only if it is not there"
                 )
         self.ledger.batch_end(token, "refused", 0.0)
-        raise DataError(f"the server takes no batch: {made.reason}; what was answered is in {self.ledger.folder}")
+        raise DataError(
+            f"the server takes no batch: {made.reason}; what was answered is in {self.ledger.folder}; the same command goes on"
+        )
 
     async def _recover(self, keys: Set[str]) -> None:
         """Find the batches with some of these requests that an earlier process submitted without learning their ids."""
         for batch in self._open_with(keys):
-            if batch.base_url not in ("", self.options.base_url):
+            if batch.base_url not in ("", self._url):
                 if not self.options.resubmit:
                     raise DataError(
                         f"some of these requests wait in a batch at {batch.base_url}; add --base-url {batch.base_url} to collect "
@@ -224,9 +231,7 @@ class Batches:
         self.ledger.batch_end(batch.token, status, cost)
 
     async def _find(self, token: str) -> str | None:
-        """The id of the batch with this token, if the server lists one."""
-        if self.options.resubmit:
-            return None
+        """The id of the batch with this token, if the server lists one; with `resubmit` a server need not list any."""
         seen, last = 0, None
         while seen < LISTED:
             after = {"after": last} if last else {}
@@ -235,6 +240,8 @@ class Batches:
                     lambda after=after: self.endpoint.client.batches.with_raw_response.list(limit=100, **after), _Page
                 )
             except DataError as error:
+                if self.options.resubmit:
+                    return None
                 raise DataError(
                     f"the server does not list its batches ({error}), so nobody knows whether the batch with the metadata "
                     f"{TOKEN} {token} was submitted; look at the provider's page, and add --set resubmit=true if it is not there"
@@ -279,6 +286,8 @@ class Batches:
         for file_id in filter(None, (state.output_file_id, state.error_file_id)):
             content = await self._repeat(lambda file_id=file_id: self.endpoint.client.files.content(file_id), None, TRANSFER)
             for data in content.content.splitlines():
+                if not data.strip():
+                    continue
                 try:
                     self._take_line(batch, _Line.model_validate_json(data), costs)
                 except ValidationError:
@@ -339,6 +348,3 @@ class Batches:
             if left <= 0:
                 return
             await self._sleep(min(left, 0.5))
-
-
-_LET_GO = "add --set resubmit=true: it then counts with all that it may have cost, and its requests are sent again"

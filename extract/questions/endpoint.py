@@ -174,9 +174,9 @@ class Endpoint:
 
 def _cut(text: str | None) -> str | None:
     """A text that is too long to be accepted, cut to what shows that it was: the ledger keeps every reply for ever."""
-    if text is None or len(text := text.strip()) <= MAX_CHARACTERS:
+    if text is None or len(text) <= MAX_CHARACTERS or len(text := text.strip()) <= MAX_CHARACTERS:
         return text
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    digest = hashlib.sha256(text.encode()).hexdigest()
     return f"{text[:MAX_CHARACTERS]} [cut: {len(text):,} characters, sha256 {digest}]"
 
 

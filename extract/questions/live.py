@@ -64,7 +64,8 @@ class Live:
         self._served = False  # whether it has answered a request of this stage
 
     async def ask_all(self, asks: Sequence[Ask]) -> dict[str, Any]:
-        """As Asker says. Raises Interrupted after a signal, and DataError when the server refuses everybody."""
+        """As Asker says. Raises Interrupted after a signal, and DataError when the server refuses everybody or a batch has
+        some of the requests."""
         found = by_key(asks, self.tally)
         self._refuse_waiting(found)
         self._served = any(key in self.ledger.replies for key in found)
