@@ -125,7 +125,7 @@ class Live:
                 self._halted, self._fatal = reason, True
             if not outcome.again:
                 self._refused += 1
-                if not self._served and self._refused >= self.options.give_up_after:
+                if not self._served and not self._fatal and self._refused >= self.options.give_up_after:
                     self._halted, self._fatal = f"the first {self._refused} requests were refused, the last one: {reason}", True
                 return Failure(reason)
             if call < self.options.retries:
