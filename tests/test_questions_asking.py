@@ -55,6 +55,7 @@ TWICE = [*ROWS, *(dataclasses.replace(row, narration_id=f"P01_02_{number}") for 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory):
     with running(tmp_path_factory.mktemp("server")) as server:
+        asked(server, tmp_path_factory.mktemp("first"), timeout=30.0)  # a client's first calls in a process are slow
         yield server
 
 
