@@ -121,8 +121,8 @@ def questions_generate(
     }
     if unused := [name for name, value in given.items() if value]:
         raise UsageError(f"{', '.join(unused)}: the templates ask no model; add --backend llm or --backend local")
-    if protocol is Protocol.predicted:
-        made = predicted.predict(read, scores, train_from=held_out, hints=hints)
+    if origin:
+        made = predicted.from_templates(read, segments, origin, hints=hints)
     else:
         made = generate(read, protocol.value, masked=not unmasked, hints=hints)
     count = write_questions(target, made)

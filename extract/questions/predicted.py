@@ -36,8 +36,13 @@ def predict(
     Raises as `as_predicted`.
     """
     seen = as_predicted(annotations, scores, train_from=train_from, segments=segments)
-    blind = replace(annotations, segments=())  # templates avoid the words of all rows, and these rows' must not be looked at
-    return named(generate(blind, "oracle", seen, hints=hints), origin(train_from))
+    return from_templates(annotations, seen, origin(train_from), hints=hints)
+
+
+def from_templates(annotations: Annotations, seen: Sequence[Segment], origin: str, *, hints: bool = True) -> Iterator[Question]:
+    """Template questions about segments that `as_predicted` gave."""
+    blind = replace(annotations, segments=())  # templates avoid the words of all rows, and scored rows' must not be looked at
+    return named(generate(blind, "oracle", seen, hints=hints), origin)
 
 
 def named(questions: Iterable[Question], origin: str) -> Iterator[Question]:
