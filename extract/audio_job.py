@@ -106,7 +106,6 @@ class _AudioPipeline:
         self, encoder: nn.Module, paths: dict[str, Path | None], options: AudioExtraction, levels: tuple[Level, ...]
     ) -> None:
         self.encoder = encoder
-        self.paths = paths
         self.options = options
         self.levels = levels
         self.videos = job.OneVideo(paths, SoundReader)

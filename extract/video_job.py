@@ -112,7 +112,6 @@ class _VideoPipeline:
     ) -> None:
         self.device = job.device_of(options.device)
         self.encoder = encoder
-        self.paths = paths
         self.options = options
         self.levels = levels
         self.boxes = boxes
@@ -215,12 +214,11 @@ class _VideoPipeline:
             return pixels
         image, wanted = Image.fromarray(pixels), self.encoder.pixels
         method = Image.Resampling[wanted.interpolation.upper()]
-        squares = _squares(image.height, image.width, self.options.crops) if self.options.fit == "crop" else [None]
-        crops = []
-        for square in squares:
-            top, left, side = square or (0, 0, 0)
-            box = (left, top, left + side, top + side) if square else None
-            crops.append(np.asarray(image.resize((wanted.image_size,) * 2, method, box=box)))
+        boxes = [None]  # the whole frame, squeezed
+        if self.options.fit == "crop":
+            squares = _squares(image.height, image.width, self.options.crops)
+            boxes = [(left, top, left + side, top + side) for top, left, side in squares]
+        crops = [np.asarray(image.resize((wanted.image_size,) * 2, method, box=box)) for box in boxes]
         return _Frame((image.height, image.width), crops)
 
     def _fill(self, clip: "_Clip", video_id: str, views: list[list["_Frame | VideoError"]], pts: np.ndarray) -> None:
@@ -355,6 +353,12 @@ def _build_encoder(options: VideoExtraction) -> nn.Module:
     unknown = [key for key in ("boxes", "layer") if key in sizes and options.encoder not in published]
     if unknown:
         raise UsageError(f"encoder {options.encoder} has no {unknown[0]}; that is for {', '.join(published)}")
+    if options.box_transform == "released" and options.boxes not in ("h5", "hoa"):
+        raise UsageError("box_transform = released is about boxes, and none are read; set boxes = h5 or hoa")
+    if options.fit == "squash" and (options.crops > 1 or options.box_transform == "released"):
+        raise UsageError(
+            "a squeezed frame (fit = squash) is one view, and the released loader had none: crops = 1, box_transform = correct"
+        )
     device = options.device
     encoder = job.build_encoder(options.encoder, "video", options.weights, options.weights_state, device, **sizes)
     reads_boxes = getattr(getattr(encoder, "config", None), "boxes", None) == "given"
@@ -367,12 +371,6 @@ def _build_encoder(options: VideoExtraction) -> nn.Module:
         raise UsageError(f"encoder {options.encoder} reads no boxes; leave out `boxes`")
     if "cls" in options.levels and not hasattr(encoder, "class_token"):
         raise UsageError(f"encoder {options.encoder} gives no class token apart; leave `cls` out of the levels")
-    if options.box_transform == "released" and options.boxes not in ("h5", "hoa"):
-        raise UsageError("box_transform = released is about boxes, and none are read; set boxes = h5 or hoa")
-    if options.fit == "squash" and (options.crops > 1 or options.box_transform == "released"):
-        raise UsageError(
-            "a squeezed frame (fit = squash) is one view, and the released loader had none: crops = 1, box_transform = correct"
-        )
     return encoder
 
 
