@@ -1,6 +1,7 @@
 """The arrows between the rooms: configs <- cache <- {extract, fuse} <- mambavl; and the package list names every folder."""
 
 import ast
+import os
 import tomllib
 from pathlib import Path
 
@@ -48,13 +49,19 @@ def test_imports_follow_the_arrows(room):
         assert not beyond, f"{path.relative_to(ROOT)} imports {beyond}"
 
 
-def test_every_package_folder_is_listed_and_mapped():
+def test_every_package_folder_is_listed_and_linked():
     """setuptools takes what is listed and nothing else: a forgotten folder is missing from every wheel."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {path.parent.relative_to(ROOT) for room in MAY_IMPORT for path in (ROOT / room).rglob("__init__.py")}
-    names = {"mambavl" if folder == Path("mambavl") else "mambavl." + ".".join(folder.parts): str(folder) for folder in folders}
-    assert set(settings["packages"]) == names.keys()
-    assert settings["package-dir"] == names
+    names = {".".join(folder.parts if folder.parts[0] == "mambavl" else ("mambavl", *folder.parts)) for folder in folders}
+    assert set(settings["packages"]) == names
+    assert "package-dir" not in settings
+
+
+@pytest.mark.parametrize("room", [room for room in MAY_IMPORT if room != "mambavl"])
+def test_what_is_imported_as_mambavl_is_found_there(room):
+    """`mambavl.cache` is `mambavl/cache`, a link to the folder at the top: editors and readers find it without any setting."""
+    assert os.readlink(ROOT / "mambavl" / room) == f"../{room}"
 
 
 def writes(path: Path) -> list[str]:
