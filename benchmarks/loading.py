@@ -27,6 +27,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from mambavl.cache.rows import OK
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import h5py
@@ -38,10 +40,11 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save_file
 
-from mambavl.cache import FeatureStore, gather, open_store, reader, schema
-from mambavl.cache.schema import Classes, Level, Segment
-from mambavl.cache.store import RowGroup, StoreWriter
+from mambavl.cache import FeatureStore, gather, open_store, reader, shards
+from mambavl.cache.rows import Classes, Segment
+from mambavl.cache.shards import Level
 from mambavl.cache.verify import verify
+from mambavl.cache.writer import RowGroup, StoreWriter
 
 BATCH = 128
 DENSE = {"16x768": (16, 768), "5x1024": (5, 1024)}
@@ -382,7 +385,7 @@ def writing(folder: Path, rows: int) -> dict[str, float]:
 
 def write_plain(folder: Path, values: np.ndarray) -> None:
     folder.mkdir()
-    step = schema.rows_per_group(values[0].nbytes)
+    step = shards.rows_per_group(values[0].nbytes)
     for first in range(0, len(values), step):
         with open(folder / str(first), "wb") as file:
             file.write(values[first : first + step].data)
@@ -410,7 +413,7 @@ def write_dense(path: Path, values: np.ndarray) -> FeatureStore:
     level = Level("frame", "dense", (1, *values.shape[1:]), "float16", steps=values.shape[1])
     spec = {"kind": "video", "recipe": {}, "inputs": {}, "levels": [level.to_dict()], "frame_pts": []}
     writer = StoreWriter(
-        path, {**spec, "rows_per_group": schema.rows_per_group(level.chunk_bytes)}, segments(len(values)), CLASSES, {}
+        path, {**spec, "rows_per_group": shards.rows_per_group(level.chunk_bytes)}, segments(len(values)), CLASSES, {}
     )
     for group in writer.pending():
         index = writer.layout.rows_of(group)
@@ -425,7 +428,7 @@ def write_ragged(path: Path, values: dict[str, np.ndarray], lengths: dict[str, n
     levels = []
     for question, counts in lengths.items():
         largest = max(int(counts[i : i + group_rows].sum()) for i in range(0, rows, group_rows))
-        capacity = -(-largest // schema.TOKEN_CHUNK) * schema.TOKEN_CHUNK
+        capacity = -(-largest // shards.TOKEN_CHUNK) * shards.TOKEN_CHUNK
         levels.append(Level(f"{question}/last_hidden", "ragged", (TEXT_WIDTH,), "float16", capacity=capacity))
     spec = {"kind": "text", "recipe": {}, "inputs": {}, "levels": [level.to_dict() for level in levels], "frame_pts": []}
     writer = StoreWriter(path, {**spec, "rows_per_group": group_rows}, segments(rows), CLASSES, {})
@@ -443,7 +446,7 @@ def write_ragged(path: Path, values: dict[str, np.ndarray], lengths: dict[str, n
 
 def row_group(levels: dict[str, np.ndarray], lengths: dict[str, np.ndarray]) -> RowGroup:
     count = len(next(iter(lengths.values())))
-    return RowGroup(levels, lengths, np.full(count, schema.OK, np.uint8), np.zeros(count, np.uint8))
+    return RowGroup(levels, lengths, np.full(count, OK, np.uint8), np.zeros(count, np.uint8))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from mambavl.cache import schema
+from mambavl.cache import canonical
 from mambavl.cache.reader import FeatureStore
+from mambavl.cache.rows import OK, STATUS
 
 BATCH_BYTES = 64 * 2**20
 NAMES_SHOWN = 5
@@ -20,7 +21,7 @@ def diff(
     First the spec, field by field, then rows that only one has, statuses, lengths, and for every level that both have in the
     same shape the rows whose values differ, with the largest difference. Rows are matched by narration_id.
     """
-    yield from (f"spec {line}" for line in schema.differences(ours.spec, theirs.spec))
+    yield from (f"spec {line}" for line in canonical.differences(ours.spec, theirs.spec))
     rows = [{segment.narration_id: row for row, segment in enumerate(store.segments)} for store in (ours, theirs)]
     for mine, other, store in ((rows[0], rows[1], ours), (rows[1], rows[0], theirs)):
         if alone := [name for name in mine if name not in other]:
@@ -30,7 +31,7 @@ def diff(
     status = ours.status[left], theirs.status[right]
     if (changed := np.flatnonzero(status[0] != status[1])).size:
         first = changed[0]
-        words = f"{schema.STATUS[int(status[0][first])]} -> {schema.STATUS[int(status[1][first])]}"
+        words = f"{STATUS[int(status[0][first])]} -> {STATUS[int(status[1][first])]}"
         yield f"status: {_some([names[i] for i in changed])} (first: {words})"
     for name in ("flags", "frame_pts"):
         arrays = [store.row_array(name)[index] for store, index in ((ours, left), (theirs, right)) if name in _row_arrays(store)]
@@ -41,7 +42,7 @@ def diff(
     reasons = [{name: reason for name, _, reason in store.failures} for store in (ours, theirs)]
     if other := [name for name in names if reasons[0].get(name) != reasons[1].get(name)]:
         yield f"reasons: {_some(other)}"
-    both = np.flatnonzero((status[0] == schema.OK) & (status[1] == schema.OK))
+    both = np.flatnonzero((status[0] == OK) & (status[1] == OK))
     shared = [name for name, level in ours.levels.items() if name in theirs.levels]
     for number, name in enumerate(shared):
         progress(number, len(shared))

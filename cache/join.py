@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mambavl.cache.reader import FeatureStore
-from mambavl.cache.schema import Classes, Segment
+from mambavl.cache.rows import Classes, Segment
 from mambavl.configs.errors import DataError, UsageError
 
 ROWS_SHOWN = 50
@@ -33,7 +33,7 @@ class JoinError(DataError):
 
 
 @dataclass(frozen=True)
-class Stream:
+class JoinedStream:
     """One stream's stores, and where each joined row lies in them."""
 
     stores: tuple[FeatureStore, ...]
@@ -74,7 +74,7 @@ class Joined:
 
     segments: tuple[Segment, ...]
     classes: Classes
-    streams: dict[str, Stream]
+    streams: dict[str, JoinedStream]
 
     def __len__(self) -> int:
         return len(self.segments)
@@ -133,9 +133,9 @@ def _differs(segment: Segment, other: Segment) -> str | None:
     return None
 
 
-def _locate(stores: tuple[FeatureStore, ...], row_of: dict[str, int]) -> Stream:
+def _locate(stores: tuple[FeatureStore, ...], row_of: dict[str, int]) -> JoinedStream:
     store_of, place, status = (np.zeros(len(row_of), dtype) for dtype in (np.int64, np.int64, np.uint8))
     for number, store in enumerate(stores):
         where = np.array([row_of[segment.narration_id] for segment in store.segments], np.int64)
         store_of[where], place[where], status[where] = number, np.arange(len(store)), store.status
-    return Stream(stores, store_of, place, status)
+    return JoinedStream(stores, store_of, place, status)

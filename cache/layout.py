@@ -4,8 +4,6 @@ A row group is done when a valid record of it exists, made under this store's sp
 that the record gives. `spec.json` says everything else about the files.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,17 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from mambavl.cache import journal, schema
-from mambavl.cache.schema import Level
+from mambavl.cache import canonical, journal, shards
+from mambavl.cache.canonical import sha256
+from mambavl.cache.shards import Level
+from mambavl.cache.spec import COMMIT, SCHEMA_VERSION, SPEC
 from mambavl.configs.errors import DataError, UsageError
-
-SPEC, SEGMENTS, CLASSES, MANIFEST = "spec.json", "segments.csv", "classes.json", "manifest.json"
-ENVIRONMENT, COMMIT, SEAL, LOCK = "environment.json", "commit", "commit/seal.json", "commit/lock"
-REQUIRED = {
-    SPEC: {"schema", "kind", "recipe", "levels", "rows", "rows_per_group", "frame_pts", "segments_sha256", "classes_sha256"},
-    MANIFEST: {"schema", "spec_sha256", "files", "failures", "store_id"},
-    SEAL: {"files", "sha256"},
-}
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,7 @@ class Layout:
                 levels=tuple(Level.from_dict(raw) for raw in spec["levels"]),
                 rows=spec["rows"],
                 rows_per_group=spec["rows_per_group"],
-                spec_sha256=schema.digest(spec),
+                spec_sha256=canonical.digest(spec),
                 frame_pts=tuple(spec["frame_pts"]),
             )
             sizes = [layout.rows, layout.rows_per_group, *layout.frame_pts, *(n for level in layout.levels for n in level.shape)]
@@ -99,15 +91,15 @@ class Layout:
         return level.chunks(self.rows_per_group)
 
     def level_file(self, level: Level, group: int) -> str:
-        return schema.chunk_key(level.name, 1 + len(level.shape), group)
+        return shards.chunk_key(level.name, 1 + len(level.shape), group)
 
     def row_file(self, array: RowArray, group: int) -> str:
-        return schema.chunk_key(array.name, 1 + len(array.shape), group)
+        return shards.chunk_key(array.name, 1 + len(array.shape), group)
 
     def file_sizes(self, group: int) -> dict[str, int | None]:
         """Every file of a row group with the length it must have; None for a compressed shard, whose record says."""
         sizes = {
-            self.level_file(level, group): schema.shard_size(level, self.present_chunks(level, group), self.chunks(level))
+            self.level_file(level, group): shards.shard_size(level, self.present_chunks(level, group), self.chunks(level))
             for level in self.levels
         }
         for array in self.row_arrays:
@@ -117,44 +109,15 @@ class Layout:
 
     def metadata(self) -> dict[str, bytes]:
         """Every zarr.json of the store."""
-        attributes = {"mambavl": {"schema": schema.SCHEMA_VERSION, "spec_sha256": self.spec_sha256}}
-        files = {"zarr.json": schema.group_metadata(attributes)}
+        attributes = {"mambavl": {"schema": SCHEMA_VERSION, "spec_sha256": self.spec_sha256}}
+        files = {"zarr.json": shards.group_metadata(attributes)}
         for level in self.levels:
-            files[f"{level.name}/zarr.json"] = schema.level_metadata(level, self.rows, self.rows_per_group)
+            files[f"{level.name}/zarr.json"] = shards.level_metadata(level, self.rows, self.rows_per_group)
             if "/" in level.name:
-                files[level.beside("zarr.json")] = schema.group_metadata({})
+                files[level.beside("zarr.json")] = shards.group_metadata({})
         for array in self.row_arrays:
-            files[f"{array.name}/zarr.json"] = schema.row_array_metadata(array.shape, array.dtype, self.rows, self.rows_per_group)
+            files[f"{array.name}/zarr.json"] = shards.row_array_metadata(array.shape, array.dtype, self.rows, self.rows_per_group)
         return files
-
-
-def read_spec(path: Path) -> dict[str, Any]:
-    """The spec of a store; DataError when `path` is no store or one of another schema version."""
-    return read_json(Path(path), SPEC)
-
-
-def read_json(path: Path, name: str) -> dict[str, Any]:
-    """A metadata file of a store, which must hold what REQUIRED says and be in the form that we write."""
-    if not path.is_dir():
-        raise DataError(f"{path}: no such store; make it with `mambavl extract video`, `text` or `audio`")
-    try:
-        data = (path / name).read_bytes()
-        found = json.loads(data)
-        if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
-        if name == SPEC and found.get("schema") != schema.SCHEMA_VERSION:
-            raise DataError(
-                f"{path}: has schema version {found.get('schema')}; this version of mambavl reads {schema.SCHEMA_VERSION}"
-            )
-        if lacking := REQUIRED[name] - found.keys():
-            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
-        if data != schema.pretty_json(found):
-            raise ValueError("it is not laid out as it was written")
-        return found
-    except FileNotFoundError:
-        raise DataError(f"{path}: is no feature store: it has no {name}") from None
-    except ValueError as error:
-        raise DataError(f"{path / name}: is damaged ({error}); `mambavl cache repair {path}` mends what can be mended") from None
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
@@ -200,10 +163,6 @@ def is_complete(path: Path, layout: Layout, record: dict[str, Any]) -> bool:
 def _has_content(path: Path, record: dict[str, Any]) -> bool:
     """By sha256. A crc32c would not do: over rows that carry their own crc32c it is the same whatever they hold."""
     return all(sha256((path / name).read_bytes()) == expected for name, (_, expected) in record["files"].items())
-
-
-def sha256(data: bytes | memoryview) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def file_size(path: Path) -> int | None:

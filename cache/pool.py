@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from mambavl.cache import schema
+from mambavl.cache import shards
 from mambavl.cache.reader import FeatureStore
-from mambavl.cache.schema import Level
-from mambavl.cache.store import RowGroup, StoreWriter
+from mambavl.cache.rows import OK
+from mambavl.cache.shards import Level
+from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import Interrupted, UsageError
 
 FINEST_FIRST = ("patch", "grid", "frame")
@@ -46,7 +47,7 @@ def pool(
         "inputs": {**parent.spec["inputs"], "parent": {"store_id": parent.store_id, "spec_sha256": parent.layout.spec_sha256}},
         "levels": [level.to_dict()],
         "frame_pts": parent.spec["frame_pts"],
-        "rows_per_group": schema.rows_per_group(level.chunk_bytes),
+        "rows_per_group": shards.rows_per_group(level.chunk_bytes),
     }
     writer = StoreWriter(out, spec, parent.segments, parent.classes, {"made_by": "mambavl cache pool"})
     reasons = {narration_id: reason for narration_id, _, reason in parent.failures}
@@ -106,7 +107,7 @@ def _map_size(level: Level) -> tuple[int, int]:
 def _row_group(parent: FeatureStore, source: Level, level: Level, rows: np.ndarray, reasons: dict[str, str]) -> RowGroup:
     status, steps = parent.row_array("status")[rows], parent.row_array("length")[rows]
     values = np.full((len(rows), *level.shape), np.nan, level.dtype)
-    ok = np.flatnonzero(status == schema.OK)
+    ok = np.flatnonzero(status == OK)
     for view in range(level.views if len(ok) else 0):
         tokens, _ = parent.batch(rows[ok], source.name, view=view)
         pooled = _pool(tokens.float(), source, level, torch.from_numpy(steps[ok].astype(np.int64)))

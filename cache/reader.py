@@ -4,12 +4,8 @@ The shards are uncompressed and laid row by row (schema.encode_shard), so a row 
 hundreds of times slower on random rows, is never taken. Compressed stores, and those wanted in memory, are decoded once.
 """
 
-import ctypes
 import math
-import mmap
-import os
-import weakref
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,24 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mambavl.cache import fsops, schema
+from mambavl.cache import fsops, shards
 from mambavl.cache import verify as verification
-from mambavl.cache.gather import Shards, gather_rows, gather_tokens
-from mambavl.cache.layout import (
-    CLASSES,
-    MANIFEST,
-    SEGMENTS,
-    SPEC,
-    Layout,
-    committed_groups,
-    read_json,
-    read_spec,
-    sha256,
-)
-from mambavl.cache.schema import Classes, Level, Segment
+from mambavl.cache.canonical import sha256
+from mambavl.cache.layout import Layout, committed_groups
+from mambavl.cache.rows import OK, STATUS, Classes, Segment, read_segments
+from mambavl.cache.shards import Level
+from mambavl.cache.sources import DecodedRows, MappedShards, map_file, scratch_folder, take
+from mambavl.cache.spec import CLASSES, MANIFEST, SEGMENTS, SPEC, read_json, read_spec
 from mambavl.configs.errors import DataError, UsageError
 
 Verify = Literal["open", "read", "none"]
+
+
 Resident = Literal["mmap", "ram", "device"]
 
 
@@ -57,7 +48,7 @@ class FeatureStore:
         self.layout = Layout.from_spec(self.spec)
         self.store_id, self._files, self._written_groups = self._open(partial)
         self._opened_as = self._manifest_mark()
-        self._sources: dict[str, _Shards | Tensor] = {}
+        self._sources: dict[str, MappedShards | Tensor] = {}
         self._row_arrays: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -74,7 +65,7 @@ class FeatureStore:
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
         """One record a row, in row order."""
-        return schema.read_segments(self._hashed(SEGMENTS))
+        return read_segments(self._hashed(SEGMENTS))
 
     @cached_property
     def classes(self) -> Classes:
@@ -104,7 +95,7 @@ class FeatureStore:
             for group in self._written_groups:
                 file = self.layout.row_file(array, group)
                 data = self._read(file, hashed=True)
-                values = schema.decode_rows(data, (self.layout.rows_per_group, *array.shape), array.dtype)
+                values = shards.decode_rows(data, (self.layout.rows_per_group, *array.shape), array.dtype)
                 if values is None:
                     raise self._damaged(file, "its crc32c does not match")
                 rows = self.layout.rows_of(group)
@@ -126,7 +117,7 @@ class FeatureStore:
         lengths = self._lengths(spec, rows)
         source = self._source(spec)
         if isinstance(source, Tensor):
-            return _take(source, spec, rows, views, lengths, self._starts(spec, rows))
+            return take(source, spec, rows, views, lengths, self._starts(spec, rows))
         longest = spec.tokens if spec.kind == "dense" else int(lengths.max(initial=0))
         tokens = self._empty((len(rows), longest, spec.width), spec.dtype)
         out = tokens.numpy().view(np.uint8)
@@ -146,14 +137,14 @@ class FeatureStore:
     def _refuse_rows_without_features(self, rows: np.ndarray) -> None:
         if self._all_ok:
             return
-        bad = rows[self.status[rows] != schema.OK]
+        bad = rows[self.status[rows] != OK]
         if len(bad):
-            first, reason = self.segments[bad[0]].narration_id, schema.STATUS[int(self.status[bad[0]])]
+            first, reason = self.segments[bad[0]].narration_id, STATUS[int(self.status[bad[0]])]
             raise DataError(f"{self.path}: row {first} has no features ({reason}); {len(bad)} such rows were asked for")
 
     @cached_property
     def _all_ok(self) -> bool:
-        return bool((self.status == schema.OK).all())
+        return bool((self.status == OK).all())
 
     def _views(self, level: Level, view: Any, count: int) -> np.ndarray:
         """(B,) int64."""
@@ -209,21 +200,21 @@ class FeatureStore:
 
     # --- where the values of a level are
 
-    def _source(self, level: Level) -> "_Shards | Tensor":
+    def _source(self, level: Level) -> "MappedShards | Tensor":
         if level.name not in self._sources:
             self._sources[level.name] = self._make_source(level)
         return self._sources[level.name]
 
-    def _make_source(self, level: Level) -> "_Shards | Tensor":
+    def _make_source(self, level: Level) -> "MappedShards | Tensor":
         self._refuse_bounds(level)
         if self.resident == "mmap" and level.compressor == "none":
-            return _Shards(level, self.layout)
+            return MappedShards(level, self.layout)
         if self.resident == "mmap" and self.store_id:
-            return _Whole(level, self._scratch(level))
+            return DecodedRows(level, self._scratch(level))
         whole = self._decoded(level)
         if self.resident == "device":
             return torch.from_numpy(whole).to(self.device)
-        return _Whole(level, whole)
+        return DecodedRows(level, whole)
 
     def _decoded(self, level: Level) -> np.ndarray:
         """All of a level in memory: (groups * chunks, *chunk_shape without its 1), every checksum compared."""
@@ -233,12 +224,12 @@ class FeatureStore:
         for group in self._written_groups:
             file = layout.level_file(level, group)
             data = np.frombuffer(self._read(file, hashed=self.verify == "read"), np.uint8)
-            index = schema.shard_index(data, level, layout.present_chunks(level, group), layout.chunks(level))
+            index = shards.shard_index(data, level, layout.present_chunks(level, group), layout.chunks(level))
             if index is None:
                 raise self._damaged(file, "its shard index is damaged")
             first = group * layout.chunks(level)
             for i, (offset, size) in enumerate(index.tolist()):
-                values = schema.decode_chunk(data, offset, size, level)
+                values = shards.decode_chunk(data, offset, size, level)
                 if values is None:
                     raise self._damaged(file, f"the crc32c of chunk {i} does not match")
                 out[first + i] = values
@@ -257,7 +248,7 @@ class FeatureStore:
             values = self._decoded(level).reshape(-1).view(np.uint8).data
             fsops.write_file(file, values)
             fsops.write_file(mark, sha256(values).encode())  # last: it says that the file is whole
-        mapped = _map_file(file)
+        mapped = map_file(file)
         if self.verify == "read" and sha256(mapped) != mark.read_text():
             raise DataError(f"{file}: is damaged; delete {folder} and try again")
         return mapped.view(level.dtype).reshape(rows, *level.shape)
@@ -307,14 +298,14 @@ class FeatureStore:
         if self._manifest_mark() != self._opened_as:
             raise DataError(f"{self.path}: was repaired or replaced since it was opened; open it again")
         try:
-            data = _map_file(self.path / name)
+            data = map_file(self.path / name)
         except (OSError, ValueError) as error:
             raise self._damaged(name, f"cannot be mapped ({error})") from None
-        if len(data) != schema.shard_size(level, present, chunks):
+        if len(data) != shards.shard_size(level, present, chunks):
             raise self._damaged(name, f"has {len(data):,} bytes")
         if self.verify == "read" and sha256(data) != self._files[name][1]:
             raise self._damaged(name, "its sha256 is not the recorded one")
-        if self.verify != "none" and schema.shard_index(data, level, present, chunks) is None:
+        if self.verify != "none" and shards.shard_index(data, level, present, chunks) is None:
             raise self._damaged(name, "its shard index is damaged")
         return data
 
@@ -326,110 +317,6 @@ class FeatureStore:
         if sha256(data) != self.spec[f"{name.partition('.')[0]}_sha256"]:
             raise DataError(f"{self.path / name}: was changed after extraction; its sha256 is not the one in spec.json")
         return data
-
-
-class _Shards:
-    """A level in its shard files: rows, or chunks of tokens, each followed by its crc32c. It keeps no hold of its store, so that
-    the maps go when the store does."""
-
-    def __init__(self, level: Level, layout: Layout) -> None:
-        self.level, self.rows_per_shard = level, layout.rows_per_group
-        self.shards = Shards(layout.groups)
-        self.stride = level.chunk_bytes + 4
-
-    def rows(self, store: FeatureStore, rows: np.ndarray, views: np.ndarray, out: np.ndarray) -> None:
-        per_shard = self.rows_per_shard
-        self._map(store, rows // per_shard)
-        if store.verify == "read":
-            self._check(store, rows // per_shard, rows % per_shard)
-        gather_rows(self.shards, per_shard, self.stride, rows, views, out)
-
-    def tokens(self, store: FeatureStore, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
-        capacity, per_chunk = self.level.capacity, schema.TOKEN_CHUNK
-        self._map(store, starts // capacity)
-        if store.verify == "read":
-            for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
-                chunks = np.arange(start % capacity // per_chunk, -(-(start % capacity + length) // per_chunk))
-                self._check(store, np.full(len(chunks), start // capacity), chunks)
-        gather_tokens(self.shards, capacity, per_chunk, self.stride, starts, lengths, out)
-
-    def _map(self, store: FeatureStore, groups: np.ndarray) -> None:
-        for group in self.shards.missing(groups):
-            self.shards[group] = store._map(self.level, group)
-
-    def _check(self, store: FeatureStore, groups: np.ndarray, chunks: np.ndarray) -> None:
-        for group, chunk in zip(groups.tolist(), chunks.tolist(), strict=True):
-            if not schema.chunk_is_sound(self.shards.arrays[group], chunk * self.stride, self.stride):
-                name = store.layout.level_file(self.level, group)
-                raise store._damaged(name, f"the crc32c of chunk {chunk} does not match")
-
-
-class _Whole:
-    """A level as one array: dense (rows, V, ..., D), ragged (tokens, D)."""
-
-    def __init__(self, level: Level, values: np.ndarray) -> None:
-        self.count = max(len(values), 1)
-        self.stride = level.chunk_bytes if level.kind == "dense" else self.count * level.chunk_bytes
-        self.shards = Shards(1)
-        self.shards[0] = values.reshape(-1).view(np.uint8)
-
-    def rows(self, store: FeatureStore, rows: np.ndarray, views: np.ndarray, out: np.ndarray) -> None:
-        gather_rows(self.shards, self.count, self.stride, rows, views, out)
-
-    def tokens(self, store: FeatureStore, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
-        gather_tokens(self.shards, self.count, self.count, self.stride, starts, lengths, out)
-
-
-def _take(
-    values: Tensor, level: Level, rows: np.ndarray, views: np.ndarray, lengths: np.ndarray, starts: np.ndarray
-) -> tuple[Tensor, Tensor]:
-    """A batch of a level that lies on a device; computed there."""
-    counts = torch.from_numpy(lengths).to(values.device)
-    if level.kind == "dense":
-        picked = values[torch.from_numpy(rows).to(values.device), torch.from_numpy(views).to(values.device)]
-        tokens = picked.reshape(len(rows), level.tokens, level.width)
-    else:
-        places = torch.arange(int(lengths.max(initial=0)), device=values.device)
-        where = torch.from_numpy(starts).to(values.device)[:, None] + places
-        tokens = values[where.clamp(max=len(values) - 1)]
-    beyond = torch.arange(tokens.shape[1], device=values.device) >= counts[:, None]
-    return tokens.masked_fill(beyond[..., None], 0), counts
-
-
-def _map_file(file: Path) -> np.ndarray:
-    """A file's bytes, mapped read-only and shared, with no descriptor left open.
-
-    Patch tokens of EK100 make 11,000 shards, and Python's own mmap keeps a descriptor for each (until `trackfd` of 3.13). A
-    private map, such as torch.from_file's, costs a tenth of the speed: the system cannot use large pages for it.
-    """
-    size = file.stat().st_size
-    if not size:
-        raise ValueError("it is empty")
-    libc = _libc()
-    with open(file, "rb") as opened:
-        address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, opened.fileno(), 0)
-    if address == ctypes.c_void_p(-1).value:
-        raise OSError(ctypes.get_errno(), "the system refused the map")
-    block = (ctypes.c_ubyte * size).from_address(address)
-    weakref.finalize(block, libc.munmap, address, size).atexit = False
-    mapped = np.frombuffer(block, np.uint8)
-    mapped.flags.writeable = False
-    return mapped
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
-    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-    return libc
-
-
-def scratch_folder() -> Path:
-    """Where compressed stores are decoded to: $MAMBAVL_SCRATCH, or a folder of the user's cache."""
-    named = os.environ.get("MAMBAVL_SCRATCH")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mambavl" / "scratch"
 
 
 def open_store(

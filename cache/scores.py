@@ -20,7 +20,7 @@ AT_ONCE = 4096  # rows of pair scores that are summed together: 67,000 x 3,806 i
 
 
 @dataclass(frozen=True)
-class Guesses:
+class BestClasses:
     """The best verb and noun class of each row. verb, noun: (N,) int64."""
 
     path: Path
@@ -29,7 +29,7 @@ class Guesses:
     noun: np.ndarray
 
 
-def best_classes(path: Path, *, num_verbs: int, num_nouns: int) -> Guesses:
+def best_classes(path: Path, *, num_verbs: int, num_nouns: int) -> BestClasses:
     """Read a scores file; equal scores go to the smaller class. A file that has verb and noun scores is not asked for pairs.
 
     Raises DataError for a file that is none, lacks an array, holds an id twice, a wrong shape, NaN or infinity (-inf, a
@@ -51,7 +51,7 @@ def best_classes(path: Path, *, num_verbs: int, num_nouns: int) -> Guesses:
             part = slice(first, first + AT_ONCE)
             verbs, nouns = marginalize(action[part], pairs, num_verbs=num_verbs, num_nouns=num_nouns)
             verb[part], noun[part] = verbs.argmax(1), nouns.argmax(1)
-    return Guesses(path, ids, verb, noun)
+    return BestClasses(path, ids, verb, noun)
 
 
 def marginalize(

@@ -17,11 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mambavl.cache import fsops, schema
-from mambavl.cache.layout import COMMIT, ENVIRONMENT, LOCK, MANIFEST, Layout, committed_groups, read_spec
-from mambavl.cache.schema import Classes, Level, Segment
-from mambavl.cache.store import RowGroup, StoreWriter
+from mambavl.cache import fsops
+from mambavl.cache.layout import Layout, committed_groups
+from mambavl.cache.rows import OK, Classes, Segment
+from mambavl.cache.shards import Level
+from mambavl.cache.spec import COMMIT, ENVIRONMENT, LOCK, MANIFEST, read_spec
 from mambavl.cache.verify import verify
+from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted
 
 ROWS, GROUP_ROWS = 64, 8
@@ -192,7 +194,7 @@ def _row_group(layout: Layout, group: int) -> RowGroup:
     rows = np.array(layout.rows_of(group))
     seed = int.from_bytes(hashlib.sha256(str(group).encode()).digest()[:4], "little")
     values = np.random.default_rng(seed).standard_normal((len(rows), *LEVEL.shape)).astype(LEVEL.dtype)
-    ok, none = np.full(len(rows), schema.OK, np.uint8), np.zeros(len(rows), np.uint8)
+    ok, none = np.full(len(rows), OK, np.uint8), np.zeros(len(rows), np.uint8)
     return RowGroup({"frame": values}, {"length": np.full(len(rows), 16)}, ok, none, np.zeros((len(rows), 1, 16)))
 
 

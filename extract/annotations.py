@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from mambavl.cache.schema import Classes, Segment
+from mambavl.cache.rows import Classes, Segment
 from mambavl.configs.errors import DataError, UsageError
 
 SPLITS = ("train", "validation", "test")

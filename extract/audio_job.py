@@ -14,9 +14,10 @@ import numpy as np
 from pydantic import Field, model_validator
 from torch import nn
 
-from mambavl.cache import schema
-from mambavl.cache.schema import Level, Segment
-from mambavl.cache.store import RowGroup, StoreWriter
+from mambavl.cache import shards
+from mambavl.cache.rows import FLAG_SILENCE, FLAG_TIME_FROM_FRAMES, Segment
+from mambavl.cache.shards import Level
+from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs import Config
 from mambavl.configs.errors import Interrupted
 from mambavl.extract import job
@@ -139,7 +140,7 @@ class _AudioPipeline:
         count = round(seconds * rate)
         start = stop - count / rate
         clip = _Clip(np.zeros(max(count, self.encoder.shortest), np.float32))
-        clip.flags = schema.FLAG_TIME_FROM_FRAMES if segment.time_from_frames else 0
+        clip.flags = FLAG_TIME_FROM_FRAMES if segment.time_from_frames else 0
         if stop <= 0:
             clip.fail("empty_window", f"starts at {segment.start:.2f} s: nothing to hear {hearing.tau_a:g} s before it")
             return clip
@@ -151,7 +152,7 @@ class _AudioPipeline:
         if hearing.task == "anticipation" and heard.last > stop + SEAM:  # a container's clock is no finer
             raise AssertionError(f"{segment.narration_id}: sound at {heard.last:.4f} s lies after start - tau_a")
         clip.samples = heard.samples
-        clip.flags |= schema.FLAG_SILENCE if heard.is_partial else 0
+        clip.flags |= FLAG_SILENCE if heard.is_partial else 0
         return clip
 
 
@@ -178,5 +179,5 @@ def _audio_spec(
         },
         "levels": [level.to_dict() for level in levels],
         "frame_pts": [],
-        "rows_per_group": options.rows_per_group or schema.rows_per_group(max(level.chunk_bytes for level in levels)),
+        "rows_per_group": options.rows_per_group or shards.rows_per_group(max(level.chunk_bytes for level in levels)),
     }

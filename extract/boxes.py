@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mambavl.cache.arrays import hdf5_node, open_hdf5, readable
+from mambavl.cache.interchange.arrays import hdf5_node, open_hdf5, readable
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import fingerprint, nominal_rate
 from mambavl.extract.detections import MAX_BOXES, Corners, Detections, read_detections

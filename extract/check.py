@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mambavl.cache.schema import Segment
+from mambavl.cache.rows import Segment
 from mambavl.configs.errors import DataError
 from mambavl.extract.annotations import Annotations, find_video, nominal_rate
 from mambavl.extract.video import HOLD, PyAVReader, VideoError

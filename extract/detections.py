@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mambavl.cache.arrays import readable
+from mambavl.cache.interchange.arrays import readable
 from mambavl.configs.errors import DataError
 
 MAX_BYTES = 2**30  # of a file

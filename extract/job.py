@@ -16,9 +16,10 @@ import torch
 from pydantic import AfterValidator
 from torch import nn
 
-from mambavl.cache import fsops, schema
-from mambavl.cache.schema import Level, Segment
-from mambavl.cache.store import RowGroup, StoreWriter
+from mambavl.cache import fsops
+from mambavl.cache.rows import EMPTY_WINDOW, STATUS_CODE, Segment
+from mambavl.cache.shards import Level
+from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract import encoders
 from mambavl.extract.annotations import Annotations, find_video
@@ -50,7 +51,7 @@ class Summary:
     @property
     def failed(self) -> list[list[Any]]:
         """Failures that are the data's fault; an anticipation window with nothing to observe is not."""
-        return [failure for failure in self.failures if failure[1] != schema.EMPTY_WINDOW]
+        return [failure for failure in self.failures if failure[1] != EMPTY_WINDOW]
 
     def timed(self, stage: str, since: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - since
@@ -150,7 +151,7 @@ def dense_group(
     return RowGroup(
         levels=stored,
         lengths={"length": np.where(ok, steps, 0)},
-        status=np.array([schema.STATUS_CODE[clip.status] for clip in clips], np.uint8),
+        status=np.array([STATUS_CODE[clip.status] for clip in clips], np.uint8),
         flags=np.array([clip.flags for clip in clips], np.uint8),
         frame_pts=frame_pts,
         reasons={row: clip.reason for row, clip in enumerate(clips) if clip.reason},

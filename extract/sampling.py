@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from mambavl.cache.schema import FLAG_BEFORE_START
+from mambavl.cache.rows import FLAG_BEFORE_START
 from mambavl.configs import Config
 
 OBSERVED_FRAMES, OBSERVED_RATE = 64, 30.0  # the paper: 16 frames from 64 observed ones, about 2 s at 30 per second

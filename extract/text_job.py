@@ -10,9 +10,10 @@ import numpy as np
 from pydantic import Field
 from torch import nn
 
-from mambavl.cache import schema
-from mambavl.cache.schema import Level, Segment
-from mambavl.cache.store import RowGroup, StoreWriter
+from mambavl.cache import shards
+from mambavl.cache.rows import OK, STATUS_CODE, Segment
+from mambavl.cache.shards import Level
+from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs import Config
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract import job
@@ -108,7 +109,7 @@ def _text_group(encoder: nn.Module, ids: dict[str, list[list[int]]], options: Te
         kept = [value[:0] if row in reasons else value for row, value in enumerate(found)]
         levels[name] = np.stack([_one_vector(v) for v in kept]) if name.endswith("/pooled") else np.concatenate(kept)
     summary.timed("encode", since)
-    status = np.where(bad, schema.STATUS_CODE["nonfinite_features"], schema.OK).astype(np.uint8)
+    status = np.where(bad, STATUS_CODE["nonfinite_features"], OK).astype(np.uint8)
     return RowGroup(levels=levels, lengths=lengths, status=status, flags=np.zeros(len(order), np.uint8), reasons=reasons)
 
 
@@ -127,11 +128,11 @@ def _text_spec(
 ) -> dict[str, Any]:
     lengths = {q: np.array([len(ids) for ids in tokens[q]]) for q in QUESTION_KEYS}
     row_bytes = max(lengths[q].mean() for q in QUESTION_KEYS) * encoder.width * np.dtype(options.dtype).itemsize
-    group_rows = options.rows_per_group or schema.rows_per_group(row_bytes)
+    group_rows = options.rows_per_group or shards.rows_per_group(row_bytes)
     levels = []
     for question in QUESTION_KEYS:
         largest = max(int(lengths[question][i : i + group_rows].sum()) for i in range(0, len(lengths[question]), group_rows))
-        capacity = max(1, -(-largest // schema.TOKEN_CHUNK)) * schema.TOKEN_CHUNK
+        capacity = max(1, -(-largest // shards.TOKEN_CHUNK)) * shards.TOKEN_CHUNK
         for level in options.levels:
             name = f"{question}/{level}"
             if level == "pooled":

@@ -18,9 +18,10 @@ from PIL import Image
 from pydantic import Field
 from torch import nn
 
-from mambavl.cache import schema
-from mambavl.cache.schema import Level, Segment
-from mambavl.cache.store import RowGroup, StoreWriter
+from mambavl.cache import shards
+from mambavl.cache.rows import FLAG_HELD_LAST, FLAG_TIME_FROM_FRAMES, Segment
+from mambavl.cache.shards import Level
+from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs import Config
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract import encoders, job
@@ -174,7 +175,7 @@ class _VideoPipeline:
         windows = [[window(s.start, s.stop, sampling, view) for view in range(sampling.views)] for s in segments]
         clips = [_Clip.empty(self.options, self.encoder.pixels.image_size, objects) for _ in segments]
         for clip, segment, (seen, *_) in zip(clips, segments, windows, strict=True):
-            clip.flags |= seen.flags | (schema.FLAG_TIME_FROM_FRAMES if segment.time_from_frames else 0)
+            clip.flags |= seen.flags | (FLAG_TIME_FROM_FRAMES if segment.time_from_frames else 0)
             if seen.is_empty:
                 clip.fail(
                     "empty_window",
@@ -205,7 +206,7 @@ class _VideoPipeline:
         except VideoError as error:
             clip.fail(error.status, str(error))
             return None
-        clip.flags |= schema.FLAG_HELD_LAST if held else 0
+        clip.flags |= FLAG_HELD_LAST if held else 0
         return index.reshape(len(views), -1)
 
     def _fit(self, pixels: np.ndarray | VideoError) -> "_Frame | VideoError":
@@ -342,7 +343,7 @@ def _video_spec(
         },
         "levels": [level.to_dict() for level in levels],
         "frame_pts": [views, frames],
-        "rows_per_group": options.rows_per_group or schema.rows_per_group(max(level.chunk_bytes for level in levels)),
+        "rows_per_group": options.rows_per_group or shards.rows_per_group(max(level.chunk_bytes for level in levels)),
     }
 
 

@@ -14,8 +14,9 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from mambavl.cache import FeatureStore, Joined, join, open_store, schema
-from mambavl.cache.schema import Classes, Level, Segment
+from mambavl.cache import FeatureStore, Joined, canonical, join, open_store
+from mambavl.cache.rows import EMPTY_WINDOW, OK, STATUS, Classes, Segment
+from mambavl.cache.shards import Level
 from mambavl.configs import Config
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.fusion import Streams, StreamShape, modality_of
@@ -102,7 +103,7 @@ class FeatureData:
         unseen = set(self.classes.unseen_participants)
         self.unseen = np.array([segment.participant_id in unseen for segment in self.segments])
         statuses = np.stack([stream.status for stream in self.streams.values()])
-        self.usable = (statuses == schema.OK).all(0)
+        self.usable = (statuses == OK).all(0)
         self._check_missing(statuses, config)
         self.train = self._rows(config.train_split, labelled=True, usable_only=True) if training else np.empty(0, np.int64)
         self.text_protocol = self._protocol()
@@ -221,14 +222,14 @@ class FeatureData:
         return rows
 
     def _check_missing(self, statuses: np.ndarray, config: DataConfig) -> None:
-        failed = ((statuses != schema.OK) & (statuses != schema.EMPTY_WINDOW)).any(0)
+        failed = ((statuses != OK) & (statuses != EMPTY_WINDOW)).any(0)
         failed &= np.isin(self.split, [config.train_split, config.train_split if config.hold_out else config.eval_split])
         self.failed = int(failed.sum())
         if self.failed > config.allow_missing:
             first = int(np.flatnonzero(failed)[0])
-            worst = next(int(s) for s in statuses[:, first] if s not in (schema.OK, schema.EMPTY_WINDOW))
+            worst = next(int(s) for s in statuses[:, first] if s not in (OK, EMPTY_WINDOW))
             raise DataError(
-                f"{self.failed} rows have no features (first: {self.segments[first].narration_id}, {schema.STATUS[worst]}); "
+                f"{self.failed} rows have no features (first: {self.segments[first].narration_id}, {STATUS[worst]}); "
                 f"extract them, or accept it with --set data.allow_missing={self.failed}"
             )
 
@@ -257,11 +258,11 @@ def _open(name: str, source: StreamSource, config: DataConfig, device: torch.dev
             store.layout.level("cls")
             if source.level == "cls":
                 raise UsageError(f"stream {name}: class_token puts level cls before the tokens, and they are it already")
-        faults = schema.differences(stores[0].spec["recipe"], store.spec["recipe"])
+        faults = canonical.differences(stores[0].spec["recipe"], store.spec["recipe"])
         shapes = [
             {k: getattr(s.levels[source.level], k) for k in ("kind", "shape", "dtype", "steps")} for s in (stores[0], store)
         ]
-        faults += schema.differences(*shapes)
+        faults += canonical.differences(*shapes)
         if faults:
             raise DataError(
                 f"stream {name}: {store.path} and {stores[0].path} were made by different recipes and never mix:\n  "

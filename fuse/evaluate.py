@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import mambavl
-from mambavl.cache import fsops, schema
+from mambavl.cache import canonical, fsops
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import checkpoint, metrics
 from mambavl.fuse.data import FeatureData
@@ -120,7 +120,7 @@ def evaluate_head(
         **extra,
     }
     if not keep_result:
-        fsops.write_file(run / RESULT, schema.pretty_json(result))
+        fsops.write_file(run / RESULT, canonical.pretty_json(result))
     return result
 
 
@@ -175,7 +175,7 @@ def differences_from_run(run: Path, data: FeatureData, apart_from: tuple[str, ..
     def kept(provenance: dict[str, Any]) -> dict[str, Any]:
         return {name: {k: v for k, v in entry.items() if k not in apart_from} for name, entry in provenance.items()}
 
-    return schema.differences(kept(json.loads((run / STREAMS).read_bytes())), kept(data.provenance))
+    return canonical.differences(kept(json.loads((run / STREAMS).read_bytes())), kept(data.provenance))
 
 
 def write_scores(run: Path, split: str, data: FeatureData, rows: np.ndarray, verb: np.ndarray, noun: np.ndarray) -> None:

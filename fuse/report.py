@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from mambavl.cache.schema import Classes
+from mambavl.cache.rows import Classes
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import evaluate
 from mambavl.fuse.fusion import KNOWN_STREAMS

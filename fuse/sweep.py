@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from mambavl.cache import fsops, schema
+from mambavl.cache import canonical, fsops
 from mambavl.configs import check, override
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.data import FeatureData
@@ -54,7 +54,7 @@ def expand(data: dict[str, Any], out: Path, source: str) -> list[Point]:
         if "title" not in recipe:  # runs that differ in their seed alone carry one title
             recipe["title"] = ", ".join(f"{key} = {value}" for key, value in chosen.items() if key != "train.seed")
         point = Point(name, chosen, check(recipe, Recipe, f"{source} [grid {name}]"), out / _folder(name, chosen))
-        if points.setdefault(schema.digest(point.recipe.model_dump(mode="json")), point) is not point:
+        if points.setdefault(canonical.digest(point.recipe.model_dump(mode="json")), point) is not point:
             raise UsageError(f"{source} [grid]: {name} stands there twice")
     return list(points.values())
 
@@ -101,14 +101,14 @@ def sweep(
         for p in points
     ]
     if PartialState().is_main_process:
-        fsops.write_file(out / SUMMARY, schema.pretty_json(lines))
+        fsops.write_file(out / SUMMARY, canonical.pretty_json(lines))
     return points
 
 
 def _data(recipe: Recipe, opened: dict[str, FeatureData]) -> FeatureData:
     """The recipe's streams; points that read the same ones share them."""
     sources = {name: source.model_dump(mode="json") for name, source in recipe.sources.items()}
-    key = schema.digest([sources, recipe.data.model_dump()])
+    key = canonical.digest([sources, recipe.data.model_dump()])
     if key not in opened:
         opened[key] = FeatureData(recipe.sources, recipe.data, device="cuda" if torch.cuda.is_available() else "cpu")
     return opened[key]
@@ -131,4 +131,4 @@ def _folder(name: str, values: dict[str, Any]) -> str:
     """A folder name for a point: its values where they make one, else as much of them as fits and a hash."""
     safe = re.sub(r"[^A-Za-z0-9_.,=+-]", "_", name)
     is_whole = safe == name and len(name) <= 120 and not name.startswith(".")
-    return name if is_whole else f"{safe[:100].lstrip('.')}-{schema.digest(values)[:8]}"
+    return name if is_whole else f"{safe[:100].lstrip('.')}-{canonical.digest(values)[:8]}"

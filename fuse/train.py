@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from mambavl.cache import fsops, schema
+from mambavl.cache import canonical, fsops
 from mambavl.configs import dump
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse import checkpoint, evaluate
@@ -94,9 +94,9 @@ def _write_inputs(run: Path, recipe: Recipe, data: FeatureData) -> None:
     """All that evaluation and the report need of the recipe and the stores, so that a run stands on its own."""
     prior = {target: values.tolist() for target, values in zip(("verb", "noun"), data.log_prior(), strict=True)}
     fsops.make_folder(run)
-    fsops.write_file(run / STREAMS, schema.pretty_json(data.provenance))
+    fsops.write_file(run / STREAMS, canonical.pretty_json(data.provenance))
     fsops.write_file(run / CLASSES, data.classes.to_json())
-    fsops.write_file(run / PRIOR, schema.pretty_json(prior))
+    fsops.write_file(run / PRIOR, canonical.pretty_json(prior))
     fsops.write_file(run / RECIPE, dump(recipe).encode())
 
 
@@ -270,7 +270,7 @@ def _refuse_other_recipe(run: Path, recipe: Recipe) -> None:
         return
     existing = read_run_recipe(run)
     wanted = recipe.model_dump(mode="json", exclude_none=True)
-    faults = schema.differences(existing, wanted)
+    faults = canonical.differences(existing, wanted)
     if faults:
         raise UsageError(
             f"{run}: belongs to another recipe. What differs (there -> asked for):\n  "

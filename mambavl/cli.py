@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import mambavl
+from mambavl.cache.rows import STATUS
 from mambavl.configs.errors import DataError, MambaVLError, UsageError
 from mambavl.options import AnnotationsOption, SetOption, SplitOption, annotations_of, options_of, splits_of
 from mambavl.questions_cli import questions_app
@@ -332,12 +333,11 @@ def extract_audio(
 
 
 def _extract(job: Any, store: Path, max_failed: int) -> None:
-    from mambavl.cache import schema
 
     with progress("extracting", "rows") as update, stop_on_signal() as should_stop:
         summary = job(progress=update, should_stop=should_stop)
     for narration_id, status, reason in summary.failures:
-        print(f"{narration_id}: {schema.STATUS[status]}: {reason}")
+        print(f"{narration_id}: {STATUS[status]}: {reason}")
     if summary.seconds:
         stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
         slowest = max(summary.seconds, key=summary.seconds.__getitem__)
@@ -353,10 +353,10 @@ def _extract(job: Any, store: Path, max_failed: int) -> None:
 @cache_app.command("info")
 def cache_info(store: StoreArgument) -> None:
     """What made a store, what it holds, how far it is."""
-    from mambavl.cache import open_store, schema
+    from mambavl.cache import open_store
 
     opened = open_store(store, partial=True)
-    counts = {schema.STATUS[code]: int((opened.status == code).sum()) for code in sorted(set(opened.status.tolist()))}
+    counts = {STATUS[code]: int((opened.status == code).sum()) for code in sorted(set(opened.status.tolist()))}
     size = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
     facts = {
         "store id": opened.store_id or "not finalised",
@@ -392,8 +392,8 @@ def cache_verify(
 @cache_app.command("repair")
 def cache_repair(store: StoreArgument) -> None:
     """Delete what is damaged and re-open its row groups, so that the command that made the store fills just them again."""
-    from mambavl.cache.store import finalize
-    from mambavl.cache.verify import repair
+    from mambavl.cache.repair import repair
+    from mambavl.cache.writer import finalize
 
     with progress("verifying", "bytes") as update:
         done = repair(store, update)
@@ -432,7 +432,7 @@ def cache_gc(
     ] = False,
 ) -> None:
     """Delete the half-written files of killed writers."""
-    from mambavl.cache.verify import gc
+    from mambavl.cache.repair import gc
 
     deleted = gc(store, every_host=every_host)
     print(f"{store}: deleted {len(deleted)} half-written files ({sum(size for _, size in deleted) / 1e6:.1f} MB)")
@@ -475,7 +475,7 @@ def cache_selftest(
 @cache_app.command("finalize")
 def cache_finalize(store: StoreArgument) -> None:
     """Finish a complete store: write its manifest and make its files read-only. Extraction does it by itself."""
-    from mambavl.cache.store import finalize
+    from mambavl.cache.writer import finalize
 
     manifest = finalize(store)
     print(f"{store}: finalised, store id {manifest['store_id'][:16]}, {len(manifest['failures'])} rows without features")
@@ -491,7 +491,7 @@ def cache_export(
 ) -> None:
     """Write a store in a form that others read. What hdf5 and npy hold can be imported again and is the same then."""
     from mambavl.cache import open_store
-    from mambavl.cache.transfer import export_store
+    from mambavl.cache.interchange.export import export_store
 
     opened = open_store(store, verify="read")
     with progress("exporting", "rows") as update, stop_on_signal() as should_stop:
@@ -520,9 +520,9 @@ def cache_import(
     sets: SetOption = [],  # noqa: B006
 ) -> None:
     """Make a feature store of an export, or of features that others made. Run it again to resume."""
-    from mambavl.cache.importing import BY_TIME, Moments, check_options, import_features, source_sha256
-    from mambavl.cache.schema import STATUS
-    from mambavl.cache.transfer import import_export, is_export
+    from mambavl.cache.interchange.exported import import_export, is_export
+    from mambavl.cache.interchange.foreign import BY_TIME, SamplingTimes, check_options, import_features, source_sha256
+    from mambavl.cache.rows import STATUS
 
     options = {"encoder": encoder, "fps": fps, "window": window, "stride": stride, "dataset": dataset, "dtype": dtype}
     options = {name: getattr(value, "value", value) for name, value in options.items() if value is not None}
@@ -538,7 +538,7 @@ def cache_import(
         if sets and kind.value not in BY_TIME:
             raise UsageError(f"--set {sets[0]}: the moments of {kind.value} features were chosen when they were made")
         read = annotations_of(annotations, split)
-        moments = _moments(read.segments, _sampling(task, sets)) if kind.value in BY_TIME else Moments({"task": task.value})
+        moments = _moments(read.segments, _sampling(task, sets)) if kind.value in BY_TIME else SamplingTimes({"task": task.value})
         job = partial(import_features, source, kind.value, store, read.segments, read.classes, moments, **options)
     with stop_on_signal() as should_stop:
         with progress("reading", "bytes") as update:
@@ -700,14 +700,14 @@ def _sampling(task: Task, sets: list[str]) -> Any:
 def _moments(segments: tuple, sampling: Any) -> Any:
     import numpy as np
 
-    from mambavl.cache.importing import Moments
-    from mambavl.cache.schema import FLAG_TIME_FROM_FRAMES
+    from mambavl.cache.interchange.foreign import SamplingTimes
+    from mambavl.cache.rows import FLAG_TIME_FROM_FRAMES
     from mambavl.extract.sampling import window
 
     windows = [window(segment.start, segment.stop, sampling) for segment in segments]
     times = [np.full(sampling.frames, np.nan) if seen.is_empty else seen.times for seen in windows]
     flags = [seen.flags | FLAG_TIME_FROM_FRAMES * s.time_from_frames for seen, s in zip(windows, segments, strict=True)]
-    return Moments(sampling.model_dump(), np.stack(times), np.array(flags, np.uint8))
+    return SamplingTimes(sampling.model_dump(), np.stack(times), np.array(flags, np.uint8))
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -20,8 +20,8 @@ from typing import Any, Literal
 import numpy as np
 
 from mambavl.cache import fsops
-from mambavl.cache.schema import Level
-from mambavl.cache.store import RowGroup, StoreWriter
+from mambavl.cache.shards import Level
+from mambavl.cache.writer import RowGroup, StoreWriter
 from tiny import CLASSES, make_segments
 
 DEAD_PID = 2**22 + 1  # above Linux's largest: no process has it

@@ -12,7 +12,8 @@ from test_cli import call
 from test_encoder_audio import save_audio
 from test_job import make_roberta, text_run, tree
 
-from mambavl.cache import open_store, schema
+from mambavl.cache import open_store
+from mambavl.cache.rows import EMPTY_WINDOW, FLAG_SILENCE, OK, STATUS
 from mambavl.configs import check
 from mambavl.configs.errors import Interrupted, UsageError
 from mambavl.extract import encoders, sound
@@ -86,10 +87,10 @@ def test_anticipation_hears_nothing_after_start_minus_tau(dataset, model, tmp_pa
     assert torch.equal(plain.batch([row], "frame")[0], other.batch([row], "frame")[0])
     assert not torch.equal(plain.batch([row + 1], "frame")[0], other.batch([row + 1], "frame")[0])
     starts = np.array([segment.start for segment in plain.segments])
-    assert (plain.status[starts <= 1.0] == schema.EMPTY_WINDOW).all()
-    assert (plain.status[starts > 1.0] == schema.OK).all()
+    assert (plain.status[starts <= 1.0] == EMPTY_WINDOW).all()
+    assert (plain.status[starts > 1.0] == OK).all()
     assert not summary.failed
-    partial = plain.row_array("flags")[starts > 1.0] & schema.FLAG_SILENCE > 0
+    partial = plain.row_array("flags")[starts > 1.0] & FLAG_SILENCE > 0
     assert partial.tolist() == (starts[starts > 1.0] - 1.0 - 64 / 30 < 0).tolist()
 
 
@@ -123,14 +124,14 @@ def test_videos_that_cannot_be_heard_are_named_failures_and_the_others_stay_the_
     good, store = open_store(tmp_path / "good.zarr"), open_store(tmp_path / "v.zarr")
     found = {s.video_id: set() for s in store.segments}
     for segment, status in zip(store.segments, store.status, strict=True):
-        found[segment.video_id].add(schema.STATUS[int(status)])
+        found[segment.video_id].add(STATUS[int(status)])
     assert found == {
         "P01_101": {"no_soundtrack"},
         "P01_102": {"missing_video"},
         "P01_103": {"ok", "short_video"},
         "P01_104": {"ok"},
     }
-    assert len(summary.failed) == (store.status != schema.OK).sum()
+    assert len(summary.failed) == (store.status != OK).sum()
     same = [i for i, s in enumerate(store.segments) if s.video_id == "P01_104" or (s.video_id == "P01_103" and s.stop < 2.9)]
     assert torch.equal(store.batch(same, "frame")[0], good.batch(same, "frame")[0])
 

@@ -26,8 +26,9 @@ import torch
 from faults import GROUP_ROWS, ROWS, CrashStates, FailingCalls, Job, Killed, Recorder, exchanged, materialise
 
 from mambavl.cache import fsops, journal, open_store
-from mambavl.cache.store import StoreWriter, finalize
-from mambavl.cache.verify import repair, verify
+from mambavl.cache.repair import repair
+from mambavl.cache.verify import verify
+from mambavl.cache.writer import StoreWriter, finalize
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.checkpoint import load_checkpoint, save_checkpoint
 from tiny import CLASSES, make_segments

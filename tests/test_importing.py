@@ -12,8 +12,9 @@ from dataset import make_dataset
 from safetensors.torch import save_file
 from test_cli import call
 
-from mambavl.cache import open_store, schema
-from mambavl.cache.importing import Moments, import_features, source_sha256
+from mambavl.cache import open_store
+from mambavl.cache.interchange.foreign import SamplingTimes, import_features, source_sha256
+from mambavl.cache.rows import EMPTY_WINDOW, OK, STATUS
 from mambavl.cache.verify import verify
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse.report import write_report
@@ -21,7 +22,7 @@ from mambavl.fuse.train import train
 from tiny import CLASSES, ROWS, make_segments, make_text_store, tiny_recipe
 
 SEGMENTS = make_segments(12)  # P01_101 has ten rows, two seconds apart, P01_102 two
-BY_NAME = Moments({"task": "recognition"})
+BY_NAME = SamplingTimes({"task": "recognition"})
 
 
 def features(*shape, dtype=np.float32, segments=SEGMENTS):
@@ -104,7 +105,7 @@ def test_a_row_without_sound_features_says_why(tmp_path):
     arrays["of nobody"] = arrays["P01_101_0"]
     write_hdf5(tmp_path / "source", arrays)
     done, store = bring(tmp_path, "hdf5", dtype="float16")
-    assert [(name, schema.STATUS[status]) for name, status, _ in done.failed] == [
+    assert [(name, STATUS[status]) for name, status, _ in done.failed] == [
         ("P01_101_1", "missing_video"),
         ("P01_101_2", "nonfinite_features"),
         ("P01_101_3", "nonfinite_features"),
@@ -188,7 +189,7 @@ def test_a_damaged_file_is_one_clear_error(tmp_path, format):
 
 
 def moments_of(times, task="recognition", tau_a=1.0):
-    return Moments({"task": task, "tau_a": tau_a, "rule": "test", "frames": times.shape[1]}, times)
+    return SamplingTimes({"task": task, "tau_a": tau_a, "rule": "test", "frames": times.shape[1]}, times)
 
 
 def write_steps(folder, steps=200, width=3, dtype=np.float32):
@@ -235,9 +236,9 @@ def test_anticipation_never_sees_a_step_that_ends_later(tmp_path):
     times = np.maximum(times, 0.0)
     done, store = bring(tmp_path, "npy", moments_of(times, "anticipation"), fps=30.0, window=32, stride=16)
     empty = [segment.narration_id for segment, end in zip(SEGMENTS, ends, strict=True) if end < 32 / 30]
-    assert [name for name, status, _ in done.failures if status == schema.EMPTY_WINDOW] == empty
+    assert [name for name, status, _ in done.failures if status == EMPTY_WINDOW] == empty
     assert done.failed == []
-    rows = np.flatnonzero(store.status == schema.OK)
+    rows = np.flatnonzero(store.status == OK)
     taken = store.batch(rows, "frame")[0][..., 0].numpy()
     assert ((taken * 16 + 32) / 30 <= ends[rows, None] + 1e-9).all()
     third = np.flatnonzero(ends[rows] == 3.0)[0]  # 1.0 s: none has ended, so the first, which ends in time; 2.0 s: frames 16-48
@@ -248,9 +249,9 @@ def test_moments_behind_the_last_step_are_not_served_by_it(tmp_path):
     write_steps(tmp_path / "source", steps=10)  # of 32 frames, 16 apart: until 5.87 s, and 0.53 s that hold no whole step
     times = np.array([[segment.start + 0.45] for segment in SEGMENTS])
     done, store = bring(tmp_path, "npy", moments_of(times), fps=30.0, window=32, stride=16)
-    served = [SEGMENTS[row].start for row in np.flatnonzero(store.status == schema.OK)]
+    served = [SEGMENTS[row].start for row in np.flatnonzero(store.status == OK)]
     assert served == [0, 2, 4, 0, 2]
-    assert {schema.STATUS[status] for _, status, _ in done.failed} == {"short_video"}
+    assert {STATUS[status] for _, status, _ in done.failed} == {"short_video"}
     assert done.failed[0][2] == "6.45 s is beyond the 10 steps of P01_101"
 
 
@@ -339,7 +340,7 @@ def test_a_hole_of_more_than_a_second_fails_its_rows(tmp_path):
     write_frames(tmp_path / "source", [*range(1, 100), *range(200, 800)])  # nothing from 3.3 to 6.6 s
     times = np.array([[segment.start + 0.5] for segment in SEGMENTS])
     done, _ = bring(tmp_path, "lmdb", moments_of(times))
-    assert [(name, schema.STATUS[status], reason) for name, status, reason in done.failed] == [
+    assert [(name, STATUS[status], reason) for name, status, reason in done.failed] == [
         ("P01_101_2", "short_video", "no frame of P01_101 in the second up to 4.50 s in source"),
         ("P01_101_3", "short_video", "no frame of P01_101 in the second up to 6.50 s in source"),
     ]

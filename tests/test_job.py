@@ -14,8 +14,9 @@ import torch
 from dataset import FPS, barcode_record, make_dataset, numbers
 from safetensors.torch import load_file, save_file
 
-from mambavl.cache import fsops, open_store, schema
+from mambavl.cache import fsops, open_store
 from mambavl.cache.layout import records
+from mambavl.cache.rows import EMPTY_WINDOW, FLAG_BEFORE_START, OK, STATUS
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract import encoders, job
 from mambavl.extract.annotations import read_annotations
@@ -81,12 +82,12 @@ def test_anticipation_sees_nothing_after_start_minus_tau(dataset, tmp_path):
     pts, flags = store.row_array("frame_pts"), store.row_array("flags")
     starts = np.array([segment.start for segment in store.segments])
     empty = starts <= 1.0
-    assert (store.status[empty] == schema.EMPTY_WINDOW).all()
-    assert (store.status[~empty] == schema.OK).all()
+    assert (store.status[empty] == EMPTY_WINDOW).all()
+    assert (store.status[~empty] == OK).all()
     assert len(summary.failures) == empty.sum()
     assert not summary.failed  # an empty window is the protocol's, not the data's fault
     assert (pts[~empty].max((1, 2)) <= starts[~empty] - 1.0 + 1e-6).all()
-    assert (flags[~empty] & schema.FLAG_BEFORE_START > 0).tolist() == (starts[~empty] - 1.0 - 64 / 30 < 0).tolist()
+    assert (flags[~empty] & FLAG_BEFORE_START > 0).tolist() == (starts[~empty] - 1.0 - 64 / 30 < 0).tolist()
 
 
 def test_levels_are_views_of_the_same_tokens(dataset, tmp_path):
@@ -224,7 +225,7 @@ def test_every_bad_video_becomes_named_failures_and_the_others_stay_the_same_to_
     summary = run(broken_copy(dataset, tmp_path), tmp_path / "v.zarr", allow_missing=True)
     good, store = open_store(tmp_path / "good.zarr"), open_store(tmp_path / "v.zarr")
     by_video = {
-        video: {schema.STATUS[int(store.status[i])] for i, s in enumerate(store.segments) if s.video_id == video}
+        video: {STATUS[int(store.status[i])] for i, s in enumerate(store.segments) if s.video_id == video}
         for video in ("P01_101", "P01_102", "P01_103", "P01_104")
     }
     assert by_video["P01_101"] == {"unreadable_video"}
@@ -242,7 +243,7 @@ def test_every_bad_video_becomes_named_failures_and_the_others_stay_the_same_to_
 def test_features_that_are_not_finite_are_failures(dataset, tmp_path, monkeypatch, spoil):
     monkeypatch.setitem(encoders.ENCODERS, "barcode", barcode_record(spoil))
     summary = run(dataset, tmp_path / "v.zarr")
-    assert {schema.STATUS[status] for _, status, _ in summary.failed} == {"nonfinite_features"}
+    assert {STATUS[status] for _, status, _ in summary.failed} == {"nonfinite_features"}
     assert len(summary.failed) == 20
 
 
@@ -426,7 +427,7 @@ def test_text_features_that_are_not_finite_are_failures(dataset, tmp_path, text_
     write_questions(tmp_path / "q.jsonl", generate(read_annotations(dataset / "annotations"), "generic"))
     summary = text_run(dataset, tmp_path / "t.zarr", broken, tmp_path / "q.jsonl")
     assert len(summary.failed) == 20
-    assert {schema.STATUS[status] for _, status, _ in summary.failed} == {"nonfinite_features"}
+    assert {STATUS[status] for _, status, _ in summary.failed} == {"nonfinite_features"}
 
 
 def test_a_text_model_that_lacks_tensors_is_refused_and_one_without_a_pooler_has_no_pooled_level(tmp_path, text_model):

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from mambavl.cache import open_store, schema
+from mambavl.cache import open_store
 from mambavl.cache.diff import diff
 from mambavl.cache.pool import pool
-from mambavl.cache.schema import Level
-from mambavl.cache.store import RowGroup, StoreWriter
+from mambavl.cache.rows import OK, STATUS_CODE
+from mambavl.cache.shards import Level
 from mambavl.cache.verify import verify
+from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import Interrupted, UsageError
 from tiny import CLASSES, make_dense_store, make_segments, make_text_store
 
@@ -27,7 +28,7 @@ def make_patch_store(path, dtype="float32"):
     values[FAILED], values[SHORT, :, 1:] = np.nan, np.nan
     for group in writer.pending():
         rows = np.array(writer.layout.rows_of(group))
-        status = np.where(rows == FAILED, schema.STATUS_CODE["damaged_frame"], schema.OK).astype(np.uint8)
+        status = np.where(rows == FAILED, STATUS_CODE["damaged_frame"], OK).astype(np.uint8)
         rows_values = {"patch": values[rows].reshape(len(rows), *level.shape)}
         lengths = {"length": np.where(rows == FAILED, 0, np.where(rows == SHORT, 1, STEPS))}
         reasons = {int(i): "frame 7" for i in np.flatnonzero(rows == FAILED)}

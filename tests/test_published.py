@@ -10,7 +10,8 @@ import torch
 from dataset import make_dataset
 from safetensors.torch import load_file, save_file
 
-from mambavl.cache import open_store, schema
+from mambavl.cache import open_store
+from mambavl.cache.rows import STATUS_CODE
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.boxes import AuthorsBoxes
@@ -263,7 +264,7 @@ def test_rows_whose_boxes_cannot_be_read_fail_by_name_and_the_others_go_on(datas
     settings = {"encoder": "orvit", "weights": "random", "levels": ["clip"], "sampling": {"frames": 4}}
     options = VideoExtraction.model_validate(settings | {"boxes": "h5", "boxes_path": tmp_path / "boxes.h5"})
     summary = extract_video(annotations, dataset / "videos", tmp_path / "v.zarr", options)
-    assert {failure[1:] for failure in map(tuple, summary.failures)} == {(schema.STATUS_CODE["no_boxes"], "P01_102.pkl: is torn")}
+    assert {failure[1:] for failure in map(tuple, summary.failures)} == {(STATUS_CODE["no_boxes"], "P01_102.pkl: is torn")}
     assert len(summary.failures) == 5
 
 

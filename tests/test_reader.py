@@ -12,9 +12,11 @@ import torch
 import zarr
 
 from mambavl.cache import open_store
-from mambavl.cache.schema import SCHEMA_VERSION, Level
-from mambavl.cache.store import RowGroup, StoreWriter
-from mambavl.cache.verify import repair, verify
+from mambavl.cache.repair import repair
+from mambavl.cache.shards import Level
+from mambavl.cache.spec import SCHEMA_VERSION
+from mambavl.cache.verify import verify
+from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, UsageError
 from tiny import CLASSES, make_dense_store, make_segments, make_text_store, read_rows
 

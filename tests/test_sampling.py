@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mambavl.cache.schema import FLAG_BEFORE_START
+from mambavl.cache.rows import FLAG_BEFORE_START
 from mambavl.extract.sampling import Sampling, mf_dense, segment_uniform, window
 
 

@@ -14,10 +14,12 @@ import pytest
 import torch
 import zarr
 
-from mambavl.cache import fsops, open_store, schema
-from mambavl.cache.schema import Level
-from mambavl.cache.store import RowGroup, StoreWriter, finalize
+from mambavl.cache import fsops, open_store, shards
+from mambavl.cache.rows import STATUS_CODE, read_segments, write_segments
+from mambavl.cache.shards import Level
+from mambavl.cache.spec import SCHEMA_VERSION
 from mambavl.cache.verify import verify
+from mambavl.cache.writer import RowGroup, StoreWriter, finalize
 from mambavl.configs.errors import DataError, UsageError
 from tiny import CLASSES, make_dense_store, make_segments, make_text_store
 
@@ -157,7 +159,7 @@ def test_an_unfinished_store_is_opened_only_on_request(tmp_path):
 
 def test_a_row_that_failed_is_never_handed_out(tmp_path):
     writer, group = unfinished(tmp_path / "s.zarr")
-    group.status[3] = schema.STATUS_CODE["missing_video"]
+    group.status[3] = STATUS_CODE["missing_video"]
     group.reasons = {3: "no file"}
     writer.commit(1, group)
     with pytest.raises(DataError, match=r"P01_102_1 .*missing_video"):
@@ -225,15 +227,15 @@ def test_a_killed_writer_resumes_to_the_same_bytes(tmp_path):
 
 
 def test_row_groups_are_a_power_of_two_near_sixteen_mebibytes():
-    assert schema.rows_per_group(16 * 768 * 2) == 512  # 24 KiB a row: capped
-    assert schema.rows_per_group(1569 * 768 * 2) == 8  # 2.4 MB a row
-    assert schema.rows_per_group(16 * 16 * 1280 * 2) == 32  # 655 KB a row
+    assert shards.rows_per_group(16 * 768 * 2) == 512  # 24 KiB a row: capped
+    assert shards.rows_per_group(1569 * 768 * 2) == 8  # 2.4 MB a row
+    assert shards.rows_per_group(16 * 16 * 1280 * 2) == 32  # 655 KB a row
 
 
 def test_any_text_in_a_narration_survives(tmp_path):
     words = ("cut\rcup", "a\nb", 'say "cut", please', "a,b;c\t", " naïve 🍅 ", "'quoted'", "\u2028")
     segments = tuple(replace(s, narration=w, all_nouns=(w, "x")) for s, w in zip(make_segments(len(words)), words, strict=True))
-    assert schema.read_segments(schema.write_segments(segments)) == segments
+    assert read_segments(write_segments(segments)) == segments
 
 
 def test_the_writer_who_comes_first_does_a_row_group_and_the_others_find_it_done(tmp_path):
@@ -260,7 +262,7 @@ def test_the_record_that_fits_the_files_counts_whoever_wrote_it(tmp_path, monkey
     other.commit(0, changed)
     other.close()
     frame = tmp_path / "s.zarr/frame/c.0.0.0.0"
-    whole, mixed = frame.read_bytes(), schema.encode_shard(group.levels["frame"], writer.layout.levels[0], 8)
+    whole, mixed = frame.read_bytes(), shards.encode_shard(group.levels["frame"], writer.layout.levels[0], 8)
     frame.write_bytes(mixed)  # one file of the one, the rest of the other
     assert writer.pending() == [0]
     frame.write_bytes(whole)
@@ -363,9 +365,9 @@ def test_another_schema_version_is_refused_with_both_values(tmp_path):
     make_dense_store(tmp_path / "s.zarr")
     file = tmp_path / "s.zarr" / "spec.json"
     file.chmod(0o644)
-    file.write_text(file.read_text().replace(f'"schema": {schema.SCHEMA_VERSION}', '"schema": 1'))
+    file.write_text(file.read_text().replace(f'"schema": {SCHEMA_VERSION}', '"schema": 1'))
     for deed in (open_store, verify, make_dense_store):
-        with pytest.raises(DataError, match=f"has schema version 1; this version of mambavl reads {schema.SCHEMA_VERSION}"):
+        with pytest.raises(DataError, match=f"has schema version 1; this version of mambavl reads {SCHEMA_VERSION}"):
             deed(tmp_path / "s.zarr")
 
 

@@ -15,12 +15,14 @@ import pytest
 import torch
 from test_cli import call
 
-from mambavl.cache import fsops, open_store, schema
-from mambavl.cache.importing import Moments, import_features
-from mambavl.cache.schema import Level
-from mambavl.cache.store import RowGroup, StoreWriter
-from mambavl.cache.transfer import export_store, import_export
+from mambavl.cache import fsops, open_store
+from mambavl.cache.interchange.export import export_store
+from mambavl.cache.interchange.exported import import_export
+from mambavl.cache.interchange.foreign import SamplingTimes, import_features
+from mambavl.cache.rows import OK, STATUS
+from mambavl.cache.shards import Level
 from mambavl.cache.verify import verify
+from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from tiny import CLASSES, make_dense_store, make_segments, make_text_store
 
@@ -35,7 +37,7 @@ def assert_same(ours, theirs):
     assert theirs.levels == ours.levels
     for array in ours.layout.row_arrays:
         np.testing.assert_array_equal(theirs.row_array(array.name), ours.row_array(array.name), strict=True)
-    rows = np.flatnonzero(ours.status == schema.OK)
+    rows = np.flatnonzero(ours.status == OK)
     for name, level in ours.levels.items():
         for view in range(level.views):
             pairs = zip(ours.batch(rows, name, view=view), theirs.batch(rows, name, view=view), strict=True)
@@ -64,14 +66,14 @@ def make_levels_store(path, rows=11):
     writer = StoreWriter(path, {**spec, "frame_pts": [2, 3], "rows_per_group": 4}, segments, CLASSES, {})
     for group in writer.pending():
         index = np.array(writer.layout.rows_of(group))
-        status = np.where(index % 4 == 2, 5, schema.OK).astype(np.uint8)
-        lengths = np.where(status == schema.OK, 1 + index % 3, 0)
+        status = np.where(index % 4 == 2, 5, OK).astype(np.uint8)
+        lengths = np.where(status == OK, 1 + index % 3, 0)
         values = {level.name: rng.normal(size=(len(index), *level.shape)).astype(level.dtype) for level in levels}
         for name, array in values.items():
-            array[status != schema.OK] = np.nan
+            array[status != OK] = np.nan
             if name != "clip":
                 array[np.broadcast_to((np.arange(3) >= lengths[:, None])[:, None], array.shape[:3])] = np.nan
-        reasons = {i: f'ends at "{i}",\r\nthen nothing' for i in np.flatnonzero(status != schema.OK).tolist()}
+        reasons = {i: f'ends at "{i}",\r\nthen nothing' for i in np.flatnonzero(status != OK).tolist()}
         pts = rng.random((len(index), 2, 3))
         writer.commit(group, RowGroup(values, {"length": lengths}, status, (index % 8).astype(np.uint8), pts, reasons))
     writer.finalize()
@@ -114,7 +116,7 @@ def test_a_level_with_its_views_times_and_failures_comes_back_from_npy(tmp_path,
     for name in ("status", "flags", "frame_pts", "length"):
         np.testing.assert_array_equal(back.row_array(name), ours.row_array(name))
     assert back.failures == ours.failures
-    rows = np.flatnonzero(ours.status == schema.OK)
+    rows = np.flatnonzero(ours.status == OK)
     for view in (0, 1):
         assert torch.equal(back.batch(rows, level, view=view)[0], ours.batch(rows, level, view=view)[0])
 
@@ -178,7 +180,7 @@ def test_numpy_and_the_index_alone_read_an_export(tmp_path):
         if line["status"] == "ok":
             np.testing.assert_array_equal(found, features[row])
         else:
-            assert (line["status"], line["reason"]) == (schema.STATUS[FAILED[row]], "made so")
+            assert (line["status"], line["reason"]) == (STATUS[FAILED[row]], "made so")
             assert np.isnan(found).all()
 
 
@@ -205,7 +207,7 @@ def make_frames_store(path, rate=30, frames=4, temporal=False):
     values[..., 2] += np.arange(24)[:, None] * temporal  # what stands around the frame counts as well
     for group in writer.pending():
         rows = np.array(writer.layout.rows_of(group))
-        status = np.where(rows == 5, 3, schema.OK).astype(np.uint8)
+        status = np.where(rows == 5, 3, OK).astype(np.uint8)
         features, pts = np.where(rows == 5, np.nan, values[rows].T).T[:, None], (shown[rows] / rate)[:, None]
         lengths, reasons = np.where(rows == 5, 0, frames), dict.fromkeys(np.flatnonzero(rows == 5).tolist(), "lost")
         row_group = RowGroup({"frame": features}, {"length": lengths}, status, np.zeros(len(rows), np.uint8), pts, reasons)
@@ -233,7 +235,7 @@ def test_frames_come_back_from_lmdb_at_the_same_moments(tmp_path, rate, delay):
     """At 25 frames a second, a frame is filed under the first of RULSTM's 30 numbers at which it is on display."""
     times, values, _ = make_frames_store(tmp_path / "s.zarr", rate)
     export_store(open_store(tmp_path / "s.zarr"), tmp_path / "frames", "lmdb")
-    moments = Moments({"task": "recognition"}, times + delay)
+    moments = SamplingTimes({"task": "recognition"}, times + delay)
     done = import_features(tmp_path / "frames", "lmdb", tmp_path / "back.zarr", make_segments(24), CLASSES, moments)
     assert done.failures == []  # the frames of the failed row are in its neighbours
     back = open_store(tmp_path / "back.zarr")
@@ -250,7 +252,7 @@ def test_frames_that_share_a_number_with_other_features_are_refused(tmp_path):
 
 def test_times_rounded_to_milliseconds_keep_their_frame_numbers(tmp_path):
     """Matroska's 0.033 s is frame 2 at 30 a second, 0.067 s frame 3."""
-    from mambavl.cache.transfer import ROUNDING
+    from mambavl.cache.interchange.export import ROUNDING
 
     for fps in (24, 25, 30, 50, 60):
         pts = np.round(np.arange(10_000) / fps, 3)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mambavl.cache import fsops, journal, open_store
-from mambavl.cache.layout import CLASSES, ENVIRONMENT, MANIFEST, SEAL, SEGMENTS, SPEC
-from mambavl.cache.schema import SCHEMA_VERSION
-from mambavl.cache.store import finalize
-from mambavl.cache.verify import gc, repair, verify
+from mambavl.cache.repair import gc, repair
+from mambavl.cache.spec import CLASSES, ENVIRONMENT, MANIFEST, SCHEMA_VERSION, SEAL, SEGMENTS, SPEC
+from mambavl.cache.verify import verify
+from mambavl.cache.writer import finalize
 from mambavl.configs.errors import DataError, UsageError
 from tiny import make_dense_store, make_text_store
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
-from mambavl.cache.schema import Classes, Level, Segment
-from mambavl.cache.store import RowGroup, StoreWriter
+from mambavl.cache.rows import Classes, Segment
+from mambavl.cache.shards import Level
+from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs import check
 from mambavl.fuse.recipe import Recipe
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mambavl.cache.schema import Segment
+from mambavl.cache.rows import Segment
 from mambavl.configs import dump
 from mambavl.configs.errors import UsageError
 from mambavl.extract.annotations import Annotations

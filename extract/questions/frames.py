@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from mambavl.cache.schema import Segment
+from mambavl.cache.rows import Segment
 from mambavl.extract.annotations import find_video
 from mambavl.extract.sampling import segment_uniform
 from mambavl.extract.video import Decoder, VideoError, open_video

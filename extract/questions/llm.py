@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import ConfigDict, Field, model_validator
 
-from mambavl.cache.schema import Segment
+from mambavl.cache.rows import Segment
 from mambavl.configs import Config
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import Annotations, spoken

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mambavl.cache.scores import Guesses, best_classes
+from mambavl.cache.scores import BestClasses, best_classes
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import Annotations, Segment
 from mambavl.extract.questions.file import Question
@@ -129,7 +129,7 @@ def _predictions(annotations: Annotations, paths: Sequence[Path], segments: Sequ
     return found
 
 
-def _refuse_unknown_classes(annotations: Annotations, guesses: Guesses) -> None:
+def _refuse_unknown_classes(annotations: Annotations, guesses: BestClasses) -> None:
     for kind, classes, best in (("verb", annotations.verbs, guesses.verb), ("noun", annotations.nouns, guesses.noun)):
         for row, class_id in enumerate(best.tolist()):
             if class_id not in classes.keys:

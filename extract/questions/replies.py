@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mambavl.cache.schema import Segment
+from mambavl.cache.rows import Segment
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.questions.exchange import Reply, printable
 from mambavl.extract.questions.file import MASK

@@ -8,14 +8,14 @@ A later version of mambavl must read them, or say which version it reads.
 import shutil
 from pathlib import Path
 
-from mambavl.cache import store
-from mambavl.cache.schema import SCHEMA_VERSION
+from mambavl.cache import writer
+from mambavl.cache.spec import SCHEMA_VERSION
 from tiny import make_dense_store, make_text_store
 
 
 def main() -> None:
     folder = Path(__file__).parent / f"schema-{SCHEMA_VERSION}"
-    store.socket.gethostname = lambda: "golden"  # part of the journals' names
+    writer.socket.gethostname = lambda: "golden"  # part of the journals' names
     shutil.rmtree(folder, ignore_errors=True)
     make_dense_store(folder / "video.zarr", 5, group_rows=4, width=3, steps=2, views=2, failed={3: 3}, short={1: 1})
     make_text_store(folder / "text.zarr", 5, group_rows=4, width=3)

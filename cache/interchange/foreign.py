@@ -19,8 +19,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mambavl.cache import schema
-from mambavl.cache.arrays import (
+from mambavl.cache import canonical, shards
+from mambavl.cache.interchange.arrays import (
     HDF5_SUFFIXES,
     NPY_SUFFIXES,
     Arrays,
@@ -29,8 +29,9 @@ from mambavl.cache.arrays import (
     readable,
     safetensors_arrays,
 )
-from mambavl.cache.schema import Classes, Level, Segment
-from mambavl.cache.store import RowGroup, StoreWriter
+from mambavl.cache.rows import EMPTY_WINDOW, OK, STATUS_CODE, Classes, Segment
+from mambavl.cache.shards import Level
+from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 
 Format = Literal["hdf5", "npy", "lmdb", "safetensors"]
@@ -56,7 +57,7 @@ ShouldStop = Callable[[], bool]
 
 
 @dataclass(frozen=True)
-class Moments:
+class SamplingTimes:
     """When each row is looked at. What is found by name knows its own moments; of this it needs `sampling["task"]` alone."""
 
     sampling: dict[str, Any]  # the rule, for the spec
@@ -65,7 +66,7 @@ class Moments:
 
 
 @dataclass
-class Imported:
+class FillResult:
     """What an import did."""
 
     rows: int = 0  # written by this run
@@ -77,7 +78,7 @@ class Imported:
     @property
     def failed(self) -> list[list[Any]]:
         """Failures that are the data's fault; an anticipation window with nothing to observe is not."""
-        return [failure for failure in self.failures if failure[1] != schema.EMPTY_WINDOW]
+        return [failure for failure in self.failures if failure[1] != EMPTY_WINDOW]
 
 
 def import_features(
@@ -86,7 +87,7 @@ def import_features(
     out: Path,
     segments: tuple[Segment, ...],
     classes: Classes,
-    moments: Moments,
+    moments: SamplingTimes,
     *,
     encoder: str = "unknown",
     dtype: Literal["float16", "float32"] | None = None,
@@ -97,7 +98,7 @@ def import_features(
     content_sha256: str | None = None,
     progress: Progress = lambda done, total: None,
     should_stop: ShouldStop = lambda: False,
-) -> Imported:
+) -> FillResult:
     """Write (or resume) a store of the features in `source`, a row for every segment.
 
     dtype: absent, float16 if all of the source is, else float32. dataset: which array of an HDF5 or npz file.
@@ -136,7 +137,7 @@ def import_features(
             "inputs": {"sha256": content_sha256},  # not the recipe: a train half and a validation half come in files of their own
             "levels": [level.to_dict()],
             "frame_pts": [1, found.steps] if format in BY_TIME else [],
-            "rows_per_group": schema.rows_per_group(level.chunk_bytes),
+            "rows_per_group": shards.rows_per_group(level.chunk_bytes),
         }
         writer = StoreWriter(out, spec, segments, classes, {"made_by": "mambavl cache import", "source": str(source)})
         flags = np.zeros(len(segments), np.uint8) if moments.flags is None else moments.flags
@@ -145,9 +146,9 @@ def import_features(
     return done
 
 
-def fill(writer: StoreWriter, make: Callable[[range], RowGroup], progress: Progress, should_stop: ShouldStop) -> Imported:
+def fill(writer: StoreWriter, make: Callable[[range], RowGroup], progress: Progress, should_stop: ShouldStop) -> FillResult:
     """Commit every pending row group and finish the store."""
-    done, layout = Imported(), writer.layout
+    done, layout = FillResult(), writer.layout
     try:
         pending = writer.pending()
         total = sum(len(layout.rows_of(group)) for group in pending)
@@ -182,7 +183,7 @@ def source_sha256(
                 done += len(block)
                 progress(done, total)
         entries.append([file.name, content.hexdigest()])
-    return entries[0][1] if len(entries) == 1 else schema.digest(entries)
+    return entries[0][1] if len(entries) == 1 else canonical.digest(entries)
 
 
 def _files(source: Path, format: Format) -> list[Path]:
@@ -247,7 +248,7 @@ class _Found(NamedTuple):
 def _row_group(found: _Found, level: Level, rows: range, flags: np.ndarray) -> RowGroup:
     values = np.full((len(rows), *level.shape), np.nan, level.dtype)
     frame_pts = np.full((len(rows), 1, found.steps), np.nan)
-    status, lengths, reasons = np.full(len(rows), schema.OK, np.uint8), np.zeros(len(rows), np.int64), {}
+    status, lengths, reasons = np.full(len(rows), OK, np.uint8), np.zeros(len(rows), np.int64), {}
     for i, row in enumerate(rows):
         try:
             array, seconds = found.read(row)
@@ -256,7 +257,7 @@ def _row_group(found: _Found, level: Level, rows: range, flags: np.ndarray) -> R
             if not np.isfinite(array).all():
                 raise _Fault("nonfinite_features", f"holds NaN, infinity or what {level.dtype} cannot hold")
         except _Fault as fault:
-            status[i], reasons[i] = schema.STATUS_CODE[fault.status], str(fault)
+            status[i], reasons[i] = STATUS_CODE[fault.status], str(fault)
             continue
         lengths[i] = len(array) if level.steps else 1
         values[i, 0, : len(array)] = array
@@ -303,7 +304,7 @@ def _by_name(arrays: Arrays, source: Path, segments: tuple[Segment, ...]) -> _Fo
 
 
 def _by_time(
-    arrays: Arrays, source: Path, segments: tuple[Segment, ...], moments: Moments, fps: float, window: int, stride: int
+    arrays: Arrays, source: Path, segments: tuple[Segment, ...], moments: SamplingTimes, fps: float, window: int, stride: int
 ) -> _Found:
     shape, is_half = _common_shape(arrays, source, [segment.video_id for segment in segments], (2,))
     video = lru_cache(maxsize=2)(arrays.read)  # the rows of a video follow one another
@@ -329,7 +330,9 @@ def _by_time(
     return _Found((moments.times.shape[1], shape[1]), is_half, read, unused)
 
 
-def _rulstm(source: Path, segments: tuple[Segment, ...], moments: Moments, fps: float, stack: contextlib.ExitStack) -> _Found:
+def _rulstm(
+    source: Path, segments: tuple[Segment, ...], moments: SamplingTimes, fps: float, stack: contextlib.ExitStack
+) -> _Found:
     lmdb = need_lmdb()
     with readable(source, lmdb.Error):
         env = stack.enter_context(lmdb.open(str(source), subdir=source.is_dir(), readonly=True, create=False, lock=False))
@@ -372,7 +375,7 @@ def need_lmdb() -> Any:
     return lmdb
 
 
-def _observed(moments: Moments, segment: Segment, row: int) -> np.ndarray:
+def _observed(moments: SamplingTimes, segment: Segment, row: int) -> np.ndarray:
     """(T,) seconds; a fault where there is nothing to observe."""
     if np.isnan(moments.times[row]).any():
         raise _Fault("empty_window", f"starts at {segment.start:.2f} s: nothing to observe before it in time")

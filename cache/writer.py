@@ -18,22 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from mambavl.cache import fsops, journal, schema
-from mambavl.cache.layout import (
-    CLASSES,
-    COMMIT,
-    ENVIRONMENT,
-    LOCK,
-    MANIFEST,
-    SEGMENTS,
-    SPEC,
-    Layout,
-    committed_groups,
-    read_json,
-    read_spec,
-    sha256,
-)
-from mambavl.cache.schema import Classes, Level, Segment
+from mambavl.cache import canonical, fsops, journal, shards
+from mambavl.cache.canonical import sha256
+from mambavl.cache.layout import Layout, committed_groups
+from mambavl.cache.rows import STATUS, Classes, Segment, write_segments
+from mambavl.cache.shards import Level
+from mambavl.cache.spec import CLASSES, COMMIT, ENVIRONMENT, LOCK, MANIFEST, SCHEMA_VERSION, SEGMENTS, SPEC, read_json, read_spec
 from mambavl.cache.verify import metadata_faults, seal, verify
 from mambavl.configs.errors import DataError, UsageError
 
@@ -60,8 +50,8 @@ class StoreWriter:
     ) -> None:
         """Raises UsageError, naming the fields, where `path` holds a store of another spec, or something else."""
         self.path = Path(path).absolute()
-        files = {SEGMENTS: schema.write_segments(segments), CLASSES: classes.to_json()}
-        self.spec = {**spec, "schema": schema.SCHEMA_VERSION, "rows": len(segments)}
+        files = {SEGMENTS: write_segments(segments), CLASSES: classes.to_json()}
+        self.spec = {**spec, "schema": SCHEMA_VERSION, "rows": len(segments)}
         for name, data in files.items():
             self.spec[f"{name.partition('.')[0]}_sha256"] = sha256(data)
         self.layout = Layout.from_spec(self.spec)
@@ -88,8 +78,10 @@ class StoreWriter:
         held = fsops.lock(self.path / LOCK, exclusive=True, wait=True)
         try:
             if not (self.path / SPEC).exists():  # somebody else may have been faster, with another spec
-                self._write_metadata({**files, ENVIRONMENT: schema.pretty_json(environment), **self.layout.metadata()})
-                fsops.write_file(self.path / SPEC, schema.pretty_json(self.spec))  # last: a folder without it is not yet a store
+                self._write_metadata({**files, ENVIRONMENT: canonical.pretty_json(environment), **self.layout.metadata()})
+                fsops.write_file(
+                    self.path / SPEC, canonical.pretty_json(self.spec)
+                )  # last: a folder without it is not yet a store
         finally:
             fsops.unlock(held)
 
@@ -102,7 +94,7 @@ class StoreWriter:
 
     def _refuse_other(self, existing: dict[str, Any]) -> None:
         if existing != self.spec:
-            fields = "\n  ".join(schema.differences(existing, self.spec)[:20])
+            fields = "\n  ".join(canonical.differences(existing, self.spec)[:20])
             raise UsageError(
                 f"{self.path}: was made by another recipe; stores never mix. What differs (there -> asked for):\n  {fields}\n"
                 "Use the same settings to resume, or another --out."
@@ -189,9 +181,9 @@ class StoreWriter:
                 array = _pad_tokens(array, level)
             elif array.shape != (count, *level.shape):
                 raise ValueError(f"level {level.name}: expected {(count, *level.shape)}, got {array.shape}")
-            files[layout.level_file(level, group)] = schema.encode_shard(array, level, level.chunks(layout.rows_per_group))
+            files[layout.level_file(level, group)] = shards.encode_shard(array, level, level.chunks(layout.rows_per_group))
         for array in layout.row_arrays:
-            files[layout.row_file(array, group)] = schema.encode_rows(values[array.name], layout.rows_per_group, array.dtype)
+            files[layout.row_file(array, group)] = shards.encode_rows(values[array.name], layout.rows_per_group, array.dtype)
         return files
 
     def close(self) -> None:
@@ -224,7 +216,7 @@ def _check_row_group(layout: Layout, count: int, rows: RowGroup) -> None:
     for name, array in arrays.items():
         if array is None or len(array) != count:
             raise ValueError(f"{name}: expected {count} rows, got {'nothing' if array is None else len(array)}")
-    if not set(np.unique(rows.status).tolist()) <= schema.STATUS.keys() - {0}:
+    if not set(np.unique(rows.status).tolist()) <= STATUS.keys() - {0}:
         raise ValueError(f"status: {sorted(set(rows.status.tolist()))}, expected codes of schema.STATUS, none of them 0")
     for level in layout.levels:
         lengths = rows.lengths[level.beside("length")]
@@ -290,14 +282,14 @@ def _write_manifest(path: Path, layout: Layout) -> dict[str, Any]:
         data = (path / name).read_bytes()
         files[name] = [len(data), sha256(data)]
     manifest = {
-        "schema": schema.SCHEMA_VERSION,
+        "schema": SCHEMA_VERSION,
         "spec_sha256": layout.spec_sha256,
         "files": files,
         "failures": sorted(failure for record in done.values() for failure in record["failures"]),
     }
-    manifest["store_id"] = schema.digest(manifest)
+    manifest["store_id"] = canonical.digest(manifest)
     seal(path)
-    fsops.write_file(path / MANIFEST, schema.pretty_json(manifest))  # last: with it the store is finished
+    fsops.write_file(path / MANIFEST, canonical.pretty_json(manifest))  # last: with it the store is finished
     _drop_write_bits(path, manifest)
     return manifest
 

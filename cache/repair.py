@@ -1,0 +1,150 @@
+"""Mending a damaged store, and deleting what killed writers left."""
+
+import contextlib
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mambavl.cache import fsops, journal
+from mambavl.cache.layout import Layout, committed_groups, file_size, records
+from mambavl.cache.rows import read_segments
+from mambavl.cache.spec import CLASSES, COMMIT, LOCK, MANIFEST, SCHEMA_VERSION, SEAL, SEGMENTS, SPEC, read_json, read_spec
+from mambavl.cache.verify import Fault, Progress, file_faults, find_faults, is_itself, read_manifest
+from mambavl.configs.errors import DataError
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What `repair` did."""
+
+    faults: list[str]
+    reopened: list[int]  # row groups to be extracted again
+    needs_extraction: bool  # False: the store is as it was before, or can be finished without its maker
+
+
+def repair(path: Path, progress: Progress = lambda done, total: None) -> Repair:
+    """Delete what is damaged and re-open the row groups that it belonged to. Raises DataError while somebody writes the store.
+
+    What follows from the spec is written anew here. The rest (features, segments.csv, classes.json, the spec itself) is written
+    by the command that made the store, run again; row groups that are sound stay done. Data first, manifest last: a kill in
+    between leaves a store that is still known to be damaged.
+    """
+    path = Path(path)
+    with _nobody_writing(path):
+        try:
+            layout, faults = Layout.from_spec(read_spec(path)), list(find_faults(path, True, progress))
+        except DataError as error:
+            if _is_of_another_version(path):
+                raise
+            layout, faults = None, [Fault(SPEC, str(error)), *_faults_without_spec(path, progress)]
+        bad = {fault.file for fault in faults}
+        if not bad or (bad == {MANIFEST} and not (path / MANIFEST).exists()):  # sound, or sound as far as it goes
+            return Repair([str(fault) for fault in faults], [], bool(bad) and bool(_open_groups(path, layout)))
+        if SPEC in bad:
+            layout = None
+        if layout:
+            for name in bad & layout.metadata().keys():
+                fsops.write_file(path / name, layout.metadata()[name])
+            bad -= layout.metadata().keys()
+        for name in sorted(bad - {MANIFEST}):
+            if not name.endswith(".journal"):
+                fsops.remove(path / name)
+        _rewrite_journals(path, layout, bad)
+        for name in (SEAL, MANIFEST):
+            fsops.remove(path / name)
+        reopened = _open_groups(path, layout) if layout else []
+        lost = any(not (path / name).exists() for name in (SPEC, SEGMENTS, CLASSES))
+        return Repair([str(fault) for fault in faults], reopened, bool(reopened) or lost)
+
+
+def _is_of_another_version(path: Path) -> bool:
+    """Whether a spec that cannot be used is simply one of another schema version, as zarr.json says too."""
+    try:
+        versions = {
+            json.loads((path / SPEC).read_bytes())["schema"],
+            json.loads((path / "zarr.json").read_bytes())["attributes"]["mambavl"]["schema"],
+        }
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return len(versions) == 1 and versions != {SCHEMA_VERSION}
+
+
+def _faults_without_spec(path: Path, progress: Progress) -> Iterator[Fault]:
+    """Damage of the other files where the spec cannot be read: the manifest vouches for itself, else the journals speak."""
+    entries = {name: entry for record in records(path) for name, entry in record["files"].items()}
+    with contextlib.suppress(DataError):
+        manifest = read_json(path, MANIFEST)
+        if is_itself(manifest):
+            entries = {name: entry for name, entry in manifest["files"].items() if name != SPEC}
+    yield from file_faults(path, None, entries, True, progress)
+
+
+@contextlib.contextmanager
+def _nobody_writing(path: Path) -> Iterator[None]:
+    if not any((path / name).exists() for name in (SPEC, MANIFEST)):
+        raise DataError(f"{path}: is no feature store: it has neither {SPEC} nor {MANIFEST}")
+    fsops.make_folder(path / COMMIT)
+    held = fsops.lock(path / LOCK, exclusive=True, wait=False)
+    if held is None:
+        raise DataError(f"{path}: another process is writing it; let it end first")
+    try:
+        yield
+    finally:
+        fsops.unlock(held)
+
+
+def _rewrite_journals(path: Path, layout: Layout | None, bad: set[str]) -> None:
+    """One journal with the records of the sound row groups in place of all others.
+
+    A re-opened row group's record must go: its files come back one by one, at the length that it gives. What the journals have
+    lost the manifest still knows; without a spec nobody can tell whose records they are, and those that fit stay.
+    """
+    old = sorted((path / COMMIT).glob("*.journal"))
+    if layout:
+        kept = committed_groups(path, layout)
+        kept |= {group: record for group, record in _records_of_manifest(path, layout, bad) if group not in kept}
+    else:
+        kept = {i: record for i, record in enumerate(records(path)) if not record["files"].keys() & bad}
+    target = path / COMMIT / f"repaired-{uuid.uuid4().hex[:8]}.journal"
+    for group in sorted(kept):
+        journal.append(target, kept[group])
+    for file in old:
+        fsops.remove(file)
+
+
+def _records_of_manifest(path: Path, layout: Layout, bad: set[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    manifest, _ = read_manifest(path, layout)
+    if not manifest or SEGMENTS in bad:
+        return
+    segments = read_segments((path / SEGMENTS).read_bytes())
+    group_of = {segment.narration_id: row // layout.rows_per_group for row, segment in enumerate(segments)}
+    failures: dict[int, list] = {}
+    for failure in manifest["failures"]:
+        failures.setdefault(group_of[failure[0]], []).append(failure)
+    for group in range(layout.groups):
+        names = layout.file_sizes(group).keys()
+        if not names & bad:
+            files = {name: manifest["files"][name] for name in names}
+            yield group, {"group": group, "spec": layout.spec_sha256, "files": files, "failures": failures.get(group, [])}
+
+
+def _open_groups(path: Path, layout: Layout) -> list[int]:
+    done = committed_groups(path, layout)
+    return [group for group in range(layout.groups) if group not in done]
+
+
+def gc(path: Path, *, every_host: bool = False) -> list[tuple[Path, int]]:
+    """Delete what killed writers left between write and rename; returns (file, bytes) of each.
+
+    Files of processes that live are kept, and those of other machines, of which nothing is known here, unless `every_host`:
+    then nobody may be writing. Raises DataError while somebody writes the store on this machine.
+    """
+    path = Path(path)
+    with _nobody_writing(path):
+        deleted = [(file, file_size(file) or 0) for file, is_dead in fsops.temporaries(path) if is_dead or every_host]
+        for file, _ in deleted:
+            fsops.remove(file)
+    return deleted
