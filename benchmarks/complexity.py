@@ -12,7 +12,7 @@ import json
 
 from rich.console import Console
 
-from mambavl.complexity_report import print_report
+from mambavl.complexity.report import print_report
 
 if __name__ == "__main__":
     print(json.dumps(print_report(Console(width=160))))

@@ -48,8 +48,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mambavl.complexity import text_encoder
-from mambavl.extract.encoders import build
+from mambavl.complexity.count import text_encoder
+from mambavl.extract.encoders.registry import build
 
 QUESTIONS, QUESTION_TOKENS = 16, 40
 CLIPS: dict[str, dict[str, Any]] = {  # what is not the encoder's own

@@ -26,9 +26,9 @@ from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mambavl.fuse.scan import kernels
 from mambavl.fuse.scan import triton as host
-from mambavl.fuse.scan.streams import Options, Stream
+from mambavl.fuse.scan import triton_kernels
+from mambavl.fuse.scan.inputs import Options, ScanInputs
 
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64"}
 CHANNELS, STATES = 1536, 16
@@ -75,7 +75,9 @@ def calls(count: int, dtype: torch.dtype, options: Options) -> list[tuple[Any, t
         lengths = torch.full((batch,), steps)
         of_channels = torch.zeros(CHANNELS)
         streams.append(
-            Stream(empty(*wide), empty(*wide), empty(*narrow), empty(*narrow), of_channels, empty(*wide), of_channels, lengths)
+            ScanInputs(
+                empty(*wide), empty(*wide), empty(*narrow), empty(*narrow), of_channels, empty(*wide), of_channels, lengths
+            )
         )
     recorded: list[tuple[Any, tuple, dict]] = []
 
@@ -86,14 +88,14 @@ def calls(count: int, dtype: torch.dtype, options: Options) -> list[tuple[Any, t
         def __getitem__(self, grid: tuple[int, int]) -> Any:
             return lambda *given, num_warps, **constants: recorded.append((self.kernel, given, constants))
 
-    own = kernels.forward, kernels.backward
-    kernels.forward, kernels.backward = map(Recorder, own)
+    own = triton_kernels.forward, triton_kernels.backward
+    triton_kernels.forward, triton_kernels.backward = map(Recorder, own)
     try:
         a = torch.zeros(CHANNELS, STATES)
         ys, _, checkpoints = zip(*host.forward(a, streams, options, True), strict=True)
         host.backward(a, streams, options, list(checkpoints), list(ys), [None] * count)
     finally:
-        kernels.forward, kernels.backward = own
+        triton_kernels.forward, triton_kernels.backward = own
     return recorded
 
 

@@ -57,7 +57,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mambavl.configs.errors import UsageError
-from mambavl.fuse.fusion import FusionConfig, Mixer, SSMFusion, StreamShape
+from mambavl.fuse.fusion import FusionConfig, Mixer, SSMFusion
+from mambavl.fuse.head import StreamShape
 from mambavl.fuse.scan import available_backends, pick, pooled_selective_scan, selective_scan
 
 N = 16

@@ -33,7 +33,7 @@ def load(path: Path | str, kind: type[ConfigType], overrides: Iterable[str] = ()
     Raises UsageError naming the file, the key and, for an unknown key, the nearest known name.
     """
     source = find_recipe(path)
-    return check(override(read_toml(source), overrides), kind, source.name)
+    return validate(override(read_toml(source), overrides), kind, source.name)
 
 
 def find_recipe(path: Path | str) -> Path:
@@ -84,7 +84,7 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def check(data: dict[str, Any], kind: type[ConfigType], source: str) -> ConfigType:
+def validate(data: dict[str, Any], kind: type[ConfigType], source: str) -> ConfigType:
     """Validate `data` as `kind`; all faults in one UsageError, a line each."""
     try:
         return kind.model_validate(data)

@@ -8,62 +8,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field, model_validator
 from torch import nn
 
 from mambavl.cache import shards
 from mambavl.cache.rows import FLAG_SILENCE, FLAG_TIME_FROM_FRAMES, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.writer import RowGroup, StoreWriter
-from mambavl.configs import Config
 from mambavl.configs.errors import Interrupted
 from mambavl.extract import job
-from mambavl.extract.annotations import DEFAULT_SPLITS, Annotations, fingerprint
-from mambavl.extract.encoders import WeightsState
-from mambavl.extract.encoders.audio import SHORTEST, AudioLevel, audio_levels
+from mambavl.extract.annotations import Annotations, fingerprint
+from mambavl.extract.encoders.audio import audio_levels
 from mambavl.extract.job import Progress, ShouldStop, Summary
-from mambavl.extract.sampling import OBSERVED_FRAMES, OBSERVED_RATE
+from mambavl.extract.options import AudioExtraction
 from mambavl.extract.sound import SEAM, SoundReader
 from mambavl.extract.video import VideoError
-
-
-class Hearing(Config):
-    """Which part of a soundtrack is heard: the action, or what ends tau_a before it."""
-
-    task: Literal["recognition", "anticipation"] = "recognition"
-    tau_a: float = Field(default=1.0, ge=0.0)  # seconds between the last sample heard and the action's start
-    seconds: float = Field(
-        default=OBSERVED_FRAMES / OBSERVED_RATE, ge=SHORTEST, le=600.0
-    )  # heard in anticipation: 64 frames' time
-
-    @model_validator(mode="after")
-    def _seconds_are_of_anticipation(self) -> "Hearing":
-        if self.task == "recognition" and "seconds" in self.model_fields_set:
-            raise ValueError("recognition hears the action, however long; seconds are for anticipation")
-        return self
-
-
-class AudioExtraction(Config):
-    """Knobs of `mambavl extract audio`. All of them but the last three shape the features and are part of the spec."""
-
-    encoder: str
-    weights: str | None = None  # a folder with config, preprocessor_config.json and model.safetensors
-    weights_state: WeightsState | None = None  # what the weights were trained on; absent: the encoder's record
-    levels: Annotated[tuple[AudioLevel, ...], job.DISTINCT] = Field(default=("frame",), min_length=1)
-    steps: int = Field(default=16, ge=1, le=1024)  # of level `frame`: equal parts of the window, each one the mean of its states
-    sampling: Hearing = Hearing()
-    dtype: Literal["float16", "float32"] = "float16"
-    compressor: Literal["none", "zstd"] = "none"  # zstd is for archives; it is decoded before training
-    splits: tuple[Literal["train", "validation", "test"], ...] = Field(default=DEFAULT_SPLITS, min_length=1)
-    video_hash: Literal["fast", "full"] = "fast"  # size and time of change, or sha256 of every video
-    rows_per_group: int | None = Field(default=None, ge=1, le=65_536)
-    batch_rows: int = Field(default=8, ge=1, le=4096)  # rows encoded together
-    device: str = "auto"
-    allow_missing: bool = False  # go on without the videos that are not there
-    max_failed: int = Field(default=0, ge=0)  # failed rows above which the command exits with 1
 
 
 def extract_audio(
@@ -109,7 +70,7 @@ class _AudioPipeline:
         self.encoder = encoder
         self.options = options
         self.levels = levels
-        self.videos = job.OneVideo(paths, SoundReader)
+        self.videos = job.ReaderCache(paths, SoundReader)
 
     def row_group(self, rows: Sequence[Segment], summary: Summary, should_stop: ShouldStop) -> RowGroup:
         clips: list[_Clip] = []

@@ -21,9 +21,9 @@ from mambavl.cache.rows import EMPTY_WINDOW, STATUS_CODE, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted, UsageError
-from mambavl.extract import encoders
 from mambavl.extract.annotations import Annotations, find_video
-from mambavl.extract.encoders import WeightsState
+from mambavl.extract.encoders import registry
+from mambavl.extract.encoders.weights import WeightsState
 from mambavl.extract.video import VideoError
 
 NUMERICS = 1  # raised by hand whenever the same settings come to give other features
@@ -158,7 +158,7 @@ def dense_group(
     )
 
 
-class OneVideo:
+class ReaderCache:
     """The reader of one video at a time, kept open since rows of a video follow one another; for one thread."""
 
     def __init__(self, paths: dict[str, Path | None], open_reader: Callable[[Path], Any]) -> None:
@@ -190,8 +190,8 @@ def build_encoder(
     name: str, kind: str, weights: str | None, weights_state: WeightsState | None, device: str, **sizes: Any
 ) -> nn.Module:
     """The encoder on its device. kind: `video`, `text` or `audio`, what the command is for. Raises UsageError for another."""
-    _refuse_other_kind(name, encoders.kind_of(name), kind)
-    encoder = encoders.build(name, weights=weights, **sizes)
+    _refuse_other_kind(name, registry.kind_of(name), kind)
+    encoder = registry.build(name, weights=weights, **sizes)
     _refuse_other_kind(name, encoder.kind, kind)  # of some names it is known only now
     encoder.state = weights_state or encoder.state
     if encoder.state is None:

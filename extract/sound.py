@@ -21,7 +21,7 @@ EDGE = 0.001  # seconds of a window that may be missing at its ends before that 
 
 
 @dataclass(frozen=True)
-class Heard:
+class Sound:
     """A window of sound. `last` is where the latest sample that was used ends, in seconds, by pts."""
 
     samples: np.ndarray  # (n,) float32, -1 to 1
@@ -53,7 +53,7 @@ class SoundReader:
     def close(self) -> None:
         self._container.close()
 
-    def window(self, start: float, samples: int, rate: int) -> Heard:
+    def window(self, start: float, samples: int, rate: int) -> Sound:
         """`samples` at `rate` a second from `start` on. Raises VideoError `short_video` where all of them lie outside the
         soundtrack, `damaged_sound` where the file cannot be decoded or has a hole."""
         wanted = int(samples / rate * self._rate + 1e-6)
@@ -73,7 +73,7 @@ class SoundReader:
             raise VideoError("short_video", f"{self.path}: no sound from {start:.2f} to {start + samples / rate:.2f} s")
         if holes := int(heard[-1] - heard[0] + 1 - len(heard)):
             raise VideoError("damaged_sound", f"{self.path}: {holes} samples are missing after {start:.2f} s")
-        return Heard(self._resample(mono, samples, rate), wanted - len(heard) > EDGE * self._rate, last)
+        return Sound(self._resample(mono, samples, rate), wanted - len(heard) > EDGE * self._rate, last)
 
     def _decoded(self, start: float, stop: float) -> Iterator[tuple[float, np.ndarray]]:
         """(time of the first sample, mono samples) of each frame that may touch the window."""

@@ -4,40 +4,21 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 from torch import nn
 
 from mambavl.cache import shards
 from mambavl.cache.rows import OK, STATUS_CODE, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.writer import RowGroup, StoreWriter
-from mambavl.configs import Config
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract import job
-from mambavl.extract.annotations import DEFAULT_SPLITS, Annotations
-from mambavl.extract.encoders import WeightsState
-from mambavl.extract.encoders.text import TextLevel
+from mambavl.extract.annotations import Annotations
 from mambavl.extract.job import Progress, ShouldStop, Summary
+from mambavl.extract.options import TextExtraction
 from mambavl.extract.questions import QUESTION_KEYS, read_questions
-
-
-class TextExtraction(Config):
-    """Knobs of `mambavl extract text`."""
-
-    encoder: str
-    weights: str | None = None  # a folder with config, tokenizer and model.safetensors
-    weights_state: WeightsState | None = None  # what the weights were trained on; absent: the encoder's record
-    levels: Annotated[tuple[TextLevel, ...], job.DISTINCT] = Field(default=("last_hidden",), min_length=1)
-    dtype: Literal["float16", "float32"] = "float16"
-    compressor: Literal["none", "zstd"] = "none"  # zstd is for archives; it is decoded before training
-    splits: tuple[Literal["train", "validation", "test"], ...] = Field(default=DEFAULT_SPLITS, min_length=1)
-    rows_per_group: int | None = Field(default=None, ge=1, le=65_536)
-    allow_unmasked: bool = False  # questions that say their answers, which the leak audit compares with
-    batch_texts: int = Field(default=64, ge=1, le=4096)
-    device: str = "auto"
 
 
 def extract_text(

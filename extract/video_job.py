@@ -10,57 +10,28 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field
 from torch import nn
 
 from mambavl.cache import shards
 from mambavl.cache.rows import FLAG_HELD_LAST, FLAG_TIME_FROM_FRAMES, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.writer import RowGroup, StoreWriter
-from mambavl.configs import Config
 from mambavl.configs.errors import DataError, Interrupted, UsageError
-from mambavl.extract import encoders, job
-from mambavl.extract.annotations import DEFAULT_SPLITS, Annotations, fingerprint
+from mambavl.extract import job
+from mambavl.extract.annotations import Annotations, fingerprint
 from mambavl.extract.boxes import BoxSource, open_boxes
-from mambavl.extract.encoders import WeightsState
-from mambavl.extract.encoders.orvit import BoxTransform, crop_boxes
+from mambavl.extract.encoders.levels import video_levels
+from mambavl.extract.encoders.published import table
+from mambavl.extract.encoders.published.orvit import crop_boxes
 from mambavl.extract.job import Progress, ShouldStop, Summary
-from mambavl.extract.sampling import Sampling, Window, window
-from mambavl.extract.video import Decoder, Reader, VideoError, open_video
-
-
-class VideoExtraction(Config):
-    """Knobs of `mambavl extract video`. All of them but the last three shape the features and are part of the spec."""
-
-    encoder: str
-    weights: str | None = None  # a file; "random" for an untrained encoder; absent: the encoder's own
-    weights_state: WeightsState | None = None  # what the weights were trained on; absent: the encoder's record
-    image_size: int | None = Field(default=None, ge=16, le=2048)  # absent: the encoder's own
-    layer: Literal["last", "penultimate"] = "last"  # of the published encoders: which tokens are stored
-    boxes: Literal["none", "h5", "hoa"] | None = None  # of ORViT, which reads boxes: where they are, or none, said aloud
-    boxes_path: Path | None = None  # the h5 file, or the folder of hand-object detections
-    box_transform: BoxTransform = "correct"  # or as the released loader had it; see `orvit.crop_boxes`
-    fit: Literal["crop", "squash"] = "crop"  # short side to image_size and a square of it, or the whole frame squeezed
-    crops: Literal[1, 3] = 1  # of a frame: the centre square, or three along the long side; views x crops are stored
-    levels: Annotated[tuple[encoders.Level, ...], job.DISTINCT] = Field(default=("frame",), min_length=1)
-    grid: int = Field(default=4, ge=1, le=64)  # cells along a side of level `grid`
-    sampling: Sampling = Sampling()
-    decoder: Decoder = "pyav"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the encoder's products; bf16 and fp16 through autocast, for GPUs
-    dtype: Literal["float16", "float32"] = "float16"  # of what is stored
-    compressor: Literal["none", "zstd"] = "none"  # zstd is for archives; it is decoded before training
-    splits: tuple[Literal["train", "validation", "test"], ...] = Field(default=DEFAULT_SPLITS, min_length=1)
-    video_hash: Literal["fast", "full"] = "fast"  # size and time of change, or sha256 of every video
-    rows_per_group: int | None = Field(default=None, ge=1, le=65_536)  # absent: about 16 MiB a shard
-    batch_rows: int = Field(default=8, ge=1, le=4096)  # rows encoded together; two batches of pictures are in memory at a time
-    device: str = "auto"
-    allow_missing: bool = False  # go on without the videos that are not there
-    max_failed: int = Field(default=0, ge=0)  # failed rows above which the command exits with 1
+from mambavl.extract.options import VideoExtraction
+from mambavl.extract.sampling import Window, window
+from mambavl.extract.video import Reader, VideoError, open_video
 
 
 def extract_video(
@@ -120,7 +91,7 @@ class _VideoPipeline:
         shape = (1, 3, 1, 1, 1)
         self._mean = torch.tensor(pixels.mean, device=self.device).view(shape) * 255
         self._std = torch.tensor(pixels.std, device=self.device).view(shape) * 255
-        self.videos = job.OneVideo(paths, lambda path: open_video(path, options.decoder))  # the decoding thread's
+        self.videos = job.ReaderCache(paths, lambda path: open_video(path, options.decoder))  # the decoding thread's
 
     def row_group(
         self, rows: Sequence[Segment], decoder: ThreadPoolExecutor, summary: Summary, should_stop: ShouldStop
@@ -159,7 +130,7 @@ class _VideoPipeline:
         video = (pixels.permute(0, 4, 1, 2, 3).float() - self._mean) / self._std
         boxes = torch.from_numpy(np.stack([clip.boxes[view] for clip in clips])).to(self.device) if self.boxes else None
         with torch.autocast(self.device.type, PRECISIONS[self.options.precision], enabled=self.options.precision != "fp32"):
-            found = encoders.video_levels(self.encoder, video, self.options.levels, self.options.grid, boxes)
+            found = video_levels(self.encoder, video, self.options.levels, self.options.grid, boxes)
         return {name: values.float().cpu().numpy() for name, values in found.items()}
 
     def _decode_batch(self, rows: Sequence[Segment]) -> tuple[list["_Clip"], float]:
@@ -350,7 +321,7 @@ def _video_spec(
 def _build_encoder(options: VideoExtraction) -> nn.Module:
     given = {"image_size": options.image_size, "layer": options.layer, "boxes": options.boxes}
     sizes = {key: value for key, value in given.items() if value not in (None, "last", "h5", "hoa")}
-    published = encoders.published.PUBLISHED
+    published = table.PUBLISHED
     unknown = [key for key in ("boxes", "layer") if key in sizes and options.encoder not in published]
     if unknown:
         raise UsageError(f"encoder {options.encoder} has no {unknown[0]}; that is for {', '.join(published)}")

@@ -12,16 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mambavl.configs.errors import UsageError
-from mambavl.fuse.fusion import (
-    HeadConfig,
-    Streams,
-    check_streams,
-    count_params,
-    masked_mean,
-    modalities_of,
-    projection,
-    routes,
-)
+from mambavl.fuse.head import HeadConfig, Streams, check_streams, count_params, masked_mean, modalities_of, projection, routes
 
 
 class MLPConfig(HeadConfig):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mambavl.fuse.scan.operator import apart, side_by_side
+from mambavl.fuse.scan.operator import stack_heads, unstack_heads
 
 BLOCK = 2**19  # numbers of a few rows, about what a core's cache holds
 
@@ -95,7 +95,7 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def vmap(info, in_dims, u, weight, bias):
         together = _together(("u", "D", "D"), (u, weight, bias), in_dims, info.batch_size)
-        return apart("u", _Conv.apply(*together), info.batch_size), 0
+        return unstack_heads("u", _Conv.apply(*together), info.batch_size), 0
 
 
 class _ConvBackward(torch.autograd.Function):
@@ -115,9 +115,9 @@ class _ConvBackward(torch.autograd.Function):
     def vmap(info, in_dims, dy, u, weight):
         together = _together(("u", "u", "D"), (dy, u, weight), in_dims, info.batch_size)
         found = zip(("u", "D", "D"), _ConvBackward.apply(*together), strict=True)  # D: channels first
-        return tuple(apart(name, x, info.batch_size) for name, x in found), (0, 0, 0)
+        return tuple(unstack_heads(name, x, info.batch_size) for name, x in found), (0, 0, 0)
 
 
 def _together(names: tuple[str, ...], tensors: tuple[Tensor, ...], dims: tuple[int | None, ...], heads: int) -> list[Tensor]:
     """As the scan's operator lays heads side by side: steps before channels as its `u`, channels first as its `D`."""
-    return [side_by_side(name, x, dim, heads) for name, x, dim in zip(names, tensors, dims, strict=True)]
+    return [stack_heads(name, x, dim, heads) for name, x, dim in zip(names, tensors, dims, strict=True)]

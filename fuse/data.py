@@ -19,7 +19,7 @@ from mambavl.cache.rows import EMPTY_WINDOW, OK, STATUS, Classes, Segment
 from mambavl.cache.shards import Level
 from mambavl.configs import Config
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.fuse.fusion import Streams, StreamShape, modality_of
+from mambavl.fuse.head import Streams, StreamShape, modality_of
 
 ORACLE_ANTICIPATION = (
     "ORACLE TEXT IN ANTICIPATION: the questions were written from the very actions that are to be foreseen. "
@@ -206,7 +206,7 @@ class FeatureData:
         """Train without one part of the training split, and score that part by a head that never saw it."""
         part, parts = map(int, config.hold_out.split("/"))
         owners = np.array([getattr(segment, f"{config.hold_out_by}_id") for segment in self.segments])
-        part_of = deal(owners[self.evaluation].tolist(), parts)
+        part_of = assign_folds(owners[self.evaluation].tolist(), parts)
         is_held = np.array([part_of.get(owner, -1) == part for owner in owners.tolist()])
         self.evaluation, self.train = self.evaluation[is_held[self.evaluation]], self.train[~is_held[self.train]]
 
@@ -234,7 +234,7 @@ class FeatureData:
             )
 
 
-def deal(owners: list[str], parts: int) -> dict[str, int]:
+def assign_folds(owners: list[str], parts: int) -> dict[str, int]:
     """owner (a participant or a video) -> part, of nearly equal numbers of rows: the largest owner first, to the smallest part.
 
     Raises UsageError where there are fewer owners than parts.

@@ -1,13 +1,8 @@
 """A head and its stores -> scores per row, every measure, result.json, which names protocol, encoders and stores."""
 
-import importlib.metadata
-import io
 import json
 import math
 import os
-import platform
-import subprocess
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import mambavl
 from mambavl.cache import canonical, fsops
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import checkpoint, metrics
 from mambavl.fuse.data import FeatureData
-from mambavl.fuse.recipe import MODEL, PRIOR, RECIPE, STREAMS, Recipe, build_head, run_recipe
-
-RESULT, SCORES = "result.json", "scores"
-REQUIRED = {"metrics", "prior_metrics", "split", "streams", "recipe", "seed"}
+from mambavl.fuse.recipe import Recipe, build_head
+from mambavl.fuse.run import MODEL, PRIOR, RESULT, environment, read_result, refuse_other_features, run_recipe, write_scores
 
 Prior = tuple[np.ndarray, np.ndarray]  # log-probabilities (verbs,), (nouns,) of the training labels
 
@@ -143,7 +135,7 @@ def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path
         other = recipe.data.model_copy(update={"eval_split": split, "hold_out": None})
         recipe = recipe.model_copy(update={"data": other})
     data = FeatureData(recipe.sources, recipe.data, training=False)
-    _refuse_other_features(run, data)
+    refuse_other_features(run, data)
     head = build_head(recipe, data)
     try:
         head.load_state_dict(weights)
@@ -158,91 +150,3 @@ def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path
     prior = (np.array(stored["verb"]), np.array(stored["noun"]))
     device = "cuda" if torch.cuda.is_available() and not os.environ.get("ACCELERATE_USE_CPU") else "cpu"
     return evaluate_head(head.to(device), data, recipe, run, prior, extra, keep_result=recipe.data.scored != own_split)
-
-
-def _refuse_other_features(run: Path, data: FeatureData) -> None:
-    # The stores and their ids may differ: the features may have moved, or be those of another split.
-    faults = differences_from_run(run, data, apart_from=("stores", "store_ids"))
-    if faults:
-        raise DataError(
-            f"{run}: its head was trained on other features. What differs (trained on -> given):\n  " + "\n  ".join(faults[:20])
-        )
-
-
-def differences_from_run(run: Path, data: FeatureData, apart_from: tuple[str, ...]) -> list[str]:
-    """The fields of provenance in which `data` is not what the run was fed."""
-
-    def kept(provenance: dict[str, Any]) -> dict[str, Any]:
-        return {name: {k: v for k, v in entry.items() if k not in apart_from} for name, entry in provenance.items()}
-
-    return canonical.differences(kept(json.loads((run / STREAMS).read_bytes())), kept(data.provenance))
-
-
-def write_scores(run: Path, split: str, data: FeatureData, rows: np.ndarray, verb: np.ndarray, noun: np.ndarray) -> None:
-    """scores/SPLIT.npz: narration_id, verb, noun (log-probabilities), and the labels they were measured against."""
-    packed = io.BytesIO()
-    np.savez(
-        packed,
-        narration_id=np.array([data.segments[row].narration_id for row in rows]),
-        verb=verb,
-        noun=noun,
-        verb_label=data.verb[rows],
-        noun_label=data.noun[rows],
-    )
-    fsops.make_folder(run / SCORES)
-    fsops.write_file(run / SCORES / f"{split}.npz", packed.getvalue())
-
-
-def read_scores(run: Path, split: str) -> dict[str, np.ndarray]:
-    """Raises DataError when the run has no scores."""
-    path = run / SCORES / f"{split}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as scores:
-            return dict(scores)
-    except FileNotFoundError:
-        raise DataError(f"{run}: has no scores ({path} is not there); `mambavl evaluate {run}` makes them") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read ({error}); `mambavl evaluate {run}` makes it anew") from None
-
-
-def read_result(run: Path) -> dict[str, Any]:
-    """Raises DataError when there is none."""
-    path = Path(run) / RESULT
-    try:
-        result = json.loads(path.read_bytes())
-        if not isinstance(result, dict) or not result.keys() >= REQUIRED:
-            raise ValueError("it holds no result")
-        return result
-    except (FileNotFoundError, NotADirectoryError):
-        if (Path(run) / RECIPE).exists():
-            raise DataError(f"{run}: has no {RESULT}: it has not finished; run the same `mambavl train` again") from None
-        raise DataError(f"{run}: is no run: it has neither {RESULT} nor {RECIPE}") from None
-    except ValueError as error:
-        raise DataError(f"{path}: is damaged ({error}); `mambavl evaluate {run}` makes it anew") from None
-
-
-def environment(device: torch.device) -> dict[str, str | None]:
-    """What ran: recorded, never compared."""
-    return {
-        "mambavl": mambavl.__version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "accelerate": importlib.metadata.version("accelerate"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the checkout this package runs from, `-dirty` with uncommitted changes; None where git does not track it."""
-    git = ["git", "-C", str(Path(mambavl.__file__).resolve().parent)]
-    try:
-        tracked = subprocess.run(
-            [*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, timeout=10, check=False
-        )
-        if tracked.returncode:
-            return None
-        describe = [*git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-        return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None  # no git here: the version alone has to do

@@ -1,20 +1,17 @@
 """A training recipe: which streams, which head, which optimiser; and the head that it stands for."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from mambavl.configs import Config, check, did_you_mean, read_toml
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs import Config, did_you_mean
+from mambavl.configs.errors import UsageError
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.data import DataConfig, FeatureData, StreamSource
-from mambavl.fuse.fusion import FusionConfig, SSMFusion, StreamShape, check_stream_name
-
-# Files of a run: the resolved recipe, what it was fed, class names, the training prior, the head.
-RECIPE, STREAMS, CLASSES, PRIOR, MODEL = "recipe.toml", "streams.json", "classes.json", "prior.json", "model.safetensors"
+from mambavl.fuse.fusion import FusionConfig, SSMFusion
+from mambavl.fuse.head import StreamShape, check_stream_name
 
 
 class TrainConfig(Config):
@@ -99,15 +96,3 @@ def make_head(recipe: Recipe, streams: dict[str, StreamShape], num_verbs: int, n
             raise UsageError(f"[{section}] {key} = {getattr(config, key)}, but the stores have {found[key]}; leave it out")
     torch.manual_seed(recipe.train.seed)
     return head(type(config).model_validate({**config.model_dump(), **found}))
-
-
-def read_run_recipe(run: Path) -> dict[str, Any]:
-    """The resolved recipe of a run, as data. Raises DataError when the folder is no run."""
-    if not (run / RECIPE).is_file():
-        raise DataError(f"{run}: is no run: it has no {RECIPE}; `mambavl train RECIPE --out {run}` makes one")
-    return read_toml(run / RECIPE)
-
-
-def run_recipe(run: Path) -> Recipe:
-    """The resolved recipe of a run, checked."""
-    return check(read_run_recipe(run), Recipe, str(run / RECIPE))

@@ -12,9 +12,8 @@ import numpy as np
 
 from mambavl.cache.rows import Classes
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.fuse import evaluate
-from mambavl.fuse.fusion import KNOWN_STREAMS
-from mambavl.fuse.recipe import CLASSES
+from mambavl.fuse.head import KNOWN_STREAMS
+from mambavl.fuse.run import CLASSES, read_result, read_scores
 
 TARGETS = ("verb", "noun", "action")
 ACTION = "all_action_top1"
@@ -103,8 +102,8 @@ def collect(runs: list[Path]) -> list[Entry]:
     """Results in the order given; runs that differ in their seed alone (one recipe, the same stores) share an entry."""
     entries: dict[str, Entry] = {}
     for run in runs:
-        result = evaluate.read_result(run)
-        evaluate.read_scores(run, result["split"])  # a run without scores cannot be shown: say so now
+        result = read_result(run)
+        read_scores(run, result["split"])  # a run without scores cannot be shown: say so now
         if not result["metrics"]:
             raise DataError(f"{run}: split {result['split']} has no labels, so nothing was measured")
         recipe = {**result["recipe"], "train": {**result["recipe"]["train"], "seed": None}}
@@ -222,7 +221,7 @@ def _confusions(entry: Entry) -> str:
     """Verbs and nouns of the first seed: rows are labels, columns predictions, shares of each row."""
     plt = _pyplot()
     run, result = entry.runs[0], entry.first
-    scores = evaluate.read_scores(run, result["split"])
+    scores = read_scores(run, result["split"])
     names = _class_names(run)
     figure, axes = plt.subplots(1, 2, figsize=(13, 6))
     for axis, target in zip(axes, ("verb", "noun"), strict=True):

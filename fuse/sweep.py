@@ -12,11 +12,11 @@ import torch
 from accelerate import PartialState
 
 from mambavl.cache import canonical, fsops
-from mambavl.configs import check, override
+from mambavl.configs import override, validate
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.data import FeatureData
-from mambavl.fuse.evaluate import RESULT
 from mambavl.fuse.recipe import Recipe, build_head
+from mambavl.fuse.run import RESULT
 from mambavl.fuse.train import train
 
 SUMMARY = "summary.json"
@@ -53,7 +53,7 @@ def expand(data: dict[str, Any], out: Path, source: str) -> list[Point]:
         name = ",".join(f"{key}={value}" for key, value in chosen.items())
         if "title" not in recipe:  # runs that differ in their seed alone carry one title
             recipe["title"] = ", ".join(f"{key} = {value}" for key, value in chosen.items() if key != "train.seed")
-        point = Point(name, chosen, check(recipe, Recipe, f"{source} [grid {name}]"), out / _folder(name, chosen))
+        point = Point(name, chosen, validate(recipe, Recipe, f"{source} [grid {name}]"), out / _folder(name, chosen))
         if points.setdefault(canonical.digest(point.recipe.model_dump(mode="json")), point) is not point:
             raise UsageError(f"{source} [grid]: {name} stands there twice")
     return list(points.values())

@@ -20,25 +20,22 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from mambavl.cache import canonical, fsops
-from mambavl.configs import dump
+from mambavl.cache import fsops
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse import checkpoint, evaluate
 from mambavl.fuse.data import FeatureData, epoch_batches
-from mambavl.fuse.recipe import (
-    CLASSES,
+from mambavl.fuse.recipe import Recipe, TrainConfig, build_head
+from mambavl.fuse.run import (
+    CHECKPOINTS,
+    CURVES,
     MODEL,
-    PRIOR,
-    RECIPE,
-    STREAMS,
-    Recipe,
-    TrainConfig,
-    build_head,
-    read_run_recipe,
+    RESULT,
+    read_result,
+    refuse_other_folder,
+    refuse_other_recipe,
+    refuse_other_stores,
+    write_inputs,
 )
-
-CURVES, CHECKPOINTS = "curves.jsonl", "checkpoints"
-
 
 OnEpoch = Callable[[dict[str, Any]], None]  # a line of curves.jsonl
 
@@ -59,19 +56,19 @@ def train(
     if recipe.grid:
         raise UsageError("this recipe has a [grid]; run it with `mambavl sweep`")
     run = Path(run)
-    _refuse_other_folder(run)
-    _refuse_other_recipe(run, recipe)
-    is_finished = (run / evaluate.RESULT).exists()
+    refuse_other_folder(run)
+    refuse_other_recipe(run, recipe)
+    is_finished = (run / RESULT).exists()
     if is_finished and not all(store.exists() for source in recipe.sources.values() for store in source.stores):
-        return evaluate.read_result(run)  # the stores have moved on, the run stands
+        return read_result(run)  # the stores have moved on, the run stands
     accelerator = _accelerator()
     data = data or FeatureData(recipe.sources, recipe.data, device=accelerator.device)
-    _refuse_other_stores(run, data)
+    refuse_other_stores(run, data)
     if is_finished:
-        return evaluate.read_result(run)
+        return read_result(run)
     trainer = _Trainer(recipe, run, data, accelerator)
     if accelerator.is_main_process:
-        _write_inputs(run, recipe, data)
+        write_inputs(run, recipe, data)
     accelerator.wait_for_everyone()
     seconds = trainer.fit(on_epoch, should_stop)
     result: dict[str, Any] = {}
@@ -87,17 +84,7 @@ def train(
         result = evaluate.evaluate_head(head, data, recipe, run, data.log_prior(), extra)
         fsops.remove_folder(run / CHECKPOINTS)
     accelerator.wait_for_everyone()
-    return result or evaluate.read_result(run)
-
-
-def _write_inputs(run: Path, recipe: Recipe, data: FeatureData) -> None:
-    """All that evaluation and the report need of the recipe and the stores, so that a run stands on its own."""
-    prior = {target: values.tolist() for target, values in zip(("verb", "noun"), data.log_prior(), strict=True)}
-    fsops.make_folder(run)
-    fsops.write_file(run / STREAMS, canonical.pretty_json(data.provenance))
-    fsops.write_file(run / CLASSES, data.classes.to_json())
-    fsops.write_file(run / PRIOR, canonical.pretty_json(prior))
-    fsops.write_file(run / RECIPE, dump(recipe).encode())
+    return result or read_result(run)
 
 
 class _Trainer:
@@ -253,41 +240,6 @@ def build_optimizer(head: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     if config.optimizer == "sgd":
         return torch.optim.SGD(described, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
     return torch.optim.AdamW(described, lr=config.lr, betas=(0.9, 0.999))
-
-
-def _refuse_other_folder(run: Path) -> None:
-    """Nothing is written into a folder that holds something else."""
-    ours = {RECIPE, STREAMS, CLASSES, PRIOR, CURVES, CHECKPOINTS, MODEL, evaluate.RESULT, evaluate.SCORES}
-    if run.exists() and not run.is_dir():
-        raise UsageError(f"{run}: is a file; name a folder for the run with --out")
-    foreign = [entry.name for entry in run.glob("*") if entry.name not in ours and not entry.name.startswith(fsops.TEMPORARY)]
-    if foreign and not (run / RECIPE).exists():
-        raise UsageError(f"{run}: is no run and not empty ({foreign[0]}); use another --out")
-
-
-def _refuse_other_recipe(run: Path, recipe: Recipe) -> None:
-    if not (run / RECIPE).exists():
-        return
-    existing = read_run_recipe(run)
-    wanted = recipe.model_dump(mode="json", exclude_none=True)
-    faults = canonical.differences(existing, wanted)
-    if faults:
-        raise UsageError(
-            f"{run}: belongs to another recipe. What differs (there -> asked for):\n  "
-            + "\n  ".join(faults[:20])
-            + "\nUse another --out."
-        )
-
-
-def _refuse_other_stores(run: Path, data: FeatureData) -> None:
-    """A run that was interrupted goes on with the very features that it began with."""
-    faults = evaluate.differences_from_run(run, data, apart_from=("stores",)) if (run / STREAMS).exists() else []
-    if faults:
-        raise UsageError(
-            f"{run}: was begun with other stores. What differs (begun with -> given):\n  "
-            + "\n  ".join(faults[:20])
-            + "\nUse another --out."
-        )
 
 
 def _accelerator() -> Accelerator:

@@ -15,7 +15,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    from mambavl.cli import run
+    from mambavl.cli.app import run
 
     sys.exit(run())
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from clips import BITS, write_video
 from torch import nn
 
-from mambavl.extract.encoders import EncoderRecord
 from mambavl.extract.encoders.image import FrameEncoder, Pixels
+from mambavl.extract.encoders.registry import EncoderRecord
 
 COLUMNS = [
     "narration_id",

@@ -16,9 +16,9 @@ from pathlib import Path
 from dataset import barcode_record
 from test_job import run, tree
 
-from mambavl.extract import encoders
+from mambavl.extract.encoders import registry
 
-encoders.ENCODERS["barcode"] = barcode_record()
+registry.ENCODERS["barcode"] = barcode_record()
 
 
 def extraction(data: Path, out: Path) -> int:

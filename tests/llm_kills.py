@@ -19,9 +19,9 @@ from llm_server import BAD, SOUND, Running
 from test_questions_asking import ROWS, TWICE, options
 
 from mambavl.cache import journal
-from mambavl.extract.questions.asking import ask
 from mambavl.extract.questions.file import read_questions, write_questions
-from mambavl.extract.questions.ledger import Ledger
+from mambavl.extract.questions.llm.generate import generate_with_llm
+from mambavl.extract.questions.llm.ledger import Ledger
 from toyclasses import annotations
 
 CONCURRENCY = 3
@@ -33,7 +33,7 @@ def child(server: Running, folder: Path, model: str) -> int:
     if pid == 0:
         code = 1
         try:
-            found = ask(annotations(), TWICE, options(server, model, **KNOBS), folder / "cache")
+            found = generate_with_llm(annotations(), TWICE, options(server, model, **KNOBS), folder / "cache")
             write_questions(folder / "q.jsonl", found.written.questions)
             code = int(bool(found.written.failures))
         finally:

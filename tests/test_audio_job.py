@@ -14,13 +14,15 @@ from test_job import make_roberta, text_run, tree
 
 from mambavl.cache import open_store
 from mambavl.cache.rows import EMPTY_WINDOW, FLAG_SILENCE, OK, STATUS
-from mambavl.configs import check
+from mambavl.configs import validate
 from mambavl.configs.errors import Interrupted, UsageError
-from mambavl.extract import encoders, sound
+from mambavl.extract import sound
 from mambavl.extract.annotations import read_annotations
-from mambavl.extract.audio_job import AudioExtraction, extract_audio
+from mambavl.extract.audio_job import extract_audio
+from mambavl.extract.encoders import registry
+from mambavl.extract.options import AudioExtraction, VideoExtraction
 from mambavl.extract.questions import generate, write_questions
-from mambavl.extract.video_job import VideoExtraction, extract_video
+from mambavl.extract.video_job import extract_video
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.train import train
 
@@ -57,7 +59,7 @@ def test_every_row_holds_the_states_of_its_own_sound(dataset, model, tmp_path):
     summary = run(dataset, tmp_path / "a.zarr", model, levels=["clip", "frame"])
     assert summary.finalized
     assert not summary.failures
-    store, encoder = open_store(tmp_path / "a.zarr"), encoders.build(f"audio:{model}")
+    store, encoder = open_store(tmp_path / "a.zarr"), registry.build(f"audio:{model}")
     assert (store.spec["kind"], store.levels["frame"].shape) == ("audio", (1, 4, 16))
     for row in (0, 7, 19):
         segment = store.segments[row]
@@ -149,7 +151,7 @@ def stores(dataset, model, tmp_path_factory):
     """The same twenty rows as video, text and audio, each through its own job."""
     folder = tmp_path_factory.mktemp("stores")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(encoders.ENCODERS, "barcode", barcode_record())
+        patch.setitem(registry.ENCODERS, "barcode", barcode_record())
         options = VideoExtraction(encoder="barcode", fit="squash", sampling={"frames": 4})
         extract_video(read_annotations(dataset / "annotations"), dataset / "videos", folder / "video.zarr", options)
     write_questions(folder / "q.jsonl", generate(read_annotations(dataset / "annotations"), "generic"))
@@ -174,7 +176,7 @@ def test_a_head_trains_on_sound_alone_and_on_three_modalities(stores, tmp_path, 
         "train": {"epochs": 30, "batch_size": 8, "lr": 2e-2, "lr_ssm": 2e-2, "warmup_epochs": 1},
     }  # fmt: skip
     lines = []
-    result = train(check(recipe, Recipe, "sound.toml"), tmp_path / "run", on_epoch=lines.append)
+    result = train(validate(recipe, Recipe, "sound.toml"), tmp_path / "run", on_epoch=lines.append)
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
     assert result["streams"]["audio"]["encoder"]["name"].startswith("audio:")
     assert any("audio" in name for name in load_file(tmp_path / "run" / "model.safetensors"))

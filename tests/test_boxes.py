@@ -30,7 +30,7 @@ from mambavl.extract.boxes import (
     overlap,
 )
 from mambavl.extract.detections import Detections
-from mambavl.extract.encoders.orvit import ORViT, crop_boxes
+from mambavl.extract.encoders.published.orvit import ORViT, crop_boxes
 
 A, B, C = (0.0, 0.0, 0.25, 0.25), (0.5, 0.5, 0.75, 0.75), (0.25, 0.5, 0.5, 1.0)  # apart, and exact in float32
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders.checkpoints import Inert, Unpickler, read_checkpoint
+from mambavl.extract.encoders.published.checkpoints import Inert, Unpickler, read_checkpoint
 
 STATE = {"visual.proj.weight": torch.arange(6.0).view(2, 3), "visual.norm.bias": torch.ones(3)}
 

@@ -16,7 +16,7 @@ from dataset import make_dataset
 from safetensors.torch import load_file
 from test_job import make_roberta
 
-from mambavl import cli
+from mambavl.cli import app
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 
 has_demo = pytest.mark.skipif(
@@ -31,7 +31,7 @@ def call(*words: object, monkeypatch=None) -> int:
     before = sys.argv
     sys.argv = ["mambavl", *map(str, words)]
     try:
-        return cli.run()
+        return app.run()
     finally:
         sys.argv = before
 
@@ -263,7 +263,7 @@ def test_a_signal_at_any_moment_ends_with_75_and_the_command_resumes(road, tmp_p
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file)
 
     def is_due() -> bool:
-        return "| mambavl.cli" in log.read_text() if moment == "loading" else (tmp_path / "v.zarr/frame/c.1.0.0.0").exists()
+        return "| mambavl.cli.app" in log.read_text() if moment == "loading" else (tmp_path / "v.zarr/frame/c.1.0.0.0").exists()
 
     deadline = time.monotonic() + 60
     while not is_due() and process.poll() is None and time.monotonic() < deadline:
@@ -328,7 +328,7 @@ def test_exit_codes(monkeypatch, capsys, error, code):
     def broken():
         raise error
 
-    monkeypatch.setattr(cli, "app", broken)
+    monkeypatch.setattr(app, "app", broken)
     assert call("doctor") == code
     assert capsys.readouterr().err == "mambavl: x\n"
 

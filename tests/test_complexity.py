@@ -7,18 +7,19 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from mambavl import complexity, complexity_report
-from mambavl.cli import app
+from mambavl.cli.app import app
+from mambavl.complexity import count, report
 from mambavl.configs import load
 from mambavl.configs.errors import UsageError
-from mambavl.fuse.fusion import FusionConfig, SSMFusion, StreamShape
+from mambavl.fuse.fusion import FusionConfig, SSMFusion
+from mambavl.fuse.head import StreamShape
 from mambavl.fuse.recipe import Recipe
 from tiny import tiny_recipe
 
 
 @pytest.fixture(scope="module")
 def table():
-    return complexity.table_4()
+    return count.table_4()
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def table():
     ],
 )
 def test_table_4_is_reproduced(table, row, parameters, gmacs):
-    cost = complexity.total(table[row])
+    cost = count.total(table[row])
     assert cost.trainable == parameters
     assert cost.macs / 1e9 == pytest.approx(gmacs, rel=0.002)
     assert cost.flops == 2 * cost.macs
@@ -67,24 +68,24 @@ def test_the_parameters_of_the_head_by_hand(table):
 
 
 def test_what_is_frozen_is_no_part_of_the_published_parameters(table):
-    assert complexity.total(table["mlp"]).frozen == 124_645_632
-    assert complexity.total(table["orvit"]).frozen == 0
+    assert count.total(table["mlp"]).frozen == 124_645_632
+    assert count.total(table["orvit"]).frozen == 0
     layer = part_of(table["mambavl"], "RoBERTa's embedding layer")
-    assert layer == complexity.Cost(frozen=(50265 + 514 + 1 + 2) * 768)  # words, positions, type; norm
+    assert layer == count.Cost(frozen=(50265 + 514 + 1 + 2) * 768)  # words, positions, type; norm
 
 
 def test_roberta_by_hand(table):
     weights = 12 * (4 * 768**2 + 2 * 768 * 3072)  # 84.93 M a token: q, k, v, out and the two layers of the MLP, twelve times
     question = 40 * weights + 24 * 40**2 * 768 + 768**2  # scores and sums of 12 layers; the pooler reads one token
     assert weights == 84_934_656
-    assert complexity.encoder_cost("roberta-base").cost.macs == question
+    assert count.encoder_cost("roberta-base").cost.macs == question
     assert part_of(table["mlp"], "RoBERTa, two questions").macs == 2 * question
-    assert complexity.encoder_cost("roberta-base", tokens=7).cost.macs == 7 * weights + 24 * 7**2 * 768 + 768**2
+    assert count.encoder_cost("roberta-base", tokens=7).cost.macs == 7 * weights + 24 * 7**2 * 768 + 768**2
 
 
 def test_a_tiny_video_transformer_by_hand():
     sizes = {"width": 32, "depth": 1, "heads": 4, "patch_size": 8, "image_size": 16, "frames": 3, "num_classes": (5,)}
-    part = complexity.encoder_cost("avion-vit-b", **sizes)
+    part = count.encoder_cost("avion-vit-b", **sizes)
     patches, d = 3 * 2 * 2, 32
     n = 1 + patches
     block = n * (3 * d * d + d * d + 2 * d * 4 * d) + 2 * n * n * d  # qkv, out, MLP; scores and sums
@@ -95,32 +96,32 @@ def test_a_tiny_video_transformer_by_hand():
     assert part.tokens == "1 + 3x2x2"
 
 
-@pytest.mark.parametrize("name", complexity_report.ORIGINAL_GMACS)
+@pytest.mark.parametrize("name", report.ORIGINAL_GMACS)
 def test_ours_and_what_fvcore_counts_besides_are_the_original(name):
     """To the digits that were recorded; at 336 px fvcore also counts the position table's resize."""
-    found = complexity.encoder_cost(name).cost.macs + sum(complexity.original_terms(name).values())
-    assert found / 1e9 == pytest.approx(complexity_report.ORIGINAL_GMACS[name], rel=5e-5 if name.endswith("hr") else 1e-5)
+    found = count.encoder_cost(name).cost.macs + sum(count.original_terms(name).values())
+    assert found / 1e9 == pytest.approx(report.ORIGINAL_GMACS[name], rel=5e-5 if name.endswith("hr") else 1e-5)
 
 
 def test_a_linear_layer_and_a_head_by_hand():
     layer = nn.Linear(5, 7, device="meta")
-    assert complexity.count(lambda: layer(complexity.empty(3, 5)), trainable=42) == complexity.Cost(3 * 5 * 7, 0, trainable=42)
+    assert count.count(lambda: layer(count.empty(3, 5)), trainable=42) == count.Cost(3 * 5 * 7, 0, trainable=42)
     streams = {"video": StreamShape(width=4)}
     head = SSMFusion(FusionConfig(streams=streams, d_model=4, num_verbs=2, num_nouns=3))
-    with_classifiers = complexity.head_cost(head, {"video": 6})
-    without = complexity.head_cost(head, {"video": 6}, classifiers=False)
+    with_classifiers = count.head_cost(head, {"video": 6})
+    without = count.head_cost(head, {"video": 6}, classifiers=False)
     assert with_classifiers.macs - without.macs == 4 * (2 + 3)
     assert with_classifiers.parameters - without.parameters == 5 * (2 + 3)
     assert with_classifiers.scan == without.scan > 0
 
 
 def test_longer_and_smaller_encoders_are_counted_too():
-    small, large = (complexity.encoder_cost("avion-vit-b", depth=depth).cost for depth in (1, 2))
+    small, large = (count.encoder_cost("avion-vit-b", depth=depth).cost for depth in (1, 2))
     block = 12 * 768**2 + 13 * 768  # weights; biases and norms
     assert large.parameters - small.parameters == block
     tokens = 1 + 16 * 196
     assert large.macs - small.macs == tokens * 12 * 768**2 + 2 * tokens**2 * 768
-    one, two = (complexity.encoder_cost("timm:test_vit", frames=frames).cost for frames in (1, 2))
+    one, two = (count.encoder_cost("timm:test_vit", frames=frames).cost for frames in (1, 2))
     assert two.macs == 2 * one.macs
     assert two.frozen == one.frozen > 0
 
@@ -138,7 +139,7 @@ def test_longer_and_smaller_encoders_are_counted_too():
 )
 def test_what_is_not_counted_says_why(name, sizes, says):
     with pytest.raises(UsageError, match=says):
-        complexity.encoder_cost(name, **sizes)
+        count.encoder_cost(name, **sizes)
 
 
 def bench(*options):
@@ -147,9 +148,9 @@ def bench(*options):
 
 
 def test_the_command_ends_in_json_with_the_stable_keys(monkeypatch):
-    cost = complexity.Cost(2.0, 0, trainable=1, frozen=7)
-    monkeypatch.setattr(complexity_report, "table_4", lambda: {"orvit": [complexity.Part("part", cost)]})
-    monkeypatch.setattr("mambavl.extract.encoders.published.PUBLISHED", {})
+    cost = count.Cost(2.0, 0, trainable=1, frozen=7)
+    monkeypatch.setattr(report, "table_4", lambda: {"orvit": [count.Part("part", cost)]})
+    monkeypatch.setattr("mambavl.extract.encoders.published.table.PUBLISHED", {})
     done, found = bench()
     assert found == {"orvit": {"params": 1, "macs": 2.0}}
     for column in ("trainable", "frozen", "G MACs", "G FLOPs", "G scan", "tokens", "published", "patch level"):
@@ -167,13 +168,13 @@ def test_the_head_of_a_packaged_recipe_is_counted_at_the_sizes_that_it_is_told()
 
 def test_the_head_of_a_recipe_is_counted_at_the_sizes_of_its_stores(stores):
     recipe = tiny_recipe(stores)
-    head, classifiers = complexity.recipe_cost(recipe, {})
+    head, classifiers = count.recipe_cost(recipe, {})
     behind = {name: source.model_copy(update={"class_token": name == "video"}) for name, source in recipe.streams.items()}
-    counted = complexity.recipe_cost(recipe.model_copy(update={"streams": behind}), {"video": (9, 6)})[0]
+    counted = count.recipe_cost(recipe.model_copy(update={"streams": behind}), {"video": (9, 6)})[0]
     assert counted.tokens.startswith("video 10x6")  # the class token is read, too
     assert head.tokens == "video 4x6, verb_question 8x5, noun_question 8x5"  # the longest of questions of 0 to 8 tokens
-    assert classifiers.cost == complexity.Cost(16 * (3 + 4), trainable=17 * (3 + 4))
-    told, _ = complexity.recipe_cost(recipe, {"video": (9, 6)})
+    assert classifiers.cost == count.Cost(16 * (3 + 4), trainable=17 * (3 + 4))
+    told, _ = count.recipe_cost(recipe, {"video": (9, 6)})
     assert told.cost.trainable == head.cost.trainable
     assert told.cost.scan > head.cost.scan
 
@@ -181,9 +182,9 @@ def test_the_head_of_a_recipe_is_counted_at_the_sizes_of_its_stores(stores):
 def test_a_recipe_without_stores_says_what_to_type():
     recipe = load("fuse/default", Recipe, ["streams.video.store=nowhere/video.zarr"])
     with pytest.raises(UsageError, match=r"no store of stream video \(nowhere/video.zarr\).*: --stream video=TOKENSxWIDTH$"):
-        complexity.recipe_cost(recipe, {"verb_question": (40, 768), "noun_question": (40, 768)})
+        count.recipe_cost(recipe, {"verb_question": (40, 768), "noun_question": (40, 768)})
     with pytest.raises(UsageError, match="--stream vide: the recipe has no such stream; did you mean `video`"):
-        complexity.recipe_cost(recipe, {"vide": (8, 768)})
+        count.recipe_cost(recipe, {"vide": (8, 768)})
 
 
 def test_an_encoder_of_another_size_is_counted_from_the_command():

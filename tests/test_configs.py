@@ -8,11 +8,9 @@ import tomllib
 import pytest
 from pydantic import BaseModel
 
-from mambavl.configs import check, dump, edit_distance, find_recipe, load, override, read_toml
+from mambavl.configs import dump, edit_distance, find_recipe, load, override, read_toml, validate
 from mambavl.configs.errors import UsageError
-from mambavl.extract.audio_job import AudioExtraction
-from mambavl.extract.text_job import TextExtraction
-from mambavl.extract.video_job import VideoExtraction
+from mambavl.extract.options import AudioExtraction, TextExtraction, VideoExtraction
 from mambavl.fuse.recipe import Recipe
 
 STREAMS = {"video": {"store": "v.zarr", "level": "frame"}}
@@ -39,7 +37,7 @@ def test_packaged_recipes_are_valid_and_open_with_their_claim(name):
 
 
 def test_the_packaged_extraction_recipe_is_valid():
-    assert check(read_toml(find_recipe("extract/demo")), VideoExtraction, "demo").image_size == 160
+    assert validate(read_toml(find_recipe("extract/demo")), VideoExtraction, "demo").image_size == 160
 
 
 def keys(model: type[BaseModel], path=()):
@@ -85,7 +83,7 @@ def test_every_key_mistyped_by_one_letter_is_refused_with_the_right_suggestion(k
                 continue  # the typo is as near to another key
             data = override({"streams": STREAMS} if kind is Recipe else {"encoder": "x"}, [f"{'.'.join([*path, wrong])}=1"])
             with pytest.raises(UsageError, match=rf"`{wrong}`.*did you mean `{name}`"):
-                check(data, kind, "recipe.toml")
+                validate(data, kind, "recipe.toml")
             tried += 1
     assert tried > 20
 
@@ -94,14 +92,14 @@ def test_a_mistyped_stream_is_refused():
     """A stream may have any name, but a near miss of a known one would be routed wrongly without a word."""
     for wrong, right in (("vidoe", "video"), ("verb_qestion", "verb_question"), ("noun_questions", "noun_question")):
         with pytest.raises(UsageError, match=f"did you mean `{right}`"):
-            check({"streams": {wrong: STREAMS["video"]}}, Recipe, "recipe.toml")
-    assert check({"streams": {"depth": STREAMS["video"]}}, Recipe, "recipe.toml").streams
+            validate({"streams": {wrong: STREAMS["video"]}}, Recipe, "recipe.toml")
+    assert validate({"streams": {"depth": STREAMS["video"]}}, Recipe, "recipe.toml").streams
 
 
 def test_all_faults_are_reported_at_once_with_file_and_section():
     data = {"streams": STREAMS, "train": {"epochs": 0, "lr": "fast"}, "fusion": {"d_sate": 4}}
     with pytest.raises(UsageError) as error:
-        check(data, Recipe, "mine.toml")
+        validate(data, Recipe, "mine.toml")
     text = str(error.value)
     assert text.count("mine.toml") == 3
     assert "[train]: epochs = 0" in text
@@ -111,7 +109,7 @@ def test_all_faults_are_reported_at_once_with_file_and_section():
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_numbers_that_are_not_finite_are_refused(value):
     with pytest.raises(UsageError, match="finite"):
-        check(override({"streams": STREAMS}, [f"train.lr={value}"]), Recipe, "r")
+        validate(override({"streams": STREAMS}, [f"train.lr={value}"]), Recipe, "r")
 
 
 def test_overrides_are_toml_values_and_else_text():
@@ -125,7 +123,7 @@ def test_overrides_are_toml_values_and_else_text():
 
 def test_the_written_back_recipe_reads_as_the_same_recipe():
     recipe = load("fuse/paper", Recipe, ["train.seed=3", "data.allow_missing=2"])
-    again = check(tomllib.loads(dump(recipe)), Recipe, "again")
+    again = validate(tomllib.loads(dump(recipe)), Recipe, "again")
     assert again == recipe
     assert again.fusion.mixer == "plain"  # the preset's choices are written out
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.fuse import evaluate
 from mambavl.fuse.data import DataConfig, FeatureData, StreamSource, epoch_batches
 from mambavl.fuse.recipe import build_head
+from mambavl.fuse.run import read_scores
 from mambavl.fuse.train import train
 from tiny import ROWS, make_dense_store, make_text_store, tiny_recipe, weights
 
@@ -103,7 +103,7 @@ def test_several_views_are_scored_by_their_mean_probability(stores, tmp_path):
     with torch.inference_mode():
         views = [head.eval()(data.batch(data.evaluation, view=view))["verb"].softmax(-1) for view in range(3)]
     expected = torch.stack(views).mean(0).log()
-    found = torch.from_numpy(evaluate.read_scores(tmp_path / "run", "validation")["verb"])
+    found = torch.from_numpy(read_scores(tmp_path / "run", "validation")["verb"])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(found, views[0].log(), atol=1e-3)  # one view alone would say something else
 
@@ -141,7 +141,7 @@ def test_rows_without_features_are_refused_or_scored_by_the_prior_and_counted(st
     holes = [row for row in data.evaluation if not data.usable[row]]
     assert result["rows"]["scored_by_prior"] == len(holes) > 0
     assert result["rows"]["failed"] == 1
-    scores = evaluate.read_scores(tmp_path / "run", "validation")
+    scores = read_scores(tmp_path / "run", "validation")
     row = list(data.evaluation).index(holes[0])
     np.testing.assert_allclose(scores["verb"][row], data.log_prior()[0], rtol=1e-5)
 

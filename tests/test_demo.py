@@ -4,25 +4,25 @@ import json
 
 import pytest
 
-from mambavl import demo
 from mambavl.configs.errors import DataError, UsageError
+from mambavl.demo import run
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(UsageError, match="is not empty and holds no demo"):
-        demo.run(tmp_path, quick=True)
+        run.run(tmp_path, quick=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_demo_of_another_size_is_refused(tmp_path):
-    (tmp_path / "kitchen.json").write_text(json.dumps({"segments": demo.SEGMENTS, "seed": 0}))
+    (tmp_path / "kitchen.json").write_text(json.dumps({"segments": run.SEGMENTS, "seed": 0}))
     with pytest.raises(UsageError, match="another size"):
-        demo.run(tmp_path, quick=True)
+        run.run(tmp_path, quick=True)
 
 
 def test_every_row_of_the_table_is_a_valid_recipe(tmp_path):
-    recipes = {row.title: demo._recipe(tmp_path, row, 1) for row in demo.ROWS}
+    recipes = {row.title: run._recipe(tmp_path, row, 1) for row in run.ROWS}
     assert {recipe.head for recipe in recipes.values()} == {"mambavl", "mlp", "transformer"}
     assert recipes["MambaVL, oracle text, nothing shared"].fusion.share == "none"
     assert set(recipes["MambaVL, video only"].streams) == {"video"}
@@ -35,6 +35,6 @@ def test_the_demo_fails_when_it_does_not_reach_three_times_the_prior():
         prior = {"all_verb_top1": 12.0, "all_noun_top1": 12.0}
         return {"metrics": {"all_verb_top1": 90.0, "all_noun_top1": score}, "prior_metrics": prior}
 
-    demo._check([result(36.0), result(80.0)])
+    run._check([result(36.0), result(80.0)])
     with pytest.raises(DataError, match=r"noun top-1 35\.0 is below 3 times the prior's 12\.0"):
-        demo._check([result(35.0), result(80.0)])
+        run._check([result(35.0), result(80.0)])

@@ -10,8 +10,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders import build, kind_of
 from mambavl.extract.encoders.audio import audio_levels
+from mambavl.extract.encoders.registry import build, kind_of
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 WAVES = {  # 80 samples a step

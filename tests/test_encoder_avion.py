@@ -8,8 +8,8 @@ import torch
 from vit_parity import TOLERANCE, Fixture, error, manifest, recorded_inputs_and_outputs, shapes
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders import avion
-from mambavl.extract.encoders.vit import VitConfig, refit, resize_time
+from mambavl.extract.encoders.published import avion
+from mambavl.extract.encoders.published.vit import VitConfig, refit, resize_time
 
 TINY = VitConfig(width=48, depth=3, heads=4, patch_size=8, image_size=32, frames=4, num_classes=(11,), projection=24)
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders.motionformer import CONFIGS, Motionformer, MotionformerConfig, ours, theirs
+from mambavl.extract.encoders.published.motionformer import CONFIGS, Motionformer, MotionformerConfig, ours, theirs
 
 SMALL = MotionformerConfig(
     width=24, depth=2, heads=3, patch_size=32, frames=6, image_size=96, num_classes=(5, 7), query_chunk=1000

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_job import make_roberta
 
-from mambavl.extract.encoders import build
+from mambavl.extract.encoders.registry import build
 
 VIT = {"width": 64, "depth": 2, "heads": 4, "patch_size": 8, "image_size": 32, "frames": 4}
 MOTION = {"width": 64, "depth": 2, "heads": 4, "patch_size": 16, "image_size": 64, "frames": 4}

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders import motionformer
-from mambavl.extract.encoders.motionformer import Motionformer, MotionformerConfig
-from mambavl.extract.encoders.orvit import (
+from mambavl.extract.encoders.published import motionformer
+from mambavl.extract.encoders.published.motionformer import Motionformer, MotionformerConfig
+from mambavl.extract.encoders.published.orvit import (
     CONFIGS,
     ORViT,
     ORViTConfig,

@@ -12,14 +12,16 @@ from test_job import make_roberta
 
 from mambavl.cache import open_store
 from mambavl.configs.errors import UsageError
-from mambavl.extract import encoders
 from mambavl.extract.annotations import read_annotations
-from mambavl.extract.encoders.conformance import check
+from mambavl.extract.encoders import registry
+from mambavl.extract.encoders.conformance import check_encoder
+from mambavl.extract.encoders.levels import video_levels
 from mambavl.extract.encoders.text import MASK
 from mambavl.extract.encoders.weights import weights_sha256
+from mambavl.extract.options import TextExtraction, VideoExtraction
 from mambavl.extract.questions import generate, write_questions
-from mambavl.extract.text_job import TextExtraction, extract_text
-from mambavl.extract.video_job import VideoExtraction, extract_video
+from mambavl.extract.text_job import extract_text
+from mambavl.extract.video_job import extract_video
 
 GOOD = """
 import torch
@@ -131,21 +133,21 @@ def module(tmp_path, monkeypatch):
 
 
 def failing(name: str, **options) -> dict[str, str]:
-    return {finding.name: finding.text for finding in check(name, **options) if finding.verdict == "failed"}
+    return {finding.name: finding.text for finding in check_encoder(name, **options) if finding.verdict == "failed"}
 
 
 def notes(name: str, **options) -> dict[str, str]:
-    return {finding.name: finding.text for finding in check(name, **options) if finding.verdict == "note"}
+    return {finding.name: finding.text for finding in check_encoder(name, **options) if finding.verdict == "note"}
 
 
 def test_three_methods_are_enough_and_the_rest_is_found_out(module):
-    encoder = encoders.build(f"{module(GOOD)}:build")
+    encoder = registry.build(f"{module(GOOD)}:build")
     assert (encoder.name, encoder.state, encoder.width, encoder.prefix_tokens) == ("stranger:build", "pretrained", 8, 1)
     assert encoder.sha256 == weights_sha256(encoder.encoder)
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     assert not any(part.training for part in encoder.modules())
     video = torch.randn(2, 3, 4, 32, 32)
-    levels = encoders.video_levels(encoder, video, ("clip", "frame", "grid", "patch"), 2)
+    levels = video_levels(encoder, video, ("clip", "frame", "grid", "patch"), 2)
     assert {name: tuple(value.shape) for name, value in levels.items()} == {
         "clip": (2, 8), "frame": (2, 2, 8), "grid": (2, 2, 2, 2, 8), "patch": (2, 32, 8)
     }  # fmt: skip
@@ -155,20 +157,20 @@ def test_three_methods_are_enough_and_the_rest_is_found_out(module):
 
 def test_weights_and_image_size_reach_the_function_only_where_they_are_given(module, tmp_path):
     name = f"{module(GOOD)}:build"
-    first = encoders.build(name)
+    first = registry.build(name)
     state = {key: value + 1 for key, value in first.encoder.state_dict().items()}
     torch.save(state, tmp_path / "w.pth")
-    loaded = encoders.build(name, weights=str(tmp_path / "w.pth"), image_size=16)
+    loaded = registry.build(name, weights=str(tmp_path / "w.pth"), image_size=16)
     assert torch.equal(loaded.encoder.first, first.encoder.first + 1)
     assert loaded.sha256 != first.sha256
     assert loaded.pixels.image_size == 16
-    assert encoders.build(f"{module(PLAIN, 'plain')}:build").width == 3
+    assert registry.build(f"{module(PLAIN, 'plain')}:build").width == 3
     with pytest.raises(UsageError, match=r"plain:build: cannot be called as build\(weights=\): got an unexpected keyword"):
-        encoders.build("plain:build", weights="w.pth")
+        registry.build("plain:build", weights="w.pth")
 
 
 def test_an_object_that_is_no_module_names_its_weights_itself(module):
-    encoder = encoders.build(f"{module(PLAIN)}:build")
+    encoder = registry.build(f"{module(PLAIN)}:build")
     assert (encoder.sha256, encoder.state, encoder.prefix_tokens) == ("0" * 64, None, 0)
     assert encoder.details["own"] == {"cells": [2, 2]}
     assert failing("stranger:build") == {}
@@ -180,15 +182,15 @@ def test_the_code_is_named_by_the_files_of_the_function_and_of_the_class(module)
     module("", "theirs.__init__")
     module(GOOD, "theirs.model")
     (module("from theirs.model import Tubelets\n\n\ndef build():\n    return Tubelets(32)\n", "theirs.adapter"))
-    details = encoders.build("theirs.adapter:build").details
+    details = registry.build("theirs.adapter:build").details
     assert details["function"] == "theirs.adapter:build"
     assert sorted(details["source_sha256"]) == ["theirs.adapter", "theirs.model"]
-    assert encoders.build("theirs.model:Tubelets", image_size=16).width == 8  # a class is a function, too
+    assert registry.build("theirs.model:Tubelets", image_size=16).width == 8  # a class is a function, too
 
 
 def test_names_lead_to_a_function_or_to_what_to_type_next(module):
-    assert encoders.kind_of("no_such_module:build") is None
-    assert [encoders.is_own(name) for name in ("a.b:c", "timm:x", "hf:y", "minilm", "a:b/c", "a:")] == [True] + [False] * 5
+    assert registry.kind_of("no_such_module:build") is None
+    assert [registry.is_own(name) for name in ("a.b:c", "timm:x", "hf:y", "minilm", "a:b/c", "a:")] == [True] + [False] * 5
     module(GOOD)
     refused = {
         "nowhere:build": r"no module 'nowhere' in .*; run the command from the folder",
@@ -205,18 +207,18 @@ def test_names_lead_to_a_function_or_to_what_to_type_next(module):
     }
     for name, message in refused.items():
         with pytest.raises(UsageError, match=message):
-            encoders.build(name)
+            registry.build(name)
 
 
 def test_a_source_that_was_edited_under_a_running_process_is_refused(module, tmp_path):
-    encoders.build(f"{module(GOOD)}:build")
+    registry.build(f"{module(GOOD)}:build")
     (tmp_path / "stranger.py").write_text(GOOD + "\n# edited")
     with pytest.raises(UsageError, match=r"stranger\.py was edited after it was imported; start a new process"):
-        encoders.build("stranger:build")
+        registry.build("stranger:build")
 
 
 def test_a_good_encoder_passes_every_trial(module):
-    findings = list(check(f"{module(GOOD)}:build", frames=4))
+    findings = list(check_encoder(f"{module(GOOD)}:build", frames=4))
     assert {finding.verdict for finding in findings} == {"ok"}, findings
     assert [finding.name for finding in findings] == [
         "tokens", "frames", "dtype", "finite", "pool", "frozen", "repeatable", "input", "batch", "rows", "order", "image_size",
@@ -319,20 +321,20 @@ def test_a_batch_that_moves_the_last_digits_is_a_note_and_one_length_alone_too(m
 
 def test_random_weights_are_random_whatever_is_not_said(module):
     quiet = GOOD.replace('    state = "pretrained"\n', "").replace("    if weights:", "    if weights != 'random':")
-    assert encoders.build(f"{module(quiet)}:build", weights="random").state == "random"
+    assert registry.build(f"{module(quiet)}:build", weights="random").state == "random"
     with pytest.raises(UsageError, match="asked for random weights and calls its state 'pretrained'"):
-        encoders.build(f"{module(GOOD.replace('if weights:', 'if False:'))}:build", weights="random")
+        registry.build(f"{module(GOOD.replace('if weights:', 'if False:'))}:build", weights="random")
 
 
 def test_words_of_ones_own(module):
-    encoder = encoders.build(f"{module(WORDS)}:build")
+    encoder = registry.build(f"{module(WORDS)}:build")
     assert (encoder.width, encoder.state, encoder.kind) == (6, "random", "text")
     ids = [encoder.tokenize(text) for text in ("cut the cup", "", f"{MASK} it")]
     assert [len(tokens) for tokens in ids] == [3, 0, 2]
     assert [tuple(state.shape) for state in encoder.encode(ids, ("last_hidden",))["last_hidden"]] == [(3, 6), (0, 6), (2, 6)]
     with pytest.raises(UsageError, match="gave 0 texts at level pooled for 2; it has last_hidden"):
         encoder.encode(ids, ("pooled",))
-    assert {finding.verdict for finding in check("stranger:build")} == {"ok"}
+    assert {finding.verdict for finding in check_encoder("stranger:build")} == {"ok"}
 
 
 LOOKUP = "[self.table(torch.tensor(tokens)) for tokens in ids]"

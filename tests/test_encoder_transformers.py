@@ -15,9 +15,10 @@ from test_job import make_roberta
 from mambavl.cache import open_store
 from mambavl.configs.errors import UsageError
 from mambavl.extract.annotations import read_annotations
-from mambavl.extract.encoders import build
+from mambavl.extract.encoders.registry import build
 from mambavl.extract.encoders.text import TextEncoder
-from mambavl.extract.video_job import VideoExtraction, extract_video
+from mambavl.extract.options import VideoExtraction
+from mambavl.extract.video_job import extract_video
 
 SIZE, PATCH, FRAMES = 32, 8, 4
 SIDE = SIZE // PATCH

@@ -7,8 +7,9 @@ import torch
 from vit_parity import error
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders import avion, lavila, video_levels
-from mambavl.extract.encoders.vit import VitConfig, cut_patches, refit, resize_position, resize_time
+from mambavl.extract.encoders.levels import video_levels
+from mambavl.extract.encoders.published import avion, lavila
+from mambavl.extract.encoders.published.vit import VitConfig, cut_patches, refit, resize_position, resize_time
 
 TINY = VitConfig(width=32, depth=2, heads=4, patch_size=4, image_size=12, frames=4, num_classes=(7,), projection=8)
 MODELS = {"avion": (avion, avion.Avion), "lavila": (lavila, lavila.TimeSformer)}

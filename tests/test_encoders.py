@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from test_job import make_roberta
 
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.encoders import ENCODERS, build, kind_of, mpnet, video_levels
+from mambavl.extract.encoders import mpnet
 from mambavl.extract.encoders.image import Pixels
+from mambavl.extract.encoders.levels import video_levels
+from mambavl.extract.encoders.registry import ENCODERS, build, kind_of
 from mambavl.extract.encoders.text import MASK
 from mambavl.extract.encoders.weights import load_weights, weights_sha256
 

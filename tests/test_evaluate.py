@@ -6,6 +6,7 @@ import pytest
 
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import evaluate, report
+from mambavl.fuse.run import read_result
 from mambavl.fuse.train import train
 from tiny import ROWS, make_dense_store, tiny_recipe
 
@@ -17,7 +18,7 @@ def test_evaluating_again_gives_the_same_scores(stores, tmp_path):
     assert again["metrics"] == first["metrics"]
     train_rows = evaluate.evaluate_run(tmp_path / "run", split="train")
     assert train_rows["split"] == "train"
-    assert evaluate.read_result(tmp_path / "run")["split"] == "validation"  # the run's own result stays
+    assert read_result(tmp_path / "run")["split"] == "validation"  # the run's own result stays
 
 
 def test_a_store_of_another_split_alone_can_be_scored(stores, tmp_path):

@@ -6,7 +6,8 @@ from safetensors.torch import load_file
 
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
-from mambavl.fuse.fusion import FusionConfig, SSMFusion, StreamShape, masked_mean, routes
+from mambavl.fuse.fusion import FusionConfig, SSMFusion
+from mambavl.fuse.head import StreamShape, masked_mean, routes
 
 WIDTHS = {"video": 12, "verb_question": 6, "noun_question": 6}
 SMALL = {"d_model": 8, "num_verbs": 5, "num_nouns": 7, "dropout": 0.0}

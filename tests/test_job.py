@@ -20,12 +20,15 @@ from mambavl.cache.rows import EMPTY_WINDOW, FLAG_BEFORE_START, OK, STATUS
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract import encoders, job
 from mambavl.extract.annotations import read_annotations
-from mambavl.extract.check import check
+from mambavl.extract.data_check import check_data
+from mambavl.extract.encoders import registry
+from mambavl.extract.encoders.levels import video_levels
+from mambavl.extract.options import TextExtraction, VideoExtraction
 from mambavl.extract.questions import generate, write_questions
 from mambavl.extract.sampling import Sampling, window
-from mambavl.extract.text_job import TextExtraction, extract_text
+from mambavl.extract.text_job import extract_text
 from mambavl.extract.video import open_video
-from mambavl.extract.video_job import VideoExtraction, extract_video
+from mambavl.extract.video_job import extract_video
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _barcode(monkeypatch):
-    monkeypatch.setitem(encoders.ENCODERS, "barcode", barcode_record())
+    monkeypatch.setitem(registry.ENCODERS, "barcode", barcode_record())
 
 
 OPTIONS = {
@@ -166,7 +169,7 @@ def test_a_level_named_twice_and_settings_that_nothing_reads_are_refused(dataset
 
 def test_the_encoder_may_run_in_lower_precision_which_the_spec_says(dataset, tmp_path, monkeypatch):
     seen = []
-    levels = encoders.video_levels
+    levels = video_levels
     monkeypatch.setattr(encoders, "video_levels", lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or levels(*a))
     run(dataset, tmp_path / "v.zarr", precision="bf16")
     assert all(seen)
@@ -241,7 +244,7 @@ def test_every_bad_video_becomes_named_failures_and_the_others_stay_the_same_to_
 
 @pytest.mark.parametrize("spoil", [lambda x: x * torch.nan, lambda x: x * 1e6])
 def test_features_that_are_not_finite_are_failures(dataset, tmp_path, monkeypatch, spoil):
-    monkeypatch.setitem(encoders.ENCODERS, "barcode", barcode_record(spoil))
+    monkeypatch.setitem(registry.ENCODERS, "barcode", barcode_record(spoil))
     summary = run(dataset, tmp_path / "v.zarr")
     assert {STATUS[status] for _, status, _ in summary.failed} == {"nonfinite_features"}
     assert len(summary.failed) == 20
@@ -249,8 +252,8 @@ def test_features_that_are_not_finite_are_failures(dataset, tmp_path, monkeypatc
 
 def test_data_check_lists_each_fault_on_its_line(dataset, tmp_path):
     read = read_annotations(dataset / "annotations")
-    assert check(read, dataset / "videos", full=True).problems == []
-    problems = check(read, broken_copy(dataset, tmp_path) / "videos").problems
+    assert check_data(read, dataset / "videos", full=True).problems == []
+    problems = check_data(read, broken_copy(dataset, tmp_path) / "videos").problems
     assert [problem.split(":")[0] for problem in problems] == ["P01_101", "P01_102", "P01_103", "P01_103"]
     assert "missing; expected" in problems[1]
     assert "short" in problems[2]
@@ -314,7 +317,7 @@ def test_a_disk_without_room_is_refused_before_the_work(dataset, tmp_path, monke
     with pytest.raises(DataError, match=r"v\.zarr: [\d,]+ bytes are still to be written and 1,000 are free"):
         run(dataset, tmp_path / "v.zarr")
     monkeypatch.undo()
-    monkeypatch.setitem(encoders.ENCODERS, "barcode", barcode_record())
+    monkeypatch.setitem(registry.ENCODERS, "barcode", barcode_record())
     assert run(dataset, tmp_path / "v.zarr").finalized
 
 
@@ -388,7 +391,7 @@ def test_questions_become_tokens_of_their_own_length(dataset, tmp_path, text_mod
     )
     store = open_store(tmp_path / "t.zarr")
     assert store.spec["recipe"]["questions"]["protocol"] == protocol
-    encoder = encoders.build("hf:tiny", weights=str(text_model))
+    encoder = registry.build("hf:tiny", weights=str(text_model))
     lines = [json.loads(line) for line in questions.read_text().splitlines()]
     asked = {line["narration_id"]: line for line in lines}
     for question in ("verb_question", "noun_question"):
@@ -435,8 +438,8 @@ def test_a_text_model_that_lacks_tensors_is_refused_and_one_without_a_pooler_has
         return lambda state: {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
 
     with pytest.raises(UsageError, match=r"lacks \d+ of the model's tensors \(encoder\.layer\.1"):
-        encoders.build("hf:tiny", weights=str(rewritten(text_model, tmp_path / "layer", without("encoder.layer.1."))))
-    encoder = encoders.build("hf:tiny", weights=str(rewritten(text_model, tmp_path / "pooler", without("pooler."))))
+        registry.build("hf:tiny", weights=str(rewritten(text_model, tmp_path / "layer", without("encoder.layer.1."))))
+    encoder = registry.build("hf:tiny", weights=str(rewritten(text_model, tmp_path / "pooler", without("pooler."))))
     ids = [encoder.tokenize("cut the cup")]
     assert len(encoder.encode(ids, ("last_hidden",))["last_hidden"][0]) == len(ids[0])
     with pytest.raises(UsageError, match="no pooled output"):

@@ -105,7 +105,7 @@ def test_importing_a_room_pulls_in_no_optional_package():
     import sys
 
     code = (
-        "import sys, mambavl.cli, mambavl.fuse.train, mambavl.extract.job\n"
+        "import sys, mambavl.cli.app, mambavl.fuse.train, mambavl.extract.job\n"
         "print([m for m in ('mamba_ssm', 'decord', 'matplotlib', 'timm', 'efficientnet_lite_pytorch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,11 +9,12 @@ import tomli_w
 from test_cli import call
 
 from mambavl.cache.scores import best_classes
-from mambavl.configs import check
+from mambavl.configs import validate
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import evaluate, report
-from mambavl.fuse.data import ORACLE_ANTICIPATION, DataConfig, FeatureData, StreamSource, deal
+from mambavl.fuse.data import ORACLE_ANTICIPATION, DataConfig, FeatureData, StreamSource, assign_folds
 from mambavl.fuse.recipe import Recipe
+from mambavl.fuse.run import read_result
 from mambavl.fuse.sweep import expand, sweep
 from mambavl.fuse.train import train
 from tiny import ROWS, make_dense_store, make_segments, make_text_store, tiny_recipe
@@ -40,7 +41,7 @@ def recipe(texts, video="anticipation", text="generic", **data):
     streams = {"video": {"store": str(texts / f"{video}.zarr"), "level": "frame"}}
     streams |= {name: {"store": str(texts / f"{text}.zarr"), "level": level} for name, level in LEVELS.items()}
     raw = tiny_recipe(texts, title="mine", epochs=1).model_dump(mode="json", exclude_none=True)
-    return check({**raw, "streams": streams, "data": data}, Recipe, "mine.toml")
+    return validate({**raw, "streams": streams, "data": data}, Recipe, "mine.toml")
 
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.permutations(PROTOCOLS, 2)))
@@ -146,9 +147,9 @@ def test_parts_held_out_cover_every_train_row_once_and_are_never_trained_on(two_
 
 def test_owners_are_dealt_evenly_and_always_alike():
     owners = [name for name, count in (("a", 50), ("b", 30), ("c", 25), ("d", 5)) for _ in range(count)]
-    assert deal(owners, 2) == deal(owners[::-1], 2) == {"a": 0, "b": 1, "c": 1, "d": 0}
+    assert assign_folds(owners, 2) == assign_folds(owners[::-1], 2) == {"a": 0, "b": 1, "c": 1, "d": 0}
     with pytest.raises(UsageError, match="asks for 5 parts, and there are 4"):
-        deal(owners, 5)
+        assign_folds(owners, 5)
 
 
 @pytest.mark.parametrize("value", ["5/5", "1", "-1/3", "0/1", "a/b", "0/0"])
@@ -169,10 +170,10 @@ def test_one_sweep_writes_scores_of_every_train_row_by_heads_that_never_saw_it(t
     assert sorted(ids) == sorted(s.narration_id for s in make_segments(ROWS, SPLITS) if s.split == "train")
     assert {point.result["split"] for point in points} == {"train_0_of_2", "train_1_of_2"}
     run = files[0].parents[1]
-    before = evaluate.read_result(run)
+    before = read_result(run)
     assert call("evaluate", run) == 0
     assert re.search(r"wrote .*train_0_of_2\.npz and .*result\.json", capsys.readouterr().out)
-    assert evaluate.read_result(run)["metrics"] == before["metrics"]
+    assert read_result(run)["metrics"] == before["metrics"]
     assert evaluate.evaluate_run(run, split="validation")["split"] == "validation"
-    assert evaluate.read_result(run)["split"] == "train_0_of_2"
+    assert read_result(run)["split"] == "train_0_of_2"
     report.write_report([file.parents[1] for file in files], tmp_path / "r.html")

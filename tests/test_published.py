@@ -15,10 +15,13 @@ from mambavl.cache.rows import STATUS_CODE
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.boxes import AuthorsBoxes
-from mambavl.extract.encoders import ENCODERS, build, from_published, video_levels
-from mambavl.extract.encoders.orvit import ORViT
-from mambavl.extract.encoders.published import PUBLISHED, convert
-from mambavl.extract.video_job import VideoExtraction, extract_video
+from mambavl.extract.encoders import from_published
+from mambavl.extract.encoders.levels import video_levels
+from mambavl.extract.encoders.published.orvit import ORViT
+from mambavl.extract.encoders.published.table import PUBLISHED, convert
+from mambavl.extract.encoders.registry import ENCODERS, build
+from mambavl.extract.options import VideoExtraction
+from mambavl.extract.video_job import extract_video
 
 VIT = {"width": 32, "depth": 2, "heads": 4, "patch_size": 8, "image_size": 16, "frames": 4}
 MOTION = {"width": 32, "depth": 2, "heads": 4, "patch_size": 16, "image_size": 32, "frames": 4}
@@ -35,7 +38,7 @@ def dataset(tmp_path_factory):
 
 def published_state(name, model):
     """A model's weights under the originals' names."""
-    from mambavl.extract.encoders import avion, lavila, motionformer, orvit
+    from mambavl.extract.encoders.published import avion, lavila, motionformer, orvit
 
     module = {"avion-vit-b": avion, "lavila-tsf-b": lavila, "motionformer": motionformer, "orvit": orvit}[name]
     arguments = ("fused",) if name == "avion-vit-b" else ()

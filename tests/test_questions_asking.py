@@ -21,19 +21,20 @@ from dataset import make_dataset
 from llm_server import BAD, FAULTS, ODD, SOUND, Running, running
 from PIL import Image
 
-from mambavl import cli
 from mambavl.cache import fsops, journal
+from mambavl.cli import app
 from mambavl.configs.errors import DataError, Interrupted, MambaVLError, UsageError
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.questions import read_questions
-from mambavl.extract.questions.asking import Asked, ask, plan_asking, write_asked
-from mambavl.extract.questions.endpoint import Endpoint, retry_after
-from mambavl.extract.questions.exchange import Fault, Prompt, Reply, Request, load_prompt
-from mambavl.extract.questions.frames import ClipFrames
-from mambavl.extract.questions.ledger import Ledger, open_ledger
-from mambavl.extract.questions.live import Live, Pace, backoff
-from mambavl.extract.questions.llm import Ask, Asking, Prices
-from mambavl.extract.questions.replies import Description, QuestionPair, Rejected, judge_description
+from mambavl.extract.questions.llm.attempts import Task
+from mambavl.extract.questions.llm.frames import ClipFrames
+from mambavl.extract.questions.llm.generate import Outcome, generate_with_llm, plan_with_llm, write_outcome
+from mambavl.extract.questions.llm.ledger import Ledger, open_ledger
+from mambavl.extract.questions.llm.live import LiveClient, Pace, backoff
+from mambavl.extract.questions.llm.options import LLMSettings, Prices
+from mambavl.extract.questions.llm.replies import Description, QuestionPair, Rejected, judge_description
+from mambavl.extract.questions.llm.requests import Fault, Prompt, Reply, Request, load_prompt
+from mambavl.extract.questions.llm.server import Endpoint, retry_after
 from toyclasses import annotations, segment
 
 pytest.importorskip("openai", reason="needs the `llm` extra: pip install 'mambavl[llm]'")
@@ -65,14 +66,14 @@ def server(process) -> Running:
     return process
 
 
-def options(server: Running, model: str = "good", **more) -> Asking:
+def options(server: Running, model: str = "good", **more) -> LLMSettings:
     patience = 0.4 if "hang" in model else 20.0  # a busy machine may be slow to answer
     quick = {"concurrency": 3, "timeout": patience, "backoff": 0.002, "max_wait": 0.02, "key_variable": "", "prices": PRICES}
-    return Asking(model=model, base_url=server.url, **(quick | more))
+    return LLMSettings(model=model, base_url=server.url, **(quick | more))
 
 
-def asked(server: Running, cache: Path, model: str = "good", rows=ROWS, **more) -> Asked:
-    return ask(annotations(), rows, options(server, model, **more), cache)
+def asked(server: Running, cache: Path, model: str = "good", rows=ROWS, **more) -> Outcome:
+    return generate_with_llm(annotations(), rows, options(server, model, **more), cache)
 
 
 def test_each_distinct_narration_is_asked_once_and_serves_all_its_rows(server, tmp_path):
@@ -80,7 +81,7 @@ def test_each_distinct_narration_is_asked_once_and_serves_all_its_rows(server, t
     assert not found.written.failures
     assert [q.narration_id for q in found.written.questions] == [row.narration_id for row in TWICE]
     assert len(server.lines()) == found.tally.calls == 12  # 6 descriptions, 6 pairs
-    write_asked(tmp_path / "q.jsonl", found.written, options(server))
+    write_outcome(tmp_path / "q.jsonl", found.written, options(server))
     questions = read_questions(tmp_path / "q.jsonl")
     one, other = questions["P01_01_0"], questions["P01_02_0"]
     assert one.verb_question == other.verb_question
@@ -253,7 +254,7 @@ def test_retry_after_is_read_in_all_its_forms():
 
 
 def test_waits_grow_are_spread_and_honour_the_server_up_to_a_limit():
-    knobs, dice = Asking(model="m", backoff=1.0, max_wait=20.0), random.Random(0)
+    knobs, dice = LLMSettings(model="m", backoff=1.0, max_wait=20.0), random.Random(0)
     waits = [[backoff(knobs, call, None, dice) for _ in range(200)] for call in range(8)]
     for call, drawn in enumerate(waits):
         most = min(20.0, 2.0**call)
@@ -297,9 +298,9 @@ def scripted(tmp_path: Path, outcomes: list, count: int = 1, **knobs) -> tuple[S
     clock = Clock()
     completer = Scripted(clock, outcomes)
     prompt = load_prompt("describe-1")
-    asks = [Ask(Request("m", prompt, {"n": str(i)}, Description, {}), judge_description) for i in range(count)]
+    asks = [Task(Request("m", prompt, {"n": str(i)}, Description, {}), judge_description) for i in range(count)]
     with open_ledger(tmp_path / "cache") as ledger:
-        live = Live(completer, ledger, Asking(model="m", **knobs), sleep=clock.sleep, clock=clock)
+        live = LiveClient(completer, ledger, LLMSettings(model="m", **knobs), sleep=clock.sleep, clock=clock)
         return completer, asyncio.run(live.ask_all(asks)), ledger
 
 
@@ -336,7 +337,7 @@ def test_the_budget_is_never_exceeded_and_counts_over_runs(server, tmp_path):
     assert found.ledger.spent == pytest.approx(full)  # stopped and resumed, at the price of one run
     assert Ledger(tmp_path / "paid").spent == pytest.approx(full)
     with pytest.raises(ValueError, match="a budget needs prices"):
-        Asking(model="m", budget=1.0)
+        LLMSettings(model="m", budget=1.0)
 
 
 def test_a_call_that_a_kill_left_open_counts_with_its_bound(server, tmp_path):
@@ -360,16 +361,16 @@ def test_the_bound_holds_for_any_text():
 def test_a_plan_needs_no_key_sends_nothing_and_tells_what_is_left(server, tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     knobs = options(server)
-    before = plan_asking(annotations(), TWICE, Asking(model="good", prices=PRICES), tmp_path)
+    before = plan_with_llm(annotations(), TWICE, LLMSettings(model="good", prices=PRICES), tmp_path)
     assert (before.rows, before.groups, before.calls, before.cached, before.spent) == (12, 6, (6, 6), (0, 0), 0.0)
     assert not server.lines()
-    found = ask(annotations(), TWICE, knobs, tmp_path)
+    found = generate_with_llm(annotations(), TWICE, knobs, tmp_path)
     assert before.cost / 2 < found.tally.cost < before.most
     assert before.tokens_in / 2 < found.tally.tokens_in < before.tokens_in * 2
-    after = plan_asking(annotations(), TWICE, knobs, tmp_path)
+    after = plan_with_llm(annotations(), TWICE, knobs, tmp_path)
     assert (after.calls, after.cached, after.cost) == ((0, 0), (6, 6), 0.0)
     assert after.spent == pytest.approx(found.tally.cost)
-    assert plan_asking(annotations(), ROWS, Asking(model="good"), tmp_path / "none").cost is None
+    assert plan_with_llm(annotations(), ROWS, LLMSettings(model="good"), tmp_path / "none").cost is None
 
 
 def test_a_second_process_on_one_cache_is_refused(server, tmp_path):
@@ -418,7 +419,7 @@ def test_a_full_disk_ends_the_run_before_anything_else_is_paid(server, tmp_path,
 def test_a_signal_stops_between_calls_and_the_same_command_goes_on(server, tmp_path):
     calls = []
     with pytest.raises(Interrupted, match=r"stopped with \d of 6 requests answered"):
-        ask(
+        generate_with_llm(
             annotations(),
             ROWS,
             options(server, concurrency=1),
@@ -450,7 +451,7 @@ def test_rows_without_labels_and_other_protocols_are_refused(server, tmp_path):
     with pytest.raises(DataError, match="P01_01_0: has no verb and noun class"):
         asked(server, tmp_path, rows=[bare])
     with pytest.raises(UsageError, match="makes no 'generic' questions"):
-        ask(annotations(), ROWS, options(server), tmp_path, protocol="generic")
+        generate_with_llm(annotations(), ROWS, options(server), tmp_path, protocol="generic")
 
 
 # --- the key
@@ -482,9 +483,9 @@ def test_the_key_is_sent_and_stands_nowhere_else(server, tmp_path, canary, model
     knobs = options(server, model, key_variable="KITCHEN_KEY", retries=1)
     told = ""
     try:
-        found = ask(annotations(), ROWS, knobs, tmp_path / "cache")
+        found = generate_with_llm(annotations(), ROWS, knobs, tmp_path / "cache")
         told += repr(found) + str(found.written.failures)
-        write_asked(tmp_path / "q.jsonl", found.written, knobs)
+        write_outcome(tmp_path / "q.jsonl", found.written, knobs)
     except MambaVLError as error:
         told += chain(error)
     sent = {line["authorization"] for line in server.lines()}
@@ -518,7 +519,7 @@ def test_no_piece_of_the_key_is_told_in_either_case(server, tmp_path, canary, mo
     knobs = options(server, model, key_variable="KITCHEN_KEY", retries=0)
     told = ""
     try:
-        told += str(ask(annotations(), ROWS, knobs, tmp_path / "cache").written.failures)
+        told += str(generate_with_llm(annotations(), ROWS, knobs, tmp_path / "cache").written.failures)
     except MambaVLError as error:
         told += chain(error)
     assert "HTTP" in told
@@ -530,7 +531,7 @@ def test_no_piece_of_the_key_is_told_in_either_case(server, tmp_path, canary, mo
 def test_a_short_key_is_cut_out_as_it_is_only(monkeypatch):
     """What local servers are told, such as EMPTY, is a word of replies too."""
     monkeypatch.setenv("KITCHEN_KEY", "EMPTY")
-    endpoint = Endpoint(Asking(model="m", base_url="http://127.0.0.1:9/v1", key_variable="KITCHEN_KEY"))
+    endpoint = Endpoint(LLMSettings(model="m", base_url="http://127.0.0.1:9/v1", key_variable="KITCHEN_KEY"))
     assert endpoint.redact("EMPTY the empty bowl") == "[key] the empty bowl"
 
 
@@ -546,15 +547,17 @@ def test_a_server_cannot_write_to_the_terminal(server, tmp_path):
 
 def test_openais_key_goes_to_no_other_server_unless_it_is_named(server, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
-    bare = Asking(model="always:401", base_url=server.url)
+    bare = LLMSettings(model="always:401", base_url=server.url)
     with pytest.raises(DataError, match=r"a call without a key; to send it the key of OPENAI_API_KEY, add --set key_variable="):
-        ask(annotations(), ROWS, bare, tmp_path)
+        generate_with_llm(annotations(), ROWS, bare, tmp_path)
     nothing = hashlib.sha256(b"Bearer none").hexdigest()
     assert {line["authorization"] for line in server.lines()} == {nothing}
-    assert Endpoint(Asking(model="m")).client.api_key == CANARY
-    assert Endpoint(Asking(model="m", base_url=server.url, key_variable="OPENAI_API_KEY")).client.api_key == CANARY
+    assert Endpoint(LLMSettings(model="m")).client.api_key == CANARY
+    assert Endpoint(LLMSettings(model="m", base_url=server.url, key_variable="OPENAI_API_KEY")).client.api_key == CANARY
     with pytest.raises(DataError, match="the server refuses the key of the variable OPENAI_API_KEY"):
-        ask(annotations(), ROWS, Asking(model="always:401", base_url=server.url, key_variable="OPENAI_API_KEY"), tmp_path)
+        generate_with_llm(
+            annotations(), ROWS, LLMSettings(model="always:401", base_url=server.url, key_variable="OPENAI_API_KEY"), tmp_path
+        )
 
 
 def test_a_key_where_its_name_belongs_is_refused_without_being_said(tmp_path, capsys):
@@ -564,7 +567,7 @@ def test_a_key_where_its_name_belongs_is_refused_without_being_said(tmp_path, ca
     assert "expected the NAME of an environment variable" in said.err
     assert CANARY not in said.out + said.err
     with pytest.raises(ValueError, match="expected the NAME") as refused:
-        Asking(model="m", key_variable=CANARY)
+        LLMSettings(model="m", key_variable=CANARY)
     assert CANARY not in str(refused.value)
 
 
@@ -587,7 +590,7 @@ def test_keys_that_cannot_be_are_refused_without_being_said(server, monkeypatch)
         assert "secret" not in str(refused.value)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UsageError, match="variable OPENAI_API_KEY holds no key"):
-        Endpoint(Asking(model="m"))
+        Endpoint(LLMSettings(model="m"))
 
 
 # --- seeded schedules and kills
@@ -664,20 +667,20 @@ def test_frames_of_the_clip_are_attached_row_by_row_and_only_when_asked(server, 
     folder = make_dataset(tmp_path / "data", videos=2)
     read = read_annotations(folder / "annotations")
     knobs = options(server, frames=3, frame_side=64, structured="none")
-    found = ask(read, read.segments, knobs, tmp_path / "cache", videos=folder / "videos")
+    found = generate_with_llm(read, read.segments, knobs, tmp_path / "cache", videos=folder / "videos")
     assert not found.written.failures
     pictured = [line for line in server.lines() if line["images"]]
     assert len(pictured) == len(read.segments) == 10
     assert {line["images"] for line in pictured} == {3}
     (folder / "videos").rename(folder / "elsewhere")  # what is answered needs no video any more
     (folder / "videos").mkdir()
-    again = ask(read, read.segments, knobs, tmp_path / "cache", videos=folder / "videos")
+    again = generate_with_llm(read, read.segments, knobs, tmp_path / "cache", videos=folder / "videos")
     assert (again.tally.calls, len(again.written.questions)) == (0, 10)
-    lost = ask(read, read.segments, options(server, frames=2), tmp_path / "cache", videos=folder / "videos")
+    lost = generate_with_llm(read, read.segments, options(server, frames=2), tmp_path / "cache", videos=folder / "videos")
     assert all("no frames: P01_10" in reason for reason in lost.written.failures.values())
     assert lost.ledger.spent == pytest.approx(found.ledger.spent)
     with pytest.raises(UsageError, match="frames go with videos"):
-        ask(read, read.segments, options(server, frames=2), tmp_path / "cache")
+        generate_with_llm(read, read.segments, options(server, frames=2), tmp_path / "cache")
 
 
 def test_the_frames_are_those_of_the_action_in_order(tmp_path):
@@ -700,7 +703,7 @@ def call(*words: object) -> int:
     before = sys.argv
     sys.argv = ["mambavl", *map(str, words)]
     try:
-        return cli.run()
+        return app.run()
     finally:
         sys.argv = before
 

@@ -15,10 +15,11 @@ from test_cli import call
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.questions import generate, write_questions
-from mambavl.extract.questions.audit import audit, guessers, interval, write_page
+from mambavl.extract.questions.audit import audit, write_page
 from mambavl.extract.questions.forms import KINDS, forms, inflections, numbers
 from mambavl.extract.questions.leaks import Checker, Names, words
 from mambavl.extract.questions.masking import mask
+from mambavl.extract.questions.probes import guessers, interval
 from mambavl.extract.questions.template import GENERIC
 from toyclasses import NOUNS, VERBS, annotations, segment
 

@@ -9,10 +9,10 @@ from test_questions_asking import PRICES, ROWS, TWICE
 
 from mambavl.cache import journal
 from mambavl.configs.errors import DataError, Interrupted
-from mambavl.extract.questions.asking import Asked, ask, plan_asking
-from mambavl.extract.questions.batch import Batches
-from mambavl.extract.questions.ledger import Ledger
-from mambavl.extract.questions.llm import Asking
+from mambavl.extract.questions.llm.batch import BatchClient
+from mambavl.extract.questions.llm.generate import Outcome, generate_with_llm, plan_with_llm
+from mambavl.extract.questions.llm.ledger import Ledger
+from mambavl.extract.questions.llm.options import LLMSettings
 from toyclasses import annotations
 
 pytest.importorskip("openai", reason="needs the `llm` extra: pip install 'mambavl[llm]'")
@@ -28,10 +28,10 @@ def server(tmp_path):
         yield server
 
 
-def asked(server: Running, cache, model: str = "good", rows=TWICE, **more) -> Asked:
+def asked(server: Running, cache, model: str = "good", rows=TWICE, **more) -> Outcome:
     knobs = {"concurrency": 3, "backoff": 0.002, "max_wait": 0.02, "key_variable": "", "batch_poll": 0.01, "prices": PRICES}
-    options = Asking(model=model, base_url=server.url, mode="batch", **(knobs | more))
-    return ask(annotations(), rows, options, cache)
+    options = LLMSettings(model=model, base_url=server.url, mode="batch", **(knobs | more))
+    return generate_with_llm(annotations(), rows, options, cache)
 
 
 def test_each_stage_is_one_batch_and_a_second_run_submits_none(server, tmp_path):
@@ -44,7 +44,9 @@ def test_each_stage_is_one_batch_and_a_second_run_submits_none(server, tmp_path)
     assert found.ledger.spent == pytest.approx(found.tally.cost)
     assert not found.ledger.batches
     assert asked(server, tmp_path / "cache").tally.calls == 0
-    live = ask(annotations(), TWICE, Asking(model="good", base_url=server.url, key_variable=""), tmp_path / "cache")
+    live = generate_with_llm(
+        annotations(), TWICE, LLMSettings(model="good", base_url=server.url, key_variable=""), tmp_path / "cache"
+    )
     assert live.tally.calls == 0  # the way a request went is no part of its key
     assert live.written == found.written
 
@@ -139,9 +141,9 @@ def test_the_budget_holds_for_batches(server, tmp_path):
 
 def test_a_signal_leaves_the_batch_to_the_server_and_the_next_run_collects_it(server, tmp_path):
     calls = []
-    options = Asking(model="good", base_url=server.url, mode="batch", key_variable="", batch_poll=0.2)
+    options = LLMSettings(model="good", base_url=server.url, mode="batch", key_variable="", batch_poll=0.2)
     with pytest.raises(Interrupted, match="the same command collects them"):
-        ask(annotations(), ROWS, options, tmp_path / "cache", should_stop=lambda: calls.append(1) or len(calls) > 0)
+        generate_with_llm(annotations(), ROWS, options, tmp_path / "cache", should_stop=lambda: calls.append(1) or len(calls) > 0)
     assert len(server.lines("batch")) == 1
     assert len(Ledger(tmp_path / "cache").batches) == 1
     assert not asked(server, tmp_path / "cache", rows=ROWS).written.failures
@@ -149,7 +151,7 @@ def test_a_signal_leaves_the_batch_to_the_server_and_the_next_run_collects_it(se
 
 
 def test_lines_of_an_output_file_that_are_damaged_or_strange_are_no_answers(server, tmp_path, monkeypatch):
-    real, broken = Batches._repeat, []
+    real, broken = BatchClient._repeat, []
 
     async def damaged(self, make, kind, patience=1.0):
         found = await real(self, make, kind, patience)
@@ -160,7 +162,7 @@ def test_lines_of_an_output_file_that_are_damaged_or_strange_are_no_answers(serv
             return SimpleNamespace(content=b"\n".join([strange, first[: len(first) // 2], rest]))
         return found
 
-    monkeypatch.setattr(Batches, "_repeat", damaged)
+    monkeypatch.setattr(BatchClient, "_repeat", damaged)
     found = asked(server, tmp_path / "cache")
     assert not found.written.failures
     assert found.tally.calls == 13
@@ -168,7 +170,7 @@ def test_lines_of_an_output_file_that_are_damaged_or_strange_are_no_answers(serv
 
 def cheapest(ledger: Ledger) -> float:
     """What the server charges at least for a reply."""
-    knobs = Asking(model="m", prices=PRICES)
+    knobs = LLMSettings(model="m", prices=PRICES)
     return min(knobs.cost(r.tokens_in, r.tokens_out) for replies in ledger.replies.values() for r in replies)
 
 
@@ -200,24 +202,26 @@ def test_the_batch_is_found_on_a_later_page_of_the_list(server, tmp_path):
 
 def submitted(server, cache) -> None:
     """Leave a batch with the six descriptions open."""
-    options = Asking(model="good", base_url=server.url, mode="batch", key_variable="", batch_poll=0.01, prices=PRICES)
+    options = LLMSettings(model="good", base_url=server.url, mode="batch", key_variable="", batch_poll=0.01, prices=PRICES)
     with pytest.raises(Interrupted):
-        ask(annotations(), ROWS, options, cache, should_stop=lambda: True)
+        generate_with_llm(annotations(), ROWS, options, cache, should_stop=lambda: True)
     assert len(Ledger(cache).batches) == 1
 
 
 def test_live_pays_for_nothing_that_waits_in_a_batch(server, tmp_path):
     submitted(server, tmp_path)
-    live = Asking(model="good", base_url=server.url, key_variable="", prices=PRICES)
+    live = LLMSettings(model="good", base_url=server.url, key_variable="", prices=PRICES)
     with pytest.raises(DataError, match=r"6 of these requests wait in a batch .*batch-0.*; add --set mode=batch"):
-        ask(annotations(), ROWS, live, tmp_path)
+        generate_with_llm(annotations(), ROWS, live, tmp_path)
     assert not server.lines()
-    waiting = plan_asking(annotations(), ROWS, live, tmp_path)
+    waiting = plan_with_llm(annotations(), ROWS, live, tmp_path)
     assert (waiting.waiting, waiting.calls) == ((6, 1), (0, 6))
-    assert not ask(annotations(), ROWS, live.model_copy(update={"model": "good@0"}), tmp_path).written.failures  # other requests
+    assert not generate_with_llm(
+        annotations(), ROWS, live.model_copy(update={"model": "good@0"}), tmp_path
+    ).written.failures  # other requests
     assert not asked(server, tmp_path, rows=ROWS).written.failures
-    assert plan_asking(annotations(), ROWS, live, tmp_path).waiting == (0, 0)
-    assert not ask(annotations(), ROWS, live, tmp_path).written.failures
+    assert plan_with_llm(annotations(), ROWS, live, tmp_path).waiting == (0, 0)
+    assert not generate_with_llm(annotations(), ROWS, live, tmp_path).written.failures
 
 
 @pytest.mark.parametrize("gone", ["retrieve-404", "content-404"])
@@ -256,9 +260,9 @@ def test_a_server_without_files_is_told_so(server, tmp_path):
 
 def test_a_batch_elsewhere_is_named_with_its_address(server, tmp_path):
     submitted(server, tmp_path)
-    other = Asking(model="good", base_url="http://127.0.0.1:9/v1", mode="batch", key_variable="")
+    other = LLMSettings(model="good", base_url="http://127.0.0.1:9/v1", mode="batch", key_variable="")
     with pytest.raises(DataError, match=f"wait in a batch at {server.url}; add --base-url {server.url} to collect"):
-        ask(annotations(), ROWS, other, tmp_path)
+        generate_with_llm(annotations(), ROWS, other, tmp_path)
 
 
 def test_batches_of_other_requests_are_not_waited_for(server, tmp_path):

@@ -13,7 +13,7 @@ from test_cli import call
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.questions import read_questions
-from mambavl.extract.questions.importing import import_questions
+from mambavl.extract.questions.foreign import import_questions
 from toyclasses import annotations, segment
 
 DATA = annotations(segments=tuple(segment("take plate", "take", "plate", name=f"P01_01_{n}") for n in range(5)))

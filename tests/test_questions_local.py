@@ -17,10 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.questions.asking import ask
-from mambavl.extract.questions.ledger import Ledger
-from mambavl.extract.questions.llm import Asking, Group, Writer
-from mambavl.extract.questions.local import LocalModel
+from mambavl.extract.questions.llm.generate import generate_with_llm
+from mambavl.extract.questions.llm.ledger import Ledger
+from mambavl.extract.questions.llm.local import LocalModel
+from mambavl.extract.questions.llm.options import LLMSettings
+from mambavl.extract.questions.llm.writer import Group, Writer
 from toyclasses import annotations, segment
 
 ROWS = [segment("cut potato", "cut", "potato", name="P01_01_0"), segment("take plate", "take", "plate", name="P01_01_1")]
@@ -37,7 +38,7 @@ CHAT = (
 
 def conversations() -> list[list[dict]]:
     """Both stages of both rows as the requests say them, with the replies to be learnt."""
-    writer = Writer(annotations(), ROWS, Asking(model="m"), model="m", backend="b")
+    writer = Writer(annotations(), ROWS, LLMSettings(model="m"), model="m", backend="b")
     found = []
     for row, (description, verb, noun) in zip(ROWS, REPLIES, strict=True):
         group = Group(row, (0,))
@@ -97,8 +98,8 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
-def options(folder: Path, **more) -> Asking:
-    return Asking(model=str(folder), device="cpu", **({"temperature": 0.0, "max_tokens": 64} | more))
+def options(folder: Path, **more) -> LLMSettings:
+    return LLMSettings(model=str(folder), device="cpu", **({"temperature": 0.0, "max_tokens": 64} | more))
 
 
 def check(found) -> None:
@@ -113,17 +114,20 @@ def check(found) -> None:
 
 
 def test_a_model_in_this_process_writes_questions_and_what_it_gets_wrong_is_a_named_failure(folder, tmp_path):
-    found = ask(annotations(), ROWS, options(folder), tmp_path / "cache", backend="local")
+    found = generate_with_llm(annotations(), ROWS, options(folder), tmp_path / "cache", backend="local")
     check(found)
     assert not found.written.failures
     backend = found.written.questions[0].backend
     assert backend.startswith("local:tiny@")
     assert len(backend) == len("local:tiny@") + 12
-    assert (found.tally.calls, ask(annotations(), ROWS, options(folder), tmp_path / "cache", backend="local").tally.calls) == (
+    assert (
+        found.tally.calls,
+        generate_with_llm(annotations(), ROWS, options(folder), tmp_path / "cache", backend="local").tally.calls,
+    ) == (
         4,
         0,
     )
-    cut = ask(annotations(), ROWS, options(folder, max_tokens=16), tmp_path / "cache", backend="local")
+    cut = generate_with_llm(annotations(), ROWS, options(folder, max_tokens=16), tmp_path / "cache", backend="local")
     assert all("3 replies rejected, the last one as truncated" in reason for reason in cut.written.failures.values())
     assert len(cut.written.failures) == 2
 
@@ -171,7 +175,7 @@ def test_folders_that_are_no_chat_model_are_refused(folder, tmp_path):
     with pytest.raises(UsageError, match="reads text only"):
         LocalModel(options(folder, frames=2))
     with pytest.raises(UsageError, match="has no batches"):
-        ask(annotations(), ROWS, options(folder, mode="batch"), tmp_path / "cache", backend="local")
+        generate_with_llm(annotations(), ROWS, options(folder, mode="batch"), tmp_path / "cache", backend="local")
 
 
 @contextlib.contextmanager
@@ -207,10 +211,10 @@ def test_questions_come_from_transformers_serve(folder, tmp_path):
         pytest.importorskip(module, reason="needs `transformers serve`: pip install 'transformers[serving]'")
     with serving(folder, tmp_path / "serve.log") as url:
         knobs = options(folder, base_url=url, structured="none", key_variable="", concurrency=2, attempts=2)
-        found = ask(annotations(), [*ROWS, UNKNOWN], knobs, tmp_path / "cache")
+        found = generate_with_llm(annotations(), [*ROWS, UNKNOWN], knobs, tmp_path / "cache")
         check(found)
         assert found.tally.tokens_out > 0
         assert all(reply.tokens_in for replies in Ledger(tmp_path / "cache").replies.values() for reply in replies)
-    again = ask(annotations(), ROWS, knobs, tmp_path / "cache")  # the server is gone
+    again = generate_with_llm(annotations(), ROWS, knobs, tmp_path / "cache")  # the server is gone
     assert again.tally.calls == 0
     check(again)

@@ -11,9 +11,9 @@ from llm_server import BAD, ODD, sound, spoiled
 
 from mambavl.extract.annotations import spoken
 from mambavl.extract.questions import MASK
-from mambavl.extract.questions.exchange import Reply
 from mambavl.extract.questions.forms import KINDS, contains_form
-from mambavl.extract.questions.replies import Rejected, is_fenced, judge_description, judge_questions
+from mambavl.extract.questions.llm.replies import Rejected, is_fenced, judge_description, judge_questions
+from mambavl.extract.questions.llm.requests import Reply
 from toyclasses import NOUNS, VERBS, annotations, segment
 
 ROW = segment("cut potato", "cut", "potato")

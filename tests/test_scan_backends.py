@@ -222,7 +222,7 @@ def test_streams_that_share_a_give_what_each_gives_alone_and_one_gradient_of_a(b
         for number, (x, own) in enumerate(zip(drawn, lengths, strict=True)):
             x = {k: None if v is None else v.clone().requires_grad_() for k, v in put(x, backend).items() if k != "A"}
             leaves |= {f"{k}{number}": v for k, v in x.items() if v is not None}
-            streams.append(scan.Stream(**x, lengths=own if own is None else own.to(leaves["A"].device)))
+            streams.append(scan.ScanInputs(**x, lengths=own if own is None else own.to(leaves["A"].device)))
         if together:
             options = scan.Options(softplus=True, pooled=pooled)
             found = [y for y, _ in scan._scan(streams, leaves["A"], options, backend)]

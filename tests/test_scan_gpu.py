@@ -13,7 +13,8 @@ from test_scan_backends import assert_close, draw, run
 
 from mambavl.configs.errors import UsageError
 from mambavl.fuse import scan
-from mambavl.fuse.fusion import FusionConfig, SSMFusion, StreamShape
+from mambavl.fuse.fusion import FusionConfig, SSMFusion
+from mambavl.fuse.head import StreamShape
 from mambavl.fuse.scan import mamba, pick, selective_scan, triton
 
 KERNELS = Path(__file__).parents[1] / "benchmarks" / "kernels.py"

@@ -9,7 +9,8 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from mambavl.fuse import scan
-from mambavl.fuse.fusion import FusionConfig, SSMFusion, StreamShape
+from mambavl.fuse.fusion import FusionConfig, SSMFusion
+from mambavl.fuse.head import StreamShape
 from mambavl.fuse.scan import operator, pooled_selective_scan, selective_scan
 
 KERNELS = [marked(name) for name in operator.KERNELS]
@@ -29,7 +30,7 @@ def test_torch_compile_takes_it_whole(backend):
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("pooled", [False, True])
 def test_its_shapes_are_what_it_promises(backend, pooled):
-    streams = [scan.Stream(**{k: v for k, v in put(draw(length=n), backend).items() if k != "A"}) for n in (5, 9)]
+    streams = [scan.ScanInputs(**{k: v for k, v in put(draw(length=n), backend).items() if k != "A"}) for n in (5, 9)]
     a = put(draw(), backend)["A"]
     tensors, present = operator._pack(streams)
     arguments = (a, tensors, present, True, False, pooled, True, backend)
@@ -184,7 +185,7 @@ def test_what_does_not_go_together_is_refused():
     ):
         with pytest.raises(ValueError, match=says):
             selective_scan(**{**x, **change})
-    streams = [scan.Stream(**{k: v.to(d) for k, v in x.items() if k != "A"}) for d in (torch.float32, torch.float64)]
+    streams = [scan.ScanInputs(**{k: v.to(d) for k, v in x.items() if k != "A"}) for d in (torch.float32, torch.float64)]
     with pytest.raises(ValueError, match=r"u is torch.float64 in one stream and torch.float32 in another"):
         scan.pooled_selective_scans(streams, x["A"])
     with pytest.raises(ValueError, match="no stream"):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mambavl.configs import check
+from mambavl.configs import validate
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.sweep import expand, sweep
@@ -50,7 +50,7 @@ def test_a_grid_is_checked_before_anything_runs(stores, tmp_path):
         with pytest.raises(UsageError, match=said):
             expand({**data, "grid": grid}, tmp_path, "tiny.toml")
     with pytest.raises(UsageError, match="mambavl sweep"):
-        train(check({**data, "grid": {"train": {"lr": [1]}}}, Recipe, "tiny.toml"), tmp_path / "run")
+        train(validate({**data, "grid": {"train": {"lr": [1]}}}, Recipe, "tiny.toml"), tmp_path / "run")
 
 
 def test_points_keep_apart_and_are_not_repeated(stores, tmp_path):

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from mambavl.extract import toykitchen, toypictures
+from mambavl.demo import toykitchen, toypictures
 from mambavl.extract.annotations import find_video, read_annotations
 
 SEGMENTS = 24

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from mambavl.configs import check
+from mambavl.configs import validate
 from mambavl.configs.errors import DataError, Interrupted, UsageError
-from mambavl.fuse import evaluate
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.recipe import Recipe, TrainConfig, build_head
+from mambavl.fuse.run import read_scores
 from mambavl.fuse.scan import pick
 from mambavl.fuse.train import build_optimizer, learning_rate, train
 from tiny import make_dense_store, tiny_recipe, weights
@@ -27,7 +27,7 @@ def test_a_head_learns_and_its_result_names_where_it_comes_from(stores, tmp_path
     assert result["streams"]["video"]["encoder"] == {"name": "fake", "state": "random", "sha256": "0" * 64, "width": 6}
     assert result["streams"]["video"]["store_ids"][0]
     assert result["scan_backend"] == (pick("auto") if head == "mambavl" else None)
-    scores = evaluate.read_scores(tmp_path / "run", "validation")
+    scores = read_scores(tmp_path / "run", "validation")
     np.testing.assert_allclose(np.exp(scores["verb"]).sum(1), 1, rtol=1e-4)
     assert len(scores["narration_id"]) == result["rows"]["scored"]
     assert len((tmp_path / "run" / "curves.jsonl").read_text().splitlines()) == 25
@@ -100,7 +100,7 @@ def test_a_run_may_use_some_of_its_streams(stores, tmp_path):
     result = train(recipe, tmp_path / "run")
     assert set(result["streams"]) == {"verb_question", "noun_question"}
     with pytest.raises(UsageError, match="did you mean `video`"):
-        check({**recipe.model_dump(mode="json", exclude_none=True), "use_streams": ["vidoe"]}, Recipe, "r.toml")
+        validate({**recipe.model_dump(mode="json", exclude_none=True), "use_streams": ["vidoe"]}, Recipe, "r.toml")
 
 
 def test_the_schedule_warms_up_and_falls_along_half_a_cosine():

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from mambavl.cache.rows import Classes, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.writer import RowGroup, StoreWriter
-from mambavl.configs import check
+from mambavl.configs import validate
 from mambavl.fuse.recipe import Recipe
 
 
@@ -161,7 +161,7 @@ def tiny_recipe(stores, *, text=True, head="mambavl", title="tiny", **train_keys
         "transformer": {**small, "depth": 2, "num_heads": 2, "max_positions": 32},
         "train": {"epochs": 4, "batch_size": 8, "lr": 1e-2, "lr_ssm": 1e-2, "warmup_epochs": 1, **train_keys},
     }
-    return check(data, Recipe, "tiny.toml")
+    return validate(data, Recipe, "tiny.toml")
 
 
 def weights(run):

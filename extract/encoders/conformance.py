@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract import encoders
-from mambavl.extract.encoders import own, published
+from mambavl.extract.encoders import own, registry
+from mambavl.extract.encoders.published import table
 from mambavl.extract.encoders.text import MASK
 
 Verdict = Literal["ok", "note", "failed"]
@@ -40,25 +40,25 @@ class _Fault(Exception):
     """What is wrong; inside this file only."""
 
 
-def check(name: str, *, weights: str | None = None, frames: int | None = None) -> Iterator[Finding]:
+def check_encoder(name: str, *, weights: str | None = None, frames: int | None = None) -> Iterator[Finding]:
     """Build the encoder `name` and try every property, one finding each, while they are found.
 
     frames: of the clips; default: what the encoder was made for, else 8. An own encoder that cannot be built is a finding; a name
     that leads nowhere, and weights that are not there, raise UsageError.
     """
     sizes: dict[str, Any] = {}
-    if name in published.PUBLISHED and hasattr(published.PUBLISHED[name].config, "boxes"):
+    if name in table.PUBLISHED and hasattr(table.PUBLISHED[name].config, "boxes"):
         sizes["boxes"] = "none"
-    if encoders.is_own(name):
+    if registry.is_own(name):
         own.find(name)  # where there is no such function, the call is wrong, not the encoder
 
     def build(**more: Any) -> nn.Module:
-        return encoders.build(name, weights=weights, **sizes, **more)
+        return registry.build(name, weights=weights, **sizes, **more)
 
     try:
         encoder = build()
     except UsageError as error:
-        if not encoders.is_own(name):
+        if not registry.is_own(name):
             raise
         yield Finding("build", "failed", str(error))
         return

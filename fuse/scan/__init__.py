@@ -17,7 +17,7 @@ from torch import Tensor
 from mambavl.configs import did_you_mean
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.scan import chunked, cpu, mamba, operator, reference, triton
-from mambavl.fuse.scan.streams import MAX_STATES, Options, Stream
+from mambavl.fuse.scan.inputs import MAX_STATES, Options, ScanInputs
 
 __all__ = [
     "BACKENDS",
@@ -106,7 +106,7 @@ def selective_scan(
     tokens, B = 128, D = 1,536, N = 16 about 70 GB (measured by rows); the others keep that of one step in 32. Raises ValueError
     for shapes, dtypes and devices that do not go together.
     """
-    stream = Stream(u, delta, B, C, D, z, delta_bias, lengths, initial_state)
+    stream = ScanInputs(u, delta, B, C, D, z, delta_bias, lengths, initial_state)
     [(y, last)] = _scan([stream], A, Options(delta_softplus, zoh), backend)
     return (y, last) if return_last_state else y
 
@@ -128,19 +128,19 @@ def pooled_selective_scan(
     backend: str = "auto",
 ) -> Tensor:
     """The mean (B, D) of `selective_scan` over each row's valid steps, without ever writing (B, L, D); 0 for an empty row."""
-    stream = Stream(u, delta, B, C, D, z, delta_bias, lengths, initial_state)
+    stream = ScanInputs(u, delta, B, C, D, z, delta_bias, lengths, initial_state)
     return pooled_selective_scans([stream], A, delta_softplus, zoh=zoh, backend=backend)[0]
 
 
 def pooled_selective_scans(
-    streams: Sequence[Stream], A: Tensor, delta_softplus: bool = False, *, zoh: bool = False, backend: str = "auto"
+    streams: Sequence[ScanInputs], A: Tensor, delta_softplus: bool = False, *, zoh: bool = False, backend: str = "auto"
 ) -> list[Tensor]:
     """`pooled_selective_scan` of several streams that share A, each (B_s, L_s, ...) of its own; on a GPU in one launch, with one
     dA."""
     return [mean for mean, _ in _scan(list(streams), A, Options(delta_softplus, zoh, pooled=True), backend)]
 
 
-def _scan(streams: list[Stream], A: Tensor, options: Options, backend: str) -> list[tuple[Tensor, Tensor]]:
+def _scan(streams: list[ScanInputs], A: Tensor, options: Options, backend: str) -> list[tuple[Tensor, Tensor]]:
     """(y or its mean, last state) of each stream."""
     _check(streams, A)
     device = A.device.type
@@ -157,7 +157,7 @@ def _to(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if x is None or x.dtype == torch.float64 else x.to(dtype)
 
 
-def _check(streams: list[Stream], A: Tensor) -> None:
+def _check(streams: list[ScanInputs], A: Tensor) -> None:
     """Kernels read raw memory: shapes, dtypes and devices that do not fit are refused here by name. Raises ValueError."""
     if not streams:
         raise ValueError("there is no stream to scan")
@@ -170,7 +170,7 @@ def _check(streams: list[Stream], A: Tensor) -> None:
             raise ValueError(f"u is {s.u.dtype} in one stream and {streams[0].u.dtype} in another; they are scanned together")
         batch, steps, channels = s.u.shape
         sizes = {"B": batch, "L": steps, "D": channels, "N": A.shape[1]}
-        for name, x in zip(Stream._fields, s, strict=True):
+        for name, x in zip(ScanInputs._fields, s, strict=True):
             if x is None:
                 continue
             forms = FORMS[name]

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mambavl.fuse.scan.streams import CHUNK, Options, Stream, common_groups, gather, spread, state_dtype
+from mambavl.fuse.scan.inputs import CHUNK, Options, ScanInputs, common_groups, expand_groups, state_dtype, sum_groups
 
 TERMS = 12  # of the series for exact ZOH: beyond float64 at |x| < 1/4
 BYTES = 32 * 2**20  # about what one tensor of a chunk's states takes; larger ones leave the cache, smaller ones cost more calls
@@ -31,14 +31,19 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def forward(A: Tensor, streams: list[Stream], options: Options, keep: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
+def forward(A: Tensor, streams: list[ScanInputs], options: Options, keep: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(y, last state (B, N, D), checkpoints (B, chunks, N, D)) of each stream."""
     return [_forward(A, s, options, keep) for s in streams]
 
 
 def backward(
-    A: Tensor, streams: list[Stream], options: Options, checkpoints: list[Tensor], dys: list[Tensor], dlasts: list[Tensor | None]
-) -> tuple[Tensor, list[Stream]]:
+    A: Tensor,
+    streams: list[ScanInputs],
+    options: Options,
+    checkpoints: list[Tensor],
+    dys: list[Tensor],
+    dlasts: list[Tensor | None],
+) -> tuple[Tensor, list[ScanInputs]]:
     """dA, and the gradients of each stream."""
     found = [_backward(A, *each, options) for each in zip(streams, checkpoints, dys, dlasts, strict=True)]
     return torch.stack([da for da, _ in found]).sum(0), [gradients for _, gradients in found]
@@ -74,14 +79,14 @@ class _Inputs(NamedTuple):
     groups: int
 
 
-def _inputs(A: Tensor, s: Stream, options: Options) -> _Inputs:
+def _inputs(A: Tensor, s: ScanInputs, options: Options) -> _Inputs:
     wide, (batch, length, channels) = state_dtype(s.u.dtype), s.u.shape
     groups = common_groups([s])
     delta, slope = s.delta.to(wide) if s.delta_bias is None else s.delta.to(wide) + s.delta_bias.to(wide), 1.0
     if options.softplus:
         delta, slope = F.softplus(delta), torch.sigmoid(delta)
     u, B, C, z = (None if x is None else x.to(wide) for x in (s.u, s.B, s.C, s.z))
-    B, C = (x if x.ndim == 2 else spread(x, groups) for x in (B, C))
+    B, C = (x if x.ndim == 2 else expand_groups(x, groups) for x in (B, C))
     valid, count = None, torch.full((batch, 1), max(1, length), dtype=wide, device=u.device)
     if s.lengths is not None:
         valid = (torch.arange(length, device=u.device) < s.lengths[:, None])[..., None]
@@ -96,7 +101,7 @@ def _inputs(A: Tensor, s: Stream, options: Options) -> _Inputs:
     return _Inputs(u, delta, B, C, z, D, A.to(wide).unflatten(0, (groups, -1)), slope, valid, count, start, groups)
 
 
-def _forward(A: Tensor, stream: Stream, options: Options, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(A: Tensor, stream: ScanInputs, options: Options, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     x = _inputs(A, stream, options)
     batch, length, channels = x.u.shape
     y = x.u.new_zeros(batch, channels) if options.pooled else torch.empty_like(x.u, memory_format=torch.contiguous_format)
@@ -121,8 +126,8 @@ def _forward(A: Tensor, stream: Stream, options: Options, keep: bool) -> tuple[T
 
 
 def _backward(
-    A: Tensor, stream: Stream, notes: Tensor, dy: Tensor, dlast: Tensor | None, options: Options
-) -> tuple[Tensor, Stream]:
+    A: Tensor, stream: ScanInputs, notes: Tensor, dy: Tensor, dlast: Tensor | None, options: Options
+) -> tuple[Tensor, ScanInputs]:
     """(dA, the stream's gradients)"""
     x = _inputs(A, stream, options)
     dy = dy.to(x.u.dtype) / (x.count if options.pooled else 1.0)
@@ -170,9 +175,9 @@ def _backward(
     if x.valid is not None:
         ddelta = torch.where(x.valid, ddelta, 0.0)
     dbias = None if stream.delta_bias is None else ddelta.sum((0, 1))
-    dB, dC = (gradient if like.ndim == 2 else gather(gradient, like) for gradient, like in ((dB, stream.B), (dC, stream.C)))
+    dB, dC = (gradient if like.ndim == 2 else sum_groups(gradient, like) for gradient, like in ((dB, stream.B), (dC, stream.C)))
     initial = None if stream.initial_state is None else dstart
-    return dA.flatten(0, 1), Stream(du, ddelta, dB, dC, dD, dz, dbias, None, initial)
+    return dA.flatten(0, 1), ScanInputs(du, ddelta, dB, dC, dD, dz, dbias, None, initial)
 
 
 def _rows(batch: int, length: int, A: Tensor) -> Iterator[slice]:

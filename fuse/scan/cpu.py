@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mambavl.cache.native import load
-from mambavl.fuse.scan.streams import CHUNK, Options, Stream, common_groups, gather, spread
+from mambavl.fuse.scan.inputs import CHUNK, Options, ScanInputs, common_groups, expand_groups, sum_groups
 
 VERSION, NO_MEMORY = 4, 1  # of scan.c
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -50,20 +50,25 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
     return "it computes in float32 and the tensors are float64" if dtype == torch.float64 else None
 
 
-def forward(A: Tensor, streams: list[Stream], options: Options, keep: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
+def forward(A: Tensor, streams: list[ScanInputs], options: Options, keep: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(y, last state (B, N, D), checkpoints (B, chunks, N, D)) of each stream."""
     return [_forward(A, s, options, keep) for s in streams]
 
 
 def backward(
-    A: Tensor, streams: list[Stream], options: Options, checkpoints: list[Tensor], dys: list[Tensor], dlasts: list[Tensor | None]
-) -> tuple[Tensor, list[Stream]]:
+    A: Tensor,
+    streams: list[ScanInputs],
+    options: Options,
+    checkpoints: list[Tensor],
+    dys: list[Tensor],
+    dlasts: list[Tensor | None],
+) -> tuple[Tensor, list[ScanInputs]]:
     """dA, and the gradients of each stream."""
     found = [_backward(A, *each, options) for each in zip(streams, checkpoints, dys, dlasts, strict=True)]
     return torch.stack([da for da, _ in found]).sum(0), [gradients for _, gradients in found]
 
 
-def _forward(A: Tensor, s: Stream, options: Options, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(A: Tensor, s: ScanInputs, options: Options, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     call = _Inputs(A, s, options)
     batch, steps, channels = s.u.shape
     y = s.u.new_empty((batch, channels) if options.pooled else (batch, steps, channels), dtype=call.dtype)
@@ -76,8 +81,8 @@ def _forward(A: Tensor, s: Stream, options: Options, keep: bool) -> tuple[Tensor
 
 
 def _backward(
-    A: Tensor, s: Stream, checkpoints: Tensor, dy: Tensor, dlast: Tensor | None, options: Options
-) -> tuple[Tensor, Stream]:
+    A: Tensor, s: ScanInputs, checkpoints: Tensor, dy: Tensor, dlast: Tensor | None, options: Options
+) -> tuple[Tensor, ScanInputs]:
     call = _Inputs(A, s, options)
     parts = call.parts()
     given = {"dy": _ready(dy, call.dtype), "dlast": _ready(dlast)}
@@ -101,9 +106,11 @@ def _backward(
         call.add(part, **given, checkpoints=checkpoints, **made, **own)
     call.run(backward=True)
     total = {name: None if value is None else value.sum(0) for name, value in sums.items()}
-    db, dc = gather(total["db"], s.B), gather(total["dc"], s.C)
+    db, dc = sum_groups(total["db"], s.B), sum_groups(total["dc"], s.C)
     dinitial = None if made["dinitial"] is None else made["dinitial"].mT
-    return total["da"].t(), Stream(made["du"], made["ddelta"], db, dc, total["dd"], made["dz"], total["dbias"], None, dinitial)
+    return total["da"].t(), ScanInputs(
+        made["du"], made["ddelta"], db, dc, total["dd"], made["dz"], total["dbias"], None, dinitial
+    )
 
 
 def instructions() -> str:
@@ -126,7 +133,7 @@ def _library() -> tuple[ctypes.CDLL | None, str | None]:
 class _Inputs:
     """The tensors of a call as scan.c wants them, and how the work is shared out."""
 
-    def __init__(self, A: Tensor, s: Stream, options: Options) -> None:
+    def __init__(self, A: Tensor, s: ScanInputs, options: Options) -> None:
         self.batch, self.steps, self.channels = s.u.shape
         self.states = A.shape[1]
         self.constant_b, self.constant_c = s.B.ndim == 2, s.C.ndim == 2
@@ -134,7 +141,7 @@ class _Inputs:
         by_step = [x for x in (s.u, s.delta, s.z, s.B, s.C) if x is not None and x.ndim > 2]
         self.dtype = s.u.dtype if len({x.dtype for x in by_step}) == 1 else torch.float32
         self.flags = {**options._asdict(), "instructions": forced_instructions, "type": TYPES[self.dtype]}
-        b, c = (_ready(spread(x, self.groups), torch.float32 if x.ndim == 2 else self.dtype) for x in (s.B, s.C))
+        b, c = (_ready(expand_groups(x, self.groups), torch.float32 if x.ndim == 2 else self.dtype) for x in (s.B, s.C))
         self.tensors = {
             "u": _ready(s.u, self.dtype), "delta": _ready(s.delta, self.dtype), "z": _ready(s.z, self.dtype),
             "a": _ready(A.t()), "b": b, "c": c,

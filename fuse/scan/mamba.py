@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mambavl.configs.errors import UsageError
-from mambavl.fuse.scan.streams import Options, Stream, common_groups, spread
+from mambavl.fuse.scan.inputs import Options, ScanInputs, common_groups, expand_groups
 
 VANISHING = -1e4  # softplus of it is 0 exactly, whatever the bias
 
@@ -35,7 +35,7 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
     return "it computes in float32 and the tensors are float64" if dtype == torch.float64 else None
 
 
-def scan(s: Stream, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+def scan(s: ScanInputs, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """(y (B, L, D), or its masked mean (B, D); last state (B, D, N)) of one stream. Raises UsageError for what it cannot do."""
     for name, there in (("initial_state", s.initial_state is not None), ("zoh", options.zoh)):
         if there:
@@ -62,7 +62,7 @@ def scan(s: Stream, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     wide = lambda x: None if x is None else x.float()
     if B.ndim > 2 and C.ndim > 2:
         groups = common_groups([s])
-        B, C = spread(B, groups), spread(C, groups)  # it takes one number of groups for both
+        B, C = expand_groups(B, groups), expand_groups(C, groups)  # it takes one number of groups for both
     elif B.ndim == 2 and C.ndim == 4 and C.shape[2] > 1:
         raise UsageError('scan backend "mamba" knows no constant B with groups of C; use "auto"')
     y, last = selective_scan_fn(

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mambavl.fuse.scan import chunked, cpu, triton
-from mambavl.fuse.scan.streams import CHUNK, Options, Stream, state_dtype
+from mambavl.fuse.scan.inputs import CHUNK, Options, ScanInputs, state_dtype
 
 KERNELS = {"chunked": chunked, "cpu": cpu, "triton": triton}
-FIELDS = Stream._fields
+FIELDS = ScanInputs._fields
 
 
-def scan(streams: list[Stream], A: Tensor, options: Options, backend: str) -> list[tuple[Tensor, Tensor]]:
+def scan(streams: list[ScanInputs], A: Tensor, options: Options, backend: str) -> list[tuple[Tensor, Tensor]]:
     """(y, last state (B, D, N)) of each stream."""
     tensors, present = _pack(streams)
     flags = (*options, _keeps(A, *tensors), backend)
@@ -60,7 +60,7 @@ def _keeps(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
-def _pack(streams: list[Stream]) -> tuple[list[Tensor], list[int]]:
+def _pack(streams: list[ScanInputs]) -> tuple[list[Tensor], list[int]]:
     present = [sum(1 << i for i, x in enumerate(s) if x is not None) for s in streams]
     return [x for s in streams for x in s if x is not None], present
 
@@ -73,9 +73,9 @@ def _named(tensors: Sequence[Any], present: Sequence[int]) -> list[tuple[str, An
     return list(zip(_names(present), tensors, strict=True))
 
 
-def _unpack(tensors: Sequence[Any], present: Sequence[int]) -> list[Stream]:
+def _unpack(tensors: Sequence[Any], present: Sequence[int]) -> list[ScanInputs]:
     left = iter(tensors)
-    return [Stream(*(next(left) if bits >> i & 1 else None for i in range(len(FIELDS)))) for bits in present]
+    return [ScanInputs(*(next(left) if bits >> i & 1 else None for i in range(len(FIELDS)))) for bits in present]
 
 
 # --- shapes
@@ -143,9 +143,9 @@ class _Scan(torch.autograd.Function):
         options = (*flags, keep or _keeps(A, *tensors), backend)  # stacked heads may ask for a gradient where one does not
         if _lengths_differ(dims, present):
             return _one_by_one(_Scan.apply, heads, in_dims, (A, present, options, *tensors))
-        together = [side_by_side("A", A, in_dims[0], heads), *_all_side_by_side(tensors, dims, present, heads)]
+        together = [stack_heads("A", A, in_dims[0], heads), *_all_side_by_side(tensors, dims, present, heads)]
         found = _Scan.apply(together[0], present, options, *together[1:])
-        return tuple(apart("y", x, heads) for x in found), (0,) * len(found)
+        return tuple(unstack_heads("y", x, heads) for x in found), (0,) * len(found)
 
 
 class _ScanBackward(torch.autograd.Function):
@@ -171,14 +171,14 @@ class _ScanBackward(torch.autograd.Function):
         own, dims = tensors[outer:], in_dims[3 + outer :]
         if _lengths_differ(dims, present):
             return _one_by_one(_ScanBackward.apply, heads, in_dims, (present, options, A, *tensors))
-        states = [side_by_side("y", x, dim, heads) for x, dim in zip(tensors[:outer], in_dims[3:], strict=False)]
+        states = [stack_heads("y", x, dim, heads) for x, dim in zip(tensors[:outer], in_dims[3:], strict=False)]
         together = _all_side_by_side(own, dims, present, heads)
-        found = _ScanBackward.apply(present, options, side_by_side("A", A, in_dims[2], heads), *states, *together)
-        gradients = [apart("A", found[0], heads)]
+        found = _ScanBackward.apply(present, options, stack_heads("A", A, in_dims[2], heads), *states, *together)
+        gradients = [unstack_heads("A", found[0], heads)]
         axes = (x.ndim - (dim is not None) for x, dim, name in zip(own, dims, _names(present), strict=True) if name != "lengths")
         names = (name for name in _names(present) if name != "lengths")
         for name, dims_of_one, x in zip(names, axes, found[1:], strict=True):
-            x = apart(name, x, heads)
+            x = unstack_heads(name, x, heads)
             gradients.append(x.squeeze(3) if name in ("B", "C") and dims_of_one == 3 else x)  # it had no axis of groups
         return tuple(gradients), (0,) * len(gradients)
 
@@ -186,7 +186,7 @@ class _ScanBackward(torch.autograd.Function):
 # --- stacked heads
 
 
-def side_by_side(name: str, x: Tensor, dim: int | None, heads: int) -> Tensor:
+def stack_heads(name: str, x: Tensor, dim: int | None, heads: int) -> Tensor:
     """A tensor of `heads` heads, stacked along `dim` (None: all have this one), as that of a head with so many more channels."""
     x = x.expand(heads, *x.shape) if dim is None else x.movedim(dim, 0)
     if name in ("B", "C") and x.ndim > 3:  # (K, B, L, N) or (K, B, L, G, N): groups of their own
@@ -198,7 +198,7 @@ def side_by_side(name: str, x: Tensor, dim: int | None, heads: int) -> Tensor:
     return x.movedim(0, -2).flatten(-2)  # u, delta, z, y, and states in the operator's own order: channels last
 
 
-def apart(name: str, x: Tensor, heads: int) -> Tensor:
+def unstack_heads(name: str, x: Tensor, heads: int) -> Tensor:
     """The way back, heads first. B and C keep an axis of groups."""
     if name in ("B", "C") and x.ndim > 2:
         return x.unflatten(2, (heads, -1)).movedim(2, 0)
@@ -211,7 +211,7 @@ def apart(name: str, x: Tensor, heads: int) -> Tensor:
 
 def _all_side_by_side(tensors: list[Tensor], dims: list, present: list[int], heads: int) -> list[Tensor]:
     named = zip(_names(present), tensors, dims, strict=True)
-    return [x if name == "lengths" else side_by_side(name, x, dim, heads) for name, x, dim in named]
+    return [x if name == "lengths" else stack_heads(name, x, dim, heads) for name, x, dim in named]
 
 
 def _one_by_one(function: Callable, heads: int, in_dims: tuple, arguments: tuple) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mambavl.fuse.scan.streams import Options, Stream, state_dtype
+from mambavl.fuse.scan.inputs import Options, ScanInputs, state_dtype
 
 
 def unavailable() -> str | None:
@@ -19,7 +19,7 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def scan(s: Stream, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+def scan(s: ScanInputs, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """(y (B, L, D), or its masked mean (B, D); last state (B, D, N)) of one stream."""
     steps = _steps(s, A, options)
     state = _start(s, A)
@@ -37,7 +37,7 @@ def scan(s: Stream, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     return (total / count.clamp(min=1)[:, None]).to(s.u.dtype), state
 
 
-def _steps(s: Stream, A: Tensor, options: Options) -> Iterator[tuple[Tensor, Tensor]]:
+def _steps(s: ScanInputs, A: Tensor, options: Options) -> Iterator[tuple[Tensor, Tensor]]:
     """(h_t (B, D, N), y_t (B, D)) for t = 0 .. L-1; y_t is 0 and h_t unchanged at padding."""
     u, delta, B, C, D, z, delta_bias, lengths, _ = s
     _, length, channels = u.shape
@@ -76,7 +76,7 @@ def _phi(x: Tensor) -> Tensor:
     return torch.where(small, 1 + x / 2 * (1 + x / 3 * (1 + x / 4)), torch.expm1(safe) / safe)
 
 
-def _start(s: Stream, A: Tensor) -> Tensor:
+def _start(s: ScanInputs, A: Tensor) -> Tensor:
     """h before the first step, (B, D, N)."""
     wide = state_dtype(s.u.dtype)
     return s.u.new_zeros(s.u.shape[0], *A.shape, dtype=wide) if s.initial_state is None else s.initial_state.to(wide)

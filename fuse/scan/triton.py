@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mambavl.fuse.scan import chunked
-from mambavl.fuse.scan.streams import CHUNK, Options, Stream, common_groups, gather, spread
+from mambavl.fuse.scan.inputs import CHUNK, Options, ScanInputs, common_groups, expand_groups, sum_groups
 
 FINE = 2  # steps whose states backward holds in registers; 4 no longer fit
 BLOCK = 32  # channels of a program, which is one warp
@@ -42,7 +42,7 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
     return None if _interpreted() else _checked(device)
 
 
-def forward(A: Tensor, streams: list[Stream], options: Options, keep: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
+def forward(A: Tensor, streams: list[ScanInputs], options: Options, keep: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(y, last state (B, N, D), checkpoints (B, chunks, N, D)) of each stream."""
     call = _Call(A, streams, options)
     ys, lasts, checkpoints = [], [], []
@@ -62,8 +62,13 @@ def forward(A: Tensor, streams: list[Stream], options: Options, keep: bool) -> l
 
 
 def backward(
-    A: Tensor, streams: list[Stream], options: Options, checkpoints: list[Tensor], dys: list[Tensor], dlasts: list[Tensor | None]
-) -> tuple[Tensor, list[Stream]]:
+    A: Tensor,
+    streams: list[ScanInputs],
+    options: Options,
+    checkpoints: list[Tensor],
+    dys: list[Tensor],
+    dlasts: list[Tensor | None],
+) -> tuple[Tensor, list[ScanInputs]]:
     """dA, and the gradients of each stream."""
     call = _Call(A, streams, options)
     programs = max(1, min(call.rows, PROGRAMS // call.blocks_in_all))
@@ -78,7 +83,7 @@ def backward(
         db, dc = (partial(*call.A.shape) if x.ndim == 2 else fresh(by_step, dtype=torch.float32) for x in (s.B, s.C))
         dd, dbias = (None if x is None else partial(x.shape[0]) for x in (s.D, s.delta_bias))
         dz, dinitial = (None if x is None else new(x) for x in (s.z, s.initial_state))
-        own.append(Stream(new(s.u), new(s.delta), db, dc, dd, dz, dbias, None, dinitial))
+        own.append(ScanInputs(new(s.u), new(s.delta), db, dc, dd, dz, dbias, None, dinitial))
     made = _columns(own)
     if call.rows:
         tensors = call.columns[:8] + tuple(tuple(_ready(x) for x in column) for column in (checkpoints, dys, dlasts))
@@ -92,22 +97,22 @@ def backward(
         db, dc = (_total(x, like, call.groups) for x, like in ((g.B, s.B), (g.C, s.C)))
         dd, dbias = (None if x is None else x.sum(0) for x in (g.D, g.delta_bias))
         dinitial = None if g.initial_state is None else g.initial_state.mT
-        gradients.append(Stream(g.u, g.delta, db, dc, dd, g.z, dbias, None, dinitial))
+        gradients.append(ScanInputs(g.u, g.delta, db, dc, dd, g.z, dbias, None, dinitial))
     return da.sum(0).t(), gradients
 
 
 class _Call:
     """A call's tensors as kernels.py wants them, and how the work is shared out."""
 
-    def __init__(self, A: Tensor, streams: list[Stream], options: Options) -> None:
+    def __init__(self, A: Tensor, streams: list[ScanInputs], options: Options) -> None:
         channels, states = A.shape
         self.A, self.groups = _ready(A.t().float()), common_groups(streams)
         width = channels // self.groups
         blocks = -(-width // BLOCK)
         self.blocks_in_all, self.rows = self.groups * blocks, sum(s.u.shape[0] for s in streams)
         self.streams = [
-            Stream(
-                _ready(s.u), _ready(s.delta), _ready(spread(s.B, self.groups)), _ready(spread(s.C, self.groups)),
+            ScanInputs(
+                _ready(s.u), _ready(s.delta), _ready(expand_groups(s.B, self.groups)), _ready(expand_groups(s.C, self.groups)),
                 _ready(s.D), _ready(s.z), _ready(s.delta_bias), _ready(s.lengths),
                 None if s.initial_state is None else _ready(s.initial_state.mT.float()),
             )
@@ -123,14 +128,14 @@ class _Call:
         }  # fmt: skip
 
 
-def _columns(streams: list[Stream]) -> tuple[tuple[Tensor | None, ...], ...]:
+def _columns(streams: list[ScanInputs]) -> tuple[tuple[Tensor | None, ...], ...]:
     """Tensors by name, one entry a stream, in the order of kernels.py: u, delta, B, C, D, z, delta_bias, lengths, h_0."""
     return tuple(zip(*streams, strict=True))
 
 
 def _total(partial: Tensor, like: Tensor, groups: int) -> Tensor:
     """The gradient of B or C from the partial sums: over rows (programs, N, D), or over channels (B, L, groups * blocks, N)."""
-    return gather(partial.sum(0) if like.ndim == 2 else partial.unflatten(2, (groups, -1)).sum(3), like)
+    return sum_groups(partial.sum(0) if like.ndim == 2 else partial.unflatten(2, (groups, -1)).sum(3), like)
 
 
 def _ready(x: Tensor | None) -> Tensor | None:
@@ -148,9 +153,9 @@ def _on(device: torch.device) -> AbstractContextManager:
 
 @cache
 def _kernels() -> ModuleType:
-    from mambavl.fuse.scan import kernels  # imports Triton, which takes a moment and may be absent
+    from mambavl.fuse.scan import triton_kernels  # imports Triton, which takes a moment and may be absent
 
-    return kernels
+    return triton_kernels
 
 
 @cache
@@ -167,8 +172,10 @@ def _wrong(device: torch.device) -> str | None:
     draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float32).to(device)
     A, options = -torch.exp(draw(40, 16)), Options(softplus=True)
     streams = [
-        Stream(draw(2, 70, 40), draw(2, 70, 40), draw(2, 70, 16), draw(2, 70, 16), draw(40), draw(2, 70, 40), draw(40)),
-        Stream(draw(3, 9, 40), draw(3, 9, 40), draw(3, 9, 16), draw(3, 9, 16), lengths=torch.tensor([9, 0, 5], device=device)),
+        ScanInputs(draw(2, 70, 40), draw(2, 70, 40), draw(2, 70, 16), draw(2, 70, 16), draw(40), draw(2, 70, 40), draw(40)),
+        ScanInputs(
+            draw(3, 9, 40), draw(3, 9, 40), draw(3, 9, 16), draw(3, 9, 16), lengths=torch.tensor([9, 0, 5], device=device)
+        ),
     ]
     dys = [draw(*s.u.shape) for s in streams]
     found = []

@@ -1,0 +1,107 @@
+"""`mambavl data check`: every video that is missing, short, corrupt or not what the lists say, before any work."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from mambavl.cache.rows import Segment
+from mambavl.configs.errors import DataError
+from mambavl.extract.annotations import Annotations, find_video, nominal_rate
+from mambavl.extract.video import HOLD, PyAVReader, VideoError
+
+DURATION_SLACK = 0.5  # seconds; copies in another container or at another rate differ by less
+SHAPE_SLACK = 0.05  # of width / height; resized copies round to even sides
+SAMPLED_FRAMES = 5  # decoded per video by the quick check: the first, the last and some between
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found. `problems` fail the check; `notes` are worth knowing and harmless, since rows are located in seconds."""
+
+    problems: list[str]
+    notes: list[str]
+    rates: Counter  # measured frames per second, rounded to 0.01 -> videos
+    videos: int
+
+
+def check_data(
+    annotations: Annotations,
+    videos: Path,
+    *,
+    full: bool = False,
+    on_video: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Open every video, scan its packets and decode a few frames (`full`: all of them)."""
+    if not Path(videos).is_dir():
+        raise DataError(f"{videos}: no such folder; --videos wants the one that holds P01/videos/P01_01.MP4")
+    rows: dict[str, list[Segment]] = {}
+    for segment in annotations.segments:
+        rows.setdefault(segment.video_id, []).append(segment)
+    problems, rates = [], Counter()
+    notes: dict[str, list[str]] = {}
+    for done, (video_id, segments) in enumerate(sorted(rows.items()), 1):
+        path = find_video(videos, segments[0].participant_id, video_id)
+        if path is None:
+            expected = f"{segments[0].participant_id}/videos/{video_id}.MP4"
+            problems.append(f"{video_id}: missing; expected {Path(videos) / expected} ({len(segments)} rows)")
+        else:
+            try:
+                reader = PyAVReader(path)
+            except VideoError as error:
+                problems.append(f"{video_id}: {error}")
+            else:
+                problems += _faults(video_id, path, reader, segments, annotations, full)
+                for note in _notes(video_id, reader, segments, annotations):
+                    notes.setdefault(note, []).append(video_id)
+                rates[round(float(reader.timeline.fps), 2)] += 1
+                reader.close()
+        on_video(done, len(rows))
+    return Report(problems, [f"{note}: {_some(videos)}" for note, videos in notes.items()], rates, len(rows))
+
+
+def _some(names: list[str]) -> str:
+    return f"{len(names)} videos ({', '.join(names[:5])}{', ...' if names[5:] else ''})"
+
+
+def _faults(
+    video_id: str, path: Path, reader: PyAVReader, segments: list[Segment], annotations: Annotations, full: bool
+) -> Iterator[str]:
+    timeline = reader.timeline
+    info = annotations.videos.get(video_id)
+    if info is None:
+        yield f"{video_id}: is not listed in EPIC_100_video_info.csv"
+    elif abs(timeline.end - info.duration) > DURATION_SLACK:
+        kind = "short" if timeline.end < info.duration else "mismatched"
+        yield f"{video_id}: {kind}: {path} lasts {timeline.end:.2f} s, the list says {info.duration:.2f} s"
+    if info is not None and abs(reader.width / reader.height / (info.width / info.height) - 1) > SHAPE_SLACK:
+        listed = f"{info.width}x{info.height}"
+        yield f"{video_id}: mismatched: its picture is {reader.width}x{reader.height}, of another shape than the listed {listed}"
+    late = [segment for segment in segments if segment.stop > timeline.end + HOLD]
+    if late:
+        last = max(late, key=lambda segment: segment.stop)
+        yield (
+            f"{video_id}: {len(late)} rows end after the video ({timeline.end:.2f} s), "
+            f"the last is {last.narration_id} at {last.stop:.2f} s"
+        )
+    count = len(timeline.pts)
+    indices = np.arange(count) if full else np.unique(np.linspace(0, count - 1, SAMPLED_FRAMES).astype(int))
+    damaged = [(index, frame) for index, frame in reader.frames(indices) if isinstance(frame, VideoError)]
+    if damaged:
+        yield f"{video_id}: corrupt: {len(damaged)} of {len(indices)} frames tried cannot be decoded; {damaged[0][1]}"
+
+
+def _notes(video_id: str, reader: PyAVReader, segments: list[Segment], annotations: Annotations) -> Iterator[str]:
+    info, fps = annotations.videos.get(video_id), reader.timeline.fps
+    if info is not None and (reader.width, reader.height) != (info.width, info.height):
+        yield "another size than the list says (a resized copy)"
+    if info is not None and abs(fps - info.fps) > 0.05 * info.fps:
+        yield "another rate than the list says (a re-encoded copy)"
+    nominal = nominal_rate(video_id)
+    if abs(fps - nominal) > 0.01 * nominal:
+        yield "frame columns that are no frame numbers of the file (rows are located in seconds, so this is harmless)"
+    if any(later.start < earlier.stop for earlier, later in pairwise(segments)):
+        yield "rows that start before the one ahead of them has ended"

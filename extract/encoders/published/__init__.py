@@ -1,0 +1,1 @@
+"""The encoders of the paper, written anew, and their published checkpoints."""

@@ -1,0 +1,170 @@
+"""Published checkpoints (.pth, .pt, .pyth), read without running what is in them.
+
+A pickle names functions and has them called. Here every name but those that put a tensor together stands for an inert object: a
+Namespace, an optimiser, a logger is read over and left out, and a hostile function is never found, so never called. It happens in
+a child process with bounded memory and time, which hands back one safetensors file.
+"""
+
+import json
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import tempfile
+import types
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mambavl.configs.errors import UsageError
+
+STATES = ("model_state", "state_dict", "model", "module", "net")  # where published checkpoints keep their weights
+SECONDS = 900  # a child that takes longer is stopped
+ROOM = 8 * 2**30  # bytes of data that a child may hold, beyond four times its file
+REBUILT = {  # what a tensor is put together with; storages are torch.load's own affair
+    ("collections", "OrderedDict"),
+    ("torch", "Size"),
+    ("torch", "device"),
+    ("torch._utils", "_rebuild_tensor"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("torch.nn.parameter", "Parameter"),
+    *(("torch", str(dtype).removeprefix("torch.")) for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)),
+    *(("torch", str(dtype).removeprefix("torch.")) for dtype in (torch.int64, torch.int32, torch.uint8, torch.bool)),
+}
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights of a checkpoint under their own names, and what else was in the file.
+
+    Raises UsageError, one line that names the file, for whatever is no checkpoint, is cut short, or tries anything.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such checkpoint")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path), []
+        except Exception as error:  # safetensors raises its own kind and a few of Python's; each means that it cannot be read
+            raise UsageError(f"{path}: cannot be read ({error})") from None
+    _look_before(path)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "weights.safetensors"
+        command = [sys.executable, "-m", "mambavl.extract.encoders.published.checkpoints", str(path.resolve()), str(out)]
+        environment = {k: v for k, v in os.environ.items() if k in ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "LANG")}
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
+        except subprocess.TimeoutExpired:
+            raise UsageError(f"{path}: took more than {SECONDS} s to read and was given up") from None
+        said = done.stdout.strip().splitlines()
+        if done.returncode or not said:
+            how = f"its reader ended with {done.returncode}" if not done.stderr.strip() else done.stderr.strip().splitlines()[-1]
+            raise UsageError(f"{path}: cannot be read ({how[:300]})")
+        answer = json.loads(said[-1])
+        if "fault" in answer:
+            raise UsageError(f"{path}: {answer['fault']}")
+        return load_file(out), answer["left_out"]
+
+
+def _look_before(path: Path) -> None:
+    """What can be known of an archive from its list: a bomb, a program."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UsageError(f"{path}: is a damaged archive ({error})") from None
+    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise UsageError(f"{path}: holds compressed entries, which no checkpoint of PyTorch does; it is not unpacked")
+    if any(Path(entry.filename).name == "constants.pkl" for entry in entries):
+        raise UsageError(f"{path}: is a TorchScript program, not a checkpoint; it is not run")
+
+
+# --- in the child
+
+
+class Inert:
+    """Stands for any object of a pickle that is not a tensor. It takes whatever is done to it, and does nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> "Inert":
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+    def __setitem__(self, _: Any, __: Any) -> None:
+        pass
+
+    def append(self, _: Any) -> None:
+        pass
+
+    def extend(self, _: Any) -> None:
+        pass
+
+
+class Unpickler(pickle.Unpickler):
+    """Finds the functions that rebuild tensors; all other names are Inert."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in REBUILT:
+            return super().find_class(module, name)
+        return type(name.rpartition(".")[2], (Inert,), {})
+
+
+def _pickle_module() -> types.ModuleType:
+    """What torch.load takes in place of the module `pickle`."""
+    module = types.ModuleType("inert_pickle")
+    module.Unpickler = Unpickler
+    module.load = lambda file, **options: Unpickler(file, **options).load()
+    module.UnpicklingError = pickle.UnpicklingError
+    return module
+
+
+def _weights(loaded: Any) -> tuple[dict[str, Tensor], list[str]]:
+    """The state dict in a checkpoint, and the names of what lies beside it."""
+    left_out: list[str] = []
+    while isinstance(loaded, dict) and not any(isinstance(value, Tensor) for value in loaded.values()):
+        inner = next((key for key in STATES if isinstance(loaded.get(key), dict)), None)
+        if inner is None:
+            raise ValueError(
+                f"holds no weights under {', '.join(STATES)}; it has {', '.join(map(str, list(loaded)[:8])) or 'nothing'}"
+            )
+        left_out += [str(key) for key in loaded if key != inner]
+        loaded = loaded[inner]
+    if not isinstance(loaded, dict):
+        raise ValueError(f"holds a {type(loaded).__name__}, not weights by name")
+    weights = {}
+    for key, value in loaded.items():
+        if isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided:
+            weights[key] = value.detach().clone(memory_format=torch.contiguous_format)  # no two share memory
+        else:
+            left_out.append(str(key))
+    return weights, left_out
+
+
+def _child(path: str, out: str) -> dict[str, Any]:
+    limit = ROOM + 4 * os.path.getsize(path)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_pickle_module())
+        weights, left_out = _weights(loaded)
+        save_file(weights, out)
+    except ValueError as error:
+        return {"fault": str(error)}
+    except Exception as error:  # a hostile or broken file can fail anywhere in a reader: its own words, one line
+        words = str(error).strip().splitlines() or [""]
+        return {"fault": f"cannot be read ({type(error).__name__}: {words[0][:200]})"}
+    return {"left_out": left_out}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_child(*sys.argv[1:3])))

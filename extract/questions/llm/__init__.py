@@ -1,0 +1,1 @@
+"""Questions written by a language model: a client that pays for nothing twice."""

@@ -1,0 +1,128 @@
+"""What is asked of a language model and what comes back: prompts, requests with their keys, replies, faults."""
+
+import base64
+import hashlib
+import json
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+MESSAGE_TOKENS = 16  # more than any known chat template adds around a message
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A system message of ours. Its version is the name of its file; a changed text is a changed request all the same."""
+
+    version: str
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def load_prompt(version: str) -> Prompt:
+    """One of the prompt files that come with the package, such as `describe-1`."""
+    file = resources.files("mambavl.extract.questions.llm").joinpath("prompts", f"{version}.txt")
+    return Prompt(version, file.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One thing to be asked. All that shapes the answer is in `key`; how often and where it was asked is not."""
+
+    model: str
+    prompt: Prompt
+    inputs: Mapping[str, str]
+    reply: type[BaseModel]  # what the reply's JSON must be
+    parameters: Mapping[str, Any]
+    pictures: Mapping[str, Any] | None = None  # which frames of which clip: what they are known by, before any is decoded
+    load_pictures: Callable[[], list[bytes]] | None = None  # the same as JPEG files
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 of the request in canonical JSON: under the same key nothing is paid for twice."""
+        canonical = {
+            "model": self.model,
+            "prompt": [self.prompt.version, self.prompt.sha256],
+            "inputs": dict(self.inputs),
+            "schema": self.schema,
+            "parameters": dict(self.parameters),
+            "pictures": self.pictures and dict(self.pictures),
+        }
+        text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The reply's JSON schema: an object of texts, all required, nothing else."""
+        fields = list(self.reply.model_fields)
+        return {
+            "type": "object",
+            "properties": {field: {"type": "string"} for field in fields},
+            "required": fields,
+            "additionalProperties": False,
+        }
+
+    @property
+    def question(self) -> str:
+        return json.dumps(dict(self.inputs), ensure_ascii=False)
+
+    def messages(self) -> list[dict[str, Any]]:
+        """In the form of a chat completion. Raises VideoError when the frames cannot be had."""
+        content: Any = self.question
+        if self.load_pictures is not None:
+            urls = ["data:image/jpeg;base64," + base64.b64encode(jpeg).decode() for jpeg in self.load_pictures()]
+            images = [{"type": "image_url", "image_url": {"url": url, "detail": "low"}} for url in urls]
+            content = [{"type": "text", "text": self.question}, *images]
+        return [{"role": "system", "content": self.prompt.text}, {"role": "user", "content": content}]
+
+    def token_bound(self, image_tokens: int) -> int:
+        """No fewer tokens than the request can have: a token is at least one byte; a picture counts as `image_tokens`."""
+        texts = (self.prompt.text, self.question, json.dumps(self.schema))
+        pictures = self.pictures["frames"] if self.pictures else 0
+        return sum(len(text.encode()) for text in texts) + 2 * MESSAGE_TOKENS + pictures * image_tokens
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model said, whether it is any good or not. Tokens are None where the server does not count them."""
+
+    text: str | None
+    finish_reason: str | None
+    refusal: str | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why there is no reply. `may_cost`: the server may have done the work and charge for it."""
+
+    reason: str
+    may_cost: bool = False
+    wait: float | None = None  # seconds that the server asked for
+    again: bool = True  # asking again may help
+    everybody: bool = False  # no request of this run will fare better
+    status: int | None = None  # of HTTP, where there was one
+
+
+def printable(text: str) -> str:
+    """Text of a server as a terminal may have it: no control, format or unassigned character, no lone surrogate."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(letter).startswith("C") else letter for letter in text)
+
+
+class Completer(Protocol):
+    """Whatever answers: a server or a model in this process. `model` names it in keys and in question files."""
+
+    model: str
+    backend: str
+
+    async def complete(self, request: Request, attempt: int) -> Reply | Fault:
+        """Ask once; a later attempt asks for another answer (another seed, a higher temperature)."""
