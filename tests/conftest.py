@@ -2,6 +2,8 @@
 
 import os
 
+from helpers.paths import SHARED
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -17,7 +19,6 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton's kernels then run on the CPU; read when they are first imported
 
 COUNT = "count: "
-SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +58,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory) -> Path:
     """A folder with finished stores of the same rows: video.zarr and text.zarr."""
-    from tiny import ROWS, make_dense_store, make_text_store
+    from helpers.tiny import ROWS, make_dense_store, make_text_store
 
     folder = tmp_path_factory.mktemp("stores")
     make_dense_store(folder / "video.zarr", ROWS)

@@ -15,21 +15,22 @@ Intervals: 95 %, from 1,000 bootstrap samples of the validation videos (rows of 
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import Annotations, Segment
-from mambavl.extract.questions.file import MASK, QUESTION_KEYS, Question, read_questions
+from mambavl.extract.questions.file import QUESTION_KEYS, Question, read_questions
 from mambavl.extract.questions.leaks import Checker, Leak
 from mambavl.extract.questions.probes import (
     LEAST_ROWS,
     MANY,
+    SAMPLES,
+    TARGETS,
+    Rows,
+    Step,
     _hints,
     _masks,
     _prior,
@@ -40,45 +41,7 @@ from mambavl.extract.questions.probes import (
     guessers,
 )
 
-TARGETS = ("verb", "noun", "action")
-
-
-SAMPLES = 1000  # of the bootstrap
-
-
 EXAMPLES = 20  # leaking rows that are shown
-
-
-TOKEN = rf"{MASK}|\w+"
-
-
-Step = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The labelled rows that a question file covers."""
-
-    segments: list[Segment]
-    questions: list[Question]
-
-    def __len__(self) -> int:
-        return len(self.segments)
-
-    def labels(self, target: str) -> np.ndarray:
-        """(rows,) int64; an action is a verb and a noun in one number."""
-        verb = np.array([s.verb_class for s in self.segments], np.int64)
-        noun = np.array([s.noun_class for s in self.segments], np.int64)
-        return {"verb": verb, "noun": noun, "action": verb * 100_000 + noun}[target]
-
-    def texts(self, key: str) -> list[str]:
-        return [getattr(question, key) for question in self.questions]
-
-    def half(self, is_train: bool) -> "_Rows":
-        return self.take([i for i, segment in enumerate(self.segments) if (segment.split == "train") == is_train])
-
-    def take(self, index: Sequence[int]) -> "_Rows":
-        return _Rows([self.segments[i] for i in index], [self.questions[i] for i in index])
 
 
 def audit(
@@ -172,7 +135,7 @@ def check_forms(questions: Sequence[Question], annotations: Annotations) -> list
     return [leak for q in known for leak in checker.leaks(segments[q.narration_id], q)]
 
 
-def _covered(path: Path, annotations: Annotations, labelled: dict[str, Segment]) -> _Rows:
+def _covered(path: Path, annotations: Annotations, labelled: dict[str, Segment]) -> Rows:
     questions = read_questions(path)
     known = {segment.narration_id for segment in annotations.segments}
     unknown = [name for name in questions if name not in known]
@@ -181,10 +144,10 @@ def _covered(path: Path, annotations: Annotations, labelled: dict[str, Segment])
     covered = [name for name in labelled if name in questions]
     if not covered:
         raise DataError(f"{path}: has no question for any labelled row of {annotations.folder}")
-    return _Rows([labelled[name] for name in covered], [questions[name] for name in covered])
+    return Rows([labelled[name] for name in covered], [questions[name] for name in covered])
 
 
-def _describe(path: Path, rows: _Rows, of: int) -> dict[str, Any]:
+def _describe(path: Path, rows: Rows, of: int) -> dict[str, Any]:
     first = rows.questions[0]
     return {
         "path": str(path),
@@ -197,7 +160,7 @@ def _describe(path: Path, rows: _Rows, of: int) -> dict[str, Any]:
     }
 
 
-def _survivors(checker: Checker, rows: _Rows, annotations: Annotations) -> dict[str, Any]:
+def _survivors(checker: Checker, rows: Rows, annotations: Annotations) -> dict[str, Any]:
     leaks = [leak for s, q in zip(rows.segments, rows.questions, strict=True) for leak in checker.leaks(s, q)]
     parts = [leak for s, q in zip(rows.segments, rows.questions, strict=True) for leak in checker.parts(s, q)]
     told = {kind: {leak.narration_id for leak in leaks if leak.kind == kind} for kind in ("verb", "noun")}

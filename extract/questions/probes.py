@@ -2,16 +2,49 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract.questions.audit import SAMPLES, TARGETS, TOKEN, Step, _Rows
+from mambavl.extract.annotations import Segment
 from mambavl.extract.questions.file import MASK, QUESTION_KEYS, Question
 from mambavl.extract.questions.leaks import Checker
+
+TARGETS = ("verb", "noun", "action")
+SAMPLES = 1000  # of the bootstrap
+TOKEN = rf"{MASK}|\w+"
+Step = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The labelled rows that a question file covers."""
+
+    segments: list[Segment]
+    questions: list[Question]
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def labels(self, target: str) -> np.ndarray:
+        """(rows,) int64; an action is a verb and a noun in one number."""
+        verb = np.array([s.verb_class for s in self.segments], np.int64)
+        noun = np.array([s.noun_class for s in self.segments], np.int64)
+        return {"verb": verb, "noun": noun, "action": verb * 100_000 + noun}[target]
+
+    def texts(self, key: str) -> list[str]:
+        return [getattr(question, key) for question in self.questions]
+
+    def half(self, is_train: bool) -> "Rows":
+        return self.take([i for i, segment in enumerate(self.segments) if (segment.split == "train") == is_train])
+
+    def take(self, index: Sequence[int]) -> "Rows":
+        return Rows([self.segments[i] for i in index], [self.questions[i] for i in index])
+
 
 MAX_ITERATIONS, TOLERANCE, INVERSE_PENALTY = 300, 1e-3, 10.0  # of the logistic regressions
 
@@ -33,7 +66,7 @@ def guessers(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _probes(
-    path: Path, train: _Rows, test: _Rows, encoder: Any, train_rows: int, seed: int, step: Step
+    path: Path, train: Rows, test: Rows, encoder: Any, train_rows: int, seed: int, step: Step
 ) -> dict[str, dict[str, Any]]:
     """By features: verb and noun by logistic regression; the action as the pair of the two, and by a regression over pairs."""
     if train_rows and train_rows < len(train):
@@ -63,7 +96,7 @@ def _probes(
     return found
 
 
-def _tf_idf(train: _Rows, test: _Rows, _: Any) -> tuple[Any, Any]:
+def _tf_idf(train: Rows, test: Rows, _: Any) -> tuple[Any, Any]:
     """Words and pairs of neighbouring words of each question, seen in at least two train rows."""
     import scipy.sparse
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -83,7 +116,7 @@ def _tf_idf(train: _Rows, test: _Rows, _: Any) -> tuple[Any, Any]:
     return scipy.sparse.hstack(learn).tocsr(), scipy.sparse.hstack(ask).tocsr()
 
 
-def _encoded(train: _Rows, test: _Rows, encoder: Any) -> tuple[np.ndarray, np.ndarray]:
+def _encoded(train: Rows, test: Rows, encoder: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean of the encoder's last hidden states over the tokens, for both questions side by side, standardised."""
     texts = sorted({text for rows in (train, test) for key in QUESTION_KEYS for text in rows.texts(key)})
     ids = [encoder.tokenize(text) for text in texts]
@@ -130,7 +163,7 @@ def _frequent(labels: np.ndarray, least: int) -> np.ndarray:
     return kept if kept.any() else np.ones(len(labels), bool)
 
 
-def _prior(train: _Rows) -> dict[str, int]:
+def _prior(train: Rows) -> dict[str, int]:
     """The most frequent train class of each target; the smallest of equals."""
     return {target: _most(Counter(train.labels(target).tolist())) for target in TARGETS}
 
@@ -139,7 +172,7 @@ def _most(counts: Counter) -> int:
     return min(counts, key=lambda c: (-counts[c], c))
 
 
-def _reader(checker: Checker, train: _Rows, test: _Rows) -> dict[str, Any]:
+def _reader(checker: Checker, train: Rows, test: Rows) -> dict[str, Any]:
     guesses: dict[str, list[int]] = {target: [] for target in TARGETS}
     sizes: dict[str, list[int]] = {"verb": [], "noun": []}
     allowed = {kind: _Compatible(checker, kind, train) for kind in ("verb", "noun")}
@@ -169,7 +202,7 @@ def _reader(checker: Checker, train: _Rows, test: _Rows) -> dict[str, Any]:
 class _Compatible:
     """Which train classes of a kind a question allows; the rule is at the top of this file."""
 
-    def __init__(self, checker: Checker, kind: str, train: _Rows) -> None:
+    def __init__(self, checker: Checker, kind: str, train: Rows) -> None:
         self.kind, self.key = kind, f"{kind}_question"
         self.names = checker.verbs if kind == "verb" else checker.nouns
         labels = train.labels(kind).tolist()
@@ -200,7 +233,7 @@ class _Compatible:
         return self._known[text, hint]
 
 
-def _masks(rows: _Rows) -> dict[str, dict[str, float]]:
+def _masks(rows: Rows) -> dict[str, dict[str, float]]:
     """By question: the share of rows with 0, 1, 2, 3, 4 or more placeholders, in percent."""
     shares = {}
     for key in QUESTION_KEYS:
@@ -209,7 +242,7 @@ def _masks(rows: _Rows) -> dict[str, dict[str, float]]:
     return shares
 
 
-def _hints(rows: _Rows) -> dict[str, dict[str, Any]]:
+def _hints(rows: Rows) -> dict[str, dict[str, Any]]:
     """By question: how many rows are told something, and the entropy of what they are told in bits; no hint counts as a value."""
     found = {}
     for key in QUESTION_KEYS:
@@ -223,11 +256,11 @@ def _hints(rows: _Rows) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _score(test: _Rows, guesses: dict[str, Any]) -> dict[str, dict[str, float]]:
+def _score(test: Rows, guesses: dict[str, Any]) -> dict[str, dict[str, float]]:
     return {target: _share(guesses[target] == test.labels(target), test) for target in TARGETS}
 
 
-def _share(hits: np.ndarray, rows: _Rows) -> dict[str, float]:
+def _share(hits: np.ndarray, rows: Rows) -> dict[str, float]:
     """Percent of hits, with its interval."""
     low, high = interval(hits, [segment.video_id for segment in rows.segments])
     return {"percent": 100 * float(hits.mean()), "low": low, "high": high}

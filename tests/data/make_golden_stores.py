@@ -8,9 +8,9 @@ A later version of mambavl must read them, or say which version it reads.
 import shutil
 from pathlib import Path
 
+from helpers.tiny import make_dense_store, make_text_store
 from mambavl.cache import writer
 from mambavl.cache.spec import SCHEMA_VERSION
-from tiny import make_dense_store, make_text_store
 
 
 def main() -> None:

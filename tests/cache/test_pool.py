@@ -1,0 +1,159 @@
+"""Pooled stores: the means that numpy gives, the parent named, failures kept; and what diff says of two stores."""
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.tiny import CLASSES, make_dense_store, make_segments, make_text_store
+from mambavl.cache import open_store
+from mambavl.cache.diff import diff
+from mambavl.cache.pool import pool
+from mambavl.cache.rows import OK, STATUS_CODE
+from mambavl.cache.shards import Level
+from mambavl.cache.verify import verify
+from mambavl.cache.writer import RowGroup, StoreWriter
+from mambavl.configs.errors import Interrupted, UsageError
+
+ROWS, VIEWS, STEPS, SIDE, WIDTH = 20, 2, 3, 6, 5
+FAILED, SHORT = 4, 9  # a row without features; a row of one step
+
+
+def make_patch_store(path, dtype="float32"):
+    """A finished store of level `patch`; returns (rows, V, T, h, w, D)."""
+    values = np.random.default_rng(0).normal(size=(ROWS, VIEWS, STEPS, SIDE, SIDE, WIDTH)).astype(dtype)
+    level = Level("patch", "dense", (VIEWS, STEPS * SIDE * SIDE, WIDTH), dtype, steps=STEPS)
+    recipe = {"encoder": {"name": "fake", "state": "random", "sha256": "0" * 64, "width": WIDTH}}
+    spec = {"kind": "video", "recipe": recipe, "inputs": {"videos": {}}, "levels": [level.to_dict()], "frame_pts": [1, STEPS]}
+    writer = StoreWriter(path, {**spec, "rows_per_group": 8}, make_segments(ROWS), CLASSES, {})
+    values[FAILED], values[SHORT, :, 1:] = np.nan, np.nan
+    for group in writer.pending():
+        rows = np.array(writer.layout.rows_of(group))
+        status = np.where(rows == FAILED, STATUS_CODE["damaged_frame"], OK).astype(np.uint8)
+        rows_values = {"patch": values[rows].reshape(len(rows), *level.shape)}
+        lengths = {"length": np.where(rows == FAILED, 0, np.where(rows == SHORT, 1, STEPS))}
+        reasons = {int(i): "frame 7" for i in np.flatnonzero(rows == FAILED)}
+        pts = np.repeat(rows[:, None, None], STEPS, 2).astype(float)
+        writer.commit(group, RowGroup(rows_values, lengths, status, rows.astype(np.uint8) % 8, pts, reasons))
+    writer.finalize()
+    return values
+
+
+def expected(values, to):
+    if to == "clip":
+        return values.mean(axis=(2, 3, 4))
+    if to == "frame":
+        return values.mean(axis=(3, 4))
+    cells = int(to.removeprefix("grid"))
+    return values.reshape(ROWS, VIEWS, STEPS, cells, SIDE // cells, cells, SIDE // cells, WIDTH).mean(axis=(4, 6))
+
+
+@pytest.mark.parametrize("to", ["grid3", "grid1", "frame", "clip"])
+def test_a_pooled_level_is_the_mean_of_what_it_covers(tmp_path, to):
+    values = make_patch_store(tmp_path / "patch.zarr")
+    parent = open_store(tmp_path / "patch.zarr")
+    store_id = pool(parent, tmp_path / "small.zarr", to)
+    small = open_store(tmp_path / "small.zarr", verify="read")
+    assert small.store_id == store_id
+    assert verify(tmp_path / "small.zarr", deep=True) == []
+    rows = [row for row in range(ROWS) if row not in (FAILED, SHORT)]
+    level = to.rstrip("0123456789")
+    truth = expected(np.nan_to_num(values), to)
+    for view in range(VIEWS):
+        tokens, _ = small.batch(rows, level, view=view)
+        np.testing.assert_allclose(tokens.numpy(), truth[rows, view].reshape(tokens.shape), rtol=1e-5, atol=1e-6)
+    short, length = small.batch([SHORT], level, view=1)
+    first = expected(np.repeat(values[:, :, :1], STEPS, 2), to)[SHORT, 1].reshape(short.shape[1:])
+    covered = len(first) if to == "clip" else len(first) // STEPS
+    assert length.tolist() == [covered]
+    np.testing.assert_allclose(short[0, :covered], first[:covered], rtol=1e-5, atol=1e-6)
+    assert not short[0, covered:].any()
+
+
+def test_a_pooled_store_names_its_parent_and_keeps_what_is_known_of_its_rows(tmp_path):
+    make_patch_store(tmp_path / "patch.zarr")
+    parent = open_store(tmp_path / "patch.zarr")
+    pool(parent, tmp_path / "small.zarr", "frame")
+    small = open_store(tmp_path / "small.zarr")
+    assert small.spec["inputs"]["parent"]["store_id"] == parent.store_id
+    assert small.spec["recipe"]["pooled"] == {"from": "patch", "to": "frame", "rule": "mean"}
+    assert small.spec["recipe"]["encoder"] == parent.spec["recipe"]["encoder"]
+    assert small.failures == parent.failures == [[parent.segments[FAILED].narration_id, 6, "frame 7"]]
+    for name in ("status", "flags", "frame_pts", "length"):
+        np.testing.assert_array_equal(small.row_array(name), parent.row_array(name))
+
+
+def test_pooling_a_pooled_store_goes_on_down_and_not_up(tmp_path):
+    values = make_patch_store(tmp_path / "patch.zarr")
+    pool(open_store(tmp_path / "patch.zarr"), tmp_path / "grid.zarr", "grid2")
+    pool(open_store(tmp_path / "grid.zarr"), tmp_path / "frame.zarr", "frame")
+    tokens, _ = open_store(tmp_path / "frame.zarr").batch([0], "frame")
+    np.testing.assert_allclose(tokens[0], values[0, 0].mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
+    frames = open_store(tmp_path / "frame.zarr")
+    for store, to, message in (
+        (frames, "frame", "needs a finer level"),
+        (frames, "grid2", "needs level patch"),
+        (open_store(tmp_path / "patch.zarr"), "grid9", "at least 9 patches a side"),
+        (frames, "pyramid", "there are clip, frame, and grid"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            pool(store, tmp_path / "never.zarr", to)
+    assert not (tmp_path / "never.zarr").exists()
+
+
+def test_pooling_stops_and_resumes_between_row_groups(tmp_path):
+    make_patch_store(tmp_path / "patch.zarr")
+    parent = open_store(tmp_path / "patch.zarr")
+    with pytest.raises(Interrupted, match="the same command resumes"):
+        pool(parent, tmp_path / "small.zarr", "clip", should_stop=lambda: True)
+    whole = pool(parent, tmp_path / "other.zarr", "clip")
+    assert pool(parent, tmp_path / "small.zarr", "clip") == whole
+
+
+def test_stores_that_say_the_same_do_not_differ(tmp_path):
+    make_dense_store(tmp_path / "a.zarr", failed={3: 3})
+    make_dense_store(tmp_path / "b.zarr", failed={3: 3})
+    assert list(diff(open_store(tmp_path / "a.zarr"), open_store(tmp_path / "b.zarr"))) == []
+    make_text_store(tmp_path / "t.zarr")
+    assert list(diff(open_store(tmp_path / "t.zarr"), open_store(tmp_path / "t.zarr"))) == []
+
+
+def test_diff_names_fields_rows_and_values(tmp_path):
+    make_dense_store(tmp_path / "a.zarr")
+    make_dense_store(tmp_path / "b.zarr", 24, group_rows=4, failed={2: 3}, short={5: 2})
+    ours, theirs = open_store(tmp_path / "a.zarr"), open_store(tmp_path / "b.zarr")
+    lines = list(diff(ours, theirs))
+    ids = [segment.narration_id for segment in theirs.segments]
+    assert "spec rows: 20 -> 24" in lines
+    assert "spec rows_per_group: 8 -> 4" in lines
+    assert f"rows only in {theirs.path}: 4 rows ({', '.join(ids[20:])})" in lines
+    assert f"status: 1 rows ({ids[2]}) (first: ok -> missing_video)" in lines
+    assert f"level frame: other lengths in 1 rows ({ids[5]})" in lines
+    assert not any("other values" in line for line in lines)
+
+
+def test_diff_measures_the_largest_difference(tmp_path, monkeypatch):
+    make_dense_store(tmp_path / "a.zarr")
+    ours, theirs = open_store(tmp_path / "a.zarr"), open_store(tmp_path / "a.zarr")
+    batch = theirs.batch
+    monkeypatch.setattr(theirs, "batch", lambda rows, level, view=0: (batch(rows, level, view=view)[0] + torch.tensor(0.5), None))
+    (line,) = diff(ours, theirs)
+    assert line.startswith("level frame: other values in 20 rows (P01_101_0, ")
+    assert line.endswith("the largest difference is 0.5")
+
+
+def test_diff_sees_differences_beside_and_beneath_nan(tmp_path, monkeypatch):
+    make_dense_store(tmp_path / "a.zarr")
+    ours, theirs = open_store(tmp_path / "a.zarr"), open_store(tmp_path / "a.zarr")
+    batch, arrays = theirs.batch, theirs.row_array
+
+    def spoilt(rows, level, view=0):
+        tokens, lengths = batch(rows, level, view=view)
+        tokens[0, 0, 0], tokens[0, 1, 1] = torch.nan, tokens[0, 1, 1] + 1
+        return tokens, lengths
+
+    monkeypatch.setattr(theirs, "batch", spoilt)
+    monkeypatch.setattr(theirs, "row_array", lambda name: arrays(name) + (name == "flags"))
+    lines = list(diff(ours, theirs))
+    assert lines[0].startswith("flags: 20 rows")
+    assert lines[1].startswith("level frame: other values in 1 rows (P01_101_0)")
+    assert len(lines) == 2

@@ -1,0 +1,77 @@
+"""The report: self-contained, escaped, honest about text."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from helpers.tiny import ROWS, make_text_store, tiny_recipe
+from mambavl.configs.errors import UsageError
+from mambavl.fuse import report
+from mambavl.fuse.train import train
+
+
+@pytest.fixture(scope="module")
+def page(stores, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    runs = []
+    for seed in (0, 1):
+        train(tiny_recipe(stores, seed=seed, title="<script>alert(1)</script> fused"), folder / f"fused{seed}")
+        runs.append(folder / f"fused{seed}")
+    text_only = tiny_recipe(stores, title="text only")
+    text_only = text_only.model_copy(update={"streams": {k: v for k, v in text_only.streams.items() if k != "video"}})
+    train(text_only, folder / "text")
+    report.write_report([*runs, folder / "text"], folder / "report.html")
+    return folder, (folder / "report.html").read_text()
+
+
+def test_the_report_escapes_what_it_is_given_and_needs_nothing_from_outside(page):
+    _, text = page
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert not re.search(r'(src|href)="https?://', text)
+
+
+def test_the_report_joins_seeds_names_protocols_and_says_what_the_text_leaks(page):
+    folder, text = page
+    entries = report.collect([folder / "fused0", folder / "fused1", folder / "text"])
+    assert [entry.seeds for entry in entries] == [[0, 1], [0]]
+    assert re.fullmatch(r"[\d.]+ ± [\d.]+", entries[0].cell("all_verb_top1"))
+    said = report.leak_sentences(entries)
+    assert "never sees a frame" in said[0]
+    assert f"{entries[1].first['metrics']['all_verb_top1']:.1f} %" in said[0]
+    assert "“text only” never sees a frame" in text
+    assert text.count("<svg") == 1 + 2
+    assert ">oracle</span>" in text
+    assert "random weights" in text
+
+
+def test_a_confusion_matrix_counts_by_hand():
+    matrix, names = report.confusion(np.array([0, 0, 2, 2]), np.array([0, 2, 2, 7]), {0: "cut", 2: "open"})
+    assert names == ["cut", "open", "other"]
+    np.testing.assert_allclose(matrix[:2], [[0.5, 0.5, 0], [0, 0.5, 0.5]])
+
+
+def test_runs_fed_from_other_stores_are_never_averaged_and_none_counts_twice(stores, tmp_path):
+    for protocol, seed in (("oracle", 0), ("generic", 1)):
+        shutil.rmtree(tmp_path / "text.zarr", ignore_errors=True)
+        make_text_store(tmp_path / "text.zarr", ROWS, protocol=protocol)
+        recipe = tiny_recipe(stores, seed=seed)
+        moved = {
+            n: s if n == "video" else s.model_copy(update={"store": tmp_path / "text.zarr"}) for n, s in recipe.streams.items()
+        }
+        train(recipe.model_copy(update={"streams": moved}), tmp_path / protocol)
+    entries = report.collect([tmp_path / "oracle", tmp_path / "generic"])
+    assert [(entry.seeds, entry.first["text_protocol"]) for entry in entries] == [([0], "oracle"), ([1], "generic")]
+    with pytest.raises(UsageError, match="are the same run; name it once"):
+        report.collect([tmp_path / "oracle", tmp_path / "oracle"])
+
+
+def test_a_title_may_hold_anything_and_stores_may_be_gone(stores, tmp_path):
+    shutil.copytree(stores, tmp_path / "stores")
+    train(tiny_recipe(tmp_path / "stores", title=r"_$\frac$ & co"), tmp_path / "run")
+    shutil.rmtree(tmp_path / "stores")
+    report.write_report([tmp_path / "run"], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert r"_$\frac$ &amp; co" in text

@@ -1,0 +1,129 @@
+"""Training on tiny stores: learning, determinism, resuming, schedules, parameter groups."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.tiny import make_dense_store, tiny_recipe, weights
+from mambavl.configs import validate
+from mambavl.configs.errors import DataError, Interrupted, UsageError
+from mambavl.fuse.data import FeatureData
+from mambavl.fuse.recipe import Recipe, TrainConfig, build_head
+from mambavl.fuse.run import read_scores
+from mambavl.fuse.scan import pick
+from mambavl.fuse.train import build_optimizer, learning_rate, train
+
+
+@pytest.mark.parametrize("head", ["mambavl", "mlp", "transformer"])
+def test_a_head_learns_and_its_result_names_where_it_comes_from(stores, tmp_path, head):
+    lines = []
+    result = train(tiny_recipe(stores, head=head, epochs=25), tmp_path / "run", on_epoch=lines.append)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert result["metrics"]["all_verb_top1"] > 1.5 * result["prior_metrics"]["all_verb_top1"]
+    assert result["text_protocol"] == "oracle"
+    assert result["streams"]["video"]["encoder"] == {"name": "fake", "state": "random", "sha256": "0" * 64, "width": 6}
+    assert result["streams"]["video"]["store_ids"][0]
+    assert result["scan_backend"] == (pick("auto") if head == "mambavl" else None)
+    scores = read_scores(tmp_path / "run", "validation")
+    np.testing.assert_allclose(np.exp(scores["verb"]).sum(1), 1, rtol=1e-4)
+    assert len(scores["narration_id"]) == result["rows"]["scored"]
+    assert len((tmp_path / "run" / "curves.jsonl").read_text().splitlines()) == 25
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(stores, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(tiny_recipe(stores, seed=seed), tmp_path / name)
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert any(not torch.equal(a[key], c[key]) for key in a)
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 4, 7, 10])
+def test_an_interrupted_run_resumes_to_the_same_bits(stores, tmp_path, stop_after):
+    """Stopped before any batch of the 12, inside an epoch or between two: weights and curves equal the uninterrupted run's."""
+    train(tiny_recipe(stores), tmp_path / "whole")
+    calls = iter(range(1000))
+    with pytest.raises(Interrupted, match="resumes"):
+        train(tiny_recipe(stores), tmp_path / "run", should_stop=lambda: next(calls) >= stop_after)
+    assert not (tmp_path / "run" / "result.json").exists()
+    train(tiny_recipe(stores), tmp_path / "run")
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    curves = [
+        [json.loads(line) for line in (tmp_path / name / "curves.jsonl").read_text().splitlines()] for name in ("whole", "run")
+    ]
+    for one, other in zip(*curves, strict=True):
+        assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+
+
+def test_a_finished_run_is_returned_and_another_recipe_refused(stores, tmp_path):
+    first = train(tiny_recipe(stores), tmp_path / "run")
+    assert train(tiny_recipe(stores), tmp_path / "run") == first
+    with pytest.raises(UsageError, match=r"train\.seed: 0 -> 3"):
+        train(tiny_recipe(stores, seed=3), tmp_path / "run")
+
+
+def test_a_run_without_text_is_called_none(stores, tmp_path):
+    assert train(tiny_recipe(stores, text=False), tmp_path / "run")["text_protocol"] == "absent"
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_rows(stores, tmp_path):
+    with pytest.raises(DataError, match=r"diverged: loss (nan|inf).* in epoch \d+, batch \d+ \(rows P01_"):
+        train(tiny_recipe(stores, lr=1e30, lr_ssm=1e30, clip_norm=0, warmup_epochs=0), tmp_path / "run")
+
+
+def test_weights_that_explode_in_the_last_update_are_a_clear_error_too(stores, tmp_path):
+    with pytest.raises(DataError, match="diverged"):
+        train(tiny_recipe(stores, lr=1e30, lr_ssm=1e30, warmup_epochs=0, batch_size=100, epochs=1), tmp_path / "run")
+
+
+def test_a_run_does_not_go_on_with_other_features(stores, tmp_path):
+    """The store of an interrupted run was replaced in place: its second half must not be trained on something else."""
+    shutil.copytree(stores / "video.zarr", tmp_path / "video.zarr")
+    recipe = tiny_recipe(stores, text=False)
+    source = recipe.streams["video"].model_copy(update={"store": tmp_path / "video.zarr"})
+    recipe = recipe.model_copy(update={"streams": {"video": source}})
+    calls = iter(range(1000))
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "run", should_stop=lambda: next(calls) >= 5)
+    shutil.rmtree(tmp_path / "video.zarr")
+    make_dense_store(tmp_path / "video.zarr", 48, group_rows=16)
+    with pytest.raises(UsageError, match=r"begun with other stores.*\n  video\.store_ids"):
+        train(recipe, tmp_path / "run")
+
+
+def test_a_run_may_use_some_of_its_streams(stores, tmp_path):
+    recipe = tiny_recipe(stores).model_copy(update={"use_streams": ["verb_question", "noun_question"]})
+    result = train(recipe, tmp_path / "run")
+    assert set(result["streams"]) == {"verb_question", "noun_question"}
+    with pytest.raises(UsageError, match="did you mean `video`"):
+        validate({**recipe.model_dump(mode="json", exclude_none=True), "use_streams": ["vidoe"]}, Recipe, "r.toml")
+
+
+def test_the_schedule_warms_up_and_falls_along_half_a_cosine():
+    config = TrainConfig()
+    assert learning_rate(0, config) == config.lr_start
+    assert learning_rate(1, config) == pytest.approx((config.lr_start + config.lr) / 2)
+    assert learning_rate(2, config) == config.lr
+    assert learning_rate(16, config) == pytest.approx((config.lr + config.lr_end) / 2)
+    assert learning_rate(30, config) == pytest.approx(config.lr_end)
+
+
+def test_parameter_groups_follow_the_rules(stores):
+    loaded = tiny_recipe(stores)
+    data = FeatureData(loaded.streams, loaded.data)
+    head = build_head(loaded, data)
+    names = {id(p): n for n, p in head.named_parameters()}
+    groups = build_optimizer(head, TrainConfig()).param_groups
+    found = {names[id(p)]: (group["peak"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert len(found) == len(names)
+    assert found["a_log.shared"] == (3e-3, 0.0)
+    assert found["d_skip.video"] == (3e-3, 0.0)
+    assert found["mixer.video.dt_proj.bias"] == (3e-3, 0.0)
+    assert found["mixer.video.in_proj.weight"] == (3e-3, 0.05)
+    assert found["project.text.0.weight"] == (1e-3, 0.0)  # a norm
+    assert found["project.text.1.weight"] == (1e-3, 0.05)
+    assert found["verb_head.bias"] == (1e-3, 0.0)

@@ -1,0 +1,15 @@
+"""The command line, called in this process."""
+
+import sys
+
+from mambavl.cli import app
+
+
+def call(*words: object, monkeypatch=None) -> int:
+    """Run the program in this process; returns the exit code."""
+    before = sys.argv
+    sys.argv = ["mambavl", *map(str, words)]
+    try:
+        return app.run()
+    finally:
+        sys.argv = before

@@ -1,0 +1,9 @@
+"""Where things are: the checkout, its tests and their data, and the shared facts beside the checkout where there are any."""
+
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+ROOT = TESTS.parent
+DATA = TESTS / "data"
+SHARED = ROOT.parent / "shared"  # a stranger's clone has none: what needs it skips with a reason
+EK100 = SHARED / "data" / "ek100"

@@ -1,0 +1,193 @@
+"""Tiny segments, finished stores with known contents, and a small recipe over them, for several test modules."""
+
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file
+
+from mambavl.cache.rows import Classes, Segment
+from mambavl.cache.shards import Level
+from mambavl.cache.writer import RowGroup, StoreWriter
+from mambavl.configs import validate
+from mambavl.fuse.recipe import Recipe
+
+
+def make_segments(count: int, splits: tuple[str, ...] = ("train", "validation")) -> tuple[Segment, ...]:
+    """Rows in canonical order; blocks of six belong to one split, so that each holds every class."""
+    segments = [
+        Segment(
+            narration_id=f"P01_{101 + i // 10}_{i % 10}",
+            participant_id="P01" if i // 6 % 4 < 3 else "P02",
+            video_id=f"P01_{101 + i // 10}",
+            narration_timestamp="00:00:01.000",
+            start=float(i % 10) * 2,
+            stop=float(i % 10) * 2 + 1.5,
+            start_frame=1,
+            stop_frame=75,
+            split=splits[i // 6 % len(splits)],
+            narration=f"cut onion {i}",
+            verb="cut",
+            verb_class=i % 3,
+            noun="onion",
+            noun_class=i % 4,
+            all_nouns=("onion",),
+            all_noun_classes=(i % 4,),
+        )
+        for i in range(count)
+    ]
+    return tuple(sorted(segments, key=lambda s: (s.video_id, s.start, s.narration_id)))
+
+
+CLASSES = Classes(
+    verbs={0: "cut", 1: "wash", 2: "open"},
+    nouns={0: "onion", 1: "cup", 2: "pan", 3: "lid"},
+    num_verbs=3,
+    num_nouns=4,
+    tail_verbs=(2,),
+    tail_nouns=(3,),
+    unseen_participants=("P02",),
+)
+
+
+def make_dense_store(
+    path: Path,
+    rows: int = 20,
+    *,
+    group_rows: int = 8,
+    width: int = 6,
+    steps: int = 4,
+    views: int = 1,
+    dtype: str = "float32",
+    compressor: str = "none",
+    recipe=None,
+    failed=None,
+    short=None,
+    splits=None,
+    class_token: bool = False,
+):
+    """A finished video store of frame features that depend on the labels; returns them, (rows, views, steps, width).
+
+    class_token: with a level `cls`, the mean plus 1. failed: row -> status; short: row -> steps, NaN from there on.
+    """
+    segments = make_segments(rows, splits or ("train", "validation"))
+    level = Level("frame", "dense", (views, steps, width), dtype, steps=steps, compressor=compressor)
+    cls = Level("cls", "dense", (views, width), dtype, compressor=compressor)
+    rng = np.random.default_rng(0)
+    centres_v, centres_n = rng.normal(size=(3, width)), rng.normal(size=(4, width))
+    features = np.stack(
+        [rng.normal(size=(views, steps, width)) * 0.1 + centres_v[s.verb_class] + centres_n[s.noun_class] for s in segments]
+    ).astype(np.float32)
+    lengths = np.array([(short or {}).get(row, steps) for row in range(rows)])
+    features[np.broadcast_to((np.arange(steps) >= lengths[:, None])[:, None], features.shape[:3])] = np.nan
+    spec = {
+        "kind": "video",
+        "recipe": recipe or {"encoder": {"name": "fake", "state": "random", "sha256": "0" * 64, "width": width}},
+        "inputs": {},
+        "levels": [level.to_dict(), cls.to_dict()] if class_token else [level.to_dict()],
+        "frame_pts": [1, steps],
+        "rows_per_group": group_rows,
+    }
+    writer = StoreWriter(path, spec, segments, CLASSES, {})
+    for group in writer.pending():
+        index = list(writer.layout.rows_of(group))
+        count = len(index)
+        status = np.array([(failed or {}).get(row, 1) for row in index], np.uint8)
+        writer.commit(
+            group,
+            RowGroup(
+                levels={"frame": features[index]} | ({"cls": np.nan_to_num(features[index]).mean(2) + 1} if class_token else {}),
+                lengths={"length": lengths[index]},
+                status=status,
+                flags=np.zeros(count, np.uint8),
+                frame_pts=np.zeros((count, 1, steps)),
+                reasons={row: "made so" for row in range(count) if status[row] != 1},
+            ),
+        )
+    writer.finalize()
+    return features
+
+
+def make_text_store(
+    path: Path, rows: int = 20, *, group_rows: int = 8, width: int = 5, protocol: str = "oracle", compressor: str = "none"
+):
+    """A finished text store with two questions a row, ragged, some of them empty."""
+    segments = make_segments(rows)
+    rng = np.random.default_rng(1)
+    questions = ("verb_question", "noun_question")
+    texts = {q: [rng.normal(size=(rng.integers(0, 9), width)).astype(np.float32) for _ in segments] for q in questions}
+    levels = [Level(f"{q}/last_hidden", "ragged", (width,), "float32", capacity=64, compressor=compressor) for q in questions]
+    spec = {
+        "kind": "text",
+        "recipe": {
+            "encoder": {"name": "fake-text", "state": "random", "sha256": "1" * 64, "width": width},
+            "questions": {"protocol": protocol, "backend": "template", "prompt_version": "test"},
+        },
+        "inputs": {},
+        "levels": [level.to_dict() for level in levels],
+        "frame_pts": [],
+        "rows_per_group": group_rows,
+    }
+    writer = StoreWriter(path, spec, segments, CLASSES, {})
+    for group in writer.pending():
+        index = list(writer.layout.rows_of(group))
+        writer.commit(
+            group,
+            RowGroup(
+                levels={f"{q}/last_hidden": np.concatenate([texts[q][i] for i in index]) for q in questions},
+                lengths={f"{q}/length": np.array([len(texts[q][i]) for i in index]) for q in questions},
+                status=np.ones(len(index), np.uint8),
+                flags=np.zeros(len(index), np.uint8),
+            ),
+        )
+    writer.finalize()
+    return texts
+
+
+ROWS = 48  # of the stores that runs are made from
+
+
+def tiny_recipe(stores, *, text=True, head="mambavl", title="tiny", **train_keys):
+    streams = {"video": {"store": str(stores / "video.zarr"), "level": "frame"}}
+    if text:
+        for question in ("verb_question", "noun_question"):
+            streams[question] = {"store": str(stores / "text.zarr"), "level": f"{question}/last_hidden"}
+    small = {"d_model": 16, "dropout": 0.1}
+    data = {
+        "title": title,
+        "head": head,
+        "streams": streams,
+        "fusion": {**small, "d_state": 4},
+        "mlp": small,
+        "transformer": {**small, "depth": 2, "num_heads": 2, "max_positions": 32},
+        "train": {"epochs": 4, "batch_size": 8, "lr": 1e-2, "lr_ssm": 1e-2, "warmup_epochs": 1, **train_keys},
+    }
+    return validate(data, Recipe, "tiny.toml")
+
+
+def weights(run):
+    return load_file(run / "model.safetensors")
+
+
+def read_rows(opened, rows):
+    """Frame features of some rows, for processes that were spawned: they find this module by its name, and no test module."""
+    return opened.batch(rows, "frame")[0].numpy()
+
+
+def unfinished(path: Path) -> tuple[StoreWriter, RowGroup]:
+    level = Level("frame", "dense", (1, 4, 6), "float32", steps=4)
+    spec = {
+        "kind": "video",
+        "recipe": {},
+        "inputs": {},
+        "levels": [level.to_dict()],
+        "frame_pts": [1, 4],
+        "rows_per_group": 8,
+    }
+    group = RowGroup(
+        levels={"frame": np.zeros((8, 1, 4, 6), np.float32)},
+        lengths={"length": np.full(8, 4)},
+        status=np.ones(8, np.uint8),
+        flags=np.zeros(8, np.uint8),
+        frame_pts=np.zeros((8, 1, 4)),
+    )  # fmt: skip
+    return StoreWriter(path, spec, make_segments(20), CLASSES, {}), group
