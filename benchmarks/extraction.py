@@ -1,24 +1,27 @@
-"""How near do the frozen encoders run to the matrix products they consist of, and what memory do they take while they run?
+"""How near do the frozen encoders run to the matrix products they consist of, and what memory do they take
+while they run?
 
-    python benchmarks/extraction.py [--encoder avion-vit-b ...] [--repeats 3] [--out benchmarks/results/extraction.json]
+    python benchmarks/extraction.py [--encoder avion-vit-b ...] [--repeats 3] [--out
+    benchmarks/results/extraction.json]
 
-Weights are random: none of the published ones are at hand, and the time does not depend on them. Every encoder has its true width
-and depth, float32, one clip at a time; most have a shorter or smaller clip than their own, so that a forward takes seconds on a
-CPU (the table says which). On two threads unless OMP_NUM_THREADS says otherwise. Encoders run one after the other, each in a
-fresh process:
+Weights are random: none of the published ones are at hand, and the time does not depend on them. Every
+encoder has its true width and depth, float32, one clip at a time; most have a shorter or smaller clip than
+their own, so that a forward takes seconds on a CPU (the table says which). On two threads unless
+OMP_NUM_THREADS says otherwise. Encoders run one after the other, each in a fresh process:
 
     forward    `tokens` of one clip (RoBERTa: of a batch of questions), without gradients
     floor      the products that the forward was seen to call, linear layers, batched products and fused attention, on operands
-               made before, of the same shapes and strides: no norm, activation, sum or copy between them. A convolution whose
-               patches do not overlap is a product too, and is timed as one
+               made before, of the same shapes and strides: no norm, activation, sum or copy between them. A
+               convolution whose patches do not overlap is a product too, and is timed as one
     ratio      median over --repeats turns of a forward's time over the floor's right after it: on a busy machine neighbours in
                time are comparable, medians of each alone are not
     memory     peak of the process during the first forward above what it held before: everything but weights and the clip.
-               Beside it: what the scores of its largest attention call would take in memory, and what N x N scores of all heads
-               of a clip's (an image's, a question's) N tokens would. Fused attention holds neither; without it this
-               ends with an error
+               Beside it: what the scores of its largest attention call would take in memory, and what N x N
+               scores of all heads of a clip's (an image's, a question's) N tokens would. Fused attention
+               holds neither; without it this ends with an error
 
-The last line is JSON: {"encoders": {name: {"samples_per_s", "over_floor"}}}. Wants 4 GB; takes about 8 minutes on two cores.
+The last line is JSON: {"encoders": {name: {"samples_per_s", "over_floor"}}}. Wants 4 GB; takes about 8
+minutes on two cores.
 """
 
 import argparse
@@ -76,10 +79,16 @@ QUICK: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", action="append", choices=[*CLIPS, *QUICK], help="only this one; may be repeated")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--encoder", action="append", choices=[*CLIPS, *QUICK], help="only this one; may be repeated"
+    )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="small encoders, to try the program; the figures mean nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="small encoders, to try the program; the figures mean nothing"
+    )
     parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
     parser.add_argument("--child", help=argparse.SUPPRESS)  # the fresh process of one encoder
     arguments = parser.parse_args()
@@ -88,12 +97,17 @@ def main() -> None:
         print(json.dumps(measure(arguments.child, sizes[arguments.child], arguments.repeats)))
         return
     console = Console(width=150)
-    console.print("weights are random" + ("; --quick: small encoders, the figures mean nothing" if arguments.quick else ""))
+    console.print(
+        "weights are random"
+        + ("; --quick: small encoders, the figures mean nothing" if arguments.quick else "")
+    )
     rows = {name: run_child(name, arguments) for name in arguments.encoder or sizes}
     print_table(console, rows)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({"conditions": conditions(arguments), "encoders": rows}, indent=1) + "\n")
+        arguments.out.write_text(
+            json.dumps({"conditions": conditions(arguments), "encoders": rows}, indent=1) + "\n"
+        )
     last = {name: {key: row[key] for key in ("samples_per_s", "over_floor")} for name, row in rows.items()}
     print(json.dumps({"encoders": last}))
 
@@ -109,10 +123,19 @@ def print_table(console: Console, rows: dict[str, dict[str, Any]]) -> None:
     table = Table("encoder", "one sample", "tokens", "samples/s", "forward, s", "floor, s", "forward / floor")
     table.title = "forward beside its matrix products"
     for name, row in rows.items():
-        times = (f"{row[key]:.3f}" for key in ("samples_per_s", "forward_seconds", "floor_seconds", "over_floor"))
+        times = (
+            f"{row[key]:.3f}" for key in ("samples_per_s", "forward_seconds", "floor_seconds", "over_floor")
+        )
         table.add_row(name, row["sample"], f"{row['tokens']:,}", *times)
     console.print(table)
-    table = Table("encoder", "weights, MB", "peak above them, MB", "its largest scores, MB", "N x N x heads, MB", title="memory")
+    table = Table(
+        "encoder",
+        "weights, MB",
+        "peak above them, MB",
+        "its largest scores, MB",
+        "N x N x heads, MB",
+        title="memory",
+    )
     for name, row in rows.items():
         sizes = ("weights", "peak_above_weights", "largest_scores", "all_scores")
         table.add_row(name, *(f"{row[f'{key}_megabytes']:,.1f}" for key in sizes))
@@ -129,7 +152,9 @@ def conditions(arguments: argparse.Namespace) -> dict[str, object]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "versions": {package: importlib.metadata.version(package) for package in ("torch", "timm", "transformers")},
+        "versions": {
+            package: importlib.metadata.version(package) for package in ("torch", "timm", "transformers")
+        },
     }
 
 
@@ -138,7 +163,9 @@ def conditions(arguments: argparse.Namespace) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Case:
-    """An encoder and a forward of it: `samples` clips or questions, as `sequences` of `tokens` tokens that attention sees."""
+    """An encoder and a forward of it: `samples` clips or questions, as `sequences` of `tokens` tokens that
+    attention sees.
+    """
 
     model: nn.Module
     forward: Callable[[], Tensor]
@@ -154,7 +181,9 @@ def make_case(name: str, sizes: dict[str, Any]) -> Case:
         model = text_encoder(name)
         ids = torch.randint(5, 50000, (QUESTIONS, QUESTION_TOKENS))
         what = f"a question of {QUESTION_TOKENS} tokens, {QUESTIONS} at once"
-        return Case(model, lambda: model(input_ids=ids).last_hidden_state, what, QUESTIONS, QUESTIONS, QUESTION_TOKENS)
+        return Case(
+            model, lambda: model(input_ids=ids).last_hidden_state, what, QUESTIONS, QUESTIONS, QUESTION_TOKENS
+        )
     own = dict(sizes)
     frames = own.pop("frames") if name.startswith("timm:") else None
     model = build(name, weights="random", **own)
@@ -166,7 +195,9 @@ def make_case(name: str, sizes: dict[str, Any]) -> Case:
     steps, height, width = model.token_grid((frames, size, size))
     apart = frames if name.startswith("timm:") else 1  # an image model sees every frame alone
     tokens = 1 + steps * height * width // apart
-    return Case(model, lambda: model.tokens(*inputs), f"a clip of {frames} frames, {size} px", 1, apart, tokens)
+    return Case(
+        model, lambda: model.tokens(*inputs), f"a clip of {frames} frames, {size} px", 1, apart, tokens
+    )
 
 
 def measure(name: str, sizes: dict[str, Any], repeats: int) -> dict[str, Any]:
@@ -217,7 +248,9 @@ class Products(TorchDispatchMode):
         super().__init__()
         self.found: Counter[tuple] = Counter()
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         kind = function.overloadpacket.__name__
         if kind in ("addmm", "baddbmm"):
             self._note("mm" if kind == "addmm" else "bmm", *args[1:3])
@@ -233,17 +266,25 @@ class Products(TorchDispatchMode):
         self.found[kind, *((tuple(x.shape), x.stride()) for x in operands)] += 1
 
 
-def as_product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int], *rest: Any) -> tuple:
+def as_product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int], *rest: Any
+) -> tuple:
     """The operands of the product that a convolution over patches which do not overlap is."""
     kernel = list(weight.shape[2:])
     if stride != kernel or any(padding) or weight.shape[1] != x.shape[1]:
-        raise SystemExit(f"a convolution of {kernel} by {stride} is no single product; this benchmark is for transformers")
+        raise SystemExit(
+            f"a convolution of {kernel} by {stride} is no single product; this benchmark is for transformers"
+        )
     patches = x.numel() // math.prod(weight.shape[1:])
-    return torch.empty(patches, weight[0].numel(), device="meta"), torch.empty(weight[0].numel(), len(weight), device="meta")
+    return torch.empty(patches, weight[0].numel(), device="meta"), torch.empty(
+        weight[0].numel(), len(weight), device="meta"
+    )
 
 
 def replay(kind: str, *operands: tuple[tuple[int, ...], tuple[int, ...]]) -> Callable[[], Tensor]:
-    """The same product of other numbers, which are made now and multiplied once. Products of the same operands share them."""
+    """The same product of other numbers, which are made now and multiplied once. Products of the same
+    operands share them.
+    """
     tensors = [random_strided(*operand) for operand in operands]
     if kind == "attention":
         F.scaled_dot_product_attention(*tensors)

@@ -2,10 +2,11 @@
 
     python benchmarks/kernels.py [--archs 80 86 90] [--out benchmarks/results/kernels.json]
 
-Triton compiles for a GPU that is not here, so this runs on any machine with Triton and needs no GPU. The variants are those that
-a head asks for: one stream or two, pooled or not, float32 or bfloat16, N = 16 states, exact hold. A program is one warp, so the
-registers decide how many of them a multiprocessor holds: 65,536 / (32 x registers). A spilled register goes through memory at
-every step: there must be none. The last line is JSON.
+Triton compiles for a GPU that is not here, so this runs on any machine with Triton and needs no GPU. The
+variants are those that a head asks for: one stream or two, pooled or not, float32 or bfloat16, N = 16 states,
+exact hold. A program is one warp, so the registers decide how many of them a multiprocessor holds: 65,536 /
+(32 x registers). A spilled register goes through memory at every step: there must be none. The last line is
+JSON.
 """
 
 import argparse
@@ -41,19 +42,27 @@ VARIANTS = {  # name: (streams, dtype, options)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--archs", type=int, nargs="+", default=[80, 86, 90], help="compute capabilities, without the dot")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--archs", type=int, nargs="+", default=[80, 86, 90], help="compute capabilities, without the dot"
+    )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
     arguments = parser.parse_args()
-    table = Table("variant", "kernel", *(f"sm_{arch}" for arch in arguments.archs), title="registers (spilled bytes)")
+    table = Table(
+        "variant", "kernel", *(f"sm_{arch}" for arch in arguments.archs), title="registers (spilled bytes)"
+    )
     rows = []
     for variant in arguments.variants:
         for kernel, given, constants in calls(*VARIANTS[variant]):
             cells = []
             for arch in arguments.archs:
                 source = described(kernel, given, constants)
-                compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": 1})
+                compiled = triton.compile(
+                    source, target=GPUTarget("cuda", arch, 32), options={"num_warps": 1}
+                )
                 used = {**resources(compiled.asm["cubin"]), "shared": compiled.metadata.shared}
                 rows.append({"variant": variant, "kernel": kernel.__name__, "arch": arch, **used})
                 cells.append(f"{used['registers']} ({used['spilled']})")
@@ -63,11 +72,21 @@ def main() -> None:
     if arguments.out:
         arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
     most = max(row["registers"] for row in rows)
-    print(json.dumps({"spilled_bytes": sum(row["spilled"] for row in rows), "most_registers": most, "compiled": len(rows)}))
+    print(
+        json.dumps(
+            {
+                "spilled_bytes": sum(row["spilled"] for row in rows),
+                "most_registers": most,
+                "compiled": len(rows),
+            }
+        )
+    )
 
 
 def calls(count: int, dtype: torch.dtype, options: Options) -> list[tuple[Any, tuple, dict]]:
-    """(kernel, arguments, constants) of a forward and a backward, as triton.py launches them; nothing is computed."""
+    """(kernel, arguments, constants) of a forward and a backward, as triton.py launches them; nothing is
+    computed.
+    """
     empty = lambda *shape: torch.zeros(shape, dtype=dtype)
     streams = []
     for batch, steps in ((4, 16), (8, 40))[:count]:
@@ -76,7 +95,14 @@ def calls(count: int, dtype: torch.dtype, options: Options) -> list[tuple[Any, t
         of_channels = torch.zeros(CHANNELS)
         streams.append(
             ScanInputs(
-                empty(*wide), empty(*wide), empty(*narrow), empty(*narrow), of_channels, empty(*wide), of_channels, lengths
+                empty(*wide),
+                empty(*wide),
+                empty(*narrow),
+                empty(*narrow),
+                of_channels,
+                empty(*wide),
+                of_channels,
+                lengths,
             )
         )
     recorded: list[tuple[Any, tuple, dict]] = []
@@ -100,7 +126,9 @@ def calls(count: int, dtype: torch.dtype, options: Options) -> list[tuple[Any, t
 
 
 def described(kernel: Any, given: tuple, constants: dict) -> ASTSource:
-    """What Triton would make of these arguments at a launch: types, what is constant, what is aligned to 16 bytes."""
+    """What Triton would make of these arguments at a launch: types, what is constant, what is aligned to 16
+    bytes.
+    """
     fixed: dict[tuple, Any] = {}
     attributes: dict[tuple, list] = {}
 
@@ -130,7 +158,9 @@ def resources(cubin: bytes) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(
+            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
     found = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
     return {"registers": found["REG"], "spilled": found["STACK"] + found["LOCAL"]}
 

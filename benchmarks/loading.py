@@ -1,19 +1,22 @@
-"""How fast does a feature store hand out random training batches, beside other ways to keep the same rows; and what does its
-safety cost?
+"""How fast does a feature store hand out random training batches, beside other ways to keep the same rows;
+and what does its safety cost?
 
-    python benchmarks/loading.py [--rows 20000] [--epoch-rows 67217] [--repeats 100] [--out benchmarks/results/loading.json]
+    python benchmarks/loading.py [--rows 20000] [--epoch-rows 67217] [--repeats 100] [--out
+    benchmarks/results/loading.json]
 
-Batches: 128 random rows, float16, everything in the page cache and touched once before, one process, one thread. Our reader
-gathers from the memory-mapped shard files of the Zarr archive, with and without its native part; numpy's memmap of one contiguous
-array is the limit; h5py, safetensors and zarr-python's own indexing read the same values; each also stands behind a torch
-DataLoader that fetches whole batches (no workers). Every way's first batch is checked against the rows themselves. Ways take
-turns, ten batches each, so that noise from elsewhere on the machine meets all of them; medians are reported. RAM is the private
-memory (RssAnon) that opening and reading added; mapped files are the system's cache and not counted.
+Batches: 128 random rows, float16, everything in the page cache and touched once before, one process, one
+thread. Our reader gathers from the memory-mapped shard files of the Zarr archive, with and without its native
+part; numpy's memmap of one contiguous array is the limit; h5py, safetensors and zarr-python's own indexing
+read the same values; each also stands behind a torch DataLoader that fetches whole batches (no workers).
+Every way's first batch is checked against the rows themselves. Ways take turns, ten batches each, so that
+noise from elsewhere on the machine meets all of them; medians are reported. RAM is the private memory
+(RssAnon) that opening and reading added; mapped files are the system's cache and not counted.
 
-Then: one epoch of EK100's size in random order against a memmap; opening a store of 90,000 rows; `verify --deep` beside sha256
-alone; writing a store beside writing and syncing the same bytes as plain files.
+Then: one epoch of EK100's size in random order against a memmap; opening a store of 90,000 rows; `verify
+--deep` beside sha256 alone; writing a store beside writing and syncing the same bytes as plain files.
 
-The last line is JSON; ratios above 1 mean that ours is faster. Needs about 5 GB of disk in the temporary folder.
+The last line is JSON; ratios above 1 mean that ours is faster. Needs about 5 GB of disk in the temporary
+folder.
 """
 
 import argparse
@@ -58,7 +61,9 @@ Fetch = Callable[[np.ndarray], list[torch.Tensor]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--epoch-rows", type=int, default=67_217, help="EK100's training rows")
     parser.add_argument("--repeats", type=int, default=100)
@@ -83,7 +88,10 @@ def main() -> None:
         "gather_vs_memmap": round(medians["numpy memmap"] / medians["mambavl"], 3),
         "gather_vs_zarr": round(medians["zarr-python"] / medians["mambavl"], 1),
         "gather_python_vs_memmap": round(medians["numpy memmap"] / medians["mambavl, pure Python"], 3),
-        **{key: safety[key] for key in ("epoch_vs_memmap", "open_90k_seconds", "verify_mb_per_second", "write_vs_plain")},
+        **{
+            key: safety[key]
+            for key in ("epoch_vs_memmap", "open_90k_seconds", "verify_mb_per_second", "write_vs_plain")
+        },
     }
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +105,13 @@ def print_tables(figures: dict[str, dict], safety: dict[str, float], rows: int) 
     table.title = f"random batches of {BATCH} from {rows:,} rows, float16"
     for name, ways in figures.items():
         for way, measured in ways.items():
-            shown = ("milliseconds", "samples_per_second", "gigabytes_per_second", "dataloader_milliseconds", "ram_megabytes")
+            shown = (
+                "milliseconds",
+                "samples_per_second",
+                "gigabytes_per_second",
+                "dataloader_milliseconds",
+                "ram_megabytes",
+            )
             table.add_row(name, way, *(f"{measured[key]:,.2f}" for key in shown))
         table.add_section()
     console = Console(width=120)
@@ -158,7 +172,9 @@ def dense(folder: Path, rows: int, shape: tuple[int, int], repeats: int) -> dict
             'mambavl, verify="read"': from_ours(verify="read"),
             'mambavl, resident="ram"': from_ours(resident="ram"),
             "h5py": lambda: lambda rows: [torch.from_numpy(dataset[np.sort(rows)][in_order(rows)])],
-            "safetensors": lambda: lambda rows: [torch.from_numpy(np.concatenate([part[int(r) : int(r) + 1] for r in rows]))],
+            "safetensors": lambda: (
+                lambda rows: [torch.from_numpy(np.concatenate([part[int(r) : int(r) + 1] for r in rows]))]
+            ),
             "zarr-python": from_zarr,
         }
         return measure(ways, rows, values[0].nbytes, repeats, lambda rows: [torch.from_numpy(values[rows])])
@@ -218,7 +234,11 @@ def ragged(folder: Path, rows: int, repeats: int) -> dict[str, dict[str, float]]
         store = open_store(folder / "ours.zarr")
         return lambda rows: [store.batch(rows, f"{question}/last_hidden")[0] for question in QUESTIONS]
 
-    ways = {"numpy memmap": from_memmap, "mambavl": from_ours, "mambavl, pure Python": without_native(from_ours)}
+    ways = {
+        "numpy memmap": from_memmap,
+        "mambavl": from_ours,
+        "mambavl, pure Python": without_native(from_ours),
+    }
     row_bytes = sum(tokens.nbytes for tokens in values.values()) / rows
     return measure(ways, rows, row_bytes, repeats, lambda rows: padded(rows, values))
 
@@ -236,7 +256,9 @@ class Batches(torch.utils.data.Dataset):
 def by_loader(fetch: Fetch, batches: list[np.ndarray]) -> list[float]:
     """Seconds that a DataLoader takes for each batch."""
     sampler = [batch.tolist() for batch in batches]
-    loader = iter(torch.utils.data.DataLoader(Batches(fetch), batch_sampler=sampler, collate_fn=lambda found: found))
+    loader = iter(
+        torch.utils.data.DataLoader(Batches(fetch), batch_sampler=sampler, collate_fn=lambda found: found)
+    )
     times = []
     for _ in sampler:
         since = time.perf_counter()
@@ -258,7 +280,9 @@ def measure(
         fetches[way] = make()
         found = fetches[way](batches[0])
         ram[way] = private_bytes() - before
-        if not all(torch.equal(a.reshape(-1), b.reshape(-1)) for a, b in zip(found, truth(batches[0]), strict=True)):
+        if not all(
+            torch.equal(a.reshape(-1), b.reshape(-1)) for a, b in zip(found, truth(batches[0]), strict=True)
+        ):
             raise SystemExit(f"{way} returned other values")
         if way != "zarr-python":
             for first in range(0, rows, BATCH):  # touch every page once
@@ -269,7 +293,8 @@ def measure(
             if way == "zarr-python" and turn:
                 continue
             for i in range(turn, min(turn + (ZARR_REPEATS if way == "zarr-python" else TURN), repeats)):
-                batch = batches[(i + number * TURN) % repeats]  # no two ways meet the same rows one after the other
+                # no two ways meet the same rows one after the other
+                batch = batches[(i + number * TURN) % repeats]
                 since = time.perf_counter()
                 fetch(batch)
                 times[way].append(time.perf_counter() - since)
@@ -298,7 +323,9 @@ def private_bytes() -> int:
 
 
 def epoch(folder: Path, rows: int) -> dict[str, float]:
-    """Every row of EK100's training split once, in random order, and a memmap's the same; in turns, medians of five."""
+    """Every row of EK100's training split once, in random order, and a memmap's the same; in turns, medians
+    of five.
+    """
     folder.mkdir()
     values = random_rows(rows, DENSE["16x768"])
     write_dense(folder / "ours.zarr", values)
@@ -329,7 +356,9 @@ def epoch(folder: Path, rows: int) -> dict[str, float]:
 
 
 def opening(folder: Path) -> dict[str, float]:
-    """A finished store of 90,000 rows: the second opening and later ones, medians of five; then the list of its segments."""
+    """A finished store of 90,000 rows: the second opening and later ones, medians of five; then the list of
+    its segments.
+    """
     write_dense(folder, np.zeros((LARGE_STORE, 1, 64), np.float16))
     open_store(folder)
     times, listed = [], []
@@ -346,7 +375,9 @@ def opening(folder: Path) -> dict[str, float]:
 
 
 def verifying(path: Path) -> dict[str, float]:
-    """Every byte of a store checked, one thread, beside sha256 alone over the same files; in turns, medians of three."""
+    """Every byte of a store checked, one thread, beside sha256 alone over the same files; in turns, medians
+    of three.
+    """
     files = [file for file in sorted(path.rglob("c.*")) if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     times: dict[str, list[float]] = {"verify": [], "sha256": []}
@@ -368,7 +399,9 @@ def verifying(path: Path) -> dict[str, float]:
 
 
 def writing(folder: Path, rows: int) -> dict[str, float]:
-    """A store written and finished, beside the same shard bytes written to plain files, each with fsync; medians of three."""
+    """A store written and finished, beside the same shard bytes written to plain files, each with fsync;
+    medians of three.
+    """
     folder.mkdir()
     values = random_rows(rows, DENSE["16x768"])
     times: dict[str, list[float]] = {"ours": [], "plain": []}
@@ -380,7 +413,10 @@ def writing(folder: Path, rows: int) -> dict[str, float]:
         write_plain(folder / f"{repeat}.plain", values)
         times["plain"].append(time.perf_counter() - since)
     ours, plain = (statistics.median(times[way]) for way in ("ours", "plain"))
-    return {"write_mb_per_second": round(values.nbytes / 1e6 / ours), "write_vs_plain": round(plain / ours, 3)}
+    return {
+        "write_mb_per_second": round(values.nbytes / 1e6 / ours),
+        "write_vs_plain": round(plain / ours, 3),
+    }
 
 
 def write_plain(folder: Path, values: np.ndarray) -> None:
@@ -397,9 +433,13 @@ def write_plain(folder: Path, values: np.ndarray) -> None:
 
 
 def random_rows(rows: int, shape: tuple[int, ...]) -> np.ndarray:
-    """(rows, *shape) float16, normal; a few thousand rows are drawn and repeated shifted, since only their bytes matter."""
+    """(rows, *shape) float16, normal; a few thousand rows are drawn and repeated shifted, since only their
+    bytes matter.
+    """
     drawn = np.random.default_rng(0).standard_normal((min(rows, 4096), *shape), np.float32).astype(np.float16)
-    return np.resize(drawn, (rows, *shape)) + (np.arange(rows) // len(drawn)).astype(np.float16).reshape(-1, *[1] * len(shape))
+    return np.resize(drawn, (rows, *shape)) + (np.arange(rows) // len(drawn)).astype(np.float16).reshape(
+        -1, *[1] * len(shape)
+    )
 
 
 def segments(rows: int) -> tuple[Segment, ...]:
@@ -413,7 +453,11 @@ def write_dense(path: Path, values: np.ndarray) -> FeatureStore:
     level = Level("frame", "dense", (1, *values.shape[1:]), "float16", steps=values.shape[1])
     spec = {"kind": "video", "recipe": {}, "inputs": {}, "levels": [level.to_dict()], "frame_pts": []}
     writer = StoreWriter(
-        path, {**spec, "rows_per_group": shards.rows_per_group(level.chunk_bytes)}, segments(len(values)), CLASSES, {}
+        path,
+        {**spec, "rows_per_group": shards.rows_per_group(level.chunk_bytes)},
+        segments(len(values)),
+        CLASSES,
+        {},
     )
     for group in writer.pending():
         index = writer.layout.rows_of(group)
@@ -430,7 +474,13 @@ def write_ragged(path: Path, values: dict[str, np.ndarray], lengths: dict[str, n
         largest = max(int(counts[i : i + group_rows].sum()) for i in range(0, rows, group_rows))
         capacity = -(-largest // shards.TOKEN_CHUNK) * shards.TOKEN_CHUNK
         levels.append(Level(f"{question}/last_hidden", "ragged", (TEXT_WIDTH,), "float16", capacity=capacity))
-    spec = {"kind": "text", "recipe": {}, "inputs": {}, "levels": [level.to_dict() for level in levels], "frame_pts": []}
+    spec = {
+        "kind": "text",
+        "recipe": {},
+        "inputs": {},
+        "levels": [level.to_dict() for level in levels],
+        "frame_pts": [],
+    }
     writer = StoreWriter(path, {**spec, "rows_per_group": group_rows}, segments(rows), CLASSES, {})
     for group in writer.pending():
         index = writer.layout.rows_of(group)

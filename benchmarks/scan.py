@@ -1,28 +1,33 @@
-"""How fast is the selective scan, forward and backward, beside other ways to compute it in PyTorch and beside what the machine
-could do at best; and what does a training step of the head cost beyond its matrix products?
+"""How fast is the selective scan, forward and backward, beside other ways to compute it in PyTorch and beside
+what the machine could do at best; and what does a training step of the head cost beyond its matrix products?
 
-    PYTHONPATH=<folder with mambapy> python benchmarks/scan.py [--repeats 7] [--device cpu] [--out benchmarks/results/scan.json]
+    PYTHONPATH=<folder with mambapy> python benchmarks/scan.py [--repeats 7] [--device cpu] [--out
+    benchmarks/results/scan.json]
 
-Scans: float32, N = 16 states, with D, the gate z, delta's bias and softplus, at the shapes that the head meets: 16 frames and 40
-tokens at a batch of 128, the 1,569 tokens of a ViT at a batch of 8. Forward is without gradients; forward+backward gives those of
-all eight inputs. On a CPU with two threads unless OMP_NUM_THREADS says otherwise. Peers:
+Scans: float32, N = 16 states, with D, the gate z, delta's bias and softplus, at the shapes that the head
+meets: 16 frames and 40 tokens at a batch of 128, the 1,569 tokens of a ViT at a batch of 8. Forward is
+without gradients; forward+backward gives those of all eight inputs. On a CPU with two threads unless
+OMP_NUM_THREADS says otherwise. Peers:
 
     sequential     exp(delta A) and delta B u as (B, L, D, N), a loop over the steps x[:, t], stacked, contracted with C: what is
-                   usually written, written here. The gradient of each x[:, t] is a whole tensor of zeros, which makes it slow
+                   usually written, written here. The gradient of each x[:, t] is a whole tensor of zeros,
+                   which makes it slow
     unbound        the same, but its steps come by x.unbind(1), which has no such gradient: the best a loop in PyTorch does
     mambapy        its parallel scan, pscan, called as its MambaBlock.selective_scan does (pip install mambapy)
     transformers   mamba_selective_scan of its Mamba, the loop that runs where no kernel is; channels first, as it wants them
 
-Every way's first result, gradients too, is checked against ours before it is timed. Ways take turns; medians of --repeats, of at
-most 3 where the first call took over 2 seconds. What does not fit into memory or takes too long has a dash, and the reason below.
+Every way's first result, gradients too, is checked against ours before it is timed. Ways take turns; medians
+of --repeats, of at most 3 where the first call took over 2 seconds. What does not fit into memory or takes
+too long has a dash, and the reason below.
 
-Roofline (CPU, needs cc): the rates of vector multiply-adds, of the scan's own exp2 and of copying memory, measured by a small C
-library on as many threads; see `roofline` for what is counted. Then: a Mixer block that is pooled inside its scan beside one that
-is averaged after it; the peak memory of a long scan, each in a fresh process; a training step of SSMFusion (forward, two
-cross-entropies, backward) beside its matrix products alone.
+Roofline (CPU, needs cc): the rates of vector multiply-adds, of the scan's own exp2 and of copying memory,
+measured by a small C library on as many threads; see `roofline` for what is counted. Then: a Mixer block that
+is pooled inside its scan beside one that is averaged after it; the peak memory of a long scan, each in a
+fresh process; a training step of SSMFusion (forward, two cross-entropies, backward) beside its matrix
+products alone.
 
-The last line is JSON; ratios "vs" a peer above 1 mean that ours is faster. Wants 17 GB of memory; takes about 15 minutes, mostly
-the peers'.
+The last line is JSON; ratios "vs" a peer above 1 mean that ours is faster. Wants 17 GB of memory; takes about
+15 minutes, mostly the peers'.
 """
 
 import argparse
@@ -69,7 +74,9 @@ SLOW, SLOW_REPEATS = 2.0, 3  # a first call of more seconds is timed so often
 # Tensors (B, L, D, N) at the peak of a backward.
 HELD = {"sequential": 9, "unbound": 9, "mambapy": 12, "transformers": 9, "reference": 4}
 PEERS = ("sequential", "unbound", "mambapy", "transformers")
-KEYS = tuple((kind, direction) for kind in ("plain", "pooled") for direction in ("forward", "forward+backward"))
+KEYS = tuple(
+    (kind, direction) for kind in ("plain", "pooled") for direction in ("forward", "forward+backward")
+)
 TRAINING = "plain forward+backward"
 COPIED = 128 * 2**20  # bytes a thread, far more than any cache
 
@@ -78,12 +85,17 @@ Scan = Callable[..., Tensor]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes, to try the program; the figures mean nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny shapes, to try the program; the figures mean nothing"
+    )
     parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
-    parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)  # the fresh process of `memory`: plain or pooled, B, L, D
+    # the fresh process of `memory`: plain or pooled, B, L, D
+    parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if arguments.memory:
@@ -102,8 +114,14 @@ def main() -> None:
     step = step_times(width, batch, device, arguments.repeats)
 
     ours, short = pick("auto", device), name(shapes[0])
-    roofs = {name(shape): roofline(shape, scans[name(shape)][ours], rates) for shape in shapes} if rates else {}
-    rest = {**block, **{f"{kind}_{key}": value for kind, row in memory.items() for key, value in row.items()}, **step}
+    roofs = (
+        {name(shape): roofline(shape, scans[name(shape)][ours], rates) for shape in shapes} if rates else {}
+    )
+    rest = {
+        **block,
+        **{f"{kind}_{key}": value for kind, row in memory.items() for key, value in row.items()},
+        **step,
+    }
     print_tables(console, scans, ours, rates, roofs, rest)
     for note in dict.fromkeys(notes):
         console.print(f"- {note}", highlight=False)
@@ -118,7 +136,13 @@ def main() -> None:
     }
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        figures = {"scans_milliseconds": scans, "machine_rates": rates, "roofline": roofs, "rest": rest, "notes": notes}
+        figures = {
+            "scans_milliseconds": scans,
+            "machine_rates": rates,
+            "roofline": roofs,
+            "rest": rest,
+            "notes": notes,
+        }
         record = {"conditions": conditions(arguments, ours), **figures, **last}
         arguments.out.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(last))
@@ -134,7 +158,9 @@ def ratio(ways: dict[str, dict], peer: str, ours: str) -> float | None:
 
 
 def print_tables(console: Console, scans: dict, ours: str, rates: dict, roofs: dict, rest: dict) -> None:
-    table = Table("B x L x D", "way", *map(" ".join, KEYS), f"{TRAINING} / ours", title="selective scan, float32, ms")
+    table = Table(
+        "B x L x D", "way", *map(" ".join, KEYS), f"{TRAINING} / ours", title="selective scan, float32, ms"
+    )
     for shape, ways in scans.items():
         for way, times in ways.items():
             shown = ("-" if times[key] is None else f"{times[key]:,.2f}" for key in map(" ".join, KEYS))
@@ -142,9 +168,21 @@ def print_tables(console: Console, scans: dict, ours: str, rates: dict, roofs: d
         table.add_section()
     console.print(table)
     if roofs:
-        table = Table("B x L x D", "scan, ms", "exp2", "multiply-adds", "memory", "max", "sum", "measured", "% of roofline")
+        table = Table(
+            "B x L x D",
+            "scan, ms",
+            "exp2",
+            "multiply-adds",
+            "memory",
+            "max",
+            "sum",
+            "measured",
+            "% of roofline",
+        )
         units = {"multiply_adds": "G multiply-adds/s", "exponentials": "G exp2/s", "copy": "GB/s copied"}
-        table.title = "roofline: " + ", ".join(f"{rates[key] / 1e9:,.1f} {unit}" for key, unit in units.items())
+        table.title = "roofline: " + ", ".join(
+            f"{rates[key] / 1e9:,.1f} {unit}" for key, unit in units.items()
+        )
         for shape, rows in roofs.items():
             for key, row in rows.items():
                 table.add_row(shape, key, *(f"{value:,.2f}" for value in row.values()))
@@ -175,7 +213,9 @@ def conditions(arguments: argparse.Namespace, ours: str) -> dict[str, object]:
 # --- timing
 
 
-def measure(jobs: dict[Any, Callable], repeats: int, device: torch.device, check: Callable[[Any, Any], None]) -> dict[Any, float]:
+def measure(
+    jobs: dict[Any, Callable], repeats: int, device: torch.device, check: Callable[[Any, Any], None]
+) -> dict[Any, float]:
     """Median milliseconds of each job. The first call warms up and is checked; then the jobs take turns."""
     allowed, times = {}, {}
     for key, job in jobs.items():
@@ -212,12 +252,19 @@ def scan_inputs(shape: tuple[int, int, int], device: torch.device) -> Inputs:
     return tuple(x.requires_grad_() for x in inputs)
 
 
-def scan_times(shape: tuple[int, int, int], device: torch.device, repeats: int, notes: list[str]) -> dict[str, dict]:
+def scan_times(
+    shape: tuple[int, int, int], device: torch.device, repeats: int, notes: list[str]
+) -> dict[str, dict]:
     """Way -> milliseconds of each of KEYS, None where it was not measured."""
     inputs, ours = scan_inputs(shape, device), pick("auto", device)
-    dy = {"plain": torch.randn(shape, device=device), "pooled": torch.randn(shape[0], shape[2], device=device)}
-    scans: dict[tuple[str, str], tuple[Scan, Inputs, Tensor]] = {}  # (way, plain or pooled) -> it, its inputs, the gradient of y
-    for backend in sorted(available_backends(), key=lambda backend: backend != ours):  # ours first: what the rest must equal
+    dy = {
+        "plain": torch.randn(shape, device=device),
+        "pooled": torch.randn(shape[0], shape[2], device=device),
+    }
+    # (way, plain or pooled) -> it, its inputs, the gradient of y
+    scans: dict[tuple[str, str], tuple[Scan, Inputs, Tensor]] = {}
+    # ours first: what the rest must equal
+    for backend in sorted(available_backends(), key=lambda backend: backend != ours):
         try:
             pick(backend, device)
         except UsageError as error:
@@ -225,7 +272,8 @@ def scan_times(shape: tuple[int, int, int], device: torch.device, repeats: int, 
             continue
         for kind, function in {"plain": selective_scan, "pooled": pooled_selective_scan}.items():
             scans[backend, kind] = partial(function, delta_softplus=True, backend=backend), inputs, dy[kind]
-    flipped = tuple(x.detach().mT.contiguous().requires_grad_() if x.shape == shape else x for x in inputs)  # (B, D, L)
+    # (B, D, L)
+    flipped = tuple(x.detach().mT.contiguous().requires_grad_() if x.shape == shape else x for x in inputs)
     for way, scan in peers(notes).items():
         its = (flipped, dy["plain"].mT.contiguous()) if way == "transformers" else (inputs, dy["plain"])
         scans[way, "plain"] = scan, *its
@@ -238,7 +286,12 @@ def scan_times(shape: tuple[int, int, int], device: torch.device, repeats: int, 
             else:
                 jobs[way, kind, direction] = partial(run, partial(scan, *tensors), tensors, back)
     truth: dict[tuple[str, ...], list[Tensor]] = {}
-    medians = measure(jobs, repeats, device, lambda key, found: same(found, truth.setdefault(key[1:], found), f"{key}, {shape}"))
+    medians = measure(
+        jobs,
+        repeats,
+        device,
+        lambda key, found: same(found, truth.setdefault(key[1:], found), f"{key}, {shape}"),
+    )
     ways = dict.fromkeys([way for way, _ in scans] + list(PEERS))
     return {way: {" ".join(key): medians.get((way, *key)) for key in KEYS} for way in ways}
 
@@ -359,7 +412,9 @@ int64_t copy(int64_t bytes, char *memory)
 
 
 def machine_rates(threads: int, notes: list[str]) -> dict[str, float]:
-    """Multiply-adds, exponentials and copied bytes a second, all threads at once; the best of 100, being a ceiling."""
+    """Multiply-adds, exponentials and copied bytes a second, all threads at once; the best of 100, being a
+    ceiling.
+    """
     compiler = shutil.which("cc")
     if not compiler:
         notes.append("the roofline is missing: no cc")
@@ -367,7 +422,9 @@ def machine_rates(threads: int, notes: list[str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         source, built = Path(folder, "rates.c"), Path(folder, "rates.so")
         source.write_text(RATES_C)
-        subprocess.run([compiler, "-O3", "-march=native", "-shared", "-fPIC", "-o", built, source], check=True)
+        subprocess.run(
+            [compiler, "-O3", "-march=native", "-shared", "-fPIC", "-o", built, source], check=True
+        )
         library = ctypes.CDLL(str(built))
     best, memory = {}, [torch.ones(2, COPIED // 4) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
@@ -382,16 +439,21 @@ def machine_rates(threads: int, notes: list[str]) -> dict[str, float]:
     return best
 
 
-def roofline(shape: tuple[int, int, int], times: dict[str, float], rates: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Milliseconds that the exponentials, the multiply-adds and the memory of a scan take at the machine's rates; the larger of
-    computing and memory, which is what could be reached at best, beside what was measured.
+def roofline(
+    shape: tuple[int, int, int], times: dict[str, float], rates: dict[str, float]
+) -> dict[str, dict[str, float]]:
+    """Milliseconds that the exponentials, the multiply-adds and the memory of a scan take at the machine's
+    rates; the larger of computing and memory, which is what could be reached at best, beside what was
+    measured.
 
-    For each row, step, channel and state, as kernel.h has it for N = 16, a fused multiply-add or a product being one operation:
+    For each row, step, channel and state, as kernel.h has it for N = 16, a fused multiply-add or a product
+    being one operation:
         forward     exp2, and 4: x = delta a;  h = e h + gain b (two);  y += h c
         backward    forward once more, and 8: dh = carry + dy c;  dC += dy h;  carry = dh e;  dx = carry h_before;
                     dgain += dh b;  dx_a += dx a;  dA += dx delta;  dB += dh gain
-    exp2 and multiply-adds are added, as they want the same units. What is done once for all 16 states (softplus, gate, D) is left
-    out. Memory: forward reads u, delta, z, B, C and writes y; backward reads them again and dy, and writes the gradients of all.
+    exp2 and multiply-adds are added, as they want the same units. What is done once for all 16 states
+    (softplus, gate, D) is left out. Memory: forward reads u, delta, z, B, C and writes y; backward reads them
+    again and dy, and writes the gradients of all.
     """
     (batch, steps, channels), rows = shape, {}
     tensor, coefficients = batch * steps * channels, 2 * batch * steps * N
@@ -401,7 +463,10 @@ def roofline(shape: tuple[int, int, int], times: dict[str, float], rates: dict[s
         parts = {
             "exp": tensor * N * exps / rates["exponentials"] * 1e3,
             "multiply_adds": tensor * N * operations / rates["multiply_adds"] * 1e3,
-            "memory": 4 * (passes * (3 * tensor + coefficients) + (2 if passes > 1 else 1) * y) / rates["copy"] * 1e3,
+            "memory": 4
+            * (passes * (3 * tensor + coefficients) + (2 if passes > 1 else 1) * y)
+            / rates["copy"]
+            * 1e3,
         }
         most, total = max(parts["exp"] + parts["multiply_adds"], parts["memory"]), sum(parts.values())
         row = {**parts, "max": most, "sum": total, "measured": measured, "percent": 100 * most / measured}
@@ -417,8 +482,14 @@ def block_times(shape: tuple[int, int, int], device: torch.device, repeats: int)
     torch.manual_seed(0)
     config = FusionConfig(d_model=shape[2])
     mixer, x = Mixer(config).to(device), torch.randn(shape, device=device, requires_grad=True)
-    a, d_skip = scan_inputs((1, 1, config.d_inner), device)[2], torch.ones(config.d_inner, device=device, requires_grad=True)
-    lengths, dy = torch.full((shape[0],), shape[1], device=device), torch.randn(shape[0], shape[2], device=device)
+    a, d_skip = (
+        scan_inputs((1, 1, config.d_inner), device)[2],
+        torch.ones(config.d_inner, device=device, requires_grad=True),
+    )
+    lengths, dy = (
+        torch.full((shape[0],), shape[1], device=device),
+        torch.randn(shape[0], shape[2], device=device),
+    )
     valid = (torch.arange(shape[1], device=device) < lengths[:, None])[..., None]
     ways = {
         "plain": lambda: torch.where(valid, mixer(x, lengths, a, d_skip), 0.0).sum(1) / lengths[:, None],
@@ -426,7 +497,12 @@ def block_times(shape: tuple[int, int, int], device: torch.device, repeats: int)
     }
     inputs, truth = (x, a, d_skip, *mixer.parameters()), {}
     jobs = {way: partial(run, function, inputs, dy) for way, function in ways.items()}
-    times = measure(jobs, repeats, device, lambda way, found: same(found, truth.setdefault("plain", found), f"the {way} block"))
+    times = measure(
+        jobs,
+        repeats,
+        device,
+        lambda way, found: same(found, truth.setdefault("plain", found), f"the {way} block"),
+    )
     saving = {"pooled_block_saving": round(1 - times["pooled"] / times["plain"], 3)}
     return {**{f"{way}_block_{name(shape)}_milliseconds": taken for way, taken in times.items()}, **saving}
 
@@ -434,30 +510,54 @@ def block_times(shape: tuple[int, int, int], device: torch.device, repeats: int)
 # --- memory
 
 
-def run_memory(kind: str, shape: tuple[int, int, int], device: torch.device, notes: list[str]) -> dict[str, Any]:
+def run_memory(
+    kind: str, shape: tuple[int, int, int], device: torch.device, notes: list[str]
+) -> dict[str, Any]:
     """`peak_memory` in a fresh process; of fewer rows where not all would fit."""
     row, free = math.prod(shape[1:]) * 4 / 1e9, free_gigabytes(device)  # a row of one tensor
-    fitting = min(shape[0], int(0.8 * free / (11 * row)))  # three inputs and dy, y and three gradients, and room to work
+    # three inputs and dy, y and three gradients, and room to work
+    fitting = min(shape[0], int(0.8 * free / (11 * row)))
     if fitting < shape[0]:
         notes.append(f"memory, {kind}: {fitting} rows in place of {shape[0]}, since {free:.0f} GB are free")
-    command = [sys.executable, __file__, "--device", device.type, "--memory", kind, *map(str, (fitting, *shape[1:]))]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    command = [
+        sys.executable,
+        __file__,
+        "--device",
+        device.type,
+        "--memory",
+        kind,
+        *map(str, (fitting, *shape[1:])),
+    ]
+    return json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+    )
 
 
 def peak_memory(shape: tuple[int, int, int], pooled: bool, device: torch.device) -> dict[str, Any]:
-    """What a scan's forward and backward take beyond inputs, output and gradients. On a CPU by VmHWM, the peak of this process
-    alone (ru_maxrss would begin with its parent's)."""
+    """What a scan's forward and backward take beyond inputs, output and gradients. On a CPU by VmHWM, the
+    peak of this process alone (ru_maxrss would begin with its parent's)."""
     scan = partial(pooled_selective_scan if pooled else selective_scan, delta_softplus=True)
 
     def work(shape: tuple[int, int, int]) -> tuple[int, int]:
-        inputs, dy = scan_inputs(shape, device), torch.ones((shape[0], shape[2]) if pooled else shape, device=device)
+        inputs, dy = (
+            scan_inputs(shape, device),
+            torch.ones((shape[0], shape[2]) if pooled else shape, device=device),
+        )
         found = run(partial(scan, *inputs), inputs, dy)
         return sum(x.nbytes for x in (*inputs, dy)), sum(x.nbytes for x in found)
 
     work((2, 40, 32))  # loads all that it takes
-    before = torch.cuda.memory_allocated() if device.type == "cuda" else kilobytes("/proc/self/status", "VmRSS") * 1024
+    before = (
+        torch.cuda.memory_allocated()
+        if device.type == "cuda"
+        else kilobytes("/proc/self/status", "VmRSS") * 1024
+    )
     given, made = work(shape)
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else kilobytes("/proc/self/status", "VmHWM") * 1024
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if device.type == "cuda"
+        else kilobytes("/proc/self/status", "VmHWM") * 1024
+    )
     beyond = peak - before - given - made
     return {
         "memory_shape": name(shape),
@@ -470,7 +570,11 @@ def peak_memory(shape: tuple[int, int, int], pooled: bool, device: torch.device)
 
 
 def free_gigabytes(device: torch.device) -> float:
-    return (torch.cuda.mem_get_info()[0] if device.type == "cuda" else kilobytes("/proc/meminfo", "MemAvailable") * 1024) / 1e9
+    return (
+        torch.cuda.mem_get_info()[0]
+        if device.type == "cuda"
+        else kilobytes("/proc/meminfo", "MemAvailable") * 1024
+    ) / 1e9
 
 
 def kilobytes(path: str, field: str) -> int:
@@ -479,22 +583,28 @@ def kilobytes(path: str, field: str) -> int:
 
 def noted(path: str, field: str) -> str:
     """What one of Linux's files of `field: value` lines says; the first of its kind."""
-    return next(line.partition(":")[2].strip() for line in Path(path).read_text().splitlines() if line.startswith(field))
+    return next(
+        line.partition(":")[2].strip()
+        for line in Path(path).read_text().splitlines()
+        if line.startswith(field)
+    )
 
 
 # --- a training step
 
 
 class Products(TorchFunctionMode):
-    """Notes every linear layer's x (M, K) and weight (N, K), and whether x wants a gradient. A mode, not hooks on modules: it
-    also sees a layer whose weight is used without calling the layer."""
+    """Notes every linear layer's x (M, K) and weight (N, K), and whether x wants a gradient. A mode, not
+    hooks on modules: it also sees a layer whose weight is used without calling the layer."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[tuple[int, int, int, bool]] = []
         self.weights: set[int] = set()
 
-    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         if function is F.linear:
             x, weight = args[:2]
             self.found.append((x.numel() // x.shape[-1], *weight.shape, x.requires_grad))
@@ -503,13 +613,18 @@ class Products(TorchFunctionMode):
 
 
 def step_times(width: int, batch: int, device: torch.device, repeats: int) -> dict[str, float]:
-    """One step of the default head, 16 frames and two questions of 40 tokens, without optimizer; and its products alone."""
+    """One step of the default head, 16 frames and two questions of 40 tokens, without optimizer; and its
+    products alone.
+    """
     torch.manual_seed(0)
     steps = {"video": 16, "verb_question": 40, "noun_question": 40}
     config = FusionConfig(streams={stream: StreamShape(width=width) for stream in steps}, d_model=width)
     head = SSMFusion(config).to(device).train()
     streams = {
-        stream: (torch.randn(batch, length, width, device=device), torch.full((batch,), length, device=device))
+        stream: (
+            torch.randn(batch, length, width, device=device),
+            torch.full((batch,), length, device=device),
+        )
         for stream, length in steps.items()
     }
     classes = {"verb": config.num_verbs, "noun": config.num_nouns}
@@ -525,10 +640,17 @@ def step_times(width: int, batch: int, device: torch.device, repeats: int) -> di
 
     with Products() as products:
         loss()
-    layers = {module.weight.untyped_storage().data_ptr() for module in head.modules() if isinstance(module, nn.Linear)}
+    layers = {
+        module.weight.untyped_storage().data_ptr()
+        for module in head.modules()
+        if isinstance(module, nn.Linear)
+    }
     if layers - products.weights:
         raise SystemExit(f"{len(layers - products.weights)} linear layers were not seen multiplying")
-    operands = [tuple(torch.randn(size, device=device) for size in ((m, k), (n, k), (m, n))) for m, n, k, _ in products.found]
+    operands = [
+        tuple(torch.randn(size, device=device) for size in ((m, k), (n, k), (m, n)))
+        for m, n, k, _ in products.found
+    ]
 
     def multiply() -> None:
         for (x, weight, dy), (*_, wanted) in zip(operands, products.found, strict=True):

@@ -1,4 +1,6 @@
-"""What differs between two stores: the recipes that made them, the rows that they hold, and what the rows are."""
+"""What differs between two stores: the recipes that made them, the rows that they hold, and what the rows
+are.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -18,11 +20,14 @@ def diff(
 ) -> Iterator[str]:
     """Lines that say what differs; none when the stores say the same.
 
-    First the spec, field by field, then rows that only one has, statuses, lengths, and for every level that both have in the
-    same shape the rows whose values differ, with the largest difference. Rows are matched by narration_id.
+    First the spec, field by field, then rows that only one has, statuses, lengths, and for every level that
+    both have in the same shape the rows whose values differ, with the largest difference. Rows are matched by
+    narration_id.
     """
     yield from (f"spec {line}" for line in canonical.differences(ours.spec, theirs.spec))
-    rows = [{segment.narration_id: row for row, segment in enumerate(store.segments)} for store in (ours, theirs)]
+    rows = [
+        {segment.narration_id: row for row, segment in enumerate(store.segments)} for store in (ours, theirs)
+    ]
     for mine, other, store in ((rows[0], rows[1], ours), (rows[1], rows[0], theirs)):
         if alone := [name for name in mine if name not in other]:
             yield f"rows only in {store.path}: {_some(alone)}"
@@ -34,9 +39,15 @@ def diff(
         words = f"{STATUS[int(status[0][first])]} -> {STATUS[int(status[1][first])]}"
         yield f"status: {_some([names[i] for i in changed])} (first: {words})"
     for name in ("flags", "frame_pts"):
-        arrays = [store.row_array(name)[index] for store, index in ((ours, left), (theirs, right)) if name in _row_arrays(store)]
+        arrays = [
+            store.row_array(name)[index]
+            for store, index in ((ours, left), (theirs, right))
+            if name in _row_arrays(store)
+        ]
         if len(arrays) == 2 and arrays[0].shape == arrays[1].shape:
-            same = np.array([np.array_equal(a, b, equal_nan=True) for a, b in zip(*arrays, strict=True)], bool)
+            same = np.array(
+                [np.array_equal(a, b, equal_nan=True) for a, b in zip(*arrays, strict=True)], bool
+            )
             if not same.all():
                 yield f"{name}: {_some([names[i] for i in np.flatnonzero(~same)])}"
     reasons = [{name: reason for name, _, reason in store.failures} for store in (ours, theirs)]
@@ -67,7 +78,10 @@ def _values(
     for view in range(level.views):
         for first in range(0, len(rows), step):
             part = rows[first : first + step]
-            a, b = (store.batch(index[part], name, view=view)[0].double() for store, index in ((ours, left), (theirs, right)))
+            a, b = (
+                store.batch(index[part], name, view=view)[0].double()
+                for store, index in ((ours, left), (theirs, right))
+            )
             other = ((a != b) & ~(a.isnan() & b.isnan())).flatten(1)
             bad = other.any(1).numpy()
             if bad.any():

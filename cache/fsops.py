@@ -1,7 +1,9 @@
-"""The only code in the store, the journals and the checkpoints that creates, writes, renames, syncs or deletes.
+"""The only code in the store, the journals and the checkpoints that creates, writes, renames, syncs or
+deletes.
 
-Kept in one place so that the order write, fsync, rename, fsync of the folder is written once, and so that every fault of a file
-system can be put in: all of it goes through `calls`, which tests exchange for system calls that fail or that keep a record.
+Kept in one place so that the order write, fsync, rename, fsync of the folder is written once, and so that
+every fault of a file system can be put in: all of it goes through `calls`, which tests exchange for system
+calls that fail or that keep a record.
 """
 
 import contextlib
@@ -18,11 +20,14 @@ from pathlib import Path
 from mambavl.configs.errors import DataError
 
 TEMPORARY = ".partial-"
-_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]  # a name may hold anything, and two may look alike
+# a name may hold anything, and two may look alike
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 class Calls:
-    """The system calls that change a disk, one method each. Signals are no fault here: Python repeats what EINTR cut short."""
+    """The system calls that change a disk, one method each. Signals are no fault here: Python repeats what
+    EINTR cut short.
+    """
 
     def open(self, path: Path, flags: int) -> int:
         return os.open(path, flags, 0o644)
@@ -74,14 +79,17 @@ def write_file(path: Path, *pieces: bytes | memoryview) -> None:
                 calls.fsync(descriptor)
             calls.replace(temporary, path)
         except OSError:
-            with contextlib.suppress(OSError):  # the first fault is the one to report; what stays is swept by the next writer
+            # the first fault is the one to report; what stays is swept by the next writer
+            with contextlib.suppress(OSError):
                 calls.unlink(temporary)
             raise
         _sync_folder(path.parent)
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add bytes to the end of a file and wait until they are on the disk; after a fault the file is cut back, if it can be."""
+    """Add bytes to the end of a file and wait until they are on the disk; after a fault the file is cut back,
+    if it can be.
+    """
     with _explained(path, "written", len(data)):
         with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as descriptor:
             before = os.fstat(descriptor).st_size
@@ -105,7 +113,9 @@ def truncate(path: Path, length: int) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents, and make the entries durable: also those that a killed process had made and not synced."""
+    """Create a folder and its parents, and make the entries durable: also those that a killed process had
+    made and not synced.
+    """
     with _explained(path, "created"):
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -178,12 +188,15 @@ def _sync_folder(path: Path) -> None:
         try:
             calls.fsync(descriptor)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a folder say so like this
+            # file systems that cannot sync a folder say so like this
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                 raise
 
 
 def temporaries(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """What writers have between write and rename: (file, whether its writer is known to be dead: a process of this host)."""
+    """What writers have between write and rename: (file, whether its writer is known to be dead: a process of
+    this host).
+    """
     ours = f"{TEMPORARY}{_HOST}-"  # then the pid: nobody sweeps a living writer's files
     for path in sorted(folder.rglob(f"{TEMPORARY}*")):
         pid = path.name.removeprefix(ours).partition("-")[0]
@@ -199,15 +212,19 @@ def sweep_temporaries(folder: Path) -> int:
 
 
 def lock(path: Path, *, exclusive: bool, wait: bool) -> int | None:
-    """Lock a file until `unlock` or the end of the process, however it ends; None where others hold it and `wait` is off.
+    """Lock a file until `unlock` or the end of the process, however it ends; None where others hold it and
+    `wait` is off.
 
-    Any number may hold it shared, one exclusively. Advisory (flock): it keeps mambavl's own processes apart. On a file system
-    without locks everybody is let in; then nobody may finish or repair a store that others still write.
+    Any number may hold it shared, one exclusively. Advisory (flock): it keeps mambavl's own processes apart.
+    On a file system without locks everybody is let in; then nobody may finish or repair a store that others
+    still write.
     """
     with _explained(path, "locked"):
         descriptor = calls.open(path, os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(
+                descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB)
+            )
         except BlockingIOError:
             calls.close(descriptor)
             return None

@@ -1,8 +1,9 @@
 """Scattered rows of memory-mapped shards -> one batch: plain Python loops, and their native twin (gather.c) where it was built.
 
-A shard is a flat array of bytes. Rows lie in it `stride` bytes apart (the row and its checksum), tokens in chunks of `per_chunk`
-that lie `stride` bytes apart. The native twin does the same copies without the interpreter; the same install builds it where a
-C compiler is at hand, and nothing but time is lost where none is.
+A shard is a flat array of bytes. Rows lie in it `stride` bytes apart (the row and its checksum), tokens in
+chunks of `per_chunk` that lie `stride` bytes apart. The native twin does the same copies without the
+interpreter; the same install builds it where a C compiler is at hand, and nothing but time is lost where none
+is.
 """
 
 import ctypes
@@ -38,13 +39,28 @@ class Shards:
 
 
 def gather_rows(
-    shards: Shards, rows_per_shard: int, stride: int, rows: np.ndarray, views: np.ndarray, out: np.ndarray, native: bool = True
+    shards: Shards,
+    rows_per_shard: int,
+    stride: int,
+    rows: np.ndarray,
+    views: np.ndarray,
+    out: np.ndarray,
+    native: bool = True,
 ) -> None:
-    """out (n, bytes) uint8: view `views[i]` of row `rows[i]`, both int64; every row in range and every shard present."""
+    """out (n, bytes) uint8: view `views[i]` of row `rows[i]`, both int64; every row in range and every shard
+    present.
+    """
     library = _library()[0] if native else None
     if library:
         library.mambavl_gather_rows(
-            _at(shards.addresses), rows_per_shard, stride, _at(rows), _at(views), len(rows), out.shape[1], _at(out)
+            _at(shards.addresses),
+            rows_per_shard,
+            stride,
+            _at(rows),
+            _at(views),
+            len(rows),
+            out.shape[1],
+            _at(out),
         )
         return
     bytes_ = out.shape[1]
@@ -67,7 +83,14 @@ def gather_tokens(
     library = _library()[0] if native else None
     if library:
         library.mambavl_gather_tokens(
-            _at(shards.addresses), tokens_per_shard, per_chunk, stride, _at(starts), _at(lengths), *out.shape, _at(out)
+            _at(shards.addresses),
+            tokens_per_shard,
+            per_chunk,
+            stride,
+            _at(starts),
+            _at(lengths),
+            *out.shape,
+            _at(out),
         )
         return
     bytes_ = out.shape[2]
@@ -78,7 +101,9 @@ def gather_tokens(
             chunk, first = divmod(place + done, per_chunk)
             count = min(per_chunk - first, length - done)
             source = chunk * stride + first * bytes_
-            row[done * bytes_ : (done + count) * bytes_] = shards.arrays[shard][source : source + count * bytes_]
+            row[done * bytes_ : (done + count) * bytes_] = shards.arrays[shard][
+                source : source + count * bytes_
+            ]
             done += count
         row[length * bytes_ :] = 0
 
@@ -94,9 +119,25 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
     if library is None:
         return None, reason
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    library.mambavl_gather_rows.argtypes = [pointer, number, number, pointer, pointer, number, number, pointer]
+    library.mambavl_gather_rows.argtypes = [
+        pointer,
+        number,
+        number,
+        pointer,
+        pointer,
+        number,
+        number,
+        pointer,
+    ]
     library.mambavl_gather_rows.restype = None
-    library.mambavl_gather_tokens.argtypes = [pointer, *[number] * 3, pointer, pointer, *[number] * 3, pointer]
+    library.mambavl_gather_tokens.argtypes = [
+        pointer,
+        *[number] * 3,
+        pointer,
+        pointer,
+        *[number] * 3,
+        pointer,
+    ]
     library.mambavl_gather_tokens.restype = None
     return library, "ok"
 

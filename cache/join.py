@@ -1,7 +1,8 @@
 """Several stores -> one table of rows: the same segments seen by a video encoder, by two questions, by a microphone.
 
-Rows are joined by narration_id once; a batch is then a gather from each store. Nothing is dropped in silence: a row that is in
-one stream and not in another, or that is labelled otherwise there, ends the join, and the error names every such row.
+Rows are joined by narration_id once; a batch is then a gather from each store. Nothing is dropped in silence:
+a row that is in one stream and not in another, or that is labelled otherwise there, ends the join, and the
+error names every such row.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,9 @@ ROWS_SHOWN = 50
 
 
 class JoinError(DataError):
-    """Rows that do not match. `rows`: (narration_id, what is wrong with it), all of them; the text shows the first fifty."""
+    """Rows that do not match. `rows`: (narration_id, what is wrong with it), all of them; the text shows the
+    first fifty.
+    """
 
     def __init__(self, rows: list[tuple[str, str]]) -> None:
         self.rows = rows
@@ -42,7 +45,8 @@ class JoinedStream:
     status: np.ndarray  # (rows,) uint8
 
     def batch(self, rows: np.ndarray, level: str, view: int | np.ndarray = 0) -> tuple[Tensor, Tensor]:
-        """(tokens (B, L, D), lengths (B,)) of some joined rows, in the order given; zeros from each length on.
+        """(tokens (B, L, D), lengths (B,)) of some joined rows, in the order given; zeros from each length
+        on.
 
         view: which of a dense level's views, one for all or one a row.
         """
@@ -85,13 +89,17 @@ class Joined:
 
 
 def join(streams: dict[str, FeatureStore | Sequence[FeatureStore]]) -> Joined:
-    """Join streams by narration_id; each is one store, or several that hold different rows (train and validation halves).
+    """Join streams by narration_id; each is one store, or several that hold different rows (train and
+    validation halves).
 
     Raises JoinError, which names every row that does not match, DataError where the lists of classes differ.
     """
     if not streams:
         raise UsageError("there are no streams to join; name at least one store")
-    opened = {name: (stores,) if isinstance(stores, FeatureStore) else tuple(stores) for name, stores in streams.items()}
+    opened = {
+        name: (stores,) if isinstance(stores, FeatureStore) else tuple(stores)
+        for name, stores in streams.items()
+    }
     first = next(iter(opened))
     segments = tuple(segment for store in opened[first] for segment in store.segments)
     classes = opened[first][0].classes
@@ -108,7 +116,9 @@ def join(streams: dict[str, FeatureStore | Sequence[FeatureStore]]) -> Joined:
     return Joined(segments, classes, {name: _locate(stores, row_of) for name, stores in opened.items()})
 
 
-def _mismatches(first: str, segments: tuple[Segment, ...], opened: dict[str, tuple[FeatureStore, ...]]) -> list[tuple[str, str]]:
+def _mismatches(
+    first: str, segments: tuple[Segment, ...], opened: dict[str, tuple[FeatureStore, ...]]
+) -> list[tuple[str, str]]:
     wrong, known = [], {segment.narration_id: segment for segment in segments}
     for name, stores in opened.items():
         seen: set[str] = set()
@@ -120,7 +130,9 @@ def _mismatches(first: str, segments: tuple[Segment, ...], opened: dict[str, tup
                 elif row not in known:
                     wrong.append((row, f"is in stream {name} and not in stream {first}"))
                 elif (what := _differs(segment, known[row])) is not None:
-                    wrong.append((row, f"{what} in stream {name} and not so in stream {first} ({store.path})"))
+                    wrong.append(
+                        (row, f"{what} in stream {name} and not so in stream {first} ({store.path})")
+                    )
                 seen.add(row)
         wrong += [(row, f"is in stream {first} and not in stream {name}") for row in known if row not in seen]
     return wrong

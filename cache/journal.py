@@ -1,8 +1,9 @@
 """An append-only list of small records: what is done.
 
-One record = length (4 bytes, little endian), crc32c of the payload (4 bytes), payload (JSON). A record counts from the moment
-its bytes are on the disk; a torn tail, left by a kill or a power cut, is cut off and never guessed at. A journal has one writer
-at a time, which calls `cut_torn_tail` before it adds to an old one: what stands behind a torn record is never read.
+One record = length (4 bytes, little endian), crc32c of the payload (4 bytes), payload (JSON). A record counts
+from the moment its bytes are on the disk; a torn tail, left by a kill or a power cut, is cut off and never
+guessed at. A journal has one writer at a time, which calls `cut_torn_tail` before it adds to an old one: what
+stands behind a torn record is never read.
 """
 
 import json
@@ -18,7 +19,9 @@ _HEADER = struct.Struct("<II")
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
-    """Write one record and wait until it is durable. Raises DataError; the record then does not count and may be tried again."""
+    """Write one record and wait until it is durable. Raises DataError; the record then does not count and may
+    be tried again.
+    """
     payload = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     fsops.append(path, _HEADER.pack(len(payload), google_crc32c.value(payload)) + payload)
 
@@ -43,7 +46,9 @@ def torn_bytes(path: Path) -> int:
 
 
 def cut_torn_tail(path: Path) -> int:
-    """Remove what a kill left behind the last whole record; returns the bytes removed. For the journal's own writer only."""
+    """Remove what a kill left behind the last whole record; returns the bytes removed. For the journal's own
+    writer only.
+    """
     if not path.exists():
         return 0
     torn = torn_bytes(path)
@@ -57,7 +62,8 @@ def _scan(data: bytes) -> tuple[list[dict[str, Any]], int]:
     while position + _HEADER.size <= len(data):
         length, crc = _HEADER.unpack_from(data, position)
         payload = data[position + _HEADER.size : position + _HEADER.size + length]
-        if not length or len(payload) < length or google_crc32c.value(payload) != crc:  # zeros would be a sound empty record
+        # zeros would be a sound empty record
+        if not length or len(payload) < length or google_crc32c.value(payload) != crc:
             break
         records.append(json.loads(payload))
         position += _HEADER.size + length

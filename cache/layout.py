@@ -1,7 +1,7 @@
 """What files a store has, how long each must be, and which row groups are done. Nothing here writes.
 
-A row group is done when a valid record of it exists, made under this store's spec, *and* every one of its files has the length
-that the record gives. `spec.json` says everything else about the files.
+A row group is done when a valid record of it exists, made under this store's spec, *and* every one of its
+files has the length that the record gives. `spec.json` says everything else about the files.
 """
 
 import math
@@ -49,7 +49,12 @@ class Layout:
                 spec_sha256=canonical.digest(spec),
                 frame_pts=tuple(spec["frame_pts"]),
             )
-            sizes = [layout.rows, layout.rows_per_group, *layout.frame_pts, *(n for level in layout.levels for n in level.shape)]
+            sizes = [
+                layout.rows,
+                layout.rows_per_group,
+                *layout.frame_pts,
+                *(n for level in layout.levels for n in level.shape),
+            ]
             if not layout.rows_per_group or any(type(size) is not int or size < 0 for size in sizes):
                 raise ValueError("a size is no number of things")
             return layout
@@ -81,7 +86,9 @@ class Layout:
         for level in self.levels:
             if level.name == name:
                 return level
-        raise UsageError(f"there is no level {name!r}; this store holds {', '.join(level.name for level in self.levels)}")
+        raise UsageError(
+            f"there is no level {name!r}; this store holds {', '.join(level.name for level in self.levels)}"
+        )
 
     def present_chunks(self, level: Level, group: int) -> int:
         return len(self.rows_of(group)) if level.kind == "dense" else self.chunks(level)
@@ -97,9 +104,13 @@ class Layout:
         return shards.chunk_key(array.name, 1 + len(array.shape), group)
 
     def file_sizes(self, group: int) -> dict[str, int | None]:
-        """Every file of a row group with the length it must have; None for a compressed shard, whose record says."""
+        """Every file of a row group with the length it must have; None for a compressed shard, whose record
+        says.
+        """
         sizes = {
-            self.level_file(level, group): shards.shard_size(level, self.present_chunks(level, group), self.chunks(level))
+            self.level_file(level, group): shards.shard_size(
+                level, self.present_chunks(level, group), self.chunks(level)
+            )
             for level in self.levels
         }
         for array in self.row_arrays:
@@ -116,7 +127,9 @@ class Layout:
             if "/" in level.name:
                 files[level.beside("zarr.json")] = shards.group_metadata({})
         for array in self.row_arrays:
-            files[f"{array.name}/zarr.json"] = shards.row_array_metadata(array.shape, array.dtype, self.rows, self.rows_per_group)
+            files[f"{array.name}/zarr.json"] = shards.row_array_metadata(
+                array.shape, array.dtype, self.rows, self.rows_per_group
+            )
         return files
 
 
@@ -128,7 +141,8 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
 def committed_groups(path: Path, layout: Layout, only: int | None = None) -> dict[int, dict[str, Any]]:
     """Row group -> its record, for the groups (or for one) whose files are all there at their recorded length.
 
-    Where several writers recorded a group with other bytes, the one whose sha256 the files have; none, if none has.
+    Where several writers recorded a group with other bytes, the one whose sha256 the files have; none, if
+    none has.
     """
     path = Path(path)
     claims: dict[int, list[dict[str, Any]]] = {}
@@ -161,8 +175,12 @@ def is_complete(path: Path, layout: Layout, record: dict[str, Any]) -> bool:
 
 
 def _has_content(path: Path, record: dict[str, Any]) -> bool:
-    """By sha256. A crc32c would not do: over rows that carry their own crc32c it is the same whatever they hold."""
-    return all(sha256((path / name).read_bytes()) == expected for name, (_, expected) in record["files"].items())
+    """By sha256. A crc32c would not do: over rows that carry their own crc32c it is the same whatever they
+    hold.
+    """
+    return all(
+        sha256((path / name).read_bytes()) == expected for name, (_, expected) in record["files"].items()
+    )
 
 
 def file_size(path: Path) -> int | None:

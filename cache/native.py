@@ -1,4 +1,6 @@
-"""Finding the plain C libraries that the install built beside their callers; they are loaded through ctypes, never imported."""
+"""Finding the plain C libraries that the install built beside their callers; they are loaded through ctypes,
+never imported.
+"""
 
 import ctypes
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -6,8 +8,12 @@ from pathlib import Path
 
 
 def load(folder: Path, name: str, version: int) -> tuple[ctypes.CDLL | None, str | None]:
-    """(the library `_NAME` of a folder, None), or (None, why it cannot be used): its mambavl_NAME_version() must be `version`."""
-    built = next((file for suffix in EXTENSION_SUFFIXES if (file := folder / f"_{name}{suffix}").exists()), None)
+    """(the library `_NAME` of a folder, None), or (None, why it cannot be used): its mambavl_NAME_version()
+    must be `version`.
+    """
+    built = next(
+        (file for suffix in EXTENSION_SUFFIXES if (file := folder / f"_{name}{suffix}").exists()), None
+    )
     if built is None:
         return None, "it was not built; install a C compiler (gcc or clang), then reinstall mambavl"
     try:

@@ -1,7 +1,8 @@
 """Smaller levels from larger ones, without the videos: patch -> grid -> frame -> clip.
 
-A cell, a frame or a clip is the mean of the tokens that it covers, as stage one computes `grid` and `frame`. A `clip` made here
-is the mean over all tokens too; an encoder's own clip feature may be another (a class token, attention).
+A cell, a frame or a clip is the mean of the tokens that it covers, as stage one computes `grid` and `frame`.
+A `clip` made here is the mean over all tokens too; an encoder's own clip feature may be another (a class
+token, attention).
 """
 
 import math
@@ -32,10 +33,12 @@ def pool(
     progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> str:
-    """Write (or resume) a store with the one level `to` (`clip`, `frame`, `grid4`, any grid) of a finished store; its store id.
+    """Write (or resume) a store with the one level `to` (`clip`, `frame`, `grid4`, any grid) of a finished
+    store; its store id.
 
-    It names its parent in its spec. Rows without features stay so, with their reasons. Raises UsageError where the parent holds
-    no finer level or `out` is something else, Interrupted when `should_stop()` turns true between two row groups.
+    It names its parent in its spec. Rows without features stay so, with their reasons. Raises UsageError
+    where the parent holds no finer level or `out` is something else, Interrupted when `should_stop()` turns
+    true between two row groups.
     """
     if not parent.store_id:
         raise UsageError(f"{parent.path}: is not finished; only finished stores are pooled")
@@ -44,7 +47,10 @@ def pool(
     spec = {
         "kind": parent.spec["kind"],
         "recipe": recipe,
-        "inputs": {**parent.spec["inputs"], "parent": {"store_id": parent.store_id, "spec_sha256": parent.layout.spec_sha256}},
+        "inputs": {
+            **parent.spec["inputs"],
+            "parent": {"store_id": parent.store_id, "spec_sha256": parent.layout.spec_sha256},
+        },
         "levels": [level.to_dict()],
         "frame_pts": parent.spec["frame_pts"],
         "rows_per_group": shards.rows_per_group(level.chunk_bytes),
@@ -57,7 +63,9 @@ def pool(
         for number, group in enumerate(pending):
             if should_stop():
                 raise Interrupted(f"{out}: stopped after {number} row groups; the same command resumes")
-            writer.commit(group, _row_group(parent, source, level, np.array(writer.layout.rows_of(group)), reasons))
+            writer.commit(
+                group, _row_group(parent, source, level, np.array(writer.layout.rows_of(group)), reasons)
+            )
             progress(number + 1, len(pending))
         manifest = writer.finish()
     finally:
@@ -100,11 +108,15 @@ def _map_size(level: Level) -> tuple[int, int]:
         return level.shape[2], level.shape[3]
     side = math.isqrt(level.tokens // level.steps)
     if side * side * level.steps != level.tokens:
-        raise UsageError(f"level {level.name} has {level.tokens} tokens in {level.steps} steps, which is no square map")
+        raise UsageError(
+            f"level {level.name} has {level.tokens} tokens in {level.steps} steps, which is no square map"
+        )
     return side, side
 
 
-def _row_group(parent: FeatureStore, source: Level, level: Level, rows: np.ndarray, reasons: dict[str, str]) -> RowGroup:
+def _row_group(
+    parent: FeatureStore, source: Level, level: Level, rows: np.ndarray, reasons: dict[str, str]
+) -> RowGroup:
     status, steps = parent.row_array("status")[rows], parent.row_array("length")[rows]
     values = np.full((len(rows), *level.shape), np.nan, level.dtype)
     ok = np.flatnonzero(status == OK)
@@ -119,7 +131,11 @@ def _row_group(parent: FeatureStore, source: Level, level: Level, rows: np.ndarr
         status=status,
         flags=parent.row_array("flags")[rows],
         frame_pts=parent.row_array("frame_pts")[rows] if parent.layout.frame_pts else None,
-        reasons={i: reasons[segments[row].narration_id] for i, row in enumerate(rows) if segments[row].narration_id in reasons},
+        reasons={
+            i: reasons[segments[row].narration_id]
+            for i, row in enumerate(rows)
+            if segments[row].narration_id in reasons
+        },
     )
 
 

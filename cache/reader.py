@@ -1,7 +1,8 @@
 """Reading a feature store: random batches straight from the memory-mapped shard files of the Zarr archive.
 
-The shards are uncompressed and laid row by row (schema.encode_shard), so a row is at a known offset and zarr's Python path,
-hundreds of times slower on random rows, is never taken. Compressed stores, and those wanted in memory, are decoded once.
+The shards are uncompressed and laid row by row (schema.encode_shard), so a row is at a known offset and
+zarr's Python path, hundreds of times slower on random rows, is never taken. Compressed stores, and those
+wanted in memory, are decoded once.
 """
 
 import math
@@ -30,7 +31,9 @@ Resident = Literal["mmap", "ram", "device"]
 
 
 class FeatureStore:
-    """A store opened read-only; `open_store` says how. Safe to pickle and to use after a fork: each process maps for itself."""
+    """A store opened read-only; `open_store` says how. Safe to pickle and to use after a fork: each process
+    maps for itself.
+    """
 
     def __init__(
         self,
@@ -56,7 +59,11 @@ class FeatureStore:
 
     def __getstate__(self) -> dict[str, Any]:
         cached = ("segments", "classes", "failures", "_all_ok")
-        return {**{key: value for key, value in self.__dict__.items() if key not in cached}, "_sources": {}, "_row_arrays": {}}
+        return {
+            **{key: value for key, value in self.__dict__.items() if key not in cached},
+            "_sources": {},
+            "_row_arrays": {},
+        }
 
     @property
     def levels(self) -> dict[str, Level]:
@@ -85,11 +92,15 @@ class FeatureStore:
         return self.row_array("status")
 
     def row_array(self, name: str) -> np.ndarray:
-        """A whole per-row array: `status`, `flags`, `length`, `start`, `frame_pts`; the fill value where nothing was written."""
+        """A whole per-row array: `status`, `flags`, `length`, `start`, `frame_pts`; the fill value where
+        nothing was written.
+        """
         if name not in self._row_arrays:
             array = next((a for a in self.layout.row_arrays if a.name == name), None)
             if array is None:
-                raise UsageError(f"there is no array {name!r}; there are {', '.join(a.name for a in self.layout.row_arrays)}")
+                raise UsageError(
+                    f"there is no array {name!r}; there are {', '.join(a.name for a in self.layout.row_arrays)}"
+                )
             fill = np.nan if array.dtype.startswith("float") else 0
             out = np.full((self.layout.rows, *array.shape), fill, array.dtype)
             for group in self._written_groups:
@@ -105,11 +116,13 @@ class FeatureStore:
         return self._row_arrays[name]
 
     def batch(self, rows: Any, level: str, *, view: Any = 0) -> tuple[Tensor, Tensor]:
-        """Features of some rows, in the order given: numbers, or a mask over all rows. view: of a dense level, one or one a row.
+        """Features of some rows, in the order given: numbers, or a mask over all rows. view: of a dense
+        level, one or one a row.
 
-        Returns (tokens (B, L, D) in the stored dtype, lengths (B,) int64), zeros from each length on. Dense: L tokens, grids
-        flattened row by row. Ragged: padded to the longest of the batch. Raises DataError for a row whose status is not ok,
-        or (with verify="read") whose bytes are damaged, IndexError for a row that is not there.
+        Returns (tokens (B, L, D) in the stored dtype, lengths (B,) int64), zeros from each length on. Dense:
+        L tokens, grids flattened row by row. Ragged: padded to the longest of the batch. Raises DataError for
+        a row whose status is not ok, or (with verify="read") whose bytes are damaged, IndexError for a row
+        that is not there.
         """
         spec, rows = self.layout.level(level), self._row_numbers(rows)
         self._refuse_rows_without_features(rows)
@@ -132,7 +145,8 @@ class FeatureStore:
     def _empty(self, shape: tuple[int, ...], dtype: str) -> Tensor:
         if self.pin:
             return torch.empty(shape, dtype=getattr(torch, dtype), pin_memory=True)
-        return torch.from_numpy(np.empty(shape, dtype))  # torch's own aligned memory is handed back to the system more often
+        # torch's own aligned memory is handed back to the system more often
+        return torch.from_numpy(np.empty(shape, dtype))
 
     def _refuse_rows_without_features(self, rows: np.ndarray) -> None:
         if self._all_ok:
@@ -140,7 +154,9 @@ class FeatureStore:
         bad = rows[self.status[rows] != OK]
         if len(bad):
             first, reason = self.segments[bad[0]].narration_id, STATUS[int(self.status[bad[0]])]
-            raise DataError(f"{self.path}: row {first} has no features ({reason}); {len(bad)} such rows were asked for")
+            raise DataError(
+                f"{self.path}: row {first} has no features ({reason}); {len(bad)} such rows were asked for"
+            )
 
     @cached_property
     def _all_ok(self) -> bool:
@@ -177,14 +193,20 @@ class FeatureStore:
             return rows
         least, greatest = rows.min(), rows.max()
         if least < -len(self) or greatest >= len(self):
-            raise IndexError(f"{self.path}: row {greatest if greatest >= len(self) else least} of {len(self)}")
+            raise IndexError(
+                f"{self.path}: row {greatest if greatest >= len(self) else least} of {len(self)}"
+            )
         return rows if least >= 0 else np.where(rows < 0, rows + len(self), rows)
 
     def _starts(self, level: Level, rows: np.ndarray) -> np.ndarray:
-        """(B,) first tokens of some rows; empty for a dense level. A row without tokens starts nowhere, so 0 will do."""
+        """(B,) first tokens of some rows; empty for a dense level. A row without tokens starts nowhere, so 0
+        will do.
+        """
         if level.kind == "dense":
             return np.empty(0, np.int64)
-        return np.where(self.row_array(level.beside("length"))[rows] > 0, self.row_array(level.beside("start"))[rows], 0)
+        return np.where(
+            self.row_array(level.beside("length"))[rows] > 0, self.row_array(level.beside("start"))[rows], 0
+        )
 
     def _refuse_bounds(self, level: Level) -> None:
         """Before anything is copied by address: do `length` (and `start`) stay within the level?"""
@@ -196,7 +218,9 @@ class FeatureStore:
             group = np.arange(len(self)) // self.layout.rows_per_group * level.capacity
             fits = ((lengths == 0) | ((starts >= group) & (starts + lengths <= group + level.capacity))).all()
         if not fits:
-            raise DataError(f"{self.path}: the lengths of level {level.name} reach beyond it; run `mambavl cache verify --deep`")
+            raise DataError(
+                f"{self.path}: the lengths of level {level.name} reach beyond it; run `mambavl cache verify --deep`"
+            )
 
     # --- where the values of a level are
 
@@ -236,7 +260,9 @@ class FeatureStore:
         return out[:, 0] if level.kind == "dense" else out.reshape(-1, level.width)
 
     def _scratch(self, level: Level) -> np.ndarray:
-        """A compressed level, decoded once (in memory) into a file that all who read this store here map from then on."""
+        """A compressed level, decoded once (in memory) into a file that all who read this store here map from
+        then on.
+        """
         folder = scratch_folder() / self.store_id
         file, mark = (folder / f"{level.name.replace('/', '.')}.{kind}" for kind in ("raw", "sha256"))
         rows = self.layout.rows if level.kind == "dense" else self.layout.groups * level.capacity
@@ -256,17 +282,31 @@ class FeatureStore:
     # --- files
 
     def _open(self, partial: bool) -> tuple[str, dict[str, list], list[int]]:
-        """The store id ("" if unfinished), every file's recorded [size, sha256], and the row groups that are done."""
+        """The store id ("" if unfinished), every file's recorded [size, sha256], and the row groups that are
+        done.
+        """
         if not (self.path / MANIFEST).exists():
             done = committed_groups(self.path, self.layout)
             if partial:
-                return "", {name: entry for record in done.values() for name, entry in record["files"].items()}, sorted(done)
+                return (
+                    "",
+                    {name: entry for record in done.values() for name, entry in record["files"].items()},
+                    sorted(done),
+                )
             rows = sum(len(self.layout.rows_of(group)) for group in done)
-            raise DataError(f"{self.path}: {rows:,} of {len(self):,} rows are done; run the command that made it again")
+            raise DataError(
+                f"{self.path}: {rows:,} of {len(self):,} rows are done; run the command that made it again"
+            )
         faults = verification.verify(self.path) if self.verify != "none" else []
         if faults:
-            more = f" (and {len(faults) - 1} more; `mambavl cache verify {self.path}` lists them)" if faults[1:] else ""
-            raise DataError(f"{self.path}: {faults[0]}{more}; `mambavl cache repair {self.path}` re-opens what is bad")
+            more = (
+                f" (and {len(faults) - 1} more; `mambavl cache verify {self.path}` lists them)"
+                if faults[1:]
+                else ""
+            )
+            raise DataError(
+                f"{self.path}: {faults[0]}{more}; `mambavl cache repair {self.path}` re-opens what is bad"
+            )
         manifest = read_json(self.path, MANIFEST)
         if manifest["spec_sha256"] != self.layout.spec_sha256:
             raise DataError(f"{self.path / SPEC}: is not the spec that the store was finalised with")
@@ -292,7 +332,9 @@ class FeatureStore:
         return data
 
     def _map(self, level: Level, group: int) -> np.ndarray:
-        """A shard's bytes, checked: its length always, its index unless verify="none", all of it if verify="read"."""
+        """A shard's bytes, checked: its length always, its index unless verify="none", all of it if
+        verify="read".
+        """
         name = self.layout.level_file(level, group)
         present, chunks = self.layout.present_chunks(level, group), self.layout.chunks(level)
         if self._manifest_mark() != self._opened_as:
@@ -315,7 +357,9 @@ class FeatureStore:
     def _hashed(self, name: str) -> bytes:
         data = (self.path / name).read_bytes()
         if sha256(data) != self.spec[f"{name.partition('.')[0]}_sha256"]:
-            raise DataError(f"{self.path / name}: was changed after extraction; its sha256 is not the one in spec.json")
+            raise DataError(
+                f"{self.path / name}: was changed after extraction; its sha256 is not the one in spec.json"
+            )
         return data
 
 
@@ -330,17 +374,23 @@ def open_store(
 ) -> FeatureStore:
     """Open a finished store read-only.
 
-    partial: open an unfinished one; rows that were never written then have status 0.
-    verify: "open" compares every file's size and the manifest now, and each shard's index when it is first touched; "read" also
-        compares each shard's sha256 when it is first touched, and each row's crc32c whenever it is read; "none" looks at a
-        shard's size only, where it is needed to stay within the file.
-    resident: "mmap" maps the shard files (a compressed store is decoded once into a scratch file, see `scratch_folder`); "ram"
-        and "device" decode a level whole, on its first use, into memory or onto `device`, where batches are then put together.
-    pin: batches in page-locked memory, from where a GPU fetches them without waiting. Not for forked loader processes.
+    partial: open an unfinished one; rows that were never written then have status 0. verify: "open" compares
+    every file's size and the manifest now, and each shard's index when it is first touched; "read" also
+        compares each shard's sha256 when it is first touched, and each row's crc32c whenever it is read;
+        "none" looks at a shard's size only, where it is needed to stay within the file.
+    resident: "mmap" maps the shard files (a compressed store is decoded once into a scratch file, see
+    `scratch_folder`); "ram"
+        and "device" decode a level whole, on its first use, into memory or onto `device`, where batches are
+        then put together.
+    pin: batches in page-locked memory, from where a GPU fetches them without waiting. Not for forked loader
+    processes.
 
     Raises DataError when the store is unfinished, damaged or none at all, UsageError for an unknown mode.
     """
-    for name, value, known in (("verify", verify, ("open", "read", "none")), ("resident", resident, ("mmap", "ram", "device"))):
+    for name, value, known in (
+        ("verify", verify, ("open", "read", "none")),
+        ("resident", resident, ("mmap", "ram", "device")),
+    ):
         if value not in known:
             raise UsageError(f"{name}={value!r}: there are {', '.join(known)}")
     if pin and not torch.cuda.is_available():

@@ -11,7 +11,18 @@ from typing import Any
 from mambavl.cache import fsops, journal
 from mambavl.cache.layout import Layout, committed_groups, file_size, records
 from mambavl.cache.rows import read_segments
-from mambavl.cache.spec import CLASSES, COMMIT, LOCK, MANIFEST, SCHEMA_VERSION, SEAL, SEGMENTS, SPEC, read_json, read_spec
+from mambavl.cache.spec import (
+    CLASSES,
+    COMMIT,
+    LOCK,
+    MANIFEST,
+    SCHEMA_VERSION,
+    SEAL,
+    SEGMENTS,
+    SPEC,
+    read_json,
+    read_spec,
+)
 from mambavl.cache.verify import Fault, Progress, file_faults, find_faults, is_itself, read_manifest
 from mambavl.configs.errors import DataError
 
@@ -26,11 +37,12 @@ class Repair:
 
 
 def repair(path: Path, progress: Progress = lambda done, total: None) -> Repair:
-    """Delete what is damaged and re-open the row groups that it belonged to. Raises DataError while somebody writes the store.
+    """Delete what is damaged and re-open the row groups that it belonged to. Raises DataError while somebody
+    writes the store.
 
-    What follows from the spec is written anew here. The rest (features, segments.csv, classes.json, the spec itself) is written
-    by the command that made the store, run again; row groups that are sound stay done. Data first, manifest last: a kill in
-    between leaves a store that is still known to be damaged.
+    What follows from the spec is written anew here. The rest (features, segments.csv, classes.json, the spec
+    itself) is written by the command that made the store, run again; row groups that are sound stay done.
+    Data first, manifest last: a kill in between leaves a store that is still known to be damaged.
     """
     path = Path(path)
     with _nobody_writing(path):
@@ -41,8 +53,11 @@ def repair(path: Path, progress: Progress = lambda done, total: None) -> Repair:
                 raise
             layout, faults = None, [Fault(SPEC, str(error)), *_faults_without_spec(path, progress)]
         bad = {fault.file for fault in faults}
-        if not bad or (bad == {MANIFEST} and not (path / MANIFEST).exists()):  # sound, or sound as far as it goes
-            return Repair([str(fault) for fault in faults], [], bool(bad) and bool(_open_groups(path, layout)))
+        # sound, or sound as far as it goes
+        if not bad or (bad == {MANIFEST} and not (path / MANIFEST).exists()):
+            return Repair(
+                [str(fault) for fault in faults], [], bool(bad) and bool(_open_groups(path, layout))
+            )
         if SPEC in bad:
             layout = None
         if layout:
@@ -73,7 +88,9 @@ def _is_of_another_version(path: Path) -> bool:
 
 
 def _faults_without_spec(path: Path, progress: Progress) -> Iterator[Fault]:
-    """Damage of the other files where the spec cannot be read: the manifest vouches for itself, else the journals speak."""
+    """Damage of the other files where the spec cannot be read: the manifest vouches for itself, else the
+    journals speak.
+    """
     entries = {name: entry for record in records(path) for name, entry in record["files"].items()}
     with contextlib.suppress(DataError):
         manifest = read_json(path, MANIFEST)
@@ -99,13 +116,16 @@ def _nobody_writing(path: Path) -> Iterator[None]:
 def _rewrite_journals(path: Path, layout: Layout | None, bad: set[str]) -> None:
     """One journal with the records of the sound row groups in place of all others.
 
-    A re-opened row group's record must go: its files come back one by one, at the length that it gives. What the journals have
-    lost the manifest still knows; without a spec nobody can tell whose records they are, and those that fit stay.
+    A re-opened row group's record must go: its files come back one by one, at the length that it gives. What
+    the journals have lost the manifest still knows; without a spec nobody can tell whose records they are,
+    and those that fit stay.
     """
     old = sorted((path / COMMIT).glob("*.journal"))
     if layout:
         kept = committed_groups(path, layout)
-        kept |= {group: record for group, record in _records_of_manifest(path, layout, bad) if group not in kept}
+        kept |= {
+            group: record for group, record in _records_of_manifest(path, layout, bad) if group not in kept
+        }
     else:
         kept = {i: record for i, record in enumerate(records(path)) if not record["files"].keys() & bad}
     target = path / COMMIT / f"repaired-{uuid.uuid4().hex[:8]}.journal"
@@ -128,7 +148,15 @@ def _records_of_manifest(path: Path, layout: Layout, bad: set[str]) -> Iterator[
         names = layout.file_sizes(group).keys()
         if not names & bad:
             files = {name: manifest["files"][name] for name in names}
-            yield group, {"group": group, "spec": layout.spec_sha256, "files": files, "failures": failures.get(group, [])}
+            yield (
+                group,
+                {
+                    "group": group,
+                    "spec": layout.spec_sha256,
+                    "files": files,
+                    "failures": failures.get(group, []),
+                },
+            )
 
 
 def _open_groups(path: Path, layout: Layout) -> list[int]:
@@ -139,12 +167,15 @@ def _open_groups(path: Path, layout: Layout) -> list[int]:
 def gc(path: Path, *, every_host: bool = False) -> list[tuple[Path, int]]:
     """Delete what killed writers left between write and rename; returns (file, bytes) of each.
 
-    Files of processes that live are kept, and those of other machines, of which nothing is known here, unless `every_host`:
-    then nobody may be writing. Raises DataError while somebody writes the store on this machine.
+    Files of processes that live are kept, and those of other machines, of which nothing is known here, unless
+    `every_host`: then nobody may be writing. Raises DataError while somebody writes the store on this
+    machine.
     """
     path = Path(path)
     with _nobody_writing(path):
-        deleted = [(file, file_size(file) or 0) for file, is_dead in fsops.temporaries(path) if is_dead or every_host]
+        deleted = [
+            (file, file_size(file) or 0) for file, is_dead in fsops.temporaries(path) if is_dead or every_host
+        ]
         for file, _ in deleted:
             fsops.remove(file)
     return deleted

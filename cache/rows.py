@@ -46,7 +46,9 @@ FLAG_BEFORE_START, FLAG_TIME_FROM_FRAMES, FLAG_HELD_LAST, FLAG_SILENCE = FLAGS
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One annotated action, a row of a store. Classes are None where the data set gives no labels (EK100's test list)."""
+    """One annotated action, a row of a store. Classes are None where the data set gives no labels (EK100's
+    test list).
+    """
 
     narration_id: str
     participant_id: str
@@ -96,7 +98,8 @@ class Classes:
 def write_segments(segments: tuple[Segment, ...]) -> bytes:
     """segments.csv: every column of the data set in seconds and classes, lists as JSON."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a bare carriage return would end the row
+    # a bare carriage return would end the row
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow([f.name for f in fields(Segment)])
     for segment in segments:
         writer.writerow([_cell(getattr(segment, f.name)) for f in fields(Segment)])
@@ -111,7 +114,8 @@ def read_segments(data: bytes) -> tuple[Segment, ...]:
     columns = dict(zip(names, list(zip(*rows, strict=True)) or [()] * len(names), strict=True))
     values = (map(_READ.get(f.name, _as_it_is), columns[f.name]) for f in fields(Segment))
     was_on = gc.isenabled()
-    gc.disable()  # a million small objects, none of them garbage: the collector would take a third of the time
+    # a million small objects, none of them garbage: the collector would take a third of the time
+    gc.disable()
     try:
         return tuple(itertools.starmap(Segment, zip(*values, strict=True)))
     finally:

@@ -1,4 +1,5 @@
-"""A scores file: what a recogniser thinks of some rows, as npz. `fuse` writes them, predicted questions are made from them.
+"""A scores file: what a recogniser thinks of some rows, as npz. `fuse` writes them, predicted questions are
+made from them.
 
 narration_id (N,) text, each once
 verb (N, verbs), noun (N, nouns)           log-probabilities, or any real scores
@@ -30,14 +31,18 @@ class BestClasses:
 
 
 def best_classes(path: Path, *, num_verbs: int, num_nouns: int) -> BestClasses:
-    """Read a scores file; equal scores go to the smaller class. A file that has verb and noun scores is not asked for pairs.
+    """Read a scores file; equal scores go to the smaller class. A file that has verb and noun scores is not
+    asked for pairs.
 
-    Raises DataError for a file that is none, lacks an array, holds an id twice, a wrong shape, NaN or infinity (-inf, a
-    probability of 0, may stand beside finite scores).
+    Raises DataError for a file that is none, lacks an array, holds an id twice, a wrong shape, NaN or
+    infinity (-inf, a probability of 0, may stand beside finite scores).
     """
     path = Path(path)
     arrays = _read(path)
-    if not {"narration_id", "verb", "noun"} <= arrays.keys() and not {"narration_id", "action", "pairs"} <= arrays.keys():
+    if (
+        not {"narration_id", "verb", "noun"} <= arrays.keys()
+        and not {"narration_id", "action", "pairs"} <= arrays.keys()
+    ):
         raise DataError(f"{path}: holds {', '.join(arrays) or 'nothing'}; a scores file holds {KEYS}")
     ids = _ids(path, arrays["narration_id"])
     if {"verb", "noun"} <= arrays.keys():
@@ -82,26 +87,42 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             found = np.load(file, allow_pickle=False)
             if isinstance(found, np.ndarray):
                 raise ValueError("it is a single array")
-            wanted = [key for key in ("narration_id", "verb", "noun", "action", "pairs") if key in found.files]
+            wanted = [
+                key for key in ("narration_id", "verb", "noun", "action", "pairs") if key in found.files
+            ]
             if {"verb", "noun"} <= set(wanted):
                 wanted = [key for key in wanted if key not in ("action", "pairs")]
             return {key: found[key] for key in wanted}
     except OSError as error:
         how = error.strerror or error
-        raise DataError(f"{path}: cannot be read ({how}); `mambavl evaluate RUN` writes RUN/scores/") from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
+        raise DataError(
+            f"{path}: cannot be read ({how}); `mambavl evaluate RUN` writes RUN/scores/"
+        ) from None
+    except (
+        ValueError,
+        EOFError,
+        KeyError,
+        zipfile.BadZipFile,
+        zlib.error,
+        RuntimeError,
+        MemoryError,
+    ) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{path}: is no scores file ({reason}); it is an npz of {KEYS}") from None
 
 
 def _ids(path: Path, array: np.ndarray) -> tuple[str, ...]:
     if array.ndim != 1 or array.dtype.kind != "U":
-        raise DataError(f"{path}: narration_id is {array.dtype} of shape {array.shape}; it is a text for each row, such as <U12")
+        raise DataError(
+            f"{path}: narration_id is {array.dtype} of shape {array.shape}; it is a text for each row, such as <U12"
+        )
     ids = tuple(array.tolist())
     seen: set[str] = set()
     twice = [name for name in ids if name in seen or seen.add(name)]
     if twice:
-        raise DataError(f"{path}: narration_id {twice[0]} stands there twice ({len(twice):,} such rows); keep one of each")
+        raise DataError(
+            f"{path}: narration_id {twice[0]} stands there twice ({len(twice):,} such rows); keep one of each"
+        )
     return ids
 
 
@@ -122,7 +143,9 @@ def _checked(path: Path, name: str, scores: np.ndarray, ids: tuple[str, ...], co
 
 def _pairs(path: Path, pairs: np.ndarray, num_verbs: int, num_nouns: int) -> np.ndarray:
     if pairs.dtype.kind not in "iu" or pairs.ndim != 2 or pairs.shape[1:] != (2,) or not len(pairs):
-        raise DataError(f"{path}: pairs is {pairs.dtype} of shape {pairs.shape}; it is a verb and a noun class for each column")
+        raise DataError(
+            f"{path}: pairs is {pairs.dtype} of shape {pairs.shape}; it is a verb and a noun class for each column"
+        )
     if (pairs < 0).any() or (pairs >= (num_verbs, num_nouns)).any():
         bad = pairs[((pairs < 0) | (pairs >= (num_verbs, num_nouns))).any(1)][0].tolist()
         raise DataError(f"{path}: pairs names {bad}; there are {num_verbs} verb and {num_nouns} noun classes")

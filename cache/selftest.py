@@ -1,8 +1,10 @@
-"""Does the file system under a folder keep what the store promises? Real writers, killed at random; two at once; a full count.
+"""Does the file system under a folder keep what the store promises? Real writers, killed at random; two at
+once; a full count.
 
-The promise rests on four things that a file system may lack: rename is atomic, fsync of a file and of a folder are obeyed, a
-process sees what another wrote, and locks keep processes apart. A kill shows the first and the third; locks and writers at the
-same time are tried by processes; fsync can only be timed here: whether it survives a power cut, only a power cut shows.
+The promise rests on four things that a file system may lack: rename is atomic, fsync of a file and of a
+folder are obeyed, a process sees what another wrote, and locks keep processes apart. A kill shows the first
+and the third; locks and writers at the same time are tried by processes; fsync can only be timed here:
+whether it survives a power cut, only a power cut shows.
 """
 
 import hashlib
@@ -47,10 +49,11 @@ def selftest(
     progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Check]:
-    """Try the store's promises in a new folder under `folder`, which is deleted afterwards; one Check after another.
+    """Try the store's promises in a new folder under `folder`, which is deleted afterwards; one Check after
+    another.
 
-    Forks, so call it from a process without threads. Raises DataError where nothing can be written at all, Interrupted when
-    `should_stop()` turns true between two kills.
+    Forks, so call it from a process without threads. Raises DataError where nothing can be written at all,
+    Interrupted when `should_stop()` turns true between two kills.
     """
     place = Path(folder) / f"mambavl-selftest-{uuid.uuid4().hex[:8]}"
     fsops.make_folder(place)
@@ -58,7 +61,11 @@ def selftest(
         seconds = _write(place / "whole.zarr", None)
         expected = content(place / "whole.zarr")
         size = sum(map(len, expected.values()))
-        yield Check("write", not verify(place / "whole.zarr", deep=True), f"{size / 1e6:.1f} MB in {seconds:.2f} s, verified")
+        yield Check(
+            "write",
+            not verify(place / "whole.zarr", deep=True),
+            f"{size / 1e6:.1f} MB in {seconds:.2f} s, verified",
+        )
         yield _fsync_check(place)
         yield _lock_check(place)
         yield _kill_check(place, expected, kills, seed, seconds, progress, should_stop)
@@ -68,8 +75,14 @@ def selftest(
 
 
 def content(store: Path) -> dict[str, bytes]:
-    """A finished store by file name: the same for every road that leads to it. Journals and the environment tell of the road."""
-    files = (file for file in sorted(store.rglob("*")) if file.is_file() and COMMIT not in file.relative_to(store).parts)
+    """A finished store by file name: the same for every road that leads to it. Journals and the environment
+    tell of the road.
+    """
+    files = (
+        file
+        for file in sorted(store.rglob("*"))
+        if file.is_file() and COMMIT not in file.relative_to(store).parts
+    )
     return {str(file.relative_to(store)): file.read_bytes() for file in files if file.name != ENVIRONMENT}
 
 
@@ -82,7 +95,9 @@ def _kill_check(
     progress: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> Check:
-    """SIGKILL at a random moment, then resume, which may be killed as well; the finished store is the uninterrupted one."""
+    """SIGKILL at a random moment, then resume, which may be killed as well; the finished store is the
+    uninterrupted one.
+    """
     rng, wrong, killed, trial = np.random.default_rng(seed), [], 0, 0
     while killed < kills and trial < 10 * kills:
         trial += 1
@@ -119,7 +134,11 @@ def _two_writers_check(place: Path, expected: dict[str, bytes]) -> Check:
             wrong.append(f"{name} row groups: another store than one writer makes")
         elif faults := verify(path, deep=True):
             wrong.append(f"{name} row groups: {faults[0]}")
-    return Check("two writers", not wrong, "; ".join(wrong) or "on the same row groups and on shared ones: nothing lost")
+    return Check(
+        "two writers",
+        not wrong,
+        "; ".join(wrong) or "on the same row groups and on shared ones: nothing lost",
+    )
 
 
 def _lock_check(place: Path) -> Check:
@@ -144,9 +163,13 @@ def _lock_check(place: Path) -> Check:
         if descriptor is not None:
             fsops.unlock(descriptor)
     if mine is not None:
-        return Check("locks", False, "not kept here: let no two commands finish or repair one store at the same time")
+        return Check(
+            "locks", False, "not kept here: let no two commands finish or repair one store at the same time"
+        )
     return Check(
-        "locks", after is not None, "kept, and freed by a kill" if after is not None else "a killed process keeps its lock"
+        "locks",
+        after is not None,
+        "kept, and freed by a kill" if after is not None else "a killed process keeps its lock",
     )
 
 
@@ -178,10 +201,20 @@ def _fork(deed: Callable[[], object]) -> int:
 
 
 def _write(path: Path, share: int | None) -> float:
-    """Write or resume a small store whose rows follow from their numbers; seconds taken. share: every other row group only."""
+    """Write or resume a small store whose rows follow from their numbers; seconds taken. share: every other
+    row group only.
+    """
     since = time.perf_counter()
-    spec = {"kind": "video", "recipe": {"selftest": 1}, "inputs": {}, "levels": [LEVEL.to_dict()], "frame_pts": [1, 16]}
-    segments = tuple(Segment(f"P01_01_{i}", "P01", "P01_01", "", float(i), i + 1.0, 1, 2, "train") for i in range(ROWS))
+    spec = {
+        "kind": "video",
+        "recipe": {"selftest": 1},
+        "inputs": {},
+        "levels": [LEVEL.to_dict()],
+        "frame_pts": [1, 16],
+    }
+    segments = tuple(
+        Segment(f"P01_01_{i}", "P01", "P01_01", "", float(i), i + 1.0, 1, 2, "train") for i in range(ROWS)
+    )
     writer = StoreWriter(path, {**spec, "rows_per_group": GROUP_ROWS}, segments, CLASSES, {})
     for group in writer.pending():
         if share is None or group % 2 == share:
@@ -195,7 +228,9 @@ def _row_group(layout: Layout, group: int) -> RowGroup:
     seed = int.from_bytes(hashlib.sha256(str(group).encode()).digest()[:4], "little")
     values = np.random.default_rng(seed).standard_normal((len(rows), *LEVEL.shape)).astype(LEVEL.dtype)
     ok, none = np.full(len(rows), OK, np.uint8), np.zeros(len(rows), np.uint8)
-    return RowGroup({"frame": values}, {"length": np.full(len(rows), 16)}, ok, none, np.zeros((len(rows), 1, 16)))
+    return RowGroup(
+        {"frame": values}, {"length": np.full(len(rows), 16)}, ok, none, np.zeros((len(rows), 1, 16))
+    )
 
 
 def _done(path: Path) -> set[int]:

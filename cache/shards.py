@@ -10,11 +10,12 @@
       commit/seal.json             after `finalize`: size and sha256 of the journals and of environment.json
       manifest.json                after `finalize`, last of all: every other file's size and sha256, and the store id
 
-A level's files lie side by side in one folder (separator "." in their keys), which saves a row group a dozen folders and fsyncs.
+A level's files lie side by side in one folder (separator "." in their keys), which saves a row group a dozen
+folders and fsyncs.
 
-R rows make a row group, the unit of work and of loss. A dense level has one shape for all rows, (V, T, D) say. A ragged level
-(text) has values (tokens, D): row r owns `length[r]` tokens from `start[r]`; every row group begins at a fixed capacity, so that
-its shard can be written without knowing the others.
+R rows make a row group, the unit of work and of loss. A dense level has one shape for all rows, (V, T, D)
+say. A ragged level (text) has values (tokens, D): row r owns `length[r]` tokens from `start[r]`; every row
+group begins at a fixed capacity, so that its shard can be written without knowing the others.
 """
 
 import math
@@ -41,7 +42,9 @@ ZSTD_LEVEL = 3
 
 @dataclass(frozen=True)
 class Level:
-    """One array of features. `shape` is a row's: dense (V, D), (V, T, D), (V, T, g, g, D); ragged (D,), one token."""
+    """One array of features. `shape` is a row's: dense (V, D), (V, T, D), (V, T, g, g, D); ragged (D,), one
+    token.
+    """
 
     name: str  # `frame`, `verb_question/last_hidden`
     kind: Literal["dense", "ragged"]
@@ -49,15 +52,25 @@ class Level:
     dtype: Literal["float16", "float32"] = "float16"
     steps: int = 0  # dense: time steps that the row's tokens divide into (T); 0 where a row is one vector
     capacity: int = 0  # ragged: tokens a row group has room for, a multiple of TOKEN_CHUNK
-    compressor: Literal["none", "zstd"] = "none"  # zstd is for archives: 3-8 % of space, and no reading in place
+    # zstd is for archives: 3-8 % of space, and no reading in place
+    compressor: Literal["none", "zstd"] = "none"
 
     def __post_init__(self) -> None:
         """Raises ValueError for what is no level: specs come from files."""
         sizes = (*self.shape, self.steps, self.capacity)
-        fits = self.kind in ("dense", "ragged") and self.dtype in ("float16", "float32") and self.compressor in ("none", "zstd")
+        fits = (
+            self.kind in ("dense", "ragged")
+            and self.dtype in ("float16", "float32")
+            and self.compressor in ("none", "zstd")
+        )
         fits = fits and all(type(size) is int and size >= 0 for size in sizes) and 0 not in self.shape
         if self.kind == "dense":
-            fits = fits and len(self.shape) >= 2 and self.capacity == 0 and (not self.steps or self.tokens % self.steps == 0)
+            fits = (
+                fits
+                and len(self.shape) >= 2
+                and self.capacity == 0
+                and (not self.steps or self.tokens % self.steps == 0)
+            )
         else:
             fits = fits and len(self.shape) == 1 and self.capacity > 0 and self.capacity % TOKEN_CHUNK == 0
         if not fits:
@@ -103,7 +116,9 @@ class Level:
 
 
 def rows_per_group(row_bytes: float) -> int:
-    """The power of two from 8 to 512 that brings a shard nearest to 16 MiB; `row_bytes` is a row's of the largest level."""
+    """The power of two from 8 to 512 that brings a shard nearest to 16 MiB; `row_bytes` is a row's of the
+    largest level.
+    """
     wanted = 2 ** round(math.log2(SHARD_BYTES / max(row_bytes, 1)))
     return min(max(wanted, MIN_ROWS), MAX_ROWS)
 
@@ -137,7 +152,9 @@ def level_metadata(level: Level, rows: int, group_rows: int) -> bytes:
     }
     if level.compressor == "zstd":
         sharding["configuration"]["codecs"].insert(1, _ZSTD)
-    return _array_metadata((length, *level.shape), (shard_length, *level.shape), level.dtype, "NaN", [sharding])
+    return _array_metadata(
+        (length, *level.shape), (shard_length, *level.shape), level.dtype, "NaN", [sharding]
+    )
 
 
 def row_array_metadata(shape: tuple[int, ...], dtype: str, rows: int, group_rows: int) -> bytes:
@@ -175,7 +192,8 @@ def encode_shard(values: np.ndarray, level: Level, chunks: int) -> memoryview:
     """A whole shard, always the same bytes for the same values (and, if compressed, the same zstd).
 
     values: (rows <= chunks, *shape) of a dense level, or (capacity, D) of a ragged one, in the level's dtype.
-    Rows lie one after another, each followed by its crc32c; then the index (offset, size) and the index's own crc32c.
+    Rows lie one after another, each followed by its crc32c; then the index (offset, size) and the index's own
+    crc32c.
     """
     flat = np.ascontiguousarray(values, dtype=np.dtype(level.dtype).newbyteorder("<")).reshape(-1)
     rows = flat.view(np.uint8).reshape(-1, level.chunk_bytes)
@@ -186,19 +204,27 @@ def encode_shard(values: np.ndarray, level: Level, chunks: int) -> memoryview:
     tail = index.tobytes()
     out = np.empty(int(sizes.sum()) + len(tail) + 4, np.uint8)
     for (offset, size), part in zip(index.tolist(), parts, strict=False):
-        out[offset : offset + size - 4] = part if level.compressor == "none" else np.frombuffer(part, np.uint8)
-        out[offset + size - 4 : offset + size] = np.frombuffer(struct.pack("<I", google_crc32c.value(part)), np.uint8)
+        out[offset : offset + size - 4] = (
+            part if level.compressor == "none" else np.frombuffer(part, np.uint8)
+        )
+        out[offset + size - 4 : offset + size] = np.frombuffer(
+            struct.pack("<I", google_crc32c.value(part)), np.uint8
+        )
     out[-len(tail) - 4 :] = np.frombuffer(tail + struct.pack("<I", google_crc32c.value(tail)), np.uint8)
     return out.data
 
 
 def shard_size(level: Level, present: int, chunks: int) -> int | None:
-    """Bytes of a shard in which the first `present` of `chunks` inner chunks exist; None where they are compressed."""
+    """Bytes of a shard in which the first `present` of `chunks` inner chunks exist; None where they are
+    compressed.
+    """
     return present * (level.chunk_bytes + 4) + chunks * 16 + 4 if level.compressor == "none" else None
 
 
 def shard_index(data: np.ndarray, level: Level, present: int, chunks: int) -> np.ndarray | None:
-    """(present, 2) int64 offset and size of the chunks of a shard (uint8); None where the index is damaged or not ours."""
+    """(present, 2) int64 offset and size of the chunks of a shard (uint8); None where the index is damaged or
+    not ours.
+    """
     end = len(data) - chunks * 16 - 4
     if end < 0:
         return None
@@ -207,9 +233,15 @@ def shard_index(data: np.ndarray, level: Level, present: int, chunks: int) -> np
         return None
     index = np.frombuffer(tail.tobytes(), "<u8").reshape(chunks, 2)
     sizes = index[:present, 1].astype(np.int64)
-    in_order = (index[:present, 0] == (np.cumsum(sizes) - sizes).astype(np.uint64)).all() and sizes.sum() == end
+    in_order = (
+        index[:present, 0] == (np.cumsum(sizes) - sizes).astype(np.uint64)
+    ).all() and sizes.sum() == end
     fixed = level.compressor != "none" or (sizes == level.chunk_bytes + 4).all()
-    return index[:present].astype(np.int64) if in_order and fixed and (index[present:] == _ABSENT).all() else None
+    return (
+        index[:present].astype(np.int64)
+        if in_order and fixed and (index[present:] == _ABSENT).all()
+        else None
+    )
 
 
 def chunk_is_sound(data: np.ndarray, offset: int, size: int) -> bool:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 class MappedShards:
-    """A level in its shard files: rows, or chunks of tokens, each followed by its crc32c. It keeps no hold of its store, so that
-    the maps go when the store does."""
+    """A level in its shard files: rows, or chunks of tokens, each followed by its crc32c. It keeps no hold of
+    its store, so that the maps go when the store does."""
 
     def __init__(self, level: Level, layout: Layout) -> None:
         self.level, self.rows_per_shard = level, layout.rows_per_group
@@ -42,7 +42,9 @@ class MappedShards:
         self._map(store, starts // capacity)
         if store.verify == "read":
             for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
-                chunks = np.arange(start % capacity // per_chunk, -(-(start % capacity + length) // per_chunk))
+                chunks = np.arange(
+                    start % capacity // per_chunk, -(-(start % capacity + length) // per_chunk)
+                )
                 self._check(store, np.full(len(chunks), start // capacity), chunks)
         gather_tokens(self.shards, capacity, per_chunk, self.stride, starts, lengths, out)
 
@@ -92,8 +94,9 @@ def take(
 def map_file(file: Path) -> np.ndarray:
     """A file's bytes, mapped read-only and shared, with no descriptor left open.
 
-    Patch tokens of EK100 make 11,000 shards, and Python's own mmap keeps a descriptor for each (until `trackfd` of 3.13). A
-    private map, such as torch.from_file's, costs a tenth of the speed: the system cannot use large pages for it.
+    Patch tokens of EK100 make 11,000 shards, and Python's own mmap keeps a descriptor for each (until
+    `trackfd` of 3.13). A private map, such as torch.from_file's, costs a tenth of the speed: the system
+    cannot use large pages for it.
     """
     size = file.stat().st_size
     if not size:
@@ -114,7 +117,14 @@ def map_file(file: Path) -> np.ndarray:
 def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
+    libc.mmap.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int64,
+    ]
     libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     return libc
 
@@ -122,4 +132,8 @@ def _libc() -> ctypes.CDLL:
 def scratch_folder() -> Path:
     """Where compressed stores are decoded to: $MAMBAVL_SCRATCH, or a folder of the user's cache."""
     named = os.environ.get("MAMBAVL_SCRATCH")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mambavl" / "scratch"
+    return (
+        Path(named)
+        if named
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mambavl" / "scratch"
+    )

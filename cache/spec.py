@@ -17,7 +17,17 @@ ENVIRONMENT, COMMIT, SEAL, LOCK = "environment.json", "commit", "commit/seal.jso
 
 
 REQUIRED = {
-    SPEC: {"schema", "kind", "recipe", "levels", "rows", "rows_per_group", "frame_pts", "segments_sha256", "classes_sha256"},
+    SPEC: {
+        "schema",
+        "kind",
+        "recipe",
+        "levels",
+        "rows",
+        "rows_per_group",
+        "frame_pts",
+        "segments_sha256",
+        "classes_sha256",
+    },
     MANIFEST: {"schema", "spec_sha256", "files", "failures", "store_id"},
     SEAL: {"files", "sha256"},
 }
@@ -38,7 +48,9 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise ValueError("it is no JSON object")
         if name == SPEC and found.get("schema") != SCHEMA_VERSION:
-            raise DataError(f"{path}: has schema version {found.get('schema')}; this version of mambavl reads {SCHEMA_VERSION}")
+            raise DataError(
+                f"{path}: has schema version {found.get('schema')}; this version of mambavl reads {SCHEMA_VERSION}"
+            )
         if lacking := REQUIRED[name] - found.keys():
             raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
         if data != canonical.pretty_json(found):
@@ -47,4 +59,6 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(f"{path}: is no feature store: it has no {name}") from None
     except ValueError as error:
-        raise DataError(f"{path / name}: is damaged ({error}); `mambavl cache repair {path}` mends what can be mended") from None
+        raise DataError(
+            f"{path / name}: is damaged ({error}); `mambavl cache repair {path}` mends what can be mended"
+        ) from None

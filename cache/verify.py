@@ -1,8 +1,8 @@
 """Finding damage in a store, and mending it: verify, repair, gc.
 
-`verify` says what is wrong, a line a file. `repair` deletes what is wrong and re-opens exactly the row groups that it belonged
-to, so that the command that made the store fills them again. Sound row groups are kept as long as either the manifest or the
-journals still know them.
+`verify` says what is wrong, a line a file. `repair` deletes what is wrong and re-opens exactly the row groups
+that it belonged to, so that the command that made the store fills them again. Sound row groups are kept as
+long as either the manifest or the journals still know them.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,17 @@ import numpy as np
 from mambavl.cache import canonical, fsops, journal, shards
 from mambavl.cache.canonical import sha256
 from mambavl.cache.layout import Layout, committed_groups, file_size
-from mambavl.cache.spec import CLASSES, COMMIT, ENVIRONMENT, MANIFEST, SEAL, SEGMENTS, SPEC, read_json, read_spec
+from mambavl.cache.spec import (
+    CLASSES,
+    COMMIT,
+    ENVIRONMENT,
+    MANIFEST,
+    SEAL,
+    SEGMENTS,
+    SPEC,
+    read_json,
+    read_spec,
+)
 from mambavl.configs.errors import DataError
 
 Progress = Callable[[int, int], None]  # bytes read of all bytes
@@ -33,13 +43,16 @@ class Fault(NamedTuple):
 def verify(path: Path, deep: bool = False, progress: Progress = lambda done, total: None) -> list[str]:
     """Faults of a store, one line each; an empty list means sound.
 
-    Shallow: presence and size of every file, and the manifest. `deep` also reads every byte: sha256 of every file, crc32c of
-    every row, every shard's index, the journals. Raises DataError where the spec or the manifest cannot be read at all.
+    Shallow: presence and size of every file, and the manifest. `deep` also reads every byte: sha256 of every
+    file, crc32c of every row, every shard's index, the journals. Raises DataError where the spec or the
+    manifest cannot be read at all.
     """
     return [str(fault) for fault in find_faults(Path(path), deep, progress)]
 
 
-def find_faults(path: Path, deep: bool = False, progress: Progress = lambda done, total: None) -> Iterator[Fault]:
+def find_faults(
+    path: Path, deep: bool = False, progress: Progress = lambda done, total: None
+) -> Iterator[Fault]:
     spec = read_spec(path)
     layout = Layout.from_spec(spec)
     manifest, faults = read_manifest(path, layout)
@@ -86,7 +99,10 @@ def read_manifest(path: Path, layout: Layout) -> tuple[dict[str, Any] | None, li
 
 
 def is_itself(manifest: dict[str, Any]) -> bool:
-    return canonical.digest({key: value for key, value in manifest.items() if key != "store_id"}) == manifest["store_id"]
+    return (
+        canonical.digest({key: value for key, value in manifest.items() if key != "store_id"})
+        == manifest["store_id"]
+    )
 
 
 def metadata_faults(path: Path, layout: Layout, spec: dict[str, Any]) -> Iterator[Fault]:
@@ -100,7 +116,9 @@ def metadata_faults(path: Path, layout: Layout, spec: dict[str, Any]) -> Iterato
             yield Fault(name, "is not what the spec says")
 
 
-def file_faults(path: Path, layout: Layout | None, entries: dict[str, list], deep: bool, progress: Progress) -> Iterator[Fault]:
+def file_faults(
+    path: Path, layout: Layout | None, entries: dict[str, list], deep: bool, progress: Progress
+) -> Iterator[Fault]:
     """Every file beside its recorded [size, sha256]."""
     checks = _content_checks(layout) if deep and layout else {}
     total, done = sum(size for size, _ in entries.values()), 0
@@ -131,7 +149,9 @@ def _content_checks(layout: Layout) -> dict[str, Callable[[bytes], Iterator[str]
             checks[layout.level_file(level, group)] = lambda data, a=arguments: _shard_faults(data, *a)
         for array in layout.row_arrays:
             shape = (layout.rows_per_group, *array.shape)
-            checks[layout.row_file(array, group)] = lambda data, s=shape, d=array.dtype: _row_file_faults(data, s, d)
+            checks[layout.row_file(array, group)] = lambda data, s=shape, d=array.dtype: _row_file_faults(
+                data, s, d
+            )
     return checks
 
 
@@ -142,7 +162,11 @@ def _shard_faults(data: bytes, level: shards.Level, present: int, chunks: int) -
         yield "its shard index is damaged"
         return
     unit = "row" if level.kind == "dense" else "token chunk"
-    bad = [str(i) for i, (offset, size) in enumerate(index.tolist()) if not shards.chunk_is_sound(values, offset, size)]
+    bad = [
+        str(i)
+        for i, (offset, size) in enumerate(index.tolist())
+        if not shards.chunk_is_sound(values, offset, size)
+    ]
     if bad:
         yield f"crc32c does not match in {unit} {', '.join(bad[:10])}{', ...' if bad[10:] else ''}"
 
@@ -153,8 +177,8 @@ def _row_file_faults(data: bytes, shape: tuple[int, ...], dtype: str) -> Iterato
 
 
 def seal(path: Path) -> None:
-    """Record the journals and the environment of a store that is about to be finished. Their bytes tell of the road, not of
-    the result, and so may not be in the manifest, which is the same for every road."""
+    """Record the journals and the environment of a store that is about to be finished. Their bytes tell of
+    the road, not of the result, and so may not be in the manifest, which is the same for every road."""
     for file in sorted((path / COMMIT).glob("*.journal")):
         journal.cut_torn_tail(file)
         fsops.sync_file(file)  # a writer that was killed has not

@@ -1,11 +1,13 @@
 """Writing a feature store: create or resume, commit row groups, finalise.
 
-A row group is committed as: every shard to a temporary name, fsync, rename, fsync of the folder; then one record in this
-writer's own journal, fsync. It is done when a valid record exists *and* every file has the recorded length. Data before
-record, always: a kill at any instant costs at most one row group, and nothing half-written is ever taken for done.
+A row group is committed as: every shard to a temporary name, fsync, rename, fsync of the folder; then one
+record in this writer's own journal, fsync. It is done when a valid record exists *and* every file has the
+recorded length. Data before record, always: a kill at any instant costs at most one row group, and nothing
+half-written is ever taken for done.
 
-Any number of writers may share a store. They hold `commit/lock` shared, finishing and repairing hold it alone, so a finished
-store has no writer. A row group is written under a lock of its own by who comes first; the others find it done.
+Any number of writers may share a store. They hold `commit/lock` shared, finishing and repairing hold it
+alone, so a finished store has no writer. A row group is written under a lock of its own by who comes first;
+the others find it done.
 """
 
 import os
@@ -23,7 +25,18 @@ from mambavl.cache.canonical import sha256
 from mambavl.cache.layout import Layout, committed_groups
 from mambavl.cache.rows import STATUS, Classes, Segment, write_segments
 from mambavl.cache.shards import Level
-from mambavl.cache.spec import CLASSES, COMMIT, ENVIRONMENT, LOCK, MANIFEST, SCHEMA_VERSION, SEGMENTS, SPEC, read_json, read_spec
+from mambavl.cache.spec import (
+    CLASSES,
+    COMMIT,
+    ENVIRONMENT,
+    LOCK,
+    MANIFEST,
+    SCHEMA_VERSION,
+    SEGMENTS,
+    SPEC,
+    read_json,
+    read_spec,
+)
 from mambavl.cache.verify import metadata_faults, seal, verify
 from mambavl.configs.errors import DataError, UsageError
 
@@ -35,7 +48,8 @@ class RowGroup:
     """What the rows of one group become. Rows whose status is not ok hold NaN (dense) or nothing (ragged)."""
 
     levels: dict[str, np.ndarray]  # dense: (rows, *shape); ragged: (tokens, D), rows one after another
-    lengths: dict[str, np.ndarray]  # by array name (`length`, `verb_question/length`): (rows,) steps or tokens
+    # by array name (`length`, `verb_question/length`): (rows,) steps or tokens
+    lengths: dict[str, np.ndarray]
     status: np.ndarray  # (rows,) uint8
     flags: np.ndarray  # (rows,) uint8
     frame_pts: np.ndarray | None = None  # (rows, V, T) seconds
@@ -46,9 +60,16 @@ class StoreWriter:
     """Creates a store or resumes one of the very same spec; then `pending()`, `commit()`, `finalize()`."""
 
     def __init__(
-        self, path: Path, spec: dict[str, Any], segments: tuple[Segment, ...], classes: Classes, environment: dict
+        self,
+        path: Path,
+        spec: dict[str, Any],
+        segments: tuple[Segment, ...],
+        classes: Classes,
+        environment: dict,
     ) -> None:
-        """Raises UsageError, naming the fields, where `path` holds a store of another spec, or something else."""
+        """Raises UsageError, naming the fields, where `path` holds a store of another spec, or something
+        else.
+        """
         self.path = Path(path).absolute()
         files = {SEGMENTS: write_segments(segments), CLASSES: classes.to_json()}
         self.spec = {**spec, "schema": SCHEMA_VERSION, "rows": len(segments)}
@@ -62,7 +83,8 @@ class StoreWriter:
             self._create(files, environment)
         self._refuse_other(read_spec(self.path))
         if not self.is_final:
-            held = fsops.lock(self.path / LOCK, exclusive=False, wait=True)  # waits while somebody finishes or repairs it
+            # waits while somebody finishes or repairs it
+            held = fsops.lock(self.path / LOCK, exclusive=False, wait=True)
             self._lock = weakref.finalize(self, fsops.unlock, held)
         if not self.is_final:
             self._write_metadata({**files, **self.layout.metadata()})  # `repair` deletes what was damaged
@@ -70,15 +92,25 @@ class StoreWriter:
         self._journal = self._new_journal()
 
     def _create(self, files: dict[str, bytes], environment: dict) -> None:
-        ours = {COMMIT, ENVIRONMENT, SPEC, MANIFEST, *(name.partition("/")[0] for name in (*files, *self.layout.metadata()))}
+        ours = {
+            COMMIT,
+            ENVIRONMENT,
+            SPEC,
+            MANIFEST,
+            *(name.partition("/")[0] for name in (*files, *self.layout.metadata())),
+        }
         foreign = [entry.name for entry in self.path.glob("*") if entry.name not in ours]
         if not all(name.startswith(fsops.TEMPORARY) for name in foreign):  # those are a killed creation's
-            raise UsageError(f"{self.path}: is no feature store and not empty ({foreign[0]}); choose another --out")
+            raise UsageError(
+                f"{self.path}: is no feature store and not empty ({foreign[0]}); choose another --out"
+            )
         fsops.make_folder(self.path / COMMIT)
         held = fsops.lock(self.path / LOCK, exclusive=True, wait=True)
         try:
             if not (self.path / SPEC).exists():  # somebody else may have been faster, with another spec
-                self._write_metadata({**files, ENVIRONMENT: canonical.pretty_json(environment), **self.layout.metadata()})
+                self._write_metadata(
+                    {**files, ENVIRONMENT: canonical.pretty_json(environment), **self.layout.metadata()}
+                )
                 fsops.write_file(
                     self.path / SPEC, canonical.pretty_json(self.spec)
                 )  # last: a folder without it is not yet a store
@@ -116,7 +148,8 @@ class StoreWriter:
         return [group for group in range(self.layout.groups) if group not in done]
 
     def commit(self, group: int, rows: RowGroup) -> int:
-        """Write a row group and record it; returns the bytes written, 0 where another writer has done it meanwhile.
+        """Write a row group and record it; returns the bytes written, 0 where another writer has done it
+        meanwhile.
 
         Raises DataError when the disk fails: try again, or end and resume.
         """
@@ -144,7 +177,9 @@ class StoreWriter:
         return sum(map(len, files.values()))
 
     def _is_done(self, group: int) -> bool:
-        """Whether another writer has recorded a row group since `pending` looked; reads only what the journals have gained."""
+        """Whether another writer has recorded a row group since `pending` looked; reads only what the
+        journals have gained.
+        """
         is_new = False
         for file in self._journals():
             if file != self._journal:
@@ -181,9 +216,13 @@ class StoreWriter:
                 array = _pad_tokens(array, level)
             elif array.shape != (count, *level.shape):
                 raise ValueError(f"level {level.name}: expected {(count, *level.shape)}, got {array.shape}")
-            files[layout.level_file(level, group)] = shards.encode_shard(array, level, level.chunks(layout.rows_per_group))
+            files[layout.level_file(level, group)] = shards.encode_shard(
+                array, level, level.chunks(layout.rows_per_group)
+            )
         for array in layout.row_arrays:
-            files[layout.row_file(array, group)] = shards.encode_rows(values[array.name], layout.rows_per_group, array.dtype)
+            files[layout.row_file(array, group)] = shards.encode_rows(
+                values[array.name], layout.rows_per_group, array.dtype
+            )
         return files
 
     def close(self) -> None:
@@ -192,7 +231,8 @@ class StoreWriter:
             self._lock()
 
     def finish(self) -> dict[str, Any] | None:
-        """End this writer's work; finish the store if it is complete and nobody else is writing it, else None.
+        """End this writer's work; finish the store if it is complete and nobody else is writing it, else
+        None.
 
         The lock goes first: of several writers, the last to let go finds the store complete and finishes it.
         """
@@ -206,7 +246,9 @@ class StoreWriter:
 
 
 def _check_row_group(layout: Layout, count: int, rows: RowGroup) -> None:
-    """Raises ValueError where the parts of a row group do not fit each other: nothing that reads it later could tell."""
+    """Raises ValueError where the parts of a row group do not fit each other: nothing that reads it later
+    could tell.
+    """
     arrays = {
         "status": rows.status,
         "flags": rows.flags,
@@ -215,14 +257,21 @@ def _check_row_group(layout: Layout, count: int, rows: RowGroup) -> None:
     }
     for name, array in arrays.items():
         if array is None or len(array) != count:
-            raise ValueError(f"{name}: expected {count} rows, got {'nothing' if array is None else len(array)}")
+            raise ValueError(
+                f"{name}: expected {count} rows, got {'nothing' if array is None else len(array)}"
+            )
     if not set(np.unique(rows.status).tolist()) <= STATUS.keys() - {0}:
-        raise ValueError(f"status: {sorted(set(rows.status.tolist()))}, expected codes of schema.STATUS, none of them 0")
+        raise ValueError(
+            f"status: {sorted(set(rows.status.tolist()))}, expected codes of schema.STATUS, none of them 0"
+        )
     for level in layout.levels:
         lengths = rows.lengths[level.beside("length")]
-        most = level.capacity if level.kind == "ragged" else level.steps or lengths.max(initial=0)  # no limit to one vector's
+        # no limit to one vector's
+        most = level.capacity if level.kind == "ragged" else level.steps or lengths.max(initial=0)
         if len(lengths) and not 0 <= lengths.min() <= lengths.max() <= most:
-            raise ValueError(f"level {level.name}: lengths from {lengths.min()} to {lengths.max()}, at most {most} fit")
+            raise ValueError(
+                f"level {level.name}: lengths from {lengths.min()} to {lengths.max()}, at most {most} fit"
+            )
         if level.kind == "ragged" and lengths.sum() != len(rows.levels[level.name]):
             raise ValueError(
                 f"level {level.name}: {len(rows.levels[level.name])} tokens for lengths that add up to {lengths.sum()}"
@@ -231,16 +280,20 @@ def _check_row_group(layout: Layout, count: int, rows: RowGroup) -> None:
 
 def _pad_tokens(tokens: np.ndarray, level: Level) -> np.ndarray:
     if len(tokens) > level.capacity or tokens.shape[1:] != level.shape:
-        raise ValueError(f"level {level.name}: {tokens.shape} does not fit {level.capacity} tokens of {level.shape}")
+        raise ValueError(
+            f"level {level.name}: {tokens.shape} does not fit {level.capacity} tokens of {level.shape}"
+        )
     padded = np.full((level.capacity, *level.shape), np.nan, level.dtype)
     padded[: len(tokens)] = tokens
     return padded
 
 
 def finalize(path: Path) -> dict[str, Any]:
-    """Check that every row group is done, write manifest.json, drop the write bits. Training opens finalised stores only.
+    """Check that every row group is done, write manifest.json, drop the write bits. Training opens finalised
+    stores only.
 
-    Raises DataError when rows are missing, when another process is writing, or when the store was finished and is damaged.
+    Raises DataError when rows are missing, when another process is writing, or when the store was finished
+    and is damaged.
     """
     manifest = _finalize(Path(path))
     if manifest is None:
@@ -262,7 +315,9 @@ def _finalize(path: Path) -> dict[str, Any] | None:
     faults = verify(path)  # finished before: never written anew from files that may have changed since
     if faults:
         listed = "\n  ".join(faults[:20])
-        raise DataError(f"{path}: was finished and is damaged since; `mambavl cache repair` re-opens what is bad:\n  {listed}")
+        raise DataError(
+            f"{path}: was finished and is damaged since; `mambavl cache repair` re-opens what is bad:\n  {listed}"
+        )
     manifest = read_json(path, MANIFEST)
     fsops.sync_folder(path)  # a process killed right after its rename has not
     _drop_write_bits(path, manifest)
@@ -273,7 +328,9 @@ def _write_manifest(path: Path, layout: Layout) -> dict[str, Any]:
     done = committed_groups(path, layout)
     if len(done) < layout.groups:
         missing = sum(len(layout.rows_of(group)) for group in range(layout.groups) if group not in done)
-        raise DataError(f"{path}: {layout.rows - missing:,} of {layout.rows:,} rows are done; run the command that made it again")
+        raise DataError(
+            f"{path}: {layout.rows - missing:,} of {layout.rows:,} rows are done; run the command that made it again"
+        )
     if faults := list(metadata_faults(path, layout, read_spec(path))):
         listed = "\n  ".join(map(str, faults))
         raise DataError(f"{path}: is damaged; `mambavl cache repair` mends what can be mended:\n  {listed}")

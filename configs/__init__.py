@@ -1,7 +1,7 @@
 """Recipes: TOML files checked by pydantic models that live beside what they configure.
 
-An unknown key is refused with the nearest known name; every fault of a recipe is reported at once, each with its key and file.
-`--set a.b=value` overrides a key; the resolved recipe is written back beside every result.
+An unknown key is refused with the nearest known name; every fault of a recipe is reported at once, each with
+its key and file. `--set a.b=value` overrides a key; the resolved recipe is written back beside every result.
 """
 
 import difflib
@@ -28,7 +28,8 @@ ConfigType = TypeVar("ConfigType", bound=Config)
 
 
 def load(path: Path | str, kind: type[ConfigType], overrides: Iterable[str] = ()) -> ConfigType:
-    """Read the recipe at `path` (or the packaged one of that name, `fuse/default`), apply `key=value` overrides, check it.
+    """Read the recipe at `path` (or the packaged one of that name, `fuse/default`), apply `key=value`
+    overrides, check it.
 
     Raises UsageError naming the file, the key and, for an unknown key, the nearest known name.
     """
@@ -45,7 +46,9 @@ def find_recipe(path: Path | str) -> Path:
     known = sorted(p.relative_to(packaged).with_suffix("").as_posix() for p in packaged.rglob("*.toml"))
     if name in known:
         return packaged / f"{name}.toml"
-    raise UsageError(f"{path}: no such recipe file{did_you_mean(name, known)} Packaged recipes: {', '.join(known)}")
+    raise UsageError(
+        f"{path}: no such recipe file{did_you_mean(name, known)} Packaged recipes: {', '.join(known)}"
+    )
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -58,7 +61,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """Apply `a.b=value` assignments to a copy of `data`. A value is read as TOML; what is no TOML is taken as text."""
+    """Apply `a.b=value` assignments to a copy of `data`. A value is read as TOML; what is no TOML is taken as
+    text.
+    """
     data = _copy(data)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -94,7 +99,9 @@ def validate(data: dict[str, Any], kind: type[ConfigType], source: str) -> Confi
 
 
 def dump(config: Config) -> str:
-    """The resolved recipe as TOML. Keys whose value is None are left out: TOML has no null, and absence means the same."""
+    """The resolved recipe as TOML. Keys whose value is None are left out: TOML has no null, and absence means
+    the same.
+    """
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
@@ -140,7 +147,9 @@ def did_you_mean(name: str, known: list[str]) -> str:
 
 
 def edit_distance(a: str, b: str) -> int:
-    """Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b` (optimal string alignment)."""
+    """Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b` (optimal string
+    alignment).
+    """
     rows = [list(range(len(b) + 1))]
     for i, x in enumerate(a, 1):
         row = [i]

@@ -1,8 +1,12 @@
-"""What can go wrong on the user's side. The front door prints the message alone, without a traceback, and exits with the code."""
+"""What can go wrong on the user's side. The front door prints the message alone, without a traceback, and
+exits with the code.
+"""
 
 
 class MambaVLError(Exception):
-    """An error whose message is written for the person at the keyboard: what is wrong, where, and what to do next."""
+    """An error whose message is written for the person at the keyboard: what is wrong, where, and what to do
+    next.
+    """
 
     exit_code = 1
 

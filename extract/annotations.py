@@ -1,8 +1,8 @@
 """EPIC-KITCHENS-100's annotation files -> Segment records, class lists, tail and unseen lists, video facts.
 
-Seconds are the only unit here. The CSVs' frame columns count the images of the released tars (floor(seconds x 60 or 50)),
-not the frames a decoder yields, so they serve one purpose: the time of a row whose timestamp is blank.
-Any data set written in the same columns reads the same way.
+Seconds are the only unit here. The CSVs' frame columns count the images of the released tars (floor(seconds x
+60 or 50)), not the frames a decoder yields, so they serve one purpose: the time of a row whose timestamp is
+blank. Any data set written in the same columns reads the same way.
 """
 
 import ast
@@ -56,7 +56,9 @@ class ClassList:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Every key and instance of every class."""
-        return tuple(name for class_id in self.keys for name in (self.keys[class_id], *self.instances[class_id]))
+        return tuple(
+            name for class_id in self.keys for name in (self.keys[class_id], *self.instances[class_id])
+        )
 
     def words(self, class_id: int) -> str:
         """The key as a person would say it: `turn-on` -> `turn on`, `board:chopping` -> `chopping board`."""
@@ -102,7 +104,9 @@ class Annotations:
 
 
 def spoken(key: str) -> str:
-    """A class key or instance in speaking order: nouns are stored head first (`bottle:water`), verbs with hyphens."""
+    """A class key or instance in speaking order: nouns are stored head first (`bottle:water`), verbs with
+    hyphens.
+    """
     return " ".join(reversed(key.split(":"))).replace("-", " ")
 
 
@@ -113,11 +117,14 @@ def canonical_order(segment: Segment) -> tuple[str, float, str]:
 def read_annotations(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> Annotations:
     """Read the `EPIC_100_*.csv` files of `folder`.
 
-    Raises DataError with up to 50 problems, each with file, line, column and value; nothing is returned half read.
+    Raises DataError with up to 50 problems, each with file, line, column and value; nothing is returned half
+    read.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; --annotations wants the one that holds EPIC_100_train.csv")
+        raise DataError(
+            f"{folder}: no such folder; --annotations wants the one that holds EPIC_100_train.csv"
+        )
     reader = _Reader(folder)
     verbs, nouns = reader.class_list("verb"), reader.class_list("noun")
     segments: list[Segment] = []
@@ -127,7 +134,9 @@ def read_annotations(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> 
     cooks: dict[str, str] = {}
     for segment in segments:
         if cooks.setdefault(segment.video_id, segment.participant_id) != segment.participant_id:
-            reader.problem(f"video {segment.video_id} belongs to {cooks[segment.video_id]} and to {segment.participant_id}")
+            reader.problem(
+                f"video {segment.video_id} belongs to {cooks[segment.video_id]} and to {segment.participant_id}"
+            )
         if segment.narration_id in seen:
             reader.problem(
                 f"narration_id {segment.narration_id} occurs twice ({seen[segment.narration_id]} and {segment.split}); "
@@ -151,9 +160,15 @@ def read_annotations(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> 
 
 
 def _unseen_lists(folder: Path, splits: tuple[str, ...]) -> list[str]:
-    """The lists of unseen participants that belong to some splits: validation's, and the test list's where there is one."""
+    """The lists of unseen participants that belong to some splits: validation's, and the test list's where
+    there is one.
+    """
     test = "EPIC_100_unseen_participant_ids_test.csv"
-    names = ["EPIC_100_unseen_participant_ids_validation.csv"] if set(splits) != {"test"} or not (folder / test).is_file() else []
+    names = (
+        ["EPIC_100_unseen_participant_ids_validation.csv"]
+        if set(splits) != {"test"} or not (folder / test).is_file()
+        else []
+    )
     return names + ([test] if "test" in splits and (folder / test).is_file() else [])
 
 
@@ -180,7 +195,9 @@ class _Reader:
         try:
             raw = path.read_bytes()
         except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); EK100's annotation repository has it") from None
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror}); EK100's annotation repository has it"
+            ) from None
         self.sha256[name] = hashlib.sha256(raw).hexdigest()
         try:
             text = raw.decode("utf-8-sig")
@@ -198,7 +215,9 @@ class _Reader:
                 raise DataError(f"{path}: names the column {', '.join(twice)} twice")
             missing = [column for column in required if column not in columns]
             if missing:
-                raise DataError(f"{path}: has no column {', '.join(missing)}; its columns are {', '.join(columns)}")
+                raise DataError(
+                    f"{path}: has no column {', '.join(missing)}; its columns are {', '.join(columns)}"
+                )
             for row in table:
                 if None in row:
                     self.problem(f"{path}:{table.line_num}: has more fields than the header")
@@ -220,7 +239,11 @@ class _Reader:
                 continue
             if class_id in keys:
                 self.problem(f"{where}: class {class_id} occurs twice")
-            keys[class_id], instances[class_id], categories[class_id] = row["key"], tuple(words), row["category"]
+            keys[class_id], instances[class_id], categories[class_id] = (
+                row["key"],
+                tuple(words),
+                row["category"],
+            )
         self.finish()
         if not keys:
             raise DataError(f"{self.folder / name}: lists no class")
@@ -264,7 +287,10 @@ class _Reader:
             start = None if start_frame is None else start_frame / rate
             stop = None if stop_frame is None else stop_frame / rate
         else:
-            start, stop = self.seconds(where, row, "start_timestamp"), self.seconds(where, row, "stop_timestamp")
+            start, stop = (
+                self.seconds(where, row, "start_timestamp"),
+                self.seconds(where, row, "stop_timestamp"),
+            )
         if start is not None and stop is not None and stop <= start:
             self.problem(f"{where}: ends at {stop:.2f} s, not after its start at {start:.2f} s")
         labels = self._labels(where, row, verbs, nouns) if labelled else {}
@@ -295,7 +321,9 @@ class _Reader:
         words["noun"] = words["noun"] or nouns.keys[noun_class]
         words["narration"] = words["narration"] or f"{verbs.words(verb_class)} {nouns.words(noun_class)}"
         all_nouns = self.text_list(where, row, "all_nouns") if row["all_nouns"].strip() else [words["noun"]]
-        all_classes = self.int_list(where, row, "all_noun_classes") if row["all_noun_classes"].strip() else [noun_class]
+        all_classes = (
+            self.int_list(where, row, "all_noun_classes") if row["all_noun_classes"].strip() else [noun_class]
+        )
         if all_nouns is None or all_classes is None:
             return {}
         return {
@@ -324,7 +352,9 @@ class _Reader:
         for line, row in self.rows(name, ("participant_id",)):
             found.append(row["participant_id"].strip())
             if not _ID.fullmatch(found[-1]):
-                self.problem(f"{self.folder / name}:{line}: participant_id {row['participant_id']!r} is no id")
+                self.problem(
+                    f"{self.folder / name}:{line}: participant_id {row['participant_id']!r} is no id"
+                )
         return found
 
     def video_info(self) -> dict[str, VideoInfo]:
@@ -340,7 +370,9 @@ class _Reader:
                 self.problem(f"{where}: duration, fps or resolution is no number: {row}")
                 continue
             if not _ID.fullmatch(row["video_id"]):
-                self.problem(f"{where}: video_id {row['video_id']!r} is no id (letters, digits, _ and - only)")
+                self.problem(
+                    f"{where}: video_id {row['video_id']!r} is no id (letters, digits, _ and - only)"
+                )
             videos[row["video_id"]] = info
         return videos
 
@@ -373,13 +405,17 @@ class _Reader:
         except (ValueError, SyntaxError):
             value = None
         if not isinstance(value, list) or not all(type(item) is kind for item in value):
-            self.problem(f"{where}: {column} {text[:60]!r} is not a list of {'words' if kind is str else 'numbers'}")
+            self.problem(
+                f"{where}: {column} {text[:60]!r} is not a list of {'words' if kind is str else 'numbers'}"
+            )
             return None
         return value
 
 
 def nominal_rate(video_id: str) -> int:
-    """The rate behind EK100's frame columns: 50 for the extension (three digits after the underscore), 60 before it."""
+    """The rate behind EK100's frame columns: 50 for the extension (three digits after the underscore), 60
+    before it.
+    """
     return 50 if len(video_id.rpartition("_")[2]) == 3 else 60
 
 
@@ -406,7 +442,9 @@ LAYOUTS = (epic_layout, flat_layout)
 
 
 def fingerprint(path: Path | None, method: Literal["fast", "full"]) -> list[int | str] | None:
-    """What stands for an input file in a store's spec: its size, and its time of change (fast) or its sha256 (full)."""
+    """What stands for an input file in a store's spec: its size, and its time of change (fast) or its sha256
+    (full).
+    """
     if path is None:
         return None
     stat = path.stat()

@@ -1,7 +1,7 @@
 """Sound features, a third modality: cut a window out of each row's soundtrack -> encode -> a row group.
 
-Rows are encoded in fixed batches, and one that cannot be heard takes its place as silence of the same length and is dropped
-afterwards: so the others do not depend on it.
+Rows are encoded in fixed batches, and one that cannot be heard takes its place as silence of the same length
+and is dropped afterwards: so the others do not depend on it.
 """
 
 import time
@@ -41,10 +41,14 @@ def extract_audio(
 
     shard, errors and interrupts: as `video_job.extract_video`.
     """
-    encoder = job.build_encoder(options.encoder, "audio", options.weights, options.weights_state, options.device)
+    encoder = job.build_encoder(
+        options.encoder, "audio", options.weights, options.weights_state, options.device
+    )
     paths = job.find_videos(annotations, Path(videos), options.allow_missing)
     spec = _audio_spec(annotations, paths, encoder, options)
-    writer = StoreWriter(out, spec, annotations.segments, annotations.classes, job.environment(options.device))
+    writer = StoreWriter(
+        out, spec, annotations.segments, annotations.classes, job.environment(options.device)
+    )
     pipeline = _AudioPipeline(encoder, paths, options, writer.layout.levels)
 
     def encode(rows: Sequence[Segment], summary: Summary) -> RowGroup:
@@ -65,7 +69,11 @@ class _Clip(job.Clip):
 
 class _AudioPipeline:
     def __init__(
-        self, encoder: nn.Module, paths: dict[str, Path | None], options: AudioExtraction, levels: tuple[Level, ...]
+        self,
+        encoder: nn.Module,
+        paths: dict[str, Path | None],
+        options: AudioExtraction,
+        levels: tuple[Level, ...],
     ) -> None:
         self.encoder = encoder
         self.options = options
@@ -77,7 +85,9 @@ class _AudioPipeline:
         found: dict[str, list[np.ndarray]] = {level.name: [] for level in self.levels}
         for first in range(0, len(rows), self.options.batch_rows):
             if should_stop():
-                raise Interrupted("stopped inside a row group, which will be done again; the same command resumes")
+                raise Interrupted(
+                    "stopped inside a row group, which will be done again; the same command resumes"
+                )
             since = time.perf_counter()
             batch = [self._hear(segment) for segment in rows[first : first + self.options.batch_rows]]
             summary.timed("decode", since)
@@ -93,7 +103,9 @@ class _AudioPipeline:
         return job.dense_group(self.options.encoder, clips, features, self.levels)
 
     def _hear(self, segment: Segment) -> _Clip:
-        """The sound of a row. One shorter than the encoder's least, as only an action can be, is heard on to that."""
+        """The sound of a row. One shorter than the encoder's least, as only an action can be, is heard on to
+        that.
+        """
         hearing, rate = self.options.sampling, self.encoder.rate
         stop, seconds = segment.stop, segment.stop - segment.start
         if hearing.task == "anticipation":
@@ -103,7 +115,10 @@ class _AudioPipeline:
         clip = _Clip(np.zeros(max(count, self.encoder.shortest), np.float32))
         clip.flags = FLAG_TIME_FROM_FRAMES if segment.time_from_frames else 0
         if stop <= 0:
-            clip.fail("empty_window", f"starts at {segment.start:.2f} s: nothing to hear {hearing.tau_a:g} s before it")
+            clip.fail(
+                "empty_window",
+                f"starts at {segment.start:.2f} s: nothing to hear {hearing.tau_a:g} s before it",
+            )
             return clip
         try:
             heard = self.videos.reader(segment.video_id).window(start, len(clip.samples), rate)
@@ -111,7 +126,9 @@ class _AudioPipeline:
             clip.fail(error.status, str(error))
             return clip
         if hearing.task == "anticipation" and heard.last > stop + SEAM:  # a container's clock is no finer
-            raise AssertionError(f"{segment.narration_id}: sound at {heard.last:.4f} s lies after start - tau_a")
+            raise AssertionError(
+                f"{segment.narration_id}: sound at {heard.last:.4f} s lies after start - tau_a"
+            )
         clip.samples = heard.samples
         clip.flags |= FLAG_SILENCE if heard.is_partial else 0
         return clip
@@ -122,7 +139,14 @@ def _audio_spec(
 ) -> dict[str, Any]:
     shapes = {"clip": ((1, encoder.width), 0), "frame": ((1, options.steps, encoder.width), options.steps)}
     levels = [
-        Level(name, "dense", shapes[name][0], options.dtype, steps=shapes[name][1], compressor=options.compressor)
+        Level(
+            name,
+            "dense",
+            shapes[name][0],
+            options.dtype,
+            steps=shapes[name][1],
+            compressor=options.compressor,
+        )
         for name in options.levels
     ]
     return {
@@ -140,5 +164,6 @@ def _audio_spec(
         },
         "levels": [level.to_dict() for level in levels],
         "frame_pts": [],
-        "rows_per_group": options.rows_per_group or shards.rows_per_group(max(level.chunk_bytes for level in levels)),
+        "rows_per_group": options.rows_per_group
+        or shards.rows_per_group(max(level.chunk_bytes for level in levels)),
     }

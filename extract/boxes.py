@@ -3,13 +3,14 @@
     h5     the ORViT authors' processed file: tracks, linked by their program
     hoa    EPIC-KITCHENS-100's hand-object detections, one file for each video; linked here, by rules of our own
 
-T moments of a clip, O slots, n boxes of an image. A box is x0, y0, x1, y1 in fractions of the whole frame. A track is one thing
-followed from image to image under one id: 0 the right hand, 1 the left, any other an object.
+T moments of a clip, O slots, n boxes of an image. A box is x0, y0, x1, y1 in fractions of the whole frame. A
+track is one thing followed from image to image under one id: 0 the right hand, 1 the left, any other an
+object.
 
-Both count the images of EPIC's released tars from 1, as the frame columns of the lists do: a moment t is image
-max(1, floor(t R)), with R 60 or 50. That holds for the files of other rates too, since the tars were resampled to R (seen in
-their numbers of images). It is the image on display at t or the one before it (two, where a file's clock counts
-whole milliseconds), never a later one.
+Both count the images of EPIC's released tars from 1, as the frame columns of the lists do: a moment t is
+image max(1, floor(t R)), with R 60 or 50. That holds for the files of other rates too, since the tars were
+resampled to R (seen in their numbers of images). It is the image on display at t or the one before it (two,
+where a file's clock counts whole milliseconds), never a later one.
 """
 
 import re
@@ -31,7 +32,8 @@ FIRST_OBJECT = 3  # id; the authors' objects begin at 3, and so do ours
 
 MIN_OVERLAP = 0.3  # intersection over union from which two boxes may be the same object; ours, not swept
 MAX_GAP = 15  # images, about a quarter second, that an object may be missed and keep its id; ours, not swept
-MIN_OBJECT_SIDE = 0.01  # an object narrower or lower than this fraction of the frame is dropped, as the authors did
+# an object narrower or lower than this fraction of the frame is dropped, as the authors did
+MIN_OBJECT_SIDE = 0.01
 
 KEPT_VIDEOS = 2  # whose tracks stay in memory; about 30 MB for an hour
 OUTSIDE = 1.0  # fractions of the frame that a tracker's box may reach beyond it; pixels reach further
@@ -53,17 +55,22 @@ class BoxSource(ABC):
     def clip(self, video_id: str, times: np.ndarray, objects: int = 4) -> np.ndarray:
         """The boxes of a clip: times (T,) in seconds -> (T, O, 4) float32, x0, y0, x1, y1; zeros where nothing was found.
 
-        Slot 0 is the right hand, slot 1 the left; the others go to the tracks that the clip's images show first, in order of
-        time and, within an image, as the source lists them. An image that the source does not list has no boxes. What a moment
-        gets depends on images up to that moment alone (of `h5` as far as its makers' program is known). Raises DataError for
-        a video that is not there or has no box at all and for a file that is broken; UsageError for times that are no times.
+        Slot 0 is the right hand, slot 1 the left; the others go to the tracks that the clip's images show
+        first, in order of time and, within an image, as the source lists them. An image that the source does
+        not list has no boxes. What a moment gets depends on images up to that moment alone (of `h5` as far as
+        its makers' program is known). Raises DataError for a video that is not there or has no box at all and
+        for a file that is broken; UsageError for times that are no times.
         """
         times = np.asarray(times, np.float64)
         if times.ndim != 1 or not ((times >= 0) & (times < np.inf)).all():  # NaN fails too
-            raise UsageError(f"boxes of {video_id}: times are seconds from 0 on, one for each frame, not {times}")
+            raise UsageError(
+                f"boxes of {video_id}: times are seconds from 0 on, one for each frame, not {times}"
+            )
         if objects < 2:
             raise UsageError(f"boxes of {video_id}: {objects} slots were asked for; the hands alone have two")
-        return in_slots([self._image(video_id, int(number)) for number in image_numbers(video_id, times)], objects)
+        return in_slots(
+            [self._image(video_id, int(number)) for number in image_numbers(video_id, times)], objects
+        )
 
     @abstractmethod
     def missing(self, video_ids: Iterable[str]) -> list[str]:
@@ -71,7 +78,9 @@ class BoxSource(ABC):
 
     @abstractmethod
     def fingerprint(self, video_ids: Iterable[str]) -> dict[str, Any]:
-        """What a store's spec keeps of the boxes of these videos, as JSON: other boxes have another fingerprint."""
+        """What a store's spec keeps of the boxes of these videos, as JSON: other boxes have another
+        fingerprint.
+        """
 
     @abstractmethod
     def close(self) -> None: ...
@@ -80,17 +89,23 @@ class BoxSource(ABC):
     def _image(self, video_id: str, number: int) -> Boxes: ...
 
 
-def open_boxes(kind: Literal["h5", "hoa"], path: Path, video_hash: Literal["fast", "full"] = "fast") -> BoxSource:
-    """A source of boxes. h5: the file; hoa: the folder with P01/hand-objects/P01_01.pkl, P01/P01_01.pkl or P01_01.pkl.
+def open_boxes(
+    kind: Literal["h5", "hoa"], path: Path, video_hash: Literal["fast", "full"] = "fast"
+) -> BoxSource:
+    """A source of boxes. h5: the file; hoa: the folder with P01/hand-objects/P01_01.pkl, P01/P01_01.pkl or
+    P01_01.pkl.
 
-    video_hash: what stands for a file in the fingerprint, as for videos: its size and time of change, or its sha256. Raises
-    DataError when nothing is there or the file is of another kind; UsageError for a kind that does not exist.
+    video_hash: what stands for a file in the fingerprint, as for videos: its size and time of change, or its
+    sha256. Raises DataError when nothing is there or the file is of another kind; UsageError for a kind that
+    does not exist.
     """
     if kind == "h5":
         return AuthorsBoxes(Path(path), video_hash)
     if kind == "hoa":
         return LinkedDetections(Path(path), video_hash)
-    raise UsageError(f"there are no boxes {kind!r}; use h5 (the ORViT authors' file) or hoa (EPIC's hand-object detections)")
+    raise UsageError(
+        f"there are no boxes {kind!r}; use h5 (the ORViT authors' file) or hoa (EPIC's hand-object detections)"
+    )
 
 
 def image_numbers(video_id: str, times: np.ndarray) -> np.ndarray:
@@ -115,18 +130,24 @@ def in_slots(images: Sequence[Boxes], slots: int) -> np.ndarray:
 
 
 class AuthorsBoxes(BoxSource):
-    """/VIDEO/IMAGE is an array (n, 5): x0, y0, x1, y1, track id. Images are read one at a time, when they are asked for."""
+    """/VIDEO/IMAGE is an array (n, 5): x0, y0, x1, y1, track id. Images are read one at a time, when they are
+    asked for.
+    """
 
     def __init__(self, path: Path, video_hash: str) -> None:
         if not path.is_file():
-            raise DataError(f"{path}: no such file; boxes h5 are the ORViT authors' processed file, one for all videos")
+            raise DataError(
+                f"{path}: no such file; boxes h5 are the ORViT authors' processed file, one for all videos"
+            )
         self.path, self._hash = path, video_hash
         self._file = open_hdf5(path)
         self._known: set[str] = set()  # videos whose layout was looked at
         with readable(path):
             first = next((video for video in self._file if _first_name(self._images(video))), None)
         if first is None:
-            raise DataError(f"{path}: has no image of any video; boxes h5 are the ORViT authors' processed file")
+            raise DataError(
+                f"{path}: has no image of any video; boxes h5 are the ORViT authors' processed file"
+            )
         self._look_at(first)
 
     def close(self) -> None:
@@ -134,7 +155,11 @@ class AuthorsBoxes(BoxSource):
 
     def missing(self, video_ids: Iterable[str]) -> list[str]:
         with readable(self.path):
-            return [video for video in video_ids if video not in self._file or not _first_name(self._images(video))]
+            return [
+                video
+                for video in video_ids
+                if video not in self._file or not _first_name(self._images(video))
+            ]
 
     def fingerprint(self, video_ids: Iterable[str]) -> dict[str, Any]:
         return {"kind": "h5", "numerics": NUMERICS, "file": fingerprint(self.path, self._hash)}
@@ -152,9 +177,13 @@ class AuthorsBoxes(BoxSource):
             images = self._images(video_id)
             name = _first_name(images)
             if name is None:
-                raise DataError(f"{self.path}: {video_id} has no image, so no boxes; --set boxes=none says that aloud")
+                raise DataError(
+                    f"{self.path}: {video_id} has no image, so no boxes; --set boxes=none says that aloud"
+                )
             if not re.fullmatch(r"[1-9]\d*", name):
-                raise DataError(f"{self.path}: {video_id} holds {name!r} where numbers of images, from 1, are expected")
+                raise DataError(
+                    f"{self.path}: {video_id} holds {name!r} where numbers of images, from 1, are expected"
+                )
             self._boxes(images, name)
         self._known.add(video_id)
 
@@ -163,7 +192,9 @@ class AuthorsBoxes(BoxSource):
 
         images = hdf5_node(self._file, video_id, self.path)
         if not isinstance(images, h5py.Group):
-            raise DataError(f"{self.path}: {video_id} is an array; expected is a group with an array for each image")
+            raise DataError(
+                f"{self.path}: {video_id} is an array; expected is a group with an array for each image"
+            )
         return images
 
     def _boxes(self, images: Any, name: str) -> Boxes:
@@ -177,21 +208,29 @@ class AuthorsBoxes(BoxSource):
                 "ORViT authors'; give h5 theirs, or use hoa with EPIC's hand-object detections"
             )
         if node.ndim != 2 or node.shape[1] != 5 or node.shape[0] > MAX_BOXES or node.dtype.kind != "f":
-            raise DataError(f"{where} is {node.dtype} {node.shape}; expected are floats (n, 5): x0, y0, x1, y1, track id")
+            raise DataError(
+                f"{where} is {node.dtype} {node.shape}; expected are floats (n, 5): x0, y0, x1, y1, track id"
+            )
         rows = node[()].astype(np.float64)
         corners, ids = rows[:, :4], rows[:, 4]
         if not ((corners >= -OUTSIDE) & (corners <= 1 + OUTSIDE)).all():  # NaN fails too
             low, high = corners.min(), corners.max()
-            raise DataError(f"{where}: corners go from {low:g} to {high:g}; expected are fractions of the frame")
+            raise DataError(
+                f"{where}: corners go from {low:g} to {high:g}; expected are fractions of the frame"
+            )
         if not ((ids >= 0) & (ids < 2**53) & (ids == np.floor(ids))).all() or len(np.unique(ids)) < len(ids):
-            raise DataError(f"{where}: the track ids are {ids.tolist()[:8]}; expected are whole numbers, each once")
+            raise DataError(
+                f"{where}: the track ids are {ids.tolist()[:8]}; expected are whole numbers, each once"
+            )
         corners = corners.clip(0, 1).astype(np.float32)  # a tracker's box may reach beyond the frame
         has_area = (corners[:, 2:] > corners[:, :2]).all(axis=1)
         return Boxes(ids[has_area].astype(np.int64), corners[has_area])
 
 
 def _first_name(group: Any) -> str | None:
-    """The first name that a group has at hand. To list or count the 100,000 of a long video takes a quarter second."""
+    """The first name that a group has at hand. To list or count the 100,000 of a long video takes a quarter
+    second.
+    """
     import h5py
 
     name, _ = group.id.links.iterate(bytes, order=h5py.h5.ITER_NATIVE)
@@ -206,7 +245,9 @@ class LinkedDetections(BoxSource):
 
     def __init__(self, root: Path, video_hash: str) -> None:
         if not root.is_dir():
-            raise DataError(f"{root}: no such folder; boxes hoa are in the one that holds P01/hand-objects/P01_01.pkl")
+            raise DataError(
+                f"{root}: no such folder; boxes hoa are in the one that holds P01/hand-objects/P01_01.pkl"
+            )
         self.root, self._hash = root, video_hash
         self._tracks: dict[str, Tracks] = {}  # of the last videos
 
@@ -233,7 +274,9 @@ class LinkedDetections(BoxSource):
         path = self._find(video_id)
         if path is None:
             participant = video_id.partition("_")[0]
-            raise DataError(f"{self.root}: has no boxes of {video_id}; expected {participant}/hand-objects/{video_id}.pkl")
+            raise DataError(
+                f"{self.root}: has no boxes of {video_id}; expected {participant}/hand-objects/{video_id}.pkl"
+            )
         tracks = link(read_detections(path, video_id))
         if not len(tracks.ids):
             raise DataError(f"{path}: has no box in any image of {video_id}")
@@ -262,16 +305,18 @@ class Tracks(NamedTuple):
 def link(video: Iterable[Detections]) -> Tracks:
     """The images of a video, in order -> tracks. Ours; the ORViT authors linked with SORT, so ids differ from theirs.
 
-    The best hand of each side is that hand. An object continues the track whose last box it overlaps most, pair after pair from
-    the largest overlap down, if that is MIN_OVERLAP or more and the track was missed in MAX_GAP images at most; else it begins
-    a track. There is no model of motion: boxes stay as they were detected. None is dropped for its score, since the authors'
-    rules, as far as they are known here, do not. An image's ids depend on it and on earlier images, not on the order within it.
+    The best hand of each side is that hand. An object continues the track whose last box it overlaps most,
+    pair after pair from the largest overlap down, if that is MIN_OVERLAP or more and the track was missed in
+    MAX_GAP images at most; else it begins a track. There is no model of motion: boxes stay as they were
+    detected. None is dropped for its score, since the authors' rules, as far as they are known here, do not.
+    An image's ids depend on it and on earlier images, not on the order within it.
     """
     linker, numbers = _Linker(), []
     ids: list[int] = []
     corners: list[Corners] = []
     for seen in video:
-        hands = {HANDS[side]: box for _, side, box in sorted(seen.hands) if smaller_side(box) > 0}  # the best comes last
+        # the best comes last
+        hands = {HANDS[side]: box for _, side, box in sorted(seen.hands) if smaller_side(box) > 0}
         objects = [(score, box) for score, box in seen.objects if smaller_side(box) >= MIN_OBJECT_SIDE]
         tracks = sorted(hands.items()) + sorted(linker.follow(seen.image, objects).items())
         ids += [track for track, _ in tracks]
@@ -285,7 +330,8 @@ class _Linker:
     """The objects of one video, image by image."""
 
     def __init__(self) -> None:
-        self._last: dict[int, tuple[int, Corners]] = {}  # live tracks: the image they were last seen in, and where
+        # live tracks: the image they were last seen in, and where
+        self._last: dict[int, tuple[int, Corners]] = {}
         self._next = FIRST_OBJECT
 
     def follow(self, image: int, objects: list[tuple[float, Corners]]) -> dict[int, Corners]:
@@ -317,7 +363,8 @@ def smaller_side(box: Corners) -> float:
 def overlap(a: Corners, b: Corners) -> float:
     """Intersection over union of two boxes with area."""
     (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a, b
-    if ax1 <= bx0 or bx1 <= ax0 or ay1 <= by0 or by1 <= ay0:  # most pairs, and this is where the time of linking goes
+    # most pairs, and this is where the time of linking goes
+    if ax1 <= bx0 or bx1 <= ax0 or ay1 <= by0 or by1 <= ay0:
         return 0.0
     both = (min(ax1, bx1) - max(ax0, bx0)) * (min(ay1, by1) - max(ay0, by0))
     return both / ((ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - both)

@@ -1,4 +1,6 @@
-"""`mambavl data check`: every video that is missing, short, corrupt or not what the lists say, before any work."""
+"""`mambavl data check`: every video that is missing, short, corrupt or not what the lists say, before any
+work.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,7 +22,9 @@ SAMPLED_FRAMES = 5  # decoded per video by the quick check: the first, the last 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found. `problems` fail the check; `notes` are worth knowing and harmless, since rows are located in seconds."""
+    """What was found. `problems` fail the check; `notes` are worth knowing and harmless, since rows are
+    located in seconds.
+    """
 
     problems: list[str]
     notes: list[str]
@@ -68,7 +72,12 @@ def _some(names: list[str]) -> str:
 
 
 def _faults(
-    video_id: str, path: Path, reader: PyAVReader, segments: list[Segment], annotations: Annotations, full: bool
+    video_id: str,
+    path: Path,
+    reader: PyAVReader,
+    segments: list[Segment],
+    annotations: Annotations,
+    full: bool,
 ) -> Iterator[str]:
     timeline = reader.timeline
     info = annotations.videos.get(video_id)
@@ -94,7 +103,9 @@ def _faults(
         yield f"{video_id}: corrupt: {len(damaged)} of {len(indices)} frames tried cannot be decoded; {damaged[0][1]}"
 
 
-def _notes(video_id: str, reader: PyAVReader, segments: list[Segment], annotations: Annotations) -> Iterator[str]:
+def _notes(
+    video_id: str, reader: PyAVReader, segments: list[Segment], annotations: Annotations
+) -> Iterator[str]:
     info, fps = annotations.videos.get(video_id), reader.timeline.fps
     if info is not None and (reader.width, reader.height) != (info.width, info.height):
         yield "another size than the list says (a resized copy)"

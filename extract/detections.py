@@ -1,6 +1,8 @@
-"""EPIC-KITCHENS-100's hand-object detections: for each video a pickled list of protobuf messages, one for each image.
+"""EPIC-KITCHENS-100's hand-object detections: for each video a pickled list of protobuf messages, one for
+each image.
 
-Files are untrusted, and read strictly: no pickle is loaded, and a message holds what is published or is refused.
+Files are untrusted, and read strictly: no pickle is loaded, and a message holds what is published or is
+refused.
 """
 
 import math
@@ -17,7 +19,8 @@ MAX_BYTES = 2**30  # of a file
 MAX_IMAGES = 1_000_000  # of a video; EK100's longest has 221,566
 MAX_BOXES = 1_000  # in an image
 
-# Two videos were first published with wrongly extracted images, and their detections with them; the right tars have so many.
+# Two videos were first published with wrongly extracted images, and their detections with them; the right
+# tars have so many.
 CORRECTED = {"P01_109": 185_406, "P27_103": 122_432}
 
 Corners = tuple[float, float, float, float]  # left, top, right, bottom in fractions of the frame
@@ -32,7 +35,9 @@ class Detections(NamedTuple):
 
 
 def read_detections(path: Path, video_id: str) -> Iterator[Detections]:
-    """The images of a video's file, in order. Raises DataError, naming file and frame, for whatever is not that."""
+    """The images of a video's file, in order. Raises DataError, naming file and frame, for whatever is not
+    that.
+    """
     before = 0
     for place, message in enumerate(_pickled_messages(path), 1):
         where = f"{path}: frame {place}"
@@ -44,7 +49,9 @@ def read_detections(path: Path, video_id: str) -> Iterator[Detections]:
         if named not in (video_id, video_id.partition("_")[0]):
             raise DataError(f"{where}: is of video {named!r}, not of {video_id}; the file has the wrong name")
         if not before < seen.image <= MAX_IMAGES:
-            raise DataError(f"{where}: is image {seen.image:,} after {before:,}; expected are rising numbers from 1")
+            raise DataError(
+                f"{where}: is image {seen.image:,} after {before:,}; expected are rising numbers from 1"
+            )
         before = seen.image
         yield seen
     if before > CORRECTED.get(video_id, before):
@@ -55,18 +62,32 @@ def read_detections(path: Path, video_id: str) -> Iterator[Detections]:
 
 
 PICKLED_BYTES = {"SHORT_BINBYTES", "BINBYTES", "BINBYTES8"}
-PICKLED_LIST = {"PROTO", "FRAME", "EMPTY_LIST", "MARK", "APPEND", "APPENDS", "BINPUT", "LONG_BINPUT", "MEMOIZE", "STOP"}
+PICKLED_LIST = {
+    "PROTO",
+    "FRAME",
+    "EMPTY_LIST",
+    "MARK",
+    "APPEND",
+    "APPENDS",
+    "BINPUT",
+    "LONG_BINPUT",
+    "MEMOIZE",
+    "STOP",
+}
 
 
 def _pickled_messages(path: Path) -> list[bytes]:
     """The values of a pickled list of bytes.
 
-    No unpickler runs: one can be made to call what a file names, and even one that finds no names can be made to fill the
-    memory. This walks over the instructions, knows those that such a list takes and stops at any other.
+    No unpickler runs: one can be made to call what a file names, and even one that finds no names can be made
+    to fill the memory. This walks over the instructions, knows those that such a list takes and stops at any
+    other.
     """
     with readable(path):
         if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: has {path.stat().st_size:,} bytes; more than {MAX_BYTES:,} are not read as detections")
+            raise DataError(
+                f"{path}: has {path.stat().st_size:,} bytes; more than {MAX_BYTES:,} are not read as detections"
+            )
         data = path.read_bytes()
     messages, lists = [], 0
     try:
@@ -79,7 +100,9 @@ def _pickled_messages(path: Path) -> list[bytes]:
         if lists != 1:
             raise ValueError(f"it makes {lists} lists")
     except ValueError as error:
-        raise DataError(f"{path}: is not a pickled list of bytes ({error}); download the file again") from None
+        raise DataError(
+            f"{path}: is not a pickled list of bytes ({error}); download the file again"
+        ) from None
     return messages
 
 
@@ -87,7 +110,8 @@ def _pickled_messages(path: Path) -> list[bytes]:
 # the protobuf package: four small messages do not pay for a dependency, generated code and silence on unknown fields.
 VARINT, BYTES, FLOAT = 0, 2, 5  # protobuf's wire types
 IMAGE_FIELDS = {1: BYTES, 2: VARINT, 3: BYTES, 4: BYTES}  # video id, image number, hands, objects
-HAND_FIELDS = {1: BYTES, 2: FLOAT, 3: VARINT, 4: BYTES, 5: VARINT}  # box, score, state, offset to the object, side
+# box, score, state, offset to the object, side
+HAND_FIELDS = {1: BYTES, 2: FLOAT, 3: VARINT, 4: BYTES, 5: VARINT}
 OBJECT_FIELDS = {1: BYTES, 2: FLOAT}  # box, score
 BOX_FIELDS = {1: FLOAT, 2: FLOAT, 3: FLOAT, 4: FLOAT}  # left, top, right, bottom
 SIDES = {0: "left", 1: "right"}

@@ -1,7 +1,7 @@
 """The job of stage one: a map over row groups, read -> encode -> commit; restartable at any instant.
 
-`video_job`, `text_job` and `audio_job` say what a row group becomes; here is what they share. It depends on the row group alone,
-never on timing, on failures or on how many processes share the work.
+`video_job`, `text_job` and `audio_job` say what a row group becomes; here is what they share. It depends on
+the row group alone, never on timing, on failures or on how many processes share the work.
 """
 
 import platform
@@ -46,7 +46,8 @@ class Summary:
     bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)  # busy time by stage; stages overlap
     finalized: bool = False
-    failures: list[list[Any]] = field(default_factory=list)  # [narration_id, status, reason] of the whole store
+    # [narration_id, status, reason] of the whole store
+    failures: list[list[Any]] = field(default_factory=list)
 
     @property
     def failed(self) -> list[list[Any]]:
@@ -76,7 +77,9 @@ def run(
         progress(0, total)
         for group in mine:
             if should_stop():
-                raise Interrupted(f"{writer.path}: stopped after {summary.rows:,} rows; the same command resumes")
+                raise Interrupted(
+                    f"{writer.path}: stopped after {summary.rows:,} rows; the same command resumes"
+                )
             index = layout.rows_of(group)
             rows = encode(writer.segments[index.start : index.stop], summary)
             since = time.perf_counter()
@@ -92,7 +95,9 @@ def run(
 
 
 def _refuse_full_disk(writer: StoreWriter, groups: list[int]) -> None:
-    """Before hours of work: is there room for what it will write? (Compressed shards: up to; they are not asked for.)"""
+    """Before hours of work: is there room for what it will write? (Compressed shards: up to; they are not
+    asked for.)
+    """
     needed = sum(size or 0 for group in groups for size in writer.layout.file_sizes(group).values())
     free = fsops.free_bytes(writer.path)
     if needed > free:
@@ -189,7 +194,9 @@ class ReaderCache:
 def build_encoder(
     name: str, kind: str, weights: str | None, weights_state: WeightsState | None, device: str, **sizes: Any
 ) -> nn.Module:
-    """The encoder on its device. kind: `video`, `text` or `audio`, what the command is for. Raises UsageError for another."""
+    """The encoder on its device. kind: `video`, `text` or `audio`, what the command is for. Raises UsageError
+    for another.
+    """
     _refuse_other_kind(name, registry.kind_of(name), kind)
     encoder = registry.build(name, weights=weights, **sizes)
     _refuse_other_kind(name, encoder.kind, kind)  # of some names it is known only now

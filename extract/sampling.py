@@ -1,7 +1,8 @@
 """Which moments of a video a segment is seen at, in seconds.
 
-Recognition looks at the action itself, anticipation at the window that ends tau_a before it. A time t stands for the frame on
-display at t, the last one whose presentation time is not after t; so nothing later than the last time is ever looked at.
+Recognition looks at the action itself, anticipation at the window that ends tau_a before it. A time t stands
+for the frame on display at t, the last one whose presentation time is not after t; so nothing later than the
+last time is ever looked at.
 """
 
 from dataclasses import dataclass
@@ -13,10 +14,14 @@ from pydantic import Field, model_validator
 from mambavl.cache.rows import FLAG_BEFORE_START
 from mambavl.configs import Config
 
-OBSERVED_FRAMES, OBSERVED_RATE = 64, 30.0  # the paper: 16 frames from 64 observed ones, about 2 s at 30 per second
+# the paper: 16 frames from 64 observed ones, about 2 s at 30 per second
+OBSERVED_FRAMES, OBSERVED_RATE = 64, 30.0
 NOMINAL_RATE = 60.0  # frames a second that Motionformer and ORViT take most videos to have
 Rule = Literal["segment_uniform", "mf_dense", "strict"]
-RULES: dict[str, tuple[Rule, ...]] = {"recognition": ("segment_uniform", "mf_dense"), "anticipation": ("strict",)}
+RULES: dict[str, tuple[Rule, ...]] = {
+    "recognition": ("segment_uniform", "mf_dense"),
+    "anticipation": ("strict",),
+}
 
 
 class Sampling(Config):
@@ -25,9 +30,11 @@ class Sampling(Config):
     task: Literal["recognition", "anticipation"] = "recognition"
     rule: Rule | None = None  # absent: segment_uniform, or strict for anticipation
     frames: int = Field(default=16, ge=1, le=1024)
-    stride: int = Field(default=4, ge=1, le=64)  # of mf_dense: 1/30 s from a frame to the next; motionformer-l was tested at 3
+    # of mf_dense: 1/30 s from a frame to the next; motionformer-l was tested at 3
+    stride: int = Field(default=4, ge=1, le=64)
     views: int = Field(default=1, ge=1, le=64)  # clips of a segment, each of so many frames; recognition only
-    tau_a: float = Field(default=1.0, ge=0.0)  # seconds between the last observed moment and the action's start
+    # seconds between the last observed moment and the action's start
+    tau_a: float = Field(default=1.0, ge=0.0)
 
     @model_validator(mode="after")
     def _rule_of_the_task(self) -> "Sampling":
@@ -65,16 +72,19 @@ def window(start: float, stop: float, sampling: Sampling, view: int = 0) -> Wind
 
 
 def segment_uniform(start: float, stop: float, frames: int, view: int = 0, views: int = 1) -> np.ndarray:
-    """One moment in each of `frames` equal bins of the segment: the centre, as LaViLa and AVION evaluate; with several views the
-    centres of a bin's equal parts."""
+    """One moment in each of `frames` equal bins of the segment: the centre, as LaViLa and AVION evaluate;
+    with several views the centres of a bin's equal parts."""
     return start + (np.arange(frames) + (view + 0.5) / views) / frames * (stop - start)
 
 
-def mf_dense(start: float, stop: float, frames: int, view: int = 0, views: int = 1, stride: int = 4) -> np.ndarray:
-    """A window of frames x stride at 30 per second (16 x 4: 2.13 s), as Motionformer and ORViT evaluate, here in seconds.
+def mf_dense(
+    start: float, stop: float, frames: int, view: int = 0, views: int = 1, stride: int = 4
+) -> np.ndarray:
+    """A window of frames x stride at 30 per second (16 x 4: 2.13 s), as Motionformer and ORViT evaluate, here
+    in seconds.
 
-    View k of n begins at k/n of what the segment is longer than the window, so the last view never reaches the end; where the
-    segment is shorter, its last moment is repeated, as their clamping does.
+    View k of n begins at k/n of what the segment is longer than the window, so the last view never reaches
+    the end; where the segment is shorter, its last moment is repeated, as their clamping does.
     """
     span, tick = frames * stride / OBSERVED_RATE, 1 / NOMINAL_RATE
     offset = max(stop - start - span, 0.0) * view / views
@@ -83,14 +93,16 @@ def mf_dense(start: float, stop: float, frames: int, view: int = 0, views: int =
 
 
 def strict_anticipation(start: float, frames: int, tau_a: float) -> Window:
-    """`frames` of the 64 frames, 1/30 s each, that are shown in [start - tau_a - 64/30, start - tau_a]; nothing later is seen.
+    """`frames` of the 64 frames, 1/30 s each, that are shown in [start - tau_a - 64/30, start - tau_a];
+    nothing later is seen.
 
-    Moments before the video repeat its first frame and are flagged. A window that ends at or before 0 is empty: 28 rows of
-    EK100's validation list.
+    Moments before the video repeat its first frame and are flagged. A window that ends at or before 0 is
+    empty: 28 rows of EK100's validation list.
     """
     end = start - tau_a
     if end <= 0:
         return Window(np.empty(0))
-    picks = np.round(np.linspace(OBSERVED_FRAMES - 1, 0, frames))[::-1]  # from the end: a single frame is the latest
+    # from the end: a single frame is the latest
+    picks = np.round(np.linspace(OBSERVED_FRAMES - 1, 0, frames))[::-1]
     times = end - (OBSERVED_FRAMES - picks) / OBSERVED_RATE
     return Window(np.maximum(times, 0.0), FLAG_BEFORE_START if times[0] < 0 else 0)

@@ -1,8 +1,9 @@
 """The soundtrack of a video at given times: mono, at any rate, placed by presentation time (pts).
 
-Time 0 is the first displayed frame of the picture, as in `video`. Samples are cut to the window before they are resampled, so
-that the filter hears nothing outside it; a codec's own frames (20 to 40 ms) are decoded whole. A file that has no soundtrack or
-cannot be decoded raises VideoError; a window that is partly outside the soundtrack has silence there, and says so.
+Time 0 is the first displayed frame of the picture, as in `video`. Samples are cut to the window before they
+are resampled, so that the filter hears nothing outside it; a codec's own frames (20 to 40 ms) are decoded
+whole. A file that has no soundtrack or cannot be decoded raises VideoError; a window that is partly outside
+the soundtrack has silence there, and says so.
 """
 
 import math
@@ -15,8 +16,10 @@ import numpy as np
 from mambavl.configs.errors import DataError
 from mambavl.extract.video import READ_ERRORS, VideoError, _first_line
 
-PREROLL = 0.2  # seconds decoded before a window and thrown away: a decoder's first frames after a seek may be unfinished
-SEAM = 0.002  # seconds by which a container's rounded times may seem to part two frames that follow one another
+# seconds decoded before a window and thrown away: a decoder's first frames after a seek may be unfinished
+PREROLL = 0.2
+# seconds by which a container's rounded times may seem to part two frames that follow one another
+SEAM = 0.002
 EDGE = 0.001  # seconds of a window that may be missing at its ends before that is worth a flag
 
 
@@ -54,13 +57,14 @@ class SoundReader:
         self._container.close()
 
     def window(self, start: float, samples: int, rate: int) -> Sound:
-        """`samples` at `rate` a second from `start` on. Raises VideoError `short_video` where all of them lie outside the
-        soundtrack, `damaged_sound` where the file cannot be decoded or has a hole."""
+        """`samples` at `rate` a second from `start` on. Raises VideoError `short_video` where all of them lie
+        outside the soundtrack, `damaged_sound` where the file cannot be decoded or has a hole."""
         wanted = int(samples / rate * self._rate + 1e-6)
         mono, filled = np.zeros(wanted, np.float32), np.zeros(wanted, bool)
         cursor, last = None, start
         for pts, values in self._decoded(start, start + samples / rate):
-            at = math.ceil((pts - start) * self._rate - 1e-3)  # upwards: what is heard is not later than where it is put
+            # upwards: what is heard is not later than where it is put
+            at = math.ceil((pts - start) * self._rate - 1e-3)
             if cursor is not None and abs(at - cursor) <= SEAM * self._rate:
                 at = cursor
             cursor = at + len(values)
@@ -70,7 +74,9 @@ class SoundReader:
                 last = max(last, pts + (end - at) / self._rate)
         heard = np.flatnonzero(filled)
         if not len(heard):
-            raise VideoError("short_video", f"{self.path}: no sound from {start:.2f} to {start + samples / rate:.2f} s")
+            raise VideoError(
+                "short_video", f"{self.path}: no sound from {start:.2f} to {start + samples / rate:.2f} s"
+            )
         if holes := int(heard[-1] - heard[0] + 1 - len(heard)):
             raise VideoError("damaged_sound", f"{self.path}: {holes} samples are missing after {start:.2f} s")
         return Sound(self._resample(mono, samples, rate), wanted - len(heard) > EDGE * self._rate, last)
@@ -80,7 +86,9 @@ class SoundReader:
         stream = self._stream
         base = float(stream.time_base)
         try:
-            self._container.seek(int((max(start - PREROLL, 0.0) + self._zero) / base), stream=stream, backward=True)
+            self._container.seek(
+                int((max(start - PREROLL, 0.0) + self._zero) / base), stream=stream, backward=True
+            )
             stream.codec_context.flush_buffers()
             for frame in self._container.decode(stream):
                 if frame.pts is None:
@@ -91,8 +99,12 @@ class SoundReader:
                 yield pts, self._mono(frame)
         except self._av.FFmpegError as error:
             if getattr(error, "errno", None) in READ_ERRORS:
-                raise DataError(f"{self.path}: cannot be read ({_first_line(error)}); run the same command again") from None
-            raise VideoError("damaged_sound", f"{self.path}: sound near {start:.2f} s: {_first_line(error)}") from None
+                raise DataError(
+                    f"{self.path}: cannot be read ({_first_line(error)}); run the same command again"
+                ) from None
+            raise VideoError(
+                "damaged_sound", f"{self.path}: sound near {start:.2f} s: {_first_line(error)}"
+            ) from None
 
     def _mono(self, frame) -> np.ndarray:
         """(n,) float32: the mean of the channels."""
@@ -100,7 +112,9 @@ class SoundReader:
         planes = values if frame.format.is_planar else values.reshape(-1, channels).T
         scale = 1.0 if planes.dtype.kind == "f" else float(np.iinfo(planes.dtype).max) + 1
         centre = 128.0 if planes.dtype == np.uint8 else 0.0  # 8-bit sound is counted from 0 to 255
-        return ((planes.astype(np.float64) - centre) / (128.0 if centre else scale)).mean(0).astype(np.float32)
+        return (
+            ((planes.astype(np.float64) - centre) / (128.0 if centre else scale)).mean(0).astype(np.float32)
+        )
 
     def _resample(self, mono: np.ndarray, samples: int, rate: int) -> np.ndarray:
         if rate == self._rate:

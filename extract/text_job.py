@@ -35,7 +35,9 @@ def extract_text(
 
     Raises DataError naming the rows without a question; else as `extract_video`.
     """
-    encoder = job.build_encoder(options.encoder, "text", options.weights, options.weights_state, options.device)
+    encoder = job.build_encoder(
+        options.encoder, "text", options.weights, options.weights_state, options.device
+    )
     asked = read_questions(questions)
     missing = [s.narration_id for s in annotations.segments if s.narration_id not in asked]
     if missing:
@@ -44,14 +46,21 @@ def extract_text(
             "generate it for the same splits"
         )
     segments = annotations.segments
-    tokens = {q: [encoder.tokenize(getattr(asked[segment.narration_id], q)) for segment in segments] for q in QUESTION_KEYS}
+    tokens = {
+        q: [encoder.tokenize(getattr(asked[segment.narration_id], q)) for segment in segments]
+        for q in QUESTION_KEYS
+    }
     first = asked[segments[0].narration_id]
     if first.backend.endswith("-unmasked") and not options.allow_unmasked:
         raise UsageError(
             f"{questions}: its questions say their answers (backend {first.backend}); they are for the leak audit. "
             "--set allow_unmasked=true encodes them all the same"
         )
-    provenance = {"protocol": first.protocol, "backend": first.backend, "prompt_version": first.prompt_version}
+    provenance = {
+        "protocol": first.protocol,
+        "backend": first.backend,
+        "prompt_version": first.prompt_version,
+    }
     spec = _text_spec(annotations, questions, provenance, encoder, options, tokens)
     writer = StoreWriter(out, spec, segments, annotations.classes, job.environment(options.device))
     row_of = {segment.narration_id: row for row, segment in enumerate(segments)}
@@ -64,9 +73,12 @@ def extract_text(
     return job.run(writer, encode, shard, progress, should_stop)
 
 
-def _text_group(encoder: nn.Module, ids: dict[str, list[list[int]]], options: TextExtraction, summary: Summary) -> RowGroup:
+def _text_group(
+    encoder: nn.Module, ids: dict[str, list[list[int]]], options: TextExtraction, summary: Summary
+) -> RowGroup:
     since = time.perf_counter()
-    distinct = list({tuple(tokens): None for q in QUESTION_KEYS for tokens in ids[q]})  # each text once, in order
+    # each text once, in order
+    distinct = list({tuple(tokens): None for q in QUESTION_KEYS for tokens in ids[q]})
     place = {tokens: i for i, tokens in enumerate(distinct)}
     features: dict[str, list[np.ndarray]] = {level: [] for level in options.levels}
     for batch in _chunks(distinct, options.batch_texts):
@@ -76,11 +88,14 @@ def _text_group(encoder: nn.Module, ids: dict[str, list[list[int]]], options: Te
     for question in QUESTION_KEYS:
         order = [place[tuple(tokens)] for tokens in ids[question]]
         for level in options.levels:
-            with np.errstate(over="ignore"):  # a value past float16's range becomes infinite and is refused here
+            # a value past float16's range becomes infinite and is refused here
+            with np.errstate(over="ignore"):
                 found = [features[level][i].astype(options.dtype) for i in order]
             for row, value in enumerate(found):
                 if not np.isfinite(value).all():
-                    reasons.setdefault(row, f"{options.encoder}: {question} at level {level} holds NaN or infinity")
+                    reasons.setdefault(
+                        row, f"{options.encoder}: {question} at level {level} holds NaN or infinity"
+                    )
             levels[f"{question}/{level}"] = found
         lengths[f"{question}/length"] = np.array([len(tokens) for tokens in ids[question]])
     bad = np.isin(np.arange(len(order)), list(reasons))
@@ -88,10 +103,14 @@ def _text_group(encoder: nn.Module, ids: dict[str, list[list[int]]], options: Te
         lengths[name] = np.where(bad, 0, lengths[name])
     for name, found in levels.items():
         kept = [value[:0] if row in reasons else value for row, value in enumerate(found)]
-        levels[name] = np.stack([_one_vector(v) for v in kept]) if name.endswith("/pooled") else np.concatenate(kept)
+        levels[name] = (
+            np.stack([_one_vector(v) for v in kept]) if name.endswith("/pooled") else np.concatenate(kept)
+        )
     summary.timed("encode", since)
     status = np.where(bad, STATUS_CODE["nonfinite_features"], OK).astype(np.uint8)
-    return RowGroup(levels=levels, lengths=lengths, status=status, flags=np.zeros(len(order), np.uint8), reasons=reasons)
+    return RowGroup(
+        levels=levels, lengths=lengths, status=status, flags=np.zeros(len(order), np.uint8), reasons=reasons
+    )
 
 
 def _one_vector(value: np.ndarray) -> np.ndarray:
@@ -108,18 +127,32 @@ def _text_spec(
     tokens: dict[str, list[list[int]]],
 ) -> dict[str, Any]:
     lengths = {q: np.array([len(ids) for ids in tokens[q]]) for q in QUESTION_KEYS}
-    row_bytes = max(lengths[q].mean() for q in QUESTION_KEYS) * encoder.width * np.dtype(options.dtype).itemsize
+    row_bytes = (
+        max(lengths[q].mean() for q in QUESTION_KEYS) * encoder.width * np.dtype(options.dtype).itemsize
+    )
     group_rows = options.rows_per_group or shards.rows_per_group(row_bytes)
     levels = []
     for question in QUESTION_KEYS:
-        largest = max(int(lengths[question][i : i + group_rows].sum()) for i in range(0, len(lengths[question]), group_rows))
+        largest = max(
+            int(lengths[question][i : i + group_rows].sum())
+            for i in range(0, len(lengths[question]), group_rows)
+        )
         capacity = max(1, -(-largest // shards.TOKEN_CHUNK)) * shards.TOKEN_CHUNK
         for level in options.levels:
             name = f"{question}/{level}"
             if level == "pooled":
-                levels.append(Level(name, "dense", (1, encoder.width), options.dtype, compressor=options.compressor))
+                levels.append(
+                    Level(name, "dense", (1, encoder.width), options.dtype, compressor=options.compressor)
+                )
             else:
-                level = Level(name, "ragged", (encoder.width,), options.dtype, capacity=capacity, compressor=options.compressor)
+                level = Level(
+                    name,
+                    "ragged",
+                    (encoder.width,),
+                    options.dtype,
+                    capacity=capacity,
+                    compressor=options.compressor,
+                )
                 levels.append(level)
     return {
         "kind": "text",

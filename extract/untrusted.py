@@ -1,7 +1,8 @@
-"""The child that reads a stranger's pickle: `python pickles.py SOURCE TARGET` writes its lists, dicts, texts and numbers as JSON.
+"""The child that reads a stranger's pickle: `python pickles.py SOURCE TARGET` writes its lists, dicts, texts
+and numbers as JSON.
 
-A pickle can call any function that its reader finds. This reader finds none. It runs as a script of its own, with the standard
-library alone, in bounded memory; its last line on stderr says why a file was refused.
+A pickle can call any function that its reader finds. This reader finds none. It runs as a script of its own,
+with the standard library alone, in bounded memory; its last line on stderr says why a file was refused.
 """
 
 import json
@@ -39,6 +40,7 @@ def convert(source: str, target: str) -> None:
 if __name__ == "__main__":
     try:
         convert(*sys.argv[1:3])
-    except Exception as error:  # a hostile or broken file can fail anywhere in a reader: its own words, one line
+    # a hostile or broken file can fail anywhere in a reader: its own words, one line
+    except Exception as error:
         words = str(error).strip().splitlines() or [type(error).__name__]
         sys.exit(f"cannot be read ({words[0]})")

@@ -1,8 +1,8 @@
 """Frames of a video at given times, by presentation time (pts), never by frame number.
 
-Time 0 is the first displayed frame. The frame at time t is the one on display then: pts_i <= t < pts_(i+1). A damaged frame, a
-time past the end, or a file that cannot be decoded raises VideoError with the status its row gets; no other frame is ever
-handed out in its place.
+Time 0 is the first displayed frame. The frame at time t is the one on display then: pts_i <= t < pts_(i+1). A
+damaged frame, a time past the end, or a file that cannot be decoded raises VideoError with the status its row
+gets; no other frame is ever handed out in its place.
 """
 
 import errno
@@ -18,10 +18,14 @@ import numpy as np
 
 from mambavl.configs.errors import DataError, UsageError
 
-HOLD = 0.1  # seconds past the end for which the last frame may stand in: P29_05_563 ends 0.01 s after its video
+# seconds past the end for which the last frame may stand in: P29_05_563 ends 0.01 s after its video
+HOLD = 0.1
 
-GAP = 2.5  # times a frame's own duration (or the file's usual one) that it may stay on display; beyond it frames are missing
-READ_ERRORS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}  # the disk's or the network's fault, not the video's
+# times a frame's own duration (or the file's usual one) that it may stay on display; beyond it frames are
+# missing
+GAP = 2.5
+# the disk's or the network's fault, not the video's
+READ_ERRORS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
 
 Decoder = Literal["pyav", "decord"]
 
@@ -40,7 +44,8 @@ class Timeline:
 
     pts: np.ndarray  # (frames,) increasing, pts[0] == 0
     end: float
-    longest: np.ndarray  # (frames,) how long each frame may be on display before frames must be missing after it
+    # (frames,) how long each frame may be on display before frames must be missing after it
+    longest: np.ndarray
 
     @property
     def fps(self) -> float:
@@ -49,17 +54,21 @@ class Timeline:
     def at(self, times: np.ndarray) -> tuple[np.ndarray, bool]:
         """The displayed frame's index at each time, and whether the last frame had to be held for a moment.
 
-        Raises VideoError: `short_video` for a time more than HOLD past the end, `damaged_frame` for one in a hole of the file.
+        Raises VideoError: `short_video` for a time more than HOLD past the end, `damaged_frame` for one in a
+        hole of the file.
         """
         late = times[times > self.end + HOLD]
         if len(late):
-            raise VideoError("short_video", f"the video ends at {self.end:.2f} s, a frame at {late.max():.2f} s was wanted")
+            raise VideoError(
+                "short_video", f"the video ends at {self.end:.2f} s, a frame at {late.max():.2f} s was wanted"
+            )
         # half a tick of a 90 kHz clock: a timestamp that is a rounded frame time still means that frame
         index = np.maximum(np.searchsorted(self.pts, times + 5e-6, side="right") - 1, 0)
         lost = times[(times - self.pts[index] > self.longest[index]) & (times <= self.end)]
         if len(lost):
             raise VideoError(
-                "damaged_frame", f"the file holds no frame for {lost.min():.2f} s, though it goes on to {self.end:.2f} s"
+                "damaged_frame",
+                f"the file holds no frame for {lost.min():.2f} s, though it goes on to {self.end:.2f} s",
             )
         return index, bool((times > self.end).any())
 
@@ -87,8 +96,8 @@ def open_video(path: Path, decoder: Decoder = "pyav") -> Reader:
 class PyAVReader:
     """Groups the wanted frames by the keyframe they hang on and decodes each group once.
 
-    Packets are scanned once, without decoding, for their pts and keyframe marks. In H.264, packets that no other frame refers
-    to (nal_ref_idc 0) and that are not wanted are not decoded at all.
+    Packets are scanned once, without decoding, for their pts and keyframe marks. In H.264, packets that no
+    other frame refers to (nal_ref_idc 0) and that are not wanted are not decoded at all.
     """
 
     def __init__(self, path: Path) -> None:
@@ -127,7 +136,8 @@ class PyAVReader:
             if packet.is_keyframe:
                 keys.append(packet.pts)
             if packet.is_discard:
-                continue  # pre-roll that an edit list hides: decoded, since others hang on it, never displayed
+                # pre-roll that an edit list hides: decoded, since others hang on it, never displayed
+                continue
             shown.append(packet.pts)
             durations[packet.pts] = packet.duration or 0
         if not shown or not keys:
@@ -139,7 +149,9 @@ class PyAVReader:
         typical = float(np.median(np.diff(ticks))) if len(ticks) > 1 else 1.0
         lasts = np.array([durations[int(pts)] or typical for pts in self._shown])
         self.timeline = Timeline(
-            pts=ticks * base, end=float(ticks[-1] + lasts[-1]) * base, longest=np.maximum(lasts, typical) * base * GAP
+            pts=ticks * base,
+            end=float(ticks[-1] + lasts[-1]) * base,
+            longest=np.maximum(lasts, typical) * base * GAP,
         )
 
     def _packets(self) -> Iterator:
@@ -170,7 +182,9 @@ class PyAVReader:
                     return
         except (self._av.FFmpegError, ValueError) as error:
             if getattr(error, "errno", None) in READ_ERRORS:
-                raise DataError(f"{self.path}: cannot be read ({_first_line(error)}); run the same command again") from None
+                raise DataError(
+                    f"{self.path}: cannot be read ({_first_line(error)}); run the same command again"
+                ) from None
             reason = _first_line(error)
         for pts, index in sorted(missing.items()):
             at = (pts - int(self._shown[0])) * float(Fraction(self._stream.time_base))
@@ -184,7 +198,8 @@ class PyAVReader:
         for packet in self._packets():
             if packet.pts in wanted or not skippable(packet):
                 yield from self._stream.codec_context.decode(packet)
-            # B-frames: packets come in decoding order, so a wanted one may follow a later pts; two keyframes on, none can
+            # B-frames: packets come in decoding order, so a wanted one may follow a later pts; two keyframes
+            # on, none can
             if packet.pts > last and packet.is_keyframe:
                 passed += 1
                 if passed == 2:
@@ -200,7 +215,9 @@ class PyAVReader:
 
 
 class _NonReference:
-    """Tells H.264 packets that no other picture refers to, by the nal_ref_idc of their slices (length-prefixed layout only)."""
+    """Tells H.264 packets that no other picture refers to, by the nal_ref_idc of their slices
+    (length-prefixed layout only).
+    """
 
     def __init__(self, stream) -> None:
         extra = stream.codec_context.extradata or b""
@@ -221,10 +238,12 @@ class _NonReference:
 
 
 class DecordReader:
-    """decord behind the same interface: the same pixels as PyAV on ordinary H.264 and MPEG-4 files, and those only.
+    """decord behind the same interface: the same pixels as PyAV on ordinary H.264 and MPEG-4 files, and those
+    only.
 
-    It counts frames wrongly in files with edit lists and, seen here, hands out the neighbour of the wanted frame after a skip in
-    H.265; it does not turn rotated pictures. Such files are refused. Damaged frames it does not report: that stays a risk.
+    It counts frames wrongly in files with edit lists and, seen here, hands out the neighbour of the wanted
+    frame after a skip in H.265; it does not turn rotated pictures. Such files are refused. Damaged frames it
+    does not report: that stays a risk.
     """
 
     CODECS = ("h264", "mpeg4")
@@ -233,9 +252,12 @@ class DecordReader:
         try:
             import decord
         except ImportError as error:
-            raise UsageError(f"decoder decord cannot be imported ({error}); use pyav, which is exact everywhere") from None
+            raise UsageError(
+                f"decoder decord cannot be imported ({error}); use pyav, which is exact everywhere"
+            ) from None
         self.path = path
-        reference = PyAVReader(path)  # decord's own clock ignores edit lists: it may only serve where both agree
+        # decord's own clock ignores edit lists: it may only serve where both agree
+        reference = PyAVReader(path)
         self.timeline = reference.timeline
         rotation, codec = _rotation(reference), reference.codec
         reference.close()
@@ -260,7 +282,10 @@ class DecordReader:
             try:
                 yield int(index), self._reader[int(index)].asnumpy()
             except (decord.DECORDError, IndexError) as error:
-                yield int(index), VideoError("damaged_frame", f"{self.path}: frame {index}: {_first_line(error)}")
+                yield (
+                    int(index),
+                    VideoError("damaged_frame", f"{self.path}: frame {index}: {_first_line(error)}"),
+                )
 
 
 def _rotation(reader: PyAVReader) -> float:
@@ -271,5 +296,6 @@ def _rotation(reader: PyAVReader) -> float:
 
 
 def _first_line(error: Exception) -> str:
-    text = re.sub(r"^\[Errno \d+\] ", "", str(error).strip()).splitlines()  # FFmpeg's numbers mean nothing to a reader
+    # FFmpeg's numbers mean nothing to a reader
+    text = re.sub(r"^\[Errno \d+\] ", "", str(error).strip()).splitlines()
     return text[0] if text else type(error).__name__

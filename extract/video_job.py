@@ -1,7 +1,7 @@
 """Video features: decode once -> encode -> a row group.
 
-Rows are encoded in fixed batches, and a row that cannot be decoded takes its place in the batch as zeros and is dropped
-afterwards: so the others do not depend on it.
+Rows are encoded in fixed batches, and a row that cannot be decoded takes its place in the batch as zeros and
+is dropped afterwards: so the others do not depend on it.
 """
 
 import time
@@ -46,14 +46,17 @@ def extract_video(
 ) -> Summary:
     """Run a frozen video encoder over every segment and write (or resume) the store `out`.
 
-    shard (i, n): do every n-th row group only; whoever completes the store finalises it. Raises UsageError when `out` was made
-    by another recipe, DataError when videos are missing, Interrupted when `should_stop()` turns true between two batches.
+    shard (i, n): do every n-th row group only; whoever completes the store finalises it. Raises UsageError
+    when `out` was made by another recipe, DataError when videos are missing, Interrupted when `should_stop()`
+    turns true between two batches.
     """
     encoder = _build_encoder(options)
     paths = job.find_videos(annotations, Path(videos), options.allow_missing)
     boxes = _open_boxes(options, list(paths))
     spec = _video_spec(annotations, paths, encoder, options, boxes)
-    writer = StoreWriter(out, spec, annotations.segments, annotations.classes, job.environment(options.device))
+    writer = StoreWriter(
+        out, spec, annotations.segments, annotations.classes, job.environment(options.device)
+    )
     pipeline = _VideoPipeline(encoder, paths, options, writer.layout.levels, boxes)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as decoder:
 
@@ -91,7 +94,8 @@ class _VideoPipeline:
         shape = (1, 3, 1, 1, 1)
         self._mean = torch.tensor(pixels.mean, device=self.device).view(shape) * 255
         self._std = torch.tensor(pixels.std, device=self.device).view(shape) * 255
-        self.videos = job.ReaderCache(paths, lambda path: open_video(path, options.decoder))  # the decoding thread's
+        # the decoding thread's
+        self.videos = job.ReaderCache(paths, lambda path: open_video(path, options.decoder))
 
     def row_group(
         self, rows: Sequence[Segment], decoder: ThreadPoolExecutor, summary: Summary, should_stop: ShouldStop
@@ -105,7 +109,9 @@ class _VideoPipeline:
             decoded, seconds = pending.result()
             summary.seconds["decode"] = summary.seconds.get("decode", 0.0) + seconds
             if should_stop():
-                raise Interrupted("stopped inside a row group, which will be done again; the same command resumes")
+                raise Interrupted(
+                    "stopped inside a row group, which will be done again; the same command resumes"
+                )
             if number + 1 < len(batches):
                 pending = decoder.submit(self._decode_batch, batches[number + 1])
             since = time.perf_counter()
@@ -117,19 +123,29 @@ class _VideoPipeline:
                 clip.forget()  # a row group of pictures would be gigabytes
             clips += decoded
         joined = {name: np.concatenate(parts) for name, parts in features.items()}
-        return job.dense_group(self.options.encoder, clips, joined, self.levels, np.stack([clip.pts for clip in clips]))
+        return job.dense_group(
+            self.options.encoder, clips, joined, self.levels, np.stack([clip.pts for clip in clips])
+        )
 
     @torch.inference_mode()
     def _encode(self, clips: list["_Clip"], view: int) -> dict[str, np.ndarray]:
         """One view of a batch of clips -> features by level, (B, *a view's shape)."""
-        if all(clip.status != "ok" for clip in clips):  # nothing to see, as in the first second before an action
+        # nothing to see, as in the first second before an action
+        if all(clip.status != "ok" for clip in clips):
             return {level.name: np.zeros((len(clips), *level.shape[1:]), np.float32) for level in self.levels}
-        pixels = torch.from_numpy(np.stack([np.stack(clip.images[view]) for clip in clips])).to(self.device)  # (B, T, S, S, 3)
+        # (B, T, S, S, 3)
+        pixels = torch.from_numpy(np.stack([np.stack(clip.images[view]) for clip in clips])).to(self.device)
         if self.encoder.pixels.colour == "BGR":
             pixels = pixels.flip(-1)
         video = (pixels.permute(0, 4, 1, 2, 3).float() - self._mean) / self._std
-        boxes = torch.from_numpy(np.stack([clip.boxes[view] for clip in clips])).to(self.device) if self.boxes else None
-        with torch.autocast(self.device.type, PRECISIONS[self.options.precision], enabled=self.options.precision != "fp32"):
+        boxes = (
+            torch.from_numpy(np.stack([clip.boxes[view] for clip in clips])).to(self.device)
+            if self.boxes
+            else None
+        )
+        with torch.autocast(
+            self.device.type, PRECISIONS[self.options.precision], enabled=self.options.precision != "fp32"
+        ):
             found = video_levels(self.encoder, video, self.options.levels, self.options.grid, boxes)
         return {name: values.float().cpu().numpy() for name, values in found.items()}
 
@@ -143,7 +159,9 @@ class _VideoPipeline:
     def _decode_video(self, video_id: str, segments: list[Segment]) -> list["_Clip"]:
         """The clips of some segments of one video; a frame that several of them show is decoded once."""
         sampling, objects = self.options.sampling, self.encoder.config.objects if self.boxes else 0
-        windows = [[window(s.start, s.stop, sampling, view) for view in range(sampling.views)] for s in segments]
+        windows = [
+            [window(s.start, s.stop, sampling, view) for view in range(sampling.views)] for s in segments
+        ]
         clips = [_Clip.empty(self.options, self.encoder.pixels.image_size, objects) for _ in segments]
         for clip, segment, (seen, *_) in zip(clips, segments, windows, strict=True):
             clip.flags |= seen.flags | (FLAG_TIME_FROM_FRAMES if segment.time_from_frames else 0)
@@ -158,12 +176,20 @@ class _VideoPipeline:
             for clip in clips:
                 clip.fail(error.status, str(error))
             return clips
-        indices = [self._locate(clip, views, reader) for clip, views in zip(clips, windows, strict=True)]  # (views, T) each
-        wanted = np.concatenate([index.ravel() for index in indices if index is not None] or [np.empty(0, np.int64)])
+        # (views, T) each
+        indices = [self._locate(clip, views, reader) for clip, views in zip(clips, windows, strict=True)]
+        wanted = np.concatenate(
+            [index.ravel() for index in indices if index is not None] or [np.empty(0, np.int64)]
+        )
         frames = {index: self._fit(pixels) for index, pixels in reader.frames(wanted)} if len(wanted) else {}
         for clip, index in zip(clips, indices, strict=True):
             if index is not None:
-                self._fill(clip, video_id, [[frames[int(i)] for i in view] for view in index], reader.timeline.pts[index])
+                self._fill(
+                    clip,
+                    video_id,
+                    [[frames[int(i)] for i in view] for view in index],
+                    reader.timeline.pts[index],
+                )
         if sampling.task == "anticipation":
             _assert_nothing_late(segments, clips, sampling.tau_a)
         return clips
@@ -193,9 +219,13 @@ class _VideoPipeline:
         crops = [np.asarray(image.resize((wanted.image_size,) * 2, method, box=box)) for box in boxes]
         return _Frame((image.height, image.width), crops)
 
-    def _fill(self, clip: "_Clip", video_id: str, views: list[list["_Frame | VideoError"]], pts: np.ndarray) -> None:
+    def _fill(
+        self, clip: "_Clip", video_id: str, views: list[list["_Frame | VideoError"]], pts: np.ndarray
+    ) -> None:
         """Give a clip its images, and the boxes on them. views: the frames of each; pts (views, T) seconds."""
-        if error := next((frame for frames in views for frame in frames if isinstance(frame, VideoError)), None):
+        if error := next(
+            (frame for frames in views for frame in frames if isinstance(frame, VideoError)), None
+        ):
             clip.fail(error.status, str(error))
             return
         crops = self.options.crops  # views of a clip: those in time, each with its crops
@@ -209,14 +239,18 @@ class _VideoPipeline:
                 return
             seen = list(map(torch.from_numpy, boxes))
             for view in range(len(clip.images)):
-                clip.boxes[view] = self._boxes_of_crop(seen[view // crops], views[view // crops][0].size, view % crops).numpy()
+                clip.boxes[view] = self._boxes_of_crop(
+                    seen[view // crops], views[view // crops][0].size, view % crops
+                ).numpy()
 
     def _boxes_of_crop(self, boxes: torch.Tensor, size: tuple[int, int], crop: int) -> torch.Tensor:
         """boxes (T, O, 4), corners in fractions of a frame of size (H, W) -> (cx, cy, w, h) in fractions of the crop."""
         image_size, transform = self.encoder.pixels.image_size, self.options.box_transform
         if self.options.fit == "squash":
             return crop_boxes(boxes, (1, 1), (0, 0, 1), image_size)
-        return crop_boxes(boxes, size, _squares(*size, self.options.crops)[crop], image_size, box_transform=transform)
+        return crop_boxes(
+            boxes, size, _squares(*size, self.options.crops)[crop], image_size, box_transform=transform
+        )
 
 
 def _views(options: VideoExtraction) -> int:
@@ -225,7 +259,9 @@ def _views(options: VideoExtraction) -> int:
 
 
 def _squares(height: int, width: int, crops: int) -> list[tuple[float, float, float]]:
-    """(top, left, side) of the squares cut from a frame: the centre one, or three along the long side, end to end."""
+    """(top, left, side) of the squares cut from a frame: the centre one, or three along the long side, end to
+    end.
+    """
     side = min(height, width)
     places = (0.5,) if crops == 1 else (0.0, 0.5, 1.0)
     return [((height - side) * place, (width - side) * place, side) for place in places]
@@ -241,7 +277,9 @@ class _Frame:
 
 @dataclass
 class _Clip(job.Clip):
-    """One row on its way: T images (S, S, 3) uint8 a view, shared by views; pts (V, T) seconds; zeros and NaN when it failed."""
+    """One row on its way: T images (S, S, 3) uint8 a view, shared by views; pts (V, T) seconds; zeros and NaN
+    when it failed.
+    """
 
     images: list[list[np.ndarray]]
     pts: np.ndarray
@@ -263,7 +301,9 @@ def _assert_nothing_late(segments: list[Segment], clips: list[_Clip], tau_a: flo
     """The promise of anticipation, row by row: no frame after start - tau_a was looked at."""
     for segment, clip in zip(segments, clips, strict=True):
         if clip.status == "ok" and clip.pts.max() > segment.start - tau_a + 1e-5:
-            raise AssertionError(f"{segment.narration_id}: a frame at {clip.pts.max():.3f} s lies after start - tau_a")
+            raise AssertionError(
+                f"{segment.narration_id}: a frame at {clip.pts.max():.3f} s lies after start - tau_a"
+            )
 
 
 def _video_spec(
@@ -283,7 +323,14 @@ def _video_spec(
         "patch": ((views, steps * height * width, encoder.width), steps),
     }
     levels = [
-        Level(name, "dense", shapes[name][0], options.dtype, steps=shapes[name][1], compressor=options.compressor)
+        Level(
+            name,
+            "dense",
+            shapes[name][0],
+            options.dtype,
+            steps=shapes[name][1],
+            compressor=options.compressor,
+        )
         for name in options.levels
     ]
     pixels = encoder.pixels
@@ -314,7 +361,8 @@ def _video_spec(
         },
         "levels": [level.to_dict() for level in levels],
         "frame_pts": [views, frames],
-        "rows_per_group": options.rows_per_group or shards.rows_per_group(max(level.chunk_bytes for level in levels)),
+        "rows_per_group": options.rows_per_group
+        or shards.rows_per_group(max(level.chunk_bytes for level in levels)),
     }
 
 
@@ -332,7 +380,9 @@ def _build_encoder(options: VideoExtraction) -> nn.Module:
             "a squeezed frame (fit = squash) is one view, and the released loader had none: crops = 1, box_transform = correct"
         )
     device = options.device
-    encoder = job.build_encoder(options.encoder, "video", options.weights, options.weights_state, device, **sizes)
+    encoder = job.build_encoder(
+        options.encoder, "video", options.weights, options.weights_state, device, **sizes
+    )
     reads_boxes = getattr(getattr(encoder, "config", None), "boxes", None) == "given"
     if reads_boxes and options.boxes is None:
         raise UsageError(
@@ -342,7 +392,9 @@ def _build_encoder(options: VideoExtraction) -> nn.Module:
     if options.boxes in ("h5", "hoa") and not reads_boxes:
         raise UsageError(f"encoder {options.encoder} reads no boxes; leave out `boxes`")
     if "cls" in options.levels and not hasattr(encoder, "class_token"):
-        raise UsageError(f"encoder {options.encoder} gives no class token apart; leave `cls` out of the levels")
+        raise UsageError(
+            f"encoder {options.encoder} gives no class token apart; leave `cls` out of the levels"
+        )
     return encoder
 
 
@@ -358,5 +410,7 @@ def _open_boxes(options: VideoExtraction, videos: list[str]) -> BoxSource | None
         raise UsageError(f"boxes = {options.boxes} wants `--set boxes_path=...`: where they are")
     source = open_boxes(options.boxes, options.boxes_path, options.video_hash)
     if missing := source.missing(videos):
-        raise DataError(f"{options.boxes_path}: has no boxes of {len(missing):,} of {len(videos):,} videos ({job.some(missing)})")
+        raise DataError(
+            f"{options.boxes_path}: has no boxes of {len(missing):,} of {len(videos):,} videos ({job.some(missing)})"
+        )
     return source

@@ -1,7 +1,8 @@
 """The other heads of Table 3: a two-layer MLP, and Transformers of 6 layers with 4 heads and 12 with 12.
 
-Same streams, same routing, same classifiers as SSMFusion, so that a comparison compares fusions. The paper's own rows fed them
-one vector a stream and MambaVL all tokens: `tokens = "pooled"` repeats that, `"all"` gives the Transformer what MambaVL gets.
+Same streams, same routing, same classifiers as SSMFusion, so that a comparison compares fusions. The paper's
+own rows fed them one vector a stream and MambaVL all tokens: `tokens = "pooled"` repeats that, `"all"` gives
+the Transformer what MambaVL gets.
 """
 
 from typing import Literal
@@ -12,7 +13,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mambavl.configs.errors import UsageError
-from mambavl.fuse.head import HeadConfig, Streams, check_streams, count_params, masked_mean, modalities_of, projection, routes
+from mambavl.fuse.head import (
+    HeadConfig,
+    Streams,
+    check_streams,
+    count_params,
+    masked_mean,
+    modalities_of,
+    projection,
+    routes,
+)
 
 
 class MLPConfig(HeadConfig):
@@ -38,8 +48,12 @@ class MLPFusion(nn.Module):
         self.routes = routes(config.streams, config.question_routing)
         inputs = {len(names) for names in self.routes.values()}
         if len(inputs) > 1:
-            raise UsageError("the MLP head needs as many streams for the verb as for the noun: give both questions or neither")
-        self.project = nn.ModuleDict({m: projection(config, m, w) for m, w in modalities_of(config.streams).items()})
+            raise UsageError(
+                "the MLP head needs as many streams for the verb as for the noun: give both questions or neither"
+            )
+        self.project = nn.ModuleDict(
+            {m: projection(config, m, w) for m, w in modalities_of(config.streams).items()}
+        )
         width = inputs.pop() * config.d_model
         self.fuser = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.d_model))
         self.dropout = nn.Dropout(config.dropout)
@@ -50,7 +64,10 @@ class MLPFusion(nn.Module):
         """As SSMFusion.forward."""
         check_streams(streams, self.config.streams)
         vectors = {name: self._vector(name, *stream) for name, stream in streams.items()}
-        fused = {t: self.fuser(torch.cat([vectors[name] for name in names], -1)) for t, names in self.routes.items()}
+        fused = {
+            t: self.fuser(torch.cat([vectors[name] for name in names], -1))
+            for t, names in self.routes.items()
+        }
         return {
             "verb": self.verb_head(self.dropout(fused["verb"])),
             "noun": self.noun_head(self.dropout(fused["noun"])),
@@ -74,12 +91,18 @@ class TransformerFusion(nn.Module):
         self.routes = routes(config.streams, config.question_routing)
         d_model, modalities = config.d_model, modalities_of(config.streams)
         if d_model % config.num_heads:
-            raise UsageError(f"[transformer] d_model {d_model} is not divisible by num_heads {config.num_heads}")
+            raise UsageError(
+                f"[transformer] d_model {d_model} is not divisible by num_heads {config.num_heads}"
+            )
         self.project = nn.ModuleDict({m: projection(config, m, width) for m, width in modalities.items()})
         self.cls_token = nn.ParameterDict({m: nn.Parameter(torch.randn(d_model) * 0.02) for m in modalities})
         self.type_token = nn.ParameterDict({m: nn.Parameter(torch.randn(d_model) * 0.02) for m in modalities})
-        self.position = nn.ParameterDict({m: nn.Parameter(torch.randn(config.max_positions, d_model) * 0.02) for m in modalities})
-        self.blocks = nn.ModuleList([Block(d_model, config.num_heads, config.block_dropout) for _ in range(config.depth)])
+        self.position = nn.ParameterDict(
+            {m: nn.Parameter(torch.randn(config.max_positions, d_model) * 0.02) for m in modalities}
+        )
+        self.blocks = nn.ModuleList(
+            [Block(d_model, config.num_heads, config.block_dropout) for _ in range(config.depth)]
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.verb_head = nn.Linear(d_model, config.num_verbs)
         self.noun_head = nn.Linear(d_model, config.num_nouns)
@@ -95,7 +118,10 @@ class TransformerFusion(nn.Module):
             for block in self.blocks:
                 x = block(x, mask)
             out[target] = x[:, 0]
-        return {"verb": self.verb_head(self.dropout(out["verb"])), "noun": self.noun_head(self.dropout(out["noun"]))}
+        return {
+            "verb": self.verb_head(self.dropout(out["verb"])),
+            "noun": self.noun_head(self.dropout(out["noun"])),
+        }
 
     def _embed(self, name: str, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(tokens with the stream's class token first (B, 1 + L, d), which of them count (B, 1 + L))."""
@@ -109,7 +135,8 @@ class TransformerFusion(nn.Module):
         x = self.project[modality](tokens)
         x = torch.cat([self.cls_token[modality].expand(len(x), 1, -1), x], dim=1)
         x = x + self.position[modality][: x.shape[1]] + self.type_token[modality]
-        return x, torch.arange(x.shape[1], device=x.device) <= lengths[:, None]  # the class token always counts
+        # the class token always counts
+        return x, torch.arange(x.shape[1], device=x.device) <= lengths[:, None]
 
     def num_params(self, *, heads: bool = True) -> int:
         return count_params(self, heads)

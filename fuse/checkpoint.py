@@ -1,7 +1,9 @@
-"""Checkpoints that a kill cannot spoil: a folder is written under a temporary name, synced, marked complete, then renamed.
+"""Checkpoints that a kill cannot spoil: a folder is written under a temporary name, synced, marked complete,
+then renamed.
 
-The mark (COMPLETE.json) holds every file's sha256; a checkpoint without it, or one that does not match it, is never loaded. One
-older checkpoint is kept until the next one is safe. Tensors go to safetensors, the rest to JSON: loading runs no code.
+The mark (COMPLETE.json) holds every file's sha256; a checkpoint without it, or one that does not match it, is
+never loaded. One older checkpoint is kept until the next one is safe. Tensors go to safetensors, the rest to
+JSON: loading runs no code.
 """
 
 import hashlib
@@ -20,16 +22,21 @@ COMPLETE = "COMPLETE.json"
 KEPT = 2
 
 
-def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], optimizer: dict[str, Any], state: dict[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path, step: int, model: dict[str, Tensor], optimizer: dict[str, Any], state: dict[str, Any]
+) -> None:
     """Write `folder/step-N` whole or not at all, then remove all but the newest two."""
     temporary, final = folder / f"{fsops.TEMPORARY}{step:08d}", folder / f"step-{step:08d}"
-    if final.is_dir() and _read(final)[1] is None:  # saved before; the same step of the same run is the same checkpoint
+    # saved before; the same step of the same run is the same checkpoint
+    if final.is_dir() and _read(final)[1] is None:
         fsops.make_folder(folder)
         fsops.sync_folder(folder)  # a process killed right after its rename has not
         return
     tensors, scalars = _split_optimizer(optimizer)
     files = {
-        "model.safetensors": save({name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}),
+        "model.safetensors": save(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}
+        ),
         "optimizer.safetensors": save(tensors),
         "state.json": json.dumps({**state, "step": step, "optimizer": scalars}, sort_keys=True).encode(),
     }
@@ -45,10 +52,13 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], optimizer
         fsops.remove_folder(old)
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any], list[str]] | None:
+def load_checkpoint(
+    folder: Path,
+) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any], list[str]] | None:
     """(model, optimizer, state, complaints) of the newest sound checkpoint; None when there is none at all.
 
-    complaints names the damaged ones that were passed over. Raises DataError when all are damaged: never a silent fresh start.
+    complaints names the damaged ones that were passed over. Raises DataError when all are damaged: never a
+    silent fresh start.
     """
     complaints = []
     for path in reversed(_steps(folder)):
@@ -60,7 +70,9 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], di
         optimizer = _join_optimizer(load(files["optimizer.safetensors"]), state.pop("optimizer"))
         return load(files["model.safetensors"]), optimizer, state, complaints
     if complaints:
-        raise DataError("no checkpoint can be loaded:\n" + "\n".join(complaints) + "\nremove the folder to start afresh")
+        raise DataError(
+            "no checkpoint can be loaded:\n" + "\n".join(complaints) + "\nremove the folder to start afresh"
+        )
     return None
 
 
@@ -86,7 +98,9 @@ def _split_optimizer(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict
     for parameter, values in optimizer["state"].items():
         for name, value in values.items():
             target = tensors if isinstance(value, Tensor) else numbers
-            target[f"{parameter}.{name}"] = value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
+            target[f"{parameter}.{name}"] = (
+                value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
+            )
     return tensors, {"numbers": numbers, "param_groups": optimizer["param_groups"]}
 
 
@@ -107,6 +121,8 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(f"{path}: is not there; the run has not finished (run `mambavl train` with the same --out)") from None
+        raise DataError(
+            f"{path}: is not there; the run has not finished (run `mambavl train` with the same --out)"
+        ) from None
     except SafetensorError as error:
         raise DataError(f"{path}: is damaged ({error}); train the run anew") from None

@@ -1,7 +1,9 @@
-"""The depthwise causal Conv1d of a Mamba block, steps before channels: y_t = bias + sum_k w_k u_{t - K + 1 + k}.
+"""The depthwise causal Conv1d of a Mamba block, steps before channels: y_t = bias + sum_k w_k u_{t - K + 1 +
+k}.
 
-On a CPU a sum of K shifted products, a few rows at a time so that they stay in cache: at 1,569 steps PyTorch's own convolution,
-which wants channels before steps, takes about eight times as long, most of it for its gradient. Elsewhere it is PyTorch's own.
+On a CPU a sum of K shifted products, a few rows at a time so that they stay in cache: at 1,569 steps
+PyTorch's own convolution, which wants channels before steps, takes about eight times as long, most of it for
+its gradient. Elsewhere it is PyTorch's own.
 """
 
 from typing import Any
@@ -20,7 +22,9 @@ def causal_conv(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """u (B, L, D), weight (D, 1, K), bias (D,) -> (B, L, D), contiguous; before the first step there are zeros."""
     if u.device.type in ("cpu", "meta") and not torch.is_autocast_enabled("cpu"):
         return _Conv.apply(u, weight, bias)
-    return F.conv1d(u.mT, weight, bias, padding=weight.shape[2] - 1, groups=u.shape[2])[..., : u.shape[1]].mT.contiguous()
+    return F.conv1d(u.mT, weight, bias, padding=weight.shape[2] - 1, groups=u.shape[2])[
+        ..., : u.shape[1]
+    ].mT.contiguous()
 
 
 @torch.library.custom_op("mambavl::causal_conv", mutates_args=())
@@ -39,7 +43,10 @@ def forward(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def backward(dy: Tensor, u: Tensor, weight: Tensor) -> list[Tensor]:
     """Gradients of u, weight and bias."""
     du, taps = torch.empty(u.shape, dtype=u.dtype, device=u.device), weight[:, 0].flip(1).unbind(1)
-    dtaps, dbias = torch.zeros(len(taps), len(weight), dtype=u.dtype, device=u.device), torch.zeros_like(weight[:, 0, 0])
+    dtaps, dbias = (
+        torch.zeros(len(taps), len(weight), dtype=u.dtype, device=u.device),
+        torch.zeros_like(weight[:, 0, 0]),
+    )
     for rows in _rows(u):
         torch.mul(dy[rows], taps[0], out=du[rows])
         dtaps[0] += (dy[rows] * u[rows]).sum((0, 1))
@@ -118,6 +125,10 @@ class _ConvBackward(torch.autograd.Function):
         return tuple(unstack_heads(name, x, info.batch_size) for name, x in found), (0, 0, 0)
 
 
-def _together(names: tuple[str, ...], tensors: tuple[Tensor, ...], dims: tuple[int | None, ...], heads: int) -> list[Tensor]:
-    """As the scan's operator lays heads side by side: steps before channels as its `u`, channels first as its `D`."""
+def _together(
+    names: tuple[str, ...], tensors: tuple[Tensor, ...], dims: tuple[int | None, ...], heads: int
+) -> list[Tensor]:
+    """As the scan's operator lays heads side by side: steps before channels as its `u`, channels first as its
+    `D`.
+    """
     return [stack_heads(name, x, dim, heads) for name, x, dim in zip(names, tensors, dims, strict=True)]

@@ -1,7 +1,8 @@
 """Feature stores -> batches for a head: streams joined by narration_id, labels, splits, and the training prior.
 
-The stores' rows are joined once, by name; a batch is then a gather from memory-mapped files. The order of an epoch is a pure
-function of (seed, epoch), so a restart continues it exactly and any number of processes sees the same global batches.
+The stores' rows are joined once, by name; a batch is then a gather from memory-mapped files. The order of an
+epoch is a pure function of (seed, epoch), so a restart continues it exactly and any number of processes sees
+the same global batches.
 """
 
 from collections import Counter
@@ -28,11 +29,14 @@ ORACLE_ANTICIPATION = (
 
 
 class StreamSource(Config):
-    """Where a stream's features come from: one store, or several of the same recipe (train and validation halves, say)."""
+    """Where a stream's features come from: one store, or several of the same recipe (train and validation
+    halves, say).
+    """
 
     store: Path | tuple[Path, ...]
     level: str = "frame"
-    class_token: bool = False  # put the store's level `cls` before the tokens, as the released code reads its encoders
+    # put the store's level `cls` before the tokens, as the released code reads its encoders
+    class_token: bool = False
     modality: str = ""  # absent: `text` for questions, else the stream's own name
 
     @field_validator("store", mode="before")
@@ -53,11 +57,15 @@ class DataConfig(Config):
 
     train_split: str = "train"
     eval_split: str = "validation"
-    allow_missing: int = Field(default=0, ge=0)  # rows without features (failed, not empty windows) that are tolerated
-    hold_out: str | None = None  # "i/n": train without part i (from 0) of n of train_split and score it; not eval_split
+    # rows without features (failed, not empty windows) that are tolerated
+    allow_missing: int = Field(default=0, ge=0)
+    # "i/n": train without part i (from 0) of n of train_split and score it; not eval_split
+    hold_out: str | None = None
     hold_out_by: Literal["participant", "video"] = "participant"  # what is never divided between two parts
-    allow_oracle: bool = False  # oracle text in anticipation, where it names the answer: refused unless it is asked for
-    resident: Literal["mmap", "ram", "device"] = "mmap"  # where features lie while training; see cache.open_store
+    # oracle text in anticipation, where it names the answer: refused unless it is asked for
+    allow_oracle: bool = False
+    # where features lie while training; see cache.open_store
+    resident: Literal["mmap", "ram", "device"] = "mmap"
     verify: Literal["open", "read", "none"] = "open"  # how much of the stores is checked, and when
 
     @field_validator("hold_out")
@@ -65,14 +73,20 @@ class DataConfig(Config):
     def _part_of_some(cls, value: str | None) -> str | None:
         if value is not None:
             part, slash, parts = value.partition("/")
-            if not (slash and part.isdigit() and parts.isdigit() and int(part) < int(parts) and int(parts) > 1):
+            if not (
+                slash and part.isdigit() and parts.isdigit() and int(part) < int(parts) and int(parts) > 1
+            ):
                 raise ValueError("expected i/n with i from 0 to n-1 and n of 2 or more, for example 0/5")
         return value
 
     @property
     def scored(self) -> str:
-        """What is scored, as results and files of scores name it: a split, or `train_0_of_5` for what was held out of it."""
-        return f"{self.train_split}_{self.hold_out.replace('/', '_of_')}" if self.hold_out else self.eval_split
+        """What is scored, as results and files of scores name it: a split, or `train_0_of_5` for what was
+        held out of it.
+        """
+        return (
+            f"{self.train_split}_{self.hold_out.replace('/', '_of_')}" if self.hold_out else self.eval_split
+        )
 
 
 class FeatureData:
@@ -86,16 +100,22 @@ class FeatureData:
         training: bool = True,
         device: torch.device | str = "cpu",
     ) -> None:
-        """`training=False` opens rows to be scored only: the stores need not hold a training split. device: batches go there."""
+        """`training=False` opens rows to be scored only: the stores need not hold a training split. device:
+        batches go there.
+        """
         if not sources:
             raise UsageError("the recipe has no [streams.…]; name at least one, such as [streams.video]")
         self.sources = sources
         self.device = torch.device(device)
-        self._joined: Joined = join({name: _open(name, source, config, self.device) for name, source in sources.items()})
+        self._joined: Joined = join(
+            {name: _open(name, source, config, self.device) for name, source in sources.items()}
+        )
         self.segments: tuple[Segment, ...] = self._joined.segments
         self.classes: Classes = self._joined.classes
         self.streams = self._joined.streams
-        self._levels = {name: stream.stores[0].levels[sources[name].level] for name, stream in self.streams.items()}
+        self._levels = {
+            name: stream.stores[0].levels[sources[name].level] for name, stream in self.streams.items()
+        }
         self.views = _views(self._levels)
         self.verb = _labels(self.segments, "verb_class")
         self.noun = _labels(self.segments, "noun_class")
@@ -105,7 +125,11 @@ class FeatureData:
         statuses = np.stack([stream.status for stream in self.streams.values()])
         self.usable = (statuses == OK).all(0)
         self._check_missing(statuses, config)
-        self.train = self._rows(config.train_split, labelled=True, usable_only=True) if training else np.empty(0, np.int64)
+        self.train = (
+            self._rows(config.train_split, labelled=True, usable_only=True)
+            if training
+            else np.empty(0, np.int64)
+        )
         self.text_protocol = self._protocol()
         self.notice = self._notice(config)
         self.evaluation = self._rows(config.train_split if config.hold_out else config.eval_split)
@@ -128,7 +152,9 @@ class FeatureData:
 
     @property
     def provenance(self) -> dict[str, dict[str, Any]]:
-        """By stream: what a result has to name: stores, spec, encoder and its weights, questions and their protocol."""
+        """By stream: what a result has to name: stores, spec, encoder and its weights, questions and their
+        protocol.
+        """
         found = {}
         for name, stream in self.streams.items():
             recipe = stream.stores[0].spec["recipe"]
@@ -138,12 +164,18 @@ class FeatureData:
                 "level": self.sources[name].level,
                 "class_token": self.sources[name].class_token,
                 "views": self._levels[name].views,
-                **{key: recipe[key] for key in ("encoder", "questions", "sampling", "pixels", "boxes") if key in recipe},
+                **{
+                    key: recipe[key]
+                    for key in ("encoder", "questions", "sampling", "pixels", "boxes")
+                    if key in recipe
+                },
             }
         return found
 
     def _protocol(self) -> str:
-        """oracle, predicted, generic, none (empty texts); `unknown`: its store names no questions; `absent`: no text."""
+        """oracle, predicted, generic, none (empty texts); `unknown`: its store names no questions; `absent`:
+        no text.
+        """
         provenance, shapes = self.provenance, self.shapes
         protocols = {
             entry["questions"]["protocol"] if "questions" in entry else "unknown"
@@ -151,16 +183,27 @@ class FeatureData:
             if "questions" in entry or shapes[name].modality == "text"
         }
         if len(protocols) > 1:
-            raise DataError(f"the text streams were made under different protocols: {', '.join(sorted(protocols))}")
+            raise DataError(
+                f"the text streams were made under different protocols: {', '.join(sorted(protocols))}"
+            )
         return protocols.pop() if protocols else "absent"
 
     def _notice(self, config: DataConfig) -> str | None:
         """What every result must say aloud. Raises where the streams know what they must not."""
-        tasks = {n: e["sampling"]["task"] for n, e in self.provenance.items() if "task" in e.get("sampling", {})}
+        tasks = {
+            n: e["sampling"]["task"] for n, e in self.provenance.items() if "task" in e.get("sampling", {})
+        }
         if len(set(tasks.values())) > 1:
             listed = ", ".join(f"{name} for {task}" for name, task in sorted(tasks.items()))
-            raise DataError(f"the streams were extracted for different tasks ({listed}): one of them sees the action itself")
-        if "anticipation" not in tasks.values() or self.text_protocol in ("predicted", "generic", "none", "absent"):
+            raise DataError(
+                f"the streams were extracted for different tasks ({listed}): one of them sees the action itself"
+            )
+        if "anticipation" not in tasks.values() or self.text_protocol in (
+            "predicted",
+            "generic",
+            "none",
+            "absent",
+        ):
             return None
         if not config.allow_oracle:
             raise UsageError(
@@ -170,10 +213,13 @@ class FeatureData:
             )
         return ORACLE_ANTICIPATION
 
-    def batch(self, rows: np.ndarray, device: torch.device | str | None = None, view: int | np.ndarray = 0) -> Streams:
+    def batch(
+        self, rows: np.ndarray, device: torch.device | str | None = None, view: int | np.ndarray = 0
+    ) -> Streams:
         """stream -> (tokens (B, L, D) float32, lengths (B,)) of some rows, in the order given, on `device` (else the data's).
 
-        view: which of the `views` that were extracted, one for all or one a row; streams of a single view have just that.
+        view: which of the `views` that were extracted, one for all or one a row; streams of a single view
+        have just that.
         """
         where = torch.device(device) if device else self.device
         found = {}
@@ -208,12 +254,17 @@ class FeatureData:
         owners = np.array([getattr(segment, f"{config.hold_out_by}_id") for segment in self.segments])
         part_of = assign_folds(owners[self.evaluation].tolist(), parts)
         is_held = np.array([part_of.get(owner, -1) == part for owner in owners.tolist()])
-        self.evaluation, self.train = self.evaluation[is_held[self.evaluation]], self.train[~is_held[self.train]]
+        self.evaluation, self.train = (
+            self.evaluation[is_held[self.evaluation]],
+            self.train[~is_held[self.train]],
+        )
 
     def _rows(self, split: str, *, labelled: bool = False, usable_only: bool = False) -> np.ndarray:
         mask = self.split == split
         if not mask.any():
-            raise UsageError(f"no row of the stores belongs to split {split!r}; they hold {', '.join(sorted(set(self.split)))}")
+            raise UsageError(
+                f"no row of the stores belongs to split {split!r}; they hold {', '.join(sorted(set(self.split)))}"
+            )
         if labelled:
             mask &= (self.verb >= 0) & (self.noun >= 0)
         rows = np.flatnonzero(mask & self.usable if usable_only else mask)
@@ -223,7 +274,9 @@ class FeatureData:
 
     def _check_missing(self, statuses: np.ndarray, config: DataConfig) -> None:
         failed = ((statuses != OK) & (statuses != EMPTY_WINDOW)).any(0)
-        failed &= np.isin(self.split, [config.train_split, config.train_split if config.hold_out else config.eval_split])
+        failed &= np.isin(
+            self.split, [config.train_split, config.train_split if config.hold_out else config.eval_split]
+        )
         self.failed = int(failed.sum())
         if self.failed > config.allow_missing:
             first = int(np.flatnonzero(failed)[0])
@@ -241,7 +294,9 @@ def assign_folds(owners: list[str], parts: int) -> dict[str, int]:
     """
     counts = Counter(owners)
     if len(counts) < parts:
-        raise UsageError(f"data.hold_out asks for {parts} parts, and there are {len(counts)} to deal out; see data.hold_out_by")
+        raise UsageError(
+            f"data.hold_out asks for {parts} parts, and there are {len(counts)} to deal out; see data.hold_out_by"
+        )
     sizes, part_of = [0] * parts, {}
     for owner in sorted(counts, key=lambda owner: (-counts[owner], owner)):
         part_of[owner] = min(range(parts), key=lambda part: (sizes[part], part))
@@ -249,18 +304,28 @@ def assign_folds(owners: list[str], parts: int) -> dict[str, int]:
     return part_of
 
 
-def _open(name: str, source: StreamSource, config: DataConfig, device: torch.device) -> tuple[FeatureStore, ...]:
-    options = {"resident": config.resident, "verify": config.verify, "device": device, "pin": device.type == "cuda"}
+def _open(
+    name: str, source: StreamSource, config: DataConfig, device: torch.device
+) -> tuple[FeatureStore, ...]:
+    options = {
+        "resident": config.resident,
+        "verify": config.verify,
+        "device": device,
+        "pin": device.type == "cuda",
+    }
     stores = tuple(open_store(path, **options) for path in source.stores)
     for store in stores:
         store.layout.level(source.level)
         if source.class_token:
             store.layout.level("cls")
             if source.level == "cls":
-                raise UsageError(f"stream {name}: class_token puts level cls before the tokens, and they are it already")
+                raise UsageError(
+                    f"stream {name}: class_token puts level cls before the tokens, and they are it already"
+                )
         faults = canonical.differences(stores[0].spec["recipe"], store.spec["recipe"])
         shapes = [
-            {k: getattr(s.levels[source.level], k) for k in ("kind", "shape", "dtype", "steps")} for s in (stores[0], store)
+            {k: getattr(s.levels[source.level], k) for k in ("kind", "shape", "dtype", "steps")}
+            for s in (stores[0], store)
         ]
         faults += canonical.differences(*shapes)
         if faults:
@@ -272,7 +337,9 @@ def _open(name: str, source: StreamSource, config: DataConfig, device: torch.dev
 
 
 def _views(levels: dict[str, Level]) -> int:
-    """How many views of a row were extracted. Raises DataError where streams differ: which view goes with which?"""
+    """How many views of a row were extracted. Raises DataError where streams differ: which view goes with
+    which?
+    """
     several = {name: level.views for name, level in levels.items() if level.views > 1}
     if len(set(several.values())) > 1:
         raise DataError(f"streams of several views must have the same number of them: {several}")
@@ -281,7 +348,9 @@ def _views(levels: dict[str, Level]) -> int:
 
 def _labels(segments: tuple[Segment, ...], column: str) -> np.ndarray:
     """(rows,) int64; -1 where the data set gives no label."""
-    return np.array([-1 if (label := getattr(segment, column)) is None else label for segment in segments], np.int64)
+    return np.array(
+        [-1 if (label := getattr(segment, column)) is None else label for segment in segments], np.int64
+    )
 
 
 def epoch_batches(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:

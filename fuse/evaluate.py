@@ -15,7 +15,16 @@ from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import checkpoint, metrics
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.recipe import Recipe, build_head
-from mambavl.fuse.run import MODEL, PRIOR, RESULT, environment, read_result, refuse_other_features, run_recipe, write_scores
+from mambavl.fuse.run import (
+    MODEL,
+    PRIOR,
+    RESULT,
+    environment,
+    read_result,
+    refuse_other_features,
+    run_recipe,
+    write_scores,
+)
 
 Prior = tuple[np.ndarray, np.ndarray]  # log-probabilities (verbs,), (nouns,) of the training labels
 
@@ -24,7 +33,8 @@ Prior = tuple[np.ndarray, np.ndarray]  # log-probabilities (verbs,), (nouns,) of
 def score(
     head: nn.Module, data: FeatureData, rows: np.ndarray, prior: Prior, precision: str, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities (rows, verbs), (rows, nouns), float32: of the mean probabilities where rows have several views.
+    """Log-probabilities (rows, verbs), (rows, nouns), float32: of the mean probabilities where rows have
+    several views.
 
     A row without features gets the training prior.
     Raises DataError when the head gives anything that is not a number.
@@ -39,11 +49,15 @@ def score(
         for view in range(data.views):
             with autocast(device, precision):
                 views.append(head(data.batch(rows[where], device, view)))
-        verb[where], noun[where] = (_mean_probability([out[target] for out in views]) for target in ("verb", "noun"))
+        verb[where], noun[where] = (
+            _mean_probability([out[target] for out in views]) for target in ("verb", "noun")
+        )
     finite = np.isfinite(verb).all(1) & np.isfinite(noun).all(1)
     if not finite.all():
         row = data.segments[rows[int(np.argmin(finite))]].narration_id
-        raise DataError(f"diverged: the head's scores of row {row} are not finite; lower train.lr and train.lr_ssm")
+        raise DataError(
+            f"diverged: the head's scores of row {row} are not finite; lower train.lr and train.lr_ssm"
+        )
     return verb, noun
 
 
@@ -84,7 +98,9 @@ def evaluate_head(
     *,
     keep_result: bool = False,
 ) -> dict[str, Any]:
-    """Score the evaluation split, write scores/SPLIT.npz and (unless `keep_result`) result.json, return the result."""
+    """Score the evaluation split, write scores/SPLIT.npz and (unless `keep_result`) result.json, return the
+    result.
+    """
     rows = data.evaluation
     verb, noun = score(head, data, rows, prior, extra["precision"], recipe.train.batch_size)
     write_scores(run, recipe.data.scored, data, rows, verb, noun)
@@ -116,11 +132,13 @@ def evaluate_head(
     return result
 
 
-def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path] | None = None) -> dict[str, Any]:
+def evaluate_run(
+    run: Path, *, split: str | None = None, streams: dict[str, Path] | None = None
+) -> dict[str, Any]:
     """Score a finished run again: another split, or the same features in stores that have moved (`streams`: name -> store).
 
-    Writes scores/SPLIT.npz; result.json is written anew for the run's own split only. Raises DataError when the stores were not
-    made by the recipe that the head was trained on.
+    Writes scores/SPLIT.npz; result.json is written anew for the run's own split only. Raises DataError when
+    the stores were not made by the recipe that the head was trained on.
     """
     run = Path(run)
     recipe = run_recipe(run)
@@ -145,8 +163,12 @@ def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path
         old = read_result(run)
     except DataError:
         old = {}  # gone or damaged: it is made anew
-    extra = {"precision": "fp32"} | {k: old[k] for k in ("train_rows", "train_seconds", "precision", "processes") if k in old}
+    extra = {"precision": "fp32"} | {
+        k: old[k] for k in ("train_rows", "train_seconds", "precision", "processes") if k in old
+    }
     stored = json.loads((run / PRIOR).read_bytes())
     prior = (np.array(stored["verb"]), np.array(stored["noun"]))
     device = "cuda" if torch.cuda.is_available() and not os.environ.get("ACCELERATE_USE_CPU") else "cpu"
-    return evaluate_head(head.to(device), data, recipe, run, prior, extra, keep_result=recipe.data.scored != own_split)
+    return evaluate_head(
+        head.to(device), data, recipe, run, prior, extra, keep_result=recipe.data.scored != own_split
+    )

@@ -4,8 +4,9 @@
     eq. 2, 3  h_t = exp(delta_t A) h_{t-1} + Bbar_t u_t,  y_t = C_t h_t;  delta, B, C from u^m, A shared
     then      verb = head(mean(y^V) + mean(y^verb question)),  noun = head(mean(y^V) + mean(y^noun question))
 
-Sharing A gives no forward path from one modality to the other: the sum is the only place where they meet. Hence the controls:
-`share = "none"`, video only, text only. B batch, L tokens, d model width, D = expand d inner width, N states, R rank of delta.
+Sharing A gives no forward path from one modality to the other: the sum is the only place where they meet.
+Hence the controls: `share = "none"`, video only, text only. B batch, L tokens, d model width, D = expand d
+inner width, N states, R rank of delta.
 """
 
 import math
@@ -17,7 +18,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mambavl.fuse.conv import causal_conv
-from mambavl.fuse.head import PRESETS, HeadConfig, Streams, check_streams, count_params, modalities_of, projection, routes
+from mambavl.fuse.head import (
+    PRESETS,
+    HeadConfig,
+    Streams,
+    check_streams,
+    count_params,
+    modalities_of,
+    projection,
+    routes,
+)
 from mambavl.fuse.scan import ScanInputs, pick, pooled_selective_scans, require, selective_scan
 
 
@@ -32,7 +42,8 @@ class FusionConfig(HeadConfig):
     dt_rank: int | None = Field(default=None, ge=1)  # absent: ceil(d_model / 16)
     share: Literal["A", "none", "A+D", "all"] = "A"
     zoh: bool = False  # exact zero-order hold for B in place of delta B
-    pad_text_to: int = Field(default=0, ge=0)  # above 0: questions are padded or cut to it and padding counts (released)
+    # above 0: questions are padded or cut to it and padding counts (released)
+    pad_text_to: int = Field(default=0, ge=0)
     init: Literal["mamba", "released"] = "mamba"
     scan: str = "auto"
 
@@ -67,10 +78,16 @@ class SSMFusion(nn.Module):
         self._a_owner = {m: m if config.share == "none" else "shared" for m in modalities}
         self._d_owner = {m: "shared" if config.share in ("A+D", "all") else m for m in modalities}
         self.mixer = nn.ModuleDict({owner: Mixer(config) for owner in dict.fromkeys(owners.values())})
-        a_log = torch.log(torch.arange(1.0, config.d_state + 1)).repeat(config.d_inner, 1)  # S4D-real: A = -1 .. -N
-        self.a_log = nn.ParameterDict({owner: nn.Parameter(a_log.clone()) for owner in dict.fromkeys(self._a_owner.values())})
+        # S4D-real: A = -1 .. -N
+        a_log = torch.log(torch.arange(1.0, config.d_state + 1)).repeat(config.d_inner, 1)
+        self.a_log = nn.ParameterDict(
+            {owner: nn.Parameter(a_log.clone()) for owner in dict.fromkeys(self._a_owner.values())}
+        )
         self.d_skip = nn.ParameterDict(
-            {owner: nn.Parameter(torch.ones(config.d_inner)) for owner in dict.fromkeys(self._d_owner.values())}
+            {
+                owner: nn.Parameter(torch.ones(config.d_inner))
+                for owner in dict.fromkeys(self._d_owner.values())
+            }
         )
         self.dropout = nn.Dropout(config.dropout)
         self.verb_head = nn.Linear(config.d_model, config.num_verbs)
@@ -83,21 +100,30 @@ class SSMFusion(nn.Module):
         """streams: name -> (tokens (B, L, D), lengths (B,)). Returns {"verb": (B, verbs), "noun": (B, nouns)} logits."""
         check_streams(streams, self.config.streams)
         modalities = modalities_of(self.config.streams)
-        names = {m: [name for name, shape in self.config.streams.items() if shape.modality == m] for m in modalities}
+        names = {
+            m: [name for name, shape in self.config.streams.items() if shape.modality == m]
+            for m in modalities
+        }
         scans: dict[str, ScanInputs] = {}  # modality -> what its SSM scans
         for m in modalities:
             tokens, lengths = self._batched([streams[name] for name in names[m]], m)
             x = self.project[m](tokens)  # MLP (eq. 5)
             scans[m] = self.mixer[self._owner[m]].stream(x, lengths, self.d_skip[self._d_owner[m]])
         pooled: dict[str, Tensor] = {}  # stream -> (B, d)
-        for owner, a_log in self.a_log.items():  # modalities that share A are scanned together, and give one dA
+        # modalities that share A are scanned together, and give one dA
+        for owner, a_log in self.a_log.items():
             members = [m for m in modalities if self._a_owner[m] == owner]
             a = -torch.exp(a_log.float())  # (D, N); negative, so the state decays
-            means = pooled_selective_scans([scans[m] for m in members], a, True, zoh=self.config.zoh, backend=self.config.scan)
+            means = pooled_selective_scans(
+                [scans[m] for m in members], a, True, zoh=self.config.zoh, backend=self.config.scan
+            )
             for m, mean in zip(members, means, strict=True):  # (streams * B, D)
                 mean = self.mixer[self._owner[m]].out_proj(mean)
                 pooled.update(zip(names[m], mean.chunk(len(names[m])), strict=True))
-        sums = {target: torch.stack([pooled[name] for name in names]).sum(0) for target, names in self.routes.items()}
+        sums = {
+            target: torch.stack([pooled[name] for name in names]).sum(0)
+            for target, names in self.routes.items()
+        }
         return {
             "verb": self.verb_head(self.dropout(sums["verb"])),
             "noun": self.noun_head(self.dropout(sums["noun"])),
@@ -140,20 +166,28 @@ class Mixer(nn.Module):
         self._init_delta(rank)
 
     def _init_delta(self, rank: int) -> None:
-        """Mamba's start: softplus(bias) is log-uniform in [1e-3, 1e-1], so that channels remember for 10 to 1,000 steps."""
+        """Mamba's start: softplus(bias) is log-uniform in [1e-3, 1e-1], so that channels remember for 10 to
+        1,000 steps.
+        """
         nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
-        step = torch.exp(torch.rand(self.dt_proj.out_features) * math.log(1e-1 / 1e-3) + math.log(1e-3)).clamp(min=1e-4)
+        step = torch.exp(
+            torch.rand(self.dt_proj.out_features) * math.log(1e-1 / 1e-3) + math.log(1e-3)
+        ).clamp(min=1e-4)
         with torch.no_grad():
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
 
     def forward(self, x: Tensor, lengths: Tensor | None, a: Tensor, d_skip: Tensor) -> Tensor:
         """x (B, L, d), a (D, N), d_skip (D,) -> (B, L, d)."""
         stream = self.stream(x, lengths, d_skip)
-        y = selective_scan(**stream._asdict(), A=a, delta_softplus=True, zoh=self.config.zoh, backend=self.config.scan)
+        y = selective_scan(
+            **stream._asdict(), A=a, delta_softplus=True, zoh=self.config.zoh, backend=self.config.scan
+        )
         return self.out_proj(y)
 
     def pooled(self, x: Tensor, lengths: Tensor | None, a: Tensor, d_skip: Tensor) -> Tensor:
-        """The mean of `forward` over each row's valid steps, (B, d); it commutes with out_proj, so one vector is projected."""
+        """The mean of `forward` over each row's valid steps, (B, d); it commutes with out_proj, so one vector
+        is projected.
+        """
         stream = self.stream(x, lengths, d_skip)
         [mean] = pooled_selective_scans([stream], a, True, zoh=self.config.zoh, backend=self.config.scan)
         return self.out_proj(mean)
@@ -163,7 +197,9 @@ class Mixer(nn.Module):
         inner = self.in_proj(x)
         u, z = inner.chunk(2, dim=-1) if self.gated else (inner, None)
         u = F.silu(causal_conv(u, self.conv1d.weight, self.conv1d.bias))
-        delta, b, c = self.x_proj(u).split([self.config.rank, self.config.d_state, self.config.d_state], dim=-1)
+        delta, b, c = self.x_proj(u).split(
+            [self.config.rank, self.config.d_state, self.config.d_state], dim=-1
+        )
         delta = F.linear(delta, self.dt_proj.weight)  # its bias is added inside the scan, in float32
         return ScanInputs(u, delta, b, c, d_skip, z, self.dt_proj.bias, lengths)
 
@@ -171,8 +207,8 @@ class Mixer(nn.Module):
 def reset_like_release(head: nn.Module) -> None:
     """What the released code does to every parameter after building.
 
-    Xavier on all matrices, A_log and Conv1d included; zero biases in linear layers; fresh norms. A becomes about -1
-    everywhere and delta starts at softplus(0) = 0.69.
+    Xavier on all matrices, A_log and Conv1d included; zero biases in linear layers; fresh norms. A becomes
+    about -1 everywhere and delta starts at softplus(0) = 0.69.
     """
     for parameter in head.parameters():
         if parameter.ndim > 1:

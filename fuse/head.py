@@ -1,4 +1,6 @@
-"""What every fusion head has: its inputs and their shapes, projections, routes to the classifiers, masked means."""
+"""What every fusion head has: its inputs and their shapes, projections, routes to the classifiers, masked
+means.
+"""
 
 import re
 from typing import Any, Literal
@@ -21,10 +23,12 @@ KNOWN_STREAMS = ("video", "verb_question", "noun_question", "audio")
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # The text of the paper: two-layer MLPs, Conv1d right after them (eq. 5), exact ZOH (eq. 2), no gate, no projections.
+    # The text of the paper: two-layer MLPs, Conv1d right after them (eq. 5), exact ZOH (eq. 2), no gate, no
+    # projections.
     "paper": {"mixer": "plain", "zoh": True, "input_norm": False, "dropout": 0.0},
-    # The authors' later code: no MLP on video, three layers on text, full Mamba blocks, padding counted in the mean, and an
-    # initialisation that overwrites A's spectrum and delta's bias (PAPER facts: a loop over all matrices after building).
+    # The authors' later code: no MLP on video, three layers on text, full Mamba blocks, padding counted in
+    # the mean, and an initialisation that overwrites A's spectrum and delta's bias (PAPER facts: a loop over
+    # all matrices after building).
     "released": {
         "video_mlp_layers": 0,
         "text_mlp_layers": 3,
@@ -50,10 +54,12 @@ class HeadConfig(Config):
     num_verbs: int = Field(default=97, ge=1, exclude=True)  # so a recipe neither sets nor repeats them
     num_nouns: int = Field(default=300, ge=1, exclude=True)
     d_model: int = Field(default=768, ge=1)
-    video_mlp_layers: int = Field(default=2, ge=0, le=3)  # 0: the features are used as they are, at d_model channels
+    # 0: the features are used as they are, at d_model channels
+    video_mlp_layers: int = Field(default=2, ge=0, le=3)
     text_mlp_layers: int = Field(default=2, ge=0, le=3)  # of every modality but video
     input_norm: bool = True  # LayerNorm on incoming features
-    question_routing: Routing = "per_question"  # verb question to the verb head, noun question to the noun head; or both to both
+    # verb question to the verb head, noun question to the noun head; or both to both
+    question_routing: Routing = "per_question"
     dropout: float = Field(default=0.3, ge=0.0, lt=1.0)  # before the heads
 
     @field_validator("streams")
@@ -66,7 +72,9 @@ class HeadConfig(Config):
 
 
 def projection(config: HeadConfig, modality: str, width: int) -> nn.Module:
-    """The MLP of eq. 5: from a stream's width to d_model. Three layers are the release's: the first without bias."""
+    """The MLP of eq. 5: from a stream's width to d_model. Three layers are the release's: the first without
+    bias.
+    """
     layers = config.video_mlp_layers if modality == "video" else config.text_mlp_layers
     d_model = config.d_model
     if layers == 0 and width != d_model:
@@ -76,7 +84,10 @@ def projection(config: HeadConfig, modality: str, width: int) -> nn.Module:
         )
     linears: list[nn.Module] = []
     for i in range(layers):
-        linears += [nn.Linear(width if i == 0 else d_model, d_model, bias=not (layers == 3 and i == 0)), nn.ReLU()]
+        linears += [
+            nn.Linear(width if i == 0 else d_model, d_model, bias=not (layers == 3 and i == 0)),
+            nn.ReLU(),
+        ]
     norm = [nn.LayerNorm(width)] if config.input_norm else []
     return nn.Sequential(*norm, *linears[:-1])
 
@@ -99,7 +110,9 @@ def modalities_of(streams: dict[str, StreamShape]) -> dict[str, int]:
 
 
 def routes(streams: dict[str, Any], routing: Routing) -> dict[str, list[str]]:
-    """Which streams are summed for the verb and for the noun. A question goes to its own head unless `routing` is both."""
+    """Which streams are summed for the verb and for the noun. A question goes to its own head unless
+    `routing` is both.
+    """
     found = {}
     for target, other in (("verb", "noun"), ("noun", "verb")):
         skip = f"{other}_question" if routing == "per_question" else None
@@ -110,12 +123,16 @@ def routes(streams: dict[str, Any], routing: Routing) -> dict[str, list[str]]:
 
 
 def check_stream_name(name: str) -> None:
-    """Any name makes a stream, but a near miss of a known one is refused: it would be routed wrongly without a word."""
+    """Any name makes a stream, but a near miss of a known one is refused: it would be routed wrongly without
+    a word.
+    """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
         raise UsageError(f"a stream's name is made of letters, digits and _, not {name!r}")
     near = [known for known in KNOWN_STREAMS if name != known and edit_distance(name, known) <= 2]
     if near and name not in KNOWN_STREAMS:
-        raise UsageError(f"there is no stream `{name}`{did_you_mean(name, near)} A stream of your own needs a name further off.")
+        raise UsageError(
+            f"there is no stream `{name}`{did_you_mean(name, near)} A stream of your own needs a name further off."
+        )
 
 
 def check_streams(streams: Streams, shapes: dict[str, StreamShape]) -> None:

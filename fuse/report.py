@@ -74,12 +74,17 @@ class Entry:
 
 
 def write_report(runs: list[Path], target: Path) -> None:
-    """Write the page for some finished runs. Raises DataError for a run without result or scores, naming the command to run."""
-    folders = [Path(run) for run in runs if not Path(run).is_file()]  # `runs/sweep/*` names the sweep's summary.json, too
+    """Write the page for some finished runs. Raises DataError for a run without result or scores, naming the
+    command to run.
+    """
+    # `runs/sweep/*` names the sweep's summary.json, too
+    folders = [Path(run) for run in runs if not Path(run).is_file()]
     if not folders:
         raise UsageError("no run folder was named; for example `mambavl report runs/* --out report.html`")
     entries = collect(folders)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     template = resources.files("mambavl.fuse").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = environment.from_string(template).render(
         entries=entries,
@@ -99,7 +104,9 @@ def write_report(runs: list[Path], target: Path) -> None:
 
 
 def collect(runs: list[Path]) -> list[Entry]:
-    """Results in the order given; runs that differ in their seed alone (one recipe, the same stores) share an entry."""
+    """Results in the order given; runs that differ in their seed alone (one recipe, the same stores) share an
+    entry.
+    """
     entries: dict[str, Entry] = {}
     for run in runs:
         result = read_result(run)
@@ -111,7 +118,9 @@ def collect(runs: list[Path]) -> list[Entry]:
         key = json.dumps([recipe, fed, result["split"]], sort_keys=True)
         entry = entries.setdefault(key, Entry(result["title"], [], []))
         if result["seed"] in entry.seeds:
-            raise UsageError(f"{run} and {entry.runs[entry.seeds.index(result['seed'])]} are the same run; name it once")
+            raise UsageError(
+                f"{run} and {entry.runs[entry.seeds.index(result['seed'])]} are the same run; name it once"
+            )
         entry.runs.append(run)
         entry.results.append(result)
     return list(entries.values())
@@ -150,7 +159,9 @@ def _notes(entries: list[Entry]) -> list[str]:
             notes.append(f"“{entry.title}”: {counted}.")
         random = [name for name, stream in streams.items() if stream["encoder"]["state"] == "random"]
         if random:
-            notes.append(f"“{entry.title}”: the encoder of {', '.join(random)} is untrained (random weights).")
+            notes.append(
+                f"“{entry.title}”: the encoder of {', '.join(random)} is untrained (random weights)."
+            )
     return notes + _sharing(entries)
 
 
@@ -163,9 +174,13 @@ def _sharing(entries: list[Entry]) -> list[str]:
         train = {key: value for key, value in recipe["train"].items() if key != "seed"}
         return json.dumps({**recipe, "title": "", "fusion": fusion, "train": train}, sort_keys=True)
 
-    heads = [entry for entry in entries if entry.first["head"] == "mambavl" and entry.mean(ACTION) is not None]
+    heads = [
+        entry for entry in entries if entry.first["head"] == "mambavl" and entry.mean(ACTION) is not None
+    ]
     controls = {apart_from_sharing(e): e for e in heads if e.first["recipe"]["fusion"]["share"] == "none"}
-    pairs = [(e, controls.get(apart_from_sharing(e))) for e in heads if e.first["recipe"]["fusion"]["share"] == "A"]
+    pairs = [
+        (e, controls.get(apart_from_sharing(e))) for e in heads if e.first["recipe"]["fusion"]["share"] == "A"
+    ]
     return [
         f"Sharing A is worth {shared.mean(ACTION) - control.mean(ACTION):+.1f} points of action top-1 here: "
         f"{shared.cell(ACTION)} (“{shared.title}”) against {control.cell(ACTION)} with nothing shared."
@@ -198,7 +213,9 @@ def _curves(entries: list[Entry]) -> str:
         try:
             epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         except ValueError as error:
-            raise DataError(f"{path}: is damaged ({error}); remove it to show the run without curves") from None
+            raise DataError(
+                f"{path}: is damaged ({error}); remove it to show the run without curves"
+            ) from None
         lines += axes[0].plot([e["epoch"] for e in epochs], [e["loss"] for e in epochs])
         titles.append(entry.title)
         scored = [e for e in epochs if "verb_top1" in e]
@@ -236,8 +253,12 @@ def _confusions(entry: Entry) -> str:
     return _svg(plt, figure)
 
 
-def confusion(labels: np.ndarray, predicted: np.ndarray, names: dict[int, str]) -> tuple[np.ndarray, list[str]]:
-    """(matrix, class names): rows sum to 1; the most frequent classes of the labels, everything else as `other`."""
+def confusion(
+    labels: np.ndarray, predicted: np.ndarray, names: dict[int, str]
+) -> tuple[np.ndarray, list[str]]:
+    """(matrix, class names): rows sum to 1; the most frequent classes of the labels, everything else as
+    `other`.
+    """
     classes, counts = np.unique(labels, return_counts=True)
     shown = sorted(classes[np.argsort(-counts, kind="stable")][:CLASSES_SHOWN].tolist())
     place = {c: i for i, c in enumerate(shown)}

@@ -20,7 +20,13 @@ from mambavl.fuse.data import FeatureData
 from mambavl.fuse.recipe import Recipe
 
 # Files of a run: the resolved recipe, what it was fed, class names, the training prior, the head.
-RECIPE, STREAMS, CLASSES, PRIOR, MODEL = "recipe.toml", "streams.json", "classes.json", "prior.json", "model.safetensors"
+RECIPE, STREAMS, CLASSES, PRIOR, MODEL = (
+    "recipe.toml",
+    "streams.json",
+    "classes.json",
+    "prior.json",
+    "model.safetensors",
+)
 
 
 def read_run_recipe(run: Path) -> dict[str, Any]:
@@ -40,7 +46,9 @@ CURVES, CHECKPOINTS = "curves.jsonl", "checkpoints"
 
 def write_inputs(run: Path, recipe: Recipe, data: FeatureData) -> None:
     """All that evaluation and the report need of the recipe and the stores, so that a run stands on its own."""
-    prior = {target: values.tolist() for target, values in zip(("verb", "noun"), data.log_prior(), strict=True)}
+    prior = {
+        target: values.tolist() for target, values in zip(("verb", "noun"), data.log_prior(), strict=True)
+    }
     fsops.make_folder(run)
     fsops.write_file(run / STREAMS, canonical.pretty_json(data.provenance))
     fsops.write_file(run / CLASSES, data.classes.to_json())
@@ -53,7 +61,11 @@ def refuse_other_folder(run: Path) -> None:
     ours = {RECIPE, STREAMS, CLASSES, PRIOR, CURVES, CHECKPOINTS, MODEL, RESULT, SCORES}
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run}: is a file; name a folder for the run with --out")
-    foreign = [entry.name for entry in run.glob("*") if entry.name not in ours and not entry.name.startswith(fsops.TEMPORARY)]
+    foreign = [
+        entry.name
+        for entry in run.glob("*")
+        if entry.name not in ours and not entry.name.startswith(fsops.TEMPORARY)
+    ]
     if foreign and not (run / RECIPE).exists():
         raise UsageError(f"{run}: is no run and not empty ({foreign[0]}); use another --out")
 
@@ -94,7 +106,8 @@ def refuse_other_features(run: Path, data: FeatureData) -> None:
     faults = differences_from_run(run, data, apart_from=("stores", "store_ids"))
     if faults:
         raise DataError(
-            f"{run}: its head was trained on other features. What differs (trained on -> given):\n  " + "\n  ".join(faults[:20])
+            f"{run}: its head was trained on other features. What differs (trained on -> given):\n  "
+            + "\n  ".join(faults[:20])
         )
 
 
@@ -102,13 +115,20 @@ def differences_from_run(run: Path, data: FeatureData, apart_from: tuple[str, ..
     """The fields of provenance in which `data` is not what the run was fed."""
 
     def kept(provenance: dict[str, Any]) -> dict[str, Any]:
-        return {name: {k: v for k, v in entry.items() if k not in apart_from} for name, entry in provenance.items()}
+        return {
+            name: {k: v for k, v in entry.items() if k not in apart_from}
+            for name, entry in provenance.items()
+        }
 
     return canonical.differences(kept(json.loads((run / STREAMS).read_bytes())), kept(data.provenance))
 
 
-def write_scores(run: Path, split: str, data: FeatureData, rows: np.ndarray, verb: np.ndarray, noun: np.ndarray) -> None:
-    """scores/SPLIT.npz: narration_id, verb, noun (log-probabilities), and the labels they were measured against."""
+def write_scores(
+    run: Path, split: str, data: FeatureData, rows: np.ndarray, verb: np.ndarray, noun: np.ndarray
+) -> None:
+    """scores/SPLIT.npz: narration_id, verb, noun (log-probabilities), and the labels they were measured
+    against.
+    """
     packed = io.BytesIO()
     np.savez(
         packed,
@@ -129,7 +149,9 @@ def read_scores(run: Path, split: str) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as scores:
             return dict(scores)
     except FileNotFoundError:
-        raise DataError(f"{run}: has no scores ({path} is not there); `mambavl evaluate {run}` makes them") from None
+        raise DataError(
+            f"{run}: has no scores ({path} is not there); `mambavl evaluate {run}` makes them"
+        ) from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: cannot be read ({error}); `mambavl evaluate {run}` makes it anew") from None
 
@@ -144,7 +166,9 @@ def read_result(run: Path) -> dict[str, Any]:
         return result
     except (FileNotFoundError, NotADirectoryError):
         if (Path(run) / RECIPE).exists():
-            raise DataError(f"{run}: has no {RESULT}: it has not finished; run the same `mambavl train` again") from None
+            raise DataError(
+                f"{run}: has no {RESULT}: it has not finished; run the same `mambavl train` again"
+            ) from None
         raise DataError(f"{run}: is no run: it has neither {RESULT} nor {RECIPE}") from None
     except ValueError as error:
         raise DataError(f"{path}: is damaged ({error}); `mambavl evaluate {run}` makes it anew") from None
@@ -163,7 +187,9 @@ def environment(device: torch.device) -> dict[str, str | None]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this package runs from, `-dirty` with uncommitted changes; None where git does not track it."""
+    """The commit of the checkout this package runs from, `-dirty` with uncommitted changes; None where git
+    does not track it.
+    """
     git = ["git", "-C", str(Path(mambavl.__file__).resolve().parent)]
     try:
         tracked = subprocess.run(

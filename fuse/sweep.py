@@ -41,19 +41,26 @@ def expand(data: dict[str, Any], out: Path, source: str) -> list[Point]:
     """The points of `data`'s [grid]. Every point's recipe is checked before any is run."""
     grid = flatten(data.get("grid", {}))
     if not grid:
-        raise UsageError(f"{source}: has no [grid]; name keys and lists of values there, e.g. train.lr = [1e-3, 3e-3]")
+        raise UsageError(
+            f"{source}: has no [grid]; name keys and lists of values there, e.g. train.lr = [1e-3, 3e-3]"
+        )
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise UsageError(f"{source} [grid]: {key} must be a list of values, got {values!r}")
     points: dict[str, Point] = {}
     for values in itertools.product(*grid.values()):
         chosen = dict(zip(grid, values, strict=True))
-        assignments = [f"{key}={json.dumps(value)}" for key, value in chosen.items()]  # JSON scalars and lists are TOML, too
+        # JSON scalars and lists are TOML, too
+        assignments = [f"{key}={json.dumps(value)}" for key, value in chosen.items()]
         recipe = override({key: value for key, value in data.items() if key != "grid"}, assignments)
         name = ",".join(f"{key}={value}" for key, value in chosen.items())
         if "title" not in recipe:  # runs that differ in their seed alone carry one title
-            recipe["title"] = ", ".join(f"{key} = {value}" for key, value in chosen.items() if key != "train.seed")
-        point = Point(name, chosen, validate(recipe, Recipe, f"{source} [grid {name}]"), out / _folder(name, chosen))
+            recipe["title"] = ", ".join(
+                f"{key} = {value}" for key, value in chosen.items() if key != "train.seed"
+            )
+        point = Point(
+            name, chosen, validate(recipe, Recipe, f"{source} [grid {name}]"), out / _folder(name, chosen)
+        )
         if points.setdefault(canonical.digest(point.recipe.model_dump(mode="json")), point) is not point:
             raise UsageError(f"{source} [grid]: {name} stands there twice")
     return list(points.values())
@@ -68,8 +75,9 @@ def sweep(
 ) -> list[Point]:
     """Run every unfinished point, then write summary.json; returns the points, best action top-1 first.
 
-    Stores are opened once and every head is built without memory before the first point runs, so that a wrong width or a
-    missing store stops the sweep at once. A point that diverges is marked failed; the others go on.
+    Stores are opened once and every head is built without memory before the first point runs, so that a wrong
+    width or a missing store stops the sweep at once. A point that diverges is marked failed; the others go
+    on.
     """
     opened: dict[str, FeatureData] = {}
     for point in points:
@@ -97,7 +105,13 @@ def sweep(
         on_change(points)
     points = sorted(points, key=_score, reverse=True)
     lines = [
-        {"name": p.name, "run": p.run.name, "values": p.values, "error": p.error, "metrics": p.result and p.result["metrics"]}
+        {
+            "name": p.name,
+            "run": p.run.name,
+            "values": p.values,
+            "error": p.error,
+            "metrics": p.result and p.result["metrics"],
+        }
         for p in points
     ]
     if PartialState().is_main_process:
@@ -110,7 +124,9 @@ def _data(recipe: Recipe, opened: dict[str, FeatureData]) -> FeatureData:
     sources = {name: source.model_dump(mode="json") for name, source in recipe.sources.items()}
     key = canonical.digest([sources, recipe.data.model_dump()])
     if key not in opened:
-        opened[key] = FeatureData(recipe.sources, recipe.data, device="cuda" if torch.cuda.is_available() else "cpu")
+        opened[key] = FeatureData(
+            recipe.sources, recipe.data, device="cuda" if torch.cuda.is_available() else "cpu"
+        )
     return opened[key]
 
 

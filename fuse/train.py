@@ -1,8 +1,9 @@
-"""Training a fusion head on frozen features, through Accelerate: devices, precision and DDP are its, everything else is here.
+"""Training a fusion head on frozen features, through Accelerate: devices, precision and DDP are its,
+everything else is here.
 
-A run is a folder: recipe.toml (resolved), streams.json (what it was fed), curves.jsonl, checkpoints/, then model.safetensors,
-scores/, result.json. Everything random is a function of (seed, epoch, batch, rank), so a resumed run continues as if it had not
-stopped. The learning rate counts optimiser updates.
+A run is a folder: recipe.toml (resolved), streams.json (what it was fed), curves.jsonl, checkpoints/, then
+model.safetensors, scores/, result.json. Everything random is a function of (seed, epoch, batch, rank), so a
+resumed run continues as if it had not stopped. The learning rate counts optimiser updates.
 """
 
 import json
@@ -48,10 +49,12 @@ def train(
     on_epoch: OnEpoch = lambda line: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Train, score and write `run`; returns what is in its result.json. A finished run is returned as it stands.
+    """Train, score and write `run`; returns what is in its result.json. A finished run is returned as it
+    stands.
 
-    Raises UsageError when the folder belongs to another recipe or was fed from other stores, DataError when training diverges,
-    Interrupted (after saving a checkpoint) when `should_stop()` turns true in any process. One job at a time in a folder.
+    Raises UsageError when the folder belongs to another recipe or was fed from other stores, DataError when
+    training diverges, Interrupted (after saving a checkpoint) when `should_stop()` turns true in any process.
+    One job at a time in a folder.
     """
     if recipe.grid:
         raise UsageError("this recipe has a [grid]; run it with `mambavl sweep`")
@@ -59,7 +62,9 @@ def train(
     refuse_other_folder(run)
     refuse_other_recipe(run, recipe)
     is_finished = (run / RESULT).exists()
-    if is_finished and not all(store.exists() for source in recipe.sources.values() for store in source.stores):
+    if is_finished and not all(
+        store.exists() for source in recipe.sources.values() for store in source.stores
+    ):
         return read_result(run)  # the stores have moved on, the run stands
     accelerator = _accelerator()
     data = data or FeatureData(recipe.sources, recipe.data, device=accelerator.device)
@@ -131,7 +136,9 @@ class _Trainer:
             self.batch = number + 1
 
     def _update(self, number: int, rows: np.ndarray) -> float:
-        """One optimiser update on a global batch, of which this process takes every n-th row; returns the batch's mean loss."""
+        """One optimiser update on a global batch, of which this process takes every n-th row; returns the
+        batch's mean loss.
+        """
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         mine = rows[rank::processes]
         weight = len(mine) * processes / len(rows)  # DDP averages over processes, the loss over rows
@@ -150,7 +157,8 @@ class _Trainer:
         limit = self.config.clip_norm or math.inf
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
         value = self._sum(float(loss.detach())) / processes
-        if not (math.isfinite(norm) and math.isfinite(value)):  # gradients are averaged, so all processes see the same
+        # gradients are averaged, so all processes see the same
+        if not (math.isfinite(norm) and math.isfinite(value)):
             ids = ", ".join(self.data.segments[row].narration_id for row in rows[:5])
             raise DataError(
                 f"{self.run}: diverged: loss {value}, gradient norm {norm} in epoch {self.epoch + 1}, batch {number + 1} "
@@ -183,17 +191,28 @@ class _Trainer:
         is_due = (self.epoch + 1) % self.config.eval_every == 0 or self.epoch + 1 == self.config.epochs
         if is_due and self.accelerator.is_main_process:
             head, rows = self.accelerator.unwrap_model(self.model), self.data.evaluation
-            scores = evaluate.score(head, self.data, rows, self.data.log_prior(), self.precision, self.config.batch_size)
+            scores = evaluate.score(
+                head, self.data, rows, self.data.log_prior(), self.precision, self.config.batch_size
+            )
             measured = evaluate.measure(self.data, rows, *scores)
             if measured:
-                line |= {f"{target}_top1": measured[f"all_{target}_top1"] for target in ("verb", "noun", "action")}
+                line |= {
+                    f"{target}_top1": measured[f"all_{target}_top1"] for target in ("verb", "noun", "action")
+                }
         return line
 
     def _save(self) -> None:
-        position = {"epoch": self.epoch, "batch": self.batch, "loss_sum": self.loss_sum, "seconds": self.seconds}
+        position = {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "loss_sum": self.loss_sum,
+            "seconds": self.seconds,
+        }
         head = self.accelerator.unwrap_model(self.model)
         step = self.epoch * self.updates_per_epoch + self.batch
-        checkpoint.save_checkpoint(self.run / CHECKPOINTS, step, head.state_dict(), self.optimizer.state_dict(), position)
+        checkpoint.save_checkpoint(
+            self.run / CHECKPOINTS, step, head.state_dict(), self.optimizer.state_dict(), position
+        )
 
     def _resume(self) -> None:
         found = checkpoint.load_checkpoint(self.run / CHECKPOINTS)
@@ -222,7 +241,9 @@ def learning_rate(epoch: float, config: TrainConfig) -> float:
 
 
 def build_optimizer(head: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Four groups: the SSM (its mixers, A, D) has its own peak; A_log, D, biases, norms and delta's bias do not decay."""
+    """Four groups: the SSM (its mixers, A, D) has its own peak; A_log, D, biases, norms and delta's bias do
+    not decay.
+    """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in head.named_parameters():
         is_ssm = name.split(".")[0] in ("mixer", "a_log", "d_skip")
@@ -238,7 +259,9 @@ def build_optimizer(head: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         for (is_ssm, decays), parameters in sorted(groups.items())
     ]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(described, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+        return torch.optim.SGD(
+            described, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
+        )
     return torch.optim.AdamW(described, lr=config.lr, betas=(0.9, 0.999))
 
 
@@ -254,7 +277,9 @@ def _precision(wanted: str, device: torch.device) -> str:
         return wanted
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", "bf16"):
-        raise UsageError(f"accelerate was launched with mixed precision {launched!r}; heads train in fp32 or bf16")
+        raise UsageError(
+            f"accelerate was launched with mixed precision {launched!r}; heads train in fp32 or bf16"
+        )
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return "bf16" if launched == "bf16" or has_bf16 else "fp32"
 

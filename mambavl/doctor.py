@@ -29,7 +29,9 @@ def examine() -> dict[str, dict[str, str]]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none; everything here runs on the CPU",
+        "gpu": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else "none; everything here runs on the CPU",
     }
     return {
         "machine": machine,

@@ -1,4 +1,6 @@
-"""What people see: progress bars on a terminal, plain lines in a log file, tables, and how a signal stops the work."""
+"""What people see: progress bars on a terminal, plain lines in a log file, tables, and how a signal stops the
+work.
+"""
 
 import signal
 import sys
@@ -13,7 +15,8 @@ from rich.progress import Progress as RichProgress
 LINE_EVERY = 10.0  # seconds between two lines of a log
 
 console = Console(stderr=True)
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # tables in a log file are not squeezed
+# tables in a log file are not squeezed
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 @contextmanager
@@ -46,7 +49,9 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Yields `should_stop()`: true after SIGINT or SIGTERM. A second signal ends the program at once, as usual."""
+    """Yields `should_stop()`: true after SIGINT or SIGTERM. A second signal ends the program at once, as
+    usual.
+    """
     stopped = False
     before: dict[int, object] = {}
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton's kernels then run on the CPU; read when they are first imported
+    # Triton's kernels then run on the CPU; read when they are first imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 COUNT = "count: "
 

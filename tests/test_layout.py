@@ -1,4 +1,6 @@
-"""The arrows between the rooms: configs <- cache <- {extract, fuse} <- mambavl; and the package list names every folder."""
+"""The arrows between the rooms: configs <- cache <- {extract, fuse} <- mambavl; and the package list names
+every folder.
+"""
 
 import ast
 import os
@@ -15,8 +17,31 @@ MAY_IMPORT = {
     "fuse": {"configs", "cache", "fuse"},
     "mambavl": {"configs", "cache", "extract", "fuse", "mambavl"},
 }
-RAW_WRITES = {"write_bytes", "write_text", "unlink", "rmdir", "mkdir", "rename", "rmtree", "truncate", "fsync", "touch", "chmod"}
-HARMLESS = {"getpid", "fork", "kill", "waitpid", "waitstatus_to_exitcode", "WIFSIGNALED", "_exit", "pipe", "read", "close"}
+RAW_WRITES = {
+    "write_bytes",
+    "write_text",
+    "unlink",
+    "rmdir",
+    "mkdir",
+    "rename",
+    "rmtree",
+    "truncate",
+    "fsync",
+    "touch",
+    "chmod",
+}
+HARMLESS = {
+    "getpid",
+    "fork",
+    "kill",
+    "waitpid",
+    "waitstatus_to_exitcode",
+    "WIFSIGNALED",
+    "_exit",
+    "pipe",
+    "read",
+    "close",
+}
 
 
 def modules(room: str) -> list[Path]:
@@ -32,7 +57,11 @@ def imported_rooms(path: Path) -> set[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = [node.module] if node.module != "mambavl" else [f"mambavl.{alias.name}" for alias in node.names]
+            names = (
+                [node.module]
+                if node.module != "mambavl"
+                else [f"mambavl.{alias.name}" for alias in node.names]
+            )
         for name in names:
             parts = name.split(".")
             if parts[0] in MAY_IMPORT and parts[0] != "mambavl":
@@ -52,15 +81,22 @@ def test_imports_follow_the_arrows(room):
 def test_every_package_folder_is_listed_and_linked():
     """setuptools takes what is listed and nothing else: a forgotten folder is missing from every wheel."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    folders = {path.parent.relative_to(ROOT) for room in MAY_IMPORT for path in (ROOT / room).rglob("__init__.py")}
-    names = {".".join(folder.parts if folder.parts[0] == "mambavl" else ("mambavl", *folder.parts)) for folder in folders}
+    folders = {
+        path.parent.relative_to(ROOT) for room in MAY_IMPORT for path in (ROOT / room).rglob("__init__.py")
+    }
+    names = {
+        ".".join(folder.parts if folder.parts[0] == "mambavl" else ("mambavl", *folder.parts))
+        for folder in folders
+    }
     assert set(settings["packages"]) == names
     assert "package-dir" not in settings
 
 
 @pytest.mark.parametrize("room", [room for room in MAY_IMPORT if room != "mambavl"])
 def test_what_is_imported_as_mambavl_is_found_there(room):
-    """`mambavl.cache` is `mambavl/cache`, a link to the folder at the top: editors and readers find it without any setting."""
+    """`mambavl.cache` is `mambavl/cache`, a link to the folder at the top: editors and readers find it
+    without any setting.
+    """
     assert os.readlink(ROOT / "mambavl" / room) == f"../{room}"
 
 
@@ -71,9 +107,17 @@ def writes(path: Path) -> list[str]:
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        owner = node.func.value.id if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name) else ""
-        modes = [a.value for a in (*node.args, *(k.value for k in node.keywords)) if isinstance(a, ast.Constant)]
-        opens_to_write = name == "open" and any(isinstance(m, str) and set(m) & set("wax+") and len(m) < 4 for m in modes)
+        owner = (
+            node.func.value.id
+            if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name)
+            else ""
+        )
+        modes = [
+            a.value for a in (*node.args, *(k.value for k in node.keywords)) if isinstance(a, ast.Constant)
+        ]
+        opens_to_write = name == "open" and any(
+            isinstance(m, str) and set(m) & set("wax+") and len(m) < 4 for m in modes
+        )
         touches_os = owner in ("os", "shutil") and name not in HARMLESS
         if touches_os or (owner != "fsops" and (name in RAW_WRITES or opens_to_write)):
             found.append(f"{path.name}:{node.lineno} {owner}.{name}")

@@ -1,7 +1,8 @@
 """Named arrays in other people's files: HDF5, npy and npz, safetensors. Opened lazily, read one at a time.
 
-Files are untrusted. Names come from a file's or a folder's own listing and are looked up, never made into paths; no pickle is
-loaded; only values that lie in the file itself are read, since a link in it may name any file of this machine.
+Files are untrusted. Names come from a file's or a folder's own listing and are looked up, never made into
+paths; no pickle is loaded; only values that lie in the file itself are read, since a link in it may name any
+file of this machine.
 """
 
 import contextlib
@@ -35,7 +36,9 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.suffix in suffixes:
             if path.stem in files:
-                raise DataError(f"{folder}: holds {files[path.stem].name} and {path.name}; delete one of them")
+                raise DataError(
+                    f"{folder}: holds {files[path.stem].name} and {path.name}; delete one of them"
+                )
             files[path.stem] = path
     if not files:
         raise DataError(f"{folder}: holds nothing to import; expected {expected}")
@@ -56,7 +59,9 @@ def readable(path: Path, *errors: type[Exception]) -> Iterator[None]:
 
 
 def hdf5_arrays(source: Path, dataset: str | None, stack: contextlib.ExitStack) -> Arrays:
-    """A folder of NAME.h5, each with one dataset, or one file with a dataset for each name; `dataset` says which of several."""
+    """A folder of NAME.h5, each with one dataset, or one file with a dataset for each name; `dataset` says
+    which of several.
+    """
     if source.is_dir():
         files = files_by_stem(source, HDF5_SUFFIXES)
 
@@ -73,7 +78,11 @@ def hdf5_arrays(source: Path, dataset: str | None, stack: contextlib.ExitStack) 
                 return what(_dataset(hdf5_node(whole, name, source), dataset, source))
 
         names = set(whole)
-    return Arrays(names, lambda name: use(name, lambda d: (d.shape, d.dtype.name)), lambda name: use(name, lambda d: d[()]))
+    return Arrays(
+        names,
+        lambda name: use(name, lambda d: (d.shape, d.dtype.name)),
+        lambda name: use(name, lambda d: d[()]),
+    )
 
 
 def open_hdf5(path: Path) -> Any:
@@ -92,7 +101,9 @@ def hdf5_node(group: Any, name: str, where: Path) -> Any:
         if link is None:
             raise DataError(f"{where}: has no {name!r}")
         if not isinstance(link, h5py.HardLink):
-            raise DataError(f"{where}: {name} is a link, and links are not followed; copy the data into the file")
+            raise DataError(
+                f"{where}: {name} is a link, and links are not followed; copy the data into the file"
+            )
         group = group[part]
     if isinstance(group, h5py.Dataset) and (group.is_virtual or group.external):
         raise DataError(f"{where}: {name} keeps its values in other files; copy them into this one")
@@ -105,7 +116,9 @@ def _dataset(node: Any, name: str | None, where: Path) -> Any:
     if isinstance(node, h5py.Group):
         names = [name] if name else list(node)
         if len(names) != 1:
-            raise UsageError(f"{where}: {node.name} holds {', '.join(names[:5]) or 'nothing'}; name one with --dataset")
+            raise UsageError(
+                f"{where}: {node.name} holds {', '.join(names[:5]) or 'nothing'}; name one with --dataset"
+            )
         node = hdf5_node(node, names[0], where)
     if not isinstance(node, h5py.Dataset):
         raise DataError(f"{where}: {node.name} is a group; name a dataset with --dataset")
@@ -147,7 +160,11 @@ def npy_arrays(source: Path, dataset: str | None) -> Arrays:
     def describe(name: str) -> tuple[tuple[int, ...], str]:
         with _npy_stream(files[name], dataset) as file:
             version = np.lib.format.read_magic(file)
-            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            read_header = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
             shape, _, dtype = read_header(file)
             return shape, dtype.name
 
@@ -171,6 +188,10 @@ def _npy_stream(path: Path, dataset: str | None) -> Iterator[Any]:
         archive = stack.enter_context(zipfile.ZipFile(path))
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         if (dataset and dataset not in names) or (not dataset and len(names) != 1):
-            asked = f"there is no array {dataset!r}" if dataset else "there are several arrays, name one with --dataset"
+            asked = (
+                f"there is no array {dataset!r}"
+                if dataset
+                else "there are several arrays, name one with --dataset"
+            )
             raise UsageError(f"{path}: {asked}; it holds {', '.join(names)}")
         yield stack.enter_context(archive.open(f"{dataset or names[0]}.npy"))

@@ -5,8 +5,8 @@
     npy    a folder, one dense level: VIDEO_ID.npy (rows of that video, V, ..., D); index.csv: which row is where, and its status
     lmdb   one level of per-frame features, as RULSTM reads them: VIDEO_ID_frame_0000000001.jpg -> float32 bytes
 
-A row without features is NaN there, beside its status; in LMDB it is absent. An export is made in a folder beside its target and
-put in place when it is whole.
+A row without features is NaN there, beside its status; in LMDB it is absent. An export is made in a folder
+beside its target and put in place when it is whole.
 """
 
 import contextlib
@@ -48,16 +48,29 @@ OURS = "mambavl"  # an HDF5 export's attribute `format`
 INDEX, ORIGIN = "index.csv", "store.json"
 
 
-COLUMNS = ("narration_id", "video_id", "row", "start", "stop", "status", "flags", "length", "frame_pts", "reason")
+COLUMNS = (
+    "narration_id",
+    "video_id",
+    "row",
+    "start",
+    "stop",
+    "status",
+    "flags",
+    "length",
+    "frame_pts",
+    "reason",
+)
 
 
-ROUNDING = 0.05  # of a frame: times in whole milliseconds, as Matroska keeps them, are off by up to 0.03 at 60 frames a second
+# of a frame: times in whole milliseconds, as Matroska keeps them, are off by up to 0.03 at 60 frames a second
+ROUNDING = 0.05
 
 
 NAME_IN_EXPORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # what may become a file name
 
 
-Groups = Iterator[tuple[range, dict[str, np.ndarray]]]  # the rows of each row group, and their values by level
+# the rows of each row group, and their values by level
+Groups = Iterator[tuple[range, dict[str, np.ndarray]]]
 
 
 def export_store(
@@ -70,17 +83,21 @@ def export_store(
     progress: Progress = lambda done, total: None,
     should_stop: ShouldStop = lambda: False,
 ) -> int:
-    """Write a finished store to `target`, row group by row group; returns the number of rows that have features.
+    """Write a finished store to `target`, row group by row group; returns the number of rows that have
+    features.
 
-    level: hdf5 takes all of them if absent; npy and lmdb take one. lmdb: of the first view; frame n is the one on display at
-    second (n - 1) / fps. Raises UsageError where `target` exists or the level does not fit the format, DataError where two
-    frames would get the same key, Interrupted, with nothing left behind, when `should_stop()` turns true.
+    level: hdf5 takes all of them if absent; npy and lmdb take one. lmdb: of the first view; frame n is the
+    one on display at second (n - 1) / fps. Raises UsageError where `target` exists or the level does not fit
+    the format, DataError where two frames would get the same key, Interrupted, with nothing left behind, when
+    `should_stop()` turns true.
     """
     if not store.store_id:
         raise UsageError(f"{store.path}: is not finished; only finished stores are exported")
     levels = tuple(store.layout.level(name) for name in ([level] if level else store.levels))
     if format != "hdf5" and len(levels) > 1:
-        raise UsageError(f"{store.path}: holds {', '.join(store.levels)}; {format} takes one of them: name it with --level")
+        raise UsageError(
+            f"{store.path}: holds {', '.join(store.levels)}; {format} takes one of them: name it with --level"
+        )
     ok = store.status == OK
     digests: dict[str, list[str]] = {level.name: [] for level in levels}  # of each row group's values
 
@@ -123,7 +140,9 @@ def _values(store: FeatureStore, level: Level, rows: range, ok: np.ndarray) -> n
 
 @contextlib.contextmanager
 def _put_in_place(target: Path) -> Iterator[Path]:
-    """Yields where to write; what is there in the end becomes `target`. What a killed export left is deleted by the next."""
+    """Yields where to write; what is there in the end becomes `target`. What a killed export left is deleted
+    by the next.
+    """
     if target.exists() or target.is_symlink():
         raise UsageError(f"{target}: exists, and nothing is overwritten; delete it, or choose another --out")
     workplace = target.with_name(f"{fsops.TEMPORARY}{target.name}")
@@ -156,10 +175,14 @@ def _write_hdf5(
         file.attrs.update(format=OURS, store_id=store.store_id, status_names=json.dumps(STATUS))
         for name in (SPEC, SEGMENTS, CLASSES):  # an attribute may have 64 KB, and a spec has more
             file.create_dataset(name, data=(store.path / name).read_bytes().decode(), dtype=text)
-        file.create_dataset("narration_id", data=[segment.narration_id for segment in store.segments], dtype=text)
+        file.create_dataset(
+            "narration_id", data=[segment.narration_id for segment in store.segments], dtype=text
+        )
         file.create_dataset("reason", data=_reasons(store), dtype=text)
         for array in replace(store.layout, levels=levels).row_arrays:
-            file[array.name] = _starts(store, array.name) if array.name.endswith("start") else store.row_array(array.name)
+            file[array.name] = (
+                _starts(store, array.name) if array.name.endswith("start") else store.row_array(array.name)
+            )
         for level in levels:
             rows = store.row_array(level.beside("length")).sum() if level.kind == "ragged" else len(store)
             file.create_dataset(level.name, (rows, *level.shape), level.dtype)
@@ -176,7 +199,11 @@ def _write_hdf5(
 def _rows_sha256(store: FeatureStore, *levels: Level) -> str:
     """Of what is known of each row beside its features; of some levels only, if they are named."""
     layout = replace(store.layout, levels=levels or store.layout.levels)
-    arrays = {array.name: store.row_array(array.name) for array in layout.row_arrays if not array.name.endswith("start")}
+    arrays = {
+        array.name: store.row_array(array.name)
+        for array in layout.row_arrays
+        if not array.name.endswith("start")
+    }
     return export_digest([segment.narration_id for segment in store.segments], arrays, _reasons(store))
 
 
@@ -191,12 +218,18 @@ def _starts(store: FeatureStore, name: str) -> np.ndarray:
     return np.cumsum(lengths) - lengths
 
 
-def _write_npy(store: FeatureStore, folder: Path, level: Level, groups: Groups, digests: dict[str, list[str]]) -> None:
+def _write_npy(
+    store: FeatureStore, folder: Path, level: Level, groups: Groups, digests: dict[str, list[str]]
+) -> None:
     if level.kind == "ragged":
-        raise UsageError(f"{store.path}: the rows of level {level.name} differ in length, which npy cannot hold; use hdf5")
+        raise UsageError(
+            f"{store.path}: the rows of level {level.name} differ in length, which npy cannot hold; use hdf5"
+        )
     videos = Counter(segment.video_id for segment in store.segments)
     if bad := next((video for video in videos if not NAME_IN_EXPORT.fullmatch(video)), None):
-        raise DataError(f"{store.path}: video_id {bad!r} makes no file name (letters, digits, _ and -); use hdf5")
+        raise DataError(
+            f"{store.path}: video_id {bad!r} makes no file name (letters, digits, _ and -); use hdf5"
+        )
     fsops.make_folder(folder)
     for video, count in videos.items():
         fsops.write_file(folder / f"{video}.npy", _npy_header((count, *level.shape), level.dtype))
@@ -221,7 +254,8 @@ def _npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
 
 def _index(store: FeatureStore, level: Level) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a bare carriage return would end the row
+    # a bare carriage return would end the row
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(COLUMNS)
     reasons, lengths = _reasons(store), store.row_array(level.beside("length"))
     times = (
@@ -248,13 +282,17 @@ def _reasons(store: FeatureStore) -> list[str]:
 def _write_lmdb(store: FeatureStore, folder: Path, level: Level, groups: Groups, fps: float) -> None:
     lmdb = need_lmdb()
     if level.kind == "ragged" or not level.steps == level.tokens == (store.layout.frame_pts or (0, 0))[1]:
-        raise UsageError(f"{store.path}: level {level.name} is not one vector for each frame shown; use hdf5 or npy")
-    frames = np.ceil(store.row_array("frame_pts")[:, 0] * fps - ROUNDING) + 1  # a frame is on display from its time on
+        raise UsageError(
+            f"{store.path}: level {level.name} is not one vector for each frame shown; use hdf5 or npy"
+        )
+    # a frame is on display from its time on
+    frames = np.ceil(store.row_array("frame_pts")[:, 0] * fps - ROUNDING) + 1
     there = np.arange(level.steps) < store.row_array(level.beside("length"))[:, None]
     there[store.status != OK] = False
     if np.isnan(frames[there]).any():
         raise UsageError(f"{store.path}: does not know the times of its frames; use hdf5 or npy")
-    room = 2**24 + 2 * int(there.sum()) * (level.width * 4 + 4096)  # addresses; the file grows as it is filled
+    # addresses; the file grows as it is filled
+    room = 2**24 + 2 * int(there.sum()) * (level.width * 4 + 4096)
     try:
         with lmdb.open(str(folder), map_size=room, lock=False) as env:
             for rows, values in groups:

@@ -38,7 +38,8 @@ class _Export:
     narration_ids: list[str]
     rows_sha256: str
     digests: dict[str, list[str]]  # of each row group's values, by level
-    read: Callable[[Level, slice], np.ndarray]  # dense: of some rows; ragged: of some tokens, counted over all rows
+    # dense: of some rows; ragged: of some tokens, counted over all rows
+    read: Callable[[Level, slice], np.ndarray]
 
     @property
     def layout(self) -> Layout:
@@ -64,9 +65,11 @@ def import_export(
     progress: Progress = lambda done, total: None,
     should_stop: ShouldStop = lambda: False,
 ) -> FillResult:
-    """Write (or resume) the store that an export was made of: the same rows, features, times, statuses; it names its parent.
+    """Write (or resume) the store that an export was made of: the same rows, features, times, statuses; it
+    names its parent.
 
-    Raises DataError where the export was damaged or changed, Interrupted when `should_stop()` turns true between row groups.
+    Raises DataError where the export was damaged or changed, Interrupted when `should_stop()` turns true
+    between row groups.
     """
     source = Path(source)
     content_sha256 = content_sha256 or source_sha256(source, format)
@@ -78,12 +81,17 @@ def import_export(
             spec = {
                 "kind": export.spec["kind"],
                 "recipe": {**export.spec["recipe"], "source": "import"},
-                "inputs": {"sha256": content_sha256, "parent": {"store_id": export.store_id, "spec": export.spec}},
+                "inputs": {
+                    "sha256": content_sha256,
+                    "parent": {"store_id": export.store_id, "spec": export.spec},
+                },
                 "levels": [level.to_dict() for level in export.levels],
                 "frame_pts": export.spec["frame_pts"],
                 "rows_per_group": export.spec["rows_per_group"],
             }
-        writer = StoreWriter(out, spec, segments, classes, {"made_by": "mambavl cache import", "source": str(source)})
+        writer = StoreWriter(
+            out, spec, segments, classes, {"made_by": "mambavl cache import", "source": str(source)}
+        )
 
         def make(rows: range) -> RowGroup:
             with _sound(source):
@@ -108,7 +116,10 @@ def _check(export: _Export) -> None:
     if not export.levels:
         raise ValueError("it holds no level")
     for array in export.layout.row_arrays:
-        if not array.name.endswith("start") and export.arrays[array.name].shape != (export.layout.rows, *array.shape):
+        if not array.name.endswith("start") and export.arrays[array.name].shape != (
+            export.layout.rows,
+            *array.shape,
+        ):
             raise ValueError(f"{array.name} is {export.arrays[array.name].shape}")
     if [segment.narration_id for segment in read_segments(export.segments)] != export.narration_ids:
         raise ValueError("its rows are not in the order of their store")
@@ -121,9 +132,13 @@ def _check(export: _Export) -> None:
 def _layout(spec: dict[str, Any]) -> Layout:
     """The layout of a spec that came from outside; names of levels become folders."""
     if spec["schema"] != SCHEMA_VERSION:
-        raise ValueError(f"its schema version is {spec['schema']}, this version of mambavl reads {SCHEMA_VERSION}")
+        raise ValueError(
+            f"its schema version is {spec['schema']}, this version of mambavl reads {SCHEMA_VERSION}"
+        )
     layout = Layout.from_spec(spec)
-    if bad := [level.name for level in layout.levels if not all(map(NAME_IN_EXPORT.fullmatch, level.name.split("/")))]:
+    if bad := [
+        level.name for level in layout.levels if not all(map(NAME_IN_EXPORT.fullmatch, level.name.split("/")))
+    ]:
         raise ValueError(f"there is no level {bad[0]!r}")
     return layout
 
@@ -143,10 +158,14 @@ def _row_group(export: _Export, rows: range) -> RowGroup:
         ):
             raise ValueError(f"level {level.name} was changed in rows {rows.start} to {rows.stop - 1}")
         if values.shape != (where.stop - where.start, *level.shape) or values.dtype != level.dtype:
-            raise ValueError(f"level {level.name} holds {values.dtype} {values.shape} for rows {rows.start} to {rows.stop - 1}")
+            raise ValueError(
+                f"level {level.name} holds {values.dtype} {values.shape} for rows {rows.start} to {rows.stop - 1}"
+            )
         finite = np.isfinite(values).reshape(len(values), level.views, level.tokens, level.width)
         if not finite[_valid(export, level, rows)].all():
-            raise ValueError(f"level {level.name} holds NaN or infinity in rows {rows.start} to {rows.stop - 1}")
+            raise ValueError(
+                f"level {level.name} holds NaN or infinity in rows {rows.start} to {rows.stop - 1}"
+            )
         levels[level.name] = values
     return RowGroup(
         levels=levels,
@@ -178,7 +197,9 @@ def _open_hdf5(source: Path, stack: contextlib.ExitStack) -> _Export:
     spec = json.loads(get(SPEC))
     layout = _layout(spec)
     levels = tuple(level for level in layout.levels if level.name in file)
-    names = [array.name for array in replace(layout, levels=levels).row_arrays if not array.name.endswith("start")]
+    names = [
+        array.name for array in replace(layout, levels=levels).row_arrays if not array.name.endswith("start")
+    ]
     return _Export(
         store_id=str(file.attrs["store_id"]),
         spec=spec,

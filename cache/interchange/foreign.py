@@ -4,8 +4,8 @@
     npy                 VIDEO_ID.npy or .npz, (steps, D): step i saw the frames [i stride, i stride + window) at `fps` a second
     lmdb                RULSTM's: VIDEO_ID_frame_0000000001.jpg -> one float32 vector; frame n shows second (n - 1) / fps
 
-float16 stays float16, all else becomes float32. A row that cannot be served gets a status and a reason, never the features of
-another moment.
+float16 stays float16, all else becomes float32. A row that cannot be served gets a status and a reason, never
+the features of another moment.
 """
 
 import contextlib
@@ -35,7 +35,12 @@ from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 
 Format = Literal["hdf5", "npy", "lmdb", "safetensors"]
-OPTIONS = {"hdf5": {"dataset"}, "npy": {"dataset", "fps", "window", "stride"}, "lmdb": {"fps"}, "safetensors": set()}
+OPTIONS = {
+    "hdf5": {"dataset"},
+    "npy": {"dataset", "fps", "window", "stride"},
+    "lmdb": {"fps"},
+    "safetensors": set(),
+}
 BY_TIME = ("npy", "lmdb")  # these need to know when each row is looked at
 LEVEL_OF = {1: "clip", 2: "frame", 4: "grid"}  # by the number of axes
 AXES = {1: "(D,)", 2: "(steps, D)", 4: "(steps, g, g, D)"}
@@ -58,7 +63,9 @@ ShouldStop = Callable[[], bool]
 
 @dataclass(frozen=True)
 class SamplingTimes:
-    """When each row is looked at. What is found by name knows its own moments; of this it needs `sampling["task"]` alone."""
+    """When each row is looked at. What is found by name knows its own moments; of this it needs
+    `sampling["task"]` alone.
+    """
 
     sampling: dict[str, Any]  # the rule, for the spec
     times: np.ndarray | None = None  # (rows, T) seconds, NaN where there is nothing to observe
@@ -72,7 +79,8 @@ class FillResult:
     rows: int = 0  # written by this run
     bytes: int = 0
     finalized: bool = False
-    failures: list[list[Any]] = field(default_factory=list)  # [narration_id, status, reason] of the whole store
+    # [narration_id, status, reason] of the whole store
+    failures: list[list[Any]] = field(default_factory=list)
     unused: int = 0  # arrays of the source that belong to no row
 
     @property
@@ -102,14 +110,16 @@ def import_features(
     """Write (or resume) a store of the features in `source`, a row for every segment.
 
     dtype: absent, float16 if all of the source is, else float32. dataset: which array of an HDF5 or npz file.
-    fps, window, stride: npy needs all three; lmdb takes fps, 30 if absent. content_sha256: of `source_sha256`, where it is known.
+    fps, window, stride: npy needs all three; lmdb takes fps, 30 if absent. content_sha256: of
+    `source_sha256`, where it is known.
 
-    npy, recognition: the step whose centre is nearest. Anticipation: the last step that has *ended* at that time; where none
-    has, the first, if it ends by start - tau_a, else the row is an empty window. `frame_pts` keeps the centre of what was taken.
-    lmdb: the frame on display, or the nearest earlier one within a second, never a later one.
+    npy, recognition: the step whose centre is nearest. Anticipation: the last step that has *ended* at that
+    time; where none has, the first, if it ends by start - tau_a, else the row is an empty window. `frame_pts`
+    keeps the centre of what was taken. lmdb: the frame on display, or the nearest earlier one within a
+    second, never a later one.
 
-    Raises DataError for a source that is not what it should be, UsageError for options that do not fit, Interrupted when
-    `should_stop()` turns true between two row groups.
+    Raises DataError for a source that is not what it should be, UsageError for options that do not fit,
+    Interrupted when `should_stop()` turns true between two row groups.
     """
     source, options = Path(source), check_options(format, dataset, fps, window, stride)
     if format in BY_TIME and len(moments.times) != len(segments):
@@ -121,7 +131,11 @@ def import_features(
         elif format == "npy":
             found = _by_time(npy_arrays(source, dataset), source, segments, moments, fps, window, stride)
         else:
-            arrays = safetensors_arrays(source, stack) if format == "safetensors" else hdf5_arrays(source, dataset, stack)
+            arrays = (
+                safetensors_arrays(source, stack)
+                if format == "safetensors"
+                else hdf5_arrays(source, dataset, stack)
+            )
             found = _by_name(arrays, source, segments)
         level = found.level(dtype)
         by_name = {"task": moments.sampling["task"], "rule": "unknown", "frames": found.steps}
@@ -134,19 +148,24 @@ def import_features(
         spec = {
             "kind": "video",
             "recipe": recipe,
-            "inputs": {"sha256": content_sha256},  # not the recipe: a train half and a validation half come in files of their own
+            # not the recipe: a train half and a validation half come in files of their own
+            "inputs": {"sha256": content_sha256},
             "levels": [level.to_dict()],
             "frame_pts": [1, found.steps] if format in BY_TIME else [],
             "rows_per_group": shards.rows_per_group(level.chunk_bytes),
         }
-        writer = StoreWriter(out, spec, segments, classes, {"made_by": "mambavl cache import", "source": str(source)})
+        writer = StoreWriter(
+            out, spec, segments, classes, {"made_by": "mambavl cache import", "source": str(source)}
+        )
         flags = np.zeros(len(segments), np.uint8) if moments.flags is None else moments.flags
         done = fill(writer, lambda rows: _row_group(found, level, rows, flags), progress, should_stop)
     done.unused = found.unused
     return done
 
 
-def fill(writer: StoreWriter, make: Callable[[range], RowGroup], progress: Progress, should_stop: ShouldStop) -> FillResult:
+def fill(
+    writer: StoreWriter, make: Callable[[range], RowGroup], progress: Progress, should_stop: ShouldStop
+) -> FillResult:
     """Commit every pending row group and finish the store."""
     done, layout = FillResult(), writer.layout
     try:
@@ -155,7 +174,9 @@ def fill(writer: StoreWriter, make: Callable[[range], RowGroup], progress: Progr
         progress(0, total)
         for group in pending:
             if should_stop():
-                raise Interrupted(f"{writer.path}: stopped after {done.rows:,} rows; the same command resumes")
+                raise Interrupted(
+                    f"{writer.path}: stopped after {done.rows:,} rows; the same command resumes"
+                )
             rows = layout.rows_of(group)
             done.bytes += writer.commit(group, make(rows))
             done.rows += len(rows)
@@ -168,7 +189,10 @@ def fill(writer: StoreWriter, make: Callable[[range], RowGroup], progress: Progr
 
 
 def source_sha256(
-    source: Path, format: Format, progress: Progress = lambda done, total: None, should_stop: ShouldStop = lambda: False
+    source: Path,
+    format: Format,
+    progress: Progress = lambda done, total: None,
+    should_stop: ShouldStop = lambda: False,
 ) -> str:
     """Of one file its sha256, as sha256sum prints it; of a folder a digest of its files' names and contents."""
     files = _files(Path(source), format)
@@ -199,7 +223,11 @@ def _files(source: Path, format: Format) -> list[Path]:
 
 
 def check_options(
-    format: Format, dataset: str | None = None, fps: float | None = None, window: int | None = None, stride: int | None = None
+    format: Format,
+    dataset: str | None = None,
+    fps: float | None = None,
+    window: int | None = None,
+    stride: int | None = None,
 ) -> dict[str, Any]:
     """How a source is read, for the spec. Raises UsageError where an option is missing or of no use."""
     if format == "lmdb" and fps is None:
@@ -210,7 +238,9 @@ def check_options(
         raise UsageError(f"--format {format} has no use for --{beyond[0]}; leave it out")
     if missing := sorted(OPTIONS[format] - {"dataset"} - given):
         wanted = ", ".join(f"--{name}" for name in missing)
-        raise UsageError(f"--format {format} needs {wanted}: step i saw the frames [i stride, i stride + window) at fps a second")
+        raise UsageError(
+            f"--format {format} needs {wanted}: step i saw the frames [i stride, i stride + window) at fps a second"
+        )
     for name in sorted(given - {"dataset"}):
         if not (math.isfinite(options[name]) and options[name] > 0):
             raise UsageError(f"--{name} {options[name]:g}: expected a number above 0")
@@ -233,7 +263,8 @@ class _Found(NamedTuple):
 
     shape: tuple[int, ...]  # of a row: (D,), (T, D) or (T, g, g, D), T the longest
     is_half: bool  # all of it is float16
-    read: Callable[[int], tuple[np.ndarray, np.ndarray | float]]  # row -> values, and the seconds of its steps; raises _Fault
+    # row -> values, and the seconds of its steps; raises _Fault
+    read: Callable[[int], tuple[np.ndarray, np.ndarray | float]]
     unused: int = 0
 
     @property
@@ -242,7 +273,9 @@ class _Found(NamedTuple):
 
     def level(self, dtype: str | None) -> Level:
         name, steps = LEVEL_OF[len(self.shape)], self.steps if len(self.shape) > 1 else 0
-        return Level(name, "dense", (1, *self.shape), dtype or ("float16" if self.is_half else "float32"), steps=steps)
+        return Level(
+            name, "dense", (1, *self.shape), dtype or ("float16" if self.is_half else "float32"), steps=steps
+        )
 
 
 def _row_group(found: _Found, level: Level, rows: range, flags: np.ndarray) -> RowGroup:
@@ -262,22 +295,34 @@ def _row_group(found: _Found, level: Level, rows: range, flags: np.ndarray) -> R
         lengths[i] = len(array) if level.steps else 1
         values[i, 0, : len(array)] = array
         frame_pts[i] = seconds
-    return RowGroup({level.name: values}, {"length": lengths}, status, flags[rows.start : rows.stop], frame_pts, reasons)
+    return RowGroup(
+        {level.name: values}, {"length": lengths}, status, flags[rows.start : rows.stop], frame_pts, reasons
+    )
 
 
-def _common_shape(arrays: Arrays, source: Path, names: list[str], axes: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
-    """The shape of all arrays with these names, the first axis that of the longest; and whether all are float16."""
+def _common_shape(
+    arrays: Arrays, source: Path, names: list[str], axes: tuple[int, ...]
+) -> tuple[tuple[int, ...], bool]:
+    """The shape of all arrays with these names, the first axis that of the longest; and whether all are
+    float16.
+    """
     present = {name: arrays.describe(name) for name in dict.fromkeys(names) if name in arrays.names}
     if not present:
         found = ", ".join(sorted(arrays.names)[:3]) or "nothing"
-        raise DataError(f"{source}: has nothing for any row; expected names such as {names[0]}, found {found}")
+        raise DataError(
+            f"{source}: has nothing for any row; expected names such as {names[0]}, found {found}"
+        )
     model, (first, _) = next(iter(present.items()))
     for name, (shape, dtype) in present.items():
         if dtype not in FLOATS or len(shape) not in axes or 0 in (shape[1:] or shape):
             expected = " or ".join(AXES[n] for n in axes)
-            raise DataError(f"{source}: {name} is {dtype} {shape}; expected floating-point numbers {expected}")
+            raise DataError(
+                f"{source}: {name} is {dtype} {shape}; expected floating-point numbers {expected}"
+            )
         if len(shape) != len(first) or shape[1:] != first[1:] or (len(shape) == 1 and shape != first):
-            raise DataError(f"{source}: {name} is {shape}, {model} is {first}; all must have one form and one width")
+            raise DataError(
+                f"{source}: {name} is {shape}, {model} is {first}; all must have one form and one width"
+            )
     longest = max(shape[0] for shape, _ in present.values())
     return (max(longest, 1), *first[1:]), all(dtype == "float16" for _, dtype in present.values())
 
@@ -304,7 +349,13 @@ def _by_name(arrays: Arrays, source: Path, segments: tuple[Segment, ...]) -> _Fo
 
 
 def _by_time(
-    arrays: Arrays, source: Path, segments: tuple[Segment, ...], moments: SamplingTimes, fps: float, window: int, stride: int
+    arrays: Arrays,
+    source: Path,
+    segments: tuple[Segment, ...],
+    moments: SamplingTimes,
+    fps: float,
+    window: int,
+    stride: int,
 ) -> _Found:
     shape, is_half = _common_shape(arrays, source, [segment.video_id for segment in segments], (2,))
     video = lru_cache(maxsize=2)(arrays.read)  # the rows of a video follow one another
@@ -314,15 +365,22 @@ def _by_time(
         if segment.video_id not in arrays.names:
             raise _Fault("missing_video", f"no features of {segment.video_id} in {source.name}")
         steps = video(segment.video_id)
-        seen = (len(steps) * stride + window) / fps if len(steps) else 0.0  # behind its last step a video has less than a stride
+        # behind its last step a video has less than a stride
+        seen = (len(steps) * stride + window) / fps if len(steps) else 0.0
         if times.max() > seen:
-            raise _Fault("short_video", f"{times.max():.2f} s is beyond the {len(steps)} steps of {segment.video_id}")
+            raise _Fault(
+                "short_video", f"{times.max():.2f} s is beyond the {len(steps)} steps of {segment.video_id}"
+            )
         if moments.sampling["task"] == "anticipation":
             picks = np.floor((times * fps - window) / stride + NEAR)
             if picks.min() < 0 and window / fps > segment.start - moments.sampling["tau_a"] + NEAR:
-                raise _Fault("empty_window", f"starts at {segment.start:.2f} s: no step of {window} frames has ended in time")
+                raise _Fault(
+                    "empty_window",
+                    f"starts at {segment.start:.2f} s: no step of {window} frames has ended in time",
+                )
         else:
-            picks = np.ceil((times * fps - window / 2) / stride - 0.5)  # of two at the same distance the earlier
+            # of two at the same distance the earlier
+            picks = np.ceil((times * fps - window / 2) / stride - 0.5)
         picks = np.clip(picks, 0, len(steps) - 1).astype(np.int64)
         return steps[picks], (picks * stride + window / 2) / fps
 
@@ -331,18 +389,28 @@ def _by_time(
 
 
 def _rulstm(
-    source: Path, segments: tuple[Segment, ...], moments: SamplingTimes, fps: float, stack: contextlib.ExitStack
+    source: Path,
+    segments: tuple[Segment, ...],
+    moments: SamplingTimes,
+    fps: float,
+    stack: contextlib.ExitStack,
 ) -> _Found:
     lmdb = need_lmdb()
     with readable(source, lmdb.Error):
-        env = stack.enter_context(lmdb.open(str(source), subdir=source.is_dir(), readonly=True, create=False, lock=False))
+        env = stack.enter_context(
+            lmdb.open(str(source), subdir=source.is_dir(), readonly=True, create=False, lock=False)
+        )
         cursor = stack.enter_context(stack.enter_context(env.begin()).cursor())
         width = len(cursor.value()) // 4 if cursor.first() else 0
     if not width or len(cursor.value()) % 4:
-        raise DataError(f"{source}: holds no float32 vectors; expected keys such as {RULSTM_KEY.format('P01_01', 1)}")
+        raise DataError(
+            f"{source}: holds no float32 vectors; expected keys such as {RULSTM_KEY.format('P01_01', 1)}"
+        )
 
     def on_display(video_id: str, seconds: float) -> int:
-        """Put the cursor on the frame on display, or on the nearest earlier one within a second; returns its number."""
+        """Put the cursor on the frame on display, or on the nearest earlier one within a second; returns its
+        number.
+        """
         wanted = math.floor(seconds * fps + NEAR) + 1
         key, prefix = RULSTM_KEY.format(video_id, wanted).encode(), f"{video_id}_frame_".encode()
         is_there = cursor.set_range(key) and cursor.key() == key
@@ -352,7 +420,9 @@ def _rulstm(
                 return int(number)
         if not (cursor.set_range(prefix) and cursor.key().startswith(prefix)):
             raise _Fault("missing_video", f"no frame of {video_id} in {source.name}")
-        raise _Fault("short_video", f"no frame of {video_id} in the second up to {seconds:.2f} s in {source.name}")
+        raise _Fault(
+            "short_video", f"no frame of {video_id} in the second up to {seconds:.2f} s in {source.name}"
+        )
 
     def read(row: int) -> tuple[np.ndarray, np.ndarray]:
         numbers, vectors = [], []
@@ -360,7 +430,9 @@ def _rulstm(
             numbers.append(on_display(segments[row].video_id, seconds))
             value = cursor.value()
             if len(value) != width * 4:
-                raise DataError(f"{source}: {cursor.key().decode()} has {len(value):,} bytes, others have {width * 4:,}")
+                raise DataError(
+                    f"{source}: {cursor.key().decode()} has {len(value):,} bytes, others have {width * 4:,}"
+                )
             vectors.append(np.frombuffer(value, "<f4"))
         return np.stack(vectors), (np.array(numbers) - 1) / fps
 

@@ -8,7 +8,8 @@
     build("my_module:function")                anybody's own, with the three methods of own.VideoEncoder
     build("hf:FOLDER")                         a transformers model of text, images or video, from a local folder or the hub
 
-B clips, T frames, h x w grid, D channels. Video tokens are ordered time, row, column, after `prefix_tokens` leading ones.
+B clips, T frames, h x w grid, D channels. Video tokens are ordered time, row, column, after `prefix_tokens`
+leading ones.
 """
 
 from mambavl.extract.encoders.published.table import from_published

@@ -1,10 +1,12 @@
-"""`audio:NAME`: transformers encoders of sound (AST, Wav2Vec2, HuBERT, WavLM, Whisper's encoder, ...) as a third modality.
+"""`audio:NAME`: transformers encoders of sound (AST, Wav2Vec2, HuBERT, WavLM, Whisper's encoder, ...) as a
+third modality.
 
     waveform (n,) -> the model's own feature extractor -> the model -> (L, D), one vector a time step
 
-Rate and features come from the published preprocessor_config.json. AST and Whisper take windows of one length: what is shorter
-is filled up as they were trained, and only the steps that begin within the clip are kept. What is longer than a window is
-encoded window by window. AST's several vectors a step, one a frequency band, become their mean.
+Rate and features come from the published preprocessor_config.json. AST and Whisper take windows of one
+length: what is shorter is filled up as they were trained, and only the steps that begin within the clip are
+kept. What is longer than a window is encoded window by window. AST's several vectors a step, one a frequency
+band, become their mean.
 """
 
 import math
@@ -42,14 +44,20 @@ class AudioEncoder(nn.Module):
         self.extractor = extractor
         self.rate = extractor.sampling_rate
         self.shortest = round(SHORTEST * self.rate)
-        self._grid = _ast_grid(model.config) if model.config.model_type == "audio-spectrogram-transformer" else None
+        self._grid = (
+            _ast_grid(model.config) if model.config.model_type == "audio-spectrogram-transformer" else None
+        )
         try:
-            self._fixed = len({self._features(np.zeros(n * self.rate // 10, np.float32)).shape for n in (3, 5)}) == 1
+            self._fixed = (
+                len({self._features(np.zeros(n * self.rate // 10, np.float32)).shape for n in (3, 5)}) == 1
+            )
             self.window = self._window(name)
             with torch.inference_mode():
                 self.width = self._run(self._features(np.zeros(self.rate, np.float32))[None]).shape[-1]
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-            raise UsageError(f"encoder {name}: a second of sound cannot be encoded: {first_line(error)}") from None
+            raise UsageError(
+                f"encoder {name}: a second of sound cannot be encoded: {first_line(error)}"
+            ) from None
         self.details |= {"features": _settings(extractor), "window_samples": self.window}
         if self._grid:
             self.details["filter_bank"] = _filter_bank()
@@ -58,8 +66,8 @@ class AudioEncoder(nn.Module):
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[Tensor]:
         """Waveforms (n_i,) float32 at `rate` -> (L_i, D) float32 on the CPU, each as if it stood alone.
 
-        Windows of one length are run together and others apart, so nothing is filled up that the model does not fill itself.
-        Raises UsageError for a waveform of less than SHORTEST seconds.
+        Windows of one length are run together and others apart, so nothing is filled up that the model does
+        not fill itself. Raises UsageError for a waveform of less than SHORTEST seconds.
         """
         if any(len(waveform) < self.shortest for waveform in waveforms):
             raise UsageError(f"a waveform has fewer than {self.shortest} samples ({SHORTEST:g} s)")
@@ -68,12 +76,19 @@ class AudioEncoder(nn.Module):
         found: list[Tensor | None] = [None] * len(pieces)
         for shape in dict.fromkeys(feature.shape for feature in features):
             rows = [row for row, feature in enumerate(features) if feature.shape == shape]
-            for row, states in zip(rows, self._run(torch.stack([features[row] for row in rows])), strict=True):
+            for row, states in zip(
+                rows, self._run(torch.stack([features[row] for row in rows])), strict=True
+            ):
                 found[row] = states[: self._steps(len(pieces[row][1]), len(states))].float().cpu()
-        return [torch.cat([found[row] for row, (of, _) in enumerate(pieces) if of == i]) for i in range(len(waveforms))]
+        return [
+            torch.cat([found[row] for row, (of, _) in enumerate(pieces) if of == i])
+            for i in range(len(waveforms))
+        ]
 
     def _cut(self, waveform: np.ndarray) -> list[np.ndarray]:
-        """Pieces of equal length (by a sample) that follow one another: a short rest at the end would know too little."""
+        """Pieces of equal length (by a sample) that follow one another: a short rest at the end would know
+        too little.
+        """
         if len(waveform) <= self.window:
             return [waveform]
         parts = math.ceil(len(waveform) / self.window)
@@ -88,7 +103,8 @@ class AudioEncoder(nn.Module):
         states = self.model(features.to(next(self.model.parameters()).device)).last_hidden_state
         if states.ndim != 3:
             raise ValueError(f"it gives states of shape {tuple(states.shape)}, not steps of time")
-        return states[:, AST_PREFIX:].unflatten(1, self._grid).mean(1) if self._grid else states  # bands, then times
+        # bands, then times
+        return states[:, AST_PREFIX:].unflatten(1, self._grid).mean(1) if self._grid else states
 
     def _window(self, name: str) -> int:
         """Samples in the longest piece that is run at once."""
@@ -98,7 +114,9 @@ class AudioEncoder(nn.Module):
             return self.extractor.max_length * self.rate // 100  # a filter bank has 100 frames a second
         if hasattr(self.extractor, "n_samples"):
             return self.extractor.n_samples
-        raise UsageError(f"encoder {name}: {type(self.extractor).__name__} fills every clip up, to a length it does not tell")
+        raise UsageError(
+            f"encoder {name}: {type(self.extractor).__name__} fills every clip up, to a length it does not tell"
+        )
 
     def _steps(self, samples: int, steps: int) -> int:
         """Steps that belong to the clip, of those that the model gives."""
@@ -106,7 +124,9 @@ class AudioEncoder(nn.Module):
 
 
 def audio_levels(states: Tensor, levels: tuple[AudioLevel, ...], steps: int) -> dict[str, Tensor]:
-    """What is stored of a clip's states (L, D): clip (D,), their mean; frame (steps, D), the means of equal parts of its time."""
+    """What is stored of a clip's states (L, D): clip (D,), their mean; frame (steps, D), the means of equal
+    parts of its time.
+    """
     out = {}
     if "clip" in levels:
         out["clip"] = states.mean(0)
@@ -116,7 +136,9 @@ def audio_levels(states: Tensor, levels: tuple[AudioLevel, ...], steps: int) -> 
 
 
 def transformers_audio(model_name: str, weights: str | None) -> AudioEncoder:
-    """A model by hub name or local folder; `weights` names a folder that is used instead, "random" takes the config alone."""
+    """A model by hub name or local folder; `weights` names a folder that is used instead, "random" takes the
+    config alone.
+    """
     from transformers import AutoFeatureExtractor
 
     name, source = f"audio:{model_name}", model_name if weights in (None, "random") else weights
@@ -133,7 +155,9 @@ def transformers_audio(model_name: str, weights: str | None) -> AudioEncoder:
         ) from None
     if weights == "random":
         return AudioEncoder(name, untrained(config), extractor)
-    model, lacking = transformers_weights(name, source, EXTRACTOR_FILE, config=config, trust_remote_code=False)
+    model, lacking = transformers_weights(
+        name, source, EXTRACTOR_FILE, config=config, trust_remote_code=False
+    )
     refuse_lacking(name, source, [key for key in lacking if not key.startswith(_UNUSED)])
     return AudioEncoder(name, model, extractor)
 
@@ -148,7 +172,9 @@ def _ast_grid(config: Any) -> tuple[int, int]:
 
 
 def _filter_bank() -> str:
-    """AST's extractor takes torchaudio where it is installed; the numbers differ slightly, so the spec says which."""
+    """AST's extractor takes torchaudio where it is installed; the numbers differ slightly, so the spec says
+    which.
+    """
     from transformers.utils import is_speech_available
 
     return "torchaudio" if is_speech_available() else "numpy"

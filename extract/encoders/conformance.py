@@ -1,4 +1,5 @@
-"""Does an encoder keep what extraction relies on? Tried on random clips, or on a few short texts, one property after the other.
+"""Does an encoder keep what extraction relies on? Tried on random clips, or on a few short texts, one
+property after the other.
 
     ok        held
     note      allowed, and worth knowing
@@ -43,8 +44,8 @@ class _Fault(Exception):
 def check_encoder(name: str, *, weights: str | None = None, frames: int | None = None) -> Iterator[Finding]:
     """Build the encoder `name` and try every property, one finding each, while they are found.
 
-    frames: of the clips; default: what the encoder was made for, else 8. An own encoder that cannot be built is a finding; a name
-    that leads nowhere, and weights that are not there, raise UsageError.
+    frames: of the clips; default: what the encoder was made for, else 8. An own encoder that cannot be built
+    is a finding; a name that leads nowhere, and weights that are not there, raise UsageError.
     """
     sizes: dict[str, Any] = {}
     if name in table.PUBLISHED and hasattr(table.PUBLISHED[name].config, "boxes"):
@@ -65,16 +66,21 @@ def check_encoder(name: str, *, weights: str | None = None, frames: int | None =
     if hasattr(encoder, "tokenize"):
         trials = _TextTrials(encoder, build)
     elif hasattr(encoder, "token_grid"):
-        made_for = getattr(encoder, "frames", None) or getattr(getattr(encoder, "config", None), "frames", None)
+        made_for = getattr(encoder, "frames", None) or getattr(
+            getattr(encoder, "config", None), "frames", None
+        )
         trials = _VideoTrials(encoder, build, frames or made_for or FRAMES)
     else:
-        raise UsageError(f"encoder {name} takes neither video nor text; there is no conformance test for its kind")
+        raise UsageError(
+            f"encoder {name} takes neither video nor text; there is no conformance test for its kind"
+        )
     for title, trial in trials.properties.items():
         try:
             verdict, text = trial()
         except _Fault as fault:
             verdict, text = "failed", str(fault)
-        except Exception as error:  # whatever somebody's code raises is what this looks for, and the finding says it
+        # whatever somebody's code raises is what this looks for, and the finding says it
+        except Exception as error:
             verdict, text = "failed", own.described(error)
         yield Finding(title, verdict, text)
         if title == FIRST and verdict == "failed":
@@ -133,7 +139,10 @@ class _VideoTrials:
     def shapes(self) -> tuple[Verdict, str]:
         grid = " x ".join(map(str, self.grid))
         prefix = _expect_grid(self.encoder, self.tokens, self.grid, 2)
-        return "ok", f"{prefix} + {grid} tokens of {self.encoder.width} channels for {self.frames} frames of {self.size} px"
+        return (
+            "ok",
+            f"{prefix} + {grid} tokens of {self.encoder.width} channels for {self.frames} frames of {self.size} px",
+        )
 
     def other_frames(self) -> tuple[Verdict, str]:
         frames = self.frames // 2 or 2
@@ -153,7 +162,10 @@ class _VideoTrials:
         return "ok", str(self.tokens.dtype)
 
     def finite(self) -> tuple[Verdict, str]:
-        for what, tokens in (("random", self.tokens), ("black", self.run_on(torch.zeros_like(self.video[:1])))):
+        for what, tokens in (
+            ("random", self.tokens),
+            ("black", self.run_on(torch.zeros_like(self.video[:1]))),
+        ):
             if not torch.isfinite(tokens).all():
                 raise _Fault(f"NaN or infinity in the tokens of a {what} clip")
         return "ok", f"largest {self.tokens.abs().max():.3g}"
@@ -175,12 +187,16 @@ class _VideoTrials:
         with torch.enable_grad():
             tokens = self.encoder.tokens(self.video[:1].clone())
         if tokens.requires_grad:
-            raise _Fault("its tokens carry gradients: parameters that no nn.Module registers; call requires_grad_(False)")
+            raise _Fault(
+                "its tokens carry gradients: parameters that no nn.Module registers; call requires_grad_(False)"
+            )
         return "ok", "no gradients, evaluation mode"
 
     def repeatable(self) -> tuple[Verdict, str]:
         if not torch.equal(self.run_on(self.video), self.tokens):
-            raise _Fault("the same clips gave other numbers the second time: dropout or noise is still on, or it keeps a state")
+            raise _Fault(
+                "the same clips gave other numbers the second time: dropout or noise is still on, or it keeps a state"
+            )
         return "ok", "the same bits twice"
 
     @torch.inference_mode()
@@ -197,15 +213,23 @@ class _VideoTrials:
     def rows(self) -> tuple[Verdict, str]:
         before, after = self.last_frame_changed
         if not _apart(after[:1], before[:1]) <= SAME:
-            raise _Fault("changing one clip changes the tokens of another: rows leak into each other (a norm over the batch?)")
+            raise _Fault(
+                "changing one clip changes the tokens of another: rows leak into each other (a norm over the batch?)"
+            )
         return "ok", "another clip's pixels change nothing"
 
     def order(self) -> tuple[Verdict, str]:
-        """Only the last frame changed: the last time step must see it, and a step sees it in all of its cells or in none."""
-        before, after = (self.encoder.patch_tokens(tokens)[1].unflatten(0, self.grid) for tokens in self.last_frame_changed)
+        """Only the last frame changed: the last time step must see it, and a step sees it in all of its cells
+        or in none.
+        """
+        before, after = (
+            self.encoder.patch_tokens(tokens)[1].unflatten(0, self.grid) for tokens in self.last_frame_changed
+        )
         change = (after - before).abs().amax(-1).flatten(1)  # (T', h w)
         if not change[-1].any():
-            raise _Fault("the last frame changed and the last time step did not: tokens are to be ordered time, row, column")
+            raise _Fault(
+                "the last frame changed and the last time step did not: tokens are to be ordered time, row, column"
+            )
         mixed = ((change > 0).any(1) & (change == 0).any(1)).sum().item()
         if mixed:
             raise _Fault(
@@ -214,7 +238,10 @@ class _VideoTrials:
             )
         most = change.mean(1).argmax().item()
         if most != len(change) - 1:
-            return "note", f"changing the last frame changes time step {most} of 0 to {len(change) - 1} most; is the order right?"
+            return (
+                "note",
+                f"changing the last frame changes time step {most} of 0 to {len(change) - 1} most; is the order right?",
+            )
         return "ok", "the last frame shows most in the last time step"
 
     def image_size(self) -> tuple[Verdict, str]:
@@ -234,7 +261,9 @@ class _VideoTrials:
 
     def identity(self) -> tuple[Verdict, str]:
         again = self.build()
-        return _identity(self.encoder, again, lambda: torch.equal(self.run_on(self.video, again), self.tokens))
+        return _identity(
+            self.encoder, again, lambda: torch.equal(self.run_on(self.video, again), self.tokens)
+        )
 
     def device(self) -> tuple[Verdict, str]:
         devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -283,14 +312,21 @@ class _TextTrials:
     def shapes(self) -> tuple[Verdict, str]:
         for ids, state in zip(self.ids, self.states, strict=True):
             if state.shape != (len(ids), self.encoder.width) or not state.is_floating_point():
-                raise _Fault(f"a text of {len(ids)} tokens gives {state.dtype} {tuple(state.shape)}, not floats (L, D)")
+                raise _Fault(
+                    f"a text of {len(ids)} tokens gives {state.dtype} {tuple(state.shape)}, not floats (L, D)"
+                )
         return "ok", f"{', '.join(str(len(ids)) for ids in self.ids)} tokens of {self.encoder.width} channels"
 
     def mask(self) -> tuple[Verdict, str]:
-        words, one, two = map(self.encoder.tokenize, ("☃ cut the ☃", f"cut the {MASK}", f"cut {MASK} the {MASK}"))
-        new = [token for token in one if token not in words]  # ☃ is there for the unknown word's token, and a lone space's
+        words, one, two = map(
+            self.encoder.tokenize, ("☃ cut the ☃", f"cut the {MASK}", f"cut {MASK} the {MASK}")
+        )
+        # ☃ is there for the unknown word's token, and a lone space's
+        new = [token for token in one if token not in words]
         if len(new) != 1 or two.count(new[0]) != 2:
-            raise _Fault(f"{MASK} is to be one token that no word has: 'cut the {MASK}' is {one}, '☃ cut the ☃' is {words}")
+            raise _Fault(
+                f"{MASK} is to be one token that no word has: 'cut the {MASK}' is {one}, '☃ cut the ☃' is {words}"
+            )
         return "ok", f"{MASK} is the token {new[0]}"
 
     def empty(self) -> tuple[Verdict, str]:
@@ -309,7 +345,9 @@ class _TextTrials:
 
     def repeatable(self) -> tuple[Verdict, str]:
         if not _equal(self.encode(self.ids), self.states):
-            raise _Fault("the same texts gave other numbers the second time: dropout or noise is still on, or it keeps a state")
+            raise _Fault(
+                "the same texts gave other numbers the second time: dropout or noise is still on, or it keeps a state"
+            )
         return "ok", "the same bits twice"
 
     def input_kept(self) -> tuple[Verdict, str]:
@@ -331,7 +369,9 @@ class _TextTrials:
     def device(self) -> tuple[Verdict, str]:
         devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
         for device in devices:
-            if not all(torch.isfinite(state).all() for state in self.encode(self.ids, self.encoder.to(device))):
+            if not all(
+                torch.isfinite(state).all() for state in self.encode(self.ids, self.encoder.to(device))
+            ):
                 raise _Fault(f"NaN or infinity on {device}")
         return "ok", f"tried on {' and '.join(devices)}"
 
@@ -341,8 +381,14 @@ def _expect_grid(encoder: nn.Module, tokens: Tensor, grid: tuple[int, int, int],
     cells = grid[0] * grid[1] * grid[2]
     patches = encoder.patch_tokens(tokens)
     prefix = tokens.shape[1] - patches.shape[1]
-    if patches.shape != (count, cells, encoder.width) or tokens.shape != (count, prefix + cells, encoder.width):
-        raise _Fault(f"tokens {tuple(tokens.shape)}, of them patches {tuple(patches.shape)}; token_grid says {grid}")
+    if patches.shape != (count, cells, encoder.width) or tokens.shape != (
+        count,
+        prefix + cells,
+        encoder.width,
+    ):
+        raise _Fault(
+            f"tokens {tuple(tokens.shape)}, of them patches {tuple(patches.shape)}; token_grid says {grid}"
+        )
     return prefix
 
 
@@ -354,7 +400,9 @@ def _expect_frozen(encoder: nn.Module) -> None:
 
 
 def _identity(encoder: nn.Module, again: nn.Module, same_features: Callable[[], bool]) -> tuple[Verdict, str]:
-    """State and sha256, which a store's spec will name: are they known, and do they name the same numbers the next time?"""
+    """State and sha256, which a store's spec will name: are they known, and do they name the same numbers the
+    next time?
+    """
     if len(encoder.sha256) != 64 or set(encoder.sha256) - set("0123456789abcdef"):
         raise _Fault(f"sha256 is {encoder.sha256!r}, not 64 hex digits")
     if (again.sha256, again.state, again.details) != (encoder.sha256, encoder.state, encoder.details):
@@ -363,17 +411,27 @@ def _identity(encoder: nn.Module, again: nn.Module, same_features: Callable[[], 
             "in details, so no store could be resumed; draw untrained weights from torch's generator alone"
         )
     if not same_features():
-        raise _Fault("two builds of one sha256 give other features: something that no state dict holds was drawn anew")
+        raise _Fault(
+            "two builds of one sha256 give other features: something that no state dict holds was drawn anew"
+        )
     if encoder.state is None:
-        return "note", f"sha256 {encoder.sha256[:16]}; says no state, so extraction asks for --set weights_state="
+        return (
+            "note",
+            f"sha256 {encoder.sha256[:16]}; says no state, so extraction asks for --set weights_state=",
+        )
     return "ok", f"{encoder.state}, sha256 {encoder.sha256[:16]}, the same twice"
 
 
 def _composition(apart: float, what: str) -> tuple[Verdict, str]:
     if not apart <= LEAK:  # NaN is a fault, too
-        raise _Fault(f"{what} alone and in a batch differ by {apart:.1e} of the largest number: rows leak into each other")
+        raise _Fault(
+            f"{what} alone and in a batch differ by {apart:.1e} of the largest number: rows leak into each other"
+        )
     if apart > SAME:
-        return "note", f"{what} alone and in a batch differ by {apart:.1e}; extraction fixes the batches, so stores stay the same"
+        return (
+            "note",
+            f"{what} alone and in a batch differ by {apart:.1e}; extraction fixes the batches, so stores stay the same",
+        )
     return "ok", f"{what} alone and in a batch differ by {apart:.1e} of the largest number"
 
 

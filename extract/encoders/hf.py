@@ -4,8 +4,8 @@
     other models of pixel_values             a frame encoder: every frame on its own (ViT, DINOv2, SigLIP, CLIP, ConvNeXt, ...)
     models of input_ids                      a text encoder: text.py
 
-Sizes come from the config, pixels from the processor file that is published beside the weights. B clips, T frames, T' steps,
-h x w grid, D channels.
+Sizes come from the config, pixels from the processor file that is published beside the weights. B clips, T
+frames, T' steps, h x w grid, D channels.
 """
 
 from dataclasses import dataclass, replace
@@ -29,16 +29,20 @@ from mambavl.extract.encoders.weights import (
 
 
 def transformers_model(model_name: str, weights: str | None, *, image_size: int | None = None) -> nn.Module:
-    """The encoder that fits a model, by hub name or local folder; `weights` names a folder that is used instead.
+    """The encoder that fits a model, by hub name or local folder; `weights` names a folder that is used
+    instead.
 
-    weights="random" takes the config and the processor of `model_name` and no weights. image_size: pixels a side, for
-    image models that take any. Raises UsageError for a model of another kind, and for files that lack what is needed.
+    weights="random" takes the config and the processor of `model_name` and no weights. image_size: pixels a
+    side, for image models that take any. Raises UsageError for a model of another kind, and for files that
+    lack what is needed.
     """
     name, source = f"hf:{model_name}", model_name if weights in (None, "random") else weights
     config = read_config(name, source)
     modality = modality_of(name, config)
     if modality == "audio":
-        raise UsageError(f"encoder {name} is a model of sound; use audio:{model_name} with `mambavl extract audio`")
+        raise UsageError(
+            f"encoder {name} is a model of sound; use audio:{model_name} with `mambavl extract audio`"
+        )
     if modality == "text":
         if image_size:
             raise UsageError(f"encoder {name} is a text model and takes no image_size")
@@ -46,10 +50,14 @@ def transformers_model(model_name: str, weights: str | None, *, image_size: int 
     if weights == "random":
         model, lacking = untrained(config), []
     else:
-        model, lacking = transformers_weights(name, source, PROCESSOR_FILES, config=config, trust_remote_code=False)
+        model, lacking = transformers_weights(
+            name, source, PROCESSOR_FILES, config=config, trust_remote_code=False
+        )
     pixels = read_pixels(name, source)
     if modality == "video":
-        refuse_lacking(name, source, [key for key in lacking if not key.startswith(("pooler.", "predictor."))])
+        refuse_lacking(
+            name, source, [key for key in lacking if not key.startswith(("pooler.", "predictor."))]
+        )
         kind = ClassTokenTransformer if VIDEO_MODELS[config.model_type].prefix_tokens else VideoTransformer
         return kind(name, model, pixels, image_size)
     refuse_lacking(name, source, [key for key in lacking if not key.startswith("pooler.")])
@@ -69,7 +77,9 @@ def read_config(name: str, source: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"encoder {name}: {first_line(error)} {NO_MODEL.format(beside='tokenizer or processor')}") from None
+        raise UsageError(
+            f"encoder {name}: {first_line(error)} {NO_MODEL.format(beside='tokenizer or processor')}"
+        ) from None
     return getattr(config, "vision_config", None) or config
 
 
@@ -82,11 +92,18 @@ def modality_of(name: str, config: Any) -> Literal["video", "image", "text", "au
     found = MODEL_MAPPING.get(type(config), None)
     taken = getattr(found[0] if isinstance(found, (tuple, list)) else found, "main_input_name", None)
     if taken not in _MODALITIES:
-        raise UsageError(f"encoder {name}: nothing here knows how to run a {config.model_type} model (it takes {taken})")
+        raise UsageError(
+            f"encoder {name}: nothing here knows how to run a {config.model_type} model (it takes {taken})"
+        )
     return _MODALITIES[taken]
 
 
-_MODALITIES = {"input_ids": "text", "pixel_values": "image", "input_values": "audio", "input_features": "audio"}
+_MODALITIES = {
+    "input_ids": "text",
+    "pixel_values": "image",
+    "input_values": "audio",
+    "input_features": "audio",
+}
 
 
 def untrained(config: Any) -> nn.Module:
@@ -99,7 +116,11 @@ def untrained(config: Any) -> nn.Module:
 def run_details(model: nn.Module) -> dict[str, Any]:
     """How the weights are run: the same ones under another config give other features."""
     config = {key: getattr(model.config, key) for key in _RUN_BY if hasattr(model.config, key)}
-    return {"transformers": type(model).__name__, "attention": model.config._attn_implementation, "config": config}
+    return {
+        "transformers": type(model).__name__,
+        "attention": model.config._attn_implementation,
+        "config": config,
+    }
 
 
 _RUN_BY = (  # what no name or shape of a tensor tells
@@ -119,26 +140,37 @@ _PROBE = (30, 110, 230)  # a colour whose channels cannot be confused
 
 
 def read_pixels(name: str, source: str) -> Pixels:
-    """What the published processor does to a frame: read from its file, then held against what it really does to one colour.
+    """What the published processor does to a frame: read from its file, then held against what it really does
+    to one colour.
 
-    The margin that some processors cut off around their crop is not taken over: the job's `fit` decides what of a frame is seen.
-    Raises UsageError where there is no such file, or where it does more than scale, crop and normalise.
+    The margin that some processors cut off around their crop is not taken over: the job's `fit` decides what
+    of a frame is seen. Raises UsageError where there is no such file, or where it does more than scale, crop
+    and normalise.
     """
     processor = _processor(name, source)
     try:
         scale = processor.rescale_factor if processor.do_rescale else 1.0
-        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+        mean, std = (
+            (processor.image_mean, processor.image_std)
+            if processor.do_normalize
+            else ((0.0,) * 3, (1.0,) * 3)
+        )
         mean, std = np.array(mean, np.float64), np.array(std, np.float64)
         interpolation = Image.Resampling(processor.resample).name.lower()
         black, coloured = (_processed(processor, colour) for colour in ((0, 0, 0), _PROBE))
     except (AttributeError, TypeError, ValueError, RuntimeError, ImportError) as error:
-        raise UsageError(f"encoder {name}: {type(processor).__name__} is no plain image processor: {first_line(error)}") from None
-    shift = np.round(-(black[:, 0, 0] * std + mean), 3)  # ViViT's takes 1 off before it normalises; the file need not say so
+        raise UsageError(
+            f"encoder {name}: {type(processor).__name__} is no plain image processor: {first_line(error)}"
+        ) from None
+    # ViViT's takes 1 off before it normalises; the file need not say so
+    shift = np.round(-(black[:, 0, 0] * std + mean), 3)
     colour = "BGR" if getattr(processor, "do_flip_channel_order", False) else "RGB"
     seen = np.array(_PROBE[:: -1 if colour == "BGR" else 1])
     expected = (seen * scale - shift - mean) / std
     if coloured.shape[1] != coloured.shape[2] or np.abs(coloured - expected[:, None, None]).max() > 1e-4:
-        raise UsageError(f"encoder {name}: {type(processor).__name__} does more to a square frame than scale and normalise it")
+        raise UsageError(
+            f"encoder {name}: {type(processor).__name__} does more to a square frame than scale and normalise it"
+        )
     return Pixels(
         image_size=coloured.shape[1],
         mean=tuple(((mean + shift) / (255 * scale)).tolist()),  # of frames in [0, 1]
@@ -152,7 +184,8 @@ def _processor(name: str, source: str) -> Any:
     from transformers import AutoImageProcessor, AutoVideoProcessor
 
     reasons = []
-    for kind in (AutoImageProcessor, AutoVideoProcessor):  # most video models were published with an image processor
+    # most video models were published with an image processor
+    for kind in (AutoImageProcessor, AutoVideoProcessor):
         try:
             return kind.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
@@ -205,12 +238,15 @@ def _cells(config: Any, size: int, tokens: int) -> int:
     patch = getattr(config, "patch_size", None)
     side = size // patch if isinstance(patch, int) else 0
     if 0 < side * side <= tokens:
-        leading = {0, 1, 2, 1 + (getattr(config, "num_register_tokens", 0) or 0)}  # class token, DeiT's second one, registers
+        # class token, DeiT's second one, registers
+        leading = {0, 1, 2, 1 + (getattr(config, "num_register_tokens", 0) or 0)}
         if tokens - side * side in leading:
             return side
     elif round(tokens**0.5) ** 2 == tokens:  # neighbours merged on the way, as in Swin
         return round(tokens**0.5)
-    raise UsageError(f"{config.model_type}: {tokens} tokens of a frame of {size} px are no square grid behind a class token")
+    raise UsageError(
+        f"{config.model_type}: {tokens} tokens of a frame of {size} px are no square grid behind a class token"
+    )
 
 
 # --- video
@@ -222,7 +258,8 @@ class _Kind:
 
     prefix_tokens: int
     any_frames: bool = False  # places by rotation: no table fixes the number of frames
-    time_first: bool = True  # order of its tokens; TimeSformer's go through all times of a place, then to the next place
+    # order of its tokens; TimeSformer's go through all times of a place, then to the next place
+    time_first: bool = True
 
 
 VIDEO_MODELS = {
@@ -234,10 +271,11 @@ VIDEO_MODELS = {
 
 
 class VideoTransformer(nn.Module):
-    """VideoMAE, TimeSformer, ViViT or the encoder of V-JEPA 2: the model's last hidden state, put in our order.
+    """VideoMAE, TimeSformer, ViViT or the encoder of V-JEPA 2: the model's last hidden state, put in our
+    order.
 
-    `frames` is what the model was made for, the only number that all but V-JEPA 2 take. What a classifier of VideoMAE or V-JEPA 2
-    has of its own (a norm, attentive pooling) is no part of it.
+    `frames` is what the model was made for, the only number that all but V-JEPA 2 take. What a classifier of
+    VideoMAE or V-JEPA 2 has of its own (a norm, attentive pooling) is no part of it.
     """
 
     def __init__(self, name: str, model: nn.Module, pixels: Pixels, image_size: int | None) -> None:
@@ -245,7 +283,9 @@ class VideoTransformer(nn.Module):
         config = model.config
         self._kind = VIDEO_MODELS[config.model_type]
         if getattr(config, "attention_type", None) == "space_only":
-            raise UsageError(f"encoder {name}: a TimeSformer without attention over time gives no tokens of a clip")
+            raise UsageError(
+                f"encoder {name}: a TimeSformer without attention over time gives no tokens of a clip"
+            )
         self.details = run_details(model)
         if config.model_type == "vjepa2":
             model = model.encoder  # the predictor is for its training
@@ -259,11 +299,15 @@ class VideoTransformer(nn.Module):
         size = config.crop_size if config.model_type == "vjepa2" else config.image_size
         for wanted in {image_size or size, pixels.image_size}:
             if wanted != size:
-                raise UsageError(f"encoder {name} takes frames of {size} px, not {wanted}; its table of places has no others")
+                raise UsageError(
+                    f"encoder {name} takes frames of {size} px, not {wanted}; its table of places has no others"
+                )
         self.pixels = pixels
 
     def token_grid(self, video_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """(T', h, w) of the tokens of a video (T, H, W). Raises UsageError for a clip that the model cannot take."""
+        """(T', h, w) of the tokens of a video (T, H, W). Raises UsageError for a clip that the model cannot
+        take.
+        """
         frames, height, width = video_shape
         if not self._kind.any_frames and frames != self.frames:
             raise UsageError(

@@ -1,6 +1,7 @@
 """Image models as video encoders: every frame on its own, its feature map's cells as tokens.
 
-Sequence information is left to the fusion head, which is the cheapest way to real features without a video backbone.
+Sequence information is left to the fusion head, which is the cheapest way to real features without a video
+backbone.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,9 @@ class Pixels:
         if not isinstance(self.image_size, int) or self.image_size < 1:
             raise UsageError(f"Pixels: image_size is a number of pixels, not {self.image_size!r}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UsageError(f"Pixels: mean and std are three numbers each, std above 0, not {self.mean} and {self.std}")
+            raise UsageError(
+                f"Pixels: mean and std are three numbers each, std above 0, not {self.mean} and {self.std}"
+            )
         if self.colour not in ("RGB", "BGR") or self.interpolation not in get_args(Interpolation):
             rules = ", ".join(get_args(Interpolation))
             raise UsageError(
@@ -65,7 +68,9 @@ class FrameEncoder(nn.Module):
             _, self.width, *self._cells = probe.shape
         except (RuntimeError, AssertionError, AttributeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UsageError(f"{type(backbone).__name__} gives no grid of features at {pixels.image_size} px: {reason}") from None
+            raise UsageError(
+                f"{type(backbone).__name__} gives no grid of features at {pixels.image_size} px: {reason}"
+            ) from None
 
     def token_grid(self, video_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """(T', h, w) of the tokens of a video (T, H, W)."""
@@ -94,7 +99,9 @@ LITE_PIXELS = Pixels(224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
 
 def efficientnet_lite0(weights: str | None, *, image_size: int = 224) -> FrameEncoder:
-    """EfficientNet-Lite0, ImageNet weights from a package. Batch norms are folded into the convolutions: same numbers, faster."""
+    """EfficientNet-Lite0, ImageNet weights from a package. Batch norms are folded into the convolutions: same
+    numbers, faster.
+    """
     try:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
@@ -139,7 +146,8 @@ def _fold_batch_norms(model: nn.Module) -> None:
 
 
 def timm_model(name: str, weights: str | None, *, image_size: int | None = None) -> FrameEncoder:
-    """Any timm image model: input size, mean and std come from the model's own configuration, the map's layout from a probe.
+    """Any timm image model: input size, mean and std come from the model's own configuration, the map's
+    layout from a probe.
 
     weights: None fetches timm's pretrained ones (needs the hub), "random" none, a file loads it strictly.
     """
@@ -166,15 +174,20 @@ def timm_model(name: str, weights: str | None, *, image_size: int | None = None)
 
 def create_timm(timm, name: str, weights: str | None, sizes: dict[str, int]) -> nn.Module:
     if name not in timm.list_models() and name.partition(".")[0] not in timm.list_models():
-        raise UsageError(f"encoder timm:{name}: timm {timm.__version__} has no such model; timm.list_models('*vit*') lists")
+        raise UsageError(
+            f"encoder timm:{name}: timm {timm.__version__} has no such model; timm.list_models('*vit*') lists"
+        )
     try:
         return timm.create_model(name, pretrained=weights is None, num_classes=0, **sizes)
     except TypeError:
-        return timm.create_model(name, pretrained=weights is None, num_classes=0)  # a CNN takes any size as it is
+        # a CNN takes any size as it is
+        return timm.create_model(name, pretrained=weights is None, num_classes=0)
 
 
 def _timm_map(model: nn.Module, images: Tensor) -> Tensor:
-    """timm's forward_features as (N, D, h, w): CNNs give maps, some transformers (N, h, w, D), the others tokens."""
+    """timm's forward_features as (N, D, h, w): CNNs give maps, some transformers (N, h, w, D), the others
+    tokens.
+    """
     features = model.forward_features(images)
     if features.ndim == 4:
         return features if features.shape[1] == model.num_features else features.permute(0, 3, 1, 2)

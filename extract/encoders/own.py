@@ -1,11 +1,13 @@
-"""Own encoders: `--encoder package.module:function` names somebody's function that returns one; it needs no fork of this package.
+"""Own encoders: `--encoder package.module:function` names somebody's function that returns one; it needs no
+fork of this package.
 
     mambavl encoders check my_encoder:build                                  does it keep the promises below?
     mambavl extract video ... --encoder my_encoder:build --weights FILE      calls build(weights="FILE")
 
-The function is called with `weights=` and `image_size=` where they were given, and returns a `VideoEncoder` or a `TextEncoder`.
-Its module is found as `python -m` finds one: in the folder that the command was started in, then in what is installed. Importing
-it runs it, so only a name that the user gave is ever imported, never one that a store brought along.
+The function is called with `weights=` and `image_size=` where they were given, and returns a `VideoEncoder`
+or a `TextEncoder`. Its module is found as `python -m` finds one: in the folder that the command was started
+in, then in what is installed. Importing it runs it, so only a name that the user gave is ever imported, never
+one that a store brought along.
 
 What the encoder may say besides, as attributes:
 
@@ -15,7 +17,8 @@ What the encoder may say besides, as attributes:
     prefix_tokens   needed where as many tokens as a time step has, or more, come before the first patch
     details         what else shapes its features (a layer, a vocabulary's hash): a JSON object, kept in the store's spec
 
-B clips, T frames, T' x h x w grid of tokens, P leading tokens that belong to no place (a class token), D channels.
+B clips, T frames, T' x h x w grid of tokens, P leading tokens that belong to no place (a class token), D
+channels.
 """
 
 import functools
@@ -48,8 +51,8 @@ PROBE_FRAMES = 16  # what `extract video` samples unless told otherwise
 
 
 class VideoEncoder(Protocol):
-    """What a stranger writes for video. An nn.Module, built on the CPU, is frozen, put in evaluation mode and moved to the device
-    for them; any other object does that itself and follows `video.device`."""
+    """What a stranger writes for video. An nn.Module, built on the CPU, is frozen, put in evaluation mode and
+    moved to the device for them; any other object does that itself and follows `video.device`."""
 
     pixels: Pixels
 
@@ -64,13 +67,19 @@ class VideoEncoder(Protocol):
 
 
 class TextEncoder(Protocol):
-    """What a stranger writes for text; for a transformers model `hf:NAME` needs no code. Empty texts never get here."""
+    """What a stranger writes for text; for a transformers model `hf:NAME` needs no code. Empty texts never
+    get here.
+    """
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids with the model's own start and end; `<mask>` as one token. Raises past the model's limit, never cuts."""
+        """Token ids with the model's own start and end; `<mask>` as one token. Raises past the model's limit,
+        never cuts.
+        """
 
     def encode(self, ids: list[list[int]], levels: tuple[TextLevel, ...]) -> dict[str, list[Tensor]]:
-        """By level, for each text (L_i, D), or (1, D) for `pooled`. Each as if it stood alone: padding must not count."""
+        """By level, for each text (L_i, D), or (1, D) for `pooled`. Each as if it stood alone: padding must
+        not count.
+        """
 
 
 class BrokenPromise(UsageError):
@@ -84,7 +93,9 @@ def is_path(name: str) -> bool:
 
 
 def find(name: str) -> Callable[..., Any]:
-    """The function that `module:function` names; its module is imported, which runs it. Raises UsageError where there is none."""
+    """The function that `module:function` names; its module is imported, which runs it. Raises UsageError
+    where there is none.
+    """
     return _function(_module(name), name)
 
 
@@ -97,15 +108,21 @@ def build(name: str, weights: str | None, **sizes: Any) -> "OwnVideo | OwnText":
     function = _function(module, name)
     given = sizes if weights is None else {"weights": weights, **sizes}
     _refuse_arguments(name, function, given)
-    with _blamed(f"encoder {name}: {name.partition(':')[2]}({', '.join(f'{k}={v!r}' for k, v in given.items())}) failed"):
+    with _blamed(
+        f"encoder {name}: {name.partition(':')[2]}({', '.join(f'{k}={v!r}' for k, v in given.items())}) failed"
+    ):
         encoder = function(**given)
     if isinstance(encoder, nn.Module):
         encoder.eval().requires_grad_(False)
     state = getattr(encoder, "state", None)
     if state is not None and state not in get_args(WeightsState):
-        raise UsageError(f"encoder {name}: its state is {state!r}; it is one of {', '.join(get_args(WeightsState))}")
+        raise UsageError(
+            f"encoder {name}: its state is {state!r}; it is one of {', '.join(get_args(WeightsState))}"
+        )
     if weights == "random" and state not in (None, "random"):
-        raise UsageError(f"encoder {name}: was asked for random weights and calls its state {state!r}; let it say `random`")
+        raise UsageError(
+            f"encoder {name}: was asked for random weights and calls its state {state!r}; let it say `random`"
+        )
     if _has(encoder, "tokens", "token_grid", "pool"):
         adapted = _video(name, encoder, sizes.get("image_size"))
     elif _has(encoder, "tokenize", "encode"):
@@ -122,7 +139,9 @@ def build(name: str, weights: str | None, **sizes: Any) -> "OwnVideo | OwnText":
 
 
 class OwnVideo(nn.Module):
-    """A stranger's `VideoEncoder` with what the job asks besides. Its tokens are held against its grid at every call."""
+    """A stranger's `VideoEncoder` with what the job asks besides. Its tokens are held against its grid at
+    every call.
+    """
 
     kind = "video"
 
@@ -133,14 +152,18 @@ class OwnVideo(nn.Module):
         self.name = name
         self.frames = getattr(encoder, "frames", PROBE_FRAMES)
         if not isinstance(self.frames, int) or self.frames < 1:
-            raise UsageError(f"encoder {name}: its attribute `frames` is a number of frames, not {self.frames!r}")
+            raise UsageError(
+                f"encoder {name}: its attribute `frames` is a number of frames, not {self.frames!r}"
+            )
         shape = (self.frames, self.pixels.image_size, self.pixels.image_size)
         size = f"{shape[0]} frames of {shape[1]} x {shape[2]}"
         advice = "if it takes clips of another length, give it an attribute `frames`"
         with _blamed(f"encoder {name}: failed on a black clip of {size} ({advice})"), torch.inference_mode():
             tokens = encoder.tokens(torch.zeros(1, 3, *shape))
         if not isinstance(tokens, Tensor) or tokens.ndim != 3:
-            raise UsageError(f"encoder {name}: tokens() gave {_shape(tokens)}; it gives a tensor (B, P + T'hw, D)")
+            raise UsageError(
+                f"encoder {name}: tokens() gave {_shape(tokens)}; it gives a tensor (B, P + T'hw, D)"
+            )
         if hasattr(encoder, "class_token"):
             self.class_token = encoder.class_token
         steps, *cells = self.token_grid(shape)
@@ -160,7 +183,9 @@ class OwnVideo(nn.Module):
 
     def token_grid(self, video_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """(T', h, w) of the tokens of a video (T, H, W)."""
-        with _blamed(f"encoder {self.name}: takes no clip of {' x '.join(map(str, video_shape))} (frames, height, width)"):
+        with _blamed(
+            f"encoder {self.name}: takes no clip of {' x '.join(map(str, video_shape))} (frames, height, width)"
+        ):
             steps, height, width = map(int, self.encoder.token_grid(tuple(video_shape)))
         return steps, height, width
 
@@ -179,7 +204,9 @@ class OwnVideo(nn.Module):
         """(B, P + T' h w, D) -> (B, D). Raises BrokenPromise for another shape."""
         pooled = self.encoder.pool(tokens)
         if not isinstance(pooled, Tensor) or pooled.shape != (len(tokens), self.width):
-            raise BrokenPromise(f"encoder {self.name}: pool() gave {_shape(pooled)}; it is {(len(tokens), self.width)}")
+            raise BrokenPromise(
+                f"encoder {self.name}: pool() gave {_shape(pooled)}; it is {(len(tokens), self.width)}"
+            )
         return pooled
 
     def patch_tokens(self, tokens: Tensor) -> Tensor:
@@ -191,7 +218,9 @@ class OwnVideo(nn.Module):
 
 
 class OwnText(nn.Module):
-    """A stranger's `TextEncoder` with what the job asks besides. An empty text has no tokens, and its features no rows."""
+    """A stranger's `TextEncoder` with what the job asks besides. An empty text has no tokens, and its
+    features no rows.
+    """
 
     kind = "text"
 
@@ -203,7 +232,9 @@ class OwnText(nn.Module):
             ids = self.tokenize(f"cut the {MASK}")
             found = encoder.encode([ids], ("last_hidden",))["last_hidden"][0]
         if not isinstance(found, Tensor) or found.ndim != 2:
-            raise UsageError(f"encoder {name}: encode() gave {_shape(found)} for a text; it gives a tensor (L, D)")
+            raise UsageError(
+                f"encoder {name}: encode() gave {_shape(found)} for a text; it gives a tensor (L, D)"
+            )
         self.width = found.shape[1]
 
     def tokenize(self, text: str) -> list[int]:
@@ -212,12 +243,16 @@ class OwnText(nn.Module):
             return []
         ids = self.encoder.tokenize(text)
         if not isinstance(ids, list) or not all(type(token) is int for token in ids):
-            raise UsageError(f"encoder {self.name}: tokenize({text[:40]!r}) gave {str(ids)[:80]}; it gives a list of ints")
+            raise UsageError(
+                f"encoder {self.name}: tokenize({text[:40]!r}) gave {str(ids)[:80]}; it gives a list of ints"
+            )
         return ids
 
     @torch.inference_mode()
     def encode(self, ids: list[list[int]], levels: tuple[TextLevel, ...]) -> dict[str, list[Tensor]]:
-        """By level, (L_i, D) for each text, (1, D) for `pooled`; (0, D) for an empty one. Raises UsageError for another shape."""
+        """By level, (L_i, D) for each text, (1, D) for `pooled`; (0, D) for an empty one. Raises UsageError
+        for another shape.
+        """
         out = {level: [torch.zeros(0, self.width)] * len(ids) for level in levels}
         present = [i for i, tokens in enumerate(ids) if tokens]
         found = self.encoder.encode([ids[i] for i in present], levels) if present else {}
@@ -267,7 +302,8 @@ def _shape(value: Any) -> str:
 def _module(name: str) -> ModuleType:
     module = name.partition(":")[0]
     if not {"", os.getcwd()} & set(sys.path):
-        sys.path.insert(0, os.getcwd())  # as `python -m` does, and for good: it may import a neighbour only when it is called
+        # as `python -m` does, and for good: it may import a neighbour only when it is called
+        sys.path.insert(0, os.getcwd())
     importlib.invalidate_caches()  # the file may be younger than the last look into its folder
     try:
         with _blamed(f"encoder {name}: importing {module} failed"):
@@ -317,15 +353,20 @@ def _blamed(doing: str) -> Iterator[None]:
         yield
     except MambaVLError:
         raise
-    except (Exception, SystemExit) as error:  # a module that exits when it is imported would end the command with its own code
+    # a module that exits when it is imported would end the command with its own code
+    except (Exception, SystemExit) as error:
         raise UsageError(f"{doing}: {described(error)}") from error
 
 
 def described(error: BaseException) -> str:
-    """An exception in one line: its type, the first line it says, and the last place on its way that is not torch's own."""
+    """An exception in one line: its type, the first line it says, and the last place on its way that is not
+    torch's own.
+    """
     text = str(error).strip().splitlines()
     library = str(Path(torch.__file__).parent)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((library, "<"))]
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((library, "<"))
+    ]
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}{': ' + text[0] if text else ''}{where}"
 
@@ -333,26 +374,42 @@ def described(error: BaseException) -> str:
 # --- what a store's spec says of it
 
 
-_distributions = functools.cache(metadata.packages_distributions)  # reads every installed package: 0.13 s, at each build
-_SOURCES: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()  # sha256 of a module's file when it was imported here
+# reads every installed package: 0.13 s, at each build
+_distributions = functools.cache(metadata.packages_distributions)
+# sha256 of a module's file when it was imported here
+_SOURCES: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
 
 
 def _source_sha256(name: str, module: ModuleType) -> str:
-    """sha256 of the file that a module was imported from. Raises UsageError where it has none or was edited since."""
+    """sha256 of the file that a module was imported from. Raises UsageError where it has none or was edited
+    since.
+    """
     if not getattr(module, "__file__", None):
-        raise UsageError(f"encoder {name}: {module.__name__} has no file, so a store could not say what made its features")
+        raise UsageError(
+            f"encoder {name}: {module.__name__} has no file, so a store could not say what made its features"
+        )
     digest = hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
     if _SOURCES.setdefault(module, digest) != digest:
-        raise UsageError(f"encoder {name}: {module.__file__} was edited after it was imported; start a new process")
+        raise UsageError(
+            f"encoder {name}: {module.__file__} was edited after it was imported; start a new process"
+        )
     return digest
 
 
 def _details(name: str, module: ModuleType, function: Callable[..., Any], encoder: Any) -> dict[str, Any]:
-    """Which code made the features: the files of the function and of the encoder's class, where they are of one package."""
+    """Which code made the features: the files of the function and of the encoder's class, where they are of
+    one package.
+    """
     package = module.__name__.partition(".")[0]
-    holders = {module.__name__, getattr(function, "__module__", None), type(encoder).__module__} & sys.modules.keys()
+    holders = {
+        module.__name__,
+        getattr(function, "__module__", None),
+        type(encoder).__module__,
+    } & sys.modules.keys()
     sources = {
-        holder: _source_sha256(name, sys.modules[holder]) for holder in sorted(holders) if holder.partition(".")[0] == package
+        holder: _source_sha256(name, sys.modules[holder])
+        for holder in sorted(holders)
+        if holder.partition(".")[0] == package
     }
     details = {"function": name, "source_sha256": sources}
     if versions := [f"{dist} {metadata.version(dist)}" for dist in _distributions().get(package, [])]:

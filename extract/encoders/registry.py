@@ -25,7 +25,8 @@ class EncoderRecord:
     width: int
     weights: str  # where they come from
     licence: str
-    sha256: str | None = None  # weights_sha256 of the record's own weights; None: the hub's, which may be revised
+    # weights_sha256 of the record's own weights; None: the hub's, which may be revised
+    sha256: str | None = None
     state: WeightsState = "pretrained"
     pixels: image.Pixels | None = None  # video: size, mean, std, colour order
     frames: int | None = None  # video: how many it was made for
@@ -64,9 +65,16 @@ ENCODERS = {
             sha256="50c692f6a86faf94d3d30e70f888f8fbe6465d450000902b6ac269ac0e23d99b",
         ),
         EncoderRecord("roberta-base", "text", text.roberta_base, 768, "hub FacebookAI/roberta-base", "MIT"),
-        EncoderRecord("roberta-large", "text", text.roberta_large, 1024, "hub FacebookAI/roberta-large", "MIT"),
         EncoderRecord(
-            "distilroberta-base", "text", text.distilroberta_base, 768, "hub distilbert/distilroberta-base", "Apache-2.0"
+            "roberta-large", "text", text.roberta_large, 1024, "hub FacebookAI/roberta-large", "MIT"
+        ),
+        EncoderRecord(
+            "distilroberta-base",
+            "text",
+            text.distilroberta_base,
+            768,
+            "hub distilbert/distilroberta-base",
+            "Apache-2.0",
         ),
         *(
             EncoderRecord(
@@ -76,7 +84,8 @@ ENCODERS = {
                 known.config.width,
                 f"{known.files[0]}, converted",
                 known.licence,
-                state="pretrained" if name == "orvit" else "ek100-finetuned",  # there is no ORViT of EK100 at 224 px
+                # there is no ORViT of EK100 at 224 px
+                state="pretrained" if name == "orvit" else "ek100-finetuned",
                 frames=known.config.frames,
             )
             for name, known in table.PUBLISHED.items()
@@ -91,17 +100,19 @@ PREFIXES = {"timm": image.timm_model, "hf": hf.transformers_model, "audio": audi
 def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
     """The encoder `name`, frozen and in evaluation mode.
 
-    weights: None for the record's own, a file (safetensors, or .pth/.pt read with weights_only) or, for transformers models, a
-    folder; "random" for an untrained video encoder (tests, complexity). sizes: `image_size` and what the encoder takes besides.
-    The encoder's `kind` is what it reads: `video`, `text` or `audio`.
-    Raises UsageError for an unknown name and for weights that are not there, saying how to get them.
+    weights: None for the record's own, a file (safetensors, or .pth/.pt read with weights_only) or, for
+    transformers models, a folder; "random" for an untrained video encoder (tests, complexity). sizes:
+    `image_size` and what the encoder takes besides. The encoder's `kind` is what it reads: `video`, `text` or
+    `audio`. Raises UsageError for an unknown name and for weights that are not there, saying how to get them.
     """
     prefix, colon, model = name.partition(":")
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # untrained weights are the same every time, or no store of them could be resumed
+        # untrained weights are the same every time, or no store of them could be resumed
+        torch.manual_seed(0)
         if name in ENCODERS:
             encoder = ENCODERS[name].build(weights, **sizes)
-            state = getattr(encoder, "weights_state", ENCODERS[name].state)  # a published file's classes tell its own
+            # a published file's classes tell its own
+            state = getattr(encoder, "weights_state", ENCODERS[name].state)
         elif colon and prefix in PREFIXES:
             encoder = PREFIXES[prefix](model, weights, **sizes)
             state = "pretrained"
@@ -112,11 +123,16 @@ def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
             known = [*ENCODERS, "timm:NAME", "hf:NAME", "audio:NAME", "MODULE:FUNCTION"]
             raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, known)}")
     record = ENCODERS.get(name)
-    if record and record.width != encoder.width and name not in table.PUBLISHED:  # those were held to their keys
-        raise UsageError(f"encoder {name}: gives {encoder.width} channels, its record says {record.width}; other weights?")
+    # those were held to their keys
+    if record and record.width != encoder.width and name not in table.PUBLISHED:
+        raise UsageError(
+            f"encoder {name}: gives {encoder.width} channels, its record says {record.width}; other weights?"
+        )
     if record and record.sha256 and weights is None and record.sha256 != encoder.sha256:
         installed, recorded = encoder.sha256[:16], record.sha256[:16]
-        raise UsageError(f"encoder {name}: the installed weights ({installed}) are not the recorded ones ({recorded})")
+        raise UsageError(
+            f"encoder {name}: the installed weights ({installed}) are not the recorded ones ({recorded})"
+        )
     encoder.name = name
     encoder.kind = getattr(encoder, "kind", "video")
     encoder.state = "random" if weights == "random" else state
@@ -124,13 +140,15 @@ def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
 
 
 def kind_of(name: str) -> str | None:
-    """`video`, `text` or `audio`; None where it is known only when the encoder is built: `hf:NAME`, and one's own; and for
-    an unknown name."""
+    """`video`, `text` or `audio`; None where it is known only when the encoder is built: `hf:NAME`, and one's
+    own; and for an unknown name."""
     if name in ENCODERS:
         return ENCODERS[name].kind
     return {"timm": "video", "audio": "audio"}.get(name.partition(":")[0]) if ":" in name else None
 
 
 def is_own(name: str) -> bool:
-    """Does it name somebody's function, whose module `build` imports and so runs? Never build a name that a store brought."""
+    """Does it name somebody's function, whose module `build` imports and so runs? Never build a name that a
+    store brought.
+    """
     return name.partition(":")[0] not in PREFIXES and own.is_path(name)

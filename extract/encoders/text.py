@@ -1,7 +1,8 @@
 """Text encoders: RoBERTa and any similar transformers model, from a local folder, a package or the hub.
 
-Questions are padded on the right and masked by their real lengths; each is encoded as if it stood alone. The placeholder
-`<mask>` becomes the tokenizer's own mask token. Levels: `last_hidden` (L, D), `embedding_layer` (L, D), `pooled` (1, D).
+Questions are padded on the right and masked by their real lengths; each is encoded as if it stood alone. The
+placeholder `<mask>` becomes the tokenizer's own mask token. Levels: `last_hidden` (L, D), `embedding_layer`
+(L, D), `pooled` (1, D).
 """
 
 import hashlib
@@ -13,7 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.encoders.weights import NO_MODEL, first_line, refuse_lacking, transformers_weights, weights_sha256
+from mambavl.extract.encoders.weights import (
+    NO_MODEL,
+    first_line,
+    refuse_lacking,
+    transformers_weights,
+    weights_sha256,
+)
 from mambavl.extract.questions.file import MASK
 
 TextLevel = Literal["last_hidden", "embedding_layer", "pooled"]
@@ -34,12 +41,16 @@ class TextEncoder(nn.Module):
         self.details = {"tokenizer_sha256": _tokenizer_sha256(tokenizer), "max_tokens": self.max_tokens}
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids with the model's own start and end; an empty text has none. Raises DataError past the model's limit."""
+        """Token ids with the model's own start and end; an empty text has none. Raises DataError past the
+        model's limit.
+        """
         if not text:
             return []
         ids = self.tokenizer(text.replace(MASK, self.tokenizer.mask_token))["input_ids"]
         if len(ids) > self.max_tokens:
-            raise DataError(f"a text of {len(ids)} tokens exceeds the encoder's {self.max_tokens}: {text[:80]!r}...")
+            raise DataError(
+                f"a text of {len(ids)} tokens exceeds the encoder's {self.max_tokens}: {text[:80]!r}..."
+            )
         return ids
 
     @torch.inference_mode()
@@ -65,7 +76,9 @@ class TextEncoder(nn.Module):
         states = {}
         if "embedding_layer" in levels:  # what MambaVL's release feeds its head: no transformer layer at all
             if not hasattr(self.model, "embeddings"):
-                raise UsageError(f"{type(self.model).__name__} has no embedding layer of BERT's kind; use the level last_hidden")
+                raise UsageError(
+                    f"{type(self.model).__name__} has no embedding layer of BERT's kind; use the level last_hidden"
+                )
             states["embedding_layer"] = self.model.embeddings(input_ids=batch)
         if "last_hidden" in levels or "pooled" in levels:
             result = self.model(input_ids=batch, attention_mask=mask)
@@ -73,14 +86,20 @@ class TextEncoder(nn.Module):
                 states["last_hidden"] = result.last_hidden_state
             if "pooled" in levels:
                 if getattr(result, "pooler_output", None) is None:
-                    raise UsageError(f"{type(self.model).__name__} has no pooled output; use the level last_hidden")
+                    raise UsageError(
+                        f"{type(self.model).__name__} has no pooled output; use the level last_hidden"
+                    )
                 states["pooled"] = result.pooler_output[:, None]
         return states
 
 
 def _positions(config) -> int:
     """Tokens that the position table has room for; RoBERTa's family starts counting after the padding index."""
-    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+    offset = (
+        config.pad_token_id + 1
+        if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
+        else 0
+    )
     return config.max_position_embeddings - offset
 
 
@@ -101,11 +120,15 @@ def transformers_model(name: str, weights: str | None) -> TextEncoder:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"encoder {name}: {first_line(error)} {NO_MODEL.format(beside='the tokenizer')}") from None
+        raise UsageError(
+            f"encoder {name}: {first_line(error)} {NO_MODEL.format(beside='the tokenizer')}"
+        ) from None
     model, lacking = transformers_weights(name, source, "the tokenizer")
     refuse_lacking(name, source, [key for key in lacking if not key.startswith("pooler.")])
     if not tokenizer.mask_token or tokenizer.pad_token_id is None:
-        raise UsageError(f"encoder {name}: its tokenizer has no mask or no padding token; questions need both")
+        raise UsageError(
+            f"encoder {name}: its tokenizer has no mask or no padding token; questions need both"
+        )
     if lacking:
         model.pooler = None  # it would be random: masked language models are published without one
     return TextEncoder(model, tokenizer, weights_sha256(model))

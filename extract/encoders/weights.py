@@ -16,7 +16,9 @@ WeightsState = Literal["pretrained", "ek100-finetuned", "random"]  # what they w
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """sha256 over every tensor of a state dict (name, dtype, shape, bytes): the same however the file was packed."""
+    """sha256 over every tensor of a state dict (name, dtype, shape, bytes): the same however the file was
+    packed.
+    """
     total = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -25,9 +27,15 @@ def weights_sha256(module: nn.Module) -> str:
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a state dict strictly, without running code from the file (safetensors, or torch's weights_only reader)."""
+    """Load a state dict strictly, without running code from the file (safetensors, or torch's weights_only
+    reader).
+    """
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
         module.load_state_dict(state)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such weights file") from None
@@ -38,16 +46,17 @@ def load_weights(module: nn.Module, path: Path) -> None:
             f"{path}: holds more than tensors, and reading it could run code; convert it to safetensors first"
         ) from None
     except (SafetensorError, RuntimeError, ValueError, EOFError, TypeError) as error:
-        raise UsageError(f"{path}: is no plain weights file for {type(module).__name__}: {str(error).strip()[:300]}") from None
+        raise UsageError(
+            f"{path}: is no plain weights file for {type(module).__name__}: {str(error).strip()[:300]}"
+        ) from None
 
 
-NO_MODEL = (
-    "Without a network, give --weights FOLDER with what the model was published with: config, model.safetensors, and {beside}."
-)
+NO_MODEL = "Without a network, give --weights FOLDER with what the model was published with: config, model.safetensors, and {beside}."
 
 
 def transformers_weights(name: str, source: str, beside: str, **options: Any) -> tuple[nn.Module, list[str]]:
-    """A transformers base model from a folder or the hub, in float32 and from safetensors alone, and the names it lacks there.
+    """A transformers base model from a folder or the hub, in float32 and from safetensors alone, and the
+    names it lacks there.
 
     beside: what else the folder must hold, for the error. Raises UsageError naming the encoder `name`.
     """
@@ -56,7 +65,8 @@ def transformers_weights(name: str, source: str, beside: str, **options: Any) ->
 
     logging.disable_progress_bar()  # one bar is enough, and it is ours
     loudness = logging.get_verbosity()
-    logging.set_verbosity_error()  # it reports the heads that a checkpoint has beside its base; what it lacks, the caller checks
+    # it reports the heads that a checkpoint has beside its base; what it lacks, the caller checks
+    logging.set_verbosity_error()
     try:
         model, found = AutoModel.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
@@ -71,7 +81,9 @@ def transformers_weights(name: str, source: str, beside: str, **options: Any) ->
 def refuse_lacking(name: str, source: str, lacking: list[str]) -> None:
     """Raises UsageError where a checkpoint lacks tensors: they would be random."""
     if lacking:
-        raise UsageError(f"encoder {name}: {source} lacks {len(lacking)} of the model's tensors ({lacking[0]}, ...)")
+        raise UsageError(
+            f"encoder {name}: {source} lacks {len(lacking)} of the model's tensors ({lacking[0]}, ...)"
+        )
 
 
 def first_line(error: Exception) -> str:

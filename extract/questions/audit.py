@@ -5,11 +5,12 @@
     reader      top-1 of the most frequent train class among those that hint, mask count and remaining words allow
     masks       how many placeholders a question holds; hints: how much they tell, in bits
 
-The reader, exactly. For a row and a kind, with `question` that kind's own: a class is *compatible* when some train row of it has
-the same hint, some train row of it has the same number of placeholders, and it is not named in the question. Where most train
-questions of the file name their own class (questions that were never masked), it must be named instead. A condition that no class
-meets together with those before it is left out. The guess is the compatible class with the most train rows; for the action, the
-most frequent train pair of two compatible classes, or the two guesses where there is none. A probe may beat it.
+The reader, exactly. For a row and a kind, with `question` that kind's own: a class is *compatible* when some
+train row of it has the same hint, some train row of it has the same number of placeholders, and it is not
+named in the question. Where most train questions of the file name their own class (questions that were never
+masked), it must be named instead. A condition that no class meets together with those before it is left out.
+The guess is the compatible class with the most train rows; for the action, the most frequent train pair of
+two compatible classes, or the two guesses where there is none. A probe may beat it.
 
 Intervals: 95 %, from 1,000 bootstrap samples of the validation videos (rows of a video resemble each other).
 """
@@ -54,19 +55,24 @@ def audit(
     forms_only: bool = False,
     step: Step = lambda what: None,
 ) -> dict[str, Any]:
-    """Measure one or several question files over the labelled rows of the same annotations; plain data, as written to JSON.
+    """Measure one or several question files over the labelled rows of the same annotations; plain data, as
+    written to JSON.
 
-    encoder: a text encoder of mambavl.extract.encoders, for a second probe. train_rows: probes learn from so many train rows,
-    drawn with `seed`, the same for all files of the same rows; 0 for all of them. forms_only: survivors, masks and hints alone,
-    which needs neither train rows nor scikit-learn.
+    encoder: a text encoder of mambavl.extract.encoders, for a second probe. train_rows: probes learn from so
+    many train rows, drawn with `seed`, the same for all files of the same rows; 0 for all of them.
+    forms_only: survivors, masks and hints alone, which needs neither train rows nor scikit-learn.
 
-    Raises DataError for a row that the annotations do not have and for a file without train or validation rows, UsageError when
-    scikit-learn is not installed.
+    Raises DataError for a row that the annotations do not have and for a file without train or validation
+    rows, UsageError when scikit-learn is not installed.
     """
     if not forms_only:
         _sklearn()
     checker = Checker(annotations)
-    labelled = {s.narration_id: s for s in annotations.segments if s.verb_class is not None and s.noun_class is not None}
+    labelled = {
+        s.narration_id: s
+        for s in annotations.segments
+        if s.verb_class is not None and s.noun_class is not None
+    }
     if len(set(map(str, paths))) < len(paths):
         raise UsageError("a question file is named twice")
     files = []
@@ -95,7 +101,12 @@ def audit(
         "annotations": {"folder": str(annotations.folder), "sha256": annotations.sha256},
         "rows": len(labelled),
         "splits": sorted({segment.split for segment in labelled.values()}),
-        "sample": {"train_rows": train_rows, "seed": seed, "bootstrap_samples": SAMPLES, "bootstrap_over": "videos"},
+        "sample": {
+            "train_rows": train_rows,
+            "seed": seed,
+            "bootstrap_samples": SAMPLES,
+            "bootstrap_over": "videos",
+        },
         "files": files,
     }
 
@@ -104,8 +115,12 @@ def write_page(found: dict[str, Any], target: Path) -> None:
     """One self-contained HTML page of what `audit` found."""
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    template = resources.files("mambavl.extract.questions").joinpath("audit.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    template = (
+        resources.files("mambavl.extract.questions").joinpath("audit.html.j2").read_text(encoding="utf-8")
+    )
     rows = guessers(found)
     charts = {target: _bars(rows, target) for target in TARGETS}
     page = environment.from_string(template).render(
@@ -128,9 +143,15 @@ def _bars(rows: list[dict[str, Any]], target: str) -> list[tuple[str, str, dict[
 
 
 def check_forms(questions: Sequence[Question], annotations: Annotations) -> list[Leak]:
-    """Every place where a form of a row's own class stands in its questions. Rows without labels are passed over."""
+    """Every place where a form of a row's own class stands in its questions. Rows without labels are passed
+    over.
+    """
     checker = Checker(annotations)
-    segments = {s.narration_id: s for s in annotations.segments if s.verb_class is not None and s.noun_class is not None}
+    segments = {
+        s.narration_id: s
+        for s in annotations.segments
+        if s.verb_class is not None and s.noun_class is not None
+    }
     known = [q for q in questions if q.narration_id in segments]
     return [leak for q in known for leak in checker.leaks(segments[q.narration_id], q)]
 
@@ -140,7 +161,9 @@ def _covered(path: Path, annotations: Annotations, labelled: dict[str, Segment])
     known = {segment.narration_id for segment in annotations.segments}
     unknown = [name for name in questions if name not in known]
     if unknown:
-        raise DataError(f"{path}: {len(unknown):,} rows are not in {annotations.folder} ({', '.join(unknown[:5])}); see --split")
+        raise DataError(
+            f"{path}: {len(unknown):,} rows are not in {annotations.folder} ({', '.join(unknown[:5])}); see --split"
+        )
     covered = [name for name in labelled if name in questions]
     if not covered:
         raise DataError(f"{path}: has no question for any labelled row of {annotations.folder}")
@@ -175,13 +198,16 @@ def _survivors(checker: Checker, rows: Rows, annotations: Annotations) -> dict[s
         "verb_rows": len(told["verb"]),
         "noun_rows": len(told["noun"]),
         "by_question": {
-            f"{key} says the {kind}": len({x.narration_id for x in leaks if (x.question, x.kind) == (key, kind)})
+            f"{key} says the {kind}": len(
+                {x.narration_id for x in leaks if (x.question, x.kind) == (key, kind)}
+            )
             for key in QUESTION_KEYS
             for kind in ("verb", "noun")
         },
         "part_rows": len({leak.narration_id for leak in parts}),
         "by_class": by_class,
         "examples": [
-            {"narration_id": x.narration_id, "question": x.question, "kind": x.kind, "words": x.words} for x in leaks[:EXAMPLES]
+            {"narration_id": x.narration_id, "question": x.question, "kind": x.kind, "words": x.words}
+            for x in leaks[:EXAMPLES]
         ],
     }

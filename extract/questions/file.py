@@ -8,13 +8,16 @@ from pathlib import Path
 
 from mambavl.configs.errors import DataError, UsageError
 
-PROTOCOLS = ("oracle", "predicted", "generic", "none")  # what a file may say; predicted text needs a recogniser first
+# what a file may say; predicted text needs a recogniser first
+PROTOCOLS = ("oracle", "predicted", "generic", "none")
 MASK = "<mask>"  # each text encoder puts its own mask token there
 
 
 @dataclass(frozen=True)
 class Question:
-    """The two questions of one segment, and how they were made. The fields are the keys of a JSONL line, in order."""
+    """The two questions of one segment, and how they were made. The fields are the keys of a JSONL line, in
+    order.
+    """
 
     narration_id: str
     verb_question: str
@@ -55,12 +58,15 @@ def read_questions(path: Path) -> dict[str, Question]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); `mambavl questions generate` makes it") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); `mambavl questions generate` makes it"
+        ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     questions: dict[str, Question] = {}
     lines: dict[str, int] = {}
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):  # splitlines() would cut at U+2028 too
+    # splitlines() would cut at U+2028 too
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         where = f"{path}:{number}"
         question = _parse(where, line)
         first = next(iter(questions.values()), question)
@@ -82,10 +88,14 @@ def read_questions(path: Path) -> dict[str, Question]:
 
 
 def broken_protocol(question: Question, first: Question) -> str | None:
-    """What a question says against its protocol, beside the first of its file: `none` is empty, `generic` one pair."""
+    """What a question says against its protocol, beside the first of its file: `none` is empty, `generic` one
+    pair.
+    """
     texts = [getattr(question, key) for key in QUESTION_KEYS]
     if question.protocol == "none" and any(texts):
-        return f"{question.narration_id} asks {next(filter(None, texts))!r}, but protocol none has empty texts"
+        return (
+            f"{question.narration_id} asks {next(filter(None, texts))!r}, but protocol none has empty texts"
+        )
     if question.protocol == "generic" and texts != [getattr(first, key) for key in QUESTION_KEYS]:
         return f"{question.narration_id} asks otherwise than {first.narration_id}, but protocol generic is one fixed pair"
     return None
@@ -102,7 +112,9 @@ def _parse(where: str, line: str) -> Question:
     missing = [key for key in FIELDS if key not in row]
     unknown = [key for key in row if key not in FIELDS]
     if missing or unknown:
-        faults = [f"has no {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(unknown)}"] * bool(unknown)
+        faults = [f"has no {', '.join(missing)}"] * bool(missing) + [
+            f"has unknown {', '.join(unknown)}"
+        ] * bool(unknown)
         raise DataError(f"{where}: {' and '.join(faults)}; the keys are {', '.join(FIELDS)}; {again}")
     for key in FIELDS[:6]:
         if not isinstance(row[key], str):
@@ -118,8 +130,14 @@ def _parse(where: str, line: str) -> Question:
         ("hint", lambda v: v is None or isinstance(v, str), "a text or null"),
     ):
         value = row[key]
-        if not isinstance(value, dict) or set(value) != set(QUESTION_KEYS) or not all(map(is_right, value.values())):
-            raise DataError(f"{where}: {key} is {value!r}; it holds {' and '.join(QUESTION_KEYS)}, each {right}; {again}")
+        if (
+            not isinstance(value, dict)
+            or set(value) != set(QUESTION_KEYS)
+            or not all(map(is_right, value.values()))
+        ):
+            raise DataError(
+                f"{where}: {key} is {value!r}; it holds {' and '.join(QUESTION_KEYS)}, each {right}; {again}"
+            )
     return Question(**row)
 
 

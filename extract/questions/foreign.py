@@ -1,7 +1,8 @@
 """Question files of other projects -> ours: CSV, JSONL, JSON and pickle, columns by name, placeholders made ours.
 
-A pickle can call any function of the machine that reads it. Here it is read by a child process of bounded memory and time that
-finds no function at all (pickles.py), so that only lists, dicts, texts and numbers can come out of it.
+A pickle can call any function of the machine that reads it. Here it is read by a child process of bounded
+memory and time that finds no function at all (pickles.py), so that only lists, dicts, texts and numbers can
+come out of it.
 """
 
 import csv
@@ -29,7 +30,8 @@ GUESSES = {  # other names for a column, letters and digits only
     "verb_question": ("verbquestion", "questionverb", "verbq", "qverb", "questionforverb", "verb"),
     "noun_question": ("nounquestion", "questionnoun", "nounq", "qnoun", "questionfornoun", "noun"),
 }
-_PLACEHOLDER = re.compile(r"[<\[{]+\s*\|?\s*mask(?:ed)?\s*\|?\s*[>\]}]+", re.IGNORECASE)  # <MASK>, [MASK], {{ mask }}, <|mask|>
+# <MASK>, [MASK], {{ mask }}, <|mask|>
+_PLACEHOLDER = re.compile(r"[<\[{]+\s*\|?\s*mask(?:ed)?\s*\|?\s*[>\]}]+", re.IGNORECASE)
 
 Row = dict[str, Any]
 
@@ -57,8 +59,9 @@ def import_questions(
     A JSON or pickle file holds a list of rows, columns of equal length, or rows by narration_id, each a dict or two texts (verb
     question, noun question). columns: ours -> theirs, where the guess is wrong. Texts stay as they are but for placeholders.
 
-    Raises UsageError for an unknown column, protocol or ending, DataError for all that is wrong with the file: an id that the
-    annotations do not have or that stands there twice, a question that is no text, a pickle of anything but plain containers.
+    Raises UsageError for an unknown column, protocol or ending, DataError for all that is wrong with the
+    file: an id that the annotations do not have or that stands there twice, a question that is no text, a
+    pickle of anything but plain containers.
     """
     path = Path(path)
     if protocol not in PROTOCOLS:
@@ -74,7 +77,9 @@ def import_questions(
     for where, row in rows:
         name, *texts = (_text(where, row, found[column]) for column in COLUMNS)
         if name not in known:
-            raise DataError(f"{where}: narration_id {name!r} is not in {annotations.folder}; see --split and --column")
+            raise DataError(
+                f"{where}: narration_id {name!r} is not in {annotations.folder}; see --split and --column"
+            )
         if name in questions:
             raise DataError(f"{where}: narration_id {name} is already at {placed[name]}; keep one of the two")
         placeholders += sum(match != MASK for text in texts for match in _PLACEHOLDER.findall(text))
@@ -105,7 +110,9 @@ def _columns(path: Path, row: Row, given: dict[str, str]) -> dict[str, str]:
     theirs = [str(name) for name in row]
     for column, name in given.items():
         if column not in COLUMNS:
-            raise UsageError(f"--column {column}={name}: there is no column {column}{did_you_mean(column, list(COLUMNS))}")
+            raise UsageError(
+                f"--column {column}={name}: there is no column {column}{did_you_mean(column, list(COLUMNS))}"
+            )
         if name not in theirs:
             raise UsageError(f"--column {column}={name}: {path} has no {name}{did_you_mean(name, theirs)}")
     plain = {re.sub(r"[^a-z0-9]", "", name.casefold()): name for name in reversed(theirs)}
@@ -114,9 +121,13 @@ def _columns(path: Path, row: Row, given: dict[str, str]) -> dict[str, str]:
         guess = next((plain[other] for other in GUESSES[column] if other in plain), None)
         found[column] = given.get(column) or guess or ""
         if not found[column]:
-            raise UsageError(f"{path}: which column is {column}? Say --column {column}=NAME; there are {', '.join(theirs)}")
+            raise UsageError(
+                f"{path}: which column is {column}? Say --column {column}=NAME; there are {', '.join(theirs)}"
+            )
     if len(set(found.values())) < len(found):
-        raise UsageError(f"{path}: one column cannot be two: {', '.join(f'{a} = {b}' for a, b in found.items())}; see --column")
+        raise UsageError(
+            f"{path}: one column cannot be two: {', '.join(f'{a} = {b}' for a, b in found.items())}; see --column"
+        )
     return found
 
 
@@ -138,7 +149,9 @@ def _read(path: Path) -> list[tuple[str, Row]]:
         if ending in (".pkl", ".pickle"):
             return _rows_of(path, _read_pickle(path))
         if ending not in (".csv", ".tsv", ".jsonl", ".json"):
-            raise UsageError(f"{path}: ends in {ending or 'nothing'}; .csv, .tsv, .jsonl, .json, .pkl and .pickle can be read")
+            raise UsageError(
+                f"{path}: ends in {ending or 'nothing'}; .csv, .tsv, .jsonl, .json, .pkl and .pickle can be read"
+            )
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
@@ -196,10 +209,14 @@ def _rows_of(path: Path, data: Any) -> list[tuple[str, Row]]:
             return [(f"{path}: {name}", _from_two(name, texts)) for name, texts in data.items()]
         if len(set(map(len, data.values()))) > 1:
             raise DataError(
-                f"{path}: its columns differ in length: {', '.join(f'{k} {len(v):,}' for k, v in data.items())}"[:400]
+                f"{path}: its columns differ in length: {', '.join(f'{k} {len(v):,}' for k, v in data.items())}"[
+                    :400
+                ]
             )
         rows = zip(*data.values(), strict=True)
-        return [(f"{path}: row {number}", dict(zip(data, row, strict=True))) for number, row in enumerate(rows)]
+        return [
+            (f"{path}: row {number}", dict(zip(data, row, strict=True))) for number, row in enumerate(rows)
+        ]
     if isinstance(data, dict) and data and all(isinstance(row, dict) for row in data.values()):
         return [(f"{path}: {name}", {"narration_id": name, **row}) for name, row in data.items()]
     raise DataError(
@@ -219,7 +236,9 @@ def _from_two(name: str, texts: list[str]) -> Row:
 
 
 def _read_pickle(path: Path) -> Any:
-    """The plain containers of a pickle. Raises DataError, one line that names the file, for whatever it tries beyond that."""
+    """The plain containers of a pickle. Raises DataError, one line that names the file, for whatever it tries
+    beyond that.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     with tempfile.TemporaryDirectory() as folder:

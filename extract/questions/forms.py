@@ -1,7 +1,7 @@
 """The surface forms of a class: every way in which its words can stand in a text.
 
-A form is a tuple of words: an instance of the class, inflected. Masking too much ("counter" is a form of "count" here) costs
-a word of context, masking too little costs the result.
+A form is a tuple of words: an instance of the class, inflected. Masking too much ("counter" is a form of
+"count" here) costs a word of context, masking too little costs the result.
 """
 
 import re
@@ -17,13 +17,16 @@ Kind = Literal["verb", "noun"]
 Form = tuple[str, ...]
 KINDS: tuple[Kind, Kind] = ("verb", "noun")
 
-# Closed classes of English words. One of the second group makes a particle before it stand alone: "put it down *and* go".
+# Closed classes of English words. One of the second group makes a particle before it stand alone: "put it
+# down *and* go".
 _PARTICLES = """
 about above across acros after against ahead along apart around aside at away back behind between by down for forward from if in
 inside into of off on onto out outside over past round so that through to together towards under unto up upon with within without
 """
 PARTICLES = frozenset(_PARTICLES.split())
-CLAUSE_WORDS = frozenset({"again", "and", "as", "because", "before", "but", "or", "then", "until", "when", "while"})
+CLAUSE_WORDS = frozenset(
+    {"again", "and", "as", "because", "before", "but", "or", "then", "until", "when", "while"}
+)
 
 
 def contains_form(text: str, instances: Iterable[str], kind: Kind) -> bool:
@@ -44,7 +47,9 @@ def forms(instances: Iterable[str], kind: Kind) -> frozenset[Form]:
 @cache
 def class_forms(instances: tuple[str, ...], kind: Kind) -> frozenset[Form]:
     make = _verb_phrases if kind == "verb" else _noun_phrases
-    return frozenset(form for instance in instances if (words := tuple(words_of(instance))) for form in make(words))
+    return frozenset(
+        form for instance in instances if (words := tuple(words_of(instance))) for form in make(words)
+    )
 
 
 def _verb_phrases(words: Form) -> Iterator[Form]:
@@ -70,7 +75,9 @@ def label_forms(label: str, kind: Kind) -> frozenset[Form]:
 
 @cache
 def inflections(verb: str) -> frozenset[str]:
-    """The forms a verb takes, by dictionary and by rule; the rules make some that no dictionary has, which match nothing."""
+    """The forms a verb takes, by dictionary and by rule; the rules make some that no dictionary has, which
+    match nothing.
+    """
     found: set[str] = set()
     for base in {verb, *_lemmas(verb, "VERB")}:
         found |= _spelled(base) | _inflected(base, "VERB")
@@ -117,10 +124,12 @@ def numbers(noun: str) -> frozenset[str]:
     return frozenset(found)
 
 
-# The dictionary has the irregular forms (took, knives, mice, chilies). It has no agent nouns (peeler), and no entry at all
-# for 25 verbs and 250 noun words of EK100 (unclip, pan, hob), so the rules of spelling above stay.
+# The dictionary has the irregular forms (took, knives, mice, chilies). It has no agent nouns (peeler), and no
+# entry at all for 25 verbs and 250 noun words of EK100 (unclip, pan, hob), so the rules of spelling above
+# stay.
 VERB_ENDINGS = ("ed", "er", "ers", "ing", "ings")
-_DEEDS = ("able", "age", "al", "ation", "ion", "ment", "ture", "ure")  # what is done, as a thing: movement, mixtures
+# what is done, as a thing: movement, mixtures
+_DEEDS = ("able", "age", "al", "ation", "ion", "ment", "ture", "ure")
 NOUN_ENDINGS = (*_DEEDS, *(ending + "s" for ending in _DEEDS))
 MISSING = {"lie": {"lain"}, "melt": {"molten"}, "spin": {"span"}, "person": {"people"}, "people": {"person"}}
 
@@ -128,7 +137,9 @@ MISSING = {"lie": {"lain"}, "melt": {"molten"}, "spin": {"span"}, "person": {"pe
 def _inflected(word: str, part: Literal["VERB", "NOUN"]) -> set[str]:
     from lemminflect import getAllInflections  # reads its tables on the first call, 0.3 s
 
-    return {form for forms in getAllInflections(word, part).values() for form in forms} | MISSING.get(word, set())
+    return {form for forms in getAllInflections(word, part).values() for form in forms} | MISSING.get(
+        word, set()
+    )
 
 
 def _lemmas(word: str, part: Literal["VERB", "NOUN"]) -> set[str]:
@@ -158,7 +169,9 @@ def words_in(text: str) -> list[Word]:
     for match in _WORD.finditer(text):
         name = match.group()
         if not name.isascii():  # crème is creme
-            name = "".join(char for char in unicodedata.normalize("NFKD", name) if not unicodedata.combining(char))
+            name = "".join(
+                char for char in unicodedata.normalize("NFKD", name) if not unicodedata.combining(char)
+            )
         name = name.casefold().replace("’", "'")
         stop = match.end() - 2 * name.endswith("'s")
         found.append(Word(name.removesuffix("'s"), match.start(), stop))

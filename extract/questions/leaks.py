@@ -1,7 +1,8 @@
 """Does a text say a class? The audit's own reader, which shares nothing with the masking that it checks.
 
-forms.py goes from a class to every form that it may take. This goes the other way round: endings are taken off the words of the
-text, and what is left is looked up among the names of the classes. Where the two disagree, one of them is wrong.
+forms.py goes from a class to every form that it may take. This goes the other way round: endings are taken
+off the words of the text, and what is left is looked up among the names of the classes. Where the two
+disagree, one of them is wrong.
 """
 
 import re
@@ -21,8 +22,9 @@ GAP = "\0"  # a placeholder's place among the words: what stands on its two side
 class Names:
     """All classes of a kind, to be looked up by the words of a text.
 
-    A verb is said by the head of any of its names in any inflection: "pick-up" by "picking the plate up", and by "picked".
-    A noun is said by all parts of a name side by side, in any order and number: "board:chopping" by "chopping boards".
+    A verb is said by the head of any of its names in any inflection: "pick-up" by "picking the plate up", and
+    by "picked". A noun is said by all parts of a name side by side, in any order and number: "board:chopping"
+    by "chopping boards".
     """
 
     def __init__(self, kind: Kind, names: Mapping[int, Iterable[str]]) -> None:
@@ -78,11 +80,17 @@ class Leak:
 
 
 class Checker:
-    """Finds in a segment's questions the forms of its own classes: by class file, and by the segment's own verb and noun."""
+    """Finds in a segment's questions the forms of its own classes: by class file, and by the segment's own
+    verb and noun.
+    """
 
     def __init__(self, annotations: Annotations) -> None:
-        self.verbs = Names("verb", {i: (key, *annotations.verbs.instances[i]) for i, key in annotations.verbs.keys.items()})
-        self.nouns = Names("noun", {i: (key, *annotations.nouns.instances[i]) for i, key in annotations.nouns.keys.items()})
+        self.verbs = Names(
+            "verb", {i: (key, *annotations.verbs.instances[i]) for i, key in annotations.verbs.keys.items()}
+        )
+        self.nouns = Names(
+            "noun", {i: (key, *annotations.nouns.instances[i]) for i, key in annotations.nouns.keys.items()}
+        )
         self._keys = {"verb": annotations.verbs.keys, "noun": annotations.nouns.keys}
 
     def leaks(self, segment: Segment, question: Question) -> list[Leak]:
@@ -97,7 +105,8 @@ class Checker:
         return found
 
     def parts(self, segment: Segment, question: Question) -> list[Leak]:
-        """Lesser traces: a particle of the own verb ("on" of turn-on), a part of the own noun ("board" of board:chopping).
+        """Lesser traces: a particle of the own verb ("on" of turn-on), a part of the own noun ("board" of
+        board:chopping).
 
         Many are innocent ("on the table"), so they are counted apart and refuse nothing.
         """
@@ -125,7 +134,9 @@ def _one(kind: Kind, name: str) -> Names:
 @cache
 def _pieces(kind: Kind, names: tuple[str, ...]) -> tuple[str, ...]:
     split = [words(name) for name in names]
-    return tuple(dict.fromkeys(piece for parts in split if len(parts) > 1 for piece in parts[kind == "verb" :]))
+    return tuple(
+        dict.fromkeys(piece for parts in split if len(parts) > 1 for piece in parts[kind == "verb" :])
+    )
 
 
 def words(text: str) -> list[str]:
@@ -139,12 +150,18 @@ def words(text: str) -> list[str]:
 @cache
 def _stems(word: str, kind: Kind) -> frozenset[str]:
     """What a word of a text may be a form of."""
-    return _verb_stems(word) if kind == "verb" else _singulars(word) | {word.removesuffix("s"), word.removesuffix("es")}
+    return (
+        _verb_stems(word)
+        if kind == "verb"
+        else _singulars(word) | {word.removesuffix("s"), word.removesuffix("es")}
+    )
 
 
 @cache
 def _roots(part: str, kind: Kind) -> frozenset[str]:
-    """What a part of a name is looked up by. A name may stand in the plural; "cloth" is not the singular of "clothes"."""
+    """What a part of a name is looked up by. A name may stand in the plural; "cloth" is not the singular of
+    "clothes".
+    """
     return frozenset({part}) if kind == "verb" else _singulars(part)
 
 
@@ -163,7 +180,8 @@ def _verb_stems(word: str) -> frozenset[str]:
                 found.add(stem[:-1])
             if stem.endswith("y"):
                 found.add(stem[:-1] + "ie")  # tying
-    for ending in ("able", "age", "al", "ation", "ion", "ment", "ture", "ure"):  # movement, mixture: the deed as a thing
+    # movement, mixture: the deed as a thing
+    for ending in ("able", "age", "al", "ation", "ion", "ment", "ture", "ure"):
         stem = word.removesuffix("s").removesuffix(ending)
         if stem not in (word, word.removesuffix("s")) and len(stem) > 2:
             found |= {stem, stem + "e"}

@@ -1,18 +1,22 @@
 """What a question must not say: every form of the segment's own verb class and noun class stands as `<mask>`.
 
-The rules, in the order of the code:
-1. Every form of every instance of the two classes, and of the row's own words (forms.py: inflections, both orders of
+The rules, in the order of the code: 1. Every form of every instance of the two classes, and of the row's own
+words (forms.py: inflections, both orders of
    `board:chopping`); a part of the key or of the row's own word also when it stands alone.
-2. A form written as one word or as two: "choppingboard", "dish washer". Likewise the closed compound of two class words
-   that ends in a form: "teaspoon" is a spoon, "dishwasher" washes. One that only begins with a form has another meaning
-   ("cupboard" is no cup) and stays.
-3. The open compound that the class list itself names and that has a form as one of its words: "chopping board" goes whole
+2. A form written as one word or as two: "choppingboard", "dish washer". Likewise the closed compound of two
+class words
+   that ends in a form: "teaspoon" is a spoon, "dishwasher" washes. One that only begins with a form has
+   another meaning ("cupboard" is no cup) and stays.
+3. The open compound that the class list itself names and that has a form as one of its words: "chopping
+board" goes whole
    when a cut is asked for, for "<mask> board" would tell it.
-4. A particle that belongs to the verb: turn the tap *on*, put it *down*. Before an object the same word is a preposition
+4. A particle that belongs to the verb: turn the tap *on*, put it *down*. Before an object the same word is a
+preposition
    (put it *on* the table) and stays, unless it is part of the row's own label ("put-on").
 
-How many masks there are must tell little as well. Neighbours of one kind are one mask, and a particle that stands apart from
-its verb is taken out without a mask of its own, so "turn tap on", "turn on tap" and "take plate" all read "<mask> <mask>".
+How many masks there are must tell little as well. Neighbours of one kind are one mask, and a particle that
+stands apart from its verb is taken out without a mask of its own, so "turn tap on", "turn on tap" and "take
+plate" all read "<mask> <mask>".
 """
 
 import re
@@ -58,10 +62,11 @@ def mask(
     noun_word: str = "",
     reveal: Collection[Kind] = (),
 ) -> Masked:
-    """Hide every form of a verb class and a noun class in any English text; what else it says, it says as before.
+    """Hide every form of a verb class and a noun class in any English text; what else it says, it says as
+    before.
 
-    `verb_word` and `noun_word` are the row's own words, which a class file may have forgotten. `reveal` names kinds that
-    stay readable: for comparisons only. A `<mask>` that the text already has stays one.
+    `verb_word` and `noun_word` are the row's own words, which a class file may have forgotten. `reveal` names
+    kinds that stay readable: for comparisons only. A `<mask>` that the text already has stays one.
     """
     text = plain(text)
     words = words_in(text)
@@ -73,7 +78,12 @@ def mask(
     pairs = [*enumerate(pairwise(names))]
     for places, own in ((verbs, own_verb), (nouns, own_noun)):
         places |= {place for place, name in enumerate(names) if _is_closed_form(name, known.words, own)}
-        places |= {place + step for place, (a, b) in pairs for step in (0, 1) if any((a + b,) in forms for forms in own)}
+        places |= {
+            place + step
+            for place, (a, b) in pairs
+            for step in (0, 1)
+            if any((a + b,) in forms for forms in own)
+        }
     compounds = [place for place, pair in pairs if pair in known.compounds]
     nouns |= {place + step for place in compounds if {place, place + 1} & nouns for step in (0, 1)}
     verb_label = annotations.verbs.keys[verb_class], verb_word
@@ -86,7 +96,9 @@ def mask(
 
 @lru_cache(maxsize=1 << 14)
 def _own_forms(instances: tuple[str, ...], key: str, word: str, kind: Kind) -> tuple[frozenset[Form], ...]:
-    labels = (name for label in (key, word) for name in words_of(label) if kind == "noun" or name not in PARTICLES)
+    labels = (
+        name for label in (key, word) for name in words_of(label) if kind == "noun" or name not in PARTICLES
+    )
     return (
         class_forms((key, *instances), kind),
         class_forms((word,), kind),
@@ -94,7 +106,9 @@ def _own_forms(instances: tuple[str, ...], key: str, word: str, kind: Kind) -> t
     )
 
 
-def own_forms(annotations: Annotations, kind: Kind, class_id: int, word: str = "") -> tuple[frozenset[Form], ...]:
+def own_forms(
+    annotations: Annotations, kind: Kind, class_id: int, word: str = ""
+) -> tuple[frozenset[Form], ...]:
     """All that may not be said for a class, but for the particles, which depend on where they stand."""
     classes = annotations.verbs if kind == "verb" else annotations.nouns
     return _own_forms(classes.instances[class_id], classes.keys[class_id], word, kind)
@@ -103,7 +117,9 @@ def own_forms(annotations: Annotations, kind: Kind, class_id: int, word: str = "
 def _particles(
     text: str, words: Sequence[Word], verbs: set[int], label: tuple[str, str], instances: tuple[str, ...]
 ) -> dict[int, bool]:
-    """The places of particles that belong to the verb, and whether the verb went before, in the same sentence."""
+    """The places of particles that belong to the verb, and whether the verb went before, in the same
+    sentence.
+    """
     of_label = {name for part in label for name in words_of(part) if name in PARTICLES}
     of_head = _particles_of_heads((*label, *instances))
     found: dict[int, bool] = {}
@@ -151,13 +167,17 @@ def _known(verbs: tuple[str, ...], nouns: tuple[str, ...]) -> _Known:
     return _Known(
         words=frozenset(word for name in (*verbs, *nouns) for word in words_of(name) if len(word) > 2),
         nouns=frozenset(form for phrase in phrases if len(phrase) == 1 for form in numbers(phrase[0])),
-        compounds=frozenset((phrase[1], head) for phrase in phrases if len(phrase) == 2 for head in numbers(phrase[0])),
+        compounds=frozenset(
+            (phrase[1], head) for phrase in phrases if len(phrase) == 2 for head in numbers(phrase[0])
+        ),
     )
 
 
 @lru_cache(maxsize=1 << 16)
 def _is_closed_form(name: str, vocabulary: frozenset[str], own: tuple[frozenset[Form], ...]) -> bool:
-    """Whether a word is a class word and a form in one (dish|washer), or a form of two words (chopping|board)."""
+    """Whether a word is a class word and a form in one (dish|washer), or a form of two words
+    (chopping|board).
+    """
     for cut in range(3, len(name) - 2):
         first, last = name[:cut], name[cut:]
         if any((first, last) in forms or (first in vocabulary and (last,) in forms) for forms in own):
@@ -166,7 +186,11 @@ def _is_closed_form(name: str, vocabulary: frozenset[str], own: tuple[frozenset[
 
 
 def _one_kind_each(
-    names: Sequence[str], verbs: set[int], nouns: set[int], noun_words: frozenset[str], reveal: Collection[Kind]
+    names: Sequence[str],
+    verbs: set[int],
+    nouns: set[int],
+    noun_words: frozenset[str],
+    reveal: Collection[Kind],
 ) -> tuple[set[int], set[int]]:
     """Each place given to one kind. Both are masked; the kind decides which neighbours are one mask."""
     if "verb" in reveal:
@@ -181,7 +205,9 @@ def _one_kind_each(
     return verbs - both, nouns - (verbs - both) | both
 
 
-def _written(text: str, words: Sequence[Word], verbs: set[int], nouns: set[int], following: set[int]) -> Masked:
+def _written(
+    text: str, words: Sequence[Word], verbs: set[int], nouns: set[int], following: set[int]
+) -> Masked:
     """The text with masks; a particle of `following` joins the mask of its verb, wherever it stood."""
     shown, hidden = "", []
     end, before = 0, ""  # how far the text is written, and the kind of a mask that it ends with

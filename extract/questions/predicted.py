@@ -1,9 +1,9 @@
 """Protocol `predicted`: questions about what a recogniser saw, so that no label is needed to ask them.
 
-A segment's labels and its narration (written by people who saw the action) are thrown away. In their place stand the recogniser's
-best verb and noun class, and a narration made of their keys: "turn on tap". Only `train` rows may take the classes of their own
-labels instead, in the same words; or better, scores of runs that held each row out, since a recogniser is wrong at times
-and the head should learn so.
+A segment's labels and its narration (written by people who saw the action) are thrown away. In their place
+stand the recogniser's best verb and noun class, and a narration made of their keys: "turn on tap". Only
+`train` rows may take the classes of their own labels instead, in the same words; or better, scores of runs
+that held each row out, since a recogniser is wrong at times and the head should learn so.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,9 +29,9 @@ def predict(
 ) -> Iterator[Question]:
     """Questions of `segments` (all of them by default), in their order, as protocol `predicted`.
 
-    scores: scores files (cache/scores.py) that together hold every row outside `train` exactly once. train_from: the same for the
-    train rows, from runs that did not train on them (`data.hold_out`); without, train rows take their labels. Rows that were not
-    asked for may stand in any file.
+    scores: scores files (cache/scores.py) that together hold every row outside `train` exactly once.
+    train_from: the same for the train rows, from runs that did not train on them (`data.hold_out`); without,
+    train rows take their labels. Rows that were not asked for may stand in any file.
 
     Raises as `as_predicted`.
     """
@@ -39,15 +39,20 @@ def predict(
     return from_templates(annotations, seen, origin(train_from), hints=hints)
 
 
-def from_templates(annotations: Annotations, seen: Sequence[Segment], origin: str, *, hints: bool = True) -> Iterator[Question]:
+def from_templates(
+    annotations: Annotations, seen: Sequence[Segment], origin: str, *, hints: bool = True
+) -> Iterator[Question]:
     """Template questions about segments that `as_predicted` gave."""
-    blind = replace(annotations, segments=())  # templates avoid the words of all rows, and scored rows' must not be looked at
+    # templates avoid the words of all rows, and scored rows' must not be looked at
+    blind = replace(annotations, segments=())
     return named(generate(blind, "oracle", seen, hints=hints), origin)
 
 
 def named(questions: Iterable[Question], origin: str) -> Iterator[Question]:
     """Questions about relabelled segments under the protocol that they then have."""
-    return (replace(q, protocol="predicted", prompt_version=f"{q.prompt_version}, {origin}") for q in questions)
+    return (
+        replace(q, protocol="predicted", prompt_version=f"{q.prompt_version}, {origin}") for q in questions
+    )
 
 
 def origin(train_from: Sequence[Path]) -> str:
@@ -62,10 +67,11 @@ def as_predicted(
     train_from: Sequence[Path] = (),
     segments: Sequence[Segment] | None = None,
 ) -> list[Segment]:
-    """The segments as the recogniser saw them: its classes, and a narration of their keys, in place of all words and labels.
+    """The segments as the recogniser saw them: its classes, and a narration of their keys, in place of all
+    words and labels.
 
-    Arguments as of `predict`. Raises UsageError without scores for rows outside train, DataError naming the rows that no file
-    holds or two files hold.
+    Arguments as of `predict`. Raises UsageError without scores for rows outside train, DataError naming the
+    rows that no file holds or two files hold.
     """
     segments = annotations.segments if segments is None else segments
     trained = [segment for segment in segments if segment.split == "train"]
@@ -125,12 +131,17 @@ def _predictions(annotations: Annotations, paths: Sequence[Path], segments: Sequ
     missing = [segment.narration_id for segment in segments if segment.narration_id not in found]
     if missing:
         named = " and ".join(map(str, paths))
-        raise DataError(f"{named}: no scores for {len(missing):,} of {len(segments):,} rows ({_some(missing)})")
+        raise DataError(
+            f"{named}: no scores for {len(missing):,} of {len(segments):,} rows ({_some(missing)})"
+        )
     return found
 
 
 def _refuse_unknown_classes(annotations: Annotations, guesses: BestClasses) -> None:
-    for kind, classes, best in (("verb", annotations.verbs, guesses.verb), ("noun", annotations.nouns, guesses.noun)):
+    for kind, classes, best in (
+        ("verb", annotations.verbs, guesses.verb),
+        ("noun", annotations.nouns, guesses.noun),
+    ):
         for row, class_id in enumerate(best.tolist()):
             if class_id not in classes.keys:
                 raise DataError(

@@ -1,4 +1,6 @@
-"""How often the classes of a row are guessed from its questions alone: a reader of class names and hints, and trained probes."""
+"""How often the classes of a row are guessed from its questions alone: a reader of class names and hints, and
+trained probes.
+"""
 
 import warnings
 from collections import Counter
@@ -40,7 +42,9 @@ class Rows:
         return [getattr(question, key) for question in self.questions]
 
     def half(self, is_train: bool) -> "Rows":
-        return self.take([i for i, segment in enumerate(self.segments) if (segment.split == "train") == is_train])
+        return self.take(
+            [i for i, segment in enumerate(self.segments) if (segment.split == "train") == is_train]
+        )
 
     def take(self, index: Sequence[int]) -> "Rows":
         return Rows([self.segments[i] for i in index], [self.questions[i] for i in index])
@@ -49,11 +53,14 @@ class Rows:
 MAX_ITERATIONS, TOLERANCE, INVERSE_PENALTY = 300, 1e-3, 10.0  # of the logistic regressions
 
 
-MANY, LEAST_ROWS = 1000, 5  # of more pairs than that, those with so many rows in the sample: 600 classes take half a minute
+# of more pairs than that, those with so many rows in the sample: 600 classes take half a minute
+MANY, LEAST_ROWS = 1000, 5
 
 
 def guessers(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Who guessed from which questions, one entry each: path, protocol, kind (prior, reader, probe), name, top1."""
+    """Who guessed from which questions, one entry each: path, protocol, kind (prior, reader, probe), name,
+    top1.
+    """
     rows = []
     for file in found["files"]:
         if "prior" not in file:
@@ -68,7 +75,9 @@ def guessers(found: dict[str, Any]) -> list[dict[str, Any]]:
 def _probes(
     path: Path, train: Rows, test: Rows, encoder: Any, train_rows: int, seed: int, step: Step
 ) -> dict[str, dict[str, Any]]:
-    """By features: verb and noun by logistic regression; the action as the pair of the two, and by a regression over pairs."""
+    """By features: verb and noun by logistic regression; the action as the pair of the two, and by a
+    regression over pairs.
+    """
     if train_rows and train_rows < len(train):
         chosen = np.random.default_rng(seed).choice(len(train), train_rows, replace=False)
         train = train.take(sorted(chosen.tolist()))
@@ -84,10 +93,18 @@ def _probes(
                 continue  # minutes of dense products, for what tf-idf tells in seconds
             step(f"{path}: {name} probe, {target}")
             labels = train.labels(target)
-            kept = _frequent(labels, LEAST_ROWS) if len(np.unique(labels)) > MANY else np.ones(len(labels), bool)
+            kept = (
+                _frequent(labels, LEAST_ROWS) if len(np.unique(labels)) > MANY else np.ones(len(labels), bool)
+            )
             best[target], fits[target] = _fit(learn[kept], labels[kept], ask)
-            fits[target]["classes_cover_percent"] = 100 * float(np.isin(test.labels(target), labels[kept]).mean())
-        guesses = {"verb": best["verb"], "noun": best["noun"], "action": best["verb"] * 100_000 + best["noun"]}
+            fits[target]["classes_cover_percent"] = 100 * float(
+                np.isin(test.labels(target), labels[kept]).mean()
+            )
+        guesses = {
+            "verb": best["verb"],
+            "noun": best["noun"],
+            "action": best["verb"] * 100_000 + best["noun"],
+        }
         scored = _score(test, guesses)
         if "action" in best:
             scored["action_direct"] = _share(best["action"] == test.labels("action"), test)
@@ -107,7 +124,11 @@ def _tf_idf(train: Rows, test: Rows, _: Any) -> tuple[Any, Any]:
         if max(map(len, seen)) == 0:
             continue  # protocol none
         vectors = TfidfVectorizer(
-            token_pattern=TOKEN, ngram_range=(1, 2), min_df=min(2, len(train)), sublinear_tf=True, dtype=np.float32
+            token_pattern=TOKEN,
+            ngram_range=(1, 2),
+            min_df=min(2, len(train)),
+            sublinear_tf=True,
+            dtype=np.float32,
         )
         learn.append(vectors.fit_transform(train.texts(key)))
         ask.append(vectors.transform(test.texts(key)))
@@ -117,18 +138,24 @@ def _tf_idf(train: Rows, test: Rows, _: Any) -> tuple[Any, Any]:
 
 
 def _encoded(train: Rows, test: Rows, encoder: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the encoder's last hidden states over the tokens, for both questions side by side, standardised."""
+    """Mean of the encoder's last hidden states over the tokens, for both questions side by side,
+    standardised.
+    """
     texts = sorted({text for rows in (train, test) for key in QUESTION_KEYS for text in rows.texts(key)})
     ids = [encoder.tokenize(text) for text in texts]
     means = np.zeros((len(texts), encoder.width), np.float32)
-    order = sorted((i for i in range(len(ids)) if ids[i]), key=lambda i: len(ids[i]))  # of like length: little padding
+    # of like length: little padding
+    order = sorted((i for i in range(len(ids)) if ids[i]), key=lambda i: len(ids[i]))
     for first in range(0, len(order), 64):
         part = order[first : first + 64]
-        for i, states in zip(part, encoder.encode([ids[i] for i in part], ("last_hidden",))["last_hidden"], strict=True):
+        for i, states in zip(
+            part, encoder.encode([ids[i] for i in part], ("last_hidden",))["last_hidden"], strict=True
+        ):
             means[i] = states.mean(0).numpy()
     place = {text: i for i, text in enumerate(texts)}
     learn, ask = (
-        np.hstack([means[[place[text] for text in rows.texts(key)]] for key in QUESTION_KEYS]) for rows in (train, test)
+        np.hstack([means[[place[text] for text in rows.texts(key)]] for key in QUESTION_KEYS])
+        for rows in (train, test)
     )
     scale = learn.std(0)
     scale[scale == 0] = 1
@@ -146,7 +173,8 @@ def _fit(learn: Any, labels: np.ndarray, ask: Any) -> tuple[np.ndarray, dict[str
     model = LogisticRegression(C=INVERSE_PENALTY, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # stated in the result instead
-        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # pairs: half of them have one row
+        # pairs: half of them have one row
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         model.fit(learn, labels)
     iterations = int(model.n_iter_.max())
     return model.predict(ask), {
@@ -184,7 +212,9 @@ def _reader(checker: Checker, train: Rows, test: Rows) -> dict[str, Any]:
         verb = max(verbs, key=lambda c: (allowed["verb"].count[c], -c))
         noun = max(nouns, key=lambda c: (allowed["noun"].count[c], -c))
         if (verbs, nouns) not in best_pair:
-            best_pair[verbs, nouns] = next((pair for pair in by_rows if pair[0] in verbs and pair[1] in nouns), None)
+            best_pair[verbs, nouns] = next(
+                (pair for pair in by_rows if pair[0] in verbs and pair[1] in nouns), None
+            )
         pair = best_pair[verbs, nouns] or (verb, noun)
         guesses["verb"].append(verb)
         guesses["noun"].append(noun)
@@ -243,7 +273,9 @@ def _masks(rows: Rows) -> dict[str, dict[str, float]]:
 
 
 def _hints(rows: Rows) -> dict[str, dict[str, Any]]:
-    """By question: how many rows are told something, and the entropy of what they are told in bits; no hint counts as a value."""
+    """By question: how many rows are told something, and the entropy of what they are told in bits; no hint
+    counts as a value.
+    """
     found = {}
     for key in QUESTION_KEYS:
         counts = Counter(question.hint[key] for question in rows.questions)
@@ -267,7 +299,9 @@ def _share(hits: np.ndarray, rows: Rows) -> dict[str, float]:
 
 
 def interval(hits: np.ndarray, groups: Sequence[str], seed: int = 0) -> tuple[float, float]:
-    """95 % interval of a share in percent, by the bootstrap over groups: whole groups are drawn, each with its rows."""
+    """95 % interval of a share in percent, by the bootstrap over groups: whole groups are drawn, each with
+    its rows.
+    """
     _, index = np.unique(np.asarray(groups), return_inverse=True)
     sizes, good = np.bincount(index), np.bincount(index, hits)
     drawn = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), SAMPLES)

@@ -1,9 +1,10 @@
-"""Questions from templates: the narration with both answers masked (masking.py), in one of many phrasings, with a hint.
+"""Questions from templates: the narration with both answers masked (masking.py), in one of many phrasings,
+with a hint.
 
-An oracle question is built from the segment's own labels, so what it tells is limited: neither question contains a form of
-the segment's own verb class or noun class. What stands is the narration's other words and the category of the asked class
-in our words, if enough classes share it. The phrasing follows from the row's id. `generic` is one fixed pair for all
-segments; `none` is two empty texts.
+An oracle question is built from the segment's own labels, so what it tells is limited: neither question
+contains a form of the segment's own verb class or noun class. What stands is the narration's other words and
+the category of the asked class in our words, if enough classes share it. The phrasing follows from the row's
+id. `generic` is one fixed pair for all segments; `none` is two empty texts.
 """
 
 import hashlib
@@ -15,7 +16,17 @@ from typing import Literal
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import Annotations, ClassList, Segment
 from mambavl.extract.questions.file import Question
-from mambavl.extract.questions.forms import KINDS, PARTICLES, Form, Kind, class_forms, label_forms, matches, tells, words_of
+from mambavl.extract.questions.forms import (
+    KINDS,
+    PARTICLES,
+    Form,
+    Kind,
+    class_forms,
+    label_forms,
+    matches,
+    tells,
+    words_of,
+)
 from mambavl.extract.questions.masking import mask, own_forms
 
 Protocol = Literal["oracle", "generic", "none"]
@@ -23,8 +34,9 @@ BACKEND = "template"
 UNMASKED_BACKEND = "template-unmasked"  # the audit's comparison; its questions say their own answers
 PROMPT_VERSION = "template-2"
 
-# No word below, inflected or not, is a word of any EK100 instance (`use`, `something`, `it`, `hand` are), and none is a
-# particle: "turn <mask> on" must not come back through a phrasing. The tests hold this against the real class files.
+# No word below, inflected or not, is a word of any EK100 instance (`use`, `something`, `it`, `hand` are), and
+# none is a particle: "turn <mask> on" must not come back through a phrasing. The tests hold this against the
+# real class files.
 GENERIC = {"verb": "What is the person doing?", "noun": "Which object does the action involve?"}
 PHRASINGS: dict[Kind, tuple[tuple[str, str], ...]] = {  # (question, hint)
     "verb": (
@@ -81,11 +93,13 @@ PHRASINGS: dict[Kind, tuple[tuple[str, str], ...]] = {  # (question, hint)
     ),
 }
 BARE = ('"{}"?', " ({}).")  # for a data set whose own classes rule out every phrasing
-# A hint that fits two classes leaves a coin to toss, one that fits one is the answer; and so does the lack of a hint. In EK100
-# this silences the nouns `hand` (1 class) and `storage` (2), the verbs `order` (2) and, not to leave it alone, `transition` (3).
+# A hint that fits two classes leaves a coin to toss, one that fits one is the answer; and so does the lack of
+# a hint. In EK100 this silences the nouns `hand` (1 class) and `storage` (2), the verbs `order` (2) and, not
+# to leave it alone, `transition` (3).
 MIN_CANDIDATES = 3
 
-# EK100's categories in our words; their own names ("hand", "drinks", "retrieve") often are a form of the answer.
+# EK100's categories in our words; their own names ("hand", "drinks", "retrieve") often are a form of the
+# answer.
 GLOSSES: dict[Kind, dict[str, str]] = {
     "verb": {
         "retrieve": "obtaining a thing",
@@ -138,16 +152,21 @@ def generate(
 ) -> Iterator[Question]:
     """Questions of `segments` (all of them by default), in their order. Oracle questions need labels.
 
-    `hints=False` leaves out the category of the answer, which tells much of it; the prompt version then says so.
-    `masked=False` leaves the answer in oracle questions, for an audit to measure what masking hides; their backend is
-    `template-unmasked`. Raises DataError for a row without labels, UsageError for what templates cannot make.
+    `hints=False` leaves out the category of the answer, which tells much of it; the prompt version then says
+    so. `masked=False` leaves the answer in oracle questions, for an audit to measure what masking hides;
+    their backend is `template-unmasked`. Raises DataError for a row without labels, UsageError for what
+    templates cannot make.
     """
     segments = annotations.segments if segments is None else segments
     if protocol not in ("oracle", "generic", "none"):
-        raise UsageError(f"templates make no {protocol!r} questions; the protocols are oracle, generic and none")
+        raise UsageError(
+            f"templates make no {protocol!r} questions; the protocols are oracle, generic and none"
+        )
     if protocol != "oracle":
         if not masked:
-            raise UsageError(f"{protocol} questions have no answer to leave unmasked; masked=False is for `oracle`")
+            raise UsageError(
+                f"{protocol} questions have no answer to leave unmasked; masked=False is for `oracle`"
+            )
         texts = GENERIC if protocol == "generic" else {"verb": "", "noun": ""}
         return (_question(segment, protocol, texts) for segment in segments)
     unlabelled = [s for s in segments if s.verb_class is None or s.noun_class is None]
@@ -164,7 +183,9 @@ def generate(
 
 @dataclass(frozen=True)
 class _Wording:
-    """What our own words may say with a data set. It is settled once, for no row may choose by its own answer."""
+    """What our own words may say with a data set. It is settled once, for no row may choose by its own
+    answer.
+    """
 
     phrasings: dict[Kind, tuple[tuple[str, str], ...]]
     hints: dict[Kind, dict[str, str]]  # by category
@@ -175,7 +196,9 @@ def _wording(annotations: Annotations) -> _Wording:
     taken = _every_form(annotations)
     by_kind: dict[Kind, ClassList] = {"verb": annotations.verbs, "noun": annotations.nouns}
     phrasings = {
-        kind: tuple(pair for pair in PHRASINGS[kind] if not any(tells(text, taken) for text in pair)) or (BARE,) for kind in KINDS
+        kind: tuple(pair for pair in PHRASINGS[kind] if not any(tells(text, taken) for text in pair))
+        or (BARE,)
+        for kind in KINDS
     }
     return _Wording(phrasings, {kind: _hints(kind, classes, taken) for kind, classes in by_kind.items()})
 
@@ -190,7 +213,9 @@ def _hints(kind: Kind, classes: ClassList, taken: tuple[frozenset[Form], ...]) -
             hints[category] = hint
     smallest = sorted(hints, key=lambda category: (sizes[category], category))
     # silence is a hint too: it must fit as many classes
-    while smallest and 0 < sum(sizes[category] for category in sizes if category not in hints) < MIN_CANDIDATES:
+    while (
+        smallest and 0 < sum(sizes[category] for category in sizes if category not in hints) < MIN_CANDIDATES
+    ):
         del hints[smallest.pop(0)]
     return hints
 
@@ -228,7 +253,8 @@ def _oracle(annotations: Annotations, segment: Segment, wording: _Wording, maske
 
 
 def _verb_said(annotations: Annotations, segment: Segment) -> str:
-    """The row's own verb or, where the narration has no form of it, the first word there that is some class's verb.
+    """The row's own verb or, where the narration has no form of it, the first word there that is some class's
+    verb.
 
     Rows without a verb column need it: "open tap" is turn-on.
     """
@@ -237,7 +263,8 @@ def _verb_said(annotations: Annotations, segment: Segment) -> str:
     nouns = matches(words, own_forms(annotations, "noun", segment.noun_class, segment.noun))
     said = matches(words, [class_forms((segment.verb,), "verb")]) - nouns
     if not said and verbs <= nouns | matches(words, [class_forms(annotations.nouns.names, "noun")]):
-        # turn-off's instances `tap-off` and `water-off` make verbs of nouns; "close tap" must not say "close" for that
+        # turn-off's instances `tap-off` and `water-off` make verbs of nouns; "close tap" must not say "close"
+        # for that
         others = matches(words, [class_forms(annotations.verbs.names, "verb")]) - verbs - nouns
         others -= {place for place in others if place and words[place] in PARTICLES}  # "back away" moves
         if others and (not verbs or min(others) < min(verbs | nouns)):

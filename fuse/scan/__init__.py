@@ -2,8 +2,9 @@
 
     h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t        y_t = C_t h_t  (+ D u_t)  (times silu(z_t))
 
-B batch, L steps (frames or tokens), D channels, N states a channel, G groups of channels that share B_t and C_t. A is a
-parameter; delta, B and C follow the input. Layout: steps before channels, (B, L, D), as the features come.
+B batch, L steps (frames or tokens), D channels, N states a channel, G groups of channels that share B_t and
+C_t. A is a parameter; delta, B and C follow the input. Layout: steps before channels, (B, L, D), as the
+features come.
 """
 
 import logging
@@ -30,13 +31,21 @@ __all__ = [
     "selective_scan",
 ]
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "chunked": chunked, "cpu": cpu, "triton": triton, "mamba": mamba}
-AUTO_ORDER = {"cuda": ("triton", "chunked"), "cpu": ("cpu", "chunked")}  # the first that is available and takes the tensors
+BACKENDS: dict[str, ModuleType] = {
+    "reference": reference,
+    "chunked": chunked,
+    "cpu": cpu,
+    "triton": triton,
+    "mamba": mamba,
+}
+# the first that is available and takes the tensors
+AUTO_ORDER = {"cuda": ("triton", "chunked"), "cpu": ("cpu", "chunked")}
 FORMS = {  # axes of each input; G, groups of channels, divides D
     "u": ["BLD"], "delta": ["BLD"], "B": ["BLN", "BLGN", "DN"], "C": ["BLN", "BLGN", "DN"], "D": ["D"], "z": ["BLD"],
     "delta_bias": ["D"], "lengths": ["B"], "initial_state": ["BDN"],
 }  # fmt: skip
-STREAM_DTYPED = ("u", "delta", "B", "C", "z")  # under autocast these go to its dtype; A, D, delta_bias and states stay wide
+# under autocast these go to its dtype; A, D, delta_bias and states stay wide
+STREAM_DTYPED = ("u", "delta", "B", "C", "z")
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +56,13 @@ def available_backends() -> dict[str, str]:
 
 
 @torch.compiler.assume_constant_result
-def pick(backend: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
+def pick(
+    backend: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> str:
     """The backend that `backend` stands for, for tensors of this device and dtype.
 
-    One that is asked for by name is never replaced by another: UsageError instead. What `auto` takes is logged once, as a warning
-    where it had to pass over a faster one.
+    One that is asked for by name is never replaced by another: UsageError instead. What `auto` takes is
+    logged once, as a warning where it had to pass over a faster one.
     """
     device = torch.device(device)
     if backend == "auto":
@@ -69,7 +80,9 @@ def pick(backend: str = "auto", device: torch.device | str = "cpu", dtype: torch
 
 
 def require(backend: str) -> None:
-    """Raises UsageError, before there are tensors, where a backend asked for by name is unknown or cannot run here."""
+    """Raises UsageError, before there are tensors, where a backend asked for by name is unknown or cannot run
+    here.
+    """
     if backend != "auto" and (reason := _missing(backend)):
         raise UsageError(f'scan backend "{backend}" was asked for, but {reason}; or use "auto"')
 
@@ -97,14 +110,16 @@ def selective_scan(
     zoh: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The scan's output y (B, L, D) in u's dtype; with `return_last_state` also the state (B, D, N) after each row's last step.
+    """The scan's output y (B, L, D) in u's dtype; with `return_last_state` also the state (B, D, N) after
+    each row's last step.
 
     u, delta, z: (B, L, D); A: (D, N); B, C: (B, L, N), (B, L, G, N) or constant (D, N); D, delta_bias: (D,);
-    initial_state: (B, D, N). lengths (B,): steps from there on are padding: they leave the state alone and y is 0 there.
-    zoh: the exact zero-order hold for B, (exp(delta A) - 1) / A B (paper, eq. 2), in place of Mamba's delta B. The state is
-    kept in float32, in float64 for float64 inputs. Training through the reference keeps every step's (B, D, N) state: at 1,569
-    tokens, B = 128, D = 1,536, N = 16 about 70 GB (measured by rows); the others keep that of one step in 32. Raises ValueError
-    for shapes, dtypes and devices that do not go together.
+    initial_state: (B, D, N). lengths (B,): steps from there on are padding: they leave the state alone and y
+    is 0 there. zoh: the exact zero-order hold for B, (exp(delta A) - 1) / A B (paper, eq. 2), in place of
+    Mamba's delta B. The state is kept in float32, in float64 for float64 inputs. Training through the
+    reference keeps every step's (B, D, N) state: at 1,569 tokens, B = 128, D = 1,536, N = 16 about 70 GB
+    (measured by rows); the others keep that of one step in 32. Raises ValueError for shapes, dtypes and
+    devices that do not go together.
     """
     stream = ScanInputs(u, delta, B, C, D, z, delta_bias, lengths, initial_state)
     [(y, last)] = _scan([stream], A, Options(delta_softplus, zoh), backend)
@@ -127,26 +142,37 @@ def pooled_selective_scan(
     zoh: bool = False,
     backend: str = "auto",
 ) -> Tensor:
-    """The mean (B, D) of `selective_scan` over each row's valid steps, without ever writing (B, L, D); 0 for an empty row."""
+    """The mean (B, D) of `selective_scan` over each row's valid steps, without ever writing (B, L, D); 0 for
+    an empty row.
+    """
     stream = ScanInputs(u, delta, B, C, D, z, delta_bias, lengths, initial_state)
     return pooled_selective_scans([stream], A, delta_softplus, zoh=zoh, backend=backend)[0]
 
 
 def pooled_selective_scans(
-    streams: Sequence[ScanInputs], A: Tensor, delta_softplus: bool = False, *, zoh: bool = False, backend: str = "auto"
+    streams: Sequence[ScanInputs],
+    A: Tensor,
+    delta_softplus: bool = False,
+    *,
+    zoh: bool = False,
+    backend: str = "auto",
 ) -> list[Tensor]:
-    """`pooled_selective_scan` of several streams that share A, each (B_s, L_s, ...) of its own; on a GPU in one launch, with one
-    dA."""
+    """`pooled_selective_scan` of several streams that share A, each (B_s, L_s, ...) of its own; on a GPU in
+    one launch, with one dA."""
     return [mean for mean, _ in _scan(list(streams), A, Options(delta_softplus, zoh, pooled=True), backend)]
 
 
-def _scan(streams: list[ScanInputs], A: Tensor, options: Options, backend: str) -> list[tuple[Tensor, Tensor]]:
+def _scan(
+    streams: list[ScanInputs], A: Tensor, options: Options, backend: str
+) -> list[tuple[Tensor, Tensor]]:
     """(y or its mean, last state) of each stream."""
     _check(streams, A)
     device = A.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        streams = [s._replace(**{name: _to(getattr(s, name), dtype) for name in STREAM_DTYPED}) for s in streams]
+        streams = [
+            s._replace(**{name: _to(getattr(s, name), dtype) for name in STREAM_DTYPED}) for s in streams
+        ]
     name = pick(backend, A.device, streams[0].u.dtype)
     if name in operator.KERNELS:
         return operator.scan(streams, A, options, name)
@@ -158,7 +184,9 @@ def _to(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def _check(streams: list[ScanInputs], A: Tensor) -> None:
-    """Kernels read raw memory: shapes, dtypes and devices that do not fit are refused here by name. Raises ValueError."""
+    """Kernels read raw memory: shapes, dtypes and devices that do not fit are refused here by name. Raises
+    ValueError.
+    """
     if not streams:
         raise ValueError("there is no stream to scan")
     if A.ndim != 2 or not 1 <= A.shape[1] <= MAX_STATES or not A.shape[0]:
@@ -167,7 +195,9 @@ def _check(streams: list[ScanInputs], A: Tensor) -> None:
         if s.u.ndim != 3 or s.u.shape[2] != A.shape[0]:
             raise ValueError(f"u is {tuple(s.u.shape)} and A {tuple(A.shape)}; they are (B, L, D) and (D, N)")
         if s.u.dtype != streams[0].u.dtype:
-            raise ValueError(f"u is {s.u.dtype} in one stream and {streams[0].u.dtype} in another; they are scanned together")
+            raise ValueError(
+                f"u is {s.u.dtype} in one stream and {streams[0].u.dtype} in another; they are scanned together"
+            )
         batch, steps, channels = s.u.shape
         sizes = {"B": batch, "L": steps, "D": channels, "N": A.shape[1]}
         for name, x in zip(ScanInputs._fields, s, strict=True):
@@ -175,14 +205,18 @@ def _check(streams: list[ScanInputs], A: Tensor) -> None:
                 continue
             forms = FORMS[name]
             if not any(
-                x.ndim == len(form) and all(x.shape[i] == sizes.get(c, x.shape[i]) for i, c in enumerate(form)) for form in forms
+                x.ndim == len(form)
+                and all(x.shape[i] == sizes.get(c, x.shape[i]) for i, c in enumerate(form))
+                for form in forms
             ):
                 allowed = " or ".join(f"({', '.join(form)})" for form in forms)
                 raise ValueError(
                     f"{name} is {tuple(x.shape)}; it is {allowed}, with {', '.join(f'{k} = {v}' for k, v in sizes.items())}"
                 )
             if x.ndim == 4 and (x.shape[2] < 1 or channels % x.shape[2]):
-                raise ValueError(f"{name} is {tuple(x.shape)}: {channels} channels are not {x.shape[2]} groups of equal size")
+                raise ValueError(
+                    f"{name} is {tuple(x.shape)}: {channels} channels are not {x.shape[2]} groups of equal size"
+                )
             if x.device != A.device:
                 raise ValueError(f"{name} is on {x.device} and A on {A.device}")
             if x.is_floating_point() == (name == "lengths") or x.is_complex():

@@ -1,7 +1,8 @@
-"""The selective scan in PyTorch alone, a chunk of steps at a time: any device, no compiler, float64 too, little memory.
+"""The selective scan in PyTorch alone, a chunk of steps at a time: any device, no compiler, float64 too,
+little memory.
 
-Only the states of one chunk exist at once, (rows, chunk, D, N) for some rows of the batch, and the state before each chunk; never
-(B, L, D, N). The gradient walks the chunks backwards and computes their states anew.
+Only the states of one chunk exist at once, (rows, chunk, D, N) for some rows of the batch, and the state
+before each chunk; never (B, L, D, N). The gradient walks the chunks backwards and computes their states anew.
 
     forward    h_t = e_t h_{t-1} + g_t B_t u_t     e = exp(x), x = delta A, g = delta (or delta phi(x): exact hold)
     backward   dh_t = dy_t C_t + e_{t+1} dh_{t+1}     dx_t = dh_t e_t h_{t-1}  (+ through phi)     dB_t = dh_t g_t u_t     ...
@@ -15,10 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mambavl.fuse.scan.inputs import CHUNK, Options, ScanInputs, common_groups, expand_groups, state_dtype, sum_groups
+from mambavl.fuse.scan.inputs import (
+    CHUNK,
+    Options,
+    ScanInputs,
+    common_groups,
+    expand_groups,
+    state_dtype,
+    sum_groups,
+)
 
 TERMS = 12  # of the series for exact ZOH: beyond float64 at |x| < 1/4
-BYTES = 32 * 2**20  # about what one tensor of a chunk's states takes; larger ones leave the cache, smaller ones cost more calls
+# about what one tensor of a chunk's states takes; larger ones leave the cache, smaller ones cost more calls
+BYTES = 32 * 2**20
 
 
 def unavailable() -> str | None:
@@ -31,7 +41,9 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def forward(A: Tensor, streams: list[ScanInputs], options: Options, keep: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
+def forward(
+    A: Tensor, streams: list[ScanInputs], options: Options, keep: bool
+) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(y, last state (B, N, D), checkpoints (B, chunks, N, D)) of each stream."""
     return [_forward(A, s, options, keep) for s in streams]
 
@@ -50,8 +62,8 @@ def backward(
 
 
 class _Chunk(NamedTuple):
-    """Some rows and steps, channels as (G, P) = (groups, channels of each): u, delta, z (b, c, G, P); B, C (b, c, G, 1, N) or,
-    constant, (G, P, N)."""
+    """Some rows and steps, channels as (G, P) = (groups, channels of each): u, delta, z (b, c, G, P); B, C
+    (b, c, G, 1, N) or, constant, (G, P, N)."""
 
     rows: slice
     steps: slice
@@ -63,7 +75,9 @@ class _Chunk(NamedTuple):
 
 
 class _Inputs(NamedTuple):
-    """A stream's tensors, wide, past bias and softplus, and zero at padding: that keeps the state and adds nothing there."""
+    """A stream's tensors, wide, past bias and softplus, and zero at padding: that keeps the state and adds
+    nothing there.
+    """
 
     u: Tensor
     delta: Tensor
@@ -98,13 +112,19 @@ def _inputs(A: Tensor, s: ScanInputs, options: Options) -> _Inputs:
         )
     start = u.new_zeros(batch, channels, A.shape[1]) if s.initial_state is None else s.initial_state.to(wide)
     D = None if s.D is None else s.D.to(wide)
-    return _Inputs(u, delta, B, C, z, D, A.to(wide).unflatten(0, (groups, -1)), slope, valid, count, start, groups)
+    return _Inputs(
+        u, delta, B, C, z, D, A.to(wide).unflatten(0, (groups, -1)), slope, valid, count, start, groups
+    )
 
 
 def _forward(A: Tensor, stream: ScanInputs, options: Options, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     x = _inputs(A, stream, options)
     batch, length, channels = x.u.shape
-    y = x.u.new_zeros(batch, channels) if options.pooled else torch.empty_like(x.u, memory_format=torch.contiguous_format)
+    y = (
+        x.u.new_zeros(batch, channels)
+        if options.pooled
+        else torch.empty_like(x.u, memory_format=torch.contiguous_format)
+    )
     last = torch.empty_like(x.start)
     notes = x.u.new_empty(batch, -(-length // CHUNK) if keep else 0, A.shape[1], channels)
     for rows in _rows(batch, length, A):
@@ -145,7 +165,9 @@ def _backward(
                 grad = torch.where(x.valid[rows, chunk.steps][..., None], grad, 0.0)
             if dz is not None:
                 gate = torch.sigmoid(chunk.z)
-                dz[rows, chunk.steps] = (grad * _read(states, chunk, x.D) * gate * (1 + chunk.z * (1 - gate))).flatten(2)
+                dz[rows, chunk.steps] = (
+                    grad * _read(states, chunk, x.D) * gate * (1 + chunk.z * (1 - gate))
+                ).flatten(2)
                 grad = grad * chunk.z * gate
             if dD is not None:
                 dD += (grad * chunk.u).sum((0, 1)).flatten()
@@ -175,7 +197,10 @@ def _backward(
     if x.valid is not None:
         ddelta = torch.where(x.valid, ddelta, 0.0)
     dbias = None if stream.delta_bias is None else ddelta.sum((0, 1))
-    dB, dC = (gradient if like.ndim == 2 else sum_groups(gradient, like) for gradient, like in ((dB, stream.B), (dC, stream.C)))
+    dB, dC = (
+        gradient if like.ndim == 2 else sum_groups(gradient, like)
+        for gradient, like in ((dB, stream.B), (dC, stream.C))
+    )
     initial = None if stream.initial_state is None else dstart
     return dA.flatten(0, 1), ScanInputs(du, ddelta, dB, dC, dD, dz, dbias, None, initial)
 
@@ -196,7 +221,12 @@ def _chunks(x: _Inputs, rows: slice) -> Iterator[_Chunk]:
     length = x.u.shape[1]
     for first in range(0, length, CHUNK):
         steps = slice(first, min(first + CHUNK, length))
-        own = (grouped(x.u, steps), grouped(x.delta, steps), coefficients(x.B, steps), coefficients(x.C, steps))
+        own = (
+            grouped(x.u, steps),
+            grouped(x.delta, steps),
+            coefficients(x.B, steps),
+            coefficients(x.C, steps),
+        )
         yield _Chunk(rows, steps, *own, grouped(x.z, steps))
 
 

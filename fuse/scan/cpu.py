@@ -1,10 +1,13 @@
-"""The selective scan on a CPU through scan.c: forward and backward, tens of times the speed of loops over tensors.
+"""The selective scan on a CPU through scan.c: forward and backward, tens of times the speed of loops over
+tensors.
 
-The same install builds it where a C compiler is at hand; `doctor` says so where none was. Threads are Python's own, one call of
-the library each (ctypes releases the interpreter's lock), as many as torch uses: nothing here meets torch's OpenMP. Rows of the
-batch are shared out in a fixed way, and sums over rows are added in the order of the threads, so that the same number of threads
-gives the same bits. Where u, delta, z and B and C by step are all bfloat16 or all float16 they are read as they are, and y and
-their gradients written so; where their dtypes differ they are widened to float32 first. The rest is float32: state, sums, A, D.
+The same install builds it where a C compiler is at hand; `doctor` says so where none was. Threads are
+Python's own, one call of the library each (ctypes releases the interpreter's lock), as many as torch uses:
+nothing here meets torch's OpenMP. Rows of the batch are shared out in a fixed way, and sums over rows are
+added in the order of the threads, so that the same number of threads gives the same bits. Where u, delta, z
+and B and C by step are all bfloat16 or all float16 they are read as they are, and y and their gradients
+written so; where their dtypes differ they are widened to float32 first. The rest is float32: state, sums, A,
+D.
 """
 
 import ctypes
@@ -25,7 +28,22 @@ TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 INSTRUCTIONS = {"baseline": 1, "avx2": 2, "avx512": 3}
 forced_instructions = 0  # 0: the best that this machine has; tests try the others
 POINTERS_IN = ("u", "delta", "z", "a", "b", "c", "d", "bias", "lengths", "initial")
-POINTERS_OUT = ("y", "last", "checkpoints", "dy", "dlast", "du", "ddelta", "dz", "db", "dc", "dinitial", "da", "dd", "dbias")
+POINTERS_OUT = (
+    "y",
+    "last",
+    "checkpoints",
+    "dy",
+    "dlast",
+    "du",
+    "ddelta",
+    "dz",
+    "db",
+    "dc",
+    "dinitial",
+    "da",
+    "dd",
+    "dbias",
+)
 
 
 class _Call(ctypes.Structure):
@@ -33,7 +51,10 @@ class _Call(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("steps", "channels", "states", "groups", "from", "to")),
-        *((name, ctypes.c_int32) for name in ("softplus", "zoh", "constant_b", "constant_c", "pooled", "instructions", "type")),
+        *(
+            (name, ctypes.c_int32)
+            for name in ("softplus", "zoh", "constant_b", "constant_c", "pooled", "instructions", "type")
+        ),
         *((name, ctypes.c_void_p) for name in (*POINTERS_IN, *POINTERS_OUT)),
     )
 
@@ -50,7 +71,9 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
     return "it computes in float32 and the tensors are float64" if dtype == torch.float64 else None
 
 
-def forward(A: Tensor, streams: list[ScanInputs], options: Options, keep: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
+def forward(
+    A: Tensor, streams: list[ScanInputs], options: Options, keep: bool
+) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(y, last state (B, N, D), checkpoints (B, chunks, N, D)) of each stream."""
     return [_forward(A, s, options, keep) for s in streams]
 
@@ -126,7 +149,12 @@ def _library() -> tuple[ctypes.CDLL | None, str | None]:
         return None, reason
     if library.mambavl_scan_chunk() != CHUNK:
         return None, "its library was built from another version of mambavl; reinstall mambavl"
-    library.mambavl_scan_run.argtypes = [ctypes.POINTER(_Call), ctypes.c_int32, ctypes.c_int64, ctypes.c_int64]
+    library.mambavl_scan_run.argtypes = [
+        ctypes.POINTER(_Call),
+        ctypes.c_int32,
+        ctypes.c_int64,
+        ctypes.c_int64,
+    ]
     return library, None
 
 
@@ -141,7 +169,10 @@ class _Inputs:
         by_step = [x for x in (s.u, s.delta, s.z, s.B, s.C) if x is not None and x.ndim > 2]
         self.dtype = s.u.dtype if len({x.dtype for x in by_step}) == 1 else torch.float32
         self.flags = {**options._asdict(), "instructions": forced_instructions, "type": TYPES[self.dtype]}
-        b, c = (_ready(expand_groups(x, self.groups), torch.float32 if x.ndim == 2 else self.dtype) for x in (s.B, s.C))
+        b, c = (
+            _ready(expand_groups(x, self.groups), torch.float32 if x.ndim == 2 else self.dtype)
+            for x in (s.B, s.C)
+        )
         self.tensors = {
             "u": _ready(s.u, self.dtype), "delta": _ready(s.delta, self.dtype), "z": _ready(s.z, self.dtype),
             "a": _ready(A.t()), "b": b, "c": c,
@@ -157,7 +188,9 @@ class _Inputs:
         rows = _cut(self.batch, min(threads, self.batch))
         lanes = 16  # cuts lie where no vector is torn
         cuts = max(1, min(threads // max(len(rows), 1), self.channels // lanes))
-        channels = [(lanes * a, min(lanes * b, self.channels)) for a, b in _cut(-(-self.channels // lanes), cuts)]
+        channels = [
+            (lanes * a, min(lanes * b, self.channels)) for a, b in _cut(-(-self.channels // lanes), cuts)
+        ]
         return [(*row, *channel) for row in rows for channel in channels]
 
     def add(self, part: tuple[int, int, int, int], **out: Tensor | None) -> None:
@@ -182,7 +215,9 @@ class _Inputs:
         if NO_MEMORY in codes:
             raise MemoryError("the scan found no memory for its states")
         if any(codes):
-            raise RuntimeError(f"this machine lacks the instruction set asked for, number {forced_instructions}")
+            raise RuntimeError(
+                f"this machine lacks the instruction set asked for, number {forced_instructions}"
+            )
 
 
 def _cut(count: int, parts: int) -> list[tuple[int, int]]:

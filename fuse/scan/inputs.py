@@ -11,7 +11,9 @@ MAX_STATES = 256  # a channel; what the kernels have room for
 
 
 class ScanInputs(NamedTuple):
-    """The inputs of one scan; A is not among them, for streams share it. Shapes: `mambavl.fuse.scan.selective_scan`."""
+    """The inputs of one scan; A is not among them, for streams share it. Shapes:
+    `mambavl.fuse.scan.selective_scan`.
+    """
 
     u: Tensor
     delta: Tensor
@@ -43,7 +45,9 @@ def common_groups(streams: list[ScanInputs]) -> int:
 
 
 def expand_groups(x: Tensor, groups: int) -> Tensor:
-    """B or C, (B, L, N) or (B, L, G, N), for `groups` groups: (B, L, groups, N). Constants (D, N) become (N, D)."""
+    """B or C, (B, L, N) or (B, L, G, N), for `groups` groups: (B, L, groups, N). Constants (D, N) become (N,
+    D).
+    """
     if x.ndim == 2:
         return x.t()
     x = x.unsqueeze(2) if x.ndim == 3 else x

@@ -1,7 +1,8 @@
 """mamba-ssm's CUDA scan behind our signature, where it is installed; imported only then.
 
-It has one layout, steps last, and knows neither lengths nor an initial state nor exact ZOH, and no gradient passes through its
-last state. Lengths are emulated: delta is made to vanish at padding, which keeps the state. The rest is refused by name.
+It has one layout, steps last, and knows neither lengths nor an initial state nor exact ZOH, and no gradient
+passes through its last state. Lengths are emulated: delta is made to vanish at padding, which keeps the
+state. The rest is refused by name.
 """
 
 import importlib
@@ -36,7 +37,9 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def scan(s: ScanInputs, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-    """(y (B, L, D), or its masked mean (B, D); last state (B, D, N)) of one stream. Raises UsageError for what it cannot do."""
+    """(y (B, L, D), or its masked mean (B, D); last state (B, D, N)) of one stream. Raises UsageError for
+    what it cannot do.
+    """
     for name, there in (("initial_state", s.initial_state is not None), ("zoh", options.zoh)):
         if there:
             raise UsageError(f'scan backend "mamba" knows no {name}; use "auto"')
@@ -46,7 +49,9 @@ def scan(s: ScanInputs, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     batch, length, _ = s.u.shape
     dtype = s.u.dtype
     if not batch or not length:  # its kernel cannot be launched on nothing
-        y = torch.zeros_like(s.u[:, 0] if length and options.pooled else s.u.sum(1) if options.pooled else s.u)
+        y = torch.zeros_like(
+            s.u[:, 0] if length and options.pooled else s.u.sum(1) if options.pooled else s.u
+        )
         return y, s.u.new_zeros(batch, *A.shape, dtype=torch.float32)
     u, delta, B, C, z, bias = s.u, s.delta, s.B, s.C, s.z, s.delta_bias
     valid = None
@@ -56,7 +61,10 @@ def scan(s: ScanInputs, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
             delta, bias = delta + bias, None
         delta = torch.where(valid, delta, VANISHING if options.softplus else 0.0)
         u, z = (None if x is None else torch.where(valid, x, 0.0) for x in (u, z))
-        B, C = (x if x.ndim == 2 else torch.where(valid if x.ndim == 3 else valid[..., None], x, 0.0) for x in (B, C))
+        B, C = (
+            x if x.ndim == 2 else torch.where(valid if x.ndim == 3 else valid[..., None], x, 0.0)
+            for x in (B, C)
+        )
     steps_last = lambda x: None if x is None else x.to(dtype).movedim(1, -1).contiguous()
     coefficient = lambda x: x.float() if x.ndim == 2 else steps_last(x)  # (D, N); (B, N, L); (B, G, N, L)
     wide = lambda x: None if x is None else x.float()
@@ -79,7 +87,9 @@ def scan(s: ScanInputs, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
 
 
 class _NoGradient(torch.autograd.Function):
-    """The last state, which mamba-ssm lets no gradient through: an error then, not a gradient that is silently missing."""
+    """The last state, which mamba-ssm lets no gradient through: an error then, not a gradient that is
+    silently missing.
+    """
 
     @staticmethod
     def forward(ctx: Any, last: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """The scan as PyTorch sees it: one operator, forward and backward, for every backend that has a kernel.
 
-It takes any number of streams that share A, so that a backend can do them in one launch and give one dA. What is registered with
-it holds for all of them: shapes (`torch.compile` keeps a graph whole), gradients, what `FlopCounterMode` counts, and
-`torch.func.vmap`, which lays stacked heads side by side as groups of channels.
+It takes any number of streams that share A, so that a backend can do them in one launch and give one dA. What
+is registered with it holds for all of them: shapes (`torch.compile` keeps a graph whole), gradients, what
+`FlopCounterMode` counts, and `torch.func.vmap`, which lays stacked heads side by side as groups of channels.
 
-An operator's lists cannot hold None and still have gradients, so streams travel as one list of the tensors that are there, and a
-list of bits that says which: bit i of a stream's number is field i of Stream.
+An operator's lists cannot hold None and still have gradients, so streams travel as one list of the tensors
+that are there, and a list of bits that says which: bit i of a stream's number is field i of Stream.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +26,15 @@ def scan(streams: list[ScanInputs], A: Tensor, options: Options, backend: str) -
     """(y, last state (B, D, N)) of each stream."""
     tensors, present = _pack(streams)
     flags = (*options, _keeps(A, *tensors), backend)
-    if torch.compiler.is_compiling() and not flags[3]:  # the compiler takes no Function that has nothing to differentiate
+    # the compiler takes no Function that has nothing to differentiate
+    if torch.compiler.is_compiling() and not flags[3]:
         found = selective_scan(A, tensors, present, *flags)
     else:
         found = _Scan.apply(A, present, flags, *tensors)
-    return [(y, last.mT) for y, last in zip(found[: len(streams)], found[len(streams) : 2 * len(streams)], strict=True)]
+    return [
+        (y, last.mT)
+        for y, last in zip(found[: len(streams)], found[len(streams) : 2 * len(streams)], strict=True)
+    ]
 
 
 @torch.library.custom_op("mambavl::selective_scan", mutates_args=())
@@ -38,7 +42,9 @@ def selective_scan(
     A: Tensor, tensors: Sequence[Tensor], present: Sequence[int], softplus: bool, zoh: bool, pooled: bool, keep: bool,
     backend: str,
 ) -> list[Tensor]:  # fmt: skip
-    """All y; all last states (B, N, D); all checkpoints (B, chunks, N, D), the states before each chunk, empty unless `keep`."""
+    """All y; all last states (B, N, D); all checkpoints (B, chunks, N, D), the states before each chunk,
+    empty unless `keep`.
+    """
     found = KERNELS[backend].forward(A, _unpack(tensors, present), Options(softplus, zoh, pooled), keep)
     return [x for column in zip(*found, strict=True) for x in column]
 
@@ -48,9 +54,13 @@ def selective_scan_backward(
     dy: Sequence[Tensor], dlast: Sequence[Tensor], checkpoints: Sequence[Tensor], A: Tensor, tensors: Sequence[Tensor],
     present: Sequence[int], softplus: bool, zoh: bool, pooled: bool, backend: str,
 ) -> list[Tensor]:  # fmt: skip
-    """The gradients of A and of `tensors` but lengths, in their shapes and dtypes. dlast: (B, N, D), or (B, 0, D) for none."""
+    """The gradients of A and of `tensors` but lengths, in their shapes and dtypes. dlast: (B, N, D), or (B,
+    0, D) for none.
+    """
     options, lasts = Options(softplus, zoh, pooled), [x if x.shape[1] else None for x in dlast]
-    da, found = KERNELS[backend].backward(A, _unpack(tensors, present), options, list(checkpoints), list(dy), lasts)
+    da, found = KERNELS[backend].backward(
+        A, _unpack(tensors, present), options, list(checkpoints), list(dy), lasts
+    )
     gradients = [da, *(x for stream in found for x in stream if x is not None)]
     likes = [A, *(x for name, x in _named(tensors, present) if name != "lengths")]
     return [gradient.to(like.dtype).contiguous() for gradient, like in zip(gradients, likes, strict=True)]
@@ -75,7 +85,9 @@ def _named(tensors: Sequence[Any], present: Sequence[int]) -> list[tuple[str, An
 
 def _unpack(tensors: Sequence[Any], present: Sequence[int]) -> list[ScanInputs]:
     left = iter(tensors)
-    return [ScanInputs(*(next(left) if bits >> i & 1 else None for i in range(len(FIELDS)))) for bits in present]
+    return [
+        ScanInputs(*(next(left) if bits >> i & 1 else None for i in range(len(FIELDS)))) for bits in present
+    ]
 
 
 # --- shapes
@@ -103,7 +115,9 @@ def _(dy, dlast, checkpoints, A, tensors, present, *_):
 
 
 class _Scan(torch.autograd.Function):
-    """The operator with its gradient. (One registered through torch.library does not work under torch.func.grad.)"""
+    """The operator with its gradient. (One registered through torch.library does not work under
+    torch.func.grad.)
+    """
 
     @staticmethod
     def forward(A: Tensor, present: list[int], options: tuple, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -140,7 +154,8 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def vmap(info, in_dims, A, present, options, *tensors):
         heads, dims, (*flags, keep, backend) = info.batch_size, in_dims[3:], options
-        options = (*flags, keep or _keeps(A, *tensors), backend)  # stacked heads may ask for a gradient where one does not
+        # stacked heads may ask for a gradient where one does not
+        options = (*flags, keep or _keeps(A, *tensors), backend)
         if _lengths_differ(dims, present):
             return _one_by_one(_Scan.apply, heads, in_dims, (A, present, options, *tensors))
         together = [stack_heads("A", A, in_dims[0], heads), *_all_side_by_side(tensors, dims, present, heads)]
@@ -154,8 +169,15 @@ class _ScanBackward(torch.autograd.Function):
     @staticmethod
     def forward(present: list[int], options: tuple, A: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         n = len(present)
-        dy, dlast, checkpoints, own = tensors[:n], tensors[n : 2 * n], tensors[2 * n : 3 * n], tensors[3 * n :]
-        return tuple(selective_scan_backward(list(dy), list(dlast), list(checkpoints), A, list(own), present, *options))
+        dy, dlast, checkpoints, own = (
+            tensors[:n],
+            tensors[n : 2 * n],
+            tensors[2 * n : 3 * n],
+            tensors[3 * n :],
+        )
+        return tuple(
+            selective_scan_backward(list(dy), list(dlast), list(checkpoints), A, list(own), present, *options)
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -171,15 +193,24 @@ class _ScanBackward(torch.autograd.Function):
         own, dims = tensors[outer:], in_dims[3 + outer :]
         if _lengths_differ(dims, present):
             return _one_by_one(_ScanBackward.apply, heads, in_dims, (present, options, A, *tensors))
-        states = [stack_heads("y", x, dim, heads) for x, dim in zip(tensors[:outer], in_dims[3:], strict=False)]
+        states = [
+            stack_heads("y", x, dim, heads) for x, dim in zip(tensors[:outer], in_dims[3:], strict=False)
+        ]
         together = _all_side_by_side(own, dims, present, heads)
-        found = _ScanBackward.apply(present, options, stack_heads("A", A, in_dims[2], heads), *states, *together)
+        found = _ScanBackward.apply(
+            present, options, stack_heads("A", A, in_dims[2], heads), *states, *together
+        )
         gradients = [unstack_heads("A", found[0], heads)]
-        axes = (x.ndim - (dim is not None) for x, dim, name in zip(own, dims, _names(present), strict=True) if name != "lengths")
+        axes = (
+            x.ndim - (dim is not None)
+            for x, dim, name in zip(own, dims, _names(present), strict=True)
+            if name != "lengths"
+        )
         names = (name for name in _names(present) if name != "lengths")
         for name, dims_of_one, x in zip(names, axes, found[1:], strict=True):
             x = unstack_heads(name, x, heads)
-            gradients.append(x.squeeze(3) if name in ("B", "C") and dims_of_one == 3 else x)  # it had no axis of groups
+            # it had no axis of groups
+            gradients.append(x.squeeze(3) if name in ("B", "C") and dims_of_one == 3 else x)
         return tuple(gradients), (0,) * len(gradients)
 
 
@@ -187,7 +218,9 @@ class _ScanBackward(torch.autograd.Function):
 
 
 def stack_heads(name: str, x: Tensor, dim: int | None, heads: int) -> Tensor:
-    """A tensor of `heads` heads, stacked along `dim` (None: all have this one), as that of a head with so many more channels."""
+    """A tensor of `heads` heads, stacked along `dim` (None: all have this one), as that of a head with so
+    many more channels.
+    """
     x = x.expand(heads, *x.shape) if dim is None else x.movedim(dim, 0)
     if name in ("B", "C") and x.ndim > 3:  # (K, B, L, N) or (K, B, L, G, N): groups of their own
         return (x.unsqueeze(3) if x.ndim == 4 else x).movedim(0, 2).flatten(2, 3)
@@ -195,7 +228,8 @@ def stack_heads(name: str, x: Tensor, dim: int | None, heads: int) -> Tensor:
         return x.flatten(0, 1)
     if name == "initial_state":  # (K, B, D, N)
         return x.movedim(0, 1).flatten(1, 2)
-    return x.movedim(0, -2).flatten(-2)  # u, delta, z, y, and states in the operator's own order: channels last
+    # u, delta, z, y, and states in the operator's own order: channels last
+    return x.movedim(0, -2).flatten(-2)
 
 
 def unstack_heads(name: str, x: Tensor, heads: int) -> Tensor:
@@ -214,10 +248,15 @@ def _all_side_by_side(tensors: list[Tensor], dims: list, present: list[int], hea
     return [x if name == "lengths" else stack_heads(name, x, dim, heads) for name, x, dim in named]
 
 
-def _one_by_one(function: Callable, heads: int, in_dims: tuple, arguments: tuple) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+def _one_by_one(
+    function: Callable, heads: int, in_dims: tuple, arguments: tuple
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Lengths that differ by head cannot share rows: a call for each."""
     of = lambda x, dim, head: x.select(dim, head) if isinstance(dim, int) else x
-    found = [function(*(of(x, dim, head) for x, dim in zip(arguments, in_dims, strict=True))) for head in range(heads)]
+    found = [
+        function(*(of(x, dim, head) for x, dim in zip(arguments, in_dims, strict=True)))
+        for head in range(heads)
+    ]
     stacked = tuple(torch.stack(column) for column in zip(*found, strict=True))
     return stacked, (0,) * len(stacked)
 
@@ -231,8 +270,8 @@ def _lengths_differ(dims: list, present: list[int]) -> bool:
 
 @register_flop_formula(torch.ops.mambavl.selective_scan)
 def forward_operations(A, tensors, present, *_, **__) -> int:
-    """A state and step: delta A, exp, e h, gain B, their sum, h C and its sum, 7. A channel and step: delta u, 1; D u and its
-    sum, 2; z sigmoid(z) and its product, 5."""
+    """A state and step: delta A, exp, e h, gain B, their sum, h C and its sum, 7. A channel and step: delta
+    u, 1; D u and its sum, 2; z sigmoid(z) and its product, 5."""
     total = 0
     for s in _unpack(tensors, present):
         batch, steps, channels = s.u
@@ -242,8 +281,8 @@ def forward_operations(A, tensors, present, *_, **__) -> int:
 
 @register_flop_formula(torch.ops.mambavl.selective_scan_backward)
 def backward_operations(dy, dlast, checkpoints, A, tensors, present, *_, **__) -> int:
-    """A state and step: the state anew, 5; dh 2, its way back 1, dx 1, and sums for dA, d delta, du, dB, dC, 2 each, 14. A
-    channel and step: du and d delta, 5; for D 4; for z, which needs y again, 2 N + 12."""
+    """A state and step: the state anew, 5; dh 2, its way back 1, dx 1, and sums for dA, d delta, du, dB, dC,
+    2 each, 14. A channel and step: du and d delta, 5; for D 4; for z, which needs y again, 2 N + 12."""
     total = 0
     for s in _unpack(tensors, present):
         batch, steps, channels = s.u

@@ -1,4 +1,6 @@
-"""The readable selective scan: the recurrence as it is written, a step at a time. Slow, exact, anywhere; it judges the others."""
+"""The readable selective scan: the recurrence as it is written, a step at a time. Slow, exact, anywhere; it
+judges the others.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -33,7 +35,9 @@ def scan(s: ScanInputs, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     for h, y in steps:
         state, total = h, total + y
     length = s.u.shape[1]
-    count = torch.full_like(total[:, 0], length) if s.lengths is None else s.lengths.to(total).clamp(max=length)
+    count = (
+        torch.full_like(total[:, 0], length) if s.lengths is None else s.lengths.to(total).clamp(max=length)
+    )
     return (total / count.clamp(min=1)[:, None]).to(s.u.dtype), state
 
 
@@ -56,7 +60,13 @@ def _steps(s: ScanInputs, A: Tensor, options: Options) -> Iterator[tuple[Tensor,
     h = _start(s, A)
     gates = None if z is None else F.silu(z.to(wide)).unbind(1)
     # unbind, not u[:, t]: the gradient of a slice is a whole tensor of zeros, L times over
-    steps = zip(u.unbind(1), delta.unbind(1), _by_step(B, length, channels), _by_step(C, length, channels), strict=True)
+    steps = zip(
+        u.unbind(1),
+        delta.unbind(1),
+        _by_step(B, length, channels),
+        _by_step(C, length, channels),
+        strict=True,
+    )
     for t, (u_t, delta_t, b, c) in enumerate(steps):  # (B, D), (B, D), and b, c ready to meet (B, D, N)
         decay = delta_t[..., None] * A
         gain = delta_t[..., None] * _phi(decay) if options.zoh else delta_t[..., None]
@@ -79,7 +89,11 @@ def _phi(x: Tensor) -> Tensor:
 def _start(s: ScanInputs, A: Tensor) -> Tensor:
     """h before the first step, (B, D, N)."""
     wide = state_dtype(s.u.dtype)
-    return s.u.new_zeros(s.u.shape[0], *A.shape, dtype=wide) if s.initial_state is None else s.initial_state.to(wide)
+    return (
+        s.u.new_zeros(s.u.shape[0], *A.shape, dtype=wide)
+        if s.initial_state is None
+        else s.initial_state.to(wide)
+    )
 
 
 def _zero_outside(valid: Tensor, x: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""The selective scan on a GPU through Triton (kernels.py): NVIDIA and AMD, no `nvcc`; all streams in one launch.
+"""The selective scan on a GPU through Triton (kernels.py): NVIDIA and AMD, no `nvcc`; all streams in one
+launch.
 
-Inputs may be float32, bfloat16 or float16; the state is float32. Under TRITON_INTERPRET=1 the same kernels run on a CPU, slowly:
-that is how they are tested where there is no GPU. On a GPU a small case is computed first and compared with `chunked`; where it
-comes out different this backend says so and is not taken.
+Inputs may be float32, bfloat16 or float16; the state is float32. Under TRITON_INTERPRET=1 the same kernels
+run on a CPU, slowly: that is how they are tested where there is no GPU. On a GPU a small case is computed
+first and compared with `chunked`; where it comes out different this backend says so and is not taken.
 """
 
 import importlib.util
@@ -30,7 +31,11 @@ def unavailable() -> str | None:
         return "Triton is not installed; it comes with PyTorch's builds for GPUs"
     if _interpreted():
         return None
-    return _checked(torch.device("cuda", torch.cuda.current_device())) if torch.cuda.is_available() else "there is no GPU"
+    return (
+        _checked(torch.device("cuda", torch.cuda.current_device()))
+        if torch.cuda.is_available()
+        else "there is no GPU"
+    )
 
 
 def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -42,7 +47,9 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
     return None if _interpreted() else _checked(device)
 
 
-def forward(A: Tensor, streams: list[ScanInputs], options: Options, keep: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
+def forward(
+    A: Tensor, streams: list[ScanInputs], options: Options, keep: bool
+) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(y, last state (B, N, D), checkpoints (B, chunks, N, D)) of each stream."""
     call = _Call(A, streams, options)
     ys, lasts, checkpoints = [], [], []
@@ -51,12 +58,21 @@ def forward(A: Tensor, streams: list[ScanInputs], options: Options, keep: bool) 
         shape = (batch, channels) if options.pooled else (batch, steps, channels)
         ys.append(s.u.new_empty(shape) if s.lengths is None else s.u.new_zeros(shape))
         lasts.append(s.u.new_empty(batch, A.shape[1], channels, dtype=torch.float32))
-        checkpoints.append(lasts[-1].new_empty(batch, -(-steps // CHUNK) if keep else 0, A.shape[1], channels))
+        checkpoints.append(
+            lasts[-1].new_empty(batch, -(-steps // CHUNK) if keep else 0, A.shape[1], channels)
+        )
     noted = tuple(x if keep else None for x in checkpoints)
     if call.rows:
         with _on(A.device):
             _kernels().forward[(call.rows, call.blocks_in_all)](
-                call.A, *call.columns, tuple(ys), tuple(lasts), noted, *call.sizes, **call.constants, num_warps=1
+                call.A,
+                *call.columns,
+                tuple(ys),
+                tuple(lasts),
+                noted,
+                *call.sizes,
+                **call.constants,
+                num_warps=1,
             )
     return [(y.to(s.u.dtype), last, c) for y, last, c, s in zip(ys, lasts, checkpoints, streams, strict=True)]
 
@@ -80,13 +96,17 @@ def backward(
         new = torch.empty_like if s.lengths is None else torch.zeros_like
         by_step = (*s.u.shape[:2], call.blocks_in_all, A.shape[1])
         fresh = s.u.new_empty if s.lengths is None else s.u.new_zeros
-        db, dc = (partial(*call.A.shape) if x.ndim == 2 else fresh(by_step, dtype=torch.float32) for x in (s.B, s.C))
+        db, dc = (
+            partial(*call.A.shape) if x.ndim == 2 else fresh(by_step, dtype=torch.float32) for x in (s.B, s.C)
+        )
         dd, dbias = (None if x is None else partial(x.shape[0]) for x in (s.D, s.delta_bias))
         dz, dinitial = (None if x is None else new(x) for x in (s.z, s.initial_state))
         own.append(ScanInputs(new(s.u), new(s.delta), db, dc, dd, dz, dbias, None, dinitial))
     made = _columns(own)
     if call.rows:
-        tensors = call.columns[:8] + tuple(tuple(_ready(x) for x in column) for column in (checkpoints, dys, dlasts))
+        tensors = call.columns[:8] + tuple(
+            tuple(_ready(x) for x in column) for column in (checkpoints, dys, dlasts)
+        )
         with _on(A.device):
             _kernels().backward[(programs, call.blocks_in_all)](
                 call.A, *tensors, scratch, da, *made[:7], made[8], *call.sizes, notes,
@@ -129,12 +149,16 @@ class _Call:
 
 
 def _columns(streams: list[ScanInputs]) -> tuple[tuple[Tensor | None, ...], ...]:
-    """Tensors by name, one entry a stream, in the order of kernels.py: u, delta, B, C, D, z, delta_bias, lengths, h_0."""
+    """Tensors by name, one entry a stream, in the order of kernels.py: u, delta, B, C, D, z, delta_bias,
+    lengths, h_0.
+    """
     return tuple(zip(*streams, strict=True))
 
 
 def _total(partial: Tensor, like: Tensor, groups: int) -> Tensor:
-    """The gradient of B or C from the partial sums: over rows (programs, N, D), or over channels (B, L, groups * blocks, N)."""
+    """The gradient of B or C from the partial sums: over rows (programs, N, D), or over channels (B, L,
+    groups * blocks, N).
+    """
     return sum_groups(partial.sum(0) if like.ndim == 2 else partial.unflatten(2, (groups, -1)).sum(3), like)
 
 
@@ -160,8 +184,8 @@ def _kernels() -> ModuleType:
 
 @cache
 def _checked(device: torch.device) -> str | None:
-    """What is wrong with Triton's results on a device, found out once; None: nothing. In a thread of its own, where no transform,
-    dispatch mode or default device of the caller's is in force."""
+    """What is wrong with Triton's results on a device, found out once; None: nothing. In a thread of its own,
+    where no transform, dispatch mode or default device of the caller's is in force."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(_wrong, device).result()
 
@@ -172,19 +196,38 @@ def _wrong(device: torch.device) -> str | None:
     draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float32).to(device)
     A, options = -torch.exp(draw(40, 16)), Options(softplus=True)
     streams = [
-        ScanInputs(draw(2, 70, 40), draw(2, 70, 40), draw(2, 70, 16), draw(2, 70, 16), draw(40), draw(2, 70, 40), draw(40)),
         ScanInputs(
-            draw(3, 9, 40), draw(3, 9, 40), draw(3, 9, 16), draw(3, 9, 16), lengths=torch.tensor([9, 0, 5], device=device)
+            draw(2, 70, 40),
+            draw(2, 70, 40),
+            draw(2, 70, 16),
+            draw(2, 70, 16),
+            draw(40),
+            draw(2, 70, 40),
+            draw(40),
+        ),
+        ScanInputs(
+            draw(3, 9, 40),
+            draw(3, 9, 40),
+            draw(3, 9, 16),
+            draw(3, 9, 16),
+            lengths=torch.tensor([9, 0, 5], device=device),
         ),
     ]
     dys = [draw(*s.u.shape) for s in streams]
     found = []
     for backend in (forward, backward), (chunked.forward, chunked.backward):
         try:
-            ys, lasts, checkpoints = (list(x) for x in zip(*backend[0](A, streams, options, True), strict=True))
+            ys, lasts, checkpoints = (
+                list(x) for x in zip(*backend[0](A, streams, options, True), strict=True)
+            )
             da, gradients = backend[1](A, streams, options, checkpoints, dys, [None, None])
-        except Exception as error:  # a compiler's, a driver's: whatever it is, it is shown and this backend is not taken
+        # a compiler's, a driver's: whatever it is, it is shown and this backend is not taken
+        except Exception as error:
             return f"Triton failed on {device}: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
         found.append([*ys, *lasts, da, *(x for stream in gradients for x in stream if x is not None)])
     worst = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(*found, strict=True))
-    return None if worst < 1e-4 and math.isfinite(worst) else f"Triton's results on {device} are off by {worst:.1e}"
+    return (
+        None
+        if worst < 1e-4 and math.isfinite(worst)
+        else f"Triton's results on {device} are off by {worst:.1e}"
+    )

@@ -2,16 +2,18 @@
 
     h_t = exp(delta_t A) h_{t-1} + gain_t B_t u_t      y_t = (C_t h_t + D u_t) silu(z_t)      gain: delta, or exact ZOH
 
-A program is one warp, a tile of N states by BLOCK neighbouring channels that stays in registers; where sizes are multiples of
-16 Triton gives a lane 4 channels and a quarter of their states. A program takes rows of every stream in turn, so that one launch
-does them all, and its share of dA is one sum. Backward takes the chunks of a row from the last to the first, in two levels: from
-the state that forward noted before the chunk it computes the state before every FINE-th step, into scratch memory; then, FINE
-steps at a time, the states between, which stay in registers while it walks back through them. Sums over channels (dB, dC) and
-over rows (dA, dD, d delta_bias) leave a program as its own partial sum; they are added afterwards in a fixed order, so that the
-same inputs give the same bits.
+A program is one warp, a tile of N states by BLOCK neighbouring channels that stays in registers; where sizes
+are multiples of 16 Triton gives a lane 4 channels and a quarter of their states. A program takes rows of
+every stream in turn, so that one launch does them all, and its share of dA is one sum. Backward takes the
+chunks of a row from the last to the first, in two levels: from the state that forward noted before the chunk
+it computes the state before every FINE-th step, into scratch memory; then, FINE steps at a time, the states
+between, which stay in registers while it walks back through them. Sums over channels (dB, dC) and over rows
+(dA, dD, d delta_bias) leave a program as its own partial sum; they are added afterwards in a fixed order, so
+that the same inputs give the same bits.
 
-Tuples hold one entry a stream. Tensors are contiguous and steps come before channels, states before channels: u, delta, z, y
-(B, L, D), or y (B, D) if pooled; B, C (B, L, G, N), or constant (N, D); A (N, D); h (B, N, D). Absent ones are None.
+Tuples hold one entry a stream. Tensors are contiguous and steps come before channels, states before channels:
+u, delta, z, y (B, L, D), or y (B, D) if pooled; B, C (B, L, G, N), or constant (N, D); A (N, D); h (B, N, D).
+Absent ones are None.
 """
 
 import triton
@@ -50,7 +52,9 @@ def _phi(x, e):
 
 @triton.jit
 def _place(width, blocks, BLOCK: tl.constexpr):
-    """Which channels this program has: (group, channels, which of them exist). A block ends where its group does."""
+    """Which channels this program has: (group, channels, which of them exist). A block ends where its group
+    does.
+    """
     number = tl.program_id(1)
     group = number // blocks
     within = number % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -59,13 +63,17 @@ def _place(width, blocks, BLOCK: tl.constexpr):
 
 @triton.jit
 def _first_row(program, programs, before):
-    """Rows of all streams are dealt to the programs like cards; this program's first of the stream with `before` rows ahead."""
+    """Rows of all streams are dealt to the programs like cards; this program's first of the stream with
+    `before` rows ahead.
+    """
     return (program + programs - before % programs) % programs
 
 
 @triton.jit
 def _delta(pointer, at, live, bias, SOFTPLUS: tl.constexpr):
-    """delta_t past bias and softplus, and the slope of both; 0 at steps that are not live: they leave the state alone."""
+    """delta_t past bias and softplus, and the slope of both; 0 at steps that are not live: they leave the
+    state alone.
+    """
     delta = tl.load(pointer + at, mask=live, other=0.0).to(tl.float32) + bias
     slope = _sigmoid(delta) if SOFTPLUS else tl.full(delta.shape, 1.0, tl.float32)
     if SOFTPLUS:
@@ -101,7 +109,11 @@ def forward(
     before = 0
     for s in tl.static_range(STREAMS):
         L = steps[s]
-        bias = tl.load(biases[s] + channel, mask=inside, other=0.0).to(tl.float32) if biases[s] is not None else 0.0
+        bias = (
+            tl.load(biases[s] + channel, mask=inside, other=0.0).to(tl.float32)
+            if biases[s] is not None
+            else 0.0
+        )
         if ds[s] is not None:
             d = tl.load(ds[s] + channel, mask=inside, other=0.0).to(tl.float32)
         if CONSTANT_B[s]:
@@ -154,9 +166,10 @@ def backward(
     ZOH: tl.constexpr, POOLED: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr, STREAMS: tl.constexpr,
     N: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, FINE: tl.constexpr,
 ):  # fmt: skip
-    """Grid as forward's. dA (programs, N, D), dds and dbiases (programs, D): partial sums over rows, as are dbs and dcs of
-    constants (programs, N, D); else those are (B, L, G * blocks, N), partial over channels. dus, ddeltas, dzs, dbs and dcs come
-    zeroed where lengths are given. scratch: (all programs, notes, N, BLOCK) float32, notes = CHUNK / FINE or less."""
+    """Grid as forward's. dA (programs, N, D), dds and dbiases (programs, D): partial sums over rows, as are
+    dbs and dcs of constants (programs, N, D); else those are (B, L, G * blocks, N), partial over channels.
+    dus, ddeltas, dzs, dbs and dcs come zeroed where lengths are given. scratch: (all programs, notes, N,
+    BLOCK) float32, notes = CHUNK / FINE or less."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     group, channel, inside = _place(width, blocks, BLOCK)
     n = tl.arange(0, N)
@@ -170,7 +183,11 @@ def backward(
     before = 0
     for s in tl.static_range(STREAMS):
         L = steps[s]
-        bias = tl.load(biases[s] + channel, mask=inside, other=0.0).to(tl.float32) if biases[s] is not None else 0.0
+        bias = (
+            tl.load(biases[s] + channel, mask=inside, other=0.0).to(tl.float32)
+            if biases[s] is not None
+            else 0.0
+        )
         d = tl.load(ds[s] + channel, mask=inside, other=0.0).to(tl.float32) if ds[s] is not None else 0.0
         dd, dbias = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
         if CONSTANT_B[s]:
@@ -188,7 +205,9 @@ def backward(
             if dlasts[s] is not None:
                 carry = tl.load(dlasts[s] + row * states * channels + of_state, mask=real, other=0.0)
             if POOLED:
-                pooled = tl.load(dys[s] + row * channels + channel, mask=inside, other=0.0).to(tl.float32) / tl.maximum(length, 1)
+                pooled = tl.load(dys[s] + row * channels + channel, mask=inside, other=0.0).to(
+                    tl.float32
+                ) / tl.maximum(length, 1)
             chunks = tl.cdiv(length, CHUNK)
             for back in range(chunks):
                 chunk = chunks - 1 - back
@@ -217,7 +236,9 @@ def backward(
                         at = (row * L + t) * channels + channel
                         if not CONSTANT_B[s]:
                             of_step = ((row * L + t) * groups + group) * states + n
-                            b = tl.load(bs[s] + of_step, mask=(n < states) & (t < stop), other=0.0).to(tl.float32)[:, None]
+                            b = tl.load(bs[s] + of_step, mask=(n < states) & (t < stop), other=0.0).to(
+                                tl.float32
+                            )[:, None]
                         delta, _ = _delta(deltas[s], at, live, bias, SOFTPLUS)
                         u = tl.load(us[s] + at, mask=live, other=0.0).to(tl.float32)
                         h, _ = _advance(h, a, delta, u, b, ZOH)

@@ -1,6 +1,8 @@
-"""The commands. Each reads its options, calls one function of a room, prints what came of it; nothing is computed here.
+"""The commands. Each reads its options, calls one function of a room, prints what came of it; nothing is
+computed here.
 
-Exit codes: 0 done; 1 the data or the result is not right; 2 the call or the recipe is wrong; 75 interrupted, run again to resume.
+Exit codes: 0 done; 1 the data or the result is not right; 2 the call or the recipe is wrong; 75 interrupted,
+run again to resume.
 """
 
 import json
@@ -16,7 +18,14 @@ from rich.table import Table
 
 import mambavl
 from mambavl.cache.rows import STATUS
-from mambavl.cli.options import AnnotationsOption, SetOption, SplitOption, annotations_of, options_of, splits_of
+from mambavl.cli.options import (
+    AnnotationsOption,
+    SetOption,
+    SplitOption,
+    annotations_of,
+    options_of,
+    splits_of,
+)
 from mambavl.cli.questions import questions_app
 from mambavl.configs.errors import DataError, MambaVLError, UsageError
 from mambavl.terminal import console, out, progress, stop_on_signal
@@ -29,10 +38,13 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at a data set before any work.", no_args_is_help=True)
 encoders_app = typer.Typer(help="The frozen encoders.", no_args_is_help=True)
-extract_app = typer.Typer(help="Stage one: run a frozen encoder over a data set, fill a feature store.", no_args_is_help=True)
+extract_app = typer.Typer(
+    help="Stage one: run a frozen encoder over a data set, fill a feature store.", no_args_is_help=True
+)
 bench_app = typer.Typer(help="What models cost.", no_args_is_help=True)
 cache_app = typer.Typer(
-    help="Feature stores: look into them, check and mend them, derive, bring in and give away.", no_args_is_help=True
+    help="Feature stores: look into them, check and mend them, derive, bring in and give away.",
+    no_args_is_help=True,
 )
 for name, sub in (
     ("data", data_app),
@@ -44,8 +56,12 @@ for name, sub in (
 ):
     app.add_typer(sub, name=name)
 
-VideosOption = Annotated[Path, typer.Option("--videos", help="Folder that holds P01/videos/P01_01.MP4 or P01/P01_01.MP4.")]
-RecipeSetOption = Annotated[list[str], typer.Option("--set", help="Override a key: --set train.lr=3e-3. May be repeated.")]
+VideosOption = Annotated[
+    Path, typer.Option("--videos", help="Folder that holds P01/videos/P01_01.MP4 or P01/P01_01.MP4.")
+]
+RecipeSetOption = Annotated[
+    list[str], typer.Option("--set", help="Override a key: --set train.lr=3e-3. May be repeated.")
+]
 StoreArgument = Annotated[Path, typer.Argument(help="A feature store.")]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, made by train or sweep.")]
 
@@ -90,7 +106,8 @@ def run() -> int:
     except MambaVLError as error:
         print(f"mambavl: {error}", file=sys.stderr)
         return error.exit_code
-    except OSError as error:  # a disk that is full, a folder that may not be written, an output that is a folder
+    # a disk that is full, a folder that may not be written, an output that is a folder
+    except OSError as error:
         print(f"mambavl: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return 1
     return 0
@@ -104,7 +121,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -141,7 +160,9 @@ def data_check(
     annotations: AnnotationsOption,
     videos: VideosOption,
     split: SplitOption = "train,validation",
-    full: Annotated[bool, typer.Option("--full", help="Decode every frame of every video, not a few of each.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Decode every frame of every video, not a few of each.")
+    ] = False,
 ) -> None:
     """List every video that is missing, short, corrupt or not what the lists say. Exit code 1 if any."""
     from mambavl.extract.data_check import check_data
@@ -153,7 +174,10 @@ def data_check(
         print(problem)
     for note in report.notes:
         print(f"note: {note}")
-    print("frames a second: " + ", ".join(f"{rate:g} ({count} videos)" for rate, count in sorted(report.rates.items())))
+    print(
+        "frames a second: "
+        + ", ".join(f"{rate:g} ({count} videos)" for rate, count in sorted(report.rates.items()))
+    )
     print(f"{report.videos} videos, {len(read.segments):,} segments: {len(report.problems)} problems")
     if report.problems:
         raise typer.Exit(1)
@@ -166,9 +190,16 @@ def encoders_list() -> None:
 
     table = Table("name", "kind", "channels", "state", "weights", "licence")
     for record in ENCODERS.values():
-        table.add_row(record.name, record.kind, str(record.width), record.state, record.weights, record.licence)
+        table.add_row(
+            record.name, record.kind, str(record.width), record.state, record.weights, record.licence
+        )
     table.add_row(
-        "timm:NAME", "video", "probed", "pretrained", "any timm image model, frame by frame; hub or --weights FILE", "the model's"
+        "timm:NAME",
+        "video",
+        "probed",
+        "pretrained",
+        "any timm image model, frame by frame; hub or --weights FILE",
+        "the model's",
     )
     table.add_row(
         "MODULE:FUNCTION",
@@ -214,23 +245,35 @@ def encoders_convert(
     encoder: Annotated[str, typer.Option(help="Whose weights they are: a name of `mambavl encoders list`.")],
     target: Annotated[Path, typer.Option("--out", help="The safetensors file to write, for --weights.")],
 ) -> None:
-    """Turn a published checkpoint into safetensors, strict in every key and shape. Nothing in the file is run."""
+    """Turn a published checkpoint into safetensors, strict in every key and shape. Nothing in the file is
+    run.
+    """
     from mambavl.extract.encoders.published.table import convert
 
     found = convert(file, encoder, target)
     print(f"wrote {found['tensors']} tensors, {found['parameters']:,} numbers, to {target}")
     print(f"source sha256 {found['source_sha256']}")
     if found["left_out"] or found["tensors_left_out"]:
-        print(f"left out: {', '.join(found['left_out']) or 'nothing beside the weights'}; {found['tensors_left_out']} tensors")
+        print(
+            f"left out: {', '.join(found['left_out']) or 'nothing beside the weights'}; {found['tensors_left_out']} tensors"
+        )
 
 
 @encoders_app.command("check")
 def encoders_check(
-    name: Annotated[str, typer.Argument(help="MODULE:FUNCTION of your own encoder, or any other encoder's name.")],
-    weights: Annotated[str | None, typer.Option(help="As for extract: a file or folder, or `random`.")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Of a clip. Default: what it was made for, else 8.")] = None,
+    name: Annotated[
+        str, typer.Argument(help="MODULE:FUNCTION of your own encoder, or any other encoder's name.")
+    ],
+    weights: Annotated[
+        str | None, typer.Option(help="As for extract: a file or folder, or `random`.")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Of a clip. Default: what it was made for, else 8.")
+    ] = None,
 ) -> None:
-    """Try an encoder: does it keep what extraction relies on? A line for each property. Exit code 1 if any fails."""
+    """Try an encoder: does it keep what extraction relies on? A line for each property. Exit code 1 if any
+    fails.
+    """
 
     from mambavl.extract.encoders.conformance import check_encoder
 
@@ -246,16 +289,28 @@ def encoders_check(
 
 @bench_app.command("complexity")
 def bench_complexity(
-    recipe: Annotated[str | None, typer.Option(help="Count the head of this recipe: a file, or a packaged name.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="Count this encoder alone: a published one, a RoBERTa, timm:NAME.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Count the head of this recipe: a file, or a packaged name.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Count this encoder alone: a published one, a RoBERTa, timm:NAME.")
+    ] = None,
     sets: Annotated[
-        list[str], typer.Option("--set", help="A key of the recipe, or a size of the encoder: --set image_size=336. Repeatable.")
+        list[str],
+        typer.Option(
+            "--set", help="A key of the recipe, or a size of the encoder: --set image_size=336. Repeatable."
+        ),
     ] = [],  # noqa: B006
     streams: Annotated[
-        list[str], typer.Option("--stream", help="A recipe's stream without a store, tokens x width: video=1568x768. Repeatable.")
+        list[str],
+        typer.Option(
+            "--stream", help="A recipe's stream without a store, tokens x width: video=1568x768. Repeatable."
+        ),
     ] = [],  # noqa: B006
 ) -> None:
-    """Count parameters and multiply-adds: the paper's Table 4, every encoder, our head. No weights, no GPU; ends in JSON."""
+    """Count parameters and multiply-adds: the paper's Table 4, every encoder, our head. No weights, no GPU;
+    ends in JSON.
+    """
     from mambavl.complexity import report as subject
 
     if recipe and encoder:
@@ -278,19 +333,32 @@ def extract_video(
     encoder: Annotated[str, typer.Option(help="A name of `mambavl encoders list`.")],
     store: Annotated[Path, typer.Option("--out", help="The feature store to write or resume.")],
     split: SplitOption = "train,validation",
-    task: Annotated[Task, typer.Option(help="recognition: the action; anticipation: what ends 1 s before.")] = Task.recognition,
+    task: Annotated[
+        Task, typer.Option(help="recognition: the action; anticipation: what ends 1 s before.")
+    ] = Task.recognition,
     weights: Annotated[str | None, typer.Option(help="A weights file, or `random`.")] = None,
-    shard: Annotated[str, typer.Option(help="i/n: do every n-th row group only, from the i-th (0-based).")] = "0/1",
+    shard: Annotated[
+        str, typer.Option(help="i/n: do every n-th row group only, from the i-th (0-based).")
+    ] = "0/1",
     sets: SetOption = [],  # noqa: B006
 ) -> None:
     """Fill a video feature store. Run it again to resume."""
     from mambavl.extract.options import VideoExtraction
     from mambavl.extract.video_job import extract_video
 
-    settings = {"encoder": encoder, "splits": splits_of(split), "sampling": {"task": task.value}, "weights": weights}
+    settings = {
+        "encoder": encoder,
+        "splits": splits_of(split),
+        "sampling": {"task": task.value},
+        "weights": weights,
+    }
     options = options_of(VideoExtraction, settings, sets)
     read = annotations_of(annotations, ",".join(options.splits))
-    _extract(lambda **hooks: extract_video(read, videos, store, options, shard=_shard(shard), **hooks), store, options.max_failed)
+    _extract(
+        lambda **hooks: extract_video(read, videos, store, options, shard=_shard(shard), **hooks),
+        store,
+        options.max_failed,
+    )
 
 
 @extract_app.command("text")
@@ -300,8 +368,12 @@ def extract_text(
     encoder: Annotated[str, typer.Option(help="A name of `mambavl encoders list`.")],
     store: Annotated[Path, typer.Option("--out", help="The feature store to write or resume.")],
     split: SplitOption = "train,validation",
-    weights: Annotated[str | None, typer.Option(help="A folder with config, tokenizer, model.safetensors.")] = None,
-    shard: Annotated[str, typer.Option(help="i/n: do every n-th row group only, from the i-th (0-based).")] = "0/1",
+    weights: Annotated[
+        str | None, typer.Option(help="A folder with config, tokenizer, model.safetensors.")
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(help="i/n: do every n-th row group only, from the i-th (0-based).")
+    ] = "0/1",
     sets: SetOption = [],  # noqa: B006
 ) -> None:
     """Fill a text feature store: both questions of every row. Run it again to resume."""
@@ -311,29 +383,46 @@ def extract_text(
     settings = {"encoder": encoder, "splits": splits_of(split), "weights": weights}
     options = options_of(TextExtraction, settings, sets)
     read = annotations_of(annotations, ",".join(options.splits))
-    _extract(lambda **hooks: extract_text(read, questions, store, options, shard=_shard(shard), **hooks), store, 0)
+    _extract(
+        lambda **hooks: extract_text(read, questions, store, options, shard=_shard(shard), **hooks), store, 0
+    )
 
 
 @extract_app.command("audio")
 def extract_audio(
     annotations: AnnotationsOption,
     videos: VideosOption,
-    encoder: Annotated[str, typer.Option(help="audio:NAME, a transformers model of sound by hub name or folder.")],
+    encoder: Annotated[
+        str, typer.Option(help="audio:NAME, a transformers model of sound by hub name or folder.")
+    ],
     store: Annotated[Path, typer.Option("--out", help="The feature store to write or resume.")],
     split: SplitOption = "train,validation",
-    task: Annotated[Task, typer.Option(help="recognition: the action; anticipation: what ends 1 s before.")] = Task.recognition,
+    task: Annotated[
+        Task, typer.Option(help="recognition: the action; anticipation: what ends 1 s before.")
+    ] = Task.recognition,
     weights: Annotated[str | None, typer.Option(help="A folder that is used instead, or `random`.")] = None,
-    shard: Annotated[str, typer.Option(help="i/n: do every n-th row group only, from the i-th (0-based).")] = "0/1",
+    shard: Annotated[
+        str, typer.Option(help="i/n: do every n-th row group only, from the i-th (0-based).")
+    ] = "0/1",
     sets: SetOption = [],  # noqa: B006
 ) -> None:
     """Fill a feature store with the videos' soundtracks. Run it again to resume."""
     from mambavl.extract.audio_job import extract_audio
     from mambavl.extract.options import AudioExtraction
 
-    settings = {"encoder": encoder, "splits": splits_of(split), "sampling": {"task": task.value}, "weights": weights}
+    settings = {
+        "encoder": encoder,
+        "splits": splits_of(split),
+        "sampling": {"task": task.value},
+        "weights": weights,
+    }
     options = options_of(AudioExtraction, settings, sets)
     read = annotations_of(annotations, ",".join(options.splits))
-    _extract(lambda **hooks: extract_audio(read, videos, store, options, shard=_shard(shard), **hooks), store, options.max_failed)
+    _extract(
+        lambda **hooks: extract_audio(read, videos, store, options, shard=_shard(shard), **hooks),
+        store,
+        options.max_failed,
+    )
 
 
 def _extract(job: Any, store: Path, max_failed: int) -> None:
@@ -351,7 +440,9 @@ def _extract(job: Any, store: Path, max_failed: int) -> None:
     if summary.failures:
         print(f"{len(summary.failures)} rows have no features")
     if len(summary.failed) > max_failed:
-        raise DataError(f"{store}: {len(summary.failed)} rows failed; at most {max_failed} were allowed (--set max_failed=N)")
+        raise DataError(
+            f"{store}: {len(summary.failed)} rows failed; at most {max_failed} were allowed (--set max_failed=N)"
+        )
 
 
 @cache_app.command("info")
@@ -360,14 +451,19 @@ def cache_info(store: StoreArgument) -> None:
     from mambavl.cache import open_store
 
     opened = open_store(store, partial=True)
-    counts = {STATUS[code]: int((opened.status == code).sum()) for code in sorted(set(opened.status.tolist()))}
+    counts = {
+        STATUS[code]: int((opened.status == code).sum()) for code in sorted(set(opened.status.tolist()))
+    }
     size = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
     facts = {
         "store id": opened.store_id or "not finalised",
         "rows": f"{len(opened):,}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()),
         "row groups": f"{opened.layout.groups} of {opened.layout.rows_per_group} rows",
         "size": f"{size / 1e6:,.1f} MB",
-        **{f"level {level.name}": f"{level.kind} {level.shape} {level.dtype}" for level in opened.layout.levels},
+        **{
+            f"level {level.name}": f"{level.kind} {level.shape} {level.dtype}"
+            for level in opened.layout.levels
+        },
         **{key: json.dumps(value) for key, value in opened.spec["recipe"].items()},
     }
     table = Table(show_header=False, title=escape(str(store)), title_justify="left")
@@ -379,7 +475,9 @@ def cache_info(store: StoreArgument) -> None:
 @cache_app.command("verify")
 def cache_verify(
     store: StoreArgument,
-    deep: Annotated[bool, typer.Option("--deep", help="Read every byte: sha256, crc32c, shard indices, journals.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every byte: sha256, crc32c, shard indices, journals.")
+    ] = False,
 ) -> None:
     """Check a store; one line for every bad object. Exit code 1 if any."""
     from mambavl.cache.verify import verify
@@ -390,12 +488,16 @@ def cache_verify(
         print(f"{store}: {fault}")
     if faults:
         raise typer.Exit(1)
-    print(f"{store}: sound ({'every byte was read' if deep else 'sizes and manifest; --deep reads every byte'})")
+    print(
+        f"{store}: sound ({'every byte was read' if deep else 'sizes and manifest; --deep reads every byte'})"
+    )
 
 
 @cache_app.command("repair")
 def cache_repair(store: StoreArgument) -> None:
-    """Delete what is damaged and re-open its row groups, so that the command that made the store fills just them again."""
+    """Delete what is damaged and re-open its row groups, so that the command that made the store fills just
+    them again.
+    """
     from mambavl.cache.repair import repair
     from mambavl.cache.writer import finalize
 
@@ -404,7 +506,11 @@ def cache_repair(store: StoreArgument) -> None:
     for fault in done.faults:
         print(f"{store}: {fault}")
     if done.needs_extraction:
-        lost = f"{len(done.reopened)} row groups are open" if done.reopened else "what describes its rows is to be written anew"
+        lost = (
+            f"{len(done.reopened)} row groups are open"
+            if done.reopened
+            else "what describes its rows is to be written anew"
+        )
         print(f"{store}: {lost}; run the command that made the store again, with the same options")
     elif done.faults:
         print(f"{store}: mended, store id {finalize(store)['store_id'][:16]}")
@@ -413,8 +519,12 @@ def cache_repair(store: StoreArgument) -> None:
 
 
 @cache_app.command("diff")
-def cache_diff(store: StoreArgument, other: Annotated[Path, typer.Argument(help="Another feature store.")]) -> None:
-    """Say what differs between two stores: the recipes field by field, the rows, their values. Exit code 1 if anything."""
+def cache_diff(
+    store: StoreArgument, other: Annotated[Path, typer.Argument(help="Another feature store.")]
+) -> None:
+    """Say what differs between two stores: the recipes field by field, the rows, their values. Exit code 1 if
+    anything.
+    """
     from mambavl.cache import open_store
     from mambavl.cache.diff import diff
 
@@ -432,14 +542,19 @@ def cache_diff(store: StoreArgument, other: Annotated[Path, typer.Argument(help=
 def cache_gc(
     store: StoreArgument,
     every_host: Annotated[
-        bool, typer.Option("--every-host", help="Also what processes of other machines left; only when none is writing.")
+        bool,
+        typer.Option(
+            "--every-host", help="Also what processes of other machines left; only when none is writing."
+        ),
     ] = False,
 ) -> None:
     """Delete the half-written files of killed writers."""
     from mambavl.cache.repair import gc
 
     deleted = gc(store, every_host=every_host)
-    print(f"{store}: deleted {len(deleted)} half-written files ({sum(size for _, size in deleted) / 1e6:.1f} MB)")
+    print(
+        f"{store}: deleted {len(deleted)} half-written files ({sum(size for _, size in deleted) / 1e6:.1f} MB)"
+    )
 
 
 @cache_app.command("pool")
@@ -455,17 +570,25 @@ def cache_pool(
     parent = open_store(store, verify="read")
     with progress("pooling", "row groups") as update, stop_on_signal() as should_stop:
         store_id = pool(parent, target, to, progress=update, should_stop=should_stop)
-    state = f"finished store, store id {store_id[:16]}" if store_id else "unfinished store: another writer is still at work on it"
+    state = (
+        f"finished store, store id {store_id[:16]}"
+        if store_id
+        else "unfinished store: another writer is still at work on it"
+    )
     print(f"wrote {len(parent):,} rows of level {to} to {target}: {state}")
 
 
 @cache_app.command("selftest")
 def cache_selftest(
-    folder: Annotated[Path, typer.Argument(help="A folder on the file system to be tried. What is made there is deleted.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A folder on the file system to be tried. What is made there is deleted.")
+    ],
     kills: Annotated[int, typer.Option(min=1, help="Writers to be killed.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
 ) -> None:
-    """Try what stores rely on, on your file system: kill writers, run two at once, ask for locks. Exit code 1 if any fails."""
+    """Try what stores rely on, on your file system: kill writers, run two at once, ask for locks. Exit code 1
+    if any fails.
+    """
     from mambavl.cache.selftest import selftest
 
     with progress("killing", "writers") as update, stop_on_signal() as should_stop:
@@ -482,68 +605,119 @@ def cache_finalize(store: StoreArgument) -> None:
     from mambavl.cache.writer import finalize
 
     manifest = finalize(store)
-    print(f"{store}: finalised, store id {manifest['store_id'][:16]}, {len(manifest['failures'])} rows without features")
+    print(
+        f"{store}: finalised, store id {manifest['store_id'][:16]}, {len(manifest['failures'])} rows without features"
+    )
 
 
 @cache_app.command("export")
 def cache_export(
     store: StoreArgument,
-    to: Annotated[ExportFormat, typer.Option("--to", help="One HDF5 file; an npy file a video; RULSTM's LMDB of frames.")],
+    to: Annotated[
+        ExportFormat,
+        typer.Option("--to", help="One HDF5 file; an npy file a video; RULSTM's LMDB of frames."),
+    ],
     target: Annotated[Path, typer.Option("--out", help="The file (hdf5) or folder (npy, lmdb) to write.")],
-    level: Annotated[str | None, typer.Option(help="One level. hdf5 takes all of them if it is left out.")] = None,
-    fps: Annotated[float, typer.Option(min=0.001, help="lmdb: frame n of a video shows second (n - 1) / fps.")] = 30.0,
+    level: Annotated[
+        str | None, typer.Option(help="One level. hdf5 takes all of them if it is left out.")
+    ] = None,
+    fps: Annotated[
+        float, typer.Option(min=0.001, help="lmdb: frame n of a video shows second (n - 1) / fps.")
+    ] = 30.0,
 ) -> None:
-    """Write a store in a form that others read. What hdf5 and npy hold can be imported again and is the same then."""
+    """Write a store in a form that others read. What hdf5 and npy hold can be imported again and is the same
+    then.
+    """
     from mambavl.cache import open_store
     from mambavl.cache.interchange.export import export_store
 
     opened = open_store(store, verify="read")
     with progress("exporting", "rows") as update, stop_on_signal() as should_stop:
-        count = export_store(opened, target, to.value, level=level, fps=fps, progress=update, should_stop=should_stop)
+        count = export_store(
+            opened, target, to.value, level=level, fps=fps, progress=update, should_stop=should_stop
+        )
     without = f", {len(opened) - count:,} have none" if count < len(opened) else ""
     print(f"wrote the features of {count:,} rows{without} to {target}")
 
 
 @cache_app.command("import")
 def cache_import(
-    source: Annotated[Path, typer.Argument(help="A file or folder of features: an export, or what others made.")],
+    source: Annotated[
+        Path, typer.Argument(help="A file or folder of features: an export, or what others made.")
+    ],
     kind: Annotated[
-        ImportFormat, typer.Option("--format", help="hdf5, safetensors: by narration_id; npy: a file a video; lmdb: RULSTM's.")
+        ImportFormat,
+        typer.Option(
+            "--format", help="hdf5, safetensors: by narration_id; npy: a file a video; lmdb: RULSTM's."
+        ),
     ],
     store: Annotated[Path, typer.Option("--out", help="The feature store to write or resume.")],
-    annotations: Annotated[Path | None, typer.Option(help="Folder of the EPIC_100_*.csv files; an export needs none.")] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="Folder of the EPIC_100_*.csv files; an export needs none.")
+    ] = None,
     split: SplitOption = "train,validation",
-    task: Annotated[Task, typer.Option(help="recognition: the action; anticipation: what ends 1 s before.")] = Task.recognition,
+    task: Annotated[
+        Task, typer.Option(help="recognition: the action; anticipation: what ends 1 s before.")
+    ] = Task.recognition,
     encoder: Annotated[str | None, typer.Option(help="What made the features, for the record.")] = None,
     fps: Annotated[float | None, typer.Option(help="npy, lmdb (30): frames a second.")] = None,
     window: Annotated[int | None, typer.Option(help="npy: frames that a step saw.")] = None,
     stride: Annotated[int | None, typer.Option(help="npy: frames from a step to the next.")] = None,
     dataset: Annotated[str | None, typer.Option(help="hdf5, npz: which of several arrays.")] = None,
-    dtype: Annotated[Dtype | None, typer.Option(help="Default: float16 if the source is, else float32.")] = None,
-    max_failed: Annotated[int, typer.Option(min=0, help="Rows without features above which the exit code is 1.")] = 0,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Default: float16 if the source is, else float32.")
+    ] = None,
+    max_failed: Annotated[
+        int, typer.Option(min=0, help="Rows without features above which the exit code is 1.")
+    ] = 0,
     sets: SetOption = [],  # noqa: B006
 ) -> None:
     """Make a feature store of an export, or of features that others made. Run it again to resume."""
     from mambavl.cache.interchange.exported import import_export, is_export
-    from mambavl.cache.interchange.foreign import BY_TIME, SamplingTimes, check_options, import_features, source_sha256
+    from mambavl.cache.interchange.foreign import (
+        BY_TIME,
+        SamplingTimes,
+        check_options,
+        import_features,
+        source_sha256,
+    )
     from mambavl.cache.rows import STATUS
 
-    options = {"encoder": encoder, "fps": fps, "window": window, "stride": stride, "dataset": dataset, "dtype": dtype}
+    options = {
+        "encoder": encoder,
+        "fps": fps,
+        "window": window,
+        "stride": stride,
+        "dataset": dataset,
+        "dtype": dtype,
+    }
     options = {name: getattr(value, "value", value) for name, value in options.items() if value is not None}
     is_ours = is_export(source, kind.value)
     if is_ours:
         if beyond := [*options, *["annotations"] * bool(annotations), *["set"] * bool(sets)]:
-            raise UsageError(f"{source}: is an export and brings rows, labels and recipe with it; leave out --{beyond[0]}")
+            raise UsageError(
+                f"{source}: is an export and brings rows, labels and recipe with it; leave out --{beyond[0]}"
+            )
         job = partial(import_export, source, kind.value, store)
     else:
         if annotations is None:
-            raise UsageError(f"{source}: is no export of mambavl; say with --annotations DIR which rows its features belong to")
+            raise UsageError(
+                f"{source}: is no export of mambavl; say with --annotations DIR which rows its features belong to"
+            )
         check_options(kind.value, dataset, fps, window, stride)  # before a long read
         if sets and kind.value not in BY_TIME:
-            raise UsageError(f"--set {sets[0]}: the moments of {kind.value} features were chosen when they were made")
+            raise UsageError(
+                f"--set {sets[0]}: the moments of {kind.value} features were chosen when they were made"
+            )
         read = annotations_of(annotations, split)
-        moments = _moments(read.segments, _sampling(task, sets)) if kind.value in BY_TIME else SamplingTimes({"task": task.value})
-        job = partial(import_features, source, kind.value, store, read.segments, read.classes, moments, **options)
+        moments = (
+            _moments(read.segments, _sampling(task, sets))
+            if kind.value in BY_TIME
+            else SamplingTimes({"task": task.value})
+        )
+        job = partial(
+            import_features, source, kind.value, store, read.segments, read.classes, moments, **options
+        )
     with stop_on_signal() as should_stop:
         with progress("reading", "bytes") as update:
             content = source_sha256(source, kind.value, update, should_stop)
@@ -556,14 +730,20 @@ def cache_import(
     state = "finished store" if done.finalized else "unfinished store, other writers have a part of it"
     print(f"wrote {done.rows:,} rows ({done.bytes / 1e6:.1f} MB) to {store}: {state}")
     if not is_ours and len(done.failed) > max_failed:
-        raise DataError(f"{store}: {len(done.failed)} rows failed; at most {max_failed} were allowed (--max-failed N)")
+        raise DataError(
+            f"{store}: {len(done.failed)} rows failed; at most {max_failed} were allowed (--max-failed N)"
+        )
 
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe file, or the name of a packaged one such as fuse/default.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="A recipe file, or the name of a packaged one such as fuse/default.")
+    ],
     sets: RecipeSetOption = [],  # noqa: B006
-    folder: Annotated[Path | None, typer.Option("--out", help="The run folder. Default: runs/RECIPE.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="The run folder. Default: runs/RECIPE.")
+    ] = None,
 ) -> None:
     """Train a fusion head from feature stores, score it, write result.json. Run it again to resume."""
     from mambavl.configs import load
@@ -574,16 +754,27 @@ def train(
     target = folder or Path("runs") / recipe.stem
     was_finished = (target / "result.json").exists()
     with progress("training", "epochs") as update, stop_on_signal() as should_stop:
-        result = train(loaded, target, on_epoch=lambda line: update(line["epoch"], loaded.train.epochs), should_stop=should_stop)
+        result = train(
+            loaded,
+            target,
+            on_epoch=lambda line: update(line["epoch"], loaded.train.epochs),
+            should_stop=should_stop,
+        )
     _print_result(result)
-    print(f"{target}: had finished before; nothing was done" if was_finished else f"wrote {target / 'result.json'}")
+    print(
+        f"{target}: had finished before; nothing was done"
+        if was_finished
+        else f"wrote {target / 'result.json'}"
+    )
 
 
 @app.command()
 def sweep(
     recipe: Annotated[Path, typer.Argument(help="A recipe with a grid section: keys -> lists of values.")],
     sets: RecipeSetOption = [],  # noqa: B006
-    folder: Annotated[Path | None, typer.Option("--out", help="Folder of the runs. Default: runs/RECIPE.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the runs. Default: runs/RECIPE.")
+    ] = None,
 ) -> None:
     """Train one run for every point of a recipe's grid. Finished points are skipped."""
     from rich.live import Live
@@ -598,7 +789,10 @@ def sweep(
         if console.is_terminal:
             with Live(console=console, refresh_per_second=4) as live:
                 points = subject.sweep(
-                    points, target, on_change=lambda now: live.update(_sweep_table(now)), should_stop=should_stop
+                    points,
+                    target,
+                    on_change=lambda now: live.update(_sweep_table(now)),
+                    should_stop=should_stop,
                 )
         else:
             points = subject.sweep(points, target, on_change=_SweepLines(), should_stop=should_stop)
@@ -613,9 +807,12 @@ def _sweep_table(points: list) -> Table:
     table = Table("point", "state", "epoch", "text", "verb", "noun", "action")
     for point in points:
         scores = [
-            _percent(point.result["metrics"].get(f"all_{t}_top1")) if point.result else "" for t in ("verb", "noun", "action")
+            _percent(point.result["metrics"].get(f"all_{t}_top1")) if point.result else ""
+            for t in ("verb", "noun", "action")
         ]
-        text = point.result["text_protocol"] + " (!)" * bool(point.result.get("notice")) if point.result else ""
+        text = (
+            point.result["text_protocol"] + " (!)" * bool(point.result.get("notice")) if point.result else ""
+        )
         epoch = f"{point.epoch}/{point.recipe.train.epochs}" if point.epoch else ""
         table.add_row(point.name, point.state, epoch, text, *scores)
     notices = {point.result["notice"] for point in points if point.result and point.result.get("notice")}
@@ -640,7 +837,9 @@ class _SweepLines:
 def evaluate(
     run: RunArgument,
     split: Annotated[str | None, typer.Option(help="Another split than the run's own.")] = None,
-    store: Annotated[list[str], typer.Option("--store", help="STREAM=PATH: the same features, moved or of another split.")] = [],  # noqa: B006
+    store: Annotated[
+        list[str], typer.Option("--store", help="STREAM=PATH: the same features, moved or of another split.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Score a finished run again from its stores; writes scores and result.json."""
     from mambavl.fuse.evaluate import evaluate_run
@@ -649,7 +848,9 @@ def evaluate(
     for assignment in store:
         stream, equals, path = assignment.partition("=")
         if not equals:
-            raise UsageError(f"--store {assignment!r}: expected STREAM=PATH, for example --store video=stores/video.zarr")
+            raise UsageError(
+                f"--store {assignment!r}: expected STREAM=PATH, for example --store video=stores/video.zarr"
+            )
         moved[stream] = Path(path)
     result = evaluate_run(run, split=split, streams=moved)
     _print_result(result)
@@ -674,11 +875,16 @@ def _print_result(result: dict[str, Any]) -> None:
     title = f"{result['title']}, {result['split']}, {result['text_protocol']} text"
     table = Table("", "verb", "noun", "action", title=title, title_justify="left")
     for label, key in (("top-1", "top1"), ("top-5", "top5"), ("mean class recall@5", "mean_class_recall5")):
-        table.add_row(label, *(_percent(measured.get(f"all_{target}_{key}")) for target in ("verb", "noun", "action")))
-    table.add_row("prior top-1", *(_percent(prior.get(f"all_{target}_top1")) for target in ("verb", "noun", "action")))
+        table.add_row(
+            label, *(_percent(measured.get(f"all_{target}_{key}")) for target in ("verb", "noun", "action"))
+        )
+    table.add_row(
+        "prior top-1", *(_percent(prior.get(f"all_{target}_top1")) for target in ("verb", "noun", "action"))
+    )
     out.print(table)
     encoders = ", ".join(
-        f"{name}: {stream['encoder']['name']} ({stream['encoder']['state']})" for name, stream in result["streams"].items()
+        f"{name}: {stream['encoder']['name']} ({stream['encoder']['state']})"
+        for name, stream in result["streams"].items()
     )
     print(f"text protocol {result['text_protocol']}; {encoders}")
     if result.get("notice"):
@@ -710,7 +916,10 @@ def _moments(segments: tuple, sampling: Any) -> Any:
 
     windows = [window(segment.start, segment.stop, sampling) for segment in segments]
     times = [np.full(sampling.frames, np.nan) if seen.is_empty else seen.times for seen in windows]
-    flags = [seen.flags | FLAG_TIME_FROM_FRAMES * s.time_from_frames for seen, s in zip(windows, segments, strict=True)]
+    flags = [
+        seen.flags | FLAG_TIME_FROM_FRAMES * s.time_from_frames
+        for seen, s in zip(windows, segments, strict=True)
+    ]
     return SamplingTimes(sampling.model_dump(), np.stack(times), np.array(flags, np.uint8))
 
 

@@ -8,9 +8,12 @@ import typer
 from mambavl.configs.errors import UsageError
 
 AnnotationsOption = Annotated[Path, typer.Option("--annotations", help="Folder of the EPIC_100_*.csv files.")]
-SplitOption = Annotated[str, typer.Option("--split", help="Splits, separated by commas: train, validation, test.")]
+SplitOption = Annotated[
+    str, typer.Option("--split", help="Splits, separated by commas: train, validation, test.")
+]
 SetOption = Annotated[
-    list[str], typer.Option("--set", help="Set a key (README lists them): --set sampling.frames=8. Repeatable.")
+    list[str],
+    typer.Option("--set", help="Set a key (README lists them): --set sampling.frames=8. Repeatable."),
 ]
 
 
@@ -25,7 +28,9 @@ def splits_of(text: str) -> list[str]:
     """`train,validation` as a list. Raises UsageError when it names none, or one twice."""
     splits = [part.strip() for part in text.split(",") if part.strip()]
     if not splits:
-        raise UsageError(f"--split {text!r}: names no split; use train, validation or test, separated by commas")
+        raise UsageError(
+            f"--split {text!r}: names no split; use train, validation or test, separated by commas"
+        )
     if len(set(splits)) < len(splits):
         raise UsageError(f"--split {text!r}: names a split twice")
     return splits
@@ -35,4 +40,6 @@ def options_of(kind: Any, settings: dict[str, Any], sets: list[str]) -> Any:
     """A `kind` of Config from a command's own options (None: not given) and its `--set` texts."""
     from mambavl.configs import override, validate
 
-    return validate(override({key: value for key, value in settings.items() if value is not None}, sets), kind, "--set")
+    return validate(
+        override({key: value for key, value in settings.items() if value is not None}, sets), kind, "--set"
+    )

@@ -1,8 +1,9 @@
-"""What models cost, counted from the models themselves: parameters and multiply-adds, on meta tensors, so without any weights.
+"""What models cost, counted from the models themselves: parameters and multiply-adds, on meta tensors, so
+without any weights.
 
-Multiply-adds (MACs) are those of matrix products and convolutions, half of what FlopCounterMode counts; a scan is none of them
-and has a number of its own, in operations (`mambavl.fuse.scan.operator`). Published GFLOPs of video models are MACs of one view.
-`complexity_report` prints what is counted here.
+Multiply-adds (MACs) are those of matrix products and convolutions, half of what FlopCounterMode counts; a
+scan is none of them and has a number of its own, in operations (`mambavl.fuse.scan.operator`). Published
+GFLOPs of video models are MACs of one view. `complexity_report` prints what is counted here.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,8 +27,8 @@ ROBERTA = {  # width, depth, heads
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one clip, question or row. macs: multiply-adds of products and convolutions; scan: operations of selective scans;
-    trainable and frozen: parameters."""
+    """Of one clip, question or row. macs: multiply-adds of products and convolutions; scan: operations of
+    selective scans; trainable and frozen: parameters."""
 
     macs: float = 0.0
     scan: int = 0
@@ -82,10 +83,12 @@ def empty(*shape: int) -> Tensor:
 
 
 def encoder_cost(name: str, **sizes: Any) -> Part:
-    """One clip (or question) through an encoder, frozen: a published one with its classifiers, timm:NAME, a RoBERTa.
+    """One clip (or question) through an encoder, frozen: a published one with its classifiers, timm:NAME, a
+    RoBERTa.
 
-    sizes: of its config (image_size, frames, depth, ...), of timm's image_size and frames (16), of text `tokens` (40).
-    Raises UsageError for an encoder whose sizes are in files that are not here, and for a size that it does not have.
+    sizes: of its config (image_size, frames, depth, ...), of timm's image_size and frames (16), of text
+    `tokens` (40). Raises UsageError for an encoder whose sizes are in files that are not here, and for a size
+    that it does not have.
     """
     from mambavl.extract.encoders.published.table import PUBLISHED
     from mambavl.extract.encoders.registry import ENCODERS
@@ -107,7 +110,9 @@ def encoder_cost(name: str, **sizes: Any) -> Part:
 
 
 def video_encoder(name: str, **sizes: Any) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A published video encoder and what `tokens` takes of one clip, the video and perhaps boxes, on the meta device."""
+    """A published video encoder and what `tokens` takes of one clip, the video and perhaps boxes, on the meta
+    device.
+    """
     from mambavl.extract.encoders.published.table import PUBLISHED, sized
 
     known = PUBLISHED[name]
@@ -142,7 +147,9 @@ def _timm_cost(name: str, image_size: int | None = None, frames: int = 16) -> Pa
     from mambavl.extract.encoders.image import create_timm
 
     with torch.device("meta"):
-        model = create_timm(timm, name.removeprefix("timm:"), "random", {"img_size": image_size} if image_size else {}).eval()
+        model = create_timm(
+            timm, name.removeprefix("timm:"), "random", {"img_size": image_size} if image_size else {}
+        ).eval()
     size = image_size or timm.data.resolve_data_config({}, model=model)["input_size"][-1]
     images = empty(frames, 3, size, size)
     cost = count(lambda: model.forward_features(images), frozen=parameters_of(model))
@@ -156,7 +163,8 @@ def _only(name: str, sizes: dict[str, Any], *known: str) -> dict[str, Any]:
 
 
 def original_terms(name: str) -> dict[str, float]:
-    """Multiply-adds that fvcore, which published counts are made with, finds in the original of a video encoder beyond ours:
+    """Multiply-adds that fvcore, which published counts are made with, finds in the original of a video
+    encoder beyond ours:
 
     proj_kv        (Motionformer, ORViT) a half of it that nothing reads: D x D for each query and time step; ours leaves it out
     norms          a LayerNorm counts 5 for each number
@@ -214,13 +222,16 @@ def default_head(width: int, text_width: int = 768, **settings: Any) -> nn.Modul
     from mambavl.fuse.fusion import FusionConfig, SSMFusion
     from mambavl.fuse.head import StreamShape
 
-    streams = {"video": StreamShape(width=width)} | {f"{q}_question": StreamShape(width=text_width) for q in ("verb", "noun")}
+    streams = {"video": StreamShape(width=width)} | {
+        f"{q}_question": StreamShape(width=text_width) for q in ("verb", "noun")
+    }
     with torch.device("meta"):
         return SSMFusion(FusionConfig(streams=streams, **settings))
 
 
 def recipe_cost(recipe: Any, told: dict[str, tuple[int, int]]) -> list[Part]:
-    """The head of a recipe (fuse.recipe.Recipe) in two parts, head and classifiers, at the longest row of its stores.
+    """The head of a recipe (fuse.recipe.Recipe) in two parts, head and classifiers, at the longest row of its
+    stores.
 
     told: stream -> (tokens, width), in place of its store. Class counts are the stores', or EK100's 97 and 300 without any.
     Raises UsageError for a stream that is neither told nor has a store, and for one that the recipe does not have.
@@ -229,7 +240,9 @@ def recipe_cost(recipe: Any, told: dict[str, tuple[int, int]]) -> list[Part]:
     from mambavl.fuse.recipe import make_head
 
     if strange := [name for name in told if name not in recipe.sources]:
-        raise UsageError(f"--stream {strange[0]}: the recipe has no such stream{did_you_mean(strange[0], list(recipe.sources))}")
+        raise UsageError(
+            f"--stream {strange[0]}: the recipe has no such stream{did_you_mean(strange[0], list(recipe.sources))}"
+        )
     sizes, classes, unknown = dict(told), None, []
     for name, source in recipe.sources.items():
         if name in told:
@@ -278,9 +291,10 @@ def _stored(source: Any) -> tuple[int, int, Any]:
 def table_4() -> dict[str, list[Part]]:
     """The rows of the paper's Table 4, and two that its code has besides, each in its parts.
 
-    ORViT-MF at 224 px, 97 + 300 classes, which the released code trains together with the head. A head brings its own parameters
-    and reuses ORViT's classifiers and `pre_logits`, which that code runs on every token. Transformers and the MLP take one pooled
-    vector of RoBERTa a question, MambaVL its embedding layer alone; RoBERTa is frozen, and published parameters leave it out.
+    ORViT-MF at 224 px, 97 + 300 classes, which the released code trains together with the head. A head brings
+    its own parameters and reuses ORViT's classifiers and `pre_logits`, which that code runs on every token.
+    Transformers and the MLP take one pooled vector of RoBERTa a question, MambaVL its embedding layer alone;
+    RoBERTa is frozen, and published parameters leave it out.
     """
     from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
     from mambavl.fuse.head import StreamShape
@@ -294,7 +308,11 @@ def table_4() -> dict[str, list[Part]]:
     ]
     shared = [
         *backbone,
-        Part("pre_logits on every token", count(lambda: orvit.pre_logits(empty(1, patches, width))), str(patches)),
+        Part(
+            "pre_logits on every token",
+            count(lambda: orvit.pre_logits(empty(1, patches, width))),
+            str(patches),
+        ),
     ]
     with torch.device("meta"):
         roberta = text_encoder("roberta-base")
@@ -304,8 +322,12 @@ def table_4() -> dict[str, list[Part]]:
     released = {"streams": streams, "video_mlp_layers": 0, "text_mlp_layers": 3, "input_norm": False}
     with torch.device("meta"):
         heads = {
-            "transformer_12x12": TransformerFusion(TransformerConfig(**released, depth=12, num_heads=12, tokens="pooled")),
-            "transformer_6x4": TransformerFusion(TransformerConfig(**released, depth=6, num_heads=4, tokens="pooled")),
+            "transformer_12x12": TransformerFusion(
+                TransformerConfig(**released, depth=12, num_heads=12, tokens="pooled")
+            ),
+            "transformer_6x4": TransformerFusion(
+                TransformerConfig(**released, depth=6, num_heads=4, tokens="pooled")
+            ),
             "mlp": MLPFusion(MLPConfig(**released)),
         }
     rows = {"orvit": backbone}

@@ -1,4 +1,6 @@
-"""`mambavl bench complexity` and `mambavl encoders show`: what `complexity` counts, in tables, published beside counted."""
+"""`mambavl bench complexity` and `mambavl encoders show`: what `complexity` counts, in tables, published
+beside counted.
+"""
 
 from typing import Any
 
@@ -43,8 +45,8 @@ ORIGINAL_GMACS = {
 
 
 def print_report(console: Console) -> dict[str, dict[str, float]]:
-    """Table 4 in its parts, every encoder, our head at every level. Returns {row: {"params", "macs"}} of Table 4: what the
-    released code trains, and multiply-adds without the scan."""
+    """Table 4 in its parts, every encoder, our head at every level. Returns {row: {"params", "macs"}} of
+    Table 4: what the released code trains, and multiply-adds without the scan."""
     rows = table_4()
     _print_table_4(console, rows)
     _print_encoders(console)
@@ -52,7 +54,9 @@ def print_report(console: Console) -> dict[str, dict[str, float]]:
     for level, tokens in {"frame": 8, "grid 4x4": 8 * 16, "patch": 8 * 14 * 14}.items():
         lengths = {"video": tokens, "verb_question": QUESTION_TOKENS, "noun_question": QUESTION_TOKENS}
         cost = head_cost(default_head(768), lengths)
-        table.add_row(*_cells(Part(f"{level} level, 8 steps of 14x14", cost, f"{tokens}; 2 x {QUESTION_TOKENS}")))
+        table.add_row(
+            *_cells(Part(f"{level} level, 8 steps of 14x14", cost, f"{tokens}; 2 x {QUESTION_TOKENS}"))
+        )
     console.print(table)
     console.print(
         "MACs: multiply-adds of products and convolutions; FLOPs: twice as many. The scan is in operations, and in neither. "
@@ -69,16 +73,41 @@ def _print_table_4(console: Console, rows: dict[str, list[Part]]) -> None:
             table.add_row(*_cells(part))
         table.add_row(*_cells(Part("total", total(parts))), end_section=True)
     console.print(table)
-    table = Table("row", "published G", "counted", "differs", "published M", "counted", "why", title="published beside counted")
+    table = Table(
+        "row",
+        "published G",
+        "counted",
+        "differs",
+        "published M",
+        "counted",
+        "why",
+        title="published beside counted",
+    )
     for row, parts in rows.items():
         cost = total(parts)
         gmacs, millions = cost.macs / 1e9, cost.trainable / 1e6
         if row in PUBLISHED_TABLE_4:
             published, published_millions, why = PUBLISHED_TABLE_4[row]
             differs = f"{100 * (gmacs / published - 1):+.2f} %"
-            table.add_row(row, f"{published:g}", f"{gmacs:.2f}", differs, str(published_millions), f"{millions:.2f}", why)
+            table.add_row(
+                row,
+                f"{published:g}",
+                f"{gmacs:.2f}",
+                differs,
+                str(published_millions),
+                f"{millions:.2f}",
+                why,
+            )
         else:
-            table.add_row(row, "-", f"{gmacs:.2f}", "-", "-", f"{millions:.2f}", "In the released code, not in the table.")
+            table.add_row(
+                row,
+                "-",
+                f"{gmacs:.2f}",
+                "-",
+                "-",
+                f"{millions:.2f}",
+                "In the released code, not in the table.",
+            )
     console.print(table)
 
 
@@ -91,13 +120,24 @@ def _print_encoders(console: Console) -> None:
         table.add_row(*_cells(part))
     console.print(table)
     table = Table(
-        "encoder", "G MACs", "besides, by fvcore's rules", "sum", "fvcore on the original", title="ours and the originals"
+        "encoder",
+        "G MACs",
+        "besides, by fvcore's rules",
+        "sum",
+        "fvcore on the original",
+        title="ours and the originals",
     )
     for name, original in ORIGINAL_GMACS.items():
         if name in counted:
             macs, terms = counted[name].cost.macs, original_terms(name)
             besides = ", ".join(f"{term} {value / 1e9:+.2f}" for term, value in terms.items())
-            table.add_row(name, f"{macs / 1e9:.2f}", besides, f"{(macs + sum(terms.values())) / 1e9:.2f}", f"{original:.2f}")
+            table.add_row(
+                name,
+                f"{macs / 1e9:.2f}",
+                besides,
+                f"{(macs + sum(terms.values())) / 1e9:.2f}",
+                f"{original:.2f}",
+            )
     console.print(table)
     console.print(
         "proj_kv: a half of it that the originals multiply out and never read; ours does not. The rest: how it is counted."
@@ -132,7 +172,9 @@ def parse_streams(options: list[str]) -> dict[str, tuple[int, int]]:
         name, _, size = option.partition("=")
         numbers = size.split("x")
         if not name or len(numbers) != 2 or not all(number.isdecimal() and int(number) for number in numbers):
-            raise UsageError(f"--stream {option!r}: expected NAME=TOKENSxWIDTH, for example --stream video=1568x768")
+            raise UsageError(
+                f"--stream {option!r}: expected NAME=TOKENSxWIDTH, for example --stream video=1568x768"
+            )
         found[name] = (int(numbers[0]), int(numbers[1]))
     return found
 
@@ -140,7 +182,12 @@ def parse_streams(options: list[str]) -> dict[str, tuple[int, int]]:
 def _cells(part: Part) -> tuple[str, ...]:
     cost = part.cost
     parameters = (f"{number:,}" for number in (cost.trainable, cost.frozen, cost.parameters))
-    return part.name, part.tokens, *parameters, *(f"{number / 1e9:,.3f}" for number in (cost.macs, cost.flops, cost.scan))
+    return (
+        part.name,
+        part.tokens,
+        *parameters,
+        *(f"{number / 1e9:,.3f}" for number in (cost.macs, cost.flops, cost.scan)),
+    )
 
 
 def _figures(cost: Cost) -> dict[str, float]:
@@ -156,11 +203,18 @@ def describe_encoder(name: str) -> dict[str, str]:
     from mambavl.extract.encoders.registry import ENCODERS
 
     if ":" in name:
-        raise UsageError(f"{name}: what it is shows when it is built; `mambavl encoders check {name}` does that")
+        raise UsageError(
+            f"{name}: what it is shows when it is built; `mambavl encoders check {name}` does that"
+        )
     if name not in ENCODERS:
         raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, ENCODERS)}")
     record = ENCODERS[name]
-    shown = {"kind": record.kind, "channels": str(record.width), "weights": record.weights, "licence": record.licence}
+    shown = {
+        "kind": record.kind,
+        "channels": str(record.width),
+        "weights": record.weights,
+        "licence": record.licence,
+    }
     if name not in PUBLISHED:
         return shown | {"state": record.state}
     model, (video, *_) = video_encoder(name)
@@ -173,7 +227,9 @@ def describe_encoder(name: str) -> dict[str, str]:
         f"std {_short(pixels.std)}",
         "tested with": _sampling(model),
         "tokens": f"1 class token, then {steps} steps x {height} x {width}",
-        "boxes": f"{slots} slots a frame: --set boxes=h5 or hoa with boxes_path=..., or boxes=none" if slots else "none",
+        "boxes": f"{slots} slots a frame: --set boxes=h5 or hoa with boxes_path=..., or boxes=none"
+        if slots
+        else "none",
         "parameters": f"{cost.parameters:,}",
         "multiply-adds": f"{cost.macs / 1e9:,.2f} G a clip",
         "keys": f"{len(model.state_dict())} tensors",

@@ -1,4 +1,6 @@
-"""`mambavl demo`: the whole road on a rendered toy kitchen. It calls the same functions as the commands, in one process."""
+"""`mambavl demo`: the whole road on a rendered toy kitchen. It calls the same functions as the commands, in
+one process.
+"""
 
 import json
 import time
@@ -76,7 +78,9 @@ def run(folder: Path, *, quick: bool = False) -> None:
         write_report([run for paths in runs.values() for run in paths], report)
     results = {title: [_result(path) for path in paths] for title, paths in runs.items()}
     _print_table(results)
-    out.print(f"wrote {report} after {time.perf_counter() - started:.0f} s; open it in a browser", style="bold")
+    out.print(
+        f"wrote {report} after {time.perf_counter() - started:.0f} s; open it in a browser", style="bold"
+    )
     if not quick:
         _check(results[MAIN.title])
 
@@ -104,7 +108,12 @@ def _extract(folder: Path, kitchen: Path, annotations: Annotations, should_stop:
     with _stage("video features"), progress("encoding frames", "segments") as update:
         _whole(
             extract_video(
-                annotations, kitchen / "videos", stores / "video.zarr", options, progress=update, should_stop=should_stop
+                annotations,
+                kitchen / "videos",
+                stores / "video.zarr",
+                options,
+                progress=update,
+                should_stop=should_stop,
             )
         )
     with _stage("text features"):
@@ -155,7 +164,10 @@ def _recipe(folder: Path, row: Row, seed: int) -> Recipe:
         streams["video"] = {"store": str(folder / "stores" / "video.zarr"), "level": "frame"}
     if row.text:
         for question in ("verb_question", "noun_question"):
-            streams[question] = {"store": str(_text_store(folder, row.protocol)), "level": f"{question}/last_hidden"}
+            streams[question] = {
+                "store": str(_text_store(folder, row.protocol)),
+                "level": f"{question}/last_hidden",
+            }
     sets = [f"title={json.dumps(row.title)}", f"train.seed={seed}", *row.sets]
     raw = override(read_toml(find_recipe("fuse/demo")), sets)
     return validate({**raw, "streams": streams}, Recipe, "fuse/demo.toml")
@@ -174,10 +186,20 @@ def _print_table(results: dict[str, list[dict[str, Any]]]) -> None:
     for title, runs in results.items():
         keys = ("all_verb_top1", "all_noun_top1", "all_action_top1", "unseen_verb_top1", "unseen_noun_top1")
         table.add_row(
-            title, runs[0]["text_protocol"], *(_mean([r["metrics"][key] for r in runs]) for key in keys), str(len(runs))
+            title,
+            runs[0]["text_protocol"],
+            *(_mean([r["metrics"][key] for r in runs]) for key in keys),
+            str(len(runs)),
         )
     prior = results[MAIN.title][0]["prior_metrics"]
-    table.add_row("training prior", "-", *(f"{prior[f'all_{t}_top1']:.1f}" for t in ("verb", "noun", "action")), "", "", "")
+    table.add_row(
+        "training prior",
+        "-",
+        *(f"{prior[f'all_{t}_top1']:.1f}" for t in ("verb", "noun", "action")),
+        "",
+        "",
+        "",
+    )
     out.print(table)
 
 
@@ -186,7 +208,9 @@ def _mean(values: list[float]) -> str:
 
 
 def _check(results: list[dict[str, Any]]) -> None:
-    """The demo's own test: with generic text, at least three times what guessing the commonest class gives, seed by seed."""
+    """The demo's own test: with generic text, at least three times what guessing the commonest class gives,
+    seed by seed.
+    """
     for target in ("verb", "noun"):
         prior = results[0]["prior_metrics"][f"all_{target}_top1"]
         reached = [result["metrics"][f"all_{target}_top1"] for result in results]
@@ -194,7 +218,9 @@ def _check(results: list[dict[str, Any]]) -> None:
         times = f"at least {min(reached) / prior:.1f} times the prior's {prior:.1f}"
         out.print(f"{MAIN.title}: {target} top-1 {seeds} over {len(reached)} seeds, {times}")
         if min(reached) < TIMES_PRIOR * prior:
-            raise DataError(f"{target} top-1 {min(reached):.1f} is below {TIMES_PRIOR:g} times the prior's {prior:.1f}")
+            raise DataError(
+                f"{target} top-1 {min(reached):.1f} is below {TIMES_PRIOR:g} times the prior's {prior:.1f}"
+            )
 
 
 @contextmanager

@@ -3,11 +3,11 @@
     folder/annotations/EPIC_100_*.csv        the columns, ids and time formats of EK100; only the classes that occur
     folder/videos/P01/videos/P01_101.MP4     H.264, 224x160 at 20 fps, some sixteen actions each, some overlapping
 
-Verbs are motions whose marks (hand, tool, water, pieces, lid, flame) show in single frames even after global pooling;
-nouns are drawn objects; every verb meets every noun. take/put, open/close and turn-on/turn-off show each other's
-frames backwards, so only the order of time tells them apart. P09 and P10 cook in validation only.
-Ids and keys are EK100's; instances, categories and narrations are our own words. Everything follows from `seed`.
-Here it is planned, written down and encoded; toypictures.py draws it.
+Verbs are motions whose marks (hand, tool, water, pieces, lid, flame) show in single frames even after global
+pooling; nouns are drawn objects; every verb meets every noun. take/put, open/close and turn-on/turn-off show
+each other's frames backwards, so only the order of time tells them apart. P09 and P10 cook in validation
+only. Ids and keys are EK100's; instances, categories and narrations are our own words. Everything follows
+from `seed`. Here it is planned, written down and encoded; toypictures.py draws it.
 """
 
 import csv
@@ -81,8 +81,12 @@ class ToyKitchen:
     num_nouns: int
 
 
-def render(folder: Path, *, segments: int = 320, seed: int = 0, on_video: Callable[[int, int], None] | None = None) -> ToyKitchen:
-    """Write the annotations and draw every video under `folder`; `on_video(done, total)` is called after each video."""
+def render(
+    folder: Path, *, segments: int = 320, seed: int = 0, on_video: Callable[[int, int], None] | None = None
+) -> ToyKitchen:
+    """Write the annotations and draw every video under `folder`; `on_video(done, total)` is called after each
+    video.
+    """
     films = plan(segments, seed)
     annotations, videos = Path(folder) / "annotations", Path(folder) / "videos"
     write_annotations(annotations, films)
@@ -93,7 +97,9 @@ def render(folder: Path, *, segments: int = 320, seed: int = 0, on_video: Callab
         if on_video is not None:
             on_video(done, len(films))
     counts = Counter(film.split for film in films for _ in film.acts)
-    return ToyKitchen(annotations, videos, len(films), counts["train"], counts["validation"], len(VERBS), len(NOUNS))
+    return ToyKitchen(
+        annotations, videos, len(films), counts["train"], counts["validation"], len(VERBS), len(NOUNS)
+    )
 
 
 # -- what happens -----------------------------------------------------------------------------------------------------
@@ -110,7 +116,9 @@ def plan(segments: int, seed: int) -> list[Film]:
     return films + _films("validation", num_validation, _validation_cooks, shot, dice)
 
 
-def _films(split: str, num_acts: int, cooks: Callable[[int], list[str]], shot: Counter[str], dice: Random) -> list[Film]:
+def _films(
+    split: str, num_acts: int, cooks: Callable[[int], list[str]], shot: Counter[str], dice: Random
+) -> list[Film]:
     pairs = list(zip(_labels(VERBS, num_acts, dice), _labels(NOUNS, num_acts, dice), strict=True))
     participants = cooks(max(3, round(num_acts / ACTS_PER_VIDEO)))
     films = []
@@ -131,7 +139,9 @@ def _validation_cooks(num_videos: int) -> list[str]:
 
 
 def _labels(words: tuple[Word, ...], count: int, dice: Random) -> list[Word]:
-    """`count` labels in random order: each class once while there is room, the rest in proportion to the weights."""
+    """`count` labels in random order: each class once while there is room, the rest in proportion to the
+    weights.
+    """
     labels = list(words[:count])
     shares = {word: count * word.weight / sum(other.weight for other in words) for word in words}
     while len(labels) < count:
@@ -151,7 +161,9 @@ def _film(video_id: str, participant: str, split: str, pairs: list[tuple[Word, W
     return Film(video_id, participant, split, tuple(acts), acts[-1].stop + 0.4)
 
 
-def _act(narration_id: str, verb: Word, noun: Word, begin: float, end: float, stop: float, dice: Random) -> Act:
+def _act(
+    narration_id: str, verb: Word, noun: Word, begin: float, end: float, stop: float, dice: Random
+) -> Act:
     beside = dice.choice([word for word in NOUNS if word is not noun]) if dice.random() < 0.2 else None
     verb_word, noun_word = _instance(verb, dice), _instance(noun, dice)
     start = round(begin - dice.uniform(0.0, 0.1), 2)
@@ -175,7 +187,9 @@ def _instance(word: Word, dice: Random) -> str:
     return word.key if dice.random() < 0.5 else dice.choice(word.instances)
 
 
-def _narration(verb: Word, verb_word: str, noun: Word, noun_word: str, beside: Word | None, dice: Random) -> str:
+def _narration(
+    verb: Word, verb_word: str, noun: Word, noun_word: str, beside: Word | None, dice: Random
+) -> str:
     """As somebody would say it: sometimes two bare words, sometimes with manner, looks, means or a neighbour."""
     parts = [spoken(verb_word)]
     parts += ["the"] if dice.random() < 0.5 else []
@@ -204,7 +218,9 @@ def write_annotations(folder: Path, films: list[Film]) -> None:
         _write_csv(folder / f"EPIC_100_tail_{kind}s.csv", (kind,), [(class_id,) for class_id in tail])
     unseen = [(participant,) for participant in UNSEEN_PARTICIPANTS]
     _write_csv(folder / "EPIC_100_unseen_participant_ids_validation.csv", ("participant_id",), unseen)
-    info = [(film.video_id, f"{film.num_frames / FPS:.6f}", float(FPS), f"{WIDTH}x{HEIGHT}") for film in films]
+    info = [
+        (film.video_id, f"{film.num_frames / FPS:.6f}", float(FPS), f"{WIDTH}x{HEIGHT}") for film in films
+    ]
     _write_csv(folder / "EPIC_100_video_info.csv", ("video_id", "duration", "fps", "resolution"), info)
 
 
@@ -236,7 +252,8 @@ def _timestamp(seconds: float, digits: int) -> str:
 
 
 def _frame_number(seconds: float) -> int:
-    return max(1, round(seconds * 100) * 50 // 100)  # floor(seconds x 50), in whole hundredths so that 0.1 is 0.1
+    # floor(seconds x 50), in whole hundredths so that 0.1 is 0.1
+    return max(1, round(seconds * 100) * 50 // 100)
 
 
 def _tail(counts: Counter[int]) -> list[int]:

@@ -1,8 +1,9 @@
 """The pictures of the toy kitchen: what toykitchen.py has planned as a Film, drawn frame by frame.
 
-A Kitchen is what one video keeps (worktop, light, camera, hands), a Stage what one action keeps (object, place, tools).
-Nouns and verbs each have a painter, found by the key of the class: a noun's draws on a sheet of 256 x 256, a verb's on
-the canvas, twice the video's size; p is the progress of an action, 0 to 1. A film and a seed decide every pixel.
+A Kitchen is what one video keeps (worktop, light, camera, hands), a Stage what one action keeps (object,
+place, tools). Nouns and verbs each have a painter, found by the key of the class: a noun's draws on a sheet
+of 256 x 256, a verb's on the canvas, twice the video's size; p is the progress of an action, 0 to 1. A film
+and a seed decide every pixel.
 """
 
 import math
@@ -15,7 +16,8 @@ from PIL import Image, ImageDraw
 
 FPS = 20
 WIDTH, HEIGHT = 224, 160
-CANVAS = (2 * WIDTH + 32, 2 * HEIGHT + 32)  # drawn at twice the size, 16 px to spare on each side for the camera's sway
+# drawn at twice the size, 16 px to spare on each side for the camera's sway
+CANVAS = (2 * WIDTH + 32, 2 * HEIGHT + 32)
 UNSEEN_PARTICIPANTS = ("P09", "P10")  # their light may be a little further from the usual
 
 Colour = tuple[int, int, int]
@@ -23,7 +25,9 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Word:
-    """A class: EK100's id and key, our instances and category; `hints` are what a narrator may add when saying it."""
+    """A class: EK100's id and key, our instances and category; `hints` are what a narrator may add when
+    saying it.
+    """
 
     class_id: int
     key: str
@@ -80,7 +84,9 @@ def draw_film(film: Film, seed: int) -> Iterator[Image.Image]:
         if stage is None:
             yield kitchen.shot(kitchen.background, seconds)
         else:
-            yield kitchen.shot(stage.picture(act.verb, (seconds - act.begin) / (act.end - act.begin)), seconds)
+            yield kitchen.shot(
+                stage.picture(act.verb, (seconds - act.begin) / (act.end - act.begin)), seconds
+            )
 
 
 class Kitchen:
@@ -88,7 +94,9 @@ class Kitchen:
 
     def __init__(self, participant_id: str, video_id: str, seed: int) -> None:
         home, day = Random(f"{seed} {participant_id}"), Random(f"{seed} {video_id}")
-        self.skin = home.choice([(241, 200, 170), (224, 172, 130), (176, 120, 84), (120, 78, 52), (90, 56, 38)])
+        self.skin = home.choice(
+            [(241, 200, 170), (224, 172, 130), (176, 120, 84), (120, 78, 52), (90, 56, 38)]
+        )
         self.sleeve = tuple(home.randrange(30, 220) for _ in range(3))
         self.background = _worktop(home, day)
         self._light = _light(home, day, strange=participant_id in UNSEEN_PARTICIPANTS)
@@ -111,7 +119,8 @@ class Kitchen:
 
 
 def _light(home: Random, day: Random, strange: bool) -> list[int]:
-    spread = 0.15 if strange else 0.08  # kitchens never seen in training are lit a little further from the usual
+    # kitchens never seen in training are lit a little further from the usual
+    spread = 0.15 if strange else 0.08
     gains = [home.uniform(1 - spread, 1 + spread) * gain for gain in [day.uniform(0.85, 1.1)] * 3]
     gamma = home.uniform(0.8, 1.25)
     return [min(255, round(255 * (value / 255) ** gamma * gain)) for gain in gains for value in range(256)]
@@ -148,7 +157,9 @@ def _clutter(pen: ImageDraw.ImageDraw, day: Random) -> None:
 
 
 def _hand(skin: Colour, sleeve: Colour) -> Image.Image:
-    """A hand seen from above whose fingers point down and end near the middle, so that turning keeps the tips there."""
+    """A hand seen from above whose fingers point down and end near the middle, so that turning keeps the tips
+    there.
+    """
     image = Image.new("RGBA", (400, 400))
     pen, edge = ImageDraw.Draw(image), _shade(skin, 0.75)
     pen.polygon([(165, 0), (235, 0), (228, 80), (172, 80)], fill=sleeve)
@@ -160,7 +171,9 @@ def _hand(skin: Colour, sleeve: Colour) -> Image.Image:
     return image
 
 
-def _capsule(pen: ImageDraw.ImageDraw, a: tuple, b: tuple, width: float, fill: Colour, edge: Colour | None = None) -> None:
+def _capsule(
+    pen: ImageDraw.ImageDraw, a: tuple, b: tuple, width: float, fill: Colour, edge: Colour | None = None
+) -> None:
     if edge is not None:
         _capsule(pen, a, b, width + 4, edge)
     pen.line((*a, *b), fill=fill, width=round(width))
@@ -228,7 +241,9 @@ def _egg(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
 
 
 def _bread(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
-    pen.rounded_rectangle((14, 70, 242, 200), 60, fill=paint(176, 108, 45), outline=paint(115, 65, 25), width=7)
+    pen.rounded_rectangle(
+        (14, 70, 242, 200), 60, fill=paint(176, 108, 45), outline=paint(115, 65, 25), width=7
+    )
     for x in (60, 105, 150, 195):
         pen.line((x + 14, 88, x - 14, 176), fill=paint(238, 205, 145), width=13)
 
@@ -272,7 +287,11 @@ def _broccoli(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
     bunch = Random(1)
     for _ in range(46):
         angle, reach = bunch.uniform(0, 6.28), bunch.uniform(0, 1)
-        x, y, shade = 128 + 88 * reach * math.cos(angle), 92 + 62 * reach * math.sin(angle), bunch.uniform(0.6, 1.2)
+        x, y, shade = (
+            128 + 88 * reach * math.cos(angle),
+            92 + 62 * reach * math.sin(angle),
+            bunch.uniform(0.6, 1.2),
+        )
         pen.ellipse((x - 22, y - 22, x + 22, y + 22), fill=_shade(paint(50, 125, 45), shade))
 
 
@@ -336,12 +355,23 @@ class Stage:
 
     def shadow(self, width: float = 1.0) -> None:
         half = self.size * 0.5 * width
-        self.pen.ellipse((self.x - half, self.y + half * 0.2, self.x + half, self.y + half * 1.1), fill=(0, 0, 0, 70))
+        self.pen.ellipse(
+            (self.x - half, self.y + half * 0.2, self.x + half, self.y + half * 1.1), fill=(0, 0, 0, 70)
+        )
 
-    def thing(self, dx: float = 0, dy: float = 0, wide: float = 1, high: float = 1, sprite: Image.Image | None = None) -> None:
+    def thing(
+        self,
+        dx: float = 0,
+        dy: float = 0,
+        wide: float = 1,
+        high: float = 1,
+        sprite: Image.Image | None = None,
+    ) -> None:
         sprite = sprite or self.sprite
         if (wide, high) != (1, 1):
-            sprite = sprite.resize((round(sprite.width * wide), round(sprite.height * high)), Image.Resampling.BILINEAR)
+            sprite = sprite.resize(
+                (round(sprite.width * wide), round(sprite.height * high)), Image.Resampling.BILINEAR
+            )
         place = round(self.x + dx - sprite.width / 2), round(self.y + dy - sprite.height / 2)
         self.image.paste(sprite, place, sprite)
 
@@ -384,14 +414,21 @@ def _put(stage: Stage, p: float) -> None:
 
 def _wash(stage: Stage, p: float) -> None:
     pen, size = stage.pen, stage.size
-    pen.rounded_rectangle(stage.box(-1.7, -1.3, 1.7, 1.4), 30, fill=(165, 175, 185, 255), outline=(110, 120, 130), width=8)
+    pen.rounded_rectangle(
+        stage.box(-1.7, -1.3, 1.7, 1.4), 30, fill=(165, 175, 185, 255), outline=(110, 120, 130), width=8
+    )
     pen.ellipse(stage.box(-1.4, 0.1, 1.4, 1.3), fill=(120, 180, 225, 200))
     stage.thing(dx=6 * stage.stroke(p))
     wobble = 4 * stage.stroke(3 * p)
-    pen.rectangle((stage.x - 15 + wobble, 0, stage.x + 15 + wobble, stage.y - 0.2 * size), fill=(150, 205, 245, 190))
-    pen.line((stage.x - 5, 30, stage.x - 5 + wobble, stage.y - 0.2 * size), fill=(255, 255, 255, 200), width=4)
+    pen.rectangle(
+        (stage.x - 15 + wobble, 0, stage.x + 15 + wobble, stage.y - 0.2 * size), fill=(150, 205, 245, 190)
+    )
+    pen.line(
+        (stage.x - 5, 30, stage.x - 5 + wobble, stage.y - 0.2 * size), fill=(255, 255, 255, 200), width=4
+    )
     pen.rectangle((stage.x - 26, 0, stage.x + 26, 44), fill=(190, 195, 200), outline=(90, 95, 100), width=4)
-    for gx, gy, depth in stage.grains[: 24 + round(45 * p)]:  # foam gathers along the rim, so the object stays in sight
+    # foam gathers along the rim, so the object stays in sight
+    for gx, gy, depth in stage.grains[: 24 + round(45 * p)]:
         angle, r = 8 * gx, 6 + 12 * depth
         x = stage.x + (0.62 + 0.3 * abs(gy)) * size * math.cos(angle)
         y = stage.y + 0.06 * size + (0.5 + 0.3 * abs(gy)) * size * math.sin(angle)
@@ -447,7 +484,9 @@ def _turn_off(stage: Stage, p: float) -> None:
 def _stove(stage: Stage, heat: float) -> None:
     """A black hob; the flame stands when `heat` has passed a third."""
     pen, flame = stage.pen, max(0.0, heat - 0.3) / 0.7
-    pen.rounded_rectangle(stage.box(-1.7, -1.25, 1.7, 1.75), 20, fill=(28, 28, 32), outline=(95, 95, 100), width=6)
+    pen.rounded_rectangle(
+        stage.box(-1.7, -1.25, 1.7, 1.75), 20, fill=(28, 28, 32), outline=(95, 95, 100), width=6
+    )
     for ring in (1.3, 1.1):
         pen.ellipse(stage.box(-ring, -ring * 0.8, ring, ring), outline=(90, 90, 95), width=8)
     for spike in range(18 if flame else 0):
@@ -466,7 +505,9 @@ def _stove(stage: Stage, heat: float) -> None:
 
 
 def _cut(stage: Stage, p: float) -> None:
-    stage.pen.rounded_rectangle(stage.box(-1.6, -1.15, 1.6, 1.2), 14, fill=(222, 184, 130), outline=(150, 110, 65), width=6)
+    stage.pen.rounded_rectangle(
+        stage.box(-1.6, -1.15, 1.6, 1.2), 14, fill=(222, 184, 130), outline=(150, 110, 65), width=6
+    )
     pieces = 1 + round(5 * min(1.0, p + 0.1))
     slice_width, size = stage.size / pieces, stage.size
     for piece in range(pieces):
@@ -484,14 +525,24 @@ def _cut(stage: Stage, p: float) -> None:
 def _pour(stage: Stage, p: float) -> None:
     pen, size, liquid = stage.pen, stage.size, stage.liquid
     pool = 0.75 + 0.75 * p
-    pen.ellipse(stage.box(-pool, -0.1, pool, 0.35 + 0.8 * pool), fill=(*liquid, 255), outline=_shade(liquid, 0.7), width=4)
+    pen.ellipse(
+        stage.box(-pool, -0.1, pool, 0.35 + 0.8 * pool),
+        fill=(*liquid, 255),
+        outline=_shade(liquid, 0.7),
+        width=4,
+    )
     stage.thing()
     mouth = stage.x - stage.tilt * 4, stage.y - 0.85 * size
     for strand in (-9, -3, 3, 9):
         bend = 5 * stage.stroke(2 * p + strand)
-        pen.line((mouth[0] + strand, mouth[1], stage.x + strand + bend, stage.y), fill=(*liquid, 235), width=11)
+        pen.line(
+            (mouth[0] + strand, mouth[1], stage.x + strand + bend, stage.y), fill=(*liquid, 235), width=11
+        )
     splash = size * (0.16 + 0.16 * p)
-    pen.ellipse((stage.x - splash, stage.y - splash * 0.6, stage.x + splash, stage.y + splash * 0.6), fill=(*liquid, 225))
+    pen.ellipse(
+        (stage.x - splash, stage.y - splash * 0.6, stage.x + splash, stage.y + splash * 0.6),
+        fill=(*liquid, 225),
+    )
     side, top = stage.tilt, mouth[1]
     jug = [
         (mouth[0], top),
@@ -512,7 +563,13 @@ def _mix(stage: Stage, p: float) -> None:
     stage.thing(sprite=stage.sprite.rotate(-math.degrees(angle), Image.Resampling.NEAREST))
     for ring, width in ((1.2, 9), (1.0, 8)):
         begin = math.degrees(angle) + 140 * ring
-        pen.arc(stage.box(-ring, -ring * 0.85, ring, ring), begin, begin + 230, fill=(150, 120, 75, 230), width=width)
+        pen.arc(
+            stage.box(-ring, -ring * 0.85, ring, ring),
+            begin,
+            begin + 230,
+            fill=(150, 120, 75, 230),
+            width=width,
+        )
     x, y = stage.x + 0.5 * size * math.cos(angle), stage.y + 0.42 * size * math.sin(angle)
     top = (x + stage.tilt * 70, y - 150)
     _capsule(pen, (x, y), top, 16, (168, 112, 58))
@@ -545,7 +602,9 @@ def _peel(stage: Stage, p: float) -> None:
         width=3,
     )
     for side in (-32, 32):
-        stage.pen.line((stage.x + x + side, stage.y + y, stage.x + x, stage.y + y - 46), fill=(225, 120, 20), width=10)
+        stage.pen.line(
+            (stage.x + x + side, stage.y + y, stage.x + x, stage.y + y - 46), fill=(225, 120, 20), width=10
+        )
     stage.hand(x, y - 40)
 
 
@@ -558,7 +617,10 @@ def _squeeze(stage: Stage, p: float) -> None:
     stage.hand(-reach + 14, 0, 90)
     stage.hand(reach - 14, 0, -90)
     for gx, gy, depth in stage.grains[: 8 + round(26 * max(force, p))]:
-        x, y = stage.x + gx * stage.size * 0.8, stage.y + stage.size * (0.45 + 0.35 * abs(gy) + 0.25 * force * depth)
+        x, y = (
+            stage.x + gx * stage.size * 0.8,
+            stage.y + stage.size * (0.45 + 0.35 * abs(gy) + 0.25 * force * depth),
+        )
         r = 4 + 6 * depth
         stage.pen.polygon([(x - r, y), (x + r, y), (x, y - 2.4 * r)], fill=(250, 215, 90, 235))
         stage.pen.ellipse((x - r, y - r, x + r, y + r), fill=(250, 215, 90, 235))
@@ -583,7 +645,9 @@ def _sprinkle(stage: Stage, p: float) -> None:
         outline=(120, 125, 130),
         width=3,
     )
-    stage.pen.rectangle((x - 24, mouth - 12, x + 24, mouth + 6), fill=(150, 155, 160), outline=(70, 70, 75), width=3)
+    stage.pen.rectangle(
+        (x - 24, mouth - 12, x + 24, mouth + 6), fill=(150, 155, 160), outline=(70, 70, 75), width=3
+    )
     stage.hand(x - stage.x + stage.tilt * 26, mouth - stage.y - 30, 60 * stage.tilt)
 
 

@@ -1,7 +1,8 @@
-"""Faults: every call failing, every state that a power cut may leave, full disks, damaged bytes, several writers.
+"""Faults: every call failing, every state that a power cut may leave, full disks, damaged bytes, several
+writers.
 
-What must hold each time: no wrong row is readable, no acknowledged row group is lost, an error names the file, and the next run
-ends in the bytes of an uninterrupted one. `pytest -m soak` runs the long versions.
+What must hold each time: no wrong row is readable, no acknowledged row group is lost, an error names the
+file, and the next run ends in the bytes of an uninterrupted one. `pytest -m soak` runs the long versions.
 """
 
 import contextlib
@@ -67,10 +68,18 @@ def is_damaged(path: Path) -> bool:
         return True
 
 
-FAULTS = [("EIO", False), ("EIO", True), ("ENOSPC", False), ("ENOSPC", True), ("short", False), ("short", True)]
+FAULTS = [
+    ("EIO", False),
+    ("EIO", True),
+    ("ENOSPC", False),
+    ("ENOSPC", True),
+    ("short", False),
+    ("short", True),
+]
 
 
-SUSPECTS = {"short": {"write"}, "ENOSPC": {"open", "write", "fsync", "replace", "mkdir"}}  # what a fault may hit, if not all
+# what a fault may hit, if not all
+SUSPECTS = {"short": {"write"}, "ENOSPC": {"open", "write", "fsync", "replace", "mkdir"}}
 
 
 faults = pytest.mark.parametrize(("fault", "sticky"), FAULTS)
@@ -90,7 +99,9 @@ def each_call(fault: str, sticky: bool = False, first: int = 1, step: int = 1) -
 
 @contextlib.contextmanager
 def explained(calls: FailingCalls, path: Path) -> Iterator[None]:
-    """A failing call ends in a DataError that names a path (in the store, or a folder above it), and the bytes if a write."""
+    """A failing call ends in a DataError that names a path (in the store, or a folder above it), and the
+    bytes if a write.
+    """
     before, error = len(calls.failed), None
     try:
         yield
@@ -98,15 +109,20 @@ def explained(calls: FailingCalls, path: Path) -> Iterator[None]:
         error = str(fault)
     failed = calls.failed[before:]
     if error is None:
-        assert calls.fault == "short" or set(failed) <= {"close"}  # behind an fsync a failing close loses nothing
+        # behind an fsync a failing close loses nothing
+        assert calls.fault == "short" or set(failed) <= {"close"}
     else:
         named = Path(error.partition(":")[0])
         assert path in (named, *named.parents) or named in path.parents
         assert failed[0] != "write" or re.search(r"\([\d,]+ bytes\)", error)
 
 
-@pytest.mark.parametrize(("kind", "fault", "sticky"), [*(("dense", *fault) for fault in FAULTS), ("ragged", "EIO", False)])
-def test_whichever_call_fails_the_error_names_the_file_and_the_next_run_finishes(fast_dir, count, kind, fault, sticky):
+@pytest.mark.parametrize(
+    ("kind", "fault", "sticky"), [*(("dense", *fault) for fault in FAULTS), ("ragged", "EIO", False)]
+)
+def test_whichever_call_fails_the_error_names_the_file_and_the_next_run_finishes(
+    fast_dir, count, kind, fault, sticky
+):
     job = Job(kind)
     expected = uninterrupted(job, fast_dir)
     for calls in each_call(fault, sticky):
@@ -118,14 +134,18 @@ def test_whichever_call_fails_the_error_names_the_file_and_the_next_run_finishes
         assert wrong == 0
         job.write(path)
         assert tree(path) == expected
-        assert not any((path / name).stat().st_mode & 0o222 for name in expected), "a finished store is read-only"
+        assert not any((path / name).stat().st_mode & 0o222 for name in expected), (
+            "a finished store is read-only"
+        )
         shutil.rmtree(path)
     count("calls made to fail", calls.at - 1)
 
 
 @faults
 def test_a_writer_whose_commit_failed_goes_on_and_hides_nothing(fast_dir, count, fault, sticky):
-    """The same object retries: a record torn in the middle of its journal must not hide the records behind it."""
+    """The same object retries: a record torn in the middle of its journal must not hide the records behind
+    it.
+    """
     job = Job()
     expected = uninterrupted(job, fast_dir)
     for calls in each_call(fault, sticky):
@@ -166,7 +186,10 @@ def test_a_journal_keeps_what_it_acknowledged_and_takes_a_retry(fast_dir, count,
 
 def checkpoint(step: int) -> tuple[dict, dict, dict]:
     weights = {"w": torch.arange(5.0) + step}
-    optimizer = {"state": {0: {"step": torch.tensor(1.0 * step), "exp_avg": weights["w"] / 2}}, "param_groups": [{"params": [0]}]}
+    optimizer = {
+        "state": {0: {"step": torch.tensor(1.0 * step), "exp_avg": weights["w"] / 2}},
+        "param_groups": [{"params": [0]}],
+    }
     return weights, optimizer, {"epoch": step}
 
 
@@ -178,7 +201,9 @@ def loaded_step(folder: Path) -> int:
     step = found[2]["step"]
     weights, optimizer, _ = checkpoint(step)
     assert torch.equal(found[0]["w"], weights["w"])
-    assert all(torch.equal(found[1]["state"][0][name], value) for name, value in optimizer["state"][0].items())
+    assert all(
+        torch.equal(found[1]["state"][0][name], value) for name, value in optimizer["state"][0].items()
+    )
     assert found[2] == {"epoch": step, "step": step}
     return step
 
@@ -205,7 +230,9 @@ SAMPLED = "prefixes with more states than were tried"
 
 
 def survey(job: Job, states: CrashStates, folder: Path, expected: dict, resume_every: int = 1) -> Counter:
-    """Look into every state as a reader, and into every so many as the next run; counts what was seen and what was wrong."""
+    """Look into every state as a reader, and into every so many as the next run; counts what was seen and
+    what was wrong.
+    """
     seen, before, path = Counter(dict.fromkeys(BAD, 0)), {}, folder / "crashed" / "s.zarr"
     path.parent.mkdir()
     for number, (state, notes) in enumerate(states):
@@ -236,7 +263,9 @@ def survey(job: Job, states: CrashStates, folder: Path, expected: dict, resume_e
 
 
 def go_on(job: Job, writer: StoreWriter, recorder: Recorder) -> int:
-    """Finish with the same writer, each failed commit tried once more; returns the place in the record of the last failure."""
+    """Finish with the same writer, each failed commit tried once more; returns the place in the record of the
+    last failure.
+    """
     failed = 0
     for group in writer.pending():
         try:
@@ -250,7 +279,9 @@ def go_on(job: Job, writer: StoreWriter, recorder: Recorder) -> int:
 
 
 def recorded(job: Job, folder: Path, faulty: FailingCalls | None = None) -> tuple[list[tuple], int]:
-    """(the record of a run, where in it the fault was). After a kill the next process goes on, after an error the same writer."""
+    """(the record of a run, where in it the fault was). After a kill the next process goes on, after an error
+    the same writer.
+    """
     path = folder / "recorded" / "s.zarr"
     path.parent.mkdir()
     recorder, since = Recorder(path.parent), 0
@@ -292,7 +323,9 @@ def promises(record: list[tuple], since: int, draws: int) -> set[int]:
 
 
 def survey_after_faults(job: Job, folder: Path, each: Iterator[FailingCalls], draws: int | None) -> Counter:
-    """A call fails, then a power cut: after each later acknowledgement and at `draws` other calls, or at every one."""
+    """A call fails, then a power cut: after each later acknowledgement and at `draws` other calls, or at
+    every one.
+    """
     seen, expected = Counter(), uninterrupted(job, folder)
     for calls in each:
         record, since = recorded(job, folder, calls)
@@ -331,7 +364,8 @@ def test_the_crash_states_show_what_a_store_without_fsync_would_lose(fast_dir, c
 
 
 def step_by_step(folder: Path, fault: str, step: Callable, check: Callable) -> int:
-    """Three steps, one call of which fails; that step is tried again. Then a power cut; returns the number of states.
+    """Three steps, one call of which fails; that step is tried again. Then a power cut; returns the number of
+    states.
 
     check(folder, n) must hold in every state in which n steps were acknowledged.
     """
@@ -387,7 +421,8 @@ def test_no_power_cut_after_a_fault_and_a_retry_loses_a_checkpoint(fast_dir, cou
     count("crash states of checkpoints", step_by_step(fast_dir, fault, step, check))
 
 
-@pytest.mark.parametrize("limit", [1, 100, 500, 900, 1500])  # bytes: less than a row array, a shard, the journal
+# bytes: less than a row array, a shard, the journal
+@pytest.mark.parametrize("limit", [1, 100, 500, 900, 1500])
 def test_a_file_size_limit_stops_with_the_file_and_its_bytes_and_the_next_run_finishes(fast_dir, limit):
     """RLIMIT_FSIZE from the third row group on; Python ignores SIGXFSZ, so that the call fails instead."""
     job, path = Job(), fast_dir / "s.zarr"
@@ -442,9 +477,20 @@ def test_a_full_disk_stops_with_the_file_and_the_next_run_finishes(fast_dir, cou
     disk = fast_dir / "disk"
     disk.mkdir()
     allowed = ["unshare", "-Urm", "mount", "-t", "tmpfs", "-o", "size=96k", "none", str(disk)]
-    if shutil.which("unshare") is None or subprocess.run(allowed, capture_output=True, check=False).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run(allowed, capture_output=True, check=False).returncode
+    ):
         pytest.skip("needs `unshare -Urm` and mount: user namespaces are not permitted here")
-    command = ["unshare", "-Urm", sys.executable, "-c", f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{FULL}", disk, fast_dir]
+    command = [
+        "unshare",
+        "-Urm",
+        sys.executable,
+        "-c",
+        f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{FULL}",
+        disk,
+        fast_dir,
+    ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     stops = json.loads(done.stdout)
@@ -454,7 +500,9 @@ def test_a_full_disk_stops_with_the_file_and_the_next_run_finishes(fast_dir, cou
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """Per kind, two finished stores of the same rows and other values; two writers took part, so each has two journals."""
+    """Per kind, two finished stores of the same rows and other values; two writers took part, so each has two
+    journals.
+    """
     folder = tmp_path_factory.mktemp("finished")
     for kind, seed in itertools.product(("dense", "ragged"), (0, 1)):
         job, path = Job(kind, seed), folder / f"{kind}{seed}.zarr"
@@ -468,7 +516,9 @@ def finished(tmp_path_factory) -> Path:
 
 def files_of(path: Path) -> dict[str, bytes]:
     """All but `commit/lock`, which is empty and says nothing."""
-    files = {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    files = {
+        str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()
+    }
     return {name: data for name, data in files.items() if data}
 
 
@@ -478,7 +528,9 @@ def kind_of(name: str) -> str:
     return "journal" if name.endswith(".journal") else array if chunk else Path(name).name
 
 
-def corruption(draw: random.Random, files: dict[str, bytes], twin: dict[str, bytes]) -> tuple[str, str, dict[str, bytes | None]]:
+def corruption(
+    draw: random.Random, files: dict[str, bytes], twin: dict[str, bytes]
+) -> tuple[str, str, dict[str, bytes | None]]:
     """(damage, kind of file, file -> its new bytes, None where it is deleted)."""
     of_kind: dict[str, list[str]] = {}
     for name in files:
@@ -486,7 +538,9 @@ def corruption(draw: random.Random, files: dict[str, bytes], twin: dict[str, byt
     kind = draw.choice(sorted(of_kind))
     name = draw.choice(of_kind[kind])
     data, size = files[name], len(files[name])
-    damage = draw.choice(["bit", "cut", "emptied", "zeros", "deleted", "swapped", "other store", "other group"])
+    damage = draw.choice(
+        ["bit", "cut", "emptied", "zeros", "deleted", "swapped", "other store", "other group"]
+    )
     if damage == "bit":
         position = draw.randrange(size)
         changed = data[:position] + bytes([data[position] ^ 1 << draw.randrange(8)]) + data[position + 1 :]
@@ -600,7 +654,9 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def write_together() -> Iterator[Callable]:
-    """write_together(path, (seed, row groups), ...): a process each, all let go at the same time. Torch is imported once."""
+    """write_together(path, (seed, row groups), ...): a process each, all let go at the same time. Torch is
+    imported once.
+    """
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{WRITERS}"]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -619,9 +675,13 @@ def write_together() -> Iterator[Callable]:
 ROUNDS = 15
 
 
-@pytest.mark.parametrize("shares", [[[0], [1], [2], [3]], [[0, 1, 2, 3]] * 2, [[0, 1, 2, 3], [3, 2, 1, 0]] * 2])
+@pytest.mark.parametrize(
+    "shares", [[[0], [1], [2], [3]], [[0, 1, 2, 3]] * 2, [[0, 1, 2, 3], [3, 2, 1, 0]] * 2]
+)
 def test_writers_at_the_same_time_lose_nothing(fast_dir, count, write_together, shares):
-    """Four on a row group each, two on the same ones, four in opposite orders; whoever is first creates the store."""
+    """Four on a row group each, two on the same ones, four in opposite orders; whoever is first creates the
+    store.
+    """
     job = Job()
     expected = uninterrupted(job, fast_dir)
     for i in range(ROUNDS):
@@ -637,7 +697,8 @@ def origin(path: Path, jobs: list[Job]) -> list[set[int]]:
     """Per row group, the seeds of the jobs whose values all of its rows are."""
     opened = open_store(path)
     return [
-        {job.seed for job in jobs if not len(job.wrong_rows(opened, np.arange(ROWS)[job.rows_of(group)]))} for group in GROUPS
+        {job.seed for job in jobs if not len(job.wrong_rows(opened, np.arange(ROWS)[job.rows_of(group)]))}
+        for group in GROUPS
     ]
 
 

@@ -10,7 +10,9 @@ from mambavl.cache.gather import Shards, gather_rows, gather_tokens
 
 WAYS = [
     pytest.param(False, id="python"),
-    pytest.param(True, id="native", marks=pytest.mark.skipif(gather.status() != "ok", reason=gather.status())),
+    pytest.param(
+        True, id="native", marks=pytest.mark.skipif(gather.status() != "ok", reason=gather.status())
+    ),
 ]
 
 

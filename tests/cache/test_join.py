@@ -1,4 +1,6 @@
-"""Joining stores: rows meet by name, whatever order and whatever store they lie in; every row that does not is named."""
+"""Joining stores: rows meet by name, whatever order and whatever store they lie in; every row that does not
+is named.
+"""
 
 import pickle
 from dataclasses import replace
@@ -32,7 +34,9 @@ def test_a_stream_may_lie_in_two_stores(tmp_path, monkeypatch):
     segments = whole.segments
     halves = []
     for number, split in enumerate(("validation", "train")):
-        monkeypatch.setattr(tiny, "make_segments", lambda count, split=split: tuple(s for s in segments if s.split == split))
+        monkeypatch.setattr(
+            tiny, "make_segments", lambda count, split=split: tuple(s for s in segments if s.split == split)
+        )
         make_text_store(tmp_path / f"{number}.zarr", 40)
         halves.append(open_store(tmp_path / f"{number}.zarr"))
     joined = join({"question": halves, "again": halves[::-1]})

@@ -1,4 +1,6 @@
-"""Pooled stores: the means that numpy gives, the parent named, failures kept; and what diff says of two stores."""
+"""Pooled stores: the means that numpy gives, the parent named, failures kept; and what diff says of two
+stores.
+"""
 
 import numpy as np
 import pytest
@@ -23,7 +25,13 @@ def make_patch_store(path, dtype="float32"):
     values = np.random.default_rng(0).normal(size=(ROWS, VIEWS, STEPS, SIDE, SIDE, WIDTH)).astype(dtype)
     level = Level("patch", "dense", (VIEWS, STEPS * SIDE * SIDE, WIDTH), dtype, steps=STEPS)
     recipe = {"encoder": {"name": "fake", "state": "random", "sha256": "0" * 64, "width": WIDTH}}
-    spec = {"kind": "video", "recipe": recipe, "inputs": {"videos": {}}, "levels": [level.to_dict()], "frame_pts": [1, STEPS]}
+    spec = {
+        "kind": "video",
+        "recipe": recipe,
+        "inputs": {"videos": {}},
+        "levels": [level.to_dict()],
+        "frame_pts": [1, STEPS],
+    }
     writer = StoreWriter(path, {**spec, "rows_per_group": 8}, make_segments(ROWS), CLASSES, {})
     values[FAILED], values[SHORT, :, 1:] = np.nan, np.nan
     for group in writer.pending():
@@ -44,7 +52,9 @@ def expected(values, to):
     if to == "frame":
         return values.mean(axis=(3, 4))
     cells = int(to.removeprefix("grid"))
-    return values.reshape(ROWS, VIEWS, STEPS, cells, SIDE // cells, cells, SIDE // cells, WIDTH).mean(axis=(4, 6))
+    return values.reshape(ROWS, VIEWS, STEPS, cells, SIDE // cells, cells, SIDE // cells, WIDTH).mean(
+        axis=(4, 6)
+    )
 
 
 @pytest.mark.parametrize("to", ["grid3", "grid1", "frame", "clip"])
@@ -60,7 +70,9 @@ def test_a_pooled_level_is_the_mean_of_what_it_covers(tmp_path, to):
     truth = expected(np.nan_to_num(values), to)
     for view in range(VIEWS):
         tokens, _ = small.batch(rows, level, view=view)
-        np.testing.assert_allclose(tokens.numpy(), truth[rows, view].reshape(tokens.shape), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            tokens.numpy(), truth[rows, view].reshape(tokens.shape), rtol=1e-5, atol=1e-6
+        )
     short, length = small.batch([SHORT], level, view=1)
     first = expected(np.repeat(values[:, :, :1], STEPS, 2), to)[SHORT, 1].reshape(short.shape[1:])
     covered = len(first) if to == "clip" else len(first) // STEPS
@@ -135,7 +147,11 @@ def test_diff_measures_the_largest_difference(tmp_path, monkeypatch):
     make_dense_store(tmp_path / "a.zarr")
     ours, theirs = open_store(tmp_path / "a.zarr"), open_store(tmp_path / "a.zarr")
     batch = theirs.batch
-    monkeypatch.setattr(theirs, "batch", lambda rows, level, view=0: (batch(rows, level, view=view)[0] + torch.tensor(0.5), None))
+    monkeypatch.setattr(
+        theirs,
+        "batch",
+        lambda rows, level, view=0: (batch(rows, level, view=view)[0] + torch.tensor(0.5), None),
+    )
     (line,) = diff(ours, theirs)
     assert line.startswith("level frame: other values in 20 rows (P01_101_0, ")
     assert line.endswith("the largest difference is 0.5")

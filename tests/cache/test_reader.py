@@ -93,9 +93,13 @@ def test_tensorstore_reads_the_same_values(tmp_path):
     np.testing.assert_array_equal(read("z.zarr/frame"), features)
     assert read("s.zarr/status").tolist() == [1] * 20
     assert read("s.zarr/frame_pts").shape == (20, 1, 4)
-    start, length, values = (read(f"t.zarr/verb_question/{name}") for name in ("start", "length", "last_hidden"))
+    start, length, values = (
+        read(f"t.zarr/verb_question/{name}") for name in ("start", "length", "last_hidden")
+    )
     for row in range(20):
-        np.testing.assert_array_equal(values[start[row] : start[row] + length[row]], texts["verb_question"][row])
+        np.testing.assert_array_equal(
+            values[start[row] : start[row] + length[row]], texts["verb_question"][row]
+        )
 
 
 def test_a_compressed_store_is_decoded_once_and_shared(tmp_path, monkeypatch):
@@ -174,7 +178,9 @@ def test_many_shards_need_no_more_open_files_than_the_system_allows(tmp_path):
         "from mambavl.cache import open_store\n"
         "print(open_store(sys.argv[1]).batch(range(300), 'frame')[0].shape[0])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "s.zarr"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "s.zarr"], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "300"
 
 
@@ -209,8 +215,12 @@ GOLDEN = sorted(DATA.glob("schema-*"))
 
 @pytest.mark.parametrize("folder", GOLDEN, ids=lambda folder: folder.name)
 def test_golden_stores_are_read_for_ever(tmp_path, folder):
-    """Written by the version that made the schema; their values are what the same seeds give today, and so are their bytes."""
-    features = make_dense_store(tmp_path / "v.zarr", 5, group_rows=4, width=3, steps=2, views=2, failed={3: 3}, short={1: 1})
+    """Written by the version that made the schema; their values are what the same seeds give today, and so
+    are their bytes.
+    """
+    features = make_dense_store(
+        tmp_path / "v.zarr", 5, group_rows=4, width=3, steps=2, views=2, failed={3: 3}, short={1: 1}
+    )
     texts = make_text_store(tmp_path / "t.zarr", 5, group_rows=4, width=3)
     video, text = (open_store(folder / name, verify="read") for name in ("video.zarr", "text.zarr"))
     for path in (video.path, text.path):
@@ -224,7 +234,9 @@ def test_golden_stores_are_read_for_ever(tmp_path, folder):
         tokens, _ = text.batch([row], "noun_question/last_hidden")
         np.testing.assert_array_equal(tokens[0].numpy(), texts["noun_question"][row])
     if folder.name == f"schema-{SCHEMA_VERSION}":
-        assert (video.store_id, text.store_id) == tuple(open_store(tmp_path / name).store_id for name in ("v.zarr", "t.zarr"))
+        assert (video.store_id, text.store_id) == tuple(
+            open_store(tmp_path / name).store_id for name in ("v.zarr", "t.zarr")
+        )
 
 
 def test_the_maps_go_with_the_store(tmp_path):
@@ -242,11 +254,21 @@ def test_the_maps_go_with_the_store(tmp_path):
 def test_a_text_without_tokens_at_the_end_of_a_full_row_group_is_empty(tmp_path):
     """Its `start` is the next row group's first token, which may not be there."""
     level = Level("q/last_hidden", "ragged", (3,), "float32", capacity=64)
-    spec = {"kind": "text", "recipe": {}, "inputs": {}, "levels": [level.to_dict()], "frame_pts": [], "rows_per_group": 2}
+    spec = {
+        "kind": "text",
+        "recipe": {},
+        "inputs": {},
+        "levels": [level.to_dict()],
+        "frame_pts": [],
+        "rows_per_group": 2,
+    }
     writer = StoreWriter(tmp_path / "t.zarr", spec, make_segments(4), CLASSES, {})
     ones, none = np.ones(2, np.uint8), np.zeros(2, np.uint8)
     for group in writer.pending():
-        writer.commit(group, RowGroup({level.name: np.ones((64, 3), np.float32)}, {"q/length": np.array([64, 0])}, ones, none))
+        writer.commit(
+            group,
+            RowGroup({level.name: np.ones((64, 3), np.float32)}, {"q/length": np.array([64, 0])}, ones, none),
+        )
     writer.finalize()
     for way in WAYS:
         opened = open_store(tmp_path / "t.zarr", **way)
@@ -315,6 +337,13 @@ def test_an_empty_store_is_read_as_empty(tmp_path, monkeypatch):
     monkeypatch.setenv("MAMBAVL_SCRATCH", str(tmp_path / "scratch"))
     for compressor in ("none", "zstd"):
         level = Level("frame", "dense", (1, 4, 6), "float32", steps=4, compressor=compressor)
-        spec = {"kind": "video", "recipe": {}, "inputs": {}, "levels": [level.to_dict()], "frame_pts": [], "rows_per_group": 8}
+        spec = {
+            "kind": "video",
+            "recipe": {},
+            "inputs": {},
+            "levels": [level.to_dict()],
+            "frame_pts": [],
+            "rows_per_group": 8,
+        }
         StoreWriter(tmp_path / compressor, spec, (), CLASSES, {}).finalize()
         assert open_store(tmp_path / compressor).batch([], "frame")[0].shape == (0, 4, 6)

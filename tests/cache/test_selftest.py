@@ -1,4 +1,6 @@
-"""The self-test passes on a file system that keeps the promises, fails on one that does not, and leaves nothing behind."""
+"""The self-test passes on a file system that keeps the promises, fails on one that does not, and leaves
+nothing behind.
+"""
 
 import os
 import re
@@ -22,14 +24,18 @@ def place(tmp_path):
 def selftest(folder, *words, before=""):
     code = f"{before}\nimport sys\nfrom mambavl.__main__ import main\nsys.argv = ['mambavl', *sys.argv[1:]]\nmain()"
     command = [sys.executable, "-c", code, "cache", "selftest", str(folder), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
 
 
 def test_writers_killed_at_random_moments_lose_nothing(place, count):
     before = set(place.iterdir())
     done = selftest(place, "--kills", KILLS)
     assert done.returncode == 0, done.stdout + done.stderr
-    killed, stores = map(int, re.search(r"kill -9: (\d+) writers killed at random moments; (\d+) stores", done.stdout).groups())
+    killed, stores = map(
+        int, re.search(r"kill -9: (\d+) writers killed at random moments; (\d+) stores", done.stdout).groups()
+    )
     assert killed == KILLS
     assert "two writers: on the same row groups and on shared ones: nothing lost" in done.stdout
     assert {entry for entry in place.iterdir() if entry.name.startswith("mambavl-selftest")} <= before
@@ -86,7 +92,9 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path):
 
 def test_an_interrupted_selftest_leaves_nothing_behind(tmp_path):
     words = [sys.executable, "-m", "mambavl", "cache", "selftest", str(tmp_path), "--kills", "100000"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("*/killed-*")) and time.monotonic() < deadline:
         time.sleep(0.05)

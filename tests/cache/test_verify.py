@@ -1,4 +1,6 @@
-"""Verify finds what is wrong, repair re-opens exactly that, and the store filled again is the store as it was."""
+"""Verify finds what is wrong, repair re-opens exactly that, and the store filled again is the store as it
+was.
+"""
 
 import os
 import shutil
@@ -152,7 +154,11 @@ def test_what_is_no_store_is_not_touched(tmp_path):
 
 def test_gc_deletes_what_killed_writers_left_and_nothing_else(path):
     whole = content(path)
-    names = (f".partial-{fsops._HOST}-{os.getpid()}-1-x", f".partial-{fsops._HOST}-4194305-1-x", ".partial-elsewhere-7-1-x")
+    names = (
+        f".partial-{fsops._HOST}-{os.getpid()}-1-x",
+        f".partial-{fsops._HOST}-4194305-1-x",
+        ".partial-elsewhere-7-1-x",
+    )
     living, dead, foreign = (path / "frame" / name for name in names)
     for file in (living, dead, foreign):
         file.write_bytes(b"half")
@@ -196,7 +202,9 @@ def test_a_finished_store_takes_no_more_rows(path):
 
 
 def test_a_re_opened_row_group_that_is_half_done_counts_for_nothing(path, monkeypatch):
-    """Its old record gives the very lengths that its new files have: killed in between, old and new would mix."""
+    """Its old record gives the very lengths that its new files have: killed in between, old and new would
+    mix.
+    """
     damage(path / "frame/c.1.0.0.0")
     repair(path)
     write_file, written = fsops.write_file, []
@@ -241,7 +249,9 @@ def test_damaged_metadata_is_never_made_part_of_a_finished_store(path, name):
 def test_a_store_of_another_version_is_not_repaired_away(path):
     for name in (SPEC, "zarr.json"):
         (path / name).chmod(0o644)
-        (path / name).write_text((path / name).read_text().replace(f'"schema": {SCHEMA_VERSION}', '"schema": 1'))
+        (path / name).write_text(
+            (path / name).read_text().replace(f'"schema": {SCHEMA_VERSION}', '"schema": 1')
+        )
     before = content(path)
     with pytest.raises(DataError, match="has schema version 1"):
         repair(path)

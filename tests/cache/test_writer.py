@@ -1,4 +1,6 @@
-"""The store: what is written is what is read, by us and by any Zarr reader; what is damaged is found; what differs is refused."""
+"""The store: what is written is what is read, by us and by any Zarr reader; what is damaged is found; what
+differs is refused.
+"""
 
 import os
 import pickle
@@ -59,7 +61,9 @@ def test_zarr_python_reads_the_same_values(tmp_path):
     start, length = group["noun_question/start"][:], group["noun_question/length"][:]
     values = group["noun_question/last_hidden"][:]
     for row in range(20):
-        np.testing.assert_array_equal(values[start[row] : start[row] + length[row]], texts["noun_question"][row])
+        np.testing.assert_array_equal(
+            values[start[row] : start[row] + length[row]], texts["noun_question"][row]
+        )
 
 
 def test_shard_bytes_are_those_of_zarr_python(tmp_path):
@@ -87,7 +91,9 @@ def test_a_finished_store_is_verified_and_its_files_are_read_only(tmp_path):
     assert not os.stat(shard).st_mode & 0o222
 
 
-@pytest.mark.parametrize("victim", ["frame/c.1.0.0.0", "status/c.0", "frame_pts/c.0.0.0", "segments.csv", "spec.json"])
+@pytest.mark.parametrize(
+    "victim", ["frame/c.1.0.0.0", "status/c.0", "frame_pts/c.0.0.0", "segments.csv", "spec.json"]
+)
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "zero"])
 def test_every_damage_is_found_by_verify(tmp_path, victim, damage):
     make_dense_store(tmp_path / "s.zarr")
@@ -215,7 +221,10 @@ def test_row_groups_are_a_power_of_two_near_sixteen_mebibytes():
 
 def test_any_text_in_a_narration_survives(tmp_path):
     words = ("cut\rcup", "a\nb", 'say "cut", please', "a,b;c\t", " naïve 🍅 ", "'quoted'", "\u2028")
-    segments = tuple(replace(s, narration=w, all_nouns=(w, "x")) for s, w in zip(make_segments(len(words)), words, strict=True))
+    segments = tuple(
+        replace(s, narration=w, all_nouns=(w, "x"))
+        for s, w in zip(make_segments(len(words)), words, strict=True)
+    )
     assert read_segments(write_segments(segments)) == segments
 
 
@@ -232,14 +241,18 @@ def test_the_writer_who_comes_first_does_a_row_group_and_the_others_find_it_done
 
 
 def test_the_record_that_fits_the_files_counts_whoever_wrote_it(tmp_path, monkeypatch):
-    """Where no lock keeps writers apart, two may do the same row group with other results: the files say whose record counts."""
+    """Where no lock keeps writers apart, two may do the same row group with other results: the files say
+    whose record counts.
+    """
     monkeypatch.setattr(StoreWriter, "_is_done", lambda self, group: False)
     writer, group = unfinished(tmp_path / "s.zarr")
     other, _ = unfinished(tmp_path / "s.zarr")
     writer._journal, other._journal = (tmp_path / "s.zarr" / "commit" / f"{name}.journal" for name in "ab")
     for index in (0, 1, 2):
         writer.commit(index, shortened(group, 4 if index == 2 else 8))
-    changed = replace(group, levels={"frame": np.ones((8, 1, 4, 6), np.float32)}, flags=np.full(8, 1, np.uint8))
+    changed = replace(
+        group, levels={"frame": np.ones((8, 1, 4, 6), np.float32)}, flags=np.full(8, 1, np.uint8)
+    )
     other.commit(0, changed)
     other.close()
     frame = tmp_path / "s.zarr/frame/c.0.0.0.0"
@@ -278,7 +291,9 @@ def test_a_starting_writer_leaves_a_living_writers_files_alone_and_sweeps_a_dead
     make_dense_store(tmp_path / "s.zarr")
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    files = {pid: tmp_path / "s.zarr" / f".partial-{fsops._HOST}-{pid}-abc-x" for pid in (os.getpid(), dead.pid)}
+    files = {
+        pid: tmp_path / "s.zarr" / f".partial-{fsops._HOST}-{pid}-abc-x" for pid in (os.getpid(), dead.pid)
+    }
     for file in files.values():
         file.write_bytes(b"half")
     assert fsops.sweep_temporaries(tmp_path / "s.zarr") == 1
@@ -304,18 +319,32 @@ def test_metadata_that_says_nothing_is_a_clear_error(tmp_path, name, content):
 def test_a_mask_of_rows_selects_rows(tmp_path):
     features = make_dense_store(tmp_path / "s.zarr")
     mask = np.arange(20) % 7 == 0
-    assert torch.equal(open_store(tmp_path / "s.zarr").batch(mask, "frame")[0], torch.from_numpy(features[mask, 0]))
+    assert torch.equal(
+        open_store(tmp_path / "s.zarr").batch(mask, "frame")[0], torch.from_numpy(features[mask, 0])
+    )
 
 
 SAMPLING = {"task": "recognition", "frames": 4}
-RECIPE = {"encoder": {"name": "fake", "sha256": "0" * 64, "width": 6}, "sampling": SAMPLING, "questions": {"protocol": "oracle"}}
+RECIPE = {
+    "encoder": {"name": "fake", "sha256": "0" * 64, "width": 6},
+    "sampling": SAMPLING,
+    "questions": {"protocol": "oracle"},
+}
 
 
 @pytest.mark.parametrize(
     ("what", "changed", "message"),
     [
-        ("encoder", {"recipe": {**RECIPE, "encoder": {**RECIPE["encoder"], "name": "other"}}}, "encoder.name: 'fake' -> 'other'"),
-        ("weights", {"recipe": {**RECIPE, "encoder": {**RECIPE["encoder"], "sha256": "1"}}}, f"sha256: '{'0' * 64}' -> '1'"),
+        (
+            "encoder",
+            {"recipe": {**RECIPE, "encoder": {**RECIPE["encoder"], "name": "other"}}},
+            "encoder.name: 'fake' -> 'other'",
+        ),
+        (
+            "weights",
+            {"recipe": {**RECIPE, "encoder": {**RECIPE["encoder"], "sha256": "1"}}},
+            f"sha256: '{'0' * 64}' -> '1'",
+        ),
         ("width", {"width": 7}, "levels: .*'shape': [1, 4, 6].* -> .*'shape': [1, 4, 7]"),
         ("dtype", {"dtype": "float16"}, "'dtype': 'float32'.* -> .*'dtype': 'float16'"),
         ("steps", {"steps": 5}, "frame_pts: [1, 4] -> [1, 5]"),
@@ -324,7 +353,11 @@ RECIPE = {"encoder": {"name": "fake", "sha256": "0" * 64, "width": 6}, "sampling
             {"recipe": {**RECIPE, "sampling": {**SAMPLING, "task": "anticipation"}}},
             "task: 'recognition' -> 'anticipation'",
         ),
-        ("protocol", {"recipe": {**RECIPE, "questions": {"protocol": "generic"}}}, "protocol: 'oracle' -> 'generic'"),
+        (
+            "protocol",
+            {"recipe": {**RECIPE, "questions": {"protocol": "generic"}}},
+            "protocol: 'oracle' -> 'generic'",
+        ),
         ("rows", {"rows": 19}, "rows: 20 -> 19"),
         ("row list", {"splits": ("train",)}, "segments_sha256: '.{64}' -> '.{64}'"),
         ("row groups", {"group_rows": 4}, "rows_per_group: 8 -> 4"),
@@ -348,7 +381,9 @@ def test_another_schema_version_is_refused_with_both_values(tmp_path):
     file.chmod(0o644)
     file.write_text(file.read_text().replace(f'"schema": {SCHEMA_VERSION}', '"schema": 1'))
     for deed in (open_store, verify, make_dense_store):
-        with pytest.raises(DataError, match=f"has schema version 1; this version of mambavl reads {SCHEMA_VERSION}"):
+        with pytest.raises(
+            DataError, match=f"has schema version 1; this version of mambavl reads {SCHEMA_VERSION}"
+        ):
             deed(tmp_path / "s.zarr")
 
 
@@ -369,7 +404,14 @@ def test_parts_of_a_row_group_that_do_not_fit_each_other_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "changed",
-    [{"kind": "x"}, {"dtype": "float64"}, {"compressor": "gzip"}, {"steps": 3}, {"shape": (1, 0, 6)}, {"capacity": 64}],
+    [
+        {"kind": "x"},
+        {"dtype": "float64"},
+        {"compressor": "gzip"},
+        {"steps": 3},
+        {"shape": (1, 0, 6)},
+        {"capacity": 64},
+    ],
     ids=str,
 )
 def test_what_is_no_level_is_refused(changed):

@@ -1,4 +1,6 @@
-"""The front door: every command end to end, every user's error one clear line, the right exit code, no traceback."""
+"""The front door: every command end to end, every user's error one clear line, the right exit code, no
+traceback.
+"""
 
 import importlib.util
 import json
@@ -30,7 +32,12 @@ has_demo = pytest.mark.skipif(
 def shell(*words: object, cwd=None) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "mambavl", *map(str, words)]
     return subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+        command,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
     )
 
 
@@ -110,7 +117,8 @@ def test_a_sweep_from_the_shell(road, capsys):
     recipe = road / "grid.toml"
     recipe.write_text((road / "mine.toml").read_text() + "\n[grid]\nfusion.share = ['A', 'none']\n")
     assert call("sweep", recipe, "--out", road / "sweep") == 0
-    assert call("report", *(road / "sweep").glob("*"), "--out", road / "sweep.html") == 0  # summary.json among them
+    # summary.json among them
+    assert call("report", *(road / "sweep").glob("*"), "--out", road / "sweep.html") == 0
     captured = capsys.readouterr()
     assert "fusion.share=none: done" in captured.err
     assert "wrote 2 runs and summary.json" in captured.out
@@ -129,8 +137,26 @@ def test_running_a_command_again_resumes_and_refuses_other_settings(road, capsys
 
 def wrong_calls(road):
     annotations = ("--annotations", road / "annotations")
-    video = ("extract", "video", *annotations, "--videos", road / "videos", "--out", road / "x.zarr", "--encoder")
-    text = ("extract", "text", *annotations, "--questions", road / "q.jsonl", "--out", road / "x.zarr", "--encoder")
+    video = (
+        "extract",
+        "video",
+        *annotations,
+        "--videos",
+        road / "videos",
+        "--out",
+        road / "x.zarr",
+        "--encoder",
+    )
+    text = (
+        "extract",
+        "text",
+        *annotations,
+        "--questions",
+        road / "q.jsonl",
+        "--out",
+        road / "x.zarr",
+        "--encoder",
+    )
     empty = road / "empty"
     if not empty.exists():
         empty.mkdir()
@@ -201,10 +227,21 @@ def test_a_missing_video_is_listed_by_the_check_and_stops_extraction(road, tmp_p
     where = ("--annotations", road / "annotations", "--videos", tmp_path / "videos")
     assert call("data", "check", *where) == 1
     assert "P01_103: missing; expected" in capsys.readouterr().out
-    words = ("extract", "video", *where, "--encoder", "timm:test_resnet", "--weights", "random", "--out", tmp_path / "v.zarr")
+    words = (
+        "extract",
+        "video",
+        *where,
+        "--encoder",
+        "timm:test_resnet",
+        "--weights",
+        "random",
+        "--out",
+        tmp_path / "v.zarr",
+    )
     assert call(*words) == 1
     assert "1 of 8 videos are not there (P01_103)" in capsys.readouterr().err
-    assert call(*words, "--set", "allow_missing=true") == 1  # five rows failed, none was allowed; the store is finished
+    # five rows failed, none was allowed; the store is finished
+    assert call(*words, "--set", "allow_missing=true") == 1
     captured = capsys.readouterr()
     assert captured.out.count("missing_video:") == 5
     assert "5 rows failed; at most 0 were allowed" in captured.err
@@ -234,7 +271,9 @@ def test_one_process_under_accelerate_and_two_under_torchrun_learn_the_same(road
         assert done.returncode == 0, done.stderr[-3000:]
         assert json.loads((out / "result.json").read_text())["processes"] == processes
         learned[processes] = load_file(out / "model.safetensors")
-        losses[processes] = [json.loads(line)["loss"] for line in (out / "curves.jsonl").read_text().splitlines()]
+        losses[processes] = [
+            json.loads(line)["loss"] for line in (out / "curves.jsonl").read_text().splitlines()
+        ]
     for name, value in learned[1].items():
         torch.testing.assert_close(learned[2][name], value, rtol=2e-3, atol=2e-4)
     assert losses[2] == pytest.approx(losses[1], rel=1e-4)
@@ -254,7 +293,11 @@ def test_a_signal_at_any_moment_ends_with_75_and_the_command_resumes(road, tmp_p
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file)
 
     def is_due() -> bool:
-        return "| mambavl.cli.app" in log.read_text() if moment == "loading" else (tmp_path / "v.zarr/frame/c.1.0.0.0").exists()
+        return (
+            "| mambavl.cli.app" in log.read_text()
+            if moment == "loading"
+            else (tmp_path / "v.zarr/frame/c.1.0.0.0").exists()
+        )
 
     deadline = time.monotonic() + 60
     while not is_due() and process.poll() is None and time.monotonic() < deadline:
@@ -314,7 +357,9 @@ def test_damaged_runs_say_so_and_evaluate_mends_what_it_can(road, tmp_path, caps
     assert "model.safetensors: is damaged" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("error", "code"), [(DataError("x"), 1), (UsageError("x"), 2), (Interrupted("x"), 75)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(DataError("x"), 1), (UsageError("x"), 2), (Interrupted("x"), 75)]
+)
 def test_exit_codes(monkeypatch, capsys, error, code):
     def broken():
         raise error
@@ -345,14 +390,33 @@ def test_the_road_on_real_clips(shared, tmp_path, capsys):
     video = ("--encoder", "efficientnet-lite0", "--set", "sampling.frames=8", "--set", "image_size=160")
     assert call("extract", "video", *where, "--videos", clips, *video, "--out", tmp_path / "v.zarr") == 0
     assert (
-        call("extract", "text", *where, "--questions", tmp_path / "q.jsonl", "--encoder", "minilm", "--out", tmp_path / "t.zarr")
+        call(
+            "extract",
+            "text",
+            *where,
+            "--questions",
+            tmp_path / "q.jsonl",
+            "--encoder",
+            "minilm",
+            "--out",
+            tmp_path / "t.zarr",
+        )
         == 0
     )
     stores = [
         f"--set=streams.{s}.store={tmp_path}/{f}.zarr"
         for s, f in (("video", "v"), ("verb_question", "t"), ("noun_question", "t"))
     ]
-    small = ("--set", "fusion.d_model=32", "--set", "fusion.d_state=4", "--set", "train.epochs=3", "--set", "train.batch_size=6")
+    small = (
+        "--set",
+        "fusion.d_model=32",
+        "--set",
+        "fusion.d_state=4",
+        "--set",
+        "train.epochs=3",
+        "--set",
+        "train.batch_size=6",
+    )
     assert call("train", "fuse/default", *stores, *small, "--out", tmp_path / "run") == 0
     assert call("evaluate", tmp_path / "run") == 0
     assert call("report", tmp_path / "run", "--out", tmp_path / "r.html") == 0

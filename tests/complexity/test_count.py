@@ -47,13 +47,15 @@ def test_the_parts_by_hand(table):
     d, inner, rank, states, tokens = 768, 1536, 48, 16, 1569 + 2 * 40
     parts = table["mambavl"]
     head = part_of(parts, "head")
-    mixer = tokens * (d * 2 * inner + inner * (rank + 2 * states) + rank * inner + 4 * inner)  # in_proj, x_proj, dt_proj, conv
+    # in_proj, x_proj, dt_proj, conv
+    mixer = tokens * (d * 2 * inner + inner * (rank + 2 * states) + rank * inner + 4 * inner)
     text = 80 * 3 * d * d
     assert head.macs == pytest.approx(mixer + text + 3 * inner * d, rel=1e-6)
     assert head.scan == tokens * inner * (7 * states + 1 + 2 + 5)
     assert part_of(parts, "its out_proj on every token").macs == (tokens - 3) * inner * d
     assert part_of(parts, "pre_logits on every token").macs == 1568 * d * d
-    unread = 9 * 1568 * 8 * d * d + 3 * 1600 * 8 * d * d  # three blocks also have 4 objects in each of 8 steps
+    # three blocks also have 4 objects in each of 8 steps
+    unread = 9 * 1568 * 8 * d * d + 3 * 1600 * 8 * d * d
     assert part_of(table["orvit"], "unread half of its proj_kv").macs == unread
 
 
@@ -75,8 +77,10 @@ def test_what_is_frozen_is_no_part_of_the_published_parameters(table):
 
 
 def test_roberta_by_hand(table):
-    weights = 12 * (4 * 768**2 + 2 * 768 * 3072)  # 84.93 M a token: q, k, v, out and the two layers of the MLP, twelve times
-    question = 40 * weights + 24 * 40**2 * 768 + 768**2  # scores and sums of 12 layers; the pooler reads one token
+    # 84.93 M a token: q, k, v, out and the two layers of the MLP, twelve times
+    weights = 12 * (4 * 768**2 + 2 * 768 * 3072)
+    # scores and sums of 12 layers; the pooler reads one token
+    question = 40 * weights + 24 * 40**2 * 768 + 768**2
     assert weights == 84_934_656
     assert count.encoder_cost("roberta-base").cost.macs == question
     assert part_of(table["mlp"], "RoBERTa, two questions").macs == 2 * question
@@ -84,14 +88,23 @@ def test_roberta_by_hand(table):
 
 
 def test_a_tiny_video_transformer_by_hand():
-    sizes = {"width": 32, "depth": 1, "heads": 4, "patch_size": 8, "image_size": 16, "frames": 3, "num_classes": (5,)}
+    sizes = {
+        "width": 32,
+        "depth": 1,
+        "heads": 4,
+        "patch_size": 8,
+        "image_size": 16,
+        "frames": 3,
+        "num_classes": (5,),
+    }
     part = count.encoder_cost("avion-vit-b", **sizes)
     patches, d = 3 * 2 * 2, 32
     n = 1 + patches
     block = n * (3 * d * d + d * d + 2 * d * 4 * d) + 2 * n * n * d  # qkv, out, MLP; scores and sums
     assert part.cost.macs == patches * (3 * 8 * 8) * d + block + d * 5
     weights = (3 * d * d + 3 * d) + (d * d + d) + (8 * d * d + 5 * d) + 2 * 2 * d
-    tables = 3 * 8 * 8 * d + d + (1 + 4) * d + 3 * d + 2 * 2 * d  # patches, class token, places, times, first and last norm
+    # patches, class token, places, times, first and last norm
+    tables = 3 * 8 * 8 * d + d + (1 + 4) * d + 3 * d + 2 * 2 * d
     assert (part.cost.frozen, part.cost.trainable) == (weights + tables + 5 * d + 5, 0)
     assert part.tokens == "1 + 3x2x2"
 
@@ -100,12 +113,16 @@ def test_a_tiny_video_transformer_by_hand():
 def test_ours_and_what_fvcore_counts_besides_are_the_original(name):
     """To the digits that were recorded; at 336 px fvcore also counts the position table's resize."""
     found = count.encoder_cost(name).cost.macs + sum(count.original_terms(name).values())
-    assert found / 1e9 == pytest.approx(report.ORIGINAL_GMACS[name], rel=5e-5 if name.endswith("hr") else 1e-5)
+    assert found / 1e9 == pytest.approx(
+        report.ORIGINAL_GMACS[name], rel=5e-5 if name.endswith("hr") else 1e-5
+    )
 
 
 def test_a_linear_layer_and_a_head_by_hand():
     layer = nn.Linear(5, 7, device="meta")
-    assert count.count(lambda: layer(count.empty(3, 5)), trainable=42) == count.Cost(3 * 5 * 7, 0, trainable=42)
+    assert count.count(lambda: layer(count.empty(3, 5)), trainable=42) == count.Cost(
+        3 * 5 * 7, 0, trainable=42
+    )
     streams = {"video": StreamShape(width=4)}
     head = SSMFusion(FusionConfig(streams=streams, d_model=4, num_verbs=2, num_nouns=3))
     with_classifiers = count.head_cost(head, {"video": 6})
@@ -153,13 +170,31 @@ def test_the_command_ends_in_json_with_the_stable_keys(monkeypatch):
     monkeypatch.setattr("mambavl.extract.encoders.published.table.PUBLISHED", {})
     done, found = bench()
     assert found == {"orvit": {"params": 1, "macs": 2.0}}
-    for column in ("trainable", "frozen", "G MACs", "G FLOPs", "G scan", "tokens", "published", "patch level"):
+    for column in (
+        "trainable",
+        "frozen",
+        "G MACs",
+        "G FLOPs",
+        "G scan",
+        "tokens",
+        "published",
+        "patch level",
+    ):
         assert column in done.stdout, column
 
 
 def test_the_head_of_a_packaged_recipe_is_counted_at_the_sizes_that_it_is_told():
-    streams = ("--stream", "video=1569x768", "--stream", "verb_question=40x768", "--stream", "noun_question=40x768")
-    done, found = bench("--recipe", "fuse/default", *streams, "--set", "fusion.preset=released", "--set", "fusion.scan=mamba")
+    streams = (
+        "--stream",
+        "video=1569x768",
+        "--stream",
+        "verb_question=40x768",
+        "--stream",
+        "noun_question=40x768",
+    )
+    done, found = bench(
+        "--recipe", "fuse/default", *streams, "--set", "fusion.preset=released", "--set", "fusion.scan=mamba"
+    )
     own = 9_288_192 + 768 * 397 + 397
     assert found["fuse/default"]["params"] == found["fuse/default"]["trainable"] == own
     assert found["fuse/default"]["flops"] == 2 * found["fuse/default"]["macs"]
@@ -169,10 +204,14 @@ def test_the_head_of_a_packaged_recipe_is_counted_at_the_sizes_that_it_is_told()
 def test_the_head_of_a_recipe_is_counted_at_the_sizes_of_its_stores(stores):
     recipe = tiny_recipe(stores)
     head, classifiers = count.recipe_cost(recipe, {})
-    behind = {name: source.model_copy(update={"class_token": name == "video"}) for name, source in recipe.streams.items()}
+    behind = {
+        name: source.model_copy(update={"class_token": name == "video"})
+        for name, source in recipe.streams.items()
+    }
     counted = count.recipe_cost(recipe.model_copy(update={"streams": behind}), {"video": (9, 6)})[0]
     assert counted.tokens.startswith("video 10x6")  # the class token is read, too
-    assert head.tokens == "video 4x6, verb_question 8x5, noun_question 8x5"  # the longest of questions of 0 to 8 tokens
+    # the longest of questions of 0 to 8 tokens
+    assert head.tokens == "video 4x6, verb_question 8x5, noun_question 8x5"
     assert classifiers.cost == count.Cost(16 * (3 + 4), trainable=17 * (3 + 4))
     told, _ = count.recipe_cost(recipe, {"video": (9, 6)})
     assert told.cost.trainable == head.cost.trainable
@@ -181,14 +220,20 @@ def test_the_head_of_a_recipe_is_counted_at_the_sizes_of_its_stores(stores):
 
 def test_a_recipe_without_stores_says_what_to_type():
     recipe = load("fuse/default", Recipe, ["streams.video.store=nowhere/video.zarr"])
-    with pytest.raises(UsageError, match=r"no store of stream video \(nowhere/video.zarr\).*: --stream video=TOKENSxWIDTH$"):
+    with pytest.raises(
+        UsageError, match=r"no store of stream video \(nowhere/video.zarr\).*: --stream video=TOKENSxWIDTH$"
+    ):
         count.recipe_cost(recipe, {"verb_question": (40, 768), "noun_question": (40, 768)})
-    with pytest.raises(UsageError, match="--stream vide: the recipe has no such stream; did you mean `video`"):
+    with pytest.raises(
+        UsageError, match="--stream vide: the recipe has no such stream; did you mean `video`"
+    ):
         count.recipe_cost(recipe, {"vide": (8, 768)})
 
 
 def test_an_encoder_of_another_size_is_counted_from_the_command():
-    _, found = bench("--encoder", "avion-vit-b", "--set", "image_size=32", "--set", "frames=2", "--set", "depth=1")
+    _, found = bench(
+        "--encoder", "avion-vit-b", "--set", "image_size=32", "--set", "frames=2", "--set", "depth=1"
+    )
     assert found["avion-vit-b"]["frozen"] == found["avion-vit-b"]["params"]
     assert found["avion-vit-b"]["trainable"] == 0
 
@@ -212,6 +257,12 @@ def test_a_wrong_call_is_refused(options, says):
 def test_an_encoder_is_described_without_its_weights():
     done = CliRunner().invoke(app, ["encoders", "show", "lavila-tsf-b"])
     assert done.exit_code == 0
-    for said in ("dl.fbaipublicfiles.com", "16 frames of 224 px, RGB", "16 steps x 14 x 14", "MIT", "encoders convert"):
+    for said in (
+        "dl.fbaipublicfiles.com",
+        "16 frames of 224 px, RGB",
+        "16 steps x 14 x 14",
+        "MIT",
+        "encoders convert",
+    ):
         assert said in " ".join(done.stdout.split()), said
     assert torch.get_default_dtype() == torch.float32

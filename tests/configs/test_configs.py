@@ -1,4 +1,6 @@
-"""Recipes: every fault is refused with its place and the nearest name; overrides and the written-back form are exact."""
+"""Recipes: every fault is refused with its place and the nearest name; overrides and the written-back form
+are exact.
+"""
 
 import random
 import re
@@ -81,7 +83,10 @@ def test_every_key_mistyped_by_one_letter_is_refused_with_the_right_suggestion(k
             nearest = {s for s in siblings if edit_distance(wrong, s) <= 1}
             if wrong in siblings or nearest != {name}:
                 continue  # the typo is as near to another key
-            data = override({"streams": STREAMS} if kind is Recipe else {"encoder": "x"}, [f"{'.'.join([*path, wrong])}=1"])
+            data = override(
+                {"streams": STREAMS} if kind is Recipe else {"encoder": "x"},
+                [f"{'.'.join([*path, wrong])}=1"],
+            )
             with pytest.raises(UsageError, match=rf"`{wrong}`.*did you mean `{name}`"):
                 validate(data, kind, "recipe.toml")
             tried += 1
@@ -90,7 +95,11 @@ def test_every_key_mistyped_by_one_letter_is_refused_with_the_right_suggestion(k
 
 def test_a_mistyped_stream_is_refused():
     """A stream may have any name, but a near miss of a known one would be routed wrongly without a word."""
-    for wrong, right in (("vidoe", "video"), ("verb_qestion", "verb_question"), ("noun_questions", "noun_question")):
+    for wrong, right in (
+        ("vidoe", "video"),
+        ("verb_qestion", "verb_question"),
+        ("noun_questions", "noun_question"),
+    ):
         with pytest.raises(UsageError, match=f"did you mean `{right}`"):
             validate({"streams": {wrong: STREAMS["video"]}}, Recipe, "recipe.toml")
     assert validate({"streams": {"depth": STREAMS["video"]}}, Recipe, "recipe.toml").streams

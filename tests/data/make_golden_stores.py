@@ -1,4 +1,5 @@
-"""Writes the golden stores: one of each kind, of the schema version that its name tells. Run once for a new version; never again.
+"""Writes the golden stores: one of each kind, of the schema version that its name tells. Run once for a new
+version; never again.
 
     PYTHONPATH=tests python tests/data/make_golden_stores.py
 
@@ -17,7 +18,9 @@ def main() -> None:
     folder = Path(__file__).parent / f"schema-{SCHEMA_VERSION}"
     writer.socket.gethostname = lambda: "golden"  # part of the journals' names
     shutil.rmtree(folder, ignore_errors=True)
-    make_dense_store(folder / "video.zarr", 5, group_rows=4, width=3, steps=2, views=2, failed={3: 3}, short={1: 1})
+    make_dense_store(
+        folder / "video.zarr", 5, group_rows=4, width=3, steps=2, views=2, failed={3: 3}, short={1: 1}
+    )
     make_text_store(folder / "text.zarr", 5, group_rows=4, width=3)
     for file in folder.rglob("*"):
         if file.is_file():

@@ -59,7 +59,9 @@ def test_on_video_counts_up_to_the_number_of_videos(tmp_path, monkeypatch):
     monkeypatch.setattr(toykitchen, "draw_film", lambda film, seed: [])
     monkeypatch.setattr(toykitchen, "_encode", lambda path, frames: None)
     calls = []
-    kitchen = toykitchen.render(tmp_path, segments=SEGMENTS, on_video=lambda done, total: calls.append((done, total)))
+    kitchen = toykitchen.render(
+        tmp_path, segments=SEGMENTS, on_video=lambda done, total: calls.append((done, total))
+    )
     assert calls == [(done, kitchen.num_videos) for done in range(1, kitchen.num_videos + 1)]
 
 
@@ -67,7 +69,10 @@ def test_on_video_counts_up_to_the_number_of_videos(tmp_path, monkeypatch):
 def test_unseen_participants_cook_in_validation_only(tmp_path, segments):
     written(tmp_path, segments)
     annotations = read_annotations(tmp_path)
-    cooks = {split: {s.participant_id for s in annotations.segments if s.split == split} for split in ("train", "validation")}
+    cooks = {
+        split: {s.participant_id for s in annotations.segments if s.split == split}
+        for split in ("train", "validation")
+    }
     assert annotations.unseen_participants == cooks["validation"] - cooks["train"]
     assert len(annotations.unseen_participants) == 2
     assert cooks["validation"] & cooks["train"]
@@ -122,22 +127,33 @@ def test_no_word_serves_two_classes():
     for words in (toykitchen.VERBS, toykitchen.NOUNS):
         names = [name for word in words for name in word.instances]
         assert len(names) == len(set(names))
-    said = {part for word in toykitchen.VERBS + toykitchen.NOUNS for name in word.instances for part in name.split(":")}
-    spare = {part for word in toykitchen.VERBS + toykitchen.NOUNS for hint in word.hints for part in hint.split()}
+    said = {
+        part
+        for word in toykitchen.VERBS + toykitchen.NOUNS
+        for name in word.instances
+        for part in name.split(":")
+    }
+    spare = {
+        part for word in toykitchen.VERBS + toykitchen.NOUNS for hint in word.hints for part in hint.split()
+    }
     spare |= {word.category for word in toykitchen.VERBS + toykitchen.NOUNS}
     spare |= {part for manner in toykitchen.MANNERS for part in manner.split()}
     assert not said & spare
 
 
 def test_the_seed_decides_every_byte_of_the_annotations(tmp_path):
-    first, again, other = (written(tmp_path / name, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4)))
+    first, again, other = (
+        written(tmp_path / name, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    )
     assert first == again
     assert first["EPIC_100_train.csv"] != other["EPIC_100_train.csv"]
 
 
 def test_the_seed_decides_every_pixel():
     film = toykitchen.plan(SEGMENTS, 0)[0]
-    first, again, other = (np.stack([np.asarray(f) for f in toypictures.draw_film(film, seed)]) for seed in (0, 0, 1))
+    first, again, other = (
+        np.stack([np.asarray(f) for f in toypictures.draw_film(film, seed)]) for seed in (0, 0, 1)
+    )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 

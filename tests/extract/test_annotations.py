@@ -14,7 +14,9 @@ HEADER = (
     "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,"
     "narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
 )
-ROW = "P01_101_0,P01,P01_101,00:00:01.000,00:00:01.00,00:00:02.50,50,125,cut onion,cut,0,onion,1,['onion'],[1]"
+ROW = (
+    "P01_101_0,P01,P01_101,00:00:01.000,00:00:01.00,00:00:02.50,50,125,cut onion,cut,0,onion,1,['onion'],[1]"
+)
 FILES = {
     "EPIC_100_verb_classes.csv": "id,key,instances,category\n0,cut,\"['cut', 'slice']\",split\n2,turn-on,['turn-on'],access\n",
     "EPIC_100_noun_classes.csv": "id,key,instances,category\n1,onion,['onion'],plants\n3,board:chopping,['board:chopping'],x\n",
@@ -56,7 +58,9 @@ def test_a_row_is_read_in_seconds_with_its_classes(tmp_path):
 
 def test_rows_come_in_canonical_order(tmp_path):
     rows = [
-        ROW.replace("P01_101_0", f"P01_101_{n}").replace("00:00:01.00,", f"00:00:0{s}.00,").replace(":02.50", ":09.00")
+        ROW.replace("P01_101_0", f"P01_101_{n}")
+        .replace("00:00:01.00,", f"00:00:0{s}.00,")
+        .replace(":02.50", ":09.00")
         for n, s in ((10, 3), (2, 1), (1, 1))
     ]
     annotations = read_annotations(folder(tmp_path, train="\n".join([HEADER, *rows]) + "\n"), ("train",))
@@ -191,9 +195,13 @@ def test_keys_are_spoken_in_speaking_order():
 
 @pytest.mark.shared
 def test_the_real_lists(shared):
-    """Counts of EK100's facts: rows, classes, tail lists, unseen kitchens, blank fields of the rebuilt train list."""
+    """Counts of EK100's facts: rows, classes, tail lists, unseen kitchens, blank fields of the rebuilt train
+    list.
+    """
     annotations = read_annotations(shared / "data" / "ek100")
-    by_split = {split: [s for s in annotations.segments if s.split == split] for split in ("train", "validation")}
+    by_split = {
+        split: [s for s in annotations.segments if s.split == split] for split in ("train", "validation")
+    }
     assert {split: len(rows) for split, rows in by_split.items()} == {"train": 67_217, "validation": 9_668}
     assert (annotations.verbs.size, annotations.nouns.size) == (97, 300)
     assert (len(annotations.tail_verbs), len(annotations.tail_nouns)) == (86, 228)

@@ -49,7 +49,14 @@ def model(tmp_path_factory):
 
 def run(dataset, out, model, **changes):
     hooks = {key: changes.pop(key) for key in ("shard", "should_stop") if key in changes}
-    options = {"encoder": f"audio:{model}", "rows_per_group": 8, "batch_rows": 3, "steps": 4, "dtype": "float32", **changes}
+    options = {
+        "encoder": f"audio:{model}",
+        "rows_per_group": 8,
+        "batch_rows": 3,
+        "steps": 4,
+        "dtype": "float32",
+        **changes,
+    }
     read = read_annotations(dataset / "annotations")
     return extract_audio(read, dataset / "videos", out, AudioExtraction.model_validate(options), **hooks)
 
@@ -68,7 +75,9 @@ def test_every_row_holds_the_states_of_its_own_sound(dataset, model, tmp_path):
         (states,) = encoder.encode([heard.samples])
         tokens, lengths = store.batch([row], "frame")
         assert lengths.tolist() == [4]
-        torch.testing.assert_close(tokens[0], torch.nn.functional.adaptive_avg_pool1d(states.T, 4).T, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            tokens[0], torch.nn.functional.adaptive_avg_pool1d(states.T, 4).T, rtol=1e-4, atol=1e-5
+        )
         torch.testing.assert_close(store.batch([row], "clip")[0][0, 0], states.mean(0), rtol=1e-4, atol=1e-5)
 
 
@@ -77,7 +86,9 @@ def test_anticipation_hears_nothing_after_start_minus_tau(dataset, model, tmp_pa
     hearing = {"task": "anticipation"}
     summary = run(dataset, tmp_path / "plain.zarr", model, sampling=hearing)
     plain = open_store(tmp_path / "plain.zarr")
-    row = next(i for i, segment in enumerate(plain.segments) if segment.video_id == "P01_102" and segment.start > 2)
+    row = next(
+        i for i, segment in enumerate(plain.segments) if segment.video_id == "P01_102" and segment.start > 2
+    )
     limit = plain.segments[row].start - 1.0
     changed, loud = tmp_path / "copy", voices(1)
     loud[round((limit + sound.SEAM) * RATE) :] = 0.9
@@ -97,7 +108,9 @@ def test_anticipation_hears_nothing_after_start_minus_tau(dataset, model, tmp_pa
 
 def test_a_reader_that_hears_too_much_is_caught(dataset, model, tmp_path, monkeypatch):
     real = sound.SoundReader.window
-    monkeypatch.setattr(sound.SoundReader, "window", lambda self, start, *rest: real(self, start + 0.01, *rest))
+    monkeypatch.setattr(
+        sound.SoundReader, "window", lambda self, start, *rest: real(self, start + 0.01, *rest)
+    )
     with pytest.raises(AssertionError, match="lies after start - tau_a"):
         run(dataset, tmp_path / "a.zarr", model, sampling={"task": "anticipation"})
 
@@ -113,7 +126,9 @@ def test_interrupted_or_sharded_gives_the_same_bytes(dataset, model, tmp_path):
     assert tree(tmp_path / "resumed.zarr") == tree(tmp_path / "sharded.zarr") == tree(tmp_path / "whole.zarr")
 
 
-def test_videos_that_cannot_be_heard_are_named_failures_and_the_others_stay_the_same(dataset, model, tmp_path):
+def test_videos_that_cannot_be_heard_are_named_failures_and_the_others_stay_the_same(
+    dataset, model, tmp_path
+):
     run(dataset, tmp_path / "good.zarr", model)
     copy = tmp_path / "copy"
     shutil.copytree(dataset, copy)
@@ -133,7 +148,11 @@ def test_videos_that_cannot_be_heard_are_named_failures_and_the_others_stay_the_
         "P01_104": {"ok"},
     }
     assert len(summary.failed) == (store.status != OK).sum()
-    same = [i for i, s in enumerate(store.segments) if s.video_id == "P01_104" or (s.video_id == "P01_103" and s.stop < 2.9)]
+    same = [
+        i
+        for i, s in enumerate(store.segments)
+        if s.video_id == "P01_104" or (s.video_id == "P01_103" and s.stop < 2.9)
+    ]
     assert torch.equal(store.batch(same, "frame")[0], good.batch(same, "frame")[0])
 
 
@@ -152,9 +171,13 @@ def stores(dataset, model, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.ENCODERS, "barcode", barcode_record())
         options = VideoExtraction(encoder="barcode", fit="squash", sampling={"frames": 4})
-        extract_video(read_annotations(dataset / "annotations"), dataset / "videos", folder / "video.zarr", options)
+        extract_video(
+            read_annotations(dataset / "annotations"), dataset / "videos", folder / "video.zarr", options
+        )
     write_questions(folder / "q.jsonl", generate(read_annotations(dataset / "annotations"), "generic"))
-    text_run(dataset, folder / "text.zarr", make_roberta(tmp_path_factory.mktemp("roberta")), folder / "q.jsonl")
+    text_run(
+        dataset, folder / "text.zarr", make_roberta(tmp_path_factory.mktemp("roberta")), folder / "q.jsonl"
+    )
     run(dataset, folder / "audio.zarr", model)
     return folder
 
@@ -180,12 +203,22 @@ def test_a_head_trains_on_sound_alone_and_on_three_modalities(stores, tmp_path, 
     assert result["streams"]["audio"]["encoder"]["name"].startswith("audio:")
     assert any("audio" in name for name in load_file(tmp_path / "run" / "model.safetensors"))
     if names == ("audio",):
-        assert result["metrics"]["all_verb_top1"] == 100.0  # the sound tells the verb, on a video that was never trained on
+        # the sound tells the verb, on a video that was never trained on
+        assert result["metrics"]["all_verb_top1"] == 100.0
 
 
 def test_the_command_fills_a_store_and_counts_what_cannot_be_heard(dataset, model, tmp_path, capsys):
     words = ["extract", "audio", "--annotations", dataset / "annotations", "--videos", dataset / "videos"]
-    words += ["--encoder", f"audio:{model}", "--task", "anticipation", "--set", "steps=2", "--out", tmp_path / "a.zarr"]
+    words += [
+        "--encoder",
+        f"audio:{model}",
+        "--task",
+        "anticipation",
+        "--set",
+        "steps=2",
+        "--out",
+        tmp_path / "a.zarr",
+    ]
     assert call(*words) == 0
     assert "wrote 20 rows" in capsys.readouterr().out
     store = open_store(tmp_path / "a.zarr")

@@ -117,7 +117,9 @@ def test_slots_are_for_the_hands_and_the_tracks_seen_first():
 
 @pytest.fixture(params=["h5", "hoa"])
 def source(request, tmp_path):
-    """The same boxes in either form: right hand A, left hand B and object C in images 1 to 9 of P01_01, but for the fifth."""
+    """The same boxes in either form: right hand A, left hand B and object C in images 1 to 9 of P01_01, but
+    for the fifth.
+    """
     if request.param == "h5":
         found = dict.fromkeys([1, 2, 3, 4, 6, 7, 8, 9], rows(id_3=C, id_1=B, id_0=A))
         path = write_h5(tmp_path / "boxes.h5", {"P01_01": found, "P01_02": {}})
@@ -132,7 +134,12 @@ def test_a_clip_has_its_boxes_in_fractions_of_the_frame(source):
     found = source.clip("P01_01", at(1, 2, 5, 9))
     expected = np.array([A, B, C, (0, 0, 0, 0)], np.float32)
     assert found.dtype == np.float32
-    assert found.tolist() == [expected.tolist(), expected.tolist(), np.zeros((4, 4)).tolist(), expected.tolist()]
+    assert found.tolist() == [
+        expected.tolist(),
+        expected.tolist(),
+        np.zeros((4, 4)).tolist(),
+        expected.tolist(),
+    ]
     assert source.clip("P01_01", at(9, 9), objects=2).tolist() == [[[*A], [*B]]] * 2
     assert source.clip("P01_01", np.empty(0)).shape == (0, 4, 4)
 
@@ -186,7 +193,11 @@ def test_a_fingerprint_of_detections_is_of_the_videos_asked_for(tmp_path):
     first = source.fingerprint(["P01_01"])
     write_hoa(tmp_path, "P01_02", {1: ((), [(0.5, A)])})
     assert source.fingerprint(["P01_01"]) == first
-    assert source.fingerprint(["P01_02", "P01_01", "P01_03"])["videos"].keys() == {"P01_01", "P01_02", "P01_03"}
+    assert source.fingerprint(["P01_02", "P01_01", "P01_03"])["videos"].keys() == {
+        "P01_01",
+        "P01_02",
+        "P01_03",
+    }
     assert source.fingerprint(["P01_03"])["videos"] == {"P01_03": None}
     assert first["linking"] == {"min_overlap": MIN_OVERLAP, "max_gap": MAX_GAP, "min_object_side": 0.01}
 
@@ -195,14 +206,20 @@ def test_a_fingerprint_of_detections_is_of_the_videos_asked_for(tmp_path):
 
 
 def test_boxes_that_reach_beyond_the_frame_are_cut_and_empty_ones_take_no_slot(tmp_path):
-    found = rows(id_3=(-0.25, 0.5, 0.25, 1.5), id_4=(0.5, 0.5, 0.5, 0.75), id_5=(1.25, 0, 1.5, 1), id_6=A, id_0=B)
+    found = rows(
+        id_3=(-0.25, 0.5, 0.25, 1.5), id_4=(0.5, 0.5, 0.5, 0.75), id_5=(1.25, 0, 1.5, 1), id_6=A, id_0=B
+    )
     source = open_boxes("h5", write_h5(tmp_path / "b.h5", {"P01_101": {50: found}}))
-    assert source.clip("P01_101", np.array([1.0])).tolist() == [[[*B], [0, 0, 0, 0], [0, 0.5, 0.25, 1.0], [*A]]]
+    assert source.clip("P01_101", np.array([1.0])).tolist() == [
+        [[*B], [0, 0, 0, 0], [0, 0.5, 0.25, 1.0], [*A]]
+    ]
 
 
 def test_images_are_read_one_at_a_time(tmp_path):
     """A broken image elsewhere in the file is not looked at."""
-    source = open_boxes("h5", write_h5(tmp_path / "b.h5", {"P01_01": {1: rows(id_3=A), 2: rows(id_3=(0, 0, np.nan, 1))}}))
+    source = open_boxes(
+        "h5", write_h5(tmp_path / "b.h5", {"P01_01": {1: rows(id_3=A), 2: rows(id_3=(0, 0, np.nan, 1))}})
+    )
     assert source.clip("P01_01", at(1, 1)).any()
     with pytest.raises(DataError, match=r"b\.h5: P01_01/2: corners go from nan"):
         source.clip("P01_01", at(1, 2))
@@ -225,7 +242,9 @@ def test_values_that_are_no_boxes_are_refused_by_video_and_image(tmp_path, found
         open_boxes("h5", path).clip("P01_01", at(7))
 
 
-@pytest.mark.parametrize("values", [np.zeros((2, 4)), np.zeros(5), np.zeros((2, 5), int), np.zeros((1001, 5)), np.float64(1)])
+@pytest.mark.parametrize(
+    "values", [np.zeros((2, 4)), np.zeros(5), np.zeros((2, 5), int), np.zeros((1001, 5)), np.float64(1)]
+)
 def test_arrays_of_another_shape_are_refused(tmp_path, values):
     path = write_h5(tmp_path / "b.h5", {"P01_01": {1: rows(id_0=A)}})
     with h5py.File(path, "a") as file:
@@ -238,14 +257,18 @@ def test_inavits_file_is_refused_by_name(tmp_path):
     with h5py.File(tmp_path / "inavit.h5", "w") as file:
         for part in ("hand", "obj"):
             file[f"P01_01/1/{part}/bbox"] = np.zeros((2, 4))
-    with pytest.raises(DataError, match=r"inavit\.h5: P01_01/1 is a group \(hand, obj\): the layout of InAViT's file"):
+    with pytest.raises(
+        DataError, match=r"inavit\.h5: P01_01/1 is a group \(hand, obj\): the layout of InAViT's file"
+    ):
         open_boxes("h5", tmp_path / "inavit.h5")
 
 
 @pytest.mark.parametrize("name", ["0", "0000000001", "frame_1", "boxes"])
 def test_images_under_other_names_are_refused_and_not_taken_for_images_without_boxes(tmp_path, name):
     path = write_h5(tmp_path / "b.h5", {"P01_01": {1: rows(id_0=A)}, "P01_02": {name: rows(id_0=A)}})
-    with pytest.raises(DataError, match=f"P01_02 holds '{name}' where numbers of images, from 1, are expected"):
+    with pytest.raises(
+        DataError, match=f"P01_02 holds '{name}' where numbers of images, from 1, are expected"
+    ):
         open_boxes("h5", path).clip("P01_02", at(1))
 
 
@@ -355,13 +378,19 @@ def test_the_larger_overlap_goes_first():
 @pytest.mark.parametrize("listed", [True, False])
 def test_an_object_may_be_missed_for_a_moment(missed, listed):
     """Whether the images between are listed as empty or not listed at all."""
-    images = {1: [(0.5, A)]} | ({1 + i: [] for i in range(1, missed + 1)} if listed else {}) | {2 + missed: [(0.5, A)]}
+    images = (
+        {1: [(0.5, A)]}
+        | ({1 + i: [] for i in range(1, missed + 1)} if listed else {})
+        | {2 + missed: [(0.5, A)]}
+    )
     assert linked(images)[-1] == ({3: A} if missed <= MAX_GAP else {4: A})
 
 
 corner = st.integers(0, 48)
 length = st.integers(1, 16)
-boxes = st.builds(lambda x, y, w, h: (x / 64, y / 64, (x + w) / 64, (y + h) / 64), corner, corner, length, length)
+boxes = st.builds(
+    lambda x, y, w, h: (x / 64, y / 64, (x + w) / 64, (y + h) / 64), corner, corner, length, length
+)
 objects = st.lists(st.tuples(st.integers(0, 4).map(lambda score: score / 4), boxes), max_size=5)
 videos = st.lists(objects, min_size=1, max_size=8)
 
@@ -369,7 +398,11 @@ videos = st.lists(objects, min_size=1, max_size=8)
 @settings(max_examples=200, deadline=None)
 @given(objects, st.integers(1, MAX_GAP + 3))
 def test_constant_boxes_keep_their_ids(found, times):
-    apart = [one for place, one in enumerate(found) if all(overlap(one[1], other[1]) == 0 for other in found[:place])]
+    apart = [
+        one
+        for place, one in enumerate(found)
+        if all(overlap(one[1], other[1]) == 0 for other in found[:place])
+    ]
     ids = linked([apart] * times)
     assert ids == [ids[0]] * times
     assert list(ids[0]) == list(range(3, 3 + len(apart)))
@@ -414,7 +447,10 @@ def test_nothing_later_than_a_clip_changes_its_boxes(tmp_path):
     images = {}
     for number in range(1, 121):
         near = np.round(rng.uniform(0, 0.7, (4, 2)) * 64) / 64
-        images[number] = ([(RIGHT, 0.5, A)], [(float(rng.integers(1, 8)) / 8, (x, y, x + 0.25, y + 0.25)) for x, y in near])
+        images[number] = (
+            [(RIGHT, 0.5, A)],
+            [(float(rng.integers(1, 8)) / 8, (x, y, x + 0.25, y + 0.25)) for x, y in near],
+        )
     write_hoa(tmp_path / "whole", "P01_01", images)
     write_hoa(tmp_path / "cut", "P01_01", {number: found for number, found in images.items() if number <= 60})
     times = np.linspace(0, 1, 16)  # image 60 is the last
@@ -424,7 +460,9 @@ def test_nothing_later_than_a_clip_changes_its_boxes(tmp_path):
 
 
 def test_a_long_video_is_linked_in_reasonable_time():
-    """100,000 images of 4 objects took 1.3 s of one core; a tenth of them is tried here, with room for a slow machine."""
+    """100,000 images of 4 objects took 1.3 s of one core; a tenth of them is tried here, with room for a slow
+    machine.
+    """
     steps = np.random.default_rng(0).integers(-1, 2, (10_000, 4, 2)) / 64
     places = np.clip(np.cumsum(steps, axis=0) + 0.375, 0, 0.75)
     video = [

@@ -1,4 +1,6 @@
-"""Hand-object detections: what EPIC's messages say is read, whatever else a file holds is refused and never run."""
+"""Hand-object detections: what EPIC's messages say is read, whatever else a file holds is refused and never
+run.
+"""
 
 import os
 import pickle
@@ -41,7 +43,9 @@ def test_every_field_of_a_message(tmp_path, protocol):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_long_lists_and_long_messages(tmp_path, protocol):
-    """Pickles write a list in pieces of a thousand, and bytes of more than 255 or 65,535 under other instructions."""
+    """Pickles write a list in pieces of a thousand, and bytes of more than 255 or 65,535 under other
+    instructions.
+    """
     messages = [image_message(i, objects=[(0.5, BOX)] * (800 if i == 7 else i % 20)) for i in range(1, 2501)]
     found = read(write(tmp_path / "P01_01.pkl", messages, protocol))
     assert [seen.image for seen in found] == list(range(1, 2501))
@@ -59,12 +63,16 @@ def memo_bomb():
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-@pytest.mark.parametrize("around", [lambda harm: harm, lambda harm: [harm], lambda harm: [image_message(1), harm]])
+@pytest.mark.parametrize(
+    "around", [lambda harm: harm, lambda harm: [harm], lambda harm: [image_message(1), harm]]
+)
 def test_what_a_pickle_wants_to_run_is_not_run(tmp_path, monkeypatch, protocol, around):
     harm = tmp_path / "harm"
     monkeypatch.setenv("MAMBAVL_TEST_HARM", str(harm))
     path = write(tmp_path / "P01_01.pkl", around(Runs()), protocol)
-    with pytest.raises(DataError, match=r"P01_01\.pkl: is not a pickled list of bytes \(it (uses|makes) .*download"):
+    with pytest.raises(
+        DataError, match=r"P01_01\.pkl: is not a pickled list of bytes \(it (uses|makes) .*download"
+    ):
         read(path)
     assert not harm.exists()
     pickle.loads(path.read_bytes())
@@ -104,14 +112,18 @@ def test_files_cut_short_or_too_large(tmp_path, monkeypatch):
             read(path)
     path.write_bytes(whole)
     monkeypatch.setattr(detections, "MAX_BYTES", len(whole) - 1)
-    with pytest.raises(DataError, match=rf"has {len(whole):,} bytes; more than {len(whole) - 1:,} are not read"):
+    with pytest.raises(
+        DataError, match=rf"has {len(whole):,} bytes; more than {len(whole) - 1:,} are not read"
+    ):
         read(path)
     with pytest.raises(DataError, match=r"P02_01\.pkl: cannot be read"):
         read(tmp_path / "P02_01.pkl", "P02_01")
 
 
 def test_a_message_cut_anywhere_is_refused_or_has_lost_whole_fields(tmp_path):
-    """Protobuf has no end mark, so a cut between two fields is no fault that shows; any other cut is named with its frame."""
+    """Protobuf has no end mark, so a cut between two fields is no fault that shows; any other cut is named
+    with its frame.
+    """
     message = image_message(2, [(RIGHT, 0.75, BOX)], [(0.25, BOX)])
     starts = {len(image_message(2)), len(image_message(2, [(RIGHT, 0.75, BOX)])), len(message)}
     for size in range(len(message) + 1):
@@ -130,13 +142,17 @@ def nested(box=box_message(BOX), score=real(2, 0.5), more=b""):
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
-        (nested(number(1, 100)), "field 1 of kind 0 is not in the published layout"),  # the raw detections: pixels
+        # the raw detections: pixels
+        (nested(number(1, 100)), "field 1 of kind 0 is not in the published layout"),
         (nested(more=real(3, 1.0)), "field 3 of kind 5 is not"),
         (nested(part(1, b"1234")), "field 1 of kind 2 is not"),
         (nested(box_message((0.25, float("nan"), 0.5, 0.75))), "a box is 0.25, nan, 0.5, 0.75, not left"),
         (nested(box_message((0.25, 0.125, float("inf"), 0.75))), "a box is 0.25, 0.125, inf"),
         (nested(box_message((0.5, 0.125, 0.25, 0.75))), "a box is 0.5, 0.125, 0.25, 0.75"),
-        (nested(box_message((114.0, 32.0, 228.0, 192.0))), "a box is 114, 32, 228, 192, not .* fractions of the frame"),
+        (
+            nested(box_message((114.0, 32.0, 228.0, 192.0))),
+            "a box is 114, 32, 228, 192, not .* fractions of the frame",
+        ),
         (nested(score=real(2, float("nan"))), "a score is nan"),
         (nested(score=b"\x15\x00\x00"), "ends in the middle of field 2"),
         (nested(more=b"\x80"), "ends in the middle of a number"),
@@ -172,7 +188,9 @@ def test_the_two_files_that_were_published_wrongly_are_known_by_their_length(tmp
     path = write(tmp_path / f"{video}.pkl", [image_message(i, video=video) for i in (1, right)])
     assert [seen.image for seen in read(path, video)] == [1, right]
     write(path, [image_message(i, video=video) for i in (1, right + 1)])
-    with pytest.raises(DataError, match=rf"goes on to image {right + 1:,}, .* wrong images; .* links the corrected file"):
+    with pytest.raises(
+        DataError, match=rf"goes on to image {right + 1:,}, .* wrong images; .* links the corrected file"
+    ):
         read(path, video)
 
 

@@ -102,7 +102,16 @@ def test_every_view_is_encoded_and_kept_with_its_own_times(dataset, tmp_path):
 def test_three_crops_run_from_one_end_of_the_long_side_to_the_other(dataset, tmp_path):
     """Frames of 160 x 48: the squares begin at 0, 56 and 112."""
     sampling = {"frames": 2, "views": 2}
-    run(dataset, tmp_path / "v.zarr", levels=["patch"], fit="crop", image_size=48, crops=3, sampling=sampling, dtype="float32")
+    run(
+        dataset,
+        tmp_path / "v.zarr",
+        levels=["patch"],
+        fit="crop",
+        image_size=48,
+        crops=3,
+        sampling=sampling,
+        dtype="float32",
+    )
     store = open_store(tmp_path / "v.zarr")
     pts = store.row_array("frame_pts")
     assert pts.shape == (20, 6, 2)  # in time first, then from left to right
@@ -114,7 +123,9 @@ def test_three_crops_run_from_one_end_of_the_long_side_to_the_other(dataset, tmp
         left = (0, 56, 112)[view % 3]
         for token, pixels in zip(tokens, shown, strict=True):
             square = torch.from_numpy(pixels[:, left : left + 48].copy()).permute(2, 0, 1)[None] / 255
-            torch.testing.assert_close(token, torch.nn.functional.adaptive_avg_pool2d(square, (1, 10))[0, :, 0].T)
+            torch.testing.assert_close(
+                token, torch.nn.functional.adaptive_avg_pool2d(square, (1, 10))[0, :, 0].T
+            )
     reader.close()
     with pytest.raises(UsageError, match="a squeezed frame"):
         run(dataset, tmp_path / "w.zarr", crops=3)
@@ -127,7 +138,9 @@ def test_pictures_are_let_go_as_soon_as_they_are_encoded(dataset, tmp_path, monk
     monkeypatch.setattr(
         job,
         "dense_group",
-        lambda name, clips, *more: held.extend(len(clip.images) for clip in clips) or group(name, clips, *more),
+        lambda name, clips, *more: (
+            held.extend(len(clip.images) for clip in clips) or group(name, clips, *more)
+        ),
     )
     run(dataset, tmp_path / "v.zarr")
     assert len(held) == 20
@@ -148,7 +161,9 @@ def test_a_level_named_twice_and_settings_that_nothing_reads_are_refused(dataset
 def test_the_encoder_may_run_in_lower_precision_which_the_spec_says(dataset, tmp_path, monkeypatch):
     seen = []
     levels = video_levels
-    monkeypatch.setattr(video_job, "video_levels", lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or levels(*a))
+    monkeypatch.setattr(
+        video_job, "video_levels", lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or levels(*a)
+    )
     run(dataset, tmp_path / "v.zarr", precision="bf16")
     assert all(seen)
     assert open_store(tmp_path / "v.zarr").spec["recipe"]["precision"] == "bf16"
@@ -252,12 +267,16 @@ registry.ENCODERS["barcode"] = barcode_record()
 KILLED = START + "run(Path(sys.argv[1]), Path(sys.argv[2]), rows_per_group=1)"
 
 
-SHARED_JOB = START + "run(Path(sys.argv[1]), Path(sys.argv[2]), rows_per_group=1, shard=(int(sys.argv[4]), 4))"
+SHARED_JOB = (
+    START + "run(Path(sys.argv[1]), Path(sys.argv[2]), rows_per_group=1, shard=(int(sys.argv[4]), 4))"
+)
 
 
 @pytest.mark.parametrize("after", [1, 2, 4])
 def test_the_real_process_killed_between_row_groups_resumes_to_the_same_bytes(dataset, tmp_path, after):
-    """SIGKILL as soon as the journal holds `after` of the twenty records; what was recorded is not done again."""
+    """SIGKILL as soon as the journal holds `after` of the twenty records; what was recorded is not done
+    again.
+    """
     run(dataset, tmp_path / "whole.zarr", rows_per_group=1)
     target = tmp_path / "killed.zarr"
     command = [sys.executable, "-c", KILLED, str(dataset), str(target), str(TESTS)]
@@ -277,7 +296,11 @@ def test_the_real_process_killed_between_row_groups_resumes_to_the_same_bytes(da
 def kill_loop(dataset, tmp_path, count, kills):
     command = [sys.executable, "-m", "helpers.kill_loop", str(dataset), str(tmp_path), str(kills), "0"]
     done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}, check=False
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)},
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
@@ -314,12 +337,16 @@ def test_a_compressed_store_holds_the_same_features(dataset, tmp_path, monkeypat
 
 
 def test_four_processes_share_one_store(dataset, tmp_path):
-    """Started at the same moment, each does its own row groups; nobody's temporary files are taken for a dead writer's."""
+    """Started at the same moment, each does its own row groups; nobody's temporary files are taken for a dead
+    writer's.
+    """
     run(dataset, tmp_path / "whole.zarr", rows_per_group=1)
     target = tmp_path / "shared.zarr"
     command = [sys.executable, "-c", SHARED_JOB, str(dataset), str(target), str(TESTS)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    processes = [subprocess.Popen([*command, str(i)], env=environment, stderr=subprocess.PIPE) for i in range(4)]
+    processes = [
+        subprocess.Popen([*command, str(i)], env=environment, stderr=subprocess.PIPE) for i in range(4)
+    ]
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, errors
     assert tree(target) == tree(tmp_path / "whole.zarr")
@@ -345,7 +372,12 @@ def test_questions_become_tokens_of_their_own_length(dataset, tmp_path, text_mod
     questions = tmp_path / "q.jsonl"
     write_questions(questions, generate(read_annotations(dataset / "annotations"), protocol))
     text_run(
-        dataset, tmp_path / "t.zarr", text_model, questions, levels=["last_hidden", "embedding_layer", "pooled"], dtype="float32"
+        dataset,
+        tmp_path / "t.zarr",
+        text_model,
+        questions,
+        levels=["last_hidden", "embedding_layer", "pooled"],
+        dtype="float32",
     )
     store = open_store(tmp_path / "t.zarr")
     assert store.spec["recipe"]["questions"]["protocol"] == protocol
@@ -378,26 +410,37 @@ def test_a_text_encoder_is_no_video_encoder(dataset, tmp_path):
 def rewritten(source: Path, target: Path, change) -> Path:
     """A copy of a model folder with its tensors changed."""
     shutil.copytree(source, target)
-    save_file(change(load_file(source / "model.safetensors")), target / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        change(load_file(source / "model.safetensors")),
+        target / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     return target
 
 
 def test_text_features_that_are_not_finite_are_failures(dataset, tmp_path, text_model):
     name = "encoder.layer.1.output.LayerNorm.weight"
-    broken = rewritten(text_model, tmp_path / "broken", lambda state: {**state, name: state[name] * 1e6})  # past float16's range
+    # past float16's range
+    broken = rewritten(text_model, tmp_path / "broken", lambda state: {**state, name: state[name] * 1e6})
     write_questions(tmp_path / "q.jsonl", generate(read_annotations(dataset / "annotations"), "generic"))
     summary = text_run(dataset, tmp_path / "t.zarr", broken, tmp_path / "q.jsonl")
     assert len(summary.failed) == 20
     assert {STATUS[status] for _, status, _ in summary.failed} == {"nonfinite_features"}
 
 
-def test_a_text_model_that_lacks_tensors_is_refused_and_one_without_a_pooler_has_no_pooled_level(tmp_path, text_model):
+def test_a_text_model_that_lacks_tensors_is_refused_and_one_without_a_pooler_has_no_pooled_level(
+    tmp_path, text_model
+):
     def without(prefix):
         return lambda state: {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
 
     with pytest.raises(UsageError, match=r"lacks \d+ of the model's tensors \(encoder\.layer\.1"):
-        registry.build("hf:tiny", weights=str(rewritten(text_model, tmp_path / "layer", without("encoder.layer.1."))))
-    encoder = registry.build("hf:tiny", weights=str(rewritten(text_model, tmp_path / "pooler", without("pooler."))))
+        registry.build(
+            "hf:tiny", weights=str(rewritten(text_model, tmp_path / "layer", without("encoder.layer.1.")))
+        )
+    encoder = registry.build(
+        "hf:tiny", weights=str(rewritten(text_model, tmp_path / "pooler", without("pooler.")))
+    )
     ids = [encoder.tokenize("cut the cup")]
     assert len(encoder.encode(ids, ("last_hidden",))["last_hidden"][0]) == len(ids[0])
     with pytest.raises(UsageError, match="no pooled output"):

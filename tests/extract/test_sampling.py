@@ -36,7 +36,11 @@ def test_rules_belong_to_tasks_and_views_to_recognition():
     assert Sampling().rule == "segment_uniform"
     assert Sampling(task="anticipation").rule == "strict"
     assert Sampling(rule="mf_dense", views=10).rule == "mf_dense"
-    for wrong in ({"rule": "strict"}, {"task": "anticipation", "rule": "mf_dense"}, {"task": "anticipation", "views": 2}):
+    for wrong in (
+        {"rule": "strict"},
+        {"task": "anticipation", "rule": "mf_dense"},
+        {"task": "anticipation", "views": 2},
+    ):
         with pytest.raises(ValueError, match=r"is not one of|views = 1"):
             Sampling(**wrong)
 
@@ -57,7 +61,8 @@ def test_a_window_that_starts_before_the_video_repeats_its_first_frame_and_is_fl
     assert seen.times[0] == 0
     assert (seen.times >= 0).all()
     assert seen.times[-1] == pytest.approx(1.0 - 1 / 30)
-    assert window(2.0, 3.0, Sampling(task="anticipation", frames=1)).times == pytest.approx([1.0 - 1 / 30])  # the latest
+    # the latest
+    assert window(2.0, 3.0, Sampling(task="anticipation", frames=1)).times == pytest.approx([1.0 - 1 / 30])
 
 
 @pytest.mark.parametrize("start", [0.0, 0.4, 1.0])

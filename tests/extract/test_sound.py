@@ -24,7 +24,8 @@ def test_a_window_holds_the_samples_of_its_times(tmp_path, start, rate):
     assert (len(heard.samples), heard.samples.dtype, heard.is_partial) == (rate, np.float32, False)
     inner = slice(rate // 50, -rate // 50)  # a filter rings where the window ends
     times = start + np.arange(rate) / rate
-    np.testing.assert_allclose(heard.samples[inner] * 10, times[inner], atol=1.1e-3)  # Matroska counts in milliseconds
+    # Matroska counts in milliseconds
+    np.testing.assert_allclose(heard.samples[inner] * 10, times[inner], atol=1.1e-3)
     assert heard.last == pytest.approx(start + 1.0, abs=2e-3)
 
 
@@ -32,14 +33,18 @@ def test_windows_do_not_depend_on_what_was_heard_before(tmp_path):
     path = write_sound(tmp_path / "v.mkv", ramp())
     reader = SoundReader(path)
     for start in (3.0, 0.5, 5.0, 3.0):
-        np.testing.assert_array_equal(reader.window(start, 8000, 16_000).samples, hear(path, start, 0.5).samples)
+        np.testing.assert_array_equal(
+            reader.window(start, 8000, 16_000).samples, hear(path, start, 0.5).samples
+        )
     reader.close()
 
 
 def test_nothing_after_a_window_changes_a_sample_of_it(tmp_path):
     plain, loud = ramp(), ramp()
     loud[round(3.0 * RATE) :] = 0.9
-    windows = [hear(write_sound(tmp_path / name, sound), 1.0, 2.0) for name, sound in (("a", plain), ("b", loud))]
+    windows = [
+        hear(write_sound(tmp_path / name, sound), 1.0, 2.0) for name, sound in (("a", plain), ("b", loud))
+    ]
     np.testing.assert_array_equal(windows[0].samples, windows[1].samples)
     assert windows[0].last <= 3.0 + SEAM  # its clock counts in milliseconds
 

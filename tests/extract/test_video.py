@@ -61,8 +61,13 @@ def test_a_time_just_past_the_end_holds_the_last_frame_and_later_is_short(tmp_pa
 
 
 def cut_by_an_edit_list(source: Path, target: Path, frames: int, fps: int = 10) -> Path:
-    """What `ffmpeg -ss T -c copy` makes: all packets kept, times moved before 0, an edit list that hides what lies there."""
-    with av.open(str(source)) as old, av.open(str(target), "w", format="mp4", options={"avoid_negative_ts": "disabled"}) as new:
+    """What `ffmpeg -ss T -c copy` makes: all packets kept, times moved before 0, an edit list that hides what
+    lies there.
+    """
+    with (
+        av.open(str(source)) as old,
+        av.open(str(target), "w", format="mp4", options={"avoid_negative_ts": "disabled"}) as new,
+    ):
         stream = new.add_stream_from_template(old.streams.video[0])
         for packet in old.demux(video=0):
             if packet.dts is not None:
@@ -104,7 +109,9 @@ def test_files_that_are_no_video_say_so(tmp_path, content, decoder):
 
 
 def test_a_file_cut_in_half_never_hands_out_another_frame(tmp_path):
-    """The index of an mp4 stands at its end, so half a file has none; overwritten bytes in the middle damage some frames only."""
+    """The index of an mp4 stands at its end, so half a file has none; overwritten bytes in the middle damage
+    some frames only.
+    """
     whole = write_video(tmp_path / "a.MP4", frames=200, fps=10).read_bytes()
     half = tmp_path / "half.MP4"
     half.write_bytes(whole[: len(whole) // 2])
@@ -140,7 +147,8 @@ def test_real_awkward_files(shared):
     rotated = dict(open_video(edge / "rotation_90.mov").frames(np.array([0])))[0]
     with av.open(str(edge / "rotation_90.mov")) as container:
         stored = next(container.decode(video=0)).to_ndarray(format="rgb24")
-    np.testing.assert_array_equal(rotated, np.rot90(stored, -1))  # seen by eye: upright after a quarter turn clockwise
+    # seen by eye: upright after a quarter turn clockwise
+    np.testing.assert_array_equal(rotated, np.rot90(stored, -1))
     assert len(dict(open_video(edge / "h265_video.mp4").frames(np.arange(10)))) == 10
 
 

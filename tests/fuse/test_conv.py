@@ -17,12 +17,14 @@ def by_torch(u, weight, bias):
 def draw(batch=3, length=11, channels=6, taps=4, dtype=torch.float64):
     g = torch.Generator().manual_seed(0)
     return tuple(
-        torch.randn(*shape, generator=g, dtype=dtype) for shape in ((batch, length, channels), (channels, 1, taps), (channels,))
+        torch.randn(*shape, generator=g, dtype=dtype)
+        for shape in ((batch, length, channels), (channels, 1, taps), (channels,))
     )
 
 
 @pytest.mark.parametrize(
-    ("batch", "length", "taps"), [(3, 11, 4), (3, 3, 4), (1, 1, 4), (2, 5, 1), (0, 4, 4), (2, 0, 4), (70, 9, 3)]
+    ("batch", "length", "taps"),
+    [(3, 11, 4), (3, 3, 4), (1, 1, 4), (2, 5, 1), (0, 4, 4), (2, 0, 4), (70, 9, 3)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_values_and_gradients_are_those_of_a_convolution(batch, length, taps, dtype, monkeypatch):
@@ -64,11 +66,16 @@ def test_stacked_heads_are_more_channels(shared):
     stacked = [heads[0][i] if i == shared else torch.stack([h[i] for h in heads]) for i in range(3)]
     dims = tuple(None if i == shared else 0 for i in range(3))
     total = lambda *x: causal_conv(*x).sin().sum()
-    found, inside = vmap(causal_conv, in_dims=dims)(*stacked), vmap(grad(total, argnums=(0, 1, 2)), in_dims=dims)(*stacked)
+    found, inside = (
+        vmap(causal_conv, in_dims=dims)(*stacked),
+        vmap(grad(total, argnums=(0, 1, 2)), in_dims=dims)(*stacked),
+    )
     for number in range(2):
         own = [stacked[i] if i == shared else stacked[i][number] for i in range(3)]
         torch.testing.assert_close(found[number], by_torch(*own))
-        for a, b in zip(inside, grad(lambda *x: by_torch(*x).sin().sum(), argnums=(0, 1, 2))(*own), strict=True):
+        for a, b in zip(
+            inside, grad(lambda *x: by_torch(*x).sin().sum(), argnums=(0, 1, 2))(*own), strict=True
+        ):
             torch.testing.assert_close(a[number], b)
 
 
@@ -84,7 +91,9 @@ def test_it_is_compiled_whole_and_counted_as_a_convolution():
         causal_conv(*x).sum().backward()
     assert counter.get_total_flops() == (2 + 4) * 3 * 11 * 6 * 4
     torch.library.opcheck(
-        torch.ops.mambavl.causal_conv.default, tuple(v.detach() for v in x), test_utils=("test_schema", "test_faketensor")
+        torch.ops.mambavl.causal_conv.default,
+        tuple(v.detach() for v in x),
+        test_utils=("test_schema", "test_faketensor"),
     )
 
 

@@ -75,7 +75,10 @@ def test_batches_are_the_same_wherever_features_lie(stores, resident):
 
 def test_views_are_chosen_by_row_and_streams_of_one_view_have_just_that(stores, tmp_path):
     features = make_dense_store(tmp_path / "v.zarr", ROWS, views=3)
-    sources = {"video": StreamSource(store=tmp_path / "v.zarr"), "other": StreamSource(store=stores / "video.zarr")}
+    sources = {
+        "video": StreamSource(store=tmp_path / "v.zarr"),
+        "other": StreamSource(store=stores / "video.zarr"),
+    }
     data = FeatureData(sources, DataConfig())
     assert data.views == 3
     rows, views = np.array([40, 3, 3, 17]), np.array([2, 0, 1, 2])
@@ -94,7 +97,9 @@ def test_views_are_chosen_by_row_and_streams_of_one_view_have_just_that(stores, 
 
 def test_several_views_are_scored_by_their_mean_probability(stores, tmp_path):
     make_dense_store(tmp_path / "v.zarr", ROWS, views=3)
-    recipe = tiny_recipe(stores, text=False).model_copy(update={"streams": {"video": StreamSource(store=tmp_path / "v.zarr")}})
+    recipe = tiny_recipe(stores, text=False).model_copy(
+        update={"streams": {"video": StreamSource(store=tmp_path / "v.zarr")}}
+    )
     result = train(recipe, tmp_path / "run")
     assert result["streams"]["video"]["views"] == 3
     data = FeatureData(recipe.sources, recipe.data)
@@ -117,7 +122,9 @@ def test_the_class_token_comes_before_the_tokens(stores, tmp_path):
     np.testing.assert_array_equal(tokens[1, 1:], features[5, 1])
     assert data.provenance["video"]["class_token"]
     with pytest.raises(UsageError, match="and they are it already"):
-        FeatureData({"video": StreamSource(store=tmp_path / "v.zarr", level="cls", class_token=True)}, DataConfig())
+        FeatureData(
+            {"video": StreamSource(store=tmp_path / "v.zarr", level="cls", class_token=True)}, DataConfig()
+        )
     with pytest.raises(UsageError, match="no level 'cls'; this store holds frame"):
         FeatureData({"video": StreamSource(store=stores / "video.zarr", class_token=True)}, DataConfig())
 
@@ -130,7 +137,8 @@ def test_an_unknown_level_or_split_is_named(stores):
 
 
 def test_rows_without_features_are_refused_or_scored_by_the_prior_and_counted(stores, tmp_path):
-    make_dense_store(tmp_path / "holes.zarr", ROWS, failed={5: 3, 7: 2, 20: 2})  # one missing video, two empty windows
+    # one missing video, two empty windows
+    make_dense_store(tmp_path / "holes.zarr", ROWS, failed={5: 3, 7: 2, 20: 2})
     loaded = tiny_recipe(stores, text=False)
     streams = {"video": StreamSource(store=tmp_path / "holes.zarr")}
     with pytest.raises(DataError, match=r"1 rows have no features .*missing_video.*allow_missing=1"):

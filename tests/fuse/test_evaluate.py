@@ -35,7 +35,9 @@ def test_a_store_of_another_split_alone_can_be_scored(stores, tmp_path):
 def test_features_of_another_encoder_are_refused_at_evaluation(stores, tmp_path):
     train(tiny_recipe(stores), tmp_path / "run")
     make_dense_store(
-        tmp_path / "other.zarr", ROWS, recipe={"encoder": {"name": "other", "state": "random", "sha256": "2" * 64, "width": 6}}
+        tmp_path / "other.zarr",
+        ROWS,
+        recipe={"encoder": {"name": "other", "state": "random", "sha256": "2" * 64, "width": 6}},
     )
     with pytest.raises(DataError, match=r"video\.encoder\.name: 'fake' -> 'other'"):
         evaluate.evaluate_run(tmp_path / "run", streams={"video": tmp_path / "other.zarr"})

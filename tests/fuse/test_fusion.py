@@ -15,7 +15,9 @@ HEADS = {
     "mambavl": lambda **kw: SSMFusion(FusionConfig(**SMALL, d_state=3, **kw)),
     "plain": lambda **kw: SSMFusion(FusionConfig(**SMALL, preset="paper", d_state=3, **kw)),
     "mlp": lambda **kw: MLPFusion(MLPConfig(**SMALL, **kw)),
-    "transformer": lambda **kw: TransformerFusion(TransformerConfig(**SMALL, depth=2, num_heads=2, max_positions=32, **kw)),
+    "transformer": lambda **kw: TransformerFusion(
+        TransformerConfig(**SMALL, depth=2, num_heads=2, max_positions=32, **kw)
+    ),
 }
 
 
@@ -29,7 +31,10 @@ def make_streams(names=tuple(WIDTHS), batch=4, length=6, seed=0):
     for i, name in enumerate(names):
         lengths = torch.tensor([length, 3, 1, 5][:batch]) if name != "video" else torch.full((batch,), length)
         tokens = torch.randn(batch, length, WIDTHS[name], generator=generator) + i
-        streams[name] = (torch.where(torch.arange(length)[None, :, None] < lengths[:, None, None], tokens, 0.0), lengths)
+        streams[name] = (
+            torch.where(torch.arange(length)[None, :, None] < lengths[:, None, None], tokens, 0.0),
+            lengths,
+        )
     return streams
 
 
@@ -55,7 +60,8 @@ def test_padding_changes_nothing(kind):
         name: (torch.cat([tokens, torch.full((4, 5, tokens.shape[2]), 1e3)], 1), lengths)
         for name, (tokens, lengths) in streams.items()
     }
-    for name, (tokens, lengths) in padded.items():  # garbage behind every row's end, not only behind the batch's
+    # garbage behind every row's end, not only behind the batch's
+    for name, (tokens, lengths) in padded.items():
         tokens[torch.arange(tokens.shape[1])[None, :] >= lengths[:, None]] = 1e3
         padded[name] = (tokens, lengths)
     for target, logits in head(streams).items():
@@ -67,7 +73,12 @@ def test_rows_do_not_see_each_other(kind):
     head, streams = build(kind), make_streams()
     whole = head(streams)
     for row in range(4):
-        alone = head({name: (tokens[row : row + 1], lengths[row : row + 1]) for name, (tokens, lengths) in streams.items()})
+        alone = head(
+            {
+                name: (tokens[row : row + 1], lengths[row : row + 1])
+                for name, (tokens, lengths) in streams.items()
+            }
+        )
         torch.testing.assert_close(alone["verb"], whole["verb"][row : row + 1])
         torch.testing.assert_close(alone["noun"], whole["noun"][row : row + 1])
 
@@ -86,7 +97,9 @@ def test_a_question_reaches_its_own_head_only_unless_both_are_asked_for(kind):
 @pytest.mark.parametrize("kind", ["mambavl", "plain"])
 def test_empty_questions_equal_video_only(kind):
     head, alone = build(kind), build(kind, ("video",))
-    alone.load_state_dict({name: value for name, value in head.state_dict().items() if name in alone.state_dict()})
+    alone.load_state_dict(
+        {name: value for name, value in head.state_dict().items() if name in alone.state_dict()}
+    )
     streams = make_streams()
     empty = {
         name: (tokens[:, :0], lengths * 0) if name != "video" else (tokens, lengths)
@@ -104,13 +117,20 @@ def test_the_released_head_has_the_papers_parameters():
         head = SSMFusion(FusionConfig(preset="released", init="mamba", streams=shapes(names, 768)))
     assert head.num_params(heads=False) == 9_288_192
     assert sum(p.numel() for p in head.project["text"].parameters()) == 1_771_008
-    assert sum(p.numel() for p in head.mixer["video"].parameters()) + head.d_skip["video"].numel() == 3_746_304
+    assert (
+        sum(p.numel() for p in head.mixer["video"].parameters()) + head.d_skip["video"].numel() == 3_746_304
+    )
     assert head.a_log["shared"].numel() == 24_576
 
 
 def test_the_baselines_have_the_papers_parameters():
     """Table 4's 242M row: 94,480,896 parameters on top of ORViT; and the 6x4 and MLP rows it leaves out."""
-    released = {"streams": shapes(width=768), "video_mlp_layers": 0, "text_mlp_layers": 3, "input_norm": False}
+    released = {
+        "streams": shapes(width=768),
+        "video_mlp_layers": 0,
+        "text_mlp_layers": 3,
+        "input_norm": False,
+    }
     with torch.device("meta"):
         large = TransformerFusion(TransformerConfig(depth=12, num_heads=12, **released))
         small = TransformerFusion(TransformerConfig(depth=6, num_heads=4, **released))
@@ -123,7 +143,10 @@ def test_the_baselines_have_the_papers_parameters():
 def test_sharing_adds_and_removes_exactly_what_it_says():
     kw = {"d_model": 768, "streams": shapes(width=768)}
     with torch.device("meta"):
-        count = {share: SSMFusion(FusionConfig(share=share, **kw)).num_params() for share in ("none", "A", "A+D", "all")}
+        count = {
+            share: SSMFusion(FusionConfig(share=share, **kw)).num_params()
+            for share in ("none", "A", "A+D", "all")
+        }
     assert count["none"] - count["A"] == 24_576
     assert count["A"] - count["A+D"] == 1_536
     assert count["A+D"] - count["all"] == 3_746_304 - 1_536
@@ -135,7 +158,9 @@ def test_a_gets_its_gradient_from_every_modality():
 
     def gradient(used):
         head.zero_grad()
-        given = {n: (t if n in used else t[:, :0], ln if n in used else ln * 0) for n, (t, ln) in streams.items()}
+        given = {
+            n: (t if n in used else t[:, :0], ln if n in used else ln * 0) for n, (t, ln) in streams.items()
+        }
         out = head(given)
         (out["verb"].sum() + out["noun"].sum()).backward()
         return head.a_log["shared"].grad.clone()
@@ -151,7 +176,9 @@ def test_the_pooled_path_equals_projecting_every_step_and_then_averaging():
     x, lengths = torch.randn(4, 6, 8), torch.tensor([6, 3, 0, 5])
     a, d_skip = -torch.exp(head.a_log["shared"]), head.d_skip["video"]
     mixer = head.mixer["video"]
-    torch.testing.assert_close(mixer.pooled(x, lengths, a, d_skip), masked_mean(mixer(x, lengths, a, d_skip), lengths))
+    torch.testing.assert_close(
+        mixer.pooled(x, lengths, a, d_skip), masked_mean(mixer(x, lengths, a, d_skip), lengths)
+    )
 
 
 def test_released_initialisation_overwrites_the_spectrum_and_ours_keeps_it():
@@ -176,7 +203,8 @@ def test_released_counts_padding_and_says_so_by_its_knob():
     assert config.pad_text_to == 40
     out = head(streams)["verb"]
     longer = {**streams, "verb_question": (tokens, torch.tensor([4, 4]))}
-    assert torch.equal(head(longer)["verb"], out)  # the length of the text plays no part: all 40 positions count
+    # the length of the text plays no part: all 40 positions count
+    assert torch.equal(head(longer)["verb"], out)
 
 
 @pytest.mark.parametrize("kind", ["mambavl", "plain"])
@@ -190,7 +218,9 @@ def test_bfloat16_autocast_stays_near_float32(kind):
 
 def test_any_number_of_streams_and_a_third_modality():
     names = {"video": 12, "audio": 4, "verb_question": 6, "noun_question": 6}
-    head = SSMFusion(FusionConfig(**SMALL, d_state=3, streams={n: StreamShape(width=w) for n, w in names.items()}))
+    head = SSMFusion(
+        FusionConfig(**SMALL, d_state=3, streams={n: StreamShape(width=w) for n, w in names.items()})
+    )
     streams = {n: (torch.randn(2, 3, w), torch.tensor([3, 2])) for n, w in names.items()}
     assert head(streams)["verb"].shape == (2, 5)
     assert set(head.mixer) == {"video", "audio", "text"}
@@ -209,7 +239,11 @@ def test_wrong_streams_and_widths_are_named():
     with pytest.raises(UsageError, match=r"video features have 12 channels and d_model is 8"):
         build("mambavl", video_mlp_layers=0)
     with pytest.raises(UsageError, match="need one encoder"):
-        SSMFusion(FusionConfig(streams={"verb_question": StreamShape(width=4), "noun_question": StreamShape(width=5)}))
+        SSMFusion(
+            FusionConfig(
+                streams={"verb_question": StreamShape(width=4), "noun_question": StreamShape(width=5)}
+            )
+        )
     with pytest.raises(UsageError, match="no stream reaches the noun head"):
         build("mambavl", ("verb_question",))
     with pytest.raises(UsageError, match="not divisible"):
@@ -222,7 +256,9 @@ def test_our_mixer_with_the_originals_weights_is_the_originals_block(shared, dty
     """Outputs and every gradient of a recorded Mamba block."""
     tensors = load_file(shared / "parity" / "mamba" / "mamba_block.safetensors")
     state = {k.removeprefix("state/"): v.to(dtype) for k, v in tensors.items() if k.startswith("state/")}
-    config = FusionConfig(d_model=32, d_state=8, streams={"video": StreamShape(width=32)}, video_mlp_layers=0, input_norm=False)
+    config = FusionConfig(
+        d_model=32, d_state=8, streams={"video": StreamShape(width=32)}, video_mlp_layers=0, input_norm=False
+    )
     head = SSMFusion(config).to(dtype)
     mixer, a_log, d_skip = head.mixer["video"], head.a_log["shared"], head.d_skip["video"]
     with torch.no_grad():
@@ -235,7 +271,12 @@ def test_our_mixer_with_the_originals_weights_is_the_originals_block(shared, dty
     tolerance = 1e-9 if dtype == torch.float64 else 1e-5
     expected = tensors["output64/hidden_states"]
     assert ((y - expected).abs().max() / expected.abs().max()).item() < tolerance
-    gradients = {"input": x.grad, "A_log": a_log.grad, "D": d_skip.grad, **{n: p.grad for n, p in mixer.named_parameters()}}
+    gradients = {
+        "input": x.grad,
+        "A_log": a_log.grad,
+        "D": d_skip.grad,
+        **{n: p.grad for n, p in mixer.named_parameters()},
+    }
     for name, gradient in gradients.items():
         expected = tensors[f"grad64/{name}"]
         assert ((gradient - expected).abs().max() / expected.abs().max()).item() < tolerance, name

@@ -39,11 +39,15 @@ def test_actions_are_the_best_pairs_of_all():
 def test_action_top1_is_both_right():
     verb, noun, verb_labels, noun_labels = random_case()
     both = (verb.argmax(1) == verb_labels) & (noun.argmax(1) == noun_labels)
-    assert evaluate(verb, noun, verb_labels, noun_labels)["all_action_top1"] == pytest.approx(100 * both.mean())
+    assert evaluate(verb, noun, verb_labels, noun_labels)["all_action_top1"] == pytest.approx(
+        100 * both.mean()
+    )
 
 
 def test_the_relaxed_recall_is_never_below_the_official_one():
-    """A pair among the five best pairs has its verb among five verbs and its noun among five nouns; not the other way round."""
+    """A pair among the five best pairs has its verb among five verbs and its noun among five nouns; not the
+    other way round.
+    """
     for seed in range(5):
         out = evaluate(*random_case(seed=seed))
         assert out["relaxed_action_mean_class_recall5"] > out["all_action_mean_class_recall5"]
@@ -75,7 +79,11 @@ def test_groups_take_their_rows_before_averaging():
 def test_scores_of_any_scale_and_offset_rank_the_same():
     """The official scorer's softmax over the whole array underflows on per-row offsets; ours is per row."""
     case = random_case()
-    shifted = (case[0] + np.linspace(-500, 500, 200)[:, None], case[1] + np.linspace(900, -900, 200)[:, None], *case[2:])
+    shifted = (
+        case[0] + np.linspace(-500, 500, 200)[:, None],
+        case[1] + np.linspace(900, -900, 200)[:, None],
+        *case[2:],
+    )
     assert evaluate(*shifted) == evaluate(*case)
     assert evaluate(log_softmax(case[0]), log_softmax(case[1]), *case[2:]) == evaluate(*case)
 
@@ -128,7 +136,9 @@ def test_scores_that_are_not_finite_or_do_not_fit_are_refused():
 
 @pytest.mark.shared
 def test_guessing_the_prior_on_the_real_validation_list_gives_the_known_figures(shared):
-    """EK100 facts: class frequencies alone give verb 20.0, noun 3.9, action 2.1 top-1; recall@5 6.4 / 2.4 / 0.4."""
+    """EK100 facts: class frequencies alone give verb 20.0, noun 3.9, action 2.1 top-1; recall@5 6.4 / 2.4 /
+    0.4.
+    """
     from mambavl.extract.annotations import read_annotations
 
     annotations = read_annotations(shared / "data" / "ek100")

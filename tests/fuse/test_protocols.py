@@ -1,4 +1,6 @@
-"""Which texts may meet: halves of a store, streams of a run, a run and what it is scored on; anticipation; rows held out."""
+"""Which texts may meet: halves of a store, streams of a run, a run and what it is scored on; anticipation;
+rows held out.
+"""
 
 import itertools
 import json
@@ -32,22 +34,32 @@ def texts(tmp_path_factory):
     for protocol in PROTOCOLS:
         make_text_store(folder / f"{protocol}.zarr", ROWS, protocol=protocol)
     for task in ("recognition", "anticipation"):
-        make_dense_store(folder / f"{task}.zarr", ROWS, recipe={"encoder": ENCODER, "sampling": {"task": task, "rule": "strict"}})
+        make_dense_store(
+            folder / f"{task}.zarr",
+            ROWS,
+            recipe={"encoder": ENCODER, "sampling": {"task": task, "rule": "strict"}},
+        )
     make_dense_store(folder / "nameless.zarr", ROWS, recipe={"encoder": ENCODER})
     return folder
 
 
 def recipe(texts, video="anticipation", text="generic", **data):
     streams = {"video": {"store": str(texts / f"{video}.zarr"), "level": "frame"}}
-    streams |= {name: {"store": str(texts / f"{text}.zarr"), "level": level} for name, level in LEVELS.items()}
+    streams |= {
+        name: {"store": str(texts / f"{text}.zarr"), "level": level} for name, level in LEVELS.items()
+    }
     raw = tiny_recipe(texts, title="mine", epochs=1).model_dump(mode="json", exclude_none=True)
     return validate({**raw, "streams": streams, "data": data}, Recipe, "mine.toml")
 
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.permutations(PROTOCOLS, 2)))
 def test_no_two_protocols_meet_in_a_run(texts, one, other):
-    """In the halves of a stream (train predicted, validation oracle), in its two questions, in training and scoring."""
-    halves = StreamSource(store=(texts / f"{one}.zarr", texts / f"{other}.zarr"), level=LEVELS["verb_question"])
+    """In the halves of a stream (train predicted, validation oracle), in its two questions, in training and
+    scoring.
+    """
+    halves = StreamSource(
+        store=(texts / f"{one}.zarr", texts / f"{other}.zarr"), level=LEVELS["verb_question"]
+    )
     with pytest.raises(DataError, match=f"never mix:\n  questions.protocol: '{one}' -> '{other}'"):
         FeatureData({"verb_question": halves}, DataConfig())
     sources = {
@@ -77,7 +89,9 @@ def test_recognition_takes_oracle_text_without_being_asked_twice(texts, tmp_path
 
 
 def test_oracle_text_in_anticipation_must_be_asked_for_and_is_said_aloud_everywhere(texts, tmp_path, capsys):
-    with pytest.raises(UsageError, match=r"for anticipation and the text protocol is oracle.*--set data\.allow_oracle=true"):
+    with pytest.raises(
+        UsageError, match=r"for anticipation and the text protocol is oracle.*--set data\.allow_oracle=true"
+    ):
         train(recipe(texts, text="oracle"), tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
     train(recipe(texts, text="oracle", allow_oracle=True), tmp_path / "run")
@@ -117,7 +131,10 @@ def test_texts_of_unknown_making_are_no_generic_texts(texts):
 
 
 def test_streams_of_two_tasks_never_meet(texts):
-    sources = {"video": StreamSource(store=texts / "anticipation.zarr"), "hands": StreamSource(store=texts / "recognition.zarr")}
+    sources = {
+        "video": StreamSource(store=texts / "anticipation.zarr"),
+        "hands": StreamSource(store=texts / "recognition.zarr"),
+    }
     with pytest.raises(DataError, match=r"different tasks \(hands for recognition, video for anticipation\)"):
         FeatureData(sources, DataConfig())
 

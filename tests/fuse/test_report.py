@@ -17,10 +17,14 @@ def page(stores, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     runs = []
     for seed in (0, 1):
-        train(tiny_recipe(stores, seed=seed, title="<script>alert(1)</script> fused"), folder / f"fused{seed}")
+        train(
+            tiny_recipe(stores, seed=seed, title="<script>alert(1)</script> fused"), folder / f"fused{seed}"
+        )
         runs.append(folder / f"fused{seed}")
     text_only = tiny_recipe(stores, title="text only")
-    text_only = text_only.model_copy(update={"streams": {k: v for k, v in text_only.streams.items() if k != "video"}})
+    text_only = text_only.model_copy(
+        update={"streams": {k: v for k, v in text_only.streams.items() if k != "video"}}
+    )
     train(text_only, folder / "text")
     report.write_report([*runs, folder / "text"], folder / "report.html")
     return folder, (folder / "report.html").read_text()
@@ -59,11 +63,15 @@ def test_runs_fed_from_other_stores_are_never_averaged_and_none_counts_twice(sto
         make_text_store(tmp_path / "text.zarr", ROWS, protocol=protocol)
         recipe = tiny_recipe(stores, seed=seed)
         moved = {
-            n: s if n == "video" else s.model_copy(update={"store": tmp_path / "text.zarr"}) for n, s in recipe.streams.items()
+            n: s if n == "video" else s.model_copy(update={"store": tmp_path / "text.zarr"})
+            for n, s in recipe.streams.items()
         }
         train(recipe.model_copy(update={"streams": moved}), tmp_path / protocol)
     entries = report.collect([tmp_path / "oracle", tmp_path / "generic"])
-    assert [(entry.seeds, entry.first["text_protocol"]) for entry in entries] == [([0], "oracle"), ([1], "generic")]
+    assert [(entry.seeds, entry.first["text_protocol"]) for entry in entries] == [
+        ([0], "oracle"),
+        ([1], "generic"),
+    ]
     with pytest.raises(UsageError, match="are the same run; name it once"):
         report.collect([tmp_path / "oracle", tmp_path / "oracle"])
 

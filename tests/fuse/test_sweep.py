@@ -16,7 +16,10 @@ def test_a_sweep_runs_every_point_once(stores, tmp_path):
     data = tiny_recipe(stores).model_dump(mode="json", exclude_none=True)
     data["grid"] = {"train": {"lr": [1e-2, 1e-3]}, "fusion": {"share": ["A", "none"]}}
     points = expand(data, tmp_path, "tiny.toml")
-    assert [point.name for point in points][:2] == ["train.lr=0.01,fusion.share=A", "train.lr=0.01,fusion.share=none"]
+    assert [point.name for point in points][:2] == [
+        "train.lr=0.01,fusion.share=A",
+        "train.lr=0.01,fusion.share=none",
+    ]
     changes = []
     done = sweep(points, tmp_path, on_change=lambda now: changes.append([p.state for p in now]))
     assert {point.state for point in done} == {"done"}
@@ -66,7 +69,9 @@ def test_points_keep_apart_and_are_not_repeated(stores, tmp_path):
 
 def test_heads_are_built_before_anything_is_trained(stores, tmp_path):
     data = tiny_recipe(stores).model_dump(mode="json", exclude_none=True)
-    points = expand({**data, "grid": {"fusion": {"video_mlp_layers": [1, 0]}}}, tmp_path / "sweep", "tiny.toml")
+    points = expand(
+        {**data, "grid": {"fusion": {"video_mlp_layers": [1, 0]}}}, tmp_path / "sweep", "tiny.toml"
+    )
     with pytest.raises(UsageError, match="6 channels and d_model is 16"):
         sweep(points, tmp_path / "sweep")
     assert not (tmp_path / "sweep").exists()
@@ -74,8 +79,13 @@ def test_heads_are_built_before_anything_is_trained(stores, tmp_path):
 
 def test_a_grid_over_precision_and_over_streams(stores, tmp_path):
     data = tiny_recipe(stores, epochs=1).model_dump(mode="json", exclude_none=True)
-    grid = {"train": {"precision": ["fp32", "bf16"]}, "use_streams": [["video"], ["verb_question", "noun_question"]]}
+    grid = {
+        "train": {"precision": ["fp32", "bf16"]},
+        "use_streams": [["video"], ["verb_question", "noun_question"]],
+    }
     points = sweep(expand({**data, "grid": grid}, tmp_path, "tiny.toml"), tmp_path)
     assert {(point.result["precision"], tuple(sorted(point.result["streams"]))) for point in points} == {
-        (precision, streams) for precision in ("fp32", "bf16") for streams in (("video",), ("noun_question", "verb_question"))
+        (precision, streams)
+        for precision in ("fp32", "bf16")
+        for streams in (("video",), ("noun_question", "verb_question"))
     }

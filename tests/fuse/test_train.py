@@ -24,7 +24,12 @@ def test_a_head_learns_and_its_result_names_where_it_comes_from(stores, tmp_path
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert result["metrics"]["all_verb_top1"] > 1.5 * result["prior_metrics"]["all_verb_top1"]
     assert result["text_protocol"] == "oracle"
-    assert result["streams"]["video"]["encoder"] == {"name": "fake", "state": "random", "sha256": "0" * 64, "width": 6}
+    assert result["streams"]["video"]["encoder"] == {
+        "name": "fake",
+        "state": "random",
+        "sha256": "0" * 64,
+        "width": 6,
+    }
     assert result["streams"]["video"]["store_ids"][0]
     assert result["scan_backend"] == (pick("auto") if head == "mambavl" else None)
     scores = read_scores(tmp_path / "run", "validation")
@@ -43,7 +48,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(stores, t
 
 @pytest.mark.parametrize("stop_after", [0, 1, 4, 7, 10])
 def test_an_interrupted_run_resumes_to_the_same_bits(stores, tmp_path, stop_after):
-    """Stopped before any batch of the 12, inside an epoch or between two: weights and curves equal the uninterrupted run's."""
+    """Stopped before any batch of the 12, inside an epoch or between two: weights and curves equal the
+    uninterrupted run's.
+    """
     train(tiny_recipe(stores), tmp_path / "whole")
     calls = iter(range(1000))
     with pytest.raises(Interrupted, match="resumes"):
@@ -53,10 +60,13 @@ def test_an_interrupted_run_resumes_to_the_same_bits(stores, tmp_path, stop_afte
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     curves = [
-        [json.loads(line) for line in (tmp_path / name / "curves.jsonl").read_text().splitlines()] for name in ("whole", "run")
+        [json.loads(line) for line in (tmp_path / name / "curves.jsonl").read_text().splitlines()]
+        for name in ("whole", "run")
     ]
     for one, other in zip(*curves, strict=True):
-        assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+        assert {k: v for k, v in one.items() if k != "seconds"} == {
+            k: v for k, v in other.items() if k != "seconds"
+        }
 
 
 def test_a_finished_run_is_returned_and_another_recipe_refused(stores, tmp_path):
@@ -77,11 +87,16 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_rows(stores, tmp_path):
 
 def test_weights_that_explode_in_the_last_update_are_a_clear_error_too(stores, tmp_path):
     with pytest.raises(DataError, match="diverged"):
-        train(tiny_recipe(stores, lr=1e30, lr_ssm=1e30, warmup_epochs=0, batch_size=100, epochs=1), tmp_path / "run")
+        train(
+            tiny_recipe(stores, lr=1e30, lr_ssm=1e30, warmup_epochs=0, batch_size=100, epochs=1),
+            tmp_path / "run",
+        )
 
 
 def test_a_run_does_not_go_on_with_other_features(stores, tmp_path):
-    """The store of an interrupted run was replaced in place: its second half must not be trained on something else."""
+    """The store of an interrupted run was replaced in place: its second half must not be trained on something
+    else.
+    """
     shutil.copytree(stores / "video.zarr", tmp_path / "video.zarr")
     recipe = tiny_recipe(stores, text=False)
     source = recipe.streams["video"].model_copy(update={"store": tmp_path / "video.zarr"})
@@ -100,7 +115,9 @@ def test_a_run_may_use_some_of_its_streams(stores, tmp_path):
     result = train(recipe, tmp_path / "run")
     assert set(result["streams"]) == {"verb_question", "noun_question"}
     with pytest.raises(UsageError, match="did you mean `video`"):
-        validate({**recipe.model_dump(mode="json", exclude_none=True), "use_streams": ["vidoe"]}, Recipe, "r.toml")
+        validate(
+            {**recipe.model_dump(mode="json", exclude_none=True), "use_streams": ["vidoe"]}, Recipe, "r.toml"
+        )
 
 
 def test_the_schedule_warms_up_and_falls_along_half_a_cosine():
@@ -118,7 +135,9 @@ def test_parameter_groups_follow_the_rules(stores):
     head = build_head(loaded, data)
     names = {id(p): n for n, p in head.named_parameters()}
     groups = build_optimizer(head, TrainConfig()).param_groups
-    found = {names[id(p)]: (group["peak"], group["weight_decay"]) for group in groups for p in group["params"]}
+    found = {
+        names[id(p)]: (group["peak"], group["weight_decay"]) for group in groups for p in group["params"]
+    }
     assert len(found) == len(names)
     assert found["a_log.shared"] == (3e-3, 0.0)
     assert found["d_skip.video"] == (3e-3, 0.0)

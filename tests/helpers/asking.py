@@ -24,12 +24,22 @@ NARRATIONS = [
 ROWS = [segment(*words, name=f"P01_01_{number}") for number, words in enumerate(NARRATIONS)]
 
 
-TWICE = [*ROWS, *(dataclasses.replace(row, narration_id=f"P01_02_{number}") for number, row in enumerate(ROWS))]
+TWICE = [
+    *ROWS,
+    *(dataclasses.replace(row, narration_id=f"P01_02_{number}") for number, row in enumerate(ROWS)),
+]
 
 
 def options(server: Running, model: str = "good", **more) -> LLMSettings:
     patience = 0.4 if "hang" in model else 20.0  # a busy machine may be slow to answer
-    quick = {"concurrency": 3, "timeout": patience, "backoff": 0.002, "max_wait": 0.02, "key_variable": "", "prices": PRICES}
+    quick = {
+        "concurrency": 3,
+        "timeout": patience,
+        "backoff": 0.002,
+        "max_wait": 0.02,
+        "key_variable": "",
+        "prices": PRICES,
+    }
     return LLMSettings(model=model, base_url=server.url, **(quick | more))
 
 

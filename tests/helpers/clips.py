@@ -1,4 +1,6 @@
-"""Small H.264 videos whose every frame shows its own number as black and white blocks, made by PyAV in the test."""
+"""Small H.264 videos whose every frame shows its own number as black and white blocks, made by PyAV in the
+test.
+"""
 
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +24,9 @@ def read_barcode(pixels: np.ndarray) -> int:
     return sum(int(value > 127) << i for i, value in enumerate(centre[:BITS]))
 
 
-def write_video(path: Path, *, frames: int = 60, fps: int = 10, gop: int = 12, times: list[int] | None = None) -> Path:
+def write_video(
+    path: Path, *, frames: int = 60, fps: int = 10, gop: int = 12, times: list[int] | None = None
+) -> Path:
     """`times`: pts of each frame in ticks of 1/1000 s (a variable rate); otherwise one frame every 1/fps."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format="mp4") as container:

@@ -88,12 +88,18 @@ def barcode_encoder(weights, *, image_size: int = 40, spoil=None) -> FrameEncode
         return spoil(cells) if spoil else cells
 
     return FrameEncoder(
-        nn.Identity(), feature_map, Pixels(image_size, (0.0,) * 3, (1.0,) * 3, interpolation="bilinear"), {}, "b" * 64
+        nn.Identity(),
+        feature_map,
+        Pixels(image_size, (0.0,) * 3, (1.0,) * 3, interpolation="bilinear"),
+        {},
+        "b" * 64,
     )
 
 
 def barcode_record(spoil=None) -> EncoderRecord:
-    return EncoderRecord("barcode", "video", lambda weights, **s: barcode_encoder(weights, **s, spoil=spoil), 3, "none", "none")
+    return EncoderRecord(
+        "barcode", "video", lambda weights, **s: barcode_encoder(weights, **s, spoil=spoil), 3, "none", "none"
+    )
 
 
 def numbers(patches: torch.Tensor) -> list[int]:

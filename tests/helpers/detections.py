@@ -29,7 +29,13 @@ def box_message(corners):
 
 def hand_message(side, score, corners):
     offset = part(4, real(1, 0.125) + real(2, -0.25))
-    return part(1, box_message(corners)) + real(2, score) + number(3, 3) + offset + (number(5, side) if side else b"")
+    return (
+        part(1, box_message(corners))
+        + real(2, score)
+        + number(3, 3)
+        + offset
+        + (number(5, side) if side else b"")
+    )
 
 
 def object_message(score, corners):
@@ -38,7 +44,9 @@ def object_message(score, corners):
 
 def image_message(image, hands=(), objects=(), video="P01_01"):
     """hands: (side, score, box); objects: (score, box)."""
-    parts = [part(3, hand_message(*hand)) for hand in hands] + [part(4, object_message(*found)) for found in objects]
+    parts = [part(3, hand_message(*hand)) for hand in hands] + [
+        part(4, object_message(*found)) for found in objects
+    ]
     return part(1, video.encode()) + number(2, image) + b"".join(parts)
 
 

@@ -1,8 +1,9 @@
 """Faults to put under `fsops`, and every state that a power cut may leave on a disk.
 
-The model of a file system: a file is its synced and its current content, a folder its synced names and a list of unsynced
-changes to them (create, mkdir, unlink, rename). fsync of a file makes its content durable but not its name; fsync of a folder
-makes its names durable; a rename is one change, whole or not at all. Modes (chmod) are left out.
+The model of a file system: a file is its synced and its current content, a folder its synced names and a list
+of unsynced changes to them (create, mkdir, unlink, rename). fsync of a file makes its content durable but not
+its name; fsync of a folder makes its names durable; a rename is one change, whole or not at all. Modes
+(chmod) are left out.
 """
 
 import contextlib
@@ -36,13 +37,16 @@ class Killed(BaseException):
 
 
 class FailingCalls:
-    """Stands in for `fsops.calls`: the `at`-th call fails, once or from then on (`sticky`); `only` these methods are counted.
+    """Stands in for `fsops.calls`: the `at`-th call fails, once or from then on (`sticky`); `only` these
+    methods are counted.
 
-    fault: EIO; ENOSPC, where a write puts half of its bytes down first; `short`, a write that takes half of its bytes and says
-    so; `kill`, which is always sticky. `inner` makes the calls that do not fail.
+    fault: EIO; ENOSPC, where a write puts half of its bytes down first; `short`, a write that takes half of
+    its bytes and says so; `kill`, which is always sticky. `inner` makes the calls that do not fail.
     """
 
-    def __init__(self, at: int, fault: Fault, *, sticky: bool = False, only: Container[str] | None = None) -> None:
+    def __init__(
+        self, at: int, fault: Fault, *, sticky: bool = False, only: Container[str] | None = None
+    ) -> None:
         self.at, self.fault, self.sticky, self.only = at, fault, sticky or fault == "kill", only
         self.inner = fsops.Calls()
         self.made = 0
@@ -127,8 +131,9 @@ class Recorder(fsops.Calls):
 
 @contextlib.contextmanager
 def exchanged(calls: Any) -> Iterator[None]:
-    """Put other calls under fsops, as in a process of its own that has died since: it starts with no name known to be on the
-    disk, and what it writes bears a dead process's id, so that the next writer may sweep it."""
+    """Put other calls under fsops, as in a process of its own that has died since: it starts with no name
+    known to be on the disk, and what it writes bears a dead process's id, so that the next writer may sweep
+    it."""
     real, getpid = fsops.calls, os.getpid
     fsops.calls, os.getpid = calls, lambda: DEAD_PID
     fsops.named.clear()
@@ -145,10 +150,15 @@ class _File:
     current: bytes = b""
 
     def contents(self) -> list[bytes]:
-        """What may be on the disk: all of it, nothing since the last fsync, half of it, or zeros of its length."""
+        """What may be on the disk: all of it, nothing since the last fsync, half of it, or zeros of its
+        length.
+        """
         if self.current == self.synced:
             return [self.current]
-        kept = next((i for i, (a, b) in enumerate(zip(self.synced, self.current, strict=False)) if a != b), len(self.synced))
+        kept = next(
+            (i for i, (a, b) in enumerate(zip(self.synced, self.current, strict=False)) if a != b),
+            len(self.synced),
+        )
         new = self.current[kept:]
         halves = [self.current[:kept] + part for part in (new[: len(new) // 2], bytes(len(new)))]
         return list(dict.fromkeys([self.current, self.synced, *halves]))
@@ -158,7 +168,8 @@ class _File:
 class _Folder:
     synced: dict[str, Any] = field(default_factory=dict)
     current: dict[str, Any] = field(default_factory=dict)
-    changes: list[tuple[str | None, str | None, Any]] = field(default_factory=list)  # (name taken, name given, to what)
+    # (name taken, name given, to what)
+    changes: list[tuple[str | None, str | None, Any]] = field(default_factory=list)
 
     def change(self, *change: Any) -> None:
         self.changes.append(change)
@@ -167,7 +178,11 @@ class _Folder:
     def nodes(self) -> Iterator[Any]:
         """This folder and all that is or may be below it."""
         yield self
-        below = {id(node): node for node in [*self.synced.values(), *(change[2] for change in self.changes)] if node}
+        below = {
+            id(node): node
+            for node in [*self.synced.values(), *(change[2] for change in self.changes)]
+            if node
+        }
         for node in below.values():
             yield from node.nodes() if isinstance(node, _Folder) else [node]
 
@@ -180,13 +195,16 @@ def _apply(entries: dict[str, Any], change: tuple) -> None:
 
 
 class CrashStates:
-    """Every distinct (state, notes so far) that a power cut may leave after any prefix of a record, or after some of them.
+    """Every distinct (state, notes so far) that a power cut may leave after any prefix of a record, or after
+    some of them.
 
-    The first of each prefix is what a kill leaves: everything as it is. A prefix with more than `limit` states gives a seeded
-    sample of them; `sampled` counts those prefixes.
+    The first of each prefix is what a kill leaves: everything as it is. A prefix with more than `limit`
+    states gives a seeded sample of them; `sampled` counts those prefixes.
     """
 
-    def __init__(self, record: list[tuple], prefixes: Container[int] | None = None, *, limit: int = 256, seed: int = 0) -> None:
+    def __init__(
+        self, record: list[tuple], prefixes: Container[int] | None = None, *, limit: int = 256, seed: int = 0
+    ) -> None:
         self.record, self.prefixes, self.limit = record, prefixes, limit
         self.random = random.Random(seed)
         self.sampled = 0
@@ -206,7 +224,8 @@ class CrashStates:
                         yield state, notes
 
     def _states(self, disk: _Folder) -> Iterator[State]:
-        choices: dict[Any, list] = {}  # a file -> its contents; (a folder, number of a change) -> whether it happened
+        # a file -> its contents; (a folder, number of a change) -> whether it happened
+        choices: dict[Any, list] = {}
         for node in disk.nodes():
             if isinstance(node, _Folder):
                 choices |= {(node, i): [True, False] for i in range(len(node.changes))}
@@ -215,7 +234,9 @@ class CrashStates:
         combinations = itertools.product(*choices.values())
         if math.prod(map(len, choices.values())) > self.limit:
             self.sampled += 1
-            drawn = ([self.random.choice(options) for options in choices.values()] for _ in range(self.limit - 1))
+            drawn = (
+                [self.random.choice(options) for options in choices.values()] for _ in range(self.limit - 1)
+            )
             combinations = itertools.chain(itertools.islice(combinations, 1), drawn)
         for combination in combinations:
             yield dict(_tree(disk, "", dict(zip(choices, combination, strict=True))))
@@ -260,7 +281,9 @@ def materialise(state: State, folder: Path, before: State) -> None:
     """Make a folder hold a state; `before` is the one it holds now, and only what differs is touched."""
     for name in sorted(before.keys() - state.keys(), reverse=True):  # what is in a folder before the folder
         (folder / name).rmdir() if before[name] is None else (folder / name).unlink()
-    for name in sorted(name for name, content in state.items() if name not in before or before[name] != content):
+    for name in sorted(
+        name for name, content in state.items() if name not in before or before[name] != content
+    ):
         content = state[name]
         (folder / name).mkdir() if content is None else (folder / name).write_bytes(content)
 
@@ -270,7 +293,9 @@ ROWS, GROUP_ROWS = 28, 8  # four row groups, the last one short
 
 @dataclass
 class Job:
-    """A store to be written, with everything that its rows must read as. Another seed: other values, the same spec."""
+    """A store to be written, with everything that its rows must read as. Another seed: other values, the same
+    spec.
+    """
 
     kind: Literal["dense", "ragged"] = "dense"
     seed: int = 0
@@ -357,15 +382,21 @@ class Job:
         good = opened.status[rows] == 1
         values, lengths = (tensor.numpy() for tensor in opened.batch(rows[good], self.level.name))
         truth = self.padded[rows[good], : values.shape[1]]
-        wrong[good] |= (values != truth).any(axis=(1, 2)) | (lengths != self.per_row[self.level.beside("length")][rows[good]])
+        wrong[good] |= (values != truth).any(axis=(1, 2)) | (
+            lengths != self.per_row[self.level.beside("length")][rows[good]]
+        )
         return rows[wrong]
 
 
 def tree(path: Path, leftovers: bool = True) -> dict[str, bytes]:
-    """A finished store's content: journals and the record of the environment aside. leftovers: of dead writers, `gc`'s prey."""
+    """A finished store's content: journals and the record of the environment aside. leftovers: of dead
+    writers, `gc`'s prey.
+    """
     files = (file for file in path.rglob("*") if file.is_file() and file.parent.name != "commit")
     files = (file for file in files if leftovers or not file.name.startswith(fsops.TEMPORARY))
-    return {str(file.relative_to(path)): file.read_bytes() for file in files if file.name != "environment.json"}
+    return {
+        str(file.relative_to(path)): file.read_bytes() for file in files if file.name != "environment.json"
+    }
 
 
 def uninterrupted(job: Job, folder: Path) -> dict[str, bytes]:

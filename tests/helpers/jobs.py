@@ -22,12 +22,16 @@ OPTIONS = {
 def run(dataset, out, **changes):
     annotations = read_annotations(dataset / "annotations")
     hooks = {key: changes.pop(key) for key in ("shard", "should_stop", "progress") if key in changes}
-    return extract_video(annotations, dataset / "videos", out, VideoExtraction.model_validate({**OPTIONS, **changes}), **hooks)
+    return extract_video(
+        annotations, dataset / "videos", out, VideoExtraction.model_validate({**OPTIONS, **changes}), **hooks
+    )
 
 
 def tree(path: Path) -> dict[str, bytes]:
     files = (file for file in sorted(path.rglob("*")) if file.is_file() and file.parent.name != "commit")
-    return {str(file.relative_to(path)): file.read_bytes() for file in files if file.name != "environment.json"}
+    return {
+        str(file.relative_to(path)): file.read_bytes() for file in files if file.name != "environment.json"
+    }
 
 
 def make_roberta(folder: Path) -> Path:
@@ -37,10 +41,14 @@ def make_roberta(folder: Path) -> Path:
     bpe = ByteLevelBPETokenizer()
     specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     bpe.train_from_iterator(
-        ["which action does the person do to the onion?", "cut wash cup"], vocab_size=300, special_tokens=specials
+        ["which action does the person do to the onion?", "cut wash cup"],
+        vocab_size=300,
+        special_tokens=specials,
     )
     bpe.save_model(str(folder))
-    tokenizer = RobertaTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=128)
+    tokenizer = RobertaTokenizerFast(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=128
+    )
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = RobertaConfig(
@@ -53,4 +61,6 @@ def make_roberta(folder: Path) -> Path:
 
 def text_run(dataset, out, model, questions, **changes):
     options = {"encoder": "hf:tiny", "weights": str(model), "rows_per_group": 8, **changes}
-    return extract_text(read_annotations(dataset / "annotations"), questions, out, TextExtraction.model_validate(options))
+    return extract_text(
+        read_annotations(dataset / "annotations"), questions, out, TextExtraction.model_validate(options)
+    )

@@ -1,7 +1,9 @@
-"""`python kill_loop.py DATASET FOLDER KILLS SEED`: extractions killed at random moments, each store finished by another process.
+"""`python kill_loop.py DATASET FOLDER KILLS SEED`: extractions killed at random moments, each store finished
+by another process.
 
-All children are forks of this process, which has imported everything and has no threads: a trial costs a fraction of a second.
-The last line is JSON: how many writers were killed, in how many stores, and what went wrong.
+All children are forks of this process, which has imported everything and has no threads: a trial costs a
+fraction of a second. The last line is JSON: how many writers were killed, in how many stores, and what went
+wrong.
 """
 
 import json
@@ -48,7 +50,9 @@ def main(data: Path, folder: Path, kills: int, seed: int) -> dict:
             killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
         code = os.waitstatus_to_exitcode(os.waitpid(extraction(data, out), 0)[1])
         if code or tree(out) != expected:
-            wrong.append(f"{out.name}: ended with {code}, {'same' if not code and tree(out) == expected else 'other'} bytes")
+            wrong.append(
+                f"{out.name}: ended with {code}, {'same' if not code and tree(out) == expected else 'other'} bytes"
+            )
         shutil.rmtree(out)
     return {"killed": killed, "stores": stores, "wrong": wrong}
 

@@ -70,17 +70,23 @@ def says(text: str, names: tuple[str, ...], kind: str) -> list[str]:
     anywhere = set().union(*shapes)
     if kind == "verb":
         return [name for name in names if parts_of(name)[0] in anywhere]
-    return [name for name in names if anywhere.issuperset(parts_of(name)) and _in_a_row(parts_of(name), shapes)]
+    return [
+        name for name in names if anywhere.issuperset(parts_of(name)) and _in_a_row(parts_of(name), shapes)
+    ]
 
 
 def _in_a_row(parts: tuple[str, ...], shapes: list[set[str]]) -> bool:
     places = range(len(shapes) - len(parts) + 1)
     return any(
-        all(part in shapes[at + step] for step, part in enumerate(order)) for order in permutations(parts) for at in places
+        all(part in shapes[at + step] for step, part in enumerate(order))
+        for order in permutations(parts)
+        for at in places
     )
 
 
-def particles_left(narration: str, shown: str, label: tuple[str, ...], instances: tuple[str, ...]) -> list[str]:
+def particles_left(
+    narration: str, shown: str, label: tuple[str, ...], instances: tuple[str, ...]
+) -> list[str]:
     """The particles of a verb that were in a narration and are still in what is shown of it.
 
     Those of the row's own label may stand nowhere; those of another instance not where they close a phrase.

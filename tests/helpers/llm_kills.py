@@ -1,9 +1,10 @@
-"""`python llm_kills.py URL LOG FOLDER KILLS SEED`: runs that ask a server, killed at random moments and resumed.
+"""`python llm_kills.py URL LOG FOLDER KILLS SEED`: runs that ask a server, killed at random moments and
+resumed.
 
-All children are forks of this process, which has imported everything and runs no thread. The last line is JSON. What is checked
-after each run: replies that had to be accepted were sent at most once per request and once more per call that a kill cut off,
-which are never more than `concurrency` a kill; what the books say is never below what the server was paid; and the questions are
-those of a run that nobody killed.
+All children are forks of this process, which has imported everything and runs no thread. The last line is
+JSON. What is checked after each run: replies that had to be accepted were sent at most once per request and
+once more per call that a kill cut off, which are never more than `concurrency` a kill; what the books say is
+never below what the server was paid; and the questions are those of a run that nobody killed.
 """
 
 import json
@@ -41,7 +42,9 @@ def child(server: Running, folder: Path, model: str) -> int:
     return pid
 
 
-def trial(server: Running, folder: Path, model: str, dice: random.Random, seconds: float) -> tuple[int, list[str]]:
+def trial(
+    server: Running, folder: Path, model: str, dice: random.Random, seconds: float
+) -> tuple[int, list[str]]:
     """(kills, what went wrong)"""
     folder.mkdir(parents=True)
     before, killed = len(server.lines()), 0
@@ -55,17 +58,26 @@ def trial(server: Running, folder: Path, model: str, dice: random.Random, second
     sound = [line["key"] for line in lines if line["what"] in SOUND]
     requests = 2 * len(ROWS)
     records = [record for path in (folder / "cache").glob("*.journal") for record in journal.read(path)]
-    late = sum("no reply in" in record.get("reason", "") for record in records) - sum(line["what"] == "hang" for line in lines)
-    unknown = CONCURRENCY * killed + max(late, 0)  # a busy machine may let a reply come after the client's patience
+    late = sum("no reply in" in record.get("reason", "") for record in records) - sum(
+        line["what"] == "hang" for line in lines
+    )
+    # a busy machine may let a reply come after the client's patience
+    unknown = CONCURRENCY * killed + max(late, 0)
     wrong = [f"{model}: ended with {code}"] * bool(code)
     if len(sound) > requests + unknown or len(set(sound)) != requests:
-        wrong.append(f"{model}: {len(sound)} accepted replies of {len(set(sound))} requests after {killed} kills")
+        wrong.append(
+            f"{model}: {len(sound)} accepted replies of {len(set(sound))} requests after {killed} kills"
+        )
     ledger = Ledger(folder / "cache")
     kept = sum(len(replies) for replies in ledger.replies.values())
     paid = sum(line["what"] in SOUND or line["what"] in BAD for line in lines)
     if not kept <= paid <= kept + unknown:
         wrong.append(f"{model}: {paid} replies were sent, {kept} are in the books, after {killed} kills")
-    cheapest = min(options(server).cost(r.tokens_in, r.tokens_out) for replies in ledger.replies.values() for r in replies)
+    cheapest = min(
+        options(server).cost(r.tokens_in, r.tokens_out)
+        for replies in ledger.replies.values()
+        for r in replies
+    )
     if ledger.spent < paid * cheapest:
         wrong.append(f"{model}: the books say {ledger.spent}, at least {paid * cheapest} was paid")
     if not code and len(read_questions(folder / "q.jsonl")) != len(TWICE):

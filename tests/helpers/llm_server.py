@@ -1,4 +1,5 @@
-"""`python llm_server.py LOG`: a server that speaks OpenAI's protocol and misbehaves as the model's name says. Prints its port.
+"""`python llm_server.py LOG`: a server that speaks OpenAI's protocol and misbehaves as the model's name says.
+Prints its port.
 
     good                 sound replies                  good@0.05   each after 0.05 s
     once:FAULT           each request meets FAULT the first time
@@ -39,7 +40,11 @@ BAD = ("malformed", "truncated", "refused", "refusal-text", "swapped", "same", "
        "no-question", "control", "two-fences")  # fmt: skip
 ODD = ("fenced", "leak-to-mask", "spaces")  # accepted all the same
 SOUND = ("good", "lost", "echo", *ODD)
-PAGES = {"html": b"<html>a proxy's page</html>", "badjson": b'{"id": ', "latin1": b'{"id": "\xe9", "status": "x"}'}
+PAGES = {
+    "html": b"<html>a proxy's page</html>",
+    "badjson": b'{"id": ',
+    "latin1": b'{"id": "\xe9", "status": "x"}',
+}
 USAGES = {
     "usage-empty": {},
     "usage-null": {"prompt_tokens": 10, "completion_tokens": None},
@@ -52,7 +57,9 @@ HANG = 5.0  # seconds
 def sound(asked: dict) -> dict:
     """A reply that must be accepted."""
     if "narration" in asked:
-        return {"description": f"The cook is seen to {asked['verb']} the {asked['noun']}, slowly and with both arms."}
+        return {
+            "description": f"The cook is seen to {asked['verb']} the {asked['noun']}, slowly and with both arms."
+        }
     return {
         "verb_question": "Which action is the cook busy with near the <mask> in this short clip?",
         "noun_question": "Which object is moved slowly by the cook while they <mask> in this short clip?",
@@ -70,7 +77,10 @@ def spoiled(fault: str, asked: dict) -> dict:
         case "truncated":
             text, choice["finish_reason"] = text[: len(text) // 2], "length"
         case "refused":
-            return {**choice, "message": {"role": "assistant", "content": None, "refusal": "I will not do that."}}
+            return {
+                **choice,
+                "message": {"role": "assistant", "content": None, "refusal": "I will not do that."},
+            }
         case "refusal-text":
             text = "I'm sorry, but I can't help with that."
         case "swapped" | "same" | "leaking" | "no-question" if "narration" in asked:
@@ -100,7 +110,9 @@ def spoiled(fault: str, asked: dict) -> dict:
         case "spaces":
             text = f"\n  {json.dumps(fields, indent=4)} \n"
         case "leak-to-mask" if "description" in asked:
-            fields[first] = f"When they {asked['verb']} the {asked['noun']} near the window, which action is shown in this clip?"
+            fields[first] = (
+                f"When they {asked['verb']} the {asked['noun']} near the window, which action is shown in this clip?"
+            )
     if json.loads(json.dumps(fields)) != sound(asked):
         text = json.dumps(fields)
     return {**choice, "message": {"role": "assistant", "content": text, "refusal": None}}
@@ -139,7 +151,9 @@ class Server(ThreadingHTTPServer):
             dice = random.Random(f"{seed} {key} {count}")
             if dice.random() < float(rate):
                 # a hang costs the client its whole timeout, so it comes seldom
-                return key, dice.choice([fault for fault in FAULTS if fault != "hang" or dice.random() < 0.1] + [*BAD, *ODD])
+                return key, dice.choice(
+                    [fault for fault in FAULTS if fault != "hang" or dice.random() < 0.1] + [*BAD, *ODD]
+                )
         return key, "good"
 
 
@@ -159,7 +173,11 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, status: int, body: object, headers: dict[str, str] | None = None) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(data)),
+            **(headers or {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
@@ -181,7 +199,17 @@ class Handler(BaseHTTPRequestHandler):
             part = next(p for p in data.split(b"--" + boundary) if b'name="file"' in p)
             name = f"file-{len(self.server.files)}"
             self.server.files[name] = part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
-            self.answer(200, {"id": name, "object": "file", "bytes": 1, "created_at": 0, "filename": "f", "purpose": "batch"})
+            self.answer(
+                200,
+                {
+                    "id": name,
+                    "object": "file",
+                    "bytes": 1,
+                    "created_at": 0,
+                    "filename": "f",
+                    "purpose": "batch",
+                },
+            )
         else:
             self.create_batch(json.loads(data))
 
@@ -214,38 +242,68 @@ class Handler(BaseHTTPRequestHandler):
                 self.answer(int(what), {"error": {"message": f"{what} for {kind}", "code": None}})
                 return True
             if where == kind and what in PAGES:
-                self.answer(200, PAGES[what], {"Content-Type": "text/html" if what == "html" else "application/json"})
+                self.answer(
+                    200, PAGES[what], {"Content-Type": "text/html" if what == "html" else "application/json"}
+                )
                 return True
         return False
 
     def damaged(self, data: bytes) -> bytes:
         lines = data.splitlines()
         if "lines-bad" in self.server.troubles:
-            lines = [line.replace(b"custom_id", b"custom__d") if i % 2 else line for i, line in enumerate(lines)]
+            lines = [
+                line.replace(b"custom_id", b"custom__d") if i % 2 else line for i, line in enumerate(lines)
+            ]
         if "lines-errors" in self.server.troubles:
-            lines = [json.dumps({"custom_id": json.loads(line)["custom_id"], "error": "out of luck"}).encode() for line in lines]
+            lines = [
+                json.dumps({"custom_id": json.loads(line)["custom_id"], "error": "out of luck"}).encode()
+                for line in lines
+            ]
         return b"".join(line + b"\n" for line in lines)
 
     def completion(self, body: dict, fault: str) -> dict:
         content = body["messages"][-1]["content"]
         asked = json.loads(content if isinstance(content, str) else content[0]["text"])
-        usage = {"prompt_tokens": len(json.dumps(body["messages"])) // 4, "completion_tokens": 40, "total_tokens": 0}
+        usage = {
+            "prompt_tokens": len(json.dumps(body["messages"])) // 4,
+            "completion_tokens": 40,
+            "total_tokens": 0,
+        }
         choice = {"index": 0, **spoiled(fault, asked)}
         usage = USAGES.get(fault, usage)
         if fault == "enormous":
             choice["message"]["content"] = "x" * 3_000_000
-        return {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+        return {
+            "id": "c",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "m",
+            "choices": [choice],
+            "usage": usage,
+        }
 
     def chat(self, body: dict) -> None:
         key, fault = self.server.fault(body)
         said = hashlib.sha256(self.headers.get("Authorization", "").encode()).hexdigest()
-        images = 0 if isinstance(body["messages"][-1]["content"], str) else len(body["messages"][-1]["content"]) - 1
-        shown = {name: body.get(name) for name in ("seed", "temperature", "response_format", "max_completion_tokens")}
+        images = (
+            0
+            if isinstance(body["messages"][-1]["content"], str)
+            else len(body["messages"][-1]["content"]) - 1
+        )
+        shown = {
+            name: body.get(name)
+            for name in ("seed", "temperature", "response_format", "max_completion_tokens")
+        }
         self.server.note(path="chat", key=key, what=fault, authorization=said, images=images, **shown)
         if "@" in body["model"]:
             time.sleep(float(body["model"].partition("@")[2]))
         key = self.headers.get("Authorization", "").split(" ")[-1]
-        error = {"error": {"message": f"{fault}, says the server to {self.headers.get('Authorization')}", "code": None}}
+        error = {
+            "error": {
+                "message": f"{fault}, says the server to {self.headers.get('Authorization')}",
+                "code": None,
+            }
+        }
         if fault.endswith("-pieces"):
             error["error"]["message"] = f"no key is {key[:-1]} or {key[1:]}, {key.upper()} or {key[4:14]}"
         elif fault.endswith("-escape"):
@@ -273,7 +331,9 @@ class Handler(BaseHTTPRequestHandler):
             case "html":
                 self.answer(200, b"<html>a proxy's page</html>", {"Content-Type": "text/html"})
             case "echo":
-                said = json.dumps(self.completion(body, fault)).replace("slowly", self.headers.get("Authorization", ""))
+                said = json.dumps(self.completion(body, fault)).replace(
+                    "slowly", self.headers.get("Authorization", "")
+                )
                 self.answer(200, said.encode())
             case _:
                 self.answer(200, self.completion(body, fault))
@@ -286,14 +346,24 @@ class Handler(BaseHTTPRequestHandler):
             key, fault = server.fault(line["body"])
             server.note(path="batch line", key=key, what=fault, authorization="", images=0)
             if fault in FAULTS:
-                bad.append({"custom_id": line["custom_id"], "response": {"status_code": 500, "body": {"error": fault}}})
+                bad.append(
+                    {
+                        "custom_id": line["custom_id"],
+                        "response": {"status_code": 500, "body": {"error": fault}},
+                    }
+                )
             else:
                 done = {"status_code": 200, "body": self.completion(line["body"], fault)}
                 good.append({"custom_id": line["custom_id"], "response": done, "error": None})
         name = f"batch-{len(server.batches)}"
         for kind, rows in (("out", good), ("err", bad)):
             server.files[f"{name}-{kind}"] = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-        server.batches[name] = {"id": name, "metadata": body.get("metadata"), "looked": 0, "expired": bool(bad)}
+        server.batches[name] = {
+            "id": name,
+            "metadata": body.get("metadata"),
+            "looked": 0,
+            "expired": bool(bad),
+        }
         server.note(path="batch", key=name, what="created", authorization="", images=0)
         if "create-lost" in server.troubles:
             self.close_connection = True
@@ -315,7 +385,11 @@ class Handler(BaseHTTPRequestHandler):
             "completion_window": "24h",
             "created_at": 0,
             "metadata": batch["metadata"],
-            "status": "paused" if "status-paused" in self.server.troubles else ended if done else "in_progress",
+            "status": "paused"
+            if "status-paused" in self.server.troubles
+            else ended
+            if done
+            else "in_progress",
             "output_file_id": f"{name}-out" if done else None,
             "error_file_id": f"{name}-err" if done else None,
         }

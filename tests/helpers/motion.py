@@ -37,7 +37,9 @@ def fixture_of(folder: Path, name: str) -> tuple[MotionformerConfig, dict[str, T
     """The configuration, published state dict and tensors of one recorded run."""
     sizes = json.loads((folder / f"{name}.json").read_text())["config"]
     tensors = load_file(folder / f"{name}.safetensors")
-    state = {key.removeprefix("state/"): tensor for key, tensor in tensors.items() if key.startswith("state/")}
+    state = {
+        key.removeprefix("state/"): tensor for key, tensor in tensors.items() if key.startswith("state/")
+    }
     config = MotionformerConfig(
         width=sizes["embed_dim"],
         depth=sizes["depth"],

@@ -22,7 +22,11 @@ class Fixture:
         return self.tensors[name]
 
     def group(self, prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(prefix)
+        }
 
 
 def error(ours: Tensor, theirs: Tensor) -> float:
@@ -36,11 +40,15 @@ def manifest(shared: Path, name: str) -> tuple[dict[str, Tensor], dict]:
     return {key: torch.empty(shape, device="meta") for key, shape in found["keys"].items()}, found
 
 
-def recorded_inputs_and_outputs(model: nn.Module, video: Tensor, names: list[str]) -> dict[str, tuple[Tensor, Tensor]]:
+def recorded_inputs_and_outputs(
+    model: nn.Module, video: Tensor, names: list[str]
+) -> dict[str, tuple[Tensor, Tensor]]:
     """What went into and came out of the named modules of a model as it made tokens of a video."""
     seen = {}
     hooks = [
-        model.get_submodule(name).register_forward_hook(lambda _, x, y, name=name: seen.update({name: (x[0], y)}))
+        model.get_submodule(name).register_forward_hook(
+            lambda _, x, y, name=name: seen.update({name: (x[0], y)})
+        )
         for name in names
     ]
     model.tokens(video)

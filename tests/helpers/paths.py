@@ -1,4 +1,6 @@
-"""Where things are: the checkout, its tests and their data, and the shared facts beside the checkout where there are any."""
+"""Where things are: the checkout, its tests and their data, and the shared facts beside the checkout where
+there are any.
+"""
 
 from pathlib import Path
 

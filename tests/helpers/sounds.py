@@ -23,7 +23,9 @@ def write_sound(
     delay: float = 0.0,
     picture: bool = True,
 ) -> Path:
-    """A Matroska file with ten frames a second and `samples` (n, channels), -1 to 1 at RATE, that begin `delay` after them."""
+    """A Matroska file with ten frames a second and `samples` (n, channels), -1 to 1 at RATE, that begin
+    `delay` after them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format="matroska" if codec.startswith("pcm") else "mp4") as container:
         video = container.add_stream("libx264", rate=10) if picture else None
@@ -40,7 +42,9 @@ def write_sound(
             container.mux(video.encode())
         if audio:
             for first in range(0, len(samples), 1024):
-                container.mux(audio.encode(_frame(samples[first : first + 1024], codec, first + round(delay * RATE))))
+                container.mux(
+                    audio.encode(_frame(samples[first : first + 1024], codec, first + round(delay * RATE)))
+                )
             container.mux(audio.encode())
     return path
 
@@ -51,7 +55,9 @@ def _frame(samples: np.ndarray, codec: str, pts: int) -> av.AudioFrame:
         whole = np.round(samples * 32767).astype(np.int16).reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(whole, format="s16", layout=layout)
     else:
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T.astype(np.float32)), format="fltp", layout=layout)
+        frame = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(samples.T.astype(np.float32)), format="fltp", layout=layout
+        )
     frame.sample_rate, frame.pts, frame.time_base = RATE, pts, Fraction(1, RATE)
     return frame
 
@@ -72,7 +78,13 @@ WAVES = {  # 80 samples a step
 
 def model_of(kind: str):
     if kind == "ast":
-        sizes = {"patch_size": 8, "frequency_stride": 8, "time_stride": 8, "max_length": 64, "num_mel_bins": 32}
+        sizes = {
+            "patch_size": 8,
+            "frequency_stride": 8,
+            "time_stride": 8,
+            "max_length": 64,
+            "num_mel_bins": 32,
+        }
         return transformers.ASTForAudioClassification(transformers.ASTConfig(**SMALL, **sizes))
     if kind == "wav2vec2":
         return transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**WAVES, vocab_size=20))
@@ -80,10 +92,27 @@ def model_of(kind: str):
         return transformers.HubertModel(transformers.HubertConfig(**WAVES))
     if kind == "wavlm":
         return transformers.WavLMModel(transformers.WavLMConfig(**WAVES))
-    sizes = {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    tokens = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 2, "vocab_size": 20}
+    sizes = {
+        "encoder_layers": 2,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+    }
+    tokens = {
+        "pad_token_id": 1,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "decoder_start_token_id": 2,
+        "vocab_size": 20,
+    }
     config = transformers.WhisperConfig(
-        d_model=16, encoder_ffn_dim=32, decoder_ffn_dim=32, num_mel_bins=16, max_source_positions=50, **sizes, **tokens
+        d_model=16,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        num_mel_bins=16,
+        max_source_positions=50,
+        **sizes,
+        **tokens,
     )
     return transformers.WhisperForConditionalGeneration(config)
 
@@ -91,7 +120,10 @@ def model_of(kind: str):
 EXTRACTORS = {
     "ast": {"feature_extractor_type": "ASTFeatureExtractor", "num_mel_bins": 32, "max_length": 64},
     "whisper": {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 16, "chunk_length": 1},
-    **{kind: {"feature_extractor_type": "Wav2Vec2FeatureExtractor"} for kind in ("wav2vec2", "hubert", "wavlm")},
+    **{
+        kind: {"feature_extractor_type": "Wav2Vec2FeatureExtractor"}
+        for kind in ("wav2vec2", "hubert", "wavlm")
+    },
 }
 
 

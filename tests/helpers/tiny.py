@@ -65,7 +65,8 @@ def make_dense_store(
     splits=None,
     class_token: bool = False,
 ):
-    """A finished video store of frame features that depend on the labels; returns them, (rows, views, steps, width).
+    """A finished video store of frame features that depend on the labels; returns them, (rows, views, steps,
+    width).
 
     class_token: with a level `cls`, the mean plus 1. failed: row -> status; short: row -> steps, NaN from there on.
     """
@@ -75,13 +76,17 @@ def make_dense_store(
     rng = np.random.default_rng(0)
     centres_v, centres_n = rng.normal(size=(3, width)), rng.normal(size=(4, width))
     features = np.stack(
-        [rng.normal(size=(views, steps, width)) * 0.1 + centres_v[s.verb_class] + centres_n[s.noun_class] for s in segments]
+        [
+            rng.normal(size=(views, steps, width)) * 0.1 + centres_v[s.verb_class] + centres_n[s.noun_class]
+            for s in segments
+        ]
     ).astype(np.float32)
     lengths = np.array([(short or {}).get(row, steps) for row in range(rows)])
     features[np.broadcast_to((np.arange(steps) >= lengths[:, None])[:, None], features.shape[:3])] = np.nan
     spec = {
         "kind": "video",
-        "recipe": recipe or {"encoder": {"name": "fake", "state": "random", "sha256": "0" * 64, "width": width}},
+        "recipe": recipe
+        or {"encoder": {"name": "fake", "state": "random", "sha256": "0" * 64, "width": width}},
         "inputs": {},
         "levels": [level.to_dict(), cls.to_dict()] if class_token else [level.to_dict()],
         "frame_pts": [1, steps],
@@ -95,7 +100,8 @@ def make_dense_store(
         writer.commit(
             group,
             RowGroup(
-                levels={"frame": features[index]} | ({"cls": np.nan_to_num(features[index]).mean(2) + 1} if class_token else {}),
+                levels={"frame": features[index]}
+                | ({"cls": np.nan_to_num(features[index]).mean(2) + 1} if class_token else {}),
                 lengths={"length": lengths[index]},
                 status=status,
                 flags=np.zeros(count, np.uint8),
@@ -108,14 +114,26 @@ def make_dense_store(
 
 
 def make_text_store(
-    path: Path, rows: int = 20, *, group_rows: int = 8, width: int = 5, protocol: str = "oracle", compressor: str = "none"
+    path: Path,
+    rows: int = 20,
+    *,
+    group_rows: int = 8,
+    width: int = 5,
+    protocol: str = "oracle",
+    compressor: str = "none",
 ):
     """A finished text store with two questions a row, ragged, some of them empty."""
     segments = make_segments(rows)
     rng = np.random.default_rng(1)
     questions = ("verb_question", "noun_question")
-    texts = {q: [rng.normal(size=(rng.integers(0, 9), width)).astype(np.float32) for _ in segments] for q in questions}
-    levels = [Level(f"{q}/last_hidden", "ragged", (width,), "float32", capacity=64, compressor=compressor) for q in questions]
+    texts = {
+        q: [rng.normal(size=(rng.integers(0, 9), width)).astype(np.float32) for _ in segments]
+        for q in questions
+    }
+    levels = [
+        Level(f"{q}/last_hidden", "ragged", (width,), "float32", capacity=64, compressor=compressor)
+        for q in questions
+    ]
     spec = {
         "kind": "text",
         "recipe": {
@@ -169,7 +187,9 @@ def weights(run):
 
 
 def read_rows(opened, rows):
-    """Frame features of some rows, for processes that were spawned: they find this module by its name, and no test module."""
+    """Frame features of some rows, for processes that were spawned: they find this module by its name, and no
+    test module.
+    """
     return opened.batch(rows, "frame")[0].numpy()
 
 

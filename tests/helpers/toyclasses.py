@@ -54,7 +54,14 @@ def annotations(verbs: dict = VERBS, nouns: dict = NOUNS, segments: tuple[Segmen
 
 
 def segment(
-    narration: str, verb_class: str, noun_class: str, *, verb: str = "", noun: str = "", name: str = "P01_01_0", **more
+    narration: str,
+    verb_class: str,
+    noun_class: str,
+    *,
+    verb: str = "",
+    noun: str = "",
+    name: str = "P01_01_0",
+    **more,
 ) -> Segment:
     return Segment(
         narration_id=name,

@@ -1,8 +1,10 @@
-"""AVION (Zhao and Krähenbühl, 2023): CLIP's image transformer over video, every token attending to every other.
+"""AVION (Zhao and Krähenbühl, 2023): CLIP's image transformer over video, every token attending to every
+other.
 
     x = x + Attention(norm(x));  x = x + Mlp(norm(x))          tokens: x after the last block;  features: norm(class token)
 
-Written anew; github.com/zhaoyue-zephyrus/AVION (MIT) has the original and the weights, and parity is tested against it.
+Written anew; github.com/zhaoyue-zephyrus/AVION (MIT) has the original and the weights, and parity is tested
+against it.
 """
 
 from collections.abc import Mapping
@@ -36,8 +38,8 @@ class Avion(VideoTower):
     def tokens(self, video: Tensor) -> Tensor:
         """video (B, 3, T, H, W), normalised -> (B, 1 + T h w, D), the class token first, then by time, row, column.
 
-        As they leave the last block, or with `layer="penultimate"` the one before: the final norm comes in `pool` and
-        `patch_tokens`, as in the original.
+        As they leave the last block, or with `layer="penultimate"` the one before: the final norm comes in
+        `pool` and `patch_tokens`, as in the original.
         """
         x = self.embed(video)
         for block in self.blocks_used:
@@ -68,7 +70,8 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.attention = Attention(config.width, config.heads)
         self.mlp_norm = nn.LayerNorm(config.width, eps=1e-6)
-        # the exact GELU: the training commands ask for CLIP's quick one, the original ignores them, its weights expect that
+        # the exact GELU: the training commands ask for CLIP's quick one, the original ignores them, its
+        # weights expect that
         self.mlp = Mlp(config.width, config.mlp_ratio * config.width, F.gelu)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +79,8 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
-Layout = Literal["plain", "fused"]  # fused: trained with flash attention and a linear patch embedding, as all published files are
+# fused: trained with flash attention and a linear patch embedding, as all published files are
+Layout = Literal["plain", "fused"]
 
 NAMES = {
     "embed.class_token": "visual.class_embedding",
@@ -107,13 +111,18 @@ TEXT_TOWER = ("textual.", "logit_scale")  # of pre-trained files; `ours` leaves 
 
 
 def ours(state: Mapping[str, Tensor], config: VitConfig) -> dict[str, Tensor]:
-    """A published state dict under our names, the text tower left out. Raises UsageError unless it fits `config` exactly.
+    """A published state dict under our names, the text tower left out. Raises UsageError unless it fits
+    `config` exactly.
 
     `fitted` gives the config that fits; `vit.refit` then changes clip length or image size.
     """
-    visual = {name: tensor for name, tensor in without_module(state).items() if not name.startswith(TEXT_TOWER)}
+    visual = {
+        name: tensor for name, tensor in without_module(state).items() if not name.startswith(TEXT_TOWER)
+    }
     layout = "fused" if any(".Wqkv." in name or ".fc1." in name for name in visual) else "plain"
-    return convert(visual, [(their, our) for our, their in _pairs(config, layout)], f"this AVION model ({layout} layout)")
+    return convert(
+        visual, [(their, our) for our, their in _pairs(config, layout)], f"this AVION model ({layout} layout)"
+    )
 
 
 def theirs(state: Mapping[str, Tensor], config: VitConfig, layout: Layout) -> dict[str, Tensor]:
@@ -142,5 +151,9 @@ def fitted(config: VitConfig, state: Mapping[str, Tensor]) -> VitConfig:
 def _pairs(config: VitConfig, layout: Layout) -> list:
     with torch.device("meta"):
         own = Avion(config).state_dict()
-    shapes = {"embed.patch.weight": (config.width, 3, config.patch_size, config.patch_size)} if layout == "plain" else {}
+    shapes = (
+        {"embed.patch.weight": (config.width, 3, config.patch_size, config.patch_size)}
+        if layout == "plain"
+        else {}
+    )
     return pairs(own, NAMES | LAYOUT_NAMES[layout], shapes)

@@ -1,8 +1,9 @@
 """Published checkpoints (.pth, .pt, .pyth), read without running what is in them.
 
-A pickle names functions and has them called. Here every name but those that put a tensor together stands for an inert object: a
-Namespace, an optimiser, a logger is read over and left out, and a hostile function is never found, so never called. It happens in
-a child process with bounded memory and time, which hands back one safetensors file.
+A pickle names functions and has them called. Here every name but those that put a tensor together stands for
+an inert object: a Namespace, an optimiser, a logger is read over and left out, and a hostile function is
+never found, so never called. It happens in a child process with bounded memory and time, which hands back one
+safetensors file.
 """
 
 import json
@@ -23,7 +24,8 @@ from torch import Tensor
 
 from mambavl.configs.errors import UsageError
 
-STATES = ("model_state", "state_dict", "model", "module", "net")  # where published checkpoints keep their weights
+# where published checkpoints keep their weights
+STATES = ("model_state", "state_dict", "model", "module", "net")
 SECONDS = 900  # a child that takes longer is stopped
 ROOM = 8 * 2**30  # bytes of data that a child may hold, beyond four times its file
 REBUILT = {  # what a tensor is put together with; storages are torch.load's own affair
@@ -34,35 +36,59 @@ REBUILT = {  # what a tensor is put together with; storages are torch.load's own
     ("torch._utils", "_rebuild_tensor_v2"),
     ("torch._utils", "_rebuild_parameter"),
     ("torch.nn.parameter", "Parameter"),
-    *(("torch", str(dtype).removeprefix("torch.")) for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)),
-    *(("torch", str(dtype).removeprefix("torch.")) for dtype in (torch.int64, torch.int32, torch.uint8, torch.bool)),
+    *(
+        ("torch", str(dtype).removeprefix("torch."))
+        for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    ),
+    *(
+        ("torch", str(dtype).removeprefix("torch."))
+        for dtype in (torch.int64, torch.int32, torch.uint8, torch.bool)
+    ),
 }
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The weights of a checkpoint under their own names, and what else was in the file.
 
-    Raises UsageError, one line that names the file, for whatever is no checkpoint, is cut short, or tries anything.
+    Raises UsageError, one line that names the file, for whatever is no checkpoint, is cut short, or tries
+    anything.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such checkpoint")
     if path.suffix == ".safetensors":
         try:
             return load_file(path), []
-        except Exception as error:  # safetensors raises its own kind and a few of Python's; each means that it cannot be read
+        # safetensors raises its own kind and a few of Python's; each means that it cannot be read
+        except Exception as error:
             raise UsageError(f"{path}: cannot be read ({error})") from None
     _look_before(path)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "weights.safetensors"
-        command = [sys.executable, "-m", "mambavl.extract.encoders.published.checkpoints", str(path.resolve()), str(out)]
-        environment = {k: v for k, v in os.environ.items() if k in ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "LANG")}
+        command = [
+            sys.executable,
+            "-m",
+            "mambavl.extract.encoders.published.checkpoints",
+            str(path.resolve()),
+            str(out),
+        ]
+        environment = {
+            k: v
+            for k, v in os.environ.items()
+            if k in ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "LANG")
+        }
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False
+            )
         except subprocess.TimeoutExpired:
             raise UsageError(f"{path}: took more than {SECONDS} s to read and was given up") from None
         said = done.stdout.strip().splitlines()
         if done.returncode or not said:
-            how = f"its reader ended with {done.returncode}" if not done.stderr.strip() else done.stderr.strip().splitlines()[-1]
+            how = (
+                f"its reader ended with {done.returncode}"
+                if not done.stderr.strip()
+                else done.stderr.strip().splitlines()[-1]
+            )
             raise UsageError(f"{path}: cannot be read ({how[:300]})")
         answer = json.loads(said[-1])
         if "fault" in answer:
@@ -81,7 +107,9 @@ def _look_before(path: Path) -> None:
         raise UsageError(f"{path}: is a damaged archive ({error})") from None
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise UsageError(f"{path}: holds compressed entries, which no checkpoint of PyTorch does; it is not unpacked")
+        raise UsageError(
+            f"{path}: holds compressed entries, which no checkpoint of PyTorch does; it is not unpacked"
+        )
     if any(Path(entry.filename).name == "constants.pkl" for entry in entries):
         raise UsageError(f"{path}: is a TorchScript program, not a checkpoint; it is not run")
 
@@ -90,7 +118,9 @@ def _look_before(path: Path) -> None:
 
 
 class Inert:
-    """Stands for any object of a pickle that is not a tensor. It takes whatever is done to it, and does nothing."""
+    """Stands for any object of a pickle that is not a tensor. It takes whatever is done to it, and does
+    nothing.
+    """
 
     def __new__(cls, *_: Any, **__: Any) -> "Inert":
         return object.__new__(cls)
@@ -160,7 +190,8 @@ def _child(path: str, out: str) -> dict[str, Any]:
         save_file(weights, out)
     except ValueError as error:
         return {"fault": str(error)}
-    except Exception as error:  # a hostile or broken file can fail anywhere in a reader: its own words, one line
+    # a hostile or broken file can fail anywhere in a reader: its own words, one line
+    except Exception as error:
         words = str(error).strip().splitlines() or [""]
         return {"fault": f"cannot be read ({type(error).__name__}: {words[0][:200]})"}
     return {"left_out": left_out}

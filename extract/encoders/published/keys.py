@@ -1,7 +1,8 @@
-"""State dicts published elsewhere, under our names and back. A conversion only renames and reshapes, so it is exact both ways.
+"""State dicts published elsewhere, under our names and back. A conversion only renames and reshapes, so it is
+exact both ways.
 
-A table pairs our names with theirs: {"blocks.*.mlp.up.": "visual.blocks.*.mlp.fc1."}. `*` stands for a number, and what follows
-an entry (`weight`, `bias`) is kept.
+A table pairs our names with theirs: {"blocks.*.mlp.up.": "visual.blocks.*.mlp.fc1."}. `*` stands for a
+number, and what follows an entry (`weight`, `bias`) is kept.
 """
 
 import re
@@ -15,8 +16,12 @@ Key = tuple[str, tuple[int, ...]]  # a name and the shape of its tensor
 MOST_NAMED = 5
 
 
-def pairs(ours: Mapping[str, Tensor], table: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[Key, Key]]:
-    """(our key, their key) for each of our tensors (on the meta device is enough). shapes: theirs where it is not ours."""
+def pairs(
+    ours: Mapping[str, Tensor], table: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> list[tuple[Key, Key]]:
+    """(our key, their key) for each of our tensors (on the meta device is enough). shapes: theirs where it is
+    not ours.
+    """
     own = {name: tuple(tensor.shape) for name, tensor in ours.items()}
     return [((name, shape), (_renamed(name, table), shapes.get(name, shape))) for name, shape in own.items()]
 
@@ -29,7 +34,8 @@ def _renamed(name: str, table: Mapping[str, str]) -> str:
 
 
 def convert(state: Mapping[str, Tensor], keys: Iterable[tuple[Key, Key]], what: str) -> dict[str, Tensor]:
-    """`state`, whose names and shapes are the first ones of the pairs, under the second ones; views, not copies.
+    """`state`, whose names and shapes are the first ones of the pairs, under the second ones; views, not
+    copies.
 
     Raises UsageError for a name that is missing or not known, and for another shape.
     """
@@ -45,7 +51,9 @@ def convert(state: Mapping[str, Tensor], keys: Iterable[tuple[Key, Key]], what: 
         ],
     }
     if any(problems.values()):
-        found = "; ".join(f"{len(names)} {problem} ({_some(names)})" for problem, names in problems.items() if names)
+        found = "; ".join(
+            f"{len(names)} {problem} ({_some(names)})" for problem, names in problems.items() if names
+        )
         raise UsageError(f"these are not the weights of {what}: {found}")
     return {name: state[source].reshape(shape) for (source, _), (name, shape) in keys}
 

@@ -2,7 +2,8 @@
 
     y = x + TimeAttention(norm(x));  x = x + SpaceAttention(norm(y));  x = x + Mlp(norm(x))          features: norm(class token)
 
-Written anew; github.com/facebookresearch/LaViLa has the original and the weights, and parity is tested against it.
+Written anew; github.com/facebookresearch/LaViLa has the original and the weights, and parity is tested
+against it.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.published.keys import convert, pairs, without_module
 from mambavl.extract.encoders.published.vit import Attention, Mlp, VideoTower, VitConfig, init_weights
 
-CONFIGS = {  # as fine-tuned on EPIC-KITCHENS-100: 97 verbs, 300 nouns, 3,806 actions (one TSF-B file has actions alone)
+# as fine-tuned on EPIC-KITCHENS-100: 97 verbs, 300 nouns, 3,806 actions (one TSF-B file has actions alone)
+CONFIGS = {
     "lavila-tsf-b": VitConfig(768, 12, 12, patch_size=16, image_size=224, num_classes=(97, 300, 3806)),
     "lavila-tsf-l": VitConfig(1024, 24, 16, patch_size=14, image_size=224, num_classes=(97, 300, 3806)),
 }
@@ -33,7 +35,8 @@ class TimeSformer(VideoTower):
     def tokens(self, video: Tensor) -> Tensor:
         """video (B, 3, T, H, W), normalised -> (B, 1 + T h w, D), the class token first, then by time, row, column.
 
-        After the final norm; with `layer="penultimate"`, after the block before the last and without that norm.
+        After the final norm; with `layer="penultimate"`, after the block before the last and without that
+        norm.
         """
         x = self.embed(video)
         for block in self.blocks_used:
@@ -62,7 +65,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         y = x + self.time_attention(self.time_norm(x), frames)
-        x = x + self.space_attention(self.space_norm(y), frames)  # to x, not y: y is only what the space attention looks at
+        # to x, not y: y is only what the space attention looks at
+        x = x + self.space_attention(self.space_norm(y), frames)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -90,7 +94,8 @@ class GroupAttention(Attention):
     def _groups(self, z: Tensor, frames: int) -> Tensor:
         """(B, H, 1 + T N, d) -> (B G, H, 1 + L, d): G groups of L patches, the class token before each."""
         patches = z[:, :, 1:].unflatten(2, (frames, -1))  # (B, H, T, N, d)
-        patches = patches.permute(0, 3, 1, 2, 4) if self.along == "time" else patches.transpose(1, 2)  # (B, G, H, L, d)
+        # (B, G, H, L, d)
+        patches = patches.permute(0, 3, 1, 2, 4) if self.along == "time" else patches.transpose(1, 2)
         first = z[:, None, :, :1].expand(-1, patches.shape[1], -1, -1, -1)
         return torch.cat([first, patches], dim=3).flatten(0, 1)
 
@@ -118,15 +123,25 @@ NAMES = {
     "norm.": "visual.norm.",
     "projection": "image_projection",
 }
-TEXT_TOWER = ("positional_embedding", "text_projection", "logit_scale", "transformer.", "token_embedding.", "ln_final.")
+TEXT_TOWER = (
+    "positional_embedding",
+    "text_projection",
+    "logit_scale",
+    "transformer.",
+    "token_embedding.",
+    "ln_final.",
+)
 
 
 def ours(state: Mapping[str, Tensor], config: VitConfig) -> dict[str, Tensor]:
-    """A published state dict under our names, the text tower left out. Raises UsageError unless it fits `config` exactly.
+    """A published state dict under our names, the text tower left out. Raises UsageError unless it fits
+    `config` exactly.
 
     `fitted` gives the config that fits; `vit.refit` then changes clip length or image size.
     """
-    visual = {name: tensor for name, tensor in without_module(state).items() if not name.startswith(TEXT_TOWER)}
+    visual = {
+        name: tensor for name, tensor in without_module(state).items() if not name.startswith(TEXT_TOWER)
+    }
     return convert(visual, [(their, our) for our, their in _pairs(config)], "this LaViLa model")
 
 

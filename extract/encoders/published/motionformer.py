@@ -1,12 +1,14 @@
-"""Motionformer: tokens of space and time together, attention along the trajectory of each (Patrick et al., arXiv 2106.05392).
+"""Motionformer: tokens of space and time together, attention along the trajectory of each (Patrick et al.,
+arXiv 2106.05392).
 
     a token looks at the patches of every time step apart -> one vector a step, its trajectory -> it looks along the trajectory
 
-B clips, T frames, T' = T / 2 time steps, h x w patches, S tokens a step (hw; more where a caller appends some), D channels,
-N = 1 + T' S tokens: the class token, then time, row, column. C queries a chunk.
+B clips, T frames, T' = T / 2 time steps, h x w patches, S tokens a step (hw; more where a caller appends
+some), D channels, N = 1 + T' S tokens: the class token, then time, row, column. C queries a chunk.
 
-Two projects publish weights of this one function: facebookresearch/Motionformer, whose files hold a two-dimensional stem
-besides that nothing reads (`unused_stem`), and eladb3/ORViT, whose files do not. `ours` and `theirs` translate their keys.
+Two projects publish weights of this one function: facebookresearch/Motionformer, whose files hold a
+two-dimensional stem besides that nothing reads (`unused_stem`), and eladb3/ORViT, whose files do not. `ours`
+and `theirs` translate their keys.
 """
 
 import re
@@ -23,7 +25,8 @@ from mambavl.extract.encoders.image import Pixels
 from mambavl.extract.encoders.published.keys import Key, convert, without_module
 
 LAYER_NORM_EPS = 1e-6
-TABLE_SIZE = 224  # pixels: the position table is always that of a 224 px crop, whatever the model was trained at
+# pixels: the position table is always that of a 224 px crop, whatever the model was trained at
+TABLE_SIZE = 224
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,23 @@ class MotionformerConfig:
     frames: int = 16
     image_size: int = 224
     num_classes: tuple[int, ...] = (97, 300)  # verbs, nouns; () for no classifier
-    unused_stem: bool = False  # facebookresearch's files carry one; kept so that a file survives the way there and back
+    # facebookresearch's files carry one; kept so that a file survives the way there and back
+    unused_stem: bool = False
     layer: Literal["last", "penultimate"] = "last"  # which tokens `tokens` gives
-    query_chunk: int = 512  # queries a clip whose trajectories are in memory at once; changes no number beyond rounding
+    # queries a clip whose trajectories are in memory at once; changes no number beyond rounding
+    query_chunk: int = 512
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise UsageError(f"Motionformer: width {self.width} is not divisible by heads {self.heads}")
         if self.frames % self.tubelet:
-            raise UsageError(f"Motionformer: frames {self.frames} is not a multiple of tubelet {self.tubelet}")
+            raise UsageError(
+                f"Motionformer: frames {self.frames} is not a multiple of tubelet {self.tubelet}"
+            )
         if self.image_size % self.patch_size:
-            raise UsageError(f"Motionformer: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+            raise UsageError(
+                f"Motionformer: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
         if self.layer not in ("last", "penultimate"):
             raise UsageError(f"Motionformer: layer is `last` or `penultimate`, not {self.layer!r}")
 
@@ -67,10 +76,11 @@ CONFIGS = {
 
 
 class Motionformer(nn.Module):
-    """The encoder: tubelets, positions, blocks, final norm; `pool` and `classify` are the original's classifier.
+    """The encoder: tubelets, positions, blocks, final norm; `pool` and `classify` are the original's
+    classifier.
 
-    With `layer="penultimate"`, `tokens` are those after the block before the last, without the final norm: the loss reads
-    only the class token, so no gradient ever asked the last block's patches to mean anything.
+    With `layer="penultimate"`, `tokens` are those after the block before the last, without the final norm:
+    the loss reads only the class token, so no gradient ever asked the last block's patches to mean anything.
     """
 
     prefix_tokens = 1
@@ -80,7 +90,9 @@ class Motionformer(nn.Module):
         self.config = config
         self.width = config.width
         # The published weights were trained on OpenCV's channel order.
-        self.pixels = Pixels(config.image_size, (0.5,) * 3, (0.5,) * 3, colour="BGR", interpolation="bilinear")
+        self.pixels = Pixels(
+            config.image_size, (0.5,) * 3, (0.5,) * 3, colour="BGR", interpolation="bilinear"
+        )
         cells = (TABLE_SIZE // config.patch_size) ** 2
         tube = (config.tubelet, config.patch_size, config.patch_size)
         self.tubelets = nn.Conv3d(3, config.width, kernel_size=tube, stride=tube)
@@ -109,7 +121,9 @@ class Motionformer(nn.Module):
         return Block(self.config)
 
     def token_grid(self, video_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """(T', h, w) of the tokens of a video (T, H, W). Any height and width of whole patches, but the clip length is fixed."""
+        """(T', h, w) of the tokens of a video (T, H, W). Any height and width of whole patches, but the clip
+        length is fixed.
+        """
         frames, height, width = video_shape
         config = self.config
         if frames != config.frames:
@@ -118,7 +132,9 @@ class Motionformer(nn.Module):
                 f"--set sampling.frames={config.frames}"
             )
         if height % config.patch_size or width % config.patch_size:
-            raise UsageError(f"{type(self).__name__}: {height}x{width} px are not whole patches of {config.patch_size} px")
+            raise UsageError(
+                f"{type(self).__name__}: {height}x{width} px are not whole patches of {config.patch_size} px"
+            )
         return config.steps, height // config.patch_size, width // config.patch_size
 
     def tokens(self, video: Tensor) -> Tensor:
@@ -163,7 +179,9 @@ class Motionformer(nn.Module):
         if (height, width) == (side, side):
             return self.pos_embed
         table = self.pos_embed[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, D, 14, 14)
-        table = F.interpolate(table, size=(height, width), mode="bicubic", align_corners=False, antialias=False)
+        table = F.interpolate(
+            table, size=(height, width), mode="bicubic", align_corners=False, antialias=False
+        )
         return torch.cat([self.pos_embed[:, :1], table.flatten(2).transpose(1, 2)], dim=1)
 
     def _through_blocks(self, tokens: Tensor, grid: tuple[int, int, int], *boxes: Tensor) -> Tensor:
@@ -173,11 +191,14 @@ class Motionformer(nn.Module):
         return self.norm(tokens) if last else tokens
 
     def _last_block(self, tokens: Tensor) -> Tensor:
-        return self.blocks[-1](tokens, (self.config.steps, 0, 0))  # a plain block reads T' alone; h and w are not known here
+        # a plain block reads T' alone; h and w are not known here
+        return self.blocks[-1](tokens, (self.config.steps, 0, 0))
 
 
 class Block(nn.Module):
-    """Pre-norm: trajectory attention, then an MLP. `grid` is (T', h, w); boxes are for the blocks that read them."""
+    """Pre-norm: trajectory attention, then an MLP. `grid` is (T', h, w); boxes are for the blocks that read
+    them.
+    """
 
     def __init__(self, config: MotionformerConfig) -> None:
         super().__init__()
@@ -204,16 +225,16 @@ class MLP(nn.Module):
 class TrajectoryAttention(nn.Module):
     """Space first, one softmax a time step; then time, along what each step gave (section 3 of the paper).
 
-    Memory: all N queries at once would hold B N T' D numbers for what each sees, and again for the queries repeated over the
-    steps, the trajectories, their keys and a product of these; where no fused attention kernel is at hand, B heads N^2 scores
-    too. Queries do not meet, so they go C = `query_chunk` at a time, and nothing grows with N^2. ORViT-HR (T' = 8, S = 445,
-    D = 768, 12 heads), float32, B = 8, C = 512:
+    Memory: all N queries at once would hold B N T' D numbers for what each sees, and again for the queries
+    repeated over the steps, the trajectories, their keys and a product of these; where no fused attention
+    kernel is at hand, B heads N^2 scores too. Queries do not meet, so they go C = `query_chunk` at a time,
+    and nothing grows with N^2. ORViT-HR (T' = 8, S = 445, D = 768, 12 heads), float32, B = 8, C = 512:
 
         five arrays of B C T' D                                  5 x 0.10 GB      (all at once: 5 x 0.70 GB)
         scores and their softmax, B heads C N, if not fused      2 x 0.70 GB      (all at once: 2 x 4.87 GB)
 
-    Measured on a CPU, above weights and input: all of ORViT-HR takes 0.3 GiB at B = 1 and 1.4 at B = 8, 2.6 in all; one block
-    of it at B = 8 takes 1.2, and 2.4 without the fused kernel.
+    Measured on a CPU, above weights and input: all of ORViT-HR takes 0.3 GiB at B = 1 and 1.4 at B = 8, 2.6
+    in all; one block of it at B = 8 takes 1.2, and 2.4 without the fused kernel.
     """
 
     def __init__(self, width: int, heads: int, query_chunk: int) -> None:
@@ -227,13 +248,17 @@ class TrajectoryAttention(nn.Module):
 
     def forward(self, tokens: Tensor, steps: int) -> Tensor:
         """tokens (B, 1 + T' S, D), class token first, the S tokens of a step together -> the same shape."""
-        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
-        class_token = F.scaled_dot_product_attention(q[:, :, :1], k, v).transpose(1, 2).flatten(2)  # over all tokens, once
+        # each (B, heads, N, d)
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        # over all tokens, once
+        class_token = F.scaled_dot_product_attention(q[:, :, :1], k, v).transpose(1, 2).flatten(2)
         q, k, v = q[:, :, 1:], _by_step(k[:, :, 1:], steps), _by_step(v[:, :, 1:], steps)
         own_step = torch.arange(q.shape[2], device=q.device) // k.shape[2]  # (T' S,)
         chunks = [
             self._along_trajectories(queries, k, v, own)
-            for queries, own in zip(q.split(self.query_chunk, dim=2), own_step.split(self.query_chunk), strict=True)
+            for queries, own in zip(
+                q.split(self.query_chunk, dim=2), own_step.split(self.query_chunk), strict=True
+            )
         ]
         return self.proj(torch.cat([class_token, *chunks], dim=1))
 
@@ -242,14 +267,17 @@ class TrajectoryAttention(nn.Module):
         batch, heads, count, depth = q.shape
         steps = len(k) // batch
         repeated = q[:, None].expand(-1, steps, -1, -1, -1).flatten(0, 1)
-        seen = F.scaled_dot_product_attention(repeated, k, v)  # (B T', heads, C, d): what a query sees in each step
+        # (B T', heads, C, d): what a query sees in each step
+        seen = F.scaled_dot_product_attention(repeated, k, v)
         trajectory = seen.unflatten(0, (batch, steps)).permute(0, 3, 1, 2, 4).flatten(3)  # (B, C, T', D)
         query = self.proj_q(trajectory[:, torch.arange(count, device=q.device), own_step])  # (B, C, D)
-        # Only the key half of proj_kv: the original weighs the trajectory as it is and never reads the value half, by a slip
-        # that all published weights were trained with. The half stays a parameter: it is in the files and in the counts.
+        # Only the key half of proj_kv: the original weighs the trajectory as it is and never reads the value
+        # half, by a slip that all published weights were trained with. The half stays a parameter: it is in
+        # the files and in the counts.
         width = heads * depth
         key = F.linear(trajectory, self.proj_kv.weight[:width], self.proj_kv.bias[:width])  # (B, C, T', D)
-        score = (query[:, :, None] * key).unflatten(-1, (heads, depth)).sum(-1) * depth**-0.5  # (B, C, T', heads)
+        # (B, C, T', heads)
+        score = (query[:, :, None] * key).unflatten(-1, (heads, depth)).sum(-1) * depth**-0.5
         weight = score.softmax(dim=2).unsqueeze(-1)
         return (weight * trajectory.unflatten(-1, (heads, depth))).sum(dim=2).flatten(2)
 
@@ -260,13 +288,18 @@ def _by_step(x: Tensor, steps: int) -> Tensor:
 
 
 # Keys of the published files, by part of a dotted name; what is not listed has the same name in both.
-FOREIGN_PARTS = {"tubelets": "patch_embed_3d.proj", "unused_stem": "patch_embed.proj", "pre_logits": "pre_logits.fc"}
+FOREIGN_PARTS = {
+    "tubelets": "patch_embed_3d.proj",
+    "unused_stem": "patch_embed.proj",
+    "pre_logits": "pre_logits.fc",
+}
 
 
 def ours(state: Mapping[str, Tensor], config: MotionformerConfig) -> dict[str, Tensor]:
     """A published state dict -> one that Motionformer(config) loads. Strict in keys and shapes.
 
-    The whole checkpoint is taken too (`model_state` in it), and keys with the `module.` of distributed training.
+    The whole checkpoint is taken too (`model_state` in it), and keys with the `module.` of distributed
+    training.
     """
     return convert(unwrapped(state), [(their, our) for our, their in _pairs(config)], "this Motionformer")
 
@@ -299,9 +332,11 @@ def unwrapped(state: Mapping) -> dict[str, Tensor]:
 
 
 def fitted(config: MotionformerConfig, state: Mapping[str, Tensor]) -> MotionformerConfig:
-    """`config` with what a published state dict's shapes tell: width, depth, clip length, classes, the unused stem.
+    """`config` with what a published state dict's shapes tell: width, depth, clip length, classes, the unused
+    stem.
 
-    The crop size cannot be told: the position table is that of a 224 px crop in every file. Heads are 64 channels wide.
+    The crop size cannot be told: the position table is that of a 224 px crop in every file. Heads are 64
+    channels wide.
     """
     state = unwrapped(state)
     lacking = [key for key in ("pos_embed", "temp_embed", "patch_embed_3d.proj.weight") if key not in state]

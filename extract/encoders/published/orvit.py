@@ -1,11 +1,12 @@
-"""ORViT: a Motionformer, some of whose blocks also look at objects, given as boxes (Herzig et al., arXiv 2110.06915).
+"""ORViT: a Motionformer, some of whose blocks also look at objects, given as boxes (Herzig et al., arXiv
+2110.06915).
 
     object stream   what is inside each box joins the patches of its time step in trajectory attention
     motion stream   where the boxes are, all steps together, is painted back on the patches under them
 
-B clips, T frames, T' = T / 2 time steps, h x w patches, O object slots, D channels. A box is (cx, cy, w, h) in fractions of the
-crop, one set for each input frame; a slot without an object is all zeros. For EPIC-KITCHENS slot 0 is the right hand, slot 1
-the left, 2 and 3 the objects that were tracked first.
+B clips, T frames, T' = T / 2 time steps, h x w patches, O object slots, D channels. A box is (cx, cy, w, h)
+in fractions of the crop, one set for each input frame; a slot without an object is all zeros. For
+EPIC-KITCHENS slot 0 is the right hand, slot 1 the left, 2 and 3 the objects that were tracked first.
 """
 
 from collections.abc import Mapping
@@ -38,22 +39,28 @@ MIN_SIDE = 0.05  # a box this narrow or narrower, in fractions of the crop, was 
 class ORViTConfig(MotionformerConfig):
     orvit_layers: tuple[int, ...] = (1, 6, 10)  # counted from 0
     objects: int = 4
-    boxes: Literal["given", "none"] = "given"  # none: every clip without objects, as a released loader has most of them
-    layout_quirk: bool = True  # paint as the published weights expect it (see `painted`); False: the box itself
+    # none: every clip without objects, as a released loader has most of them
+    boxes: Literal["given", "none"] = "given"
+    # paint as the published weights expect it (see `painted`); False: the box itself
+    layout_quirk: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.boxes not in ("given", "none"):
             raise UsageError(f"ORViT: boxes are `given` or `none`, not {self.boxes!r}")
         if beyond := [layer for layer in self.orvit_layers if not 0 <= layer < self.depth]:
-            raise UsageError(f"ORViT: orvit_layers {beyond} are not among the {self.depth} blocks, counted from 0")
+            raise UsageError(
+                f"ORViT: orvit_layers {beyond} are not among the {self.depth} blocks, counted from 0"
+            )
 
 
 CONFIGS = {"orvit": ORViTConfig(), "orvit-hr": ORViTConfig(image_size=336)}
 
 
 class ORViT(Motionformer):
-    """Motionformer with object blocks at `orvit_layers`. `tokens` wants the boxes: zeros for a clip without any."""
+    """Motionformer with object blocks at `orvit_layers`. `tokens` wants the boxes: zeros for a clip without
+    any.
+    """
 
     config: ORViTConfig
 
@@ -80,14 +87,20 @@ class ORViT(Motionformer):
 
     def _last_block(self, tokens: Tensor) -> Tensor:
         if isinstance(self.blocks[-1], ObjectBlock):
-            raise UsageError("ORViT: the last block reads boxes, so penultimate tokens cannot be pooled; use layer `last`")
+            raise UsageError(
+                "ORViT: the last block reads boxes, so penultimate tokens cannot be pooled; use layer `last`"
+            )
         return super()._last_block(tokens)
 
     def _check(self, boxes: Tensor | None, shape: tuple[int, ...]) -> None:
         if boxes is None:
-            raise UsageError(f"ORViT: tokens(video, boxes) needs boxes {shape}, (cx, cy, w, h); zeros where nothing was found")
+            raise UsageError(
+                f"ORViT: tokens(video, boxes) needs boxes {shape}, (cx, cy, w, h); zeros where nothing was found"
+            )
         if boxes.shape != shape:
-            raise UsageError(f"ORViT: boxes are {tuple(boxes.shape)}, not {shape}: clip, frame, slot, (cx, cy, w, h)")
+            raise UsageError(
+                f"ORViT: boxes are {tuple(boxes.shape)}, not {shape}: clip, frame, slot, (cx, cy, w, h)"
+            )
         inside = ((boxes > -1e-3) & (boxes < 1 + 1e-3)).all()  # NaN is not
         says = "wanted are (cx, cy, w, h) in fractions of the crop"
         if torch.compiler.is_compiling():  # a graph cannot branch on what is in a tensor, but it can stop
@@ -120,9 +133,11 @@ class ObjectBlock(nn.Module):
         seen = torch.cat([patches, self.object_tokens(patches.unflatten(2, (height, width)), boxes)], dim=2)
         seen = torch.cat([tokens[:, :1], seen.flatten(1, 2)], dim=1)  # (B, 1 + T'(hw + O), D)
         seen = self.attn(self.norm1(seen), steps)
-        patches = seen[:, 1:].unflatten(1, (steps, -1))[:, :, : height * width]  # what the objects saw is dropped
+        # what the objects saw is dropped
+        patches = seen[:, 1:].unflatten(1, (steps, -1))[:, :, : height * width]
         motion = painted(self.motion_stream(boxes), boxes, (height, width), quirk=self.layout_quirk)
-        # Added to every patch, painted or not: motion_mlp has biases, so even a clip without boxes gets motion_mlp(0).
+        # Added to every patch, painted or not: motion_mlp has biases, so even a clip without boxes gets
+        # motion_mlp(0).
         patches = patches + self.motion_mlp(motion)
         tokens = tokens + torch.cat([seen[:, :1], patches.flatten(1, 2)], dim=1)
         return tokens + self.mlp(self.norm2(tokens))
@@ -130,7 +145,10 @@ class ObjectBlock(nn.Module):
     def object_tokens(self, patches: Tensor, boxes: Tensor) -> Tensor:
         """patches (B, T', h, w, D), boxes (B, T', O, 4) -> (B, T', O, D): the look of each box, its place and its slot."""
         # One slot at a time: the crops of all O would be the largest thing in memory.
-        looks = [self.roi_mlp(roi_crops(patches, boxes[:, :, slot])).amax(dim=(2, 3)) for slot in range(boxes.shape[2])]
+        looks = [
+            self.roi_mlp(roi_crops(patches, boxes[:, :, slot])).amax(dim=(2, 3))
+            for slot in range(boxes.shape[2])
+        ]
         return torch.stack(looks, dim=2) + self.box_categories + self.box_mlp(boxes)
 
 
@@ -175,32 +193,41 @@ class JointAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
+        # each (B, heads, N, d)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 def _relu_mlp(given: int, width: int) -> nn.Sequential:
     """Two layers without biases, a ReLU after each, so that nothing in gives nothing out."""
-    return nn.Sequential(nn.Linear(given, width // 2, bias=False), nn.ReLU(), nn.Linear(width // 2, width, bias=False), nn.ReLU())
+    return nn.Sequential(
+        nn.Linear(given, width // 2, bias=False),
+        nn.ReLU(),
+        nn.Linear(width // 2, width, bias=False),
+        nn.ReLU(),
+    )
 
 
 def roi_crops(patches: Tensor, boxes: Tensor) -> Tensor:
     """patches (..., h, w, D), boxes (..., 4) -> (..., h, w, D): each box resampled to the size of the whole grid.
 
-    One bilinear sample in the middle of each of the h x w bins: a box is never larger than the frame, so no bin is larger
-    than a patch. An empty box gives zeros.
+    One bilinear sample in the middle of each of the h x w bins: a box is never larger than the frame, so no
+    bin is larger than a patch. An empty box gives zeros.
     """
     height, width = patches.shape[-3:-1]
     (x0, y0, x1, y1), (box_width, box_height) = corners(boxes), boxes[..., 2:].unbind(-1)
     rows, columns = _sampling(y0, y1, height), _sampling(x0, x1, width)  # (..., bins, cells)
     rows = rows * ((box_width > 0) & (box_height > 0))[..., None, None]
-    # Two small matrices a box, since a bilinear sample is a product of one weight for the row and one for the column.
+    # Two small matrices a box, since a bilinear sample is a product of one weight for the row and one for the
+    # column.
     sampled = columns[..., None, :, :] @ patches  # (..., h, w bins, D)
     return (rows @ sampled.flatten(-2)).unflatten(-1, sampled.shape[-2:])
 
 
 def _sampling(start: Tensor, stop: Tensor, cells: int) -> Tensor:
-    """Weights (..., bins, cells) of linear interpolation at the middle of `cells` bins between two fractions of an axis."""
+    """Weights (..., bins, cells) of linear interpolation at the middle of `cells` bins between two fractions
+    of an axis.
+    """
     centres = torch.arange(cells, device=start.device, dtype=start.dtype)
     start, stop = start[..., None] * cells, stop[..., None] * cells
     at = start + (stop - start) * (centres + 0.5) / cells - 0.5  # in cells; the first cell's centre is at 0
@@ -209,22 +236,26 @@ def _sampling(start: Tensor, stop: Tensor, cells: int) -> Tensor:
 
 
 def painted(vectors: Tensor, boxes: Tensor, grid: tuple[int, int], *, quirk: bool = True) -> Tensor:
-    """vectors (B, T', O, D) laid on the patches (B, T', h w, D) that their boxes (B, T', O, 4) cover; overlaps add up.
+    """vectors (B, T', O, D) laid on the patches (B, T', h w, D) that their boxes (B, T', O, 4) cover;
+    overlaps add up.
 
-    quirk: the released code divides by the far corner where the box's size is meant, so a box from x0 to x1 is painted from
-    x0 to x0 + x1, up to twice as wide as it is or more. Its weights were trained with that.
+    quirk: the released code divides by the far corner where the box's size is meant, so a box from x0 to x1
+    is painted from x0 to x0 + x1, up to twice as wide as it is or more. Its weights were trained with that.
     """
     x0, y0, x1, y1 = corners(boxes)
     width, height = (x1, y1) if quirk else (x1 - x0, y1 - y0)
-    rows, columns = _coverage(y0, height, grid[0]), _coverage(x0, width, grid[1])  # (B, T', O, h), (B, T', O, w)
+    # (B, T', O, h), (B, T', O, w)
+    rows, columns = _coverage(y0, height, grid[0]), _coverage(x0, width, grid[1])
     weights = (rows[..., :, None] * columns[..., None, :]).flatten(3)  # (B, T', O, hw)
     return weights.transpose(2, 3) @ vectors
 
 
 def _coverage(start: Tensor, length: Tensor, cells: int) -> Tensor:
-    """How far each of `cells` places along an axis, 0 to 1 with both ends, lies within a box: (..., cells), 0 to 1.
+    """How far each of `cells` places along an axis, 0 to 1 with both ends, lies within a box: (..., cells), 0
+    to 1.
 
-    The box is a row of eight pixels, 0 to 7, read with linear interpolation: it fades out over one pixel beyond each end.
+    The box is a row of eight pixels, 0 to 7, read with linear interpolation: it fades out over one pixel
+    beyond each end.
     """
     places = torch.linspace(0, 1, cells, device=start.device, dtype=start.dtype)
     empty = (length <= 0)[..., None]
@@ -248,10 +279,11 @@ def crop_boxes(
 ) -> Tensor:
     """Boxes (..., 4) of a frame, as detectors write them, -> boxes of its crop, as `ORViT.tokens` wants them.
 
-    boxes: x0, y0, x1, y1 in fractions of the frame; frame: (height, width); crop: (top, left, side) in pixels of the frame,
-    later resized to image_size. Parts outside the crop are cut off; what is then MIN_SIDE wide or less becomes zeros.
-    "released" does what the released EPIC-KITCHENS loader did: it took the fractions for pixels of the resized frame, so a crop
-    that does not begin at the frame's corner loses every box, and any other has them too large by image_size / side.
+    boxes: x0, y0, x1, y1 in fractions of the frame; frame: (height, width); crop: (top, left, side) in pixels
+    of the frame, later resized to image_size. Parts outside the crop are cut off; what is then MIN_SIDE wide
+    or less becomes zeros. "released" does what the released EPIC-KITCHENS loader did: it took the fractions
+    for pixels of the resized frame, so a crop that does not begin at the frame's corner loses every box, and
+    any other has them too large by image_size / side.
     """
     (height, width), (top, left, side) = frame, crop
     offset = boxes.new_tensor([left, top, left, top])
@@ -286,7 +318,9 @@ def fitted(config: ORViTConfig, state: Mapping[str, Tensor]) -> ORViTConfig:
     if not layers:
         raise UsageError("these are not the weights of an ORViT: no block has an object stream (patch_to_d)")
     objects = state[f"blocks.{layers[0]}.box_categories"].shape[1]
-    return replace(motionformer_fitted(replace(config, orvit_layers=()), state), orvit_layers=layers, objects=objects)
+    return replace(
+        motionformer_fitted(replace(config, orvit_layers=()), state), orvit_layers=layers, objects=objects
+    )
 
 
 def _pairs(config: ORViTConfig) -> list[tuple[Key, Key]]:

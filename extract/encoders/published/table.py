@@ -26,7 +26,8 @@ from mambavl.extract.encoders.published.keys import without_module
 from mambavl.extract.encoders.weights import weights_sha256
 
 MADE_BY = "mambavl_encoder"  # in a converted file's metadata: the encoder's name
-EK100_CLASSES = ((97, 300), (3806,), (97, 300, 3806))  # verbs and nouns, actions, or all: what a file fine-tuned on EK100 has
+# verbs and nouns, actions, or all: what a file fine-tuned on EK100 has
+EK100_CLASSES = ((97, 300), (3806,), (97, 300, 3806))
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Published:
     model: type[nn.Module]
     config: Any  # of the best known published file
     ours: Callable[[Mapping[str, Tensor], Any], dict[str, Tensor]]  # their state dict -> ours, strict
-    fitted: Callable[[Any, Mapping[str, Tensor]], Any]  # config -> with the sizes that a state dict's shapes tell
+    # config -> with the sizes that a state dict's shapes tell
+    fitted: Callable[[Any, Mapping[str, Tensor]], Any]
     files: tuple[str, ...]  # where to get them
     licence: str
 
@@ -88,9 +90,10 @@ PUBLISHED = {
 def build(name: str, weights: str | None, **sizes: Any) -> nn.Module:
     """The encoder `name` from a converted file, or with `weights="random"` untrained and of any size.
 
-    sizes: fields of its config: image_size, patch_size, frames, width, depth, heads, layer, ... Of a file only what does not
-    change its weights' shapes, and image_size or frames, whose tables are resized as the originals do.
-    Raises UsageError where the weights are not there, not of this encoder, or a size is not one of it.
+    sizes: fields of its config: image_size, patch_size, frames, width, depth, heads, layer, ... Of a file
+    only what does not change its weights' shapes, and image_size or frames, whose tables are resized as the
+    originals do. Raises UsageError where the weights are not there, not of this encoder, or a size is not one
+    of it.
     """
     known = PUBLISHED[name]
     if weights is None:
@@ -106,22 +109,28 @@ def build(name: str, weights: str | None, **sizes: Any) -> nn.Module:
 
 
 def from_published(name: str, state: Mapping[str, Tensor], **sizes: Any) -> nn.Module:
-    """The encoder `name` from a state dict under the originals' keys, its sizes read from the shapes. Strict: UsageError."""
+    """The encoder `name` from a state dict under the originals' keys, its sizes read from the shapes. Strict:
+    UsageError.
+    """
     known = PUBLISHED[name]
     state = without_module(state)
     resized = ("image_size", "frames")  # these change a table, the others say what the file's own tensors are
-    config = known.fitted(sized(name, known.config, {k: v for k, v in sizes.items() if k not in resized}), state)
+    config = known.fitted(
+        sized(name, known.config, {k: v for k, v in sizes.items() if k not in resized}), state
+    )
     return _loaded(name, known.ours(state, config), config, sizes, {})
 
 
 def convert(file: Path, name: str, out: Path) -> dict[str, Any]:
     """Write a published checkpoint as safetensors under our names, with its config; say what was in it.
 
-    The file is read without running what is in it. Raises UsageError, and writes nothing, where it is not whole, not this
-    encoder's, or holds a number that is none.
+    The file is read without running what is in it. Raises UsageError, and writes nothing, where it is not
+    whole, not this encoder's, or holds a number that is none.
     """
     if name not in PUBLISHED:
-        raise UsageError(f"encoder {name} has no published checkpoint to convert; those that do: {', '.join(PUBLISHED)}")
+        raise UsageError(
+            f"encoder {name} has no published checkpoint to convert; those that do: {', '.join(PUBLISHED)}"
+        )
     if out.suffix != ".safetensors":
         raise UsageError(f"{out}: a converted file is named *.safetensors")
     if out.exists():
@@ -134,7 +143,9 @@ def convert(file: Path, name: str, out: Path) -> dict[str, Any]:
         ours = known.ours(state, config)
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from None
-    broken = [key for key, tensor in ours.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    broken = [
+        key for key, tensor in ours.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    ]
     if broken:
         raise UsageError(f"{file}: NaN or infinity in {len(broken)} tensors ({', '.join(broken[:5])})")
     with open(file, "rb") as opened:
@@ -167,15 +178,22 @@ def sized(name: str, config: Any, sizes: Mapping[str, Any]) -> Any:
     return replace(config, **_untupled(sizes))
 
 
-def _loaded(name: str, state: dict[str, Tensor], config: Any, sizes: Mapping[str, Any], details: dict[str, Any]) -> nn.Module:
+def _loaded(
+    name: str, state: dict[str, Tensor], config: Any, sizes: Mapping[str, Any], details: dict[str, Any]
+) -> nn.Module:
     wanted = sized(name, config, sizes)
-    if isinstance(wanted, vit.VitConfig) and (wanted.image_size, wanted.frames) != (config.image_size, config.frames):
+    if isinstance(wanted, vit.VitConfig) and (wanted.image_size, wanted.frames) != (
+        config.image_size,
+        config.frames,
+    ):
         state = vit.refit(state, wanted)
     model = PUBLISHED[name].model(wanted)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise UsageError(f"encoder {name}: these weights do not fit {wanted}: {str(error).strip()[:300]}") from None
+        raise UsageError(
+            f"encoder {name}: these weights do not fit {wanted}: {str(error).strip()[:300]}"
+        ) from None
     return _finished(model, details)
 
 
@@ -199,14 +217,18 @@ def _read_converted(name: str, path: Path) -> tuple[dict[str, Tensor], dict[str,
         raise UsageError(f"{path}: is no converted weights file ({str(error)[:200]}); {how}") from None
     if metadata.get(MADE_BY) != name:
         of = metadata.get(MADE_BY)
-        raise UsageError(f"{path}: " + (f"holds the weights of {of}, not of {name}" if of else f"was not converted; {how}"))
+        raise UsageError(
+            f"{path}: " + (f"holds the weights of {of}, not of {name}" if of else f"was not converted; {how}")
+        )
     return state, metadata
 
 
 def _made_with(name: str, path: Path, fields: dict[str, Any]) -> Any:
     kind = type(PUBLISHED[name].config)
     if unknown := fields.keys() - {field.name for field in dataclasses.fields(kind)}:
-        raise UsageError(f"{path}: was converted by another version ({', '.join(sorted(unknown))} is new); convert it again")
+        raise UsageError(
+            f"{path}: was converted by another version ({', '.join(sorted(unknown))} is new); convert it again"
+        )
     return kind(**_untupled(fields))
 
 

@@ -1,9 +1,11 @@
-"""What the video transformers of AVION and LaViLa have in common: CLIP's ViT, given several frames and a table of their order.
+"""What the video transformers of AVION and LaViLa have in common: CLIP's ViT, given several frames and a
+table of their order.
 
     token = patch of one frame + its place (row, column) + its frame         class token: + row 0 of the places, no frame
     then a norm, then the blocks; order: class token, then time, row, column
 
-B clips, T frames, h x w patches per frame, N = h w, P pixels a side of a patch, D channels, H attention heads.
+B clips, T frames, h x w patches per frame, N = h w, P pixels a side of a patch, D channels, H attention
+heads.
 """
 
 import math
@@ -18,7 +20,8 @@ from torch.nn import functional as F
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.image import Pixels
 
-CLASSIFIERS = {0: (), 1: ("action",), 3: ("verb", "noun", "action")}  # the published classifiers, by their number of heads
+# the published classifiers, by their number of heads
+CLASSIFIERS = {0: (), 1: ("action",), 3: ("verb", "noun", "action")}
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,17 @@ class VitConfig:
         return self.image_size // self.patch_size
 
     def fitted(
-        self, patch: Tensor, blocks: set[str], places: int, frames: int, num_classes: tuple[int, ...], projection: int | None
+        self,
+        patch: Tensor,
+        blocks: set[str],
+        places: int,
+        frames: int,
+        num_classes: tuple[int, ...],
+        projection: int | None,
     ) -> Self:
-        """With what a file's own tensors tell. patch: its patch embedding; blocks: the numbers in its keys; places: rows of its
-        position table, the class token's among them. Heads are 64 channels wide, as in all published ones."""
+        """With what a file's own tensors tell. patch: its patch embedding; blocks: the numbers in its keys;
+        places: rows of its position table, the class token's among them. Heads are 64 channels wide, as in
+        all published ones."""
         width, side, pixels = len(patch), math.isqrt(places - 1), patch[0].numel() // 3
         if side * side != places - 1:
             raise UsageError(f"a position table of {places} rows is no square grid and a class token")
@@ -71,7 +81,9 @@ class VitConfig:
 
 
 class VideoTower(nn.Module):
-    """What is around the blocks. A model adds `blocks`, `tokens` and `pool`, and says where the final norm belongs."""
+    """What is around the blocks. A model adds `blocks`, `tokens` and `pool`, and says where the final norm
+    belongs.
+    """
 
     prefix_tokens = 1
 
@@ -83,7 +95,9 @@ class VideoTower(nn.Module):
         self.embed = VideoEmbedding(config, first_norm_eps)
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.classifiers = nn.ModuleList(nn.Linear(config.width, classes) for classes in config.num_classes)
-        self.projection = nn.Parameter(torch.empty(config.width, config.projection)) if config.projection else None
+        self.projection = (
+            nn.Parameter(torch.empty(config.width, config.projection)) if config.projection else None
+        )
 
     def token_grid(self, video_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """(T', h, w) of the tokens of a video (T, H, W)."""
@@ -99,7 +113,9 @@ class VideoTower(nn.Module):
         return self.pool(self.tokens(video))
 
     def classify(self, features: Tensor) -> dict[str, Tensor]:
-        """Scores before the softmax, by classifier: `action`, or `verb`, `noun` and `action`; nothing without `num_classes`."""
+        """Scores before the softmax, by classifier: `action`, or `verb`, `noun` and `action`; nothing without
+        `num_classes`.
+        """
         names = CLASSIFIERS[len(self.classifiers)]
         return {name: head(features) for name, head in zip(names, self.classifiers, strict=True)}
 
@@ -128,7 +144,8 @@ class VideoEmbedding(nn.Module):
     def __init__(self, config: VitConfig, norm_eps: float) -> None:
         super().__init__()
         self.config = config
-        self.patch = nn.Linear(3 * config.patch_size**2, config.width, bias=False)  # a patch is read channel, row, column
+        # a patch is read channel, row, column
+        self.patch = nn.Linear(3 * config.patch_size**2, config.width, bias=False)
         self.class_token = nn.Parameter(torch.empty(config.width))
         self.position = nn.Parameter(torch.empty(1 + config.side**2, config.width))
         self.time = nn.Parameter(torch.empty(config.frames, config.width))
@@ -137,7 +154,8 @@ class VideoEmbedding(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         frames = self._frames(video)
         patches = self.patch(cut_patches(video, self.config.patch_size))  # (B, T, N, D)
-        patches = patches + self.position[1:] + self.time[:frames, None]  # fewer frames than the table has: its first rows
+        # fewer frames than the table has: its first rows
+        patches = patches + self.position[1:] + self.time[:frames, None]
         first = (self.class_token + self.position[0]).expand(len(video), 1, -1)
         return self.norm(torch.cat([first, patches.flatten(1, 2)], dim=1))
 
@@ -145,9 +163,13 @@ class VideoEmbedding(nn.Module):
         size, frames = self.config.image_size, self.config.frames
         _, channels, given, height, width = video.shape
         if (channels, height, width) != (3, size, size):
-            raise UsageError(f"the encoder takes 3 x {size} x {size} pixels, not {channels} x {height} x {width}; see refit()")
+            raise UsageError(
+                f"the encoder takes 3 x {size} x {size} pixels, not {channels} x {height} x {width}; see refit()"
+            )
         if given > frames:
-            raise UsageError(f"the encoder has times for {frames} frames, the clip has {given}; --set sampling.frames={frames}")
+            raise UsageError(
+                f"the encoder has times for {frames} frames, the clip has {given}; --set sampling.frames={frames}"
+            )
         return given
 
 
@@ -190,14 +212,18 @@ class Mlp(nn.Module):
 
 
 def clip_pixels(image_size: int) -> Pixels:
-    """Both were trained on 0-255 numbers; ours are scaled to [0, 1] first. The red mean is theirs: CLIP's own is 122.771."""
+    """Both were trained on 0-255 numbers; ours are scaled to [0, 1] first. The red mean is theirs: CLIP's own
+    is 122.771.
+    """
     mean = (108.3272985 / 255, 116.7460125 / 255, 104.09373615 / 255)
     std = (68.5005327 / 255, 66.6321579 / 255, 70.32316305 / 255)
     return Pixels(image_size, mean, std, interpolation="bilinear")  # how the originals resize is not recorded
 
 
 def init_weights(model: nn.Module) -> None:
-    """Untrained weights, for tests and benchmarks: small enough to be stable, and nothing is zero that order depends on."""
+    """Untrained weights, for tests and benchmarks: small enough to be stable, and nothing is zero that order
+    depends on.
+    """
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
@@ -205,13 +231,19 @@ def init_weights(model: nn.Module) -> None:
             nn.init.normal_(parameter, std=0.02)
 
 
-def refit(state: dict[str, Tensor], config: VitConfig, time: Literal["bilinear", "interp"] = "bilinear") -> dict[str, Tensor]:
+def refit(
+    state: dict[str, Tensor], config: VitConfig, time: Literal["bilinear", "interp"] = "bilinear"
+) -> dict[str, Tensor]:
     """Our state dict for another image size or clip length: `config` says which, all else is left as it is.
 
-    More frames: `bilinear` interpolates along time, `interp` repeats rows; fewer: the first rows, whatever the mode.
+    More frames: `bilinear` interpolates along time, `interp` repeats rows; fewer: the first rows, whatever
+    the mode.
     """
     position = resize_position(state["embed.position"], config.side)
-    return state | {"embed.position": position, "embed.time": resize_time(state["embed.time"], config.frames, time)}
+    return state | {
+        "embed.position": position,
+        "embed.time": resize_time(state["embed.time"], config.frames, time),
+    }
 
 
 def resize_time(table: Tensor, frames: int, mode: Literal["bilinear", "interp"]) -> Tensor:
@@ -222,8 +254,11 @@ def resize_time(table: Tensor, frames: int, mode: Literal["bilinear", "interp"])
         return table[:frames]
     if mode == "interp":
         return table[torch.arange(frames, device=table.device) * len(table) // frames]
-    # linear along time; as a picture of T x D numbers it gives the originals' bits, as a line it differs in the last one
-    return F.interpolate(table[None, None], size=(frames, table.shape[1]), mode="bilinear", align_corners=False)[0, 0]
+    # linear along time; as a picture of T x D numbers it gives the originals' bits, as a line it differs in
+    # the last one
+    return F.interpolate(
+        table[None, None], size=(frames, table.shape[1]), mode="bilinear", align_corners=False
+    )[0, 0]
 
 
 def resize_position(table: Tensor, side: int) -> Tensor:

@@ -19,7 +19,9 @@ class Failure:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A request and the rule its reply must pass; the rule gives what is made of the reply, or raises Rejected."""
+    """A request and the rule its reply must pass; the rule gives what is made of the reply, or raises
+    Rejected.
+    """
 
     request: Request
     judge: Callable[[Reply], Any]
@@ -63,7 +65,9 @@ class Attempts:
         self._tally = tally
 
     def look(self, ledger: Ledger) -> Any:
-        """What the rules make of the first acceptable reply in the ledger, or None. Replies looked at before are passed over."""
+        """What the rules make of the first acceptable reply in the ledger, or None. Replies looked at before
+        are passed over.
+        """
         for reply in ledger.replies.get(self.request.key, ())[len(self.rejected) :]:
             try:
                 made = [judge(reply) for judge in self._judges]
@@ -77,7 +81,9 @@ class Attempts:
 
     def failure(self) -> Failure:
         count = len(self.rejected)
-        return Failure(f"{count} {'reply' if count == 1 else 'replies'} rejected, the last one as {self.rejected[-1]}")
+        return Failure(
+            f"{count} {'reply' if count == 1 else 'replies'} rejected, the last one as {self.rejected[-1]}"
+        )
 
 
 def by_key(asks: Sequence[Task], tally: Tally) -> dict[str, Attempts]:

@@ -1,10 +1,11 @@
 """Requests in batches: a file of them is uploaded, a batch created, polled and collected.
 
-Creating a batch is what costs. Before it is created, its token and its requests are in the ledger, and the token goes along as
-metadata; so a process that was killed before it knew the batch's id finds the batch on the server by the token. One window
-remains: a batch that the server has created and does not list yet. A call of unknown outcome is therefore never repeated by the
-run that made it; the next run looks twice, `batch_poll` seconds apart, and a batch that it does not find counts with all that it
-may have cost before its requests are sent again. So does one that the server no longer knows, once `resubmit` lets go of it.
+Creating a batch is what costs. Before it is created, its token and its requests are in the ledger, and the
+token goes along as metadata; so a process that was killed before it knew the batch's id finds the batch on
+the server by the token. One window remains: a batch that the server has created and does not list yet. A call
+of unknown outcome is therefore never repeated by the run that made it; the next run looks twice, `batch_poll`
+seconds apart, and a batch that it does not find counts with all that it may have cost before its requests are
+sent again. So does one that the server no longer knows, once `resubmit` lets go of it.
 """
 
 import asyncio
@@ -34,7 +35,9 @@ ENDED = ("completed", "failed", "expired", "cancelled")
 MAX_BYTES = 100_000_000  # of an uploaded file; OpenAI takes 200 MB
 TRANSFER = 20  # times the timeout that an upload or a download may take
 LISTED = 2_000  # batches of the account that are searched for a token
-_LET_GO = "add --set resubmit=true: it then counts with all that it may have cost, and its requests are sent again"
+_LET_GO = (
+    "add --set resubmit=true: it then counts with all that it may have cost, and its requests are sent again"
+)
 
 
 class _File(BaseModel):
@@ -97,13 +100,18 @@ class BatchClient:
         self._faults: dict[str, str] = {}  # key -> why its last call brought no reply
         self._calls: Counter[str] = Counter()
         self._url = options.base_url.rstrip("/")
-        self._made: set[str] = set()  # tokens of the batches that this run submitted; it lets go of none of them
+        # tokens of the batches that this run submitted; it lets go of none of them
+        self._made: set[str] = set()
         self._halted = ""
 
     async def ask_all(self, asks: Sequence[Task]) -> dict[str, Any]:
-        """As Asker says. Raises Interrupted after a signal; the batch goes on, and the same command collects it."""
+        """As Asker says. Raises Interrupted after a signal; the batch goes on, and the same command collects
+        it.
+        """
         found = by_key(asks, self.tally)
-        answers = {key: made for key, verdicts in found.items() if (made := verdicts.look(self.ledger)) is not None}
+        answers = {
+            key: made for key, verdicts in found.items() if (made := verdicts.look(self.ledger)) is not None
+        }
         self.tally.from_cache += len(answers)
         await self._recover(found.keys() - answers.keys())
         while True:
@@ -150,7 +158,9 @@ class BatchClient:
                 continue
             line = {"custom_id": request.key, "method": "POST", "url": URL, "body": body}
             data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
-            if lines and (len(lines) == self.options.batch_requests or sum(map(len, lines)) + len(data) > MAX_BYTES):
+            if lines and (
+                len(lines) == self.options.batch_requests or sum(map(len, lines)) + len(data) > MAX_BYTES
+            ):
                 await self._create(reserved, b"".join(lines))
                 reserved, lines = {}, []
             reserved[request.key] = bound
@@ -165,10 +175,14 @@ class BatchClient:
         client = self.endpoint.client
         try:
             upload = await self._repeat(
-                lambda: client.files.with_raw_response.create(file=("requests.jsonl", data), purpose="batch"), _File, TRANSFER
+                lambda: client.files.with_raw_response.create(file=("requests.jsonl", data), purpose="batch"),
+                _File,
+                TRANSFER,
             )
         except _NotFound as error:
-            raise DataError(f"the server takes no files, so no batches ({error}); leave mode at live") from None
+            raise DataError(
+                f"the server takes no files, so no batches ({error}); leave mode at live"
+            ) from None
         token = uuid.uuid4().hex
         self.ledger.batch(token, reserved, self._url)
         self._made.add(token)
@@ -185,7 +199,9 @@ class BatchClient:
                 return
             if not made.again:
                 break
-            await self._pause(max(self.options.batch_poll, backoff(self.options, call, made.wait, self._jitter)))
+            await self._pause(
+                max(self.options.batch_poll, backoff(self.options, call, made.wait, self._jitter))
+            )
             batch_id = await self._find(token)  # the server may have created it all the same
             if batch_id is not None:
                 self.ledger.batch_id(token, batch_id)
@@ -201,7 +217,9 @@ class BatchClient:
         )
 
     async def _recover(self, keys: Set[str]) -> None:
-        """Find the batches with some of these requests that an earlier process submitted without learning their ids."""
+        """Find the batches with some of these requests that an earlier process submitted without learning
+        their ids.
+        """
         for batch in self._open_with(keys):
             if batch.base_url not in ("", self._url):
                 if not self.options.resubmit:
@@ -232,13 +250,18 @@ class BatchClient:
         self.ledger.batch_end(batch.token, status, cost)
 
     async def _find(self, token: str) -> str | None:
-        """The id of the batch with this token, if the server lists one; with `resubmit` a server need not list any."""
+        """The id of the batch with this token, if the server lists one; with `resubmit` a server need not
+        list any.
+        """
         seen, last = 0, None
         while seen < LISTED:
             after = {"after": last} if last else {}
             try:
                 page = await self._repeat(
-                    lambda after=after: self.endpoint.client.batches.with_raw_response.list(limit=100, **after), _Page
+                    lambda after=after: self.endpoint.client.batches.with_raw_response.list(
+                        limit=100, **after
+                    ),
+                    _Page,
                 )
             except DataError as error:
                 if self.options.resubmit:
@@ -261,7 +284,8 @@ class BatchClient:
             for batch in self._open_with(keys):
                 try:
                     state = await self._repeat(
-                        lambda batch=batch: self.endpoint.client.batches.with_raw_response.retrieve(batch.id), _State
+                        lambda batch=batch: self.endpoint.client.batches.with_raw_response.retrieve(batch.id),
+                        _State,
                     )
                     if state.status in ENDED:
                         await self._take(batch, state)
@@ -282,10 +306,14 @@ class BatchClient:
             await self._pause(self.options.batch_poll)
 
     async def _take(self, batch: Batch, state: _State) -> None:
-        """Put a batch's replies into the ledger, one by one; a batch half taken is taken again, without those already there."""
+        """Put a batch's replies into the ledger, one by one; a batch half taken is taken again, without those
+        already there.
+        """
         sent, costs, unreadable = set(batch.reserved), {}, 0
         for file_id in filter(None, (state.output_file_id, state.error_file_id)):
-            content = await self._repeat(lambda file_id=file_id: self.endpoint.client.files.content(file_id), None, TRANSFER)
+            content = await self._repeat(
+                lambda file_id=file_id: self.endpoint.client.files.content(file_id), None, TRANSFER
+            )
             for data in content.content.splitlines():
                 if not data.strip():
                     continue
@@ -313,7 +341,9 @@ class BatchClient:
         if key not in batch.reserved:
             return  # taken before a kill
         if response is None or response.status_code != 200:
-            self._faults[key] = self.endpoint.said(line.model_dump_json(include={"response", "error"}, exclude_none=True))
+            self._faults[key] = self.endpoint.said(
+                line.model_dump_json(include={"response", "error"}, exclude_none=True)
+            )
             costs[key] = 0.0
             return
         if not isinstance(response.body, Completion):
@@ -326,10 +356,16 @@ class BatchClient:
         self.ledger.batch_reply(batch.token, key, reply, cost)
         self.tally.add(reply, cost)
 
-    async def _repeat(self, make: Callable[[], Awaitable[Any]], kind: type[BaseModel] | None, patience: float = 1.0) -> Any:
-        """A call that costs nothing, repeated until it succeeds; its JSON as `kind`, or the answer itself. Raises DataError."""
+    async def _repeat(
+        self, make: Callable[[], Awaitable[Any]], kind: type[BaseModel] | None, patience: float = 1.0
+    ) -> Any:
+        """A call that costs nothing, repeated until it succeeds; its JSON as `kind`, or the answer itself.
+        Raises DataError.
+        """
         for call in range(self.options.retries + 1):
-            found = await (self.endpoint.fetch(make, kind, patience) if kind else self.endpoint.call(make, patience))
+            found = await (
+                self.endpoint.fetch(make, kind, patience) if kind else self.endpoint.call(make, patience)
+            )
             if not isinstance(found, Fault):
                 return found
             if found.status == 404:

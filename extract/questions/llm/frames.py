@@ -15,13 +15,17 @@ QUALITY = 85
 
 
 class ClipFrames:
-    """`count` frames of each segment, at the centres of equal parts of the action, the longer side at most `side` pixels."""
+    """`count` frames of each segment, at the centres of equal parts of the action, the longer side at most
+    `side` pixels.
+    """
 
     def __init__(self, videos: Path, count: int, side: int, decoder: Decoder = "pyav") -> None:
         self.videos, self.count, self.side, self.decoder = Path(videos), count, side, decoder
 
     def identity(self, segment: Segment) -> dict[str, Any]:
-        """What a request's key knows of the frames. Not their bytes: a resumed run decodes nothing that was answered."""
+        """What a request's key knows of the frames. Not their bytes: a resumed run decodes nothing that was
+        answered.
+        """
         times = segment_uniform(segment.start, segment.stop, self.count)
         return {
             "frames": self.count,

@@ -43,21 +43,26 @@ def generate_with_llm(
     progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Have a model write the questions of `segments`; every reply that is paid for is in `cache` before it is used.
+    """Have a model write the questions of `segments`; every reply that is paid for is in `cache` before it is
+    used.
 
-    Rows without an accepted answer are in `written.failures`. Raises Interrupted after a signal, UsageError for a call that
-    cannot work, DataError when the server refuses everybody or another process has the cache.
+    Rows without an accepted answer are in `written.failures`. Raises Interrupted after a signal, UsageError
+    for a call that cannot work, DataError when the server refuses everybody or another process has the cache.
     """
     if backend == "local" and options.mode == "batch":
         raise UsageError("--backend local has no batches; leave mode at live")
     completer = Endpoint(options) if backend == "llm" else LocalModel(options)
     names = {"model": completer.model, "backend": completer.backend}
-    writer = Writer(annotations, segments, options, protocol=protocol, pictures=_pictures(options, videos), **names)
+    writer = Writer(
+        annotations, segments, options, protocol=protocol, pictures=_pictures(options, videos), **names
+    )
     hooks: dict[str, Any] = {"progress": progress, "should_stop": should_stop}
 
     async def run(ledger: Ledger) -> Outcome:
         async with completer:
-            asker = (BatchClient if options.mode == "batch" else LiveClient)(completer, ledger, options, **hooks)
+            asker = (BatchClient if options.mode == "batch" else LiveClient)(
+                completer, ledger, options, **hooks
+            )
             return Outcome(await writer.write(asker), asker.tally, ledger)
 
     with open_ledger(cache) as ledger:
@@ -75,12 +80,16 @@ def plan_with_llm(
 ) -> Plan:
     """What `ask` would ask of a server now. Needs no key and sends nothing."""
     names = {"model": options.model, "backend": f"llm:{options.model}"}
-    writer = Writer(annotations, segments, options, protocol=protocol, pictures=_pictures(options, videos), **names)
+    writer = Writer(
+        annotations, segments, options, protocol=protocol, pictures=_pictures(options, videos), **names
+    )
     return plan(writer, Ledger(cache))
 
 
 def write_outcome(target: Path, written: Written, options: LLMSettings) -> int:
-    """Write the question file and, beside it, the settings that made it (the key's variable by name, the key nowhere)."""
+    """Write the question file and, beside it, the settings that made it (the key's variable by name, the key
+    nowhere).
+    """
     count = write_questions(target, written.questions)
     target.with_name(target.name + ".toml").write_text(dump(options), encoding="utf-8")
     return count

@@ -1,8 +1,9 @@
 """The cache of replies: a folder of journals that hold every call, what it may cost, and what came of it.
 
-A call is written down before it is made, with the most that it can cost, and settled when its reply or its fault is known; a
-call that a kill left open counts with that sum for ever, so what was spent is never below what was paid. A reply is durable
-before anything is done with it. Each process adds a journal of its own: nothing that was paid for is ever cut or rewritten.
+A call is written down before it is made, with the most that it can cost, and settled when its reply or its
+fault is known; a call that a kill left open counts with that sum for ever, so what was spent is never below
+what was paid. A reply is durable before anything is done with it. Each process adds a journal of its own:
+nothing that was paid for is ever cut or rewritten.
 """
 
 import re
@@ -37,7 +38,8 @@ class Ledger:
     """What the journals of a folder say. Reading needs no lock; to add to it, take it from `open_ledger`."""
 
     folder: Path
-    replies: dict[str, list[Reply]] = field(default_factory=lambda: defaultdict(list))  # key -> all that were paid for, in order
+    # key -> all that were paid for, in order
+    replies: dict[str, list[Reply]] = field(default_factory=lambda: defaultdict(list))
     batches: dict[str, Batch] = field(default_factory=dict)  # token -> those that are not over
     settled: float = 0.0
     torn: dict[str, int] = field(default_factory=dict)  # journal -> bytes behind its last whole record
@@ -48,7 +50,9 @@ class Ledger:
         paths = sorted(self.folder.glob("*.journal"))
         for path in paths:
             if not _NAME.fullmatch(path.name):
-                raise DataError(f"{path}: is no journal of a cache of replies (000001-0123abcd.journal); move it elsewhere")
+                raise DataError(
+                    f"{path}: is no journal of a cache of replies (000001-0123abcd.journal); move it elsewhere"
+                )
             for record in journal.read(path):
                 self._apply(path.name, record)
             if torn := journal.torn_bytes(path):
@@ -94,7 +98,8 @@ class Ledger:
         self._add({"event": "batch end", "token": token, "status": status, "cost": cost})
 
     def _add(self, record: dict[str, Any]) -> None:
-        journal.append(self._path, record)  # durable from here on; a few tenths of a millisecond on a local disk
+        # durable from here on; a few tenths of a millisecond on a local disk
+        journal.append(self._path, record)
         self._apply(self._path.name, record)
 
     def _apply(self, file: str, record: dict[str, Any]) -> None:
@@ -105,7 +110,9 @@ class Ledger:
                 del self._open[file, record["call"]]
                 self.settled += record["cost"]
             case "batch":
-                self.batches[record["token"]] = Batch(record["token"], dict(record["reserved"]), record.get("base_url", ""))
+                self.batches[record["token"]] = Batch(
+                    record["token"], dict(record["reserved"]), record.get("base_url", "")
+                )
             case "batch id":
                 self.batches[record["token"]].id = record["id"]
             case "batch reply":
@@ -125,7 +132,9 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
     fsops.make_folder(folder)
     held = fsops.lock(folder / LOCK, exclusive=True, wait=False)
     if held is None:
-        raise DataError(f"{folder}: another process asks questions with this cache; wait for it, or name another --cache")
+        raise DataError(
+            f"{folder}: another process asks questions with this cache; wait for it, or name another --cache"
+        )
     try:
         yield Ledger(folder)
     finally:

@@ -1,4 +1,6 @@
-"""Requests one by one, some at a time: paced, repeated after faults, asked again after bad replies, stopped by a budget."""
+"""Requests one by one, some at a time: paced, repeated after faults, asked again after bad replies, stopped
+by a budget.
+"""
 
 import asyncio
 import random
@@ -30,7 +32,9 @@ class Pace:
 
 
 def backoff(options: LLMSettings, call: int, asked_for: float | None, jitter: random.Random) -> float:
-    """Seconds: doubled from call to call, halved at most by the jitter; what the server asks for holds, up to the limit."""
+    """Seconds: doubled from call to call, halved at most by the jitter; what the server asks for holds, up to
+    the limit.
+    """
     own = min(options.max_wait, options.backoff * 2.0 ** min(call, 30)) * jitter.uniform(0.5, 1.0)
     if asked_for is None:
         return own
@@ -38,7 +42,9 @@ def backoff(options: LLMSettings, call: int, asked_for: float | None, jitter: ra
 
 
 class LiveClient:
-    """Asks a Completer. What it knows is in the ledger, so that another process goes on where this one was killed."""
+    """Asks a Completer. What it knows is in the ledger, so that another process goes on where this one was
+    killed.
+    """
 
     def __init__(
         self,
@@ -65,8 +71,8 @@ class LiveClient:
         self._served = False  # whether it has answered a request of this stage
 
     async def ask_all(self, asks: Sequence[Task]) -> dict[str, Any]:
-        """As Asker says. Raises Interrupted after a signal, and DataError when the server refuses everybody or a batch has
-        some of the requests."""
+        """As Asker says. Raises Interrupted after a signal, and DataError when the server refuses everybody
+        or a batch has some of the requests."""
         found = by_key(asks, self.tally)
         self._refuse_waiting(found)
         self._served = any(key in self.ledger.replies for key in found)
@@ -127,7 +133,10 @@ class LiveClient:
             if not outcome.again:
                 self._refused += 1
                 if not self._served and not self._fatal and self._refused >= self.options.give_up_after:
-                    self._halted, self._fatal = f"the first {self._refused} requests were refused, the last one: {reason}", True
+                    self._halted, self._fatal = (
+                        f"the first {self._refused} requests were refused, the last one: {reason}",
+                        True,
+                    )
                 return Failure(reason)
             if call < self.options.retries:
                 await self._pause(backoff(self.options, call, outcome.wait, self._jitter))
@@ -137,7 +146,9 @@ class LiveClient:
         return Failure(f"no reply in {self.options.retries + 1} calls, the last one: {reason}")
 
     async def _call(self, request: Request, attempt: int) -> Reply | Fault:
-        """Nothing is awaited between the look at the budget and the ledger's note, so no two calls spend the same money."""
+        """Nothing is awaited between the look at the budget and the ledger's note, so no two calls spend the
+        same money.
+        """
         bound = self.options.bound(request)
         number = self.ledger.send(request.key, bound)
         try:
@@ -159,7 +170,11 @@ class LiveClient:
 
     def _refusal(self, request: Request) -> str:
         budget = self.options.budget
-        if not self._halted and budget is not None and self.ledger.spent + self.options.bound(request) > budget:
+        if (
+            not self._halted
+            and budget is not None
+            and self.ledger.spent + self.options.bound(request) > budget
+        ):
             self._halted = (
                 f"the next call could exceed the budget of {budget:g} (spent, or in open calls: {self.ledger.spent:.6g}); "
                 "a higher --budget goes on"

@@ -10,10 +10,12 @@ from mambavl.extract.questions.llm.requests import Fault, Reply, Request
 
 
 class LocalModel:
-    """A Completer over a folder with config, tokenizer, chat template and safetensors weights. No code in the folder is run.
+    """A Completer over a folder with config, tokenizer, chat template and safetensors weights. No code in the
+    folder is run.
 
-    The first attempt is greedy where `temperature` is 0 or "server"; all others draw from a seed of their own. Its name in keys
-    and files holds the weights' hash: two models in folders of one name never share an answer.
+    The first attempt is greedy where `temperature` is 0 or "server"; all others draw from a seed of their
+    own. Its name in keys and files holds the weights' hash: two models in folders of one name never share an
+    answer.
     """
 
     def __init__(self, options: LLMSettings) -> None:
@@ -23,9 +25,13 @@ class LocalModel:
         folder = Path(options.model)
         weights = sorted(folder.glob("*.safetensors"))
         if not weights:
-            raise UsageError(f"{folder}: holds no *.safetensors; --backend local wants a folder of a transformers model")
+            raise UsageError(
+                f"{folder}: holds no *.safetensors; --backend local wants a folder of a transformers model"
+            )
         if options.frames:
-            raise UsageError("--backend local reads text only; leave frames at 0, or ask a server whose model sees")
+            raise UsageError(
+                "--backend local reads text only; leave frames at 0, or ask a server whose model sees"
+            )
         kind = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         trusted: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
@@ -53,7 +59,11 @@ class LocalModel:
             request.messages(), add_generation_prompt=True, return_tensors="pt", return_dict=True
         ).to(self._model.device)
         temperature = options.attempt_temperature(attempt) or (0.0 if attempt == 0 else 0.7)
-        drawing = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False, "temperature": None}
+        drawing = (
+            {"do_sample": True, "temperature": temperature}
+            if temperature
+            else {"do_sample": False, "temperature": None}
+        )
         with torch.random.fork_rng(enabled=True), torch.inference_mode():
             torch.manual_seed(options.seed + attempt)
             out = self._model.generate(**inputs, max_new_tokens=options.max_tokens, **drawing)

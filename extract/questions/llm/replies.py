@@ -1,9 +1,9 @@
 """Which replies of a language model are accepted.
 
-A reply is judged whenever it is read, from the server or from the cache, so that a rule that changes holds for old replies too.
-What is accepted is a JSON object with the asked-for texts and nothing else, one fenced block around it at most; the texts are of
-the asked-for kind and length, and enough of a question is left when the segment's own words are masked. The language is not
-checked.
+A reply is judged whenever it is read, from the server or from the cache, so that a rule that changes holds
+for old replies too. What is accepted is a JSON object with the asked-for texts and nothing else, one fenced
+block around it at most; the texts are of the asked-for kind and length, and enough of a question is left when
+the segment's own words are masked. The language is not checked.
 """
 
 import json
@@ -82,7 +82,10 @@ def judge_description(reply: Reply) -> str:
     """The description in a reply. Raises Rejected."""
     text = _plain(read_reply(reply, Description).description)
     if not 1 <= len(words_of(text)) <= MAX_DESCRIPTION_WORDS:
-        raise Rejected("length", f"the description has {len(words_of(text))} words; 1 to {MAX_DESCRIPTION_WORDS} are accepted")
+        raise Rejected(
+            "length",
+            f"the description has {len(words_of(text))} words; 1 to {MAX_DESCRIPTION_WORDS} are accepted",
+        )
     return text
 
 
@@ -93,7 +96,9 @@ def judge_questions(reply: Reply, annotations: Annotations, segment: Segment) ->
     if verb == noun:
         raise Rejected("swapped", "the two questions are the same")
     if _is_swapped(verb, noun, annotations, segment):
-        raise Rejected("swapped", f"the verb question asks for the noun, or the other way round: {verb!r}, {noun!r}")
+        raise Rejected(
+            "swapped", f"the verb question asks for the noun, or the other way round: {verb!r}, {noun!r}"
+        )
     return MaskedPair(_mask(verb, annotations, segment), _mask(noun, annotations, segment))
 
 
@@ -123,7 +128,9 @@ def read_reply(reply: Reply, kind: type[BaseModel]) -> BaseModel:
             raise Rejected("refused", text[:200]) from None
         if isinstance(error, ValidationError):
             first = error.errors(include_url=False, include_input=False)[0]
-            raise Rejected("fields", f"{'.'.join(map(str, first['loc'])) or 'reply'}: {first['msg']}") from None
+            raise Rejected(
+                "fields", f"{'.'.join(map(str, first['loc'])) or 'reply'}: {first['msg']}"
+            ) from None
         raise Rejected("malformed", f"no JSON object ({error}): {text[:100]!r}"[:300]) from None
 
 
@@ -157,12 +164,26 @@ def _question(kind: Kind, text: str) -> str:
 
 
 def _is_swapped(verb: str, noun: str, annotations: Annotations, segment: Segment) -> bool:
-    """What can be seen of it: the words that ask, and a pair in which each question says its own answer and not the other's."""
+    """What can be seen of it: the words that ask, and a pair in which each question says its own answer and
+    not the other's.
+    """
     if _asks_only(verb, "noun", "verb") or _asks_only(noun, "verb", "noun"):
         return True
-    verbs = (segment.verb, annotations.verbs.keys[segment.verb_class], *annotations.verbs.instances[segment.verb_class])
-    nouns = (segment.noun, annotations.nouns.keys[segment.noun_class], *annotations.nouns.instances[segment.noun_class])
-    said = [contains_form(text, own, kind) for text in (verb, noun) for own, kind in ((verbs, "verb"), (nouns, "noun"))]
+    verbs = (
+        segment.verb,
+        annotations.verbs.keys[segment.verb_class],
+        *annotations.verbs.instances[segment.verb_class],
+    )
+    nouns = (
+        segment.noun,
+        annotations.nouns.keys[segment.noun_class],
+        *annotations.nouns.instances[segment.noun_class],
+    )
+    said = [
+        contains_form(text, own, kind)
+        for text in (verb, noun)
+        for own, kind in ((verbs, "verb"), (nouns, "noun"))
+    ]
     return said == [True, False, False, True]
 
 
@@ -171,8 +192,17 @@ def _asks_only(text: str, one: Kind, other: Kind) -> bool:
 
 
 def _mask(text: str, annotations: Annotations, segment: Segment) -> Masked:
-    masked = mask(text, annotations, segment.verb_class, segment.noun_class, verb_word=segment.verb, noun_word=segment.noun)
+    masked = mask(
+        text,
+        annotations,
+        segment.verb_class,
+        segment.noun_class,
+        verb_word=segment.verb,
+        noun_word=segment.noun,
+    )
     hidden = max(masked.text.count(MASK), len(masked.words))  # the model may have written masks of its own
     if len(words_of(masked.text.replace(MASK, " "))) < max(MIN_QUESTION_WORDS, hidden):
-        raise Rejected("leaking", f"little is left of {text!r} when the labels' words are masked: {masked.text!r}")
+        raise Rejected(
+            "leaking", f"little is left of {text!r} when the labels' words are masked: {masked.text!r}"
+        )
     return masked

@@ -17,7 +17,9 @@ MESSAGE_TOKENS = 16  # more than any known chat template adds around a message
 
 @dataclass(frozen=True)
 class Prompt:
-    """A system message of ours. Its version is the name of its file; a changed text is a changed request all the same."""
+    """A system message of ours. Its version is the name of its file; a changed text is a changed request all
+    the same.
+    """
 
     version: str
     text: str
@@ -42,7 +44,8 @@ class Request:
     inputs: Mapping[str, str]
     reply: type[BaseModel]  # what the reply's JSON must be
     parameters: Mapping[str, Any]
-    pictures: Mapping[str, Any] | None = None  # which frames of which clip: what they are known by, before any is decoded
+    # which frames of which clip: what they are known by, before any is decoded
+    pictures: Mapping[str, Any] | None = None
     load_pictures: Callable[[], list[bytes]] | None = None  # the same as JPEG files
 
     @cached_property
@@ -56,7 +59,9 @@ class Request:
             "parameters": dict(self.parameters),
             "pictures": self.pictures and dict(self.pictures),
         }
-        text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text = json.dumps(
+            canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -78,13 +83,17 @@ class Request:
         """In the form of a chat completion. Raises VideoError when the frames cannot be had."""
         content: Any = self.question
         if self.load_pictures is not None:
-            urls = ["data:image/jpeg;base64," + base64.b64encode(jpeg).decode() for jpeg in self.load_pictures()]
+            urls = [
+                "data:image/jpeg;base64," + base64.b64encode(jpeg).decode() for jpeg in self.load_pictures()
+            ]
             images = [{"type": "image_url", "image_url": {"url": url, "detail": "low"}} for url in urls]
             content = [{"type": "text", "text": self.question}, *images]
         return [{"role": "system", "content": self.prompt.text}, {"role": "user", "content": content}]
 
     def token_bound(self, image_tokens: int) -> int:
-        """No fewer tokens than the request can have: a token is at least one byte; a picture counts as `image_tokens`."""
+        """No fewer tokens than the request can have: a token is at least one byte; a picture counts as
+        `image_tokens`.
+        """
         texts = (self.prompt.text, self.question, json.dumps(self.schema))
         pictures = self.pictures["frames"] if self.pictures else 0
         return sum(len(text.encode()) for text in texts) + 2 * MESSAGE_TOKENS + pictures * image_tokens
@@ -114,8 +123,13 @@ class Fault:
 
 
 def printable(text: str) -> str:
-    """Text of a server as a terminal may have it: no control, format or unassigned character, no lone surrogate."""
-    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(letter).startswith("C") else letter for letter in text)
+    """Text of a server as a terminal may have it: no control, format or unassigned character, no lone
+    surrogate.
+    """
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(letter).startswith("C") else letter
+        for letter in text
+    )
 
 
 class Completer(Protocol):

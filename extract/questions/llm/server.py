@@ -1,8 +1,9 @@
-"""A server that speaks OpenAI's protocol: one call, one reply or one fault. Repeating is the caller's business.
+"""A server that speaks OpenAI's protocol: one call, one reply or one fault. Repeating is the caller's
+business.
 
-The key comes from an environment variable and goes into the Authorization header. It is in no record of this package, and it is
-cut out of whatever the server says before anybody sees that. Another server than OpenAI's is sent a key only when its variable
-was named in `key_variable`.
+The key comes from an environment variable and goes into the Authorization header. It is in no record of this
+package, and it is cut out of whatever the server says before anybody sees that. Another server than OpenAI's
+is sent a key only when its variable was named in `key_variable`.
 """
 
 import asyncio
@@ -68,24 +69,30 @@ class Completion(BaseModel):
 
 
 class Endpoint:
-    """Use it as `async with`, within one event loop. Raises UsageError when it is made for an address or a key that cannot be."""
+    """Use it as `async with`, within one event loop. Raises UsageError when it is made for an address or a
+    key that cannot be.
+    """
 
     def __init__(self, options: LLMSettings) -> None:
         try:
             import openai
         except ImportError as error:
-            raise UsageError(f"asking a server needs the package openai ({error}); pip install 'mambavl[llm]'") from None
+            raise UsageError(
+                f"asking a server needs the package openai ({error}); pip install 'mambavl[llm]'"
+            ) from None
         self._openai = openai
         self.options, self.model, self.backend = options, options.model, f"llm:{options.model}"
         self._key = _key(options)
         pieces = (re.escape(self._key[start : start + PIECE]) for start in range(len(self._key) - PIECE + 1))
-        self._pieces = re.compile(rf"(?:(?={'|'.join(pieces)}).)+.{{{PIECE - 1}}}", re.IGNORECASE)  # whole runs of them
+        # whole runs of them
+        self._pieces = re.compile(rf"(?:(?={'|'.join(pieces)}).)+.{{{PIECE - 1}}}", re.IGNORECASE)
         self.client = openai.AsyncOpenAI(
             api_key=self._key or NO_KEY, base_url=options.base_url, max_retries=0, timeout=options.timeout
         )
 
     async def __aenter__(self) -> "Endpoint":
-        _ = self.client.chat.completions, self.client.batches, self.client.files  # imported now, not within a call's timeout
+        # imported now, not within a call's timeout
+        _ = self.client.chat.completions, self.client.batches, self.client.files
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -94,7 +101,11 @@ class Endpoint:
     def body(self, request: Request, attempt: int) -> dict[str, Any]:
         """The JSON of a call. Raises VideoError when the request's frames cannot be had."""
         options = self.options
-        body = {"model": options.model, "messages": request.messages(), options.token_limit_name: options.max_tokens}
+        body = {
+            "model": options.model,
+            "messages": request.messages(),
+            options.token_limit_name: options.max_tokens,
+        }
         temperature = options.attempt_temperature(attempt)
         if temperature is not None:
             body["temperature"] = temperature
@@ -108,10 +119,14 @@ class Endpoint:
 
     async def complete(self, request: Request, attempt: int) -> Reply | Fault:
         body = self.body(request, attempt)
-        found = await self.fetch(lambda: self.client.chat.completions.with_raw_response.create(**body), Completion)
+        found = await self.fetch(
+            lambda: self.client.chat.completions.with_raw_response.create(**body), Completion
+        )
         return found if isinstance(found, Fault) else found.reply(self.redact)
 
-    async def fetch(self, make: Callable[[], Awaitable[Any]], kind: type[Model], patience: float = 1.0) -> Model | Fault:
+    async def fetch(
+        self, make: Callable[[], Awaitable[Any]], kind: type[Model], patience: float = 1.0
+    ) -> Model | Fault:
         """The JSON that one raw call of the client brings, as `kind`, or a Fault."""
         found = await self.call(make, patience)
         if isinstance(found, Fault):
@@ -121,13 +136,19 @@ class Endpoint:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "body"
-            return Fault(self.said(f"the server's answer is not what was asked for ({where}: {first['msg']})"), may_cost=True)
+            return Fault(
+                self.said(f"the server's answer is not what was asked for ({where}: {first['msg']})"),
+                may_cost=True,
+            )
 
     async def call(self, make: Callable[[], Awaitable[Any]], patience: float = 1.0) -> Any:
-        """The result of one call of the client, or a Fault. No exception of the client, which may hold headers, leaves here."""
+        """The result of one call of the client, or a Fault. No exception of the client, which may hold
+        headers, leaves here.
+        """
         openai = self._openai
         try:
-            async with asyncio.timeout(patience * self.options.timeout):  # the client's own limit starts anew with every byte
+            # the client's own limit starts anew with every byte
+            async with asyncio.timeout(patience * self.options.timeout):
                 return await make()
         except (TimeoutError, openai.APITimeoutError):
             return Fault(f"no reply in {self.options.timeout:g} s", may_cost=True)
@@ -135,12 +156,18 @@ class Endpoint:
             return self._status_fault(error)
         except openai.APIConnectionError as error:
             cause = self.said(str(error.__cause__ or error))
-            return Fault(f"the connection failed ({type(error.__cause__ or error).__name__}: {cause})", may_cost=True)
+            return Fault(
+                f"the connection failed ({type(error.__cause__ or error).__name__}: {cause})", may_cost=True
+            )
         except (openai.OpenAIError, ValueError) as error:  # the client reads an answer's JSON and its letters
-            return Fault(f"the client failed ({type(error).__name__}: {self.said(str(error))})", may_cost=True)
+            return Fault(
+                f"the client failed ({type(error).__name__}: {self.said(str(error))})", may_cost=True
+            )
 
     def redact(self, text: str | None) -> str | None:
-        """A server's text without the key, in either case, and without pieces of it that are long enough to tell something."""
+        """A server's text without the key, in either case, and without pieces of it that are long enough to
+        tell something.
+        """
         if not text or not self._key:
             return text
         if len(self._key) < PIECE:  # such as EMPTY, which is no secret and may be a word of a reply
@@ -148,7 +175,9 @@ class Endpoint:
         return self._pieces.sub("[key]", text)
 
     def said(self, text: str) -> str:
-        """What a server said in passing, as people may see it: one line without the key or control characters, cut."""
+        """What a server said in passing, as people may see it: one line without the key or control
+        characters, cut.
+        """
         return printable(" ".join(self.redact(text[:MAX_CHARACTERS]).split()))[:300]
 
     def _status_fault(self, error: Any) -> Fault:
@@ -160,8 +189,15 @@ class Endpoint:
             wait = retry_after(error.response.headers, time.time())
             return Fault(reason, may_cost=status in WORK_MAY_BE_DONE, wait=wait, status=status)
         if status in (401, 403):  # what it says to that may spell the key
-            return Fault(f"HTTP {status}: the server refuses {self._credentials()}", again=False, everybody=True, status=status)
-        return Fault(reason, again=False, everybody=code in NOBODYS or status not in ONE_REQUESTS, status=status)
+            return Fault(
+                f"HTTP {status}: the server refuses {self._credentials()}",
+                again=False,
+                everybody=True,
+                status=status,
+            )
+        return Fault(
+            reason, again=False, everybody=code in NOBODYS or status not in ONE_REQUESTS, status=status
+        )
 
     def _credentials(self) -> str:
         name = self.options.key_variable
@@ -173,7 +209,9 @@ class Endpoint:
 
 
 def _cut(text: str | None) -> str | None:
-    """A text that is too long to be accepted, cut to what shows that it was: the ledger keeps every reply for ever."""
+    """A text that is too long to be accepted, cut to what shows that it was: the ledger keeps every reply for
+    ever.
+    """
     if text is None or len(text) <= MAX_CHARACTERS or len(text := text.strip()) <= MAX_CHARACTERS:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -181,7 +219,9 @@ def _cut(text: str | None) -> str | None:
 
 
 def retry_after(headers: Any, now: float) -> float | None:
-    """Seconds that a server asks to wait: Retry-After in seconds or as a date, or retry-after-ms. None where it says nothing."""
+    """Seconds that a server asks to wait: Retry-After in seconds or as a date, or retry-after-ms. None where
+    it says nothing.
+    """
     with suppress(KeyError, ValueError):
         if (seconds := float(headers["retry-after-ms"]) / 1000) >= 0:
             return seconds
@@ -198,7 +238,9 @@ def _is_openai(options: LLMSettings) -> bool:
 
 
 def _is_named(options: LLMSettings) -> bool:
-    """Whether the key's variable is meant for this server: it is OpenAI, or the variable was set by whoever runs this."""
+    """Whether the key's variable is meant for this server: it is OpenAI, or the variable was set by whoever
+    runs this.
+    """
     return _is_openai(options) or "key_variable" in options.model_fields_set
 
 
@@ -208,7 +250,9 @@ def _key(options: LLMSettings) -> str:
     if address.scheme not in ("http", "https") or not address.hostname:
         raise UsageError("--base-url: expected an address such as http://127.0.0.1:8000/v1")
     if address.username or address.password or address.query:
-        raise UsageError("--base-url: holds a name, a password or a query; a key belongs in an environment variable")
+        raise UsageError(
+            "--base-url: holds a name, a password or a query; a key belongs in an environment variable"
+        )
     named = options.key_variable and _is_named(options)  # OpenAI's key goes nowhere else unasked
     key = os.environ.get(options.key_variable, "").strip() if named else ""
     if not key:

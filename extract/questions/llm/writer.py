@@ -1,8 +1,9 @@
 """Questions written by a language model, as the paper has them made.
 
-Two stages: the narration becomes a description of the action; {verb, noun, description} become a verb question and a noun
-question. One request per distinct (narration, verb, noun), its answer for every row that has them; then each row's own words are
-masked. What was paid for is kept in a ledger and is never paid for again.
+Two stages: the narration becomes a description of the action; {verb, noun, description} become a verb
+question and a noun question. One request per distinct (narration, verb, noun), its answer for every row that
+has them; then each row's own words are masked. What was paid for is kept in a ledger and is never paid for
+again.
 """
 
 from collections import defaultdict
@@ -17,7 +18,13 @@ from mambavl.extract.questions.file import QUESTION_KEYS, Question
 from mambavl.extract.questions.llm.attempts import Attempts, Client, Failure, Tally, Task, by_key
 from mambavl.extract.questions.llm.ledger import Ledger
 from mambavl.extract.questions.llm.options import LLMSettings
-from mambavl.extract.questions.llm.replies import Description, MaskedPair, QuestionPair, judge_description, judge_questions
+from mambavl.extract.questions.llm.replies import (
+    Description,
+    MaskedPair,
+    QuestionPair,
+    judge_description,
+    judge_questions,
+)
 from mambavl.extract.questions.llm.requests import Prompt, Reply, Request, load_prompt
 
 PROMPTS = ("describe-1", "ask-1")
@@ -54,7 +61,9 @@ class Group:
 
 
 class Writer:
-    """Writes the questions of some segments. `model` is the name in the keys; `backend` is the one in the file."""
+    """Writes the questions of some segments. `model` is the name in the keys; `backend` is the one in the
+    file.
+    """
 
     def __init__(
         self,
@@ -69,7 +78,9 @@ class Writer:
         prompts: tuple[Prompt, Prompt] | None = None,
     ) -> None:
         if protocol not in PROTOCOLS:
-            raise UsageError(f"a language model makes no {protocol!r} questions; use --backend template for them")
+            raise UsageError(
+                f"a language model makes no {protocol!r} questions; use --backend template for them"
+            )
         unlabelled = [s for s in segments if s.verb_class is None or s.noun_class is None]
         if unlabelled:
             raise DataError(
@@ -108,7 +119,9 @@ class Writer:
                 if isinstance(answer, Failure):
                     failures[segment.narration_id] = f"{stage}: {answer.reason}"
                 else:
-                    questions[row] = self._question(segment, judge_questions(answer, self.annotations, segment))
+                    questions[row] = self._question(
+                        segment, judge_questions(answer, self.annotations, segment)
+                    )
         return Written(tuple(question for question in questions if question is not None), failures)
 
     def _groups(self) -> list[Group]:
@@ -125,7 +138,9 @@ class Writer:
         if self.pictures is None:
             return request
         pictures = self.pictures
-        return replace(request, pictures=pictures.identity(segment), load_pictures=lambda: pictures.jpegs(segment))
+        return replace(
+            request, pictures=pictures.identity(segment), load_pictures=lambda: pictures.jpegs(segment)
+        )
 
     def question_request(self, group: Group, description: str) -> Request:
         segment = group.first
@@ -137,7 +152,9 @@ class Writer:
         return self.options.model_dump(include={"temperature", "seed", "max_tokens", "structured"})
 
     def judge(self, group: Group) -> Callable[[Reply], Reply]:
-        """A reply serves a group when it serves each (verb class, noun class) among its rows; the text is masked row by row."""
+        """A reply serves a group when it serves each (verb class, noun class) among its rows; the text is
+        masked row by row.
+        """
         one_each = {(s.verb_class, s.noun_class): s for s in (self.segments[row] for row in group.rows)}
 
         def judge(reply: Reply) -> Reply:
@@ -162,7 +179,9 @@ class Writer:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would ask, before it is asked. Tokens and money: an estimate, and a bound for one reply to each request."""
+    """What a run would ask, before it is asked. Tokens and money: an estimate, and a bound for one reply to
+    each request.
+    """
 
     rows: int
     groups: int
@@ -177,7 +196,9 @@ class Plan:
 
 
 def plan(writer: Writer, ledger: Ledger) -> Plan:
-    """Count what is to be asked. Makes no call and needs no key; a description not known yet is taken to have 40 words."""
+    """Count what is to be asked. Makes no call and needs no key; a description not known yet is taken to have
+    40 words.
+    """
     options, tally = writer.options, Tally()
     first = [Task(writer.description_request(group), judge_description) for group in writer.groups]
     describe = by_key(first, tally)
@@ -189,9 +210,17 @@ def plan(writer: Writer, ledger: Ledger) -> Plan:
         kind.append(Task(writer.question_request(group, text or "describe " * 40), writer.judge(group)))
     question = by_key(firm, tally)
     pairs = {key: verdicts.look(ledger) for key, verdicts in question.items()}
-    stages = (_to_ask(describe, texts, options), _to_ask(question, pairs, options) + [ask.request for ask in guessed])
+    stages = (
+        _to_ask(describe, texts, options),
+        _to_ask(question, pairs, options) + [ask.request for ask in guessed],
+    )
     open_batches = ledger.waiting
-    waiting = {request.key: open_batches[request.key].token for s in stages for request in s if request.key in open_batches}
+    waiting = {
+        request.key: open_batches[request.key].token
+        for s in stages
+        for request in s
+        if request.key in open_batches
+    }
     stages = tuple([request for request in stage if request.key not in waiting] for stage in stages)
     requests = [request for stage in stages for request in stage]
     tokens_in = sum(_estimate(request, options) for request in requests)

@@ -1,4 +1,6 @@
-"""Exports: others read in them what the store holds, a store made of one is the same, and nothing is ever half there."""
+"""Exports: others read in them what the store holds, a store made of one is the same, and nothing is ever
+half there.
+"""
 
 import csv
 import json
@@ -68,14 +70,18 @@ def make_levels_store(path, rows=11):
         index = np.array(writer.layout.rows_of(group))
         status = np.where(index % 4 == 2, 5, OK).astype(np.uint8)
         lengths = np.where(status == OK, 1 + index % 3, 0)
-        values = {level.name: rng.normal(size=(len(index), *level.shape)).astype(level.dtype) for level in levels}
+        values = {
+            level.name: rng.normal(size=(len(index), *level.shape)).astype(level.dtype) for level in levels
+        }
         for name, array in values.items():
             array[status != OK] = np.nan
             if name != "clip":
                 array[np.broadcast_to((np.arange(3) >= lengths[:, None])[:, None], array.shape[:3])] = np.nan
         reasons = {i: f'ends at "{i}",\r\nthen nothing' for i in np.flatnonzero(status != OK).tolist()}
         pts = rng.random((len(index), 2, 3))
-        writer.commit(group, RowGroup(values, {"length": lengths}, status, (index % 8).astype(np.uint8), pts, reasons))
+        writer.commit(
+            group, RowGroup(values, {"length": lengths}, status, (index % 8).astype(np.uint8), pts, reasons)
+        )
     writer.finalize()
 
 
@@ -162,7 +168,9 @@ def test_h5py_alone_reads_ragged_text(tmp_path):
     export_store(open_store(tmp_path / "s.zarr"), tmp_path / "s.h5", "hdf5")
     with h5py.File(tmp_path / "s.h5") as file:
         for question, expected in texts.items():
-            start, length, tokens = (file[f"{question}/{name}"][:] for name in ("start", "length", "last_hidden"))
+            start, length, tokens = (
+                file[f"{question}/{name}"][:] for name in ("start", "length", "last_hidden")
+            )
             assert len(tokens) == sum(map(len, expected))
             for row in range(20):
                 np.testing.assert_array_equal(tokens[start[row] : start[row] + length[row]], expected[row])
@@ -194,11 +202,19 @@ def test_a_spec_of_any_length_fits_into_hdf5(tmp_path):
 
 
 def make_frames_store(path, rate=30, frames=4, temporal=False):
-    """Rows whose features are those of the frames shown; a row looks 3 s ahead, the next one begins 2 s later. Row 5 failed."""
+    """Rows whose features are those of the frames shown; a row looks 3 s ahead, the next one begins 2 s
+    later. Row 5 failed.
+    """
     segments = make_segments(24)
     level = Level("frame", "dense", (1, frames, 3), "float32", steps=frames)
     recipe = {"encoder": {"name": "fake", "state": "random", "sha256": "0" * 64, "width": 3}}
-    spec = {"kind": "video", "recipe": recipe, "inputs": {}, "levels": [level.to_dict()], "frame_pts": [1, frames]}
+    spec = {
+        "kind": "video",
+        "recipe": recipe,
+        "inputs": {},
+        "levels": [level.to_dict()],
+        "frame_pts": [1, frames],
+    }
     writer = StoreWriter(path, {**spec, "rows_per_group": 8}, segments, CLASSES, {})
     times = np.array([segment.start + 0.49 + np.arange(frames) for segment in segments])
     shown = np.floor(times * rate).astype(np.int64)
@@ -209,8 +225,13 @@ def make_frames_store(path, rate=30, frames=4, temporal=False):
         rows = np.array(writer.layout.rows_of(group))
         status = np.where(rows == 5, 3, OK).astype(np.uint8)
         features, pts = np.where(rows == 5, np.nan, values[rows].T).T[:, None], (shown[rows] / rate)[:, None]
-        lengths, reasons = np.where(rows == 5, 0, frames), dict.fromkeys(np.flatnonzero(rows == 5).tolist(), "lost")
-        row_group = RowGroup({"frame": features}, {"length": lengths}, status, np.zeros(len(rows), np.uint8), pts, reasons)
+        lengths, reasons = (
+            np.where(rows == 5, 0, frames),
+            dict.fromkeys(np.flatnonzero(rows == 5).tolist(), "lost"),
+        )
+        row_group = RowGroup(
+            {"frame": features}, {"length": lengths}, status, np.zeros(len(rows), np.uint8), pts, reasons
+        )
         writer.commit(group, row_group)
     writer.finalize()
     return times, values, shown
@@ -226,17 +247,25 @@ def test_rulstm_reads_the_frames_of_an_export(tmp_path):
             for frame, expected in zip(shown[row] + 1, values[row], strict=True):
                 found = transaction.get(f"{segment.video_id}_frame_{frame:010d}.jpg".encode())
                 np.testing.assert_array_equal(np.frombuffer(found, "float32"), expected)
-        distinct = {(s.video_id, f) for s, frames in zip(make_segments(24), shown.tolist(), strict=True) for f in frames}
+        distinct = {
+            (s.video_id, f)
+            for s, frames in zip(make_segments(24), shown.tolist(), strict=True)
+            for f in frames
+        }
         assert env.stat()["entries"] == len(distinct) < 23 * 4
 
 
 @pytest.mark.parametrize(("rate", "delay"), [(30, 0.0), (25, 1 / 30)])
 def test_frames_come_back_from_lmdb_at_the_same_moments(tmp_path, rate, delay):
-    """At 25 frames a second, a frame is filed under the first of RULSTM's 30 numbers at which it is on display."""
+    """At 25 frames a second, a frame is filed under the first of RULSTM's 30 numbers at which it is on
+    display.
+    """
     times, values, _ = make_frames_store(tmp_path / "s.zarr", rate)
     export_store(open_store(tmp_path / "s.zarr"), tmp_path / "frames", "lmdb")
     moments = SamplingTimes({"task": "recognition"}, times + delay)
-    done = import_features(tmp_path / "frames", "lmdb", tmp_path / "back.zarr", make_segments(24), CLASSES, moments)
+    done = import_features(
+        tmp_path / "frames", "lmdb", tmp_path / "back.zarr", make_segments(24), CLASSES, moments
+    )
     assert done.failures == []  # the frames of the failed row are in its neighbours
     back = open_store(tmp_path / "back.zarr")
     np.testing.assert_array_equal(back.batch(range(24), "frame")[0].numpy(), values)
@@ -245,7 +274,9 @@ def test_frames_come_back_from_lmdb_at_the_same_moments(tmp_path, rate, delay):
 
 def test_frames_that_share_a_number_with_other_features_are_refused(tmp_path):
     make_frames_store(tmp_path / "s.zarr", temporal=True)
-    with pytest.raises(DataError, match=r"P01_101_frame_0000000075.jpg: rows P01_101_0 and P01_101_1 hold different vectors"):
+    with pytest.raises(
+        DataError, match=r"P01_101_frame_0000000075.jpg: rows P01_101_0 and P01_101_1 hold different vectors"
+    ):
         export_store(open_store(tmp_path / "s.zarr"), tmp_path / "frames", "lmdb")
     assert not (tmp_path / "frames").exists()
 
@@ -271,7 +302,9 @@ def test_what_has_no_frames_is_refused_as_lmdb(tmp_path):
         with pytest.raises(UsageError, match=message):
             export_store(open_store(tmp_path / f"{store}.zarr"), tmp_path / "out", "lmdb", level=level)
     with pytest.raises(UsageError, match="differ in length, which npy cannot hold; use hdf5"):
-        export_store(open_store(tmp_path / "t.zarr"), tmp_path / "out", "npy", level="verb_question/last_hidden")
+        export_store(
+            open_store(tmp_path / "t.zarr"), tmp_path / "out", "npy", level="verb_question/last_hidden"
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -289,7 +322,12 @@ def test_an_export_that_is_stopped_leaves_nothing(tmp_path, format):
 
 def _die_half_way(folder, format):
     store, calls = open_store(folder / "s.zarr"), iter(range(2))
-    export_store(store, folder / "out", format, should_stop=lambda: next(calls) and os.kill(os.getpid(), signal.SIGKILL))
+    export_store(
+        store,
+        folder / "out",
+        format,
+        should_stop=lambda: next(calls) and os.kill(os.getpid(), signal.SIGKILL),
+    )
 
 
 @pytest.mark.parametrize("format", ["hdf5", "npy", "lmdb"])
@@ -327,7 +365,9 @@ def test_a_target_that_exists_is_refused_and_left_alone(tmp_path):
     make_dense_store(tmp_path / "s.zarr")
     (tmp_path / "out").write_text("mine")
     for format in ("hdf5", "npy", "lmdb"):
-        with pytest.raises(UsageError, match="out: exists, and nothing is overwritten; delete it, or choose another --out"):
+        with pytest.raises(
+            UsageError, match="out: exists, and nothing is overwritten; delete it, or choose another --out"
+        ):
             export_store(open_store(tmp_path / "s.zarr"), tmp_path / "out", format)
     assert (tmp_path / "out").read_text() == "mine"
     held = tmp_path / f"{fsops.TEMPORARY}new"
@@ -426,12 +466,28 @@ def test_the_commands_take_a_store_out_and_back(tmp_path, capsys):
     assert f"wrote the features of 17 rows, 3 have none to {tmp_path}/out/s.h5" in capsys.readouterr().out
     words = ("cache", "import", tmp_path / "out/s.h5", "--format", "hdf5", "--out", tmp_path / "back.zarr")
     assert call(*words, "--encoder", "mine") == 2
-    assert "is an export and brings rows, labels and recipe with it; leave out --encoder" in capsys.readouterr().err
+    assert (
+        "is an export and brings rows, labels and recipe with it; leave out --encoder"
+        in capsys.readouterr().err
+    )
     assert call(*words) == 0
     assert "wrote 20 rows" in capsys.readouterr().out
     assert_same(open_store(tmp_path / "s.zarr"), open_store(tmp_path / "back.zarr"))
     assert call("cache", "export", tmp_path / "s.zarr", "--to", "npy", "--out", tmp_path / "out/s.h5") == 2
-    assert call("cache", "export", tmp_path / "s.zarr", "--to", "npy", "--out", tmp_path / "npy", "--level", "gird") == 2
+    assert (
+        call(
+            "cache",
+            "export",
+            tmp_path / "s.zarr",
+            "--to",
+            "npy",
+            "--out",
+            tmp_path / "npy",
+            "--level",
+            "gird",
+        )
+        == 2
+    )
     assert "there is no level 'gird'" in capsys.readouterr().err
 
 

@@ -50,7 +50,9 @@ WRITERS = {"hdf5 file": write_hdf5, "hdf5 folder": write_hdf5_folder, "safetenso
 
 
 def bring(folder, format, moments=BY_NAME, source="source", **options):
-    done = import_features(folder / source, format, folder / "out.zarr", SEGMENTS, CLASSES, moments, **options)
+    done = import_features(
+        folder / source, format, folder / "out.zarr", SEGMENTS, CLASSES, moments, **options
+    )
     assert done.finalized
     assert verify(folder / "out.zarr", deep=True) == []
     return done, open_store(folder / "out.zarr", verify="read")
@@ -89,10 +91,14 @@ def test_doubles_become_single_and_bfloat16_too(tmp_path):
     arrays = features(3, 5, dtype=np.float64)
     write_hdf5(tmp_path / "source", arrays)
     _, store = bring(tmp_path, "hdf5")
-    np.testing.assert_array_equal(store.batch([0], "frame")[0][0].numpy(), arrays["P01_101_0"].astype(np.float32))
+    np.testing.assert_array_equal(
+        store.batch([0], "frame")[0][0].numpy(), arrays["P01_101_0"].astype(np.float32)
+    )
     halves = {name: torch.from_numpy(values).bfloat16() for name, values in arrays.items()}
     save_file(halves, tmp_path / "b.safetensors")
-    import_features(tmp_path / "b.safetensors", "safetensors", tmp_path / "b.zarr", SEGMENTS, CLASSES, BY_NAME)
+    import_features(
+        tmp_path / "b.safetensors", "safetensors", tmp_path / "b.zarr", SEGMENTS, CLASSES, BY_NAME
+    )
     assert torch.equal(open_store(tmp_path / "b.zarr").batch([0], "frame")[0][0], halves["P01_101_0"].float())
 
 
@@ -120,11 +126,26 @@ def test_a_row_without_sound_features_says_why(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda arrays: arrays.clear(), "has nothing for any row; expected names such as P01_101_0, found nothing"),
-        (lambda arrays: arrays.update(P01_101_3=np.zeros((3, 6), np.float32)), r"P01_101_3 is \(3, 6\), P01_101_0 is \(3, 5\)"),
-        (lambda arrays: arrays.update(P01_101_3=np.zeros(5, np.float32)), r"P01_101_3 is \(5,\), P01_101_0 is \(3, 5\)"),
-        (lambda arrays: arrays.update(P01_101_3=np.zeros((3, 5), np.int32)), r"is int32 \(3, 5\); expected floating-point"),
-        (lambda arrays: arrays.update(P01_101_3=np.zeros((3, 2, 5), np.float32)), r"expected floating-point numbers \(D,\) or"),
+        (
+            lambda arrays: arrays.clear(),
+            "has nothing for any row; expected names such as P01_101_0, found nothing",
+        ),
+        (
+            lambda arrays: arrays.update(P01_101_3=np.zeros((3, 6), np.float32)),
+            r"P01_101_3 is \(3, 6\), P01_101_0 is \(3, 5\)",
+        ),
+        (
+            lambda arrays: arrays.update(P01_101_3=np.zeros(5, np.float32)),
+            r"P01_101_3 is \(5,\), P01_101_0 is \(3, 5\)",
+        ),
+        (
+            lambda arrays: arrays.update(P01_101_3=np.zeros((3, 5), np.int32)),
+            r"is int32 \(3, 5\); expected floating-point",
+        ),
+        (
+            lambda arrays: arrays.update(P01_101_3=np.zeros((3, 2, 5), np.float32)),
+            r"expected floating-point numbers \(D,\) or",
+        ),
     ],
 )
 def test_a_source_of_another_form_is_refused_by_name(tmp_path, spoil, message):
@@ -174,7 +195,9 @@ def test_nothing_outside_the_file_is_read(tmp_path, trick):
     write_hdf5(tmp_path / "source", arrays)
     with h5py.File(tmp_path / "source", "r+") as file:
         trick(file, "P01_101_2", tmp_path / "secret")
-    with pytest.raises(DataError, match=r"P01_101_2 (is a link, and links are not followed|keeps its values in other files)"):
+    with pytest.raises(
+        DataError, match=r"P01_101_2 (is a link, and links are not followed|keeps its values in other files)"
+    ):
         bring(tmp_path, "hdf5")
 
 
@@ -216,7 +239,9 @@ def test_the_step_taken_is_that_of_the_moment(tmp_path, task, fps, window, strid
     steps = 24 * fps // stride
     write_steps(tmp_path / "source", steps)
     times = np.array([segment.start + 2.37 + np.arange(4) * 0.31 for segment in SEGMENTS])
-    done, store = bring(tmp_path, "npy", moments_of(times, task, tau_a=-5.0), fps=fps, window=window, stride=stride)
+    done, store = bring(
+        tmp_path, "npy", moments_of(times, task, tau_a=-5.0), fps=fps, window=window, stride=stride
+    )
     assert done.failures == []
     found = store.batch(range(12), "frame")[0].numpy()
     for row in range(12):
@@ -228,7 +253,9 @@ def test_the_step_taken_is_that_of_the_moment(tmp_path, task, fps, window, strid
 
 
 def test_anticipation_never_sees_a_step_that_ends_later(tmp_path):
-    """Steps of 32 frames at 30 a second; what is observed ends 1 s before each start: 0 s, 1 s (no step has ended), 3 s, ..."""
+    """Steps of 32 frames at 30 a second; what is observed ends 1 s before each start: 0 s, 1 s (no step has
+    ended), 3 s, ...
+    """
     write_steps(tmp_path / "source")
     ends = np.array([segment.start - 1.0 for segment in SEGMENTS])
     times = ends[:, None] - np.array([2.0, 1.0, 1 / 30])
@@ -241,12 +268,14 @@ def test_anticipation_never_sees_a_step_that_ends_later(tmp_path):
     rows = np.flatnonzero(store.status == OK)
     taken = store.batch(rows, "frame")[0][..., 0].numpy()
     assert ((taken * 16 + 32) / 30 <= ends[rows, None] + 1e-9).all()
-    third = np.flatnonzero(ends[rows] == 3.0)[0]  # 1.0 s: none has ended, so the first, which ends in time; 2.0 s: frames 16-48
+    # 1.0 s: none has ended, so the first, which ends in time; 2.0 s: frames 16-48
+    third = np.flatnonzero(ends[rows] == 3.0)[0]
     assert taken[third].tolist() == [0, 1, 3]
 
 
 def test_moments_behind_the_last_step_are_not_served_by_it(tmp_path):
-    write_steps(tmp_path / "source", steps=10)  # of 32 frames, 16 apart: until 5.87 s, and 0.53 s that hold no whole step
+    # of 32 frames, 16 apart: until 5.87 s, and 0.53 s that hold no whole step
+    write_steps(tmp_path / "source", steps=10)
     times = np.array([[segment.start + 0.45] for segment in SEGMENTS])
     done, store = bring(tmp_path, "npy", moments_of(times), fps=30.0, window=32, stride=16)
     served = [SEGMENTS[row].start for row in np.flatnonzero(store.status == OK)]
@@ -367,7 +396,9 @@ def test_a_head_trains_on_imported_features_and_the_report_names_them(tmp_path):
     """From somebody's features to a report, with text beside them."""
     segments = make_segments(ROWS)
     write_hdf5(tmp_path / "mine.h5", features(4, 6, segments=segments))
-    import_features(tmp_path / "mine.h5", "hdf5", tmp_path / "video.zarr", segments, CLASSES, BY_NAME, encoder="slowfast")
+    import_features(
+        tmp_path / "mine.h5", "hdf5", tmp_path / "video.zarr", segments, CLASSES, BY_NAME, encoder="slowfast"
+    )
     make_text_store(tmp_path / "text.zarr", ROWS)
     result = train(tiny_recipe(tmp_path, epochs=1), tmp_path / "run")
     assert result["streams"]["video"]["encoder"]["name"] == "slowfast"
@@ -391,7 +422,10 @@ def test_the_spec_says_where_features_come_from(tmp_path):
 
 def test_a_source_that_changed_does_not_resume_a_store(tmp_path):
     write_hdf5(tmp_path / "source", features(3, 5))
-    assert source_sha256(tmp_path / "source", "hdf5") == hashlib.sha256((tmp_path / "source").read_bytes()).hexdigest()
+    assert (
+        source_sha256(tmp_path / "source", "hdf5")
+        == hashlib.sha256((tmp_path / "source").read_bytes()).hexdigest()
+    )
     rows, calls = (tmp_path / "out.zarr", make_segments(600), CLASSES, BY_NAME), iter([False, True])
     with pytest.raises(Interrupted):
         import_features(tmp_path / "source", "hdf5", *rows, should_stop=lambda: next(calls))

@@ -62,7 +62,9 @@ def test_fixed_windows_keep_the_steps_of_the_clip_and_go_on_where_it_is_longer(f
     whole = len(encoder.encode([noise(window)])[0])
     assert len(encoder.encode([noise(window // 2)])[0]) == whole // 2
     long = noise(2 * window)
-    torch.testing.assert_close(encoder.encode([long])[0], torch.cat(encoder.encode([long[:window], long[window:]])))
+    torch.testing.assert_close(
+        encoder.encode([long])[0], torch.cat(encoder.encode([long[:window], long[window:]]))
+    )
 
 
 @pytest.mark.parametrize("kind", EXTRACTORS)
@@ -82,7 +84,8 @@ def test_levels_are_means_of_equal_parts():
     found = audio_levels(states, ("clip", "frame"), 4)
     assert found["clip"].tolist() == [3.5] * 3
     assert found["frame"][:, 0].tolist() == [0.5, 2.5, 4.5, 6.5]
-    assert audio_levels(states[:2], ("frame",), 4)["frame"][:, 0].tolist() == [0, 0, 1, 1]  # fewer states than parts repeat
+    # fewer states than parts repeat
+    assert audio_levels(states[:2], ("frame",), 4)["frame"][:, 0].tolist() == [0, 0, 1, 1]
 
 
 def test_what_shapes_the_features_is_in_the_details(folders):
@@ -103,7 +106,9 @@ def test_refusals_say_what_to_do(tmp_path, folders):
         build(f"audio:{tmp_path / 'vit'}")
     bare = save_audio(tmp_path / "bare", "hubert")
     (bare / "preprocessor_config.json").unlink()
-    with pytest.raises(UsageError, match=r"no preprocessor_config\.json .* put the one published with the weights"):
+    with pytest.raises(
+        UsageError, match=r"no preprocessor_config\.json .* put the one published with the weights"
+    ):
         build(f"audio:{bare}")
     lacking = save_audio(tmp_path / "lacking", "wav2vec2") / "model.safetensors"
     state = load_file(lacking)

@@ -27,7 +27,14 @@ TUBELET = {"videomae": 2, "vivit": 2, "vjepa2": 2, "timesformer": 1}
 
 
 def video_config(kind: str, depth: int = 2, **more):
-    flat = {"image_size": SIZE, "patch_size": PATCH, "num_frames": FRAMES, "num_hidden_layers": depth, **SMALL, **more}
+    flat = {
+        "image_size": SIZE,
+        "patch_size": PATCH,
+        "num_frames": FRAMES,
+        "num_hidden_layers": depth,
+        **SMALL,
+        **more,
+    }
     if kind == "videomae":
         return transformers.VideoMAEConfig(**flat, tubelet_size=2)
     if kind == "timesformer":
@@ -81,7 +88,10 @@ def save_video(folder: Path, kind: str, depth: int = 2, **more) -> Path:
     if kind == "vjepa2":
         crop = {"height": SIZE, "width": SIZE}
         return save(
-            folder, model, {"video_processor_type": "VJEPA2VideoProcessor", "crop_size": crop}, "video_preprocessor_config.json"
+            folder,
+            model,
+            {"video_processor_type": "VJEPA2VideoProcessor", "crop_size": crop},
+            "video_preprocessor_config.json",
         )
     return save(folder, model, PROCESSORS[kind])
 
@@ -114,7 +124,9 @@ def test_a_classifiers_folder_gives_the_base_models_tokens_in_our_order(folders,
     for step in range(steps):
         for cell in range(SIDE * SIDE):
             at = cell * steps + step if kind == "timesformer" else step * SIDE * SIDE + cell
-            torch.testing.assert_close(tokens[:, first + step * SIDE * SIDE + cell], own[:, first + at], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                tokens[:, first + step * SIDE * SIDE + cell], own[:, first + at], rtol=1e-4, atol=1e-5
+            )
     torch.testing.assert_close(tokens[:, :first], own[:, :first], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(pooled, tokens[:, 0] if first else tokens.mean(1))
     torch.testing.assert_close(encoder.patch_tokens(tokens), tokens[:, first:])
@@ -167,9 +179,12 @@ def image_model(kind: str):
     if kind == "vit":
         return transformers.ViTForImageClassification(transformers.ViTConfig(**flat))
     if kind == "dinov2":
-        return transformers.Dinov2Model(transformers.Dinov2Config(**{**flat, "image_size": 64}))  # a larger table than its crop
+        # a larger table than its crop
+        return transformers.Dinov2Model(transformers.Dinov2Config(**{**flat, "image_size": 64}))
     if kind == "registers":
-        return transformers.Dinov2WithRegistersModel(transformers.Dinov2WithRegistersConfig(**flat, num_register_tokens=4))
+        return transformers.Dinov2WithRegistersModel(
+            transformers.Dinov2WithRegistersConfig(**flat, num_register_tokens=4)
+        )
     if kind in ("clip", "siglip"):
         family = {"clip": "CLIP", "siglip": "Siglip"}[kind]
         words = {"vocab_size": 20, "num_hidden_layers": 1, "max_position_embeddings": 8, **SMALL}
@@ -179,11 +194,15 @@ def image_model(kind: str):
         return transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**flat))
     if kind == "swin":
         return transformers.SwinModel(
-            transformers.SwinConfig(image_size=SIZE, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4)
+            transformers.SwinConfig(
+                image_size=SIZE, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4
+            )
         )
     if kind == "convnext":
         sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
-        return transformers.ConvNextForImageClassification(transformers.ConvNextConfig(image_size=SIZE, **sizes))
+        return transformers.ConvNextForImageClassification(
+            transformers.ConvNextConfig(image_size=SIZE, **sizes)
+        )
     return transformers.ResNetModel(
         transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     )
@@ -242,9 +261,15 @@ FILES = {
     "timesformer": PROCESSORS["timesformer"],
     "vivit": PROCESSORS["vivit"],
     "clip": square("CLIPImageProcessor"),
-    "plain sizes": {"image_processor_type": "ViTImageProcessor", "size": {"height": SIZE, "width": SIZE}, "resample": 3},
+    "plain sizes": {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": SIZE, "width": SIZE},
+        "resample": 3,
+    },
     "no normalisation": square("CLIPImageProcessor", do_normalize=False),
-    "numbers up to 255": square("CLIPImageProcessor", do_rescale=False, image_mean=[120, 110, 100], image_std=[60, 61, 62]),
+    "numbers up to 255": square(
+        "CLIPImageProcessor", do_rescale=False, image_mean=[120, 110, 100], image_std=[60, 61, 62]
+    ),
     "blue first": square("MobileViTImageProcessor", resample=0),
 }
 
@@ -254,7 +279,9 @@ def test_pixels_are_what_the_published_processor_makes(tmp_path, case):
     pixels = build(f"hf:{save(tmp_path, image_model('vit'), FILES[case])}").pixels
     frame = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
-    expected = processor(images=Image.fromarray(frame), return_tensors="np")["pixel_values"].reshape(3, SIZE, SIZE)
+    expected = processor(images=Image.fromarray(frame), return_tensors="np")["pixel_values"].reshape(
+        3, SIZE, SIZE
+    )
     ours = frame[..., ::-1] if pixels.colour == "BGR" else frame
     ours = (ours / 255 - np.array(pixels.mean)) / np.array(pixels.std)
     np.testing.assert_allclose(ours.transpose(2, 0, 1), expected, atol=1e-4 * np.abs(expected).max())
@@ -273,7 +300,10 @@ def test_known_means_are_kept_to_the_last_digit(folders):
 
 def test_a_folder_without_a_processor_file_is_told_what_to_add(tmp_path):
     save(tmp_path, image_model("vit"))
-    with pytest.raises(UsageError, match=r"no preprocessor_config\.json .* put the one published with the weights beside them"):
+    with pytest.raises(
+        UsageError,
+        match=r"no preprocessor_config\.json .* put the one published with the weights beside them",
+    ):
         build(f"hf:{tmp_path}")
 
 
@@ -295,7 +325,9 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path, kind):
     file = save_video(tmp_path, kind) / "model.safetensors"
     state = load_file(file)
     lost = next(
-        name for name in state if name.endswith("weight") and ".1." in name and "pool" not in name and "predict" not in name
+        name
+        for name in state
+        if name.endswith("weight") and ".1." in name and "pool" not in name and "predict" not in name
     )
     del state[lost]
     save_file(state, file, metadata={"format": "pt"})
@@ -350,12 +382,16 @@ def dataset(tmp_path_factory):
 
 def extract(dataset, out, encoder, **options):
     read = read_annotations(dataset / "annotations")
-    options = VideoExtraction.model_validate({"encoder": f"hf:{encoder}", "levels": ["clip", "frame"], **options})
+    options = VideoExtraction.model_validate(
+        {"encoder": f"hf:{encoder}", "levels": ["clip", "frame"], **options}
+    )
     return extract_video(read, dataset / "videos", out, options)
 
 
 def test_the_job_fills_a_store_with_a_video_model(dataset, folders, tmp_path):
-    assert extract(dataset, tmp_path / "v.zarr", folders["timesformer"], sampling={"frames": FRAMES}).finalized
+    assert extract(
+        dataset, tmp_path / "v.zarr", folders["timesformer"], sampling={"frames": FRAMES}
+    ).finalized
     store = open_store(tmp_path / "v.zarr")
     assert store.levels["frame"].shape == (1, FRAMES, 16)
     assert store.spec["recipe"]["encoder"]["details"]["config"]["attention_type"] == "divided_space_time"

@@ -1,7 +1,9 @@
-"""What must hold of every encoder's numbers: repeatable, blind to its neighbours, steady in half precision, compilable.
+"""What must hold of every encoder's numbers: repeatable, blind to its neighbours, steady in half precision,
+compilable.
 
-The encoders are small and untrained. Fresh weights are so small that a block hardly changes its input, so that an error in one
-would not show; those of the blocks are made larger first. Differences are of the largest number of a row or tensor.
+The encoders are small and untrained. Fresh weights are so small that a block hardly changes its input, so
+that an error in one would not show; those of the blocks are made larger first. Differences are of the largest
+number of a row or tensor.
 """
 
 import pytest
@@ -22,11 +24,12 @@ SIZES = {
 }
 GAIN = 4.0  # of the blocks' matrices: AVION's two blocks then add 0.7 to an input of standard deviation 1
 
-# A batch of another size takes another path through a matrix product, whose sums then round in another order: a few units of
-# float32's 2^-24. Measured: at most 2.7e-7 (Motionformer), 0 for AVION, LaViLa and timm.
+# A batch of another size takes another path through a matrix product, whose sums then round in another order:
+# a few units of float32's 2^-24. Measured: at most 2.7e-7 (Motionformer), 0 for AVION, LaViLa and timm.
 BATCH_TOLERANCE = 1e-6
-# Autocast rounds the operands and results of products to bfloat16 (steps of 2^-8 of a number) or float16 (2^-11) and leaves norms
-# and the sums between blocks in float32. Measured over all six: at most 2.5 such steps and 2.3.
+# Autocast rounds the operands and results of products to bfloat16 (steps of 2^-8 of a number) or float16
+# (2^-11) and leaves norms and the sums between blocks in float32. Measured over all six: at most 2.5 such
+# steps and 2.3.
 AUTOCAST_TOLERANCE = {torch.bfloat16: 4 * 2**-8, torch.float16: 4 * 2**-11}
 # A compiler fuses and reorders sums. Measured: at most 3e-7.
 COMPILE_TOLERANCE = 2e-6
@@ -39,9 +42,13 @@ class Subject:
         self.name = name
         make = torch.Generator().manual_seed(1)
         self.encoder = (
-            build("hf:tiny", weights=str(text_folder)) if name == "text" else build(name, weights="random", **SIZES[name])
+            build("hf:tiny", weights=str(text_folder))
+            if name == "text"
+            else build(name, weights="random", **SIZES[name])
         )
-        blocks = [p for n, p in self.encoder.named_parameters() if p.ndim == 2 and ("blocks." in n or "layer." in n)]
+        blocks = [
+            p for n, p in self.encoder.named_parameters() if p.ndim == 2 and ("blocks." in n or "layer." in n)
+        ]
         assert len(blocks) >= 8
         for matrix in blocks:
             matrix.mul_(GAIN)
@@ -69,7 +76,9 @@ class Subject:
 
 @pytest.fixture(scope="module", params=SIZES)
 def subject(request, tmp_path_factory):
-    return Subject(request.param, make_roberta(tmp_path_factory.mktemp("roberta")) if request.param == "text" else None)
+    return Subject(
+        request.param, make_roberta(tmp_path_factory.mktemp("roberta")) if request.param == "text" else None
+    )
 
 
 def difference(found, expected):
@@ -95,10 +104,12 @@ def test_half_precision_stays_near_float32(subject, dtype):
         found = subject.run()
     for half, full in zip(found, subject.run(), strict=True):
         assert torch.isfinite(half).all()
-        assert 2**-24 < difference(half, full) < AUTOCAST_TOLERANCE[dtype]  # not 0, or nothing ran in half precision
+        # not 0, or nothing ran in half precision
+        assert 2**-24 < difference(half, full) < AUTOCAST_TOLERANCE[dtype]
 
 
-# The inductor writes and compiles C++ for each encoder, half a minute and more of it; what breaks a graph shows without.
+# The inductor writes and compiles C++ for each encoder, half a minute and more of it; what breaks a graph
+# shows without.
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.soak)])
 def test_one_compiled_graph_gives_the_same(subject, backend):
     torch._dynamo.reset()

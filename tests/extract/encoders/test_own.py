@@ -1,4 +1,6 @@
-"""Own encoders: somebody's module on their path becomes an encoder of the job, and what is wrong with it is said by name."""
+"""Own encoders: somebody's module on their path becomes an encoder of the job, and what is wrong with it is
+said by name.
+"""
 
 import hashlib
 import re
@@ -113,7 +115,9 @@ def build():
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """module(source) writes the source as a module of the working folder, as a stranger has it; gives its name."""
+    """module(source) writes the source as a module of the working folder, as a stranger has it; gives its
+    name.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     written = []
@@ -128,21 +132,34 @@ def module(tmp_path, monkeypatch):
         return name
 
     yield write
-    for loaded in [key for key in sys.modules if key.partition(".")[0] in {name.partition(".")[0] for name in written}]:
+    for loaded in [
+        key for key in sys.modules if key.partition(".")[0] in {name.partition(".")[0] for name in written}
+    ]:
         del sys.modules[loaded]
 
 
 def failing(name: str, **options) -> dict[str, str]:
-    return {finding.name: finding.text for finding in check_encoder(name, **options) if finding.verdict == "failed"}
+    return {
+        finding.name: finding.text
+        for finding in check_encoder(name, **options)
+        if finding.verdict == "failed"
+    }
 
 
 def notes(name: str, **options) -> dict[str, str]:
-    return {finding.name: finding.text for finding in check_encoder(name, **options) if finding.verdict == "note"}
+    return {
+        finding.name: finding.text for finding in check_encoder(name, **options) if finding.verdict == "note"
+    }
 
 
 def test_three_methods_are_enough_and_the_rest_is_found_out(module):
     encoder = registry.build(f"{module(GOOD)}:build")
-    assert (encoder.name, encoder.state, encoder.width, encoder.prefix_tokens) == ("stranger:build", "pretrained", 8, 1)
+    assert (encoder.name, encoder.state, encoder.width, encoder.prefix_tokens) == (
+        "stranger:build",
+        "pretrained",
+        8,
+        1,
+    )
     assert encoder.sha256 == weights_sha256(encoder.encoder)
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     assert not any(part.training for part in encoder.modules())
@@ -165,7 +182,9 @@ def test_weights_and_image_size_reach_the_function_only_where_they_are_given(mod
     assert loaded.sha256 != first.sha256
     assert loaded.pixels.image_size == 16
     assert registry.build(f"{module(PLAIN, 'plain')}:build").width == 3
-    with pytest.raises(UsageError, match=r"plain:build: cannot be called as build\(weights=\): got an unexpected keyword"):
+    with pytest.raises(
+        UsageError, match=r"plain:build: cannot be called as build\(weights=\): got an unexpected keyword"
+    ):
         registry.build("plain:build", weights="w.pth")
 
 
@@ -181,7 +200,11 @@ def test_an_object_that_is_no_module_names_its_weights_itself(module):
 def test_the_code_is_named_by_the_files_of_the_function_and_of_the_class(module):
     module("", "theirs.__init__")
     module(GOOD, "theirs.model")
-    (module("from theirs.model import Tubelets\n\n\ndef build():\n    return Tubelets(32)\n", "theirs.adapter"))
+    (
+        module(
+            "from theirs.model import Tubelets\n\n\ndef build():\n    return Tubelets(32)\n", "theirs.adapter"
+        )
+    )
     details = registry.build("theirs.adapter:build").details
     assert details["function"] == "theirs.adapter:build"
     assert sorted(details["source_sha256"]) == ["theirs.adapter", "theirs.model"]
@@ -190,7 +213,9 @@ def test_the_code_is_named_by_the_files_of_the_function_and_of_the_class(module)
 
 def test_names_lead_to_a_function_or_to_what_to_type_next(module):
     assert registry.kind_of("no_such_module:build") is None
-    assert [registry.is_own(name) for name in ("a.b:c", "timm:x", "hf:y", "minilm", "a:b/c", "a:")] == [True] + [False] * 5
+    assert [registry.is_own(name) for name in ("a.b:c", "timm:x", "hf:y", "minilm", "a:b/c", "a:")] == [
+        True
+    ] + [False] * 5
     module(GOOD)
     refused = {
         "nowhere:build": r"no module 'nowhere' in .*; run the command from the folder",
@@ -213,7 +238,9 @@ def test_names_lead_to_a_function_or_to_what_to_type_next(module):
 def test_a_source_that_was_edited_under_a_running_process_is_refused(module, tmp_path):
     registry.build(f"{module(GOOD)}:build")
     (tmp_path / "stranger.py").write_text(GOOD + "\n# edited")
-    with pytest.raises(UsageError, match=r"stranger\.py was edited after it was imported; start a new process"):
+    with pytest.raises(
+        UsageError, match=r"stranger\.py was edited after it was imported; start a new process"
+    ):
         registry.build("stranger:build")
 
 
@@ -313,14 +340,18 @@ def test_every_broken_promise_is_found_by_name(module, fault):
 
 def test_a_batch_that_moves_the_last_digits_is_a_note_and_one_length_alone_too(module):
     source = GOOD.replace(TOKENS, TOKENS + "        patches = patches * (1 + 1e-5 * len(video))\n")
-    name = f"{module(source.replace(GRID, '        assert frames in (4, 16), frames' + chr(10) + GRID))}:build"
+    name = (
+        f"{module(source.replace(GRID, '        assert frames in (4, 16), frames' + chr(10) + GRID))}:build"
+    )
     assert failing(name, frames=4) == {}
     assert list(notes(name, frames=4)) == ["frames", "batch"]
     assert "differ by 1.0e-05" in notes(name, frames=4)["batch"]
 
 
 def test_random_weights_are_random_whatever_is_not_said(module):
-    quiet = GOOD.replace('    state = "pretrained"\n', "").replace("    if weights:", "    if weights != 'random':")
+    quiet = GOOD.replace('    state = "pretrained"\n', "").replace(
+        "    if weights:", "    if weights != 'random':"
+    )
     assert registry.build(f"{module(quiet)}:build", weights="random").state == "random"
     with pytest.raises(UsageError, match="asked for random weights and calls its state 'pretrained'"):
         registry.build(f"{module(GOOD.replace('if weights:', 'if False:'))}:build", weights="random")
@@ -331,7 +362,11 @@ def test_words_of_ones_own(module):
     assert (encoder.width, encoder.state, encoder.kind) == (6, "random", "text")
     ids = [encoder.tokenize(text) for text in ("cut the cup", "", f"{MASK} it")]
     assert [len(tokens) for tokens in ids] == [3, 0, 2]
-    assert [tuple(state.shape) for state in encoder.encode(ids, ("last_hidden",))["last_hidden"]] == [(3, 6), (0, 6), (2, 6)]
+    assert [tuple(state.shape) for state in encoder.encode(ids, ("last_hidden",))["last_hidden"]] == [
+        (3, 6),
+        (0, 6),
+        (2, 6),
+    ]
     with pytest.raises(UsageError, match="gave 0 texts at level pooled for 2; it has last_hidden"):
         encoder.encode(ids, ("pooled",))
     assert {finding.verdict for finding in check_encoder("stranger:build")} == {"ok"}
@@ -397,7 +432,9 @@ def extract(dataset, out, name, **changes):
     return extract_video(annotations, dataset / "videos", out, VideoExtraction.model_validate(options))
 
 
-def test_a_store_of_an_own_encoder_names_its_code_and_is_not_resumed_with_other_code(module, dataset, tmp_path):
+def test_a_store_of_an_own_encoder_names_its_code_and_is_not_resumed_with_other_code(
+    module, dataset, tmp_path
+):
     name, out = f"{module(GOOD)}:build", tmp_path / "v.zarr"
     assert extract(dataset, out, name).finalized
     store = open_store(out)
@@ -415,7 +452,9 @@ def test_a_store_of_an_own_encoder_names_its_code_and_is_not_resumed_with_other_
 
 def test_extraction_asks_for_the_state_that_an_encoder_does_not_say(module, dataset, tmp_path):
     name = f"{module(PLAIN)}:build"
-    with pytest.raises(UsageError, match=r"does not say .*--set weights_state=pretrained\|ek100-finetuned\|random"):
+    with pytest.raises(
+        UsageError, match=r"does not say .*--set weights_state=pretrained\|ek100-finetuned\|random"
+    ):
         extract(dataset, tmp_path / "v.zarr", name)
     assert extract(dataset, tmp_path / "v.zarr", name, weights_state="random").finalized
     assert open_store(tmp_path / "v.zarr").spec["recipe"]["encoder"]["state"] == "random"
@@ -429,6 +468,8 @@ def test_an_encoder_of_the_other_kind_is_sent_to_its_command(module, dataset, tm
         extract(dataset, tmp_path / "v.zarr", f"{words}:build")
     with pytest.raises(UsageError, match=r"stranger:build reads video; use `mambavl extract video`"):
         extract_text(annotations, questions, tmp_path / "t.zarr", TextExtraction(encoder=f"{tubelets}:build"))
-    assert extract_text(annotations, questions, tmp_path / "t.zarr", TextExtraction(encoder=f"{words}:build")).finalized
+    assert extract_text(
+        annotations, questions, tmp_path / "t.zarr", TextExtraction(encoder=f"{words}:build")
+    ).finalized
     store = open_store(tmp_path / "t.zarr")
     assert "words" in store.spec["recipe"]["encoder"]["details"]["source_sha256"]

@@ -34,7 +34,8 @@ def test_any_timm_model_gives_a_grid_of_tokens(name):
         steps, height, width = encoder.token_grid((2, size, size))
         assert tokens.shape == (1, steps * height * width, encoder.width)
         alone = encoder.tokens(video[:, :, 1:])
-        torch.testing.assert_close(tokens[:, height * width :], alone, rtol=1e-4, atol=1e-4)  # time before space
+        # time before space
+        torch.testing.assert_close(tokens[:, height * width :], alone, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(encoder.pooled(video), tokens.mean(1))
     assert encoder.state == "random"
     assert not any(p.requires_grad for p in encoder.parameters())
@@ -162,7 +163,12 @@ def test_lite0s_folded_batch_norms_change_nothing():
     load_weights(plain, _lite0_file())
     video = torch.randn(2, 3, 2, 96, 96)
     with torch.inference_mode():
-        expected = plain.eval().extract_features(video.transpose(1, 2).flatten(0, 1)).mean((2, 3)).unflatten(0, (2, 2))
+        expected = (
+            plain.eval()
+            .extract_features(video.transpose(1, 2).flatten(0, 1))
+            .mean((2, 3))
+            .unflatten(0, (2, 2))
+        )
         frames = video_levels(encoder, video, ("frame",), 1)["frame"]
     assert ((frames - expected).abs().max() / expected.abs().max()).item() < 1e-5
     assert (encoder.width, encoder.state, encoder.sha256) == (1280, "pretrained", weights_sha256(plain))

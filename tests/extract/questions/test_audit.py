@@ -1,4 +1,6 @@
-"""The audit: every planted form is found, a clean file stays clean, a probe finds a planted leak and nothing where nothing is."""
+"""The audit: every planted form is found, a clean file stays clean, a probe finds a planted leak and nothing
+where nothing is.
+"""
 
 import json
 import re
@@ -31,13 +33,19 @@ TABLES = {"verb": VERBS, "noun": NOUNS}
 
 
 def toy_rows(count: int):
-    """Rows of four verbs and six nouns, dealt so that neither tells of the other; every fifth video is for validation."""
+    """Rows of four verbs and six nouns, dealt so that neither tells of the other; every fifth video is for
+    validation.
+    """
     verbs, nouns = ("take", "peel", "turn-on", "cut"), ("tap", "plate", "knife", "leaf", "table", "potato")
     rows = []
     for number in range(count):
         verb, noun = verbs[number % 4 if number % 3 else 0], nouns[number // 4 % 6]
         row = segment(f"{verb} the {noun}", verb, noun, name=f"P01_{number // 8}_{number}")
-        rows.append(replace(row, video_id=f"P01_{number // 8}", split="validation" if number // 8 % 5 == 4 else "train"))
+        rows.append(
+            replace(
+                row, video_id=f"P01_{number // 8}", split="validation" if number // 8 % 5 == 4 else "train"
+            )
+        )
     return tuple(rows)
 
 
@@ -57,11 +65,16 @@ def plants(draw):
     form = draw(st.sampled_from(sorted(forms(TABLES[kind][getattr(row, kind)][0], kind))))
     text = getattr(question, key).split(" ")
     place = draw(st.integers(0, len(text)))
-    said = draw(st.sampled_from([str.lower, str.upper, str.title]))(draw(st.sampled_from([" ", "-"])).join(form))
+    said = draw(st.sampled_from([str.lower, str.upper, str.title]))(
+        draw(st.sampled_from([" ", "-"])).join(form)
+    )
     return (
         row,
         kind,
-        replace(question, **{key: " ".join([*text[:place], said + draw(st.sampled_from(["", ",", "'s"])), *text[place:]])}),
+        replace(
+            question,
+            **{key: " ".join([*text[:place], said + draw(st.sampled_from(["", ",", "'s"])), *text[place:]])},
+        ),
     )
 
 
@@ -96,22 +109,31 @@ def test_a_clean_file_is_clean_and_the_placeholder_is_no_word():
     ],
 )
 def test_what_the_reader_sees_in_a_text(text, kind, found):
-    names = Names(kind, {i: (key, *instances) for i, (key, (instances, _)) in enumerate(TABLES[kind].items())})
+    names = Names(
+        kind, {i: (key, *instances) for i, (key, (instances, _)) in enumerate(TABLES[kind].items())}
+    )
     assert found in names.find(text).values()
 
 
 @pytest.mark.shared
 @pytest.mark.skipif(not EK100.is_dir(), reason=f"needs EK100's annotations in {EK100}")
 def test_every_form_of_every_ek100_class_is_found_and_no_masked_question_raises_an_alarm(count):
-    """The two readers work in opposite directions and share no table; they agree on 58,000 forms and 9,668 rows."""
+    """The two readers work in opposite directions and share no table; they agree on 58,000 forms and 9,668
+    rows.
+    """
     data = read_annotations(EK100, ("validation",))
     checker = Checker(data)
     planted, missed = 0, []
     for kind, classes, names in (("verb", data.verbs, checker.verbs), ("noun", data.nouns, checker.nouns)):
         for class_id, key in classes.keys.items():
-            own = sorted(forms((key, *classes.instances[class_id]), kind))[::10]  # all 582,663 were tried once: none is missed
+            # all 582,663 were tried once: none is missed
+            own = sorted(forms((key, *classes.instances[class_id]), kind))[::10]
             planted += len(own)
-            missed += [form for form in own if class_id not in names.find(f"What is the {' '.join(form)} here, <mask>?")]
+            missed += [
+                form
+                for form in own
+                if class_id not in names.find(f"What is the {' '.join(form)} here, <mask>?")
+            ]
     assert not missed, (len(missed), missed[:5])
     assert planted > 40_000
     count("planted forms of EK100 classes", planted)
@@ -133,7 +155,9 @@ def test_what_the_checker_would_find_is_masked_in_any_text():
     tried, left = 0, []
     for class_id, key in data.verbs.keys.items():
         for name in {words(name)[0] for name in (key, *data.verbs.instances[class_id])}:
-            for stem, ending in [(stem, ending) for stem in {name, name.removesuffix("e")} for ending in DERIVED]:
+            for stem, ending in [
+                (stem, ending) for stem in {name, name.removesuffix("e")} for ending in DERIVED
+            ]:
                 text = f"Which {stem}{ending} of it is seen?"
                 if class_id in checker.verbs.find(text):
                     tried += 1
@@ -154,7 +178,10 @@ def found(tmp_path_factory):
     """Clean, leaking and generic questions of the same rows, side by side."""
     folder = tmp_path_factory.mktemp("audit")
     leaking = [
-        replace(q, verb_question=f"{q.verb_question} Perhaps {next(iter(inflections(s.verb.split('-')[0]) - {s.verb}))}?")
+        replace(
+            q,
+            verb_question=f"{q.verb_question} Perhaps {next(iter(inflections(s.verb.split('-')[0]) - {s.verb}))}?",
+        )
         for s, q in zip(DATA.segments, CLEAN, strict=True)
     ]
     files = [write(folder / "clean.jsonl"), write(folder / "leaking.jsonl", leaking)]
@@ -169,7 +196,11 @@ def test_a_planted_leak_is_counted_per_class_and_found_by_the_probe(found):
     clean, leaking, _, _ = found[0]["files"]
     rows = len(DATA.segments)
     assert clean["survivors"]["rows"] == 0
-    assert (leaking["survivors"]["rows"], leaking["survivors"]["verb_rows"], leaking["survivors"]["noun_rows"]) == (rows, rows, 0)
+    assert (
+        leaking["survivors"]["rows"],
+        leaking["survivors"]["verb_rows"],
+        leaking["survivors"]["noun_rows"],
+    ) == (rows, rows, 0)
     assert all(c["leaking"] == c["rows"] for c in leaking["survivors"]["by_class"]["verb"].values())
     assert leaking["survivors"]["by_question"]["verb_question says the verb"] == rows
     probe = leaking["probes"]["tf-idf"]
@@ -188,7 +219,9 @@ def test_where_nothing_is_said_nothing_is_found(found):
 
 
 def test_the_reader_guesses_what_its_rule_says(found):
-    """Of the rows take is `retrieve`, peel and cut are `split`, turn-on is `access`; their nouns tell nothing of them."""
+    """Of the rows take is `retrieve`, peel and cut are `split`, turn-on is `access`; their nouns tell nothing
+    of them.
+    """
     clean = found[0]["files"][0]
     test = [s for s in DATA.segments if s.split == "validation"]
     train = [s for s in DATA.segments if s.split == "train"]
@@ -209,7 +242,9 @@ def test_entropy_and_mask_counts_by_hand(tmp_path):
         replace(q, hint=hint, verb_question="<mask> " * n)
         for q, hint, n in zip(CLEAN, (one, two, one, two), (0, 1, 2, 7), strict=False)
     ]
-    result = audit([write(tmp_path / "q.jsonl", questions)], annotations(segments=rows), forms_only=True)["files"][0]
+    result = audit([write(tmp_path / "q.jsonl", questions)], annotations(segments=rows), forms_only=True)[
+        "files"
+    ][0]
     assert result["hints"]["verb_question"] == {"rows_with_hint": 4, "distinct": 2, "entropy_bits": 1.0}
     assert result["hints"]["noun_question"]["rows_with_hint"] == 0
     assert result["masks"]["verb_question"] == {"0": 25, "1": 25, "2": 25, "3": 0, "4+": 25}
@@ -235,14 +270,18 @@ def test_the_page_shows_every_file_needs_nothing_from_outside_and_escapes(found,
     for row in guessers(result):
         assert row["path"] in page
         assert f"{row['top1']['verb']['percent']:.1f}" in page
-    path = write(tmp_path / "<b>&.jsonl", [replace(CLEAN[0], verb_question="take it", prompt_version="<script>")])
+    path = write(
+        tmp_path / "<b>&.jsonl", [replace(CLEAN[0], verb_question="take it", prompt_version="<script>")]
+    )
     write_page(audit([path], DATA, forms_only=True), tmp_path / "a.html")
     assert "&lt;b&gt;&amp;.jsonl" in (tmp_path / "a.html").read_text()
     assert "<b>&.jsonl" not in (tmp_path / "a.html").read_text()
 
 
 def test_files_that_cannot_be_audited_say_why(tmp_path):
-    path = write(tmp_path / "q.jsonl", [q for q, s in zip(CLEAN, DATA.segments, strict=True) if s.split == "train"])
+    path = write(
+        tmp_path / "q.jsonl", [q for q, s in zip(CLEAN, DATA.segments, strict=True) if s.split == "train"]
+    )
     with pytest.raises(DataError, match=r"covers 384 train and 0 other rows.*--forms-only"):
         audit([path], DATA)
     assert audit([path], DATA, forms_only=True)["files"][0]["rows_without_question"] == 96
@@ -263,7 +302,18 @@ def test_the_command_writes_page_and_numbers_and_fails_on_a_leak(tmp_path, capsy
     data = make_dataset(tmp_path)
     where = ("--annotations", data / "annotations")
     for protocol in ("oracle", "generic"):
-        assert call("questions", "generate", *where, "--protocol", protocol, "--out", tmp_path / f"{protocol}.jsonl") == 0
+        assert (
+            call(
+                "questions",
+                "generate",
+                *where,
+                "--protocol",
+                protocol,
+                "--out",
+                tmp_path / f"{protocol}.jsonl",
+            )
+            == 0
+        )
     both = (
         tmp_path / "oracle.jsonl",
         "--against",
@@ -294,7 +344,9 @@ def test_numbers_and_generic_words_say_no_class():
 
 def test_pairs_that_mostly_have_one_row_are_fitted_without_a_warning(tmp_path):
     rows = toy_rows(60)
-    own = [replace(row, noun=f"thing{n}", noun_class=list(NOUNS).index(row.noun)) for n, row in enumerate(rows)]
+    own = [
+        replace(row, noun=f"thing{n}", noun_class=list(NOUNS).index(row.noun)) for n, row in enumerate(rows)
+    ]
     result = audit([write(tmp_path / "q.jsonl", CLEAN[:60])], annotations(segments=tuple(own)))["files"][0]
     fit = result["probes"]["tf-idf"]["fits"]["action"]
     assert fit["classes"] == len({(s.verb, s.noun_class) for s in own if s.split == "train"})

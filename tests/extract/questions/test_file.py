@@ -10,7 +10,9 @@ from mambavl.extract.questions import QUESTION_KEYS, generate, read_questions, w
 
 
 def test_jsonl_comes_back_as_it_went(tmp_path):
-    rows = [segment("put plate on tablé\u2028", "put", "plate", name=f"P01_01_{number}") for number in range(3)]
+    rows = [
+        segment("put plate on tablé\u2028", "put", "plate", name=f"P01_01_{number}") for number in range(3)
+    ]
     questions = list(generate(annotations(), "oracle", rows))
     path = tmp_path / "new" / "questions.jsonl"
     assert write_questions(path, iter(questions)) == 3

@@ -1,4 +1,6 @@
-"""Foreign question files: every shape that is read, every fault named, and a hostile pickle that does not run."""
+"""Foreign question files: every shape that is read, every fault named, and a hostile pickle that does not
+run.
+"""
 
 import csv
 import json
@@ -16,7 +18,9 @@ from mambavl.extract.annotations import read_annotations
 from mambavl.extract.questions import read_questions
 from mambavl.extract.questions.foreign import import_questions
 
-DATA = annotations(segments=tuple(segment("take plate", "take", "plate", name=f"P01_01_{n}") for n in range(5)))
+DATA = annotations(
+    segments=tuple(segment("take plate", "take", "plate", name=f"P01_01_{n}") for n in range(5))
+)
 ROWS = [
     {
         "uid": f"P01_01_{n}",
@@ -62,7 +66,11 @@ def test_every_shape_gives_the_same_questions(tmp_path, name):
     assert [q.narration_id for q in questions] == ["P01_01_0", "P01_01_1", "P01_01_2"]
     for number, question in enumerate(questions):
         assert (question.verb_question, question.noun_question) == (VERB.format(number), NOUN.format(number))
-        assert (question.protocol, question.backend, question.prompt_version) == ("oracle", "import", "unknown")
+        assert (question.protocol, question.backend, question.prompt_version) == (
+            "oracle",
+            "import",
+            "unknown",
+        )
     assert found.placeholders == 3 * len(found.questions)
     assert found.without_question == 5 - len(found.questions)
 
@@ -73,7 +81,10 @@ def test_columns_are_guessed_or_told(tmp_path):
         "narration_id": "uid", "verb_question": "Verb Question", "noun_question": "noun_q",
     }  # fmt: skip
     swapped = import_questions(
-        tmp_path / "q.csv", DATA, "oracle", columns={"verb_question": "noun_q", "noun_question": "Verb Question"}
+        tmp_path / "q.csv",
+        DATA,
+        "oracle",
+        columns={"verb_question": "noun_q", "noun_question": "Verb Question"},
     )
     assert swapped.questions[0].noun_question == VERB.format(0)
     for columns, message in (
@@ -85,7 +96,8 @@ def test_columns_are_guessed_or_told(tmp_path):
             import_questions(tmp_path / "q.csv", DATA, "oracle", columns=columns)
     (tmp_path / "odd.csv").write_text("narration_id,text\nP01_01_0,x\n")
     with pytest.raises(
-        UsageError, match=r"which column is verb_question\? Say --column verb_question=NAME; there are narration_id, text"
+        UsageError,
+        match=r"which column is verb_question\? Say --column verb_question=NAME; there are narration_id, text",
     ):
         import_questions(tmp_path / "odd.csv", DATA, "oracle")
 
@@ -153,7 +165,10 @@ def hostile(mark) -> dict[str, bytes]:
         "protocol 0": pickle.dumps(Evil(os.system, command), protocol=0),
         "inst": b"(S'" + command.encode() + b"'\nios\nsystem\n.",
         "obj": b"(cos\nsystem\nS'" + command.encode() + b"'\no.",
-        "stack_global": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c" + bytes([len(command)]) + command.encode() + b"\x85R.",
+        "stack_global": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c"
+        + bytes([len(command)])
+        + command.encode()
+        + b"\x85R.",
         "builtins by getattr": b"c__builtin__\ngetattr\n(c__builtin__\n__import__\nS'os'\ntR.",
         "persistent": b"Pwhatever\n.",
         "extension": b"\x82\x01.",
@@ -194,13 +209,27 @@ def test_the_command_refuses_a_leak_and_loses_nothing_when_it_is_allowed(tmp_pat
     data = make_dataset(tmp_path)
     read = read_annotations(data / "annotations")
     ids = [s.narration_id for s in read.segments]
-    texts = {s.narration_id: (f"What about the [MASK] {n}?", "Which one?") for n, s in enumerate(read.segments)}
+    texts = {
+        s.narration_id: (f"What about the [MASK] {n}?", "Which one?") for n, s in enumerate(read.segments)
+    }
     texts[ids[3]] = (
-        (f"Is somebody {read.segments[3].verb}ting?", "Which one?") if read.segments[3].verb == "cut" else ("washes?", "x")
+        (f"Is somebody {read.segments[3].verb}ting?", "Which one?")
+        if read.segments[3].verb == "cut"
+        else ("washes?", "x")
     )
     with open(tmp_path / "q.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("id", "verb_q", "noun_q"), *((name, *pair) for name, pair in texts.items())])
-    words = ("questions", "import", tmp_path / "q.csv", "--annotations", data / "annotations", "--protocol", "oracle")
+        csv.writer(file).writerows(
+            [("id", "verb_q", "noun_q"), *((name, *pair) for name, pair in texts.items())]
+        )
+    words = (
+        "questions",
+        "import",
+        tmp_path / "q.csv",
+        "--annotations",
+        data / "annotations",
+        "--protocol",
+        "oracle",
+    )
     out = tmp_path / "q.jsonl"
     out.write_text("mine")
     assert call(*words, "--out", out) == 1

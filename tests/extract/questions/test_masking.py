@@ -1,4 +1,6 @@
-"""What a form is, what every trap of EK100's narrations becomes, and that no class is said in any form, in any frame."""
+"""What a form is, what every trap of EK100's narrations becomes, and that no class is said in any form, in
+any frame.
+"""
 
 import random
 import re
@@ -86,21 +88,38 @@ def test_contains_form_reads_words_not_letters_and_no_mask():
 
 
 def test_words_of_reads_case_hyphens_and_apostrophes():
-    assert words_of("Turn-ON the tap's water, don't_stop.") == ["turn", "on", "the", "tap", "water", "don't", "stop"]
+    assert words_of("Turn-ON the tap's water, don't_stop.") == [
+        "turn",
+        "on",
+        "the",
+        "tap",
+        "water",
+        "don't",
+        "stop",
+    ]
 
 
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        (segment("put down plate on the table", "put", "plate", verb="put-down"), "<mask> <mask> on the table"),
+        (
+            segment("put down plate on the table", "put", "plate", verb="put-down"),
+            "<mask> <mask> on the table",
+        ),
         (segment("turn tap on", "turn-on", "tap"), "<mask> <mask>"),
         (segment("switch the tap off", "turn-off", "tap", verb="switch-off"), "<mask> the <mask>"),
         (segment("collect plates from table", "take", "plate", verb="collect-from"), "<mask> <mask> table"),
         (segment("wash chopping board", "brush", "board:chopping", verb="wash"), "<mask> <mask>"),
         (segment("take board chopping", "take", "board:chopping"), "<mask> <mask>"),
         (segment("take wooden cutting boards", "take", "board:chopping"), "<mask> wooden <mask>"),
-        (segment("chopping potato on chopping board", "cut", "potato", verb="chop"), "<mask> <mask> on <mask>"),
-        (segment("continue peeling potatoes with peeler", "peel", "potato"), "continue <mask> <mask> with <mask>"),
+        (
+            segment("chopping potato on chopping board", "cut", "potato", verb="chop"),
+            "<mask> <mask> on <mask>",
+        ),
+        (
+            segment("continue peeling potatoes with peeler", "peel", "potato"),
+            "continue <mask> <mask> with <mask>",
+        ),
         (segment("took knives", "take", "knife"), "<mask> <mask>"),
         (segment("Take bay leaves.", "take", "leaf", noun="leaf:bay"), "<mask> <mask>"),
         (segment("brush brush with water", "brush", "brush"), "<mask> <mask> with water"),
@@ -108,7 +127,8 @@ def test_words_of_reads_case_hyphens_and_apostrophes():
         (segment("sweep table with brush", "brush", "table", verb="sweep"), "<mask> <mask> with <mask>"),
         (segment("put plate and knife on table", "put", "plate"), "<mask> <mask> and knife on table"),
         (segment("switch off tap-water", "turn-off", "tap", verb="tap-off"), "<mask> <mask>"),
-        (segment("continue opening tap", "turn-on", "tap"), "continue opening <mask>"),  # no class has that verb
+        # no class has that verb
+        (segment("continue opening tap", "turn-on", "tap"), "continue opening <mask>"),
         (segment("quickly hang tap", "turn-on", "tap"), "quickly <mask> <mask>"),  # another class has it
         (segment("two plates", "take", "plate"), "two <mask>"),
         (segment("hand knife over", "hang", "knife", verb="hand"), "<mask> <mask> over"),
@@ -124,7 +144,10 @@ def test_words_of_reads_case_hyphens_and_apostrophes():
         (segment("put the plate on the table", "put", "plate", verb="put-on"), "<mask> the <mask> the table"),
         (segment("pick the plate up off the table", "take", "plate"), "<mask> the <mask> off the table"),
         (segment("put onion on table", "put", "table", verb="put-on"), "<mask> onion <mask>"),
-        (segment("take potato from water-tap", "take", "potato", verb="take"), "<mask> <mask> from water-tap"),
+        (
+            segment("take potato from water-tap", "take", "potato", verb="take"),
+            "<mask> <mask> from water-tap",
+        ),
         (segment("take the table knife's blade", "take", "knife"), "<mask> the table <mask>'s <mask>"),
         (segment("take TAP_WATER, tap:water", "take", "tap"), "<mask> <mask>, <mask>"),
         (segment("sweep choppingboard", "brush", "board:chopping"), "<mask> <mask>"),
@@ -144,9 +167,15 @@ def test_own_forms_of_both_kinds_are_masked(row, expected):
 
 
 def test_a_verb_that_the_class_does_not_know_is_masked_though_the_noun_looks_like_a_verb():
-    """EK100's turn-off has the instance `tap-off`, so "tap" counts as a verb; "close tap" must not show its verb for that."""
+    """EK100's turn-off has the instance `tap-off`, so "tap" counts as a verb; "close tap" must not show its
+    verb for that.
+    """
     verbs = {**VERBS, "turn-off": (("tap-off", "turn-off"), "block"), "close": (("close", "shut"), "block")}
-    expected = {"close tap": "<mask> <mask>", "close the tap": "<mask> the <mask>", "turn off tap": "<mask> <mask>"}
+    expected = {
+        "close tap": "<mask> <mask>",
+        "close the tap": "<mask> the <mask>",
+        "turn off tap": "<mask> <mask>",
+    }
     for words, shown in expected.items():
         row = segment(words, "turn-off", "tap")
         assert context(ask(row, annotations(verbs)).noun_question) == shown, words
@@ -183,7 +212,10 @@ def test_a_particle_is_told_from_a_preposition():
 
 def test_reveal_leaves_a_kind_readable():
     data, verb, noun = annotations(), [*VERBS].index("turn-on"), [*NOUNS].index("tap")
-    shown = {kinds: mask("turn the tap on", data, verb, noun, reveal=kinds) for kinds in [("verb",), ("noun",), ("verb", "noun")]}
+    shown = {
+        kinds: mask("turn the tap on", data, verb, noun, reveal=kinds)
+        for kinds in [("verb",), ("noun",), ("verb", "noun")]
+    }
     assert shown["verb",].text == "turn the <mask> on"
     assert shown["noun",].text == "<mask> the tap"
     assert shown["verb", "noun"].text == "turn the tap on"
@@ -191,12 +223,21 @@ def test_reveal_leaves_a_kind_readable():
 
 
 def test_the_number_of_masks_does_not_tell_a_verb_of_two_words():
-    rows = [("turn tap on", "turn-on"), ("turn on tap", "turn-on"), ("switch tap off", "turn-off"), ("peel tap", "peel")]
-    assert {context(ask(segment(words, verb, "tap")).verb_question) for words, verb in rows} == {"<mask> <mask>"}
+    rows = [
+        ("turn tap on", "turn-on"),
+        ("turn on tap", "turn-on"),
+        ("switch tap off", "turn-off"),
+        ("peel tap", "peel"),
+    ]
+    assert {context(ask(segment(words, verb, "tap")).verb_question) for words, verb in rows} == {
+        "<mask> <mask>"
+    }
 
 
 VERB_ENDINGS = st.sampled_from(["", "s", "es", "ed", "d", "ing", "er", "ers", "r"])
-FILLERS = st.sampled_from(["the", "with", "on", "into", "two", "and", "up", "off", "wooden", "again", "-", ","])
+FILLERS = st.sampled_from(
+    ["the", "with", "on", "into", "two", "and", "up", "off", "wooden", "again", "-", ","]
+)
 
 
 @st.composite
@@ -213,7 +254,9 @@ def narrations(draw):
             words += [stem.removesuffix("e") + draw(VERB_ENDINGS), draw(FILLERS), *rest]
         else:
             parts = draw(st.sampled_from(NOUNS[noun][0])).split(":")
-            words += [part + draw(st.sampled_from(["", "s", "es", "'s"])) for part in draw(st.permutations(parts))]
+            words += [
+                part + draw(st.sampled_from(["", "s", "es", "'s"])) for part in draw(st.permutations(parts))
+            ]
     case = draw(st.sampled_from([str.lower, str.upper, str.title]))
     return segment(case(" ".join(words)), verb, noun)
 
@@ -223,13 +266,16 @@ def narrations(draw):
 def test_no_own_form_is_left_in_any_narration(row):
     question = ask(row)
     for text in (question.verb_question, question.noun_question):
-        left = says(context(text), VERBS[row.verb][0], "verb") + says(context(text), NOUNS[row.noun][0], "noun")
+        left = says(context(text), VERBS[row.verb][0], "verb") + says(
+            context(text), NOUNS[row.noun][0], "noun"
+        )
         assert not left, (row.narration, text, left)
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.text(max_size=60) | st.lists(st.sampled_from(["<mask>", "on", "the", "Tap", "turn", "-", ". ", "it", "’s"])).map(" ".join)
+    st.text(max_size=60)
+    | st.lists(st.sampled_from(["<mask>", "on", "the", "Tap", "turn", "-", ". ", "it", "’s"])).map(" ".join)
 )
 def test_any_text_can_be_masked_and_holds_no_form_after(text):
     data = annotations()
@@ -320,7 +366,9 @@ def test_every_noun_instance_is_masked_in_both_orders_and_numbers(ek100):
 @pytest.mark.shared
 def test_no_question_of_any_real_row_says_its_own_classes(ek100):
     """All 76,885 rows; those that read alike are asked once. `pytest -s` shows what else is masked."""
-    alike = {(row.narration, row.verb, row.noun, row.verb_class, row.noun_class): row for row in ek100.segments}
+    alike = {
+        (row.narration, row.verb, row.noun, row.verb_class, row.noun_class): row for row in ek100.segments
+    }
     assert len(ek100.segments) == 76_885
     assert len(alike) > 19_000
     leaks, apart, beside, hidden = [], [], [], 0
@@ -332,11 +380,22 @@ def test_no_question_of_any_real_row_says_its_own_classes(ek100):
         shown = context(question.verb_question)
         assert f'"{shown}"' in question.noun_question
         text = f"{question.verb_question} | {question.noun_question.replace(shown, '')}"
-        leaks += [(row.narration, text, kind, left) for kind, names in own.items() if (left := says(text, names, kind))]
-        apart += [(row.narration, shown, left) for left in particles_left(row.narration, shown, own["verb"][:2], own["verb"][2:])]
+        leaks += [
+            (row.narration, text, kind, left)
+            for kind, names in own.items()
+            if (left := says(text, names, kind))
+        ]
+        apart += [
+            (row.narration, shown, left)
+            for left in particles_left(row.narration, shown, own["verb"][:2], own["verb"][2:])
+        ]
         masked = question.masked["verb_question"]
         hidden += len(masked)
-        beside += [(word, row.narration) for word in masked if not any(is_form(word, names, kind) for kind, names in own.items())]
+        beside += [
+            (word, row.narration)
+            for word in masked
+            if not any(is_form(word, names, kind) for kind, names in own.items())
+        ]
     print(f"{len(beside)} of {hidden} masked words are no form to the checker; 30 of them:")
     for word, narration in random.Random(0).sample(beside, min(30, len(beside))):
         print(f"  {word}: {narration}")

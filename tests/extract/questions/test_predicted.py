@@ -1,4 +1,6 @@
-"""Predicted questions: what a scores file must be, that no label and no narration of a scored row is ever read."""
+"""Predicted questions: what a scores file must be, that no label and no narration of a scored row is ever
+read.
+"""
 
 import random
 from dataclasses import asdict, replace
@@ -62,7 +64,8 @@ def test_questions_are_those_of_the_predicted_classes_in_pseudo_narration(tmp_pa
         assert question.verb_question == expected.verb_question
         assert question.noun_question == expected.noun_question
         assert "window" not in question.verb_question + question.noun_question
-    assert not any("window" in q.verb_question + q.noun_question for q in questions)  # train rows look like the others
+    # train rows look like the others
+    assert not any("window" in q.verb_question + q.noun_question for q in questions)
     assert write_questions(tmp_path / "q.jsonl", questions) == len(ALL.segments)
     assert [*read_questions(tmp_path / "q.jsonl").values()] == questions
 
@@ -74,13 +77,25 @@ def test_no_label_and_no_narration_of_a_scored_row_is_read(tmp_path):
     dice = random.Random(1)
     for trial in range(3):
         dealt = dice.sample(VALIDATION, len(VALIDATION))
-        words = ("narration", "verb", "verb_class", "noun", "noun_class", "all_nouns", "all_noun_classes", "words_from_classes")
+        words = (
+            "narration",
+            "verb",
+            "verb_class",
+            "noun",
+            "noun_class",
+            "all_nouns",
+            "all_noun_classes",
+            "words_from_classes",
+        )
         shuffled = tuple(
-            replace(row, **{name: asdict(other)[name] for name in words}) for row, other in zip(VALIDATION, dealt, strict=True)
+            replace(row, **{name: asdict(other)[name] for name in words})
+            for row, other in zip(VALIDATION, dealt, strict=True)
         )
         assert shuffled != VALIDATION
         blank = replace(shuffled[0], narration="", verb="", verb_class=None, noun="", noun_class=None)
-        write_questions(tmp_path / "b.jsonl", predict(annotations(segments=(*TRAIN, blank, *shuffled[1:])), [found]))
+        write_questions(
+            tmp_path / "b.jsonl", predict(annotations(segments=(*TRAIN, blank, *shuffled[1:])), [found])
+        )
         assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes(), trial
 
 
@@ -95,14 +110,21 @@ def test_train_rows_may_come_from_runs_that_held_them_out(tmp_path):
     val = scores(tmp_path / "val.npz", VALIDATION)
     folds = [scores(tmp_path / f"{n}.npz", TRAIN[n::3], seed=n) for n in range(3)]
     questions = list(predict(ALL, [val], train_from=folds))
-    bare = [replace(s, narration="", verb="", verb_class=None, noun="", noun_class=None) for s in ALL.segments]
-    assert list(predict(ALL, [val], train_from=folds, segments=bare)) == questions  # no label of any row is read now
+    bare = [
+        replace(s, narration="", verb="", verb_class=None, noun="", noun_class=None) for s in ALL.segments
+    ]
+    # no label of any row is read now
+    assert list(predict(ALL, [val], train_from=folds, segments=bare)) == questions
     assert questions[0].prompt_version.endswith("train rows from scores")
     assert [q.masked for q in questions] != [q.masked for q in predict(ALL, [val])]
-    with pytest.raises(DataError, match=r"0\.npz and .*1\.npz: no scores for 6 of 20 rows \(P01_01_2, P01_01_5"):
+    with pytest.raises(
+        DataError, match=r"0\.npz and .*1\.npz: no scores for 6 of 20 rows \(P01_01_2, P01_01_5"
+    ):
         predict(ALL, [val], train_from=folds[:2])
     again = scores(tmp_path / "again.npz", TRAIN[:2])
-    with pytest.raises(DataError, match=r"again\.npz: holds 2 rows that .*0\.npz holds, too \(P01_01_0, P01_01_1\)"):
+    with pytest.raises(
+        DataError, match=r"again\.npz: holds 2 rows that .*0\.npz holds, too \(P01_01_0, P01_01_1\)"
+    ):
         predict(ALL, [val], train_from=[*folds, again])
 
 
@@ -114,7 +136,8 @@ def test_pair_scores_are_summed_as_the_metrics_sum_them(tmp_path):
     found = best_classes(path, num_verbs=len(VERBS), num_nouns=len(NOUNS))
     np.testing.assert_array_equal(found.verb, verb.argmax(1))
     np.testing.assert_array_equal(found.noun, noun.argmax(1))
-    assert not set(found.verb.tolist()) & set(range(1, len(VERBS), 2))  # a class without a pair is never the best
+    # a class without a pair is never the best
+    assert not set(found.verb.tolist()) & set(range(1, len(VERBS), 2))
     assert len(list(predict(ALL, [path]))) == len(ALL.segments)
 
 
@@ -202,7 +225,15 @@ def test_the_command_takes_scores_and_says_where_they_do_not_belong(tmp_path, ca
     val = scores(tmp_path / "val.npz", [s for s in read.segments if s.split == "validation"], **two)
     three = {"verb": np.eye(2)[[1] * 15], "noun": np.eye(2)[[0] * 15]}
     folds = scores(tmp_path / "folds.npz", [s for s in read.segments if s.split == "train"], **three)
-    words = ("questions", "generate", "--annotations", data / "annotations", "--out", tmp_path / "q.jsonl", "--protocol")
+    words = (
+        "questions",
+        "generate",
+        "--annotations",
+        data / "annotations",
+        "--out",
+        tmp_path / "q.jsonl",
+        "--protocol",
+    )
     assert call(*words, "predicted", "--scores", val, "--train-from", folds) == 0
     assert "wrote 20 question pairs (predicted protocol" in capsys.readouterr().out
     questions = read_questions(tmp_path / "q.jsonl")
@@ -210,7 +241,18 @@ def test_the_command_takes_scores_and_says_where_they_do_not_belong(tmp_path, ca
     assert masked == {"train": ["wash", "onion"], "validation": ["cut", "cup"]}
     assert call(*words, "predicted", "--scores", val) == 0
     capsys.readouterr()
-    plan = ("questions", "plan", *words[2:], "predicted", "--model", "m", "--scores", val, "--train-from", folds)
+    plan = (
+        "questions",
+        "plan",
+        *words[2:],
+        "predicted",
+        "--model",
+        "m",
+        "--scores",
+        val,
+        "--train-from",
+        folds,
+    )
     assert call(*plan) == 0
     assert "2 for descriptions, 2 for questions" in capsys.readouterr().out  # `wash onion` and `cut cup`
     for wrong in (

@@ -19,7 +19,10 @@ from mambavl.extract.questions.template import BARE, GENERIC, GLOSSES, PHRASINGS
 def test_what_was_masked_and_what_was_told_are_recorded():
     verbs = dict(VERBS, open=(("open",), "access"))
     nouns = dict(NOUNS, oven=(("oven",), "appliances"), hob=(("hob",), "appliances"))
-    question = ask(segment("turn tap on", "turn-on", "tap"), annotations(dict(verbs, close=(("close",), "access")), nouns))
+    question = ask(
+        segment("turn tap on", "turn-on", "tap"),
+        annotations(dict(verbs, close=(("close",), "access")), nouns),
+    )
     assert question.masked == {"verb_question": ["turn", "tap", "on"], "noun_question": ["turn", "tap", "on"]}
     assert question.hint == {
         "verb_question": GLOSSES["verb"]["access"],
@@ -58,7 +61,11 @@ def test_a_hint_fits_three_classes_at_least_and_says_none_of_them():
 
 def test_silence_fits_three_classes_too():
     """With one small category alone without a hint, the lack of a hint would be the answer."""
-    nouns = {key: ((key,), category) for category, keys in (("one", "a"), ("few", "bcd"), ("more", "efgh")) for key in keys}
+    nouns = {
+        key: ((key,), category)
+        for category, keys in (("one", "a"), ("few", "bcd"), ("more", "efgh"))
+        for key in keys
+    }
     hints = {}
     for number, key in enumerate(nouns):
         row = replace(segment(f"take {key}", "take", "plate"), noun_class=number, noun=key)
@@ -68,7 +75,9 @@ def test_silence_fits_three_classes_too():
 
 @pytest.mark.parametrize("word", ["object", "person", "action", "verb", "mean", "hint", "name", "hide"])
 def test_a_phrasing_that_says_a_class_of_another_data_set_is_passed_over(word):
-    data = annotations(verbs=dict(VERBS, take=((word,), "retrieve")), nouns=dict(NOUNS, plate=((word, "which"), "crockery")))
+    data = annotations(
+        verbs=dict(VERBS, take=((word,), "retrieve")), nouns=dict(NOUNS, plate=((word, "which"), "crockery"))
+    )
     for number in range(20):
         question = ask(segment("take plate", "take", "plate", name=f"P01_01_{number}"), data)
         for text in (question.verb_question, question.noun_question):
@@ -84,8 +93,13 @@ def test_the_phrasing_follows_from_the_id_alone_and_all_are_used():
     assert [*generate(annotations(), "oracle", rows[::-1])] == first[::-1]
     for key in QUESTION_KEYS:
         assert [phrasing(getattr(q, key)) for q in first] == [phrasing(getattr(q, key)) for q in second]
-        assert len({phrasing(getattr(q, key)) for q in first}) == len(PHRASINGS[key.removesuffix("_question")]) >= 20
-    known = ask(segment("take plate", "take", "plate", name="P01_11_0"))  # a stable hash: the same on every machine
+        assert (
+            len({phrasing(getattr(q, key)) for q in first})
+            == len(PHRASINGS[key.removesuffix("_question")])
+            >= 20
+        )
+    # a stable hash: the same on every machine
+    known = ask(segment("take plate", "take", "plate", name="P01_11_0"))
     assert known.verb_question == 'The caption is "<mask> <mask>". Which verb is absent?'
     assert known.noun_question == 'Someone narrates "<mask> <mask>". Which noun is masked?'
 
@@ -118,7 +132,10 @@ def test_without_hints_only_the_hint_is_gone_and_the_version_says_so():
 
 
 def test_generic_is_one_pair_and_none_is_empty_and_neither_needs_labels():
-    rows = [segment("take plate", "take", "plate"), Segment("P01_01_1", "P01", "P01_01", "", 0.0, 1.0, 1, 60, "test")]
+    rows = [
+        segment("take plate", "take", "plate"),
+        Segment("P01_01_1", "P01", "P01_01", "", 0.0, 1.0, 1, 60, "test"),
+    ]
     for protocol, texts in (("generic", GENERIC), ("none", {"verb": "", "noun": ""})):
         questions = list(generate(annotations(segments=tuple(rows)), protocol))
         assert [q.narration_id for q in questions] == ["P01_01_0", "P01_01_1"]
@@ -127,7 +144,9 @@ def test_generic_is_one_pair_and_none_is_empty_and_neither_needs_labels():
             assert question.protocol == protocol
             assert question.masked == {"verb_question": [], "noun_question": []}
             assert question.hint == {"verb_question": None, "noun_question": None}
-    with pytest.raises(DataError, match=r"P01_01_1: has no verb and noun class \(1 of 2 .* use `--protocol generic`"):
+    with pytest.raises(
+        DataError, match=r"P01_01_1: has no verb and noun class \(1 of 2 .* use `--protocol generic`"
+    ):
         generate(annotations(), "oracle", rows)
     with pytest.raises(UsageError, match="no 'predicted' questions"):
         generate(annotations(), "predicted", rows)
@@ -143,7 +162,9 @@ def our_words() -> dict[str, str]:
 def instance_words(verbs: ClassList, nouns: ClassList) -> set[str]:
     """One-word verbs, heads of hyphenated verbs, all parts of nouns."""
     heads = {name.split("-")[0] for i in verbs.keys for name in (verbs.keys[i], *verbs.instances[i])}
-    parts = {part for i in nouns.keys for name in (nouns.keys[i], *nouns.instances[i]) for part in name.split(":")}
+    parts = {
+        part for i in nouns.keys for name in (nouns.keys[i], *nouns.instances[i]) for part in name.split(":")
+    }
     return heads | parts
 
 
@@ -166,7 +187,9 @@ def test_no_word_of_ours_is_an_instance_or_a_particle_of_ek100(ek100):
     taken = instance_words(ek100.verbs, ek100.nouns)
     assert len(taken) > 1_000
     assert not {word: text for word, text in our_words().items() if shape_of(word) & taken}
-    particles = {part for i in ek100.verbs.keys for name in ek100.verbs.instances[i] for part in name.split("-")[1:]}
+    particles = {
+        part for i in ek100.verbs.keys for name in ek100.verbs.instances[i] for part in name.split("-")[1:]
+    }
     assert not particles & set(our_words())
     assert set(GLOSSES["verb"]) == set(ek100.verbs.categories.values())
     assert set(GLOSSES["noun"]) == set(ek100.nouns.categories.values())
@@ -185,5 +208,10 @@ def test_all_rows_of_validation_are_asked_fast_and_most_get_a_hint(ek100):
     assert coverage > 0.8
     assert seconds < 60
     assert {text for question in questions for text in question.hint.values() if text}.isdisjoint(
-        {GLOSSES["noun"]["hand"], GLOSSES["noun"]["storage"], GLOSSES["verb"]["order"], GLOSSES["verb"]["transition"]}
+        {
+            GLOSSES["noun"]["hand"],
+            GLOSSES["noun"]["storage"],
+            GLOSSES["verb"]["order"],
+            GLOSSES["verb"]["transition"],
+        }
     )

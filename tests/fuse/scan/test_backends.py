@@ -1,4 +1,6 @@
-"""Every backend beside the float64 reference: outputs, last states, every gradient, for every option; what it must survive."""
+"""Every backend beside the float64 reference: outputs, last states, every gradient, for every option; what it
+must survive.
+"""
 
 import itertools
 import json
@@ -18,7 +20,9 @@ FAST = [marked(name) for name in ("chunked", "cpu", "triton")]
 
 
 GRID = [
-    marked(name, length, length=length) for name in ("chunked", "cpu", "triton") for length in (1, 2, 7, 16, 40, 64, 257, 1569)
+    marked(name, length, length=length)
+    for name in ("chunked", "cpu", "triton")
+    for length in (1, 2, 7, 16, 40, 64, 257, 1569)
 ]
 
 
@@ -42,7 +46,9 @@ def test_every_length_and_state_size_gives_the_reference(backend, length, states
     assert_close(run(x, backend, lengths=lengths), run(x, "reference", torch.float64, lengths=lengths))
 
 
-OPTIONS = list(itertools.product(("step", "groups", "constant", "mixed"), (False, True), (False, True), (False, True)))
+OPTIONS = list(
+    itertools.product(("step", "groups", "constant", "mixed"), (False, True), (False, True), (False, True))
+)
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -50,14 +56,19 @@ OPTIONS = list(itertools.product(("step", "groups", "constant", "mixed"), (False
 def test_every_form_of_the_coefficients_gives_the_reference(backend, coefficients, pooled, zoh, ragged):
     length = short(backend, 37)
     x = draw(length=length, coefficients=coefficients)
-    options = {"pooled": pooled, "zoh": zoh, "lengths": torch.tensor([length, 0, length - 4]) if ragged else None}
+    options = {
+        "pooled": pooled,
+        "zoh": zoh,
+        "lengths": torch.tensor([length, 0, length - 4]) if ragged else None,
+    }
     assert_close(run(x, backend, **options), run(x, "reference", torch.float64, **options))
 
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize(
-    "without", [("D",), ("z",), ("delta_bias",), ("initial_state",), ("D", "z", "delta_bias", "initial_state")]
+    "without",
+    [("D",), ("z",), ("delta_bias",), ("initial_state",), ("D", "z", "delta_bias", "initial_state")],
 )
 def test_what_is_optional_may_be_left_out(backend, pooled, without):
     x = draw(without=without, length=short(backend, 16))
@@ -83,7 +94,10 @@ def test_extreme_values_end_as_the_reference_does(backend):
     for softplus in (True, False):
         if not softplus:
             x["delta"], x["delta_bias"] = x["delta"].abs(), None
-        found, expected = run(x, backend, softplus=softplus), run(x, "reference", torch.float64, softplus=softplus)
+        found, expected = (
+            run(x, backend, softplus=softplus),
+            run(x, "reference", torch.float64, softplus=softplus),
+        )
         assert_close(found, expected)
         assert all(torch.isfinite(value).all() for value in found.values())
 
@@ -106,15 +120,25 @@ def test_padding_splitting_and_the_order_of_a_batch_change_nothing(backend):
     y = selective_scan(**x, lengths=lengths, delta_softplus=True, backend=backend)
     order = torch.tensor([2, 0, 3, 1])
     shuffled = {k: v[order] if v is not None and v.shape[0] == 4 else v for k, v in x.items()}
-    assert torch.equal(selective_scan(**shuffled, lengths=lengths[order], delta_softplus=True, backend=backend), y[order])
+    assert torch.equal(
+        selective_scan(**shuffled, lengths=lengths[order], delta_softplus=True, backend=backend), y[order]
+    )
     for row, length in enumerate(lengths.tolist()):
         alone = {k: v[row : row + 1, :length] if v is not None and v.ndim == 3 else v for k, v in x.items()}
-        torch.testing.assert_close(selective_scan(**alone, delta_softplus=True, backend=backend)[0], y[row, :length])
+        torch.testing.assert_close(
+            selective_scan(**alone, delta_softplus=True, backend=backend)[0], y[row, :length]
+        )
         assert not y[row, length:].any()
     state, parts = None, []
     for span in (slice(0, 13), slice(13, 14), slice(14, 30)):
-        part = {k: v[:, span] if v is not None and v.ndim == 3 else v for k, v in x.items() if k != "initial_state"}
-        out, state = selective_scan(**part, initial_state=state, return_last_state=True, delta_softplus=True, backend=backend)
+        part = {
+            k: v[:, span] if v is not None and v.ndim == 3 else v
+            for k, v in x.items()
+            if k != "initial_state"
+        }
+        out, state = selective_scan(
+            **part, initial_state=state, return_last_state=True, delta_softplus=True, backend=backend
+        )
         parts.append(out)
     torch.testing.assert_close(torch.cat(parts, 1), selective_scan(**x, delta_softplus=True, backend=backend))
 
@@ -137,9 +161,15 @@ def test_scanning_both_ways_is_two_scans_and_a_flip_within_each_row(backend):
     order = torch.arange(12, device=lengths.device).expand(3, 12)
     order = torch.where(order < lengths[:, None], lengths[:, None] - 1 - order, order)
     turn = lambda v: v.gather(1, order[..., None].expand_as(v)) if v is not None and v.ndim == 3 else v
-    y = turn(selective_scan(**{k: turn(v) for k, v in x.items()}, lengths=lengths, delta_softplus=True, backend=backend))
+    y = turn(
+        selective_scan(
+            **{k: turn(v) for k, v in x.items()}, lengths=lengths, delta_softplus=True, backend=backend
+        )
+    )
     for row, length in enumerate(lengths.tolist()):
-        alone = {k: v[row : row + 1, :length].flip(1) if v is not None and v.ndim == 3 else v for k, v in x.items()}
+        alone = {
+            k: v[row : row + 1, :length].flip(1) if v is not None and v.ndim == 3 else v for k, v in x.items()
+        }
         expected = selective_scan(**alone, delta_softplus=True, backend="reference").flip(1)[0]
         torch.testing.assert_close(y[row, :length], expected, rtol=1e-4, atol=1e-5)
 
@@ -159,7 +189,11 @@ def test_streams_that_share_a_give_what_each_gives_alone_and_one_gradient_of_a(b
         leaves = {"A": put({"A": a}, backend)["A"].clone().requires_grad_()}
         streams = []
         for number, (x, own) in enumerate(zip(drawn, lengths, strict=True)):
-            x = {k: None if v is None else v.clone().requires_grad_() for k, v in put(x, backend).items() if k != "A"}
+            x = {
+                k: None if v is None else v.clone().requires_grad_()
+                for k, v in put(x, backend).items()
+                if k != "A"
+            }
             leaves |= {f"{k}{number}": v for k, v in x.items() if v is not None}
             streams.append(scan.ScanInputs(**x, lengths=own if own is None else own.to(leaves["A"].device)))
         if together:
@@ -167,7 +201,9 @@ def test_streams_that_share_a_give_what_each_gives_alone_and_one_gradient_of_a(b
             found = [y for y, _ in scan._scan(streams, leaves["A"], options, backend)]
         else:
             function = pooled_selective_scan if pooled else selective_scan
-            found = [function(**s._asdict(), A=leaves["A"], delta_softplus=True, backend=backend) for s in streams]
+            found = [
+                function(**s._asdict(), A=leaves["A"], delta_softplus=True, backend=backend) for s in streams
+            ]
         total = sum((y.sin() * (i + 1)).sum() for i, y in enumerate(found))
         gradients = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
         return {f"y{i}": y for i, y in enumerate(found)} | gradients
@@ -191,7 +227,10 @@ def instructions(request, monkeypatch):
 def test_every_instruction_set_gives_the_reference():
     for options in ({"zoh": True}, {"pooled": True}, {}):
         x, lengths = draw(length=70, channels=37), torch.tensor([70, 33, 0])
-        assert_close(run(x, "cpu", lengths=lengths, **options), run(x, "reference", torch.float64, lengths=lengths, **options))
+        assert_close(
+            run(x, "cpu", lengths=lengths, **options),
+            run(x, "reference", torch.float64, lengths=lengths, **options),
+        )
 
 
 @pytest.mark.usefixtures("instructions")
@@ -200,7 +239,8 @@ def test_every_number_of_16_bits_is_read_and_written_as_torch_does(dtype):
     u = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype).view(256, 1, 256)
     zeros, a, b = torch.zeros_like(u), -torch.ones(256, 4), torch.zeros(256, 1, 4, dtype=dtype)
     for d in (1.0, 0.7354, 1.1 / 512, 3000.3):
-        y = selective_scan(u, zeros, a, b, b, torch.full((256,), d), backend="cpu")  # D u, and NaN where u is not finite
+        # D u, and NaN where u is not finite
+        y = selective_scan(u, zeros, a, b, b, torch.full((256,), d), backend="cpu")
         expected = (u.float() * d).to(dtype)
         assert torch.equal(y[u.isfinite()], expected[u.isfinite()])
         assert y[~u.isfinite()].isnan().all()
@@ -210,7 +250,13 @@ def test_every_number_of_16_bits_is_read_and_written_as_torch_does(dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     ("coefficients", "pooled", "wide"),
-    [("step", False, ()), ("step", True, ()), ("groups", False, ()), ("mixed", False, ()), ("step", False, ("B", "z"))],
+    [
+        ("step", False, ()),
+        ("step", True, ()),
+        ("groups", False, ()),
+        ("mixed", False, ()),
+        ("step", False, ("B", "z")),
+    ],
 )
 def test_low_precision_gives_what_widening_first_and_rounding_last_would(dtype, coefficients, pooled, wide):
     x = {
@@ -257,7 +303,10 @@ def test_the_default_dtype_of_the_process_changes_nothing(backend, dtype):
 
 @pytest.mark.parametrize("backend", FAST)
 def test_parameters_may_be_of_another_dtype_than_what_streams_in(backend):
-    x = {k: v.double() if k in ("D", "delta_bias", "initial_state") else v.bfloat16() for k, v in draw(length=5).items()}
+    x = {
+        k: v.double() if k in ("D", "delta_bias", "initial_state") else v.bfloat16()
+        for k, v in draw(length=5).items()
+    }
     x["A"] = x["A"].double()
     assert_close(run(x, backend), run({k: v.double() for k, v in x.items()}, "reference"), 2e-2, 2e-2)
 
@@ -292,15 +341,22 @@ def test_recorded_cases_of_the_original(shared, backend):
     cases = json.loads((folder / "selective_scan.json").read_text())["cases"]
     for case in cases[:: 8 if backend == "triton" and INTERPRETED else 1]:
         prefix = f"{case['id']}/in."
-        raw = put({k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}, backend)
+        raw = put(
+            {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}, backend
+        )
         grad_out = raw.pop("grad_out").transpose(1, 2)
         x = {k: ours(k, v).clone().requires_grad_() for k, v in raw.items()}
-        y, state = selective_scan(**x, delta_softplus=case["delta_softplus"], return_last_state=True, backend=backend)
+        y, state = selective_scan(
+            **x, delta_softplus=case["delta_softplus"], return_last_state=True, backend=backend
+        )
         (y * grad_out).sum().backward()
         assert error(y.transpose(1, 2).cpu(), tensors[f"{case['id']}/out64"]) < 1e-5, case
         assert error(state.cpu(), tensors[f"{case['id']}/last_state64"]) < 1e-5, case
         for name, value in x.items():
-            assert error(value.grad.cpu(), ours(name, tensors[f"{case['id']}/grad64.{name}"])) < 1e-4, (case, name)
+            assert error(value.grad.cpu(), ours(name, tensors[f"{case['id']}/grad64.{name}"])) < 1e-4, (
+                case,
+                name,
+            )
 
 
 def test_auto_takes_the_native_scan_where_it_was_built_and_float64_where_it_is_meant():
@@ -312,7 +368,9 @@ def test_auto_takes_the_native_scan_where_it_was_built_and_float64_where_it_is_m
 def test_a_backend_that_cannot_take_the_tensors_says_why(monkeypatch):
     monkeypatch.setattr(cpu, "unavailable", lambda: None)
     x = draw()
-    with pytest.raises(UsageError, match='"cpu" was asked for, but it computes in float32 and the tensors are float64'):
+    with pytest.raises(
+        UsageError, match='"cpu" was asked for, but it computes in float32 and the tensors are float64'
+    ):
         selective_scan(**{k: v.double() for k, v in x.items()}, backend="cpu")
     monkeypatch.setattr(cpu, "unavailable", lambda: "it was not built; install a C compiler")
     with pytest.raises(UsageError, match="it was not built; install a C compiler"):

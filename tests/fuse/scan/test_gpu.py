@@ -1,4 +1,6 @@
-"""What can be known of the GPU's scans where there is no GPU: Triton's kernels compiled ahead of time, mamba-ssm's signature."""
+"""What can be known of the GPU's scans where there is no GPU: Triton's kernels compiled ahead of time,
+mamba-ssm's signature.
+"""
 
 import json
 import os
@@ -23,7 +25,9 @@ KERNELS = ROOT / "benchmarks" / "kernels.py"
 @pytest.mark.skipif(bool(triton.unavailable()), reason=str(triton.unavailable()))
 def test_every_kernel_compiles_for_three_generations_of_gpus_and_spills_nothing():
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, KERNELS], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, KERNELS], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == {
         "spilled_bytes": 0,
@@ -34,7 +38,9 @@ def test_every_kernel_compiles_for_three_generations_of_gpus_and_spills_nothing(
 
 @pytest.mark.skipif(bool(triton.unavailable()), reason=str(triton.unavailable()))
 def test_a_gpu_that_computes_something_else_is_not_taken(monkeypatch):
-    """The small case that is computed before Triton is trusted, with its right result, a wrong one, and a compiler that fails."""
+    """The small case that is computed before Triton is trusted, with its right result, a wrong one, and a
+    compiler that fails.
+    """
     check = triton._wrong
     here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.device("meta"):  # whatever the caller's mode is
@@ -62,14 +68,19 @@ def test_triton_says_why_it_is_not_here(monkeypatch):
     assert pick("auto", "cuda") == "chunked"
     monkeypatch.setattr(triton, "_checked", lambda device: None)
     assert pick("auto", "cuda") == "triton"
-    assert SSMFusion(FusionConfig(streams={"video": StreamShape(width=4)}, d_model=4, scan="triton")).config.scan == "triton"
+    assert (
+        SSMFusion(FusionConfig(streams={"video": StreamShape(width=4)}, d_model=4, scan="triton")).config.scan
+        == "triton"
+    )
 
 
 @pytest.fixture
 def stand_in(monkeypatch):
     """mamba-ssm's function, of its layout and rules, computed by the reference."""
 
-    def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False):
+    def selective_scan_fn(
+        u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False
+    ):
         assert A.dtype == torch.float32
         assert all(x is None or x.stride(-1) == 1 for x in (u, delta, z))
         assert len({x.dtype for x in (u, delta, z) if x is not None}) == 1
@@ -110,7 +121,11 @@ def test_mamba_ssm_behind_our_signature(stand_in, coefficients, softplus, pooled
         x["u"][1], x["z"][2, 4:], x["delta"][2, 4:] = torch.nan, torch.nan, torch.nan
     options = {"pooled": True, "lengths": lengths, "softplus": softplus}
     found = run(x, "mamba", **options) if pooled else scanned(x, "mamba", softplus, lengths)
-    expected = run(x, "reference", torch.float64, **options) if pooled else scanned(x, "reference", softplus, lengths)
+    expected = (
+        run(x, "reference", torch.float64, **options)
+        if pooled
+        else scanned(x, "reference", softplus, lengths)
+    )
     assert_close(found, expected)
 
 
@@ -126,12 +141,20 @@ def test_groups_of_b_and_c_and_empty_batches_reach_mamba_ssm_as_it_wants_them(st
 
 
 def scanned(x, backend, softplus, lengths):
-    """Outputs, last states, and the gradients of the outputs alone: mamba-ssm passes none through the last state."""
+    """Outputs, last states, and the gradients of the outputs alone: mamba-ssm passes none through the last
+    state.
+    """
     x = {k: None if v is None else v.clone().requires_grad_() for k, v in x.items()}
-    y, last = selective_scan(**x, delta_softplus=softplus, lengths=lengths, return_last_state=True, backend=backend)
+    y, last = selective_scan(
+        **x, delta_softplus=softplus, lengths=lengths, return_last_state=True, backend=backend
+    )
     present = {k: v for k, v in x.items() if v is not None}
     gradients = torch.autograd.grad(y.sin().sum(), list(present.values()))
-    return {"y": y.detach(), "last": last.detach(), **{f"d{k}": g for k, g in zip(present, gradients, strict=True)}}
+    return {
+        "y": y.detach(),
+        "last": last.detach(),
+        **{f"d{k}": g for k, g in zip(present, gradients, strict=True)},
+    }
 
 
 def test_what_mamba_ssm_cannot_do_is_refused_by_name(stand_in):
@@ -168,6 +191,9 @@ def test_mamba_ssm_missing_or_broken_is_said_in_its_own_words(monkeypatch):
 @pytest.mark.skipif(bool(mamba.unavailable()), reason=f"mamba: {mamba.unavailable()}")
 @pytest.mark.parametrize("coefficients", ["step", "groups", "constant"])
 def test_the_real_mamba_ssm_gives_the_reference(coefficients):
-    x = {k: None if v is None else v.cuda() for k, v in draw(coefficients=coefficients, without=("initial_state",)).items()}
+    x = {
+        k: None if v is None else v.cuda()
+        for k, v in draw(coefficients=coefficients, without=("initial_state",)).items()
+    }
     lengths = torch.tensor([16, 0, 9], device="cuda")
     assert_close(scanned(x, "mamba", True, lengths), scanned(x, "reference", True, lengths))

@@ -1,4 +1,6 @@
-"""The scan as an operator of PyTorch: compiled, counted, under autocast, of stacked heads; and what it refuses."""
+"""The scan as an operator of PyTorch: compiled, counted, under autocast, of stacked heads; and what it
+refuses.
+"""
 
 import logging
 
@@ -22,7 +24,10 @@ def test_torch_compile_takes_it_whole(backend):
     run = lambda **x: pooled_selective_scan(**x, delta_softplus=True, backend=backend).sum()
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     gradients = torch.autograd.grad(compiled(**x), list(x.values()))
-    assert all(torch.equal(a, b) for a, b in zip(gradients, torch.autograd.grad(run(**x), list(x.values())), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(gradients, torch.autograd.grad(run(**x), list(x.values())), strict=True)
+    )
     with torch.no_grad():
         assert torch.equal(compiled(**x), run(**x))
 
@@ -30,11 +35,15 @@ def test_torch_compile_takes_it_whole(backend):
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("pooled", [False, True])
 def test_its_shapes_are_what_it_promises(backend, pooled):
-    streams = [scan.ScanInputs(**{k: v for k, v in put(draw(length=n), backend).items() if k != "A"}) for n in (5, 9)]
+    streams = [
+        scan.ScanInputs(**{k: v for k, v in put(draw(length=n), backend).items() if k != "A"}) for n in (5, 9)
+    ]
     a = put(draw(), backend)["A"]
     tensors, present = operator._pack(streams)
     arguments = (a, tensors, present, True, False, pooled, True, backend)
-    torch.library.opcheck(torch.ops.mambavl.selective_scan.default, arguments, test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(
+        torch.ops.mambavl.selective_scan.default, arguments, test_utils=("test_schema", "test_faketensor")
+    )
     ys, checkpoints = operator.selective_scan(*arguments)[:2], operator.selective_scan(*arguments)[4:]
     outer = ([torch.ones_like(y) for y in ys], [c[:, :0, 0] for c in checkpoints], checkpoints)
     torch.library.opcheck(
@@ -48,8 +57,13 @@ def test_its_shapes_are_what_it_promises(backend, pooled):
 @pytest.mark.parametrize("coefficients", ["step", "groups", "constant"])
 @pytest.mark.parametrize("shared", [(), ("u", "B"), ("A",)])
 def test_stacked_heads_are_groups_of_channels(backend, coefficients, shared):
-    """vmap, the gradient under vmap, and the gradient through vmap, beside a loop over the heads with the reference."""
-    heads = [put(draw(length=4, channels=6, states=4, coefficients=coefficients, seed=seed), backend) for seed in range(3)]
+    """vmap, the gradient under vmap, and the gradient through vmap, beside a loop over the heads with the
+    reference.
+    """
+    heads = [
+        put(draw(length=4, channels=6, states=4, coefficients=coefficients, seed=seed), backend)
+        for seed in range(3)
+    ]
     if coefficients == "groups":  # of 3 in draw()
         assert heads[0]["B"].ndim == 4
     lengths = torch.tensor([4, 0, 2], device=heads[0]["u"].device)
@@ -57,7 +71,9 @@ def test_stacked_heads_are_groups_of_channels(backend, coefficients, shared):
     dims = {k: None if k in shared else 0 for k in heads[0]}
 
     def of(x, backend=backend):
-        y, last = selective_scan(**x, lengths=lengths, delta_softplus=True, return_last_state=True, backend=backend)
+        y, last = selective_scan(
+            **x, lengths=lengths, delta_softplus=True, return_last_state=True, backend=backend
+        )
         return y.sin().sum() + last.square().sum()
 
     expected_of = lambda h: {k: heads[0][k] if k in shared else h[k] for k in h}
@@ -77,7 +93,10 @@ def test_stacked_heads_are_groups_of_channels(backend, coefficients, shared):
             else torch.zeros(())
             for head in heads
         )
-        close(found, total if name in shared else torch.stack([grad(reference)(expected_of(h))[name] for h in heads]))
+        close(
+            found,
+            total if name in shared else torch.stack([grad(reference)(expected_of(h))[name] for h in heads]),
+        )
         assert found.shape == value.shape
 
 
@@ -178,14 +197,20 @@ def test_what_does_not_go_together_is_refused():
     for change, says in (
         ({"A": torch.zeros(21, 257)}, r"A is \(21, 257\); it is \(D, N\), with 1 to 256 states"),
         ({"A": x["A"].cfloat()}, "A is torch.complex64"),
-        ({"u": torch.zeros(3, 16, 21, dtype=torch.int64)}, "u is torch.int64; it is a real floating-point type"),
+        (
+            {"u": torch.zeros(3, 16, 21, dtype=torch.int64)},
+            "u is torch.int64; it is a real floating-point type",
+        ),
         ({"lengths": torch.tensor([1.5, 2, 3])}, "lengths is torch.float32; it is an integer type"),
         ({"B": torch.zeros(3, 16, 2, 16)}, r"B is .*: 21 channels are not 2 groups"),
         ({"delta": torch.zeros(3, 16, 21, device="meta")}, "delta is on meta and A on cpu"),
     ):
         with pytest.raises(ValueError, match=says):
             selective_scan(**{**x, **change})
-    streams = [scan.ScanInputs(**{k: v.to(d) for k, v in x.items() if k != "A"}) for d in (torch.float32, torch.float64)]
+    streams = [
+        scan.ScanInputs(**{k: v.to(d) for k, v in x.items() if k != "A"})
+        for d in (torch.float32, torch.float64)
+    ]
     with pytest.raises(ValueError, match=r"u is torch.float64 in one stream and torch.float32 in another"):
         scan.pooled_selective_scans(streams, x["A"])
     with pytest.raises(ValueError, match="no stream"):
@@ -214,5 +239,8 @@ def test_a_faster_scan_that_is_passed_over_is_a_warning_with_its_reason(caplog, 
         assert scan.pick("auto") == "chunked"
     [record] = caplog.records
     assert record.levelname == "WARNING"
-    assert record.message == "selective scan on cpu: chunked, which is slower (cpu: it was not built; install a C compiler)"
+    assert (
+        record.message
+        == "selective scan on cpu: chunked, which is slower (cpu: it was not built; install a C compiler)"
+    )
     scan._say_once.cache_clear()

@@ -29,7 +29,16 @@ def inputs(batch=3, length=7, channels=5, states=4, dtype=torch.float64):
     u, delta, z = draw(batch, length, channels), draw(batch, length, channels), draw(batch, length, channels)
     a = -torch.exp(draw(channels, states))
     b, c = draw(batch, length, states), draw(batch, length, states)
-    return {"u": u, "delta": delta, "A": a, "B": b, "C": c, "D": draw(channels), "z": z, "delta_bias": draw(channels)}
+    return {
+        "u": u,
+        "delta": delta,
+        "A": a,
+        "B": b,
+        "C": c,
+        "D": draw(channels),
+        "z": z,
+        "delta_bias": draw(channels),
+    }
 
 
 @pytest.mark.parametrize("length", [1, 16, 77])
@@ -74,14 +83,18 @@ def test_constant_b_and_c_stop_at_padding_too():
         y = selective_scan(**x, z=z, delta_softplus=True, lengths=lengths)
         assert not y[1, 3:].any()
         expected = y.sum(1) / lengths.clamp(min=1)[:, None]
-        torch.testing.assert_close(pooled_selective_scan(**x, z=z, delta_softplus=True, lengths=lengths), expected)
+        torch.testing.assert_close(
+            pooled_selective_scan(**x, z=z, delta_softplus=True, lengths=lengths), expected
+        )
 
 
 def test_exact_hold_is_smooth_where_a_is_nothing():
     """At A = 0 the hold is delta B; nearby, value and gradient must neither break off nor blow up."""
     x = inputs(dtype=torch.float32)
     at_zero = selective_scan(x["u"], x["delta"], torch.zeros_like(x["A"]), x["B"], x["C"], zoh=True)
-    torch.testing.assert_close(at_zero, selective_scan(x["u"], x["delta"], torch.zeros_like(x["A"]), x["B"], x["C"]))
+    torch.testing.assert_close(
+        at_zero, selective_scan(x["u"], x["delta"], torch.zeros_like(x["A"]), x["B"], x["C"])
+    )
     gradients = []
     for size in (0.0, 1e-10, 1e-4):
         a = torch.full_like(x["A"], -size).requires_grad_()
@@ -94,7 +107,9 @@ def test_exact_hold_is_smooth_where_a_is_nothing():
 def test_the_mean_counts_steps_exactly_in_low_precision():
     ones = torch.ones(1, 257, 1, dtype=torch.bfloat16)
     zero = torch.zeros(1, 1)
-    pooled = pooled_selective_scan(ones, ones, zero, torch.zeros(1, 257, 1), torch.zeros(1, 257, 1), D=torch.ones(1))
+    pooled = pooled_selective_scan(
+        ones, ones, zero, torch.zeros(1, 257, 1), torch.zeros(1, 257, 1), D=torch.ones(1)
+    )
     assert pooled.item() == 1.0
 
 
@@ -164,7 +179,8 @@ def test_recorded_cases_of_the_original(shared, dtype):
     folder = shared / "parity" / "mamba"
     cases = json.loads((folder / "selective_scan.json").read_text())["cases"]
     tensors = load_file(folder / "selective_scan.safetensors")
-    tolerance = 1e-9 if dtype == torch.float64 else 1e-5  # both well inside it; reordered sums may use 1e-4 in float32
+    # both well inside it; reordered sums may use 1e-4 in float32
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-5
     for case in cases:
         prefix = f"{case['id']}/in."
         raw = {k.removeprefix(prefix): v.to(dtype) for k, v in tensors.items() if k.startswith(prefix)}
@@ -175,4 +191,7 @@ def test_recorded_cases_of_the_original(shared, dtype):
         assert error(y.transpose(1, 2), tensors[f"{case['id']}/out64"]) < tolerance, case
         assert error(state, tensors[f"{case['id']}/last_state64"]) < tolerance, case
         for name, value in x.items():
-            assert error(value.grad, ours(name, tensors[f"{case['id']}/grad64.{name}"])) < tolerance, (case, name)
+            assert error(value.grad, ours(name, tensors[f"{case['id']}/grad64.{name}"])) < tolerance, (
+                case,
+                name,
+            )

@@ -1,4 +1,6 @@
-"""AVION's visual tower: the numbers of the original, its state dicts in both layouts, refusals that name the key."""
+"""AVION's visual tower: the numbers of the original, its state dicts in both layouts, refusals that name the
+key.
+"""
 
 import math
 from dataclasses import replace
@@ -11,7 +13,9 @@ from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.published import avion
 from mambavl.extract.encoders.published.vit import VitConfig, refit, resize_time
 
-TINY = VitConfig(width=48, depth=3, heads=4, patch_size=8, image_size=32, frames=4, num_classes=(11,), projection=24)
+TINY = VitConfig(
+    width=48, depth=3, heads=4, patch_size=8, image_size=32, frames=4, num_classes=(11,), projection=24
+)
 
 
 @pytest.fixture(scope="module", params=["plain", "fused"])
@@ -62,7 +66,11 @@ def test_times_are_stretched_and_cut_as_the_original_does(shared):
     golden = Fixture(shared / "parity" / "avion" / "plain_t4")
     config = replace(TINY, projection=None)
     state = avion.ours(golden.state, config)
-    tables = {name: table for name, table in golden.group("inflate/").items() if name.startswith(("bilinear", "interp"))}
+    tables = {
+        name: table
+        for name, table in golden.group("inflate/").items()
+        if name.startswith(("bilinear", "interp"))
+    }
     assert len(tables) == 5
     for name, table in tables.items():
         mode, frames = name.split(".")
@@ -77,7 +85,9 @@ def test_times_are_stretched_and_cut_as_the_original_does(shared):
 
 @pytest.mark.shared
 def test_both_layouts_are_one_model_and_come_back_bit_for_bit(shared):
-    plain, fused = (Fixture(shared / "parity" / "avion" / f"{layout}_t4").state for layout in ("plain", "fused"))
+    plain, fused = (
+        Fixture(shared / "parity" / "avion" / f"{layout}_t4").state for layout in ("plain", "fused")
+    )
     config = avion.fitted(TINY, plain)
     assert config == avion.fitted(TINY, fused) == replace(TINY, projection=None)
     for source in (plain, fused):
@@ -113,8 +123,12 @@ def test_full_size_state_dicts_have_the_originals_keys_and_shapes(shared, model,
 
 def test_336_pixels_differ_from_224_in_the_position_table_alone():
     with torch.device("meta"):
-        small, large = (shapes(avion.Avion(avion.CONFIGS[f"avion-vit-l{size}"]).state_dict()) for size in ("", "-336"))
-    assert {name: large[name] for name in large if large[name] != small[name]} == {"embed.position": (577, 1024)}
+        small, large = (
+            shapes(avion.Avion(avion.CONFIGS[f"avion-vit-l{size}"]).state_dict()) for size in ("", "-336")
+        )
+    assert {name: large[name] for name in large if large[name] != small[name]} == {
+        "embed.position": (577, 1024)
+    }
     config = avion.CONFIGS["avion-vit-l-336"]
     with torch.device("meta"):
         published = avion.theirs(avion.Avion(config).state_dict(), config, "fused")

@@ -36,7 +36,9 @@ def same(found):
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("around", ["", "model_state", "state_dict"])
 def test_the_layouts_of_published_checkpoints(tmp_path, zipped, around):
-    """Optimiser states, argparse namespaces, numpy numbers and loggers lie around the weights; the old format and the new."""
+    """Optimiser states, argparse namespaces, numpy numbers and loggers lie around the weights; the old format
+    and the new.
+    """
     beside = {
         "epoch": 7, "args": argparse.Namespace(lr=0.1, out=Path("x")), "best_acc1": np.float64(0.5), "cfg": "a: 1",
         "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]},
@@ -44,7 +46,9 @@ def test_the_layouts_of_published_checkpoints(tmp_path, zipped, around):
     }  # fmt: skip
     file = tmp_path / "a.pth"
     torch.save(
-        {**beside, around: collections.OrderedDict(STATE)} if around else STATE, file, _use_new_zipfile_serialization=zipped
+        {**beside, around: collections.OrderedDict(STATE)} if around else STATE,
+        file,
+        _use_new_zipfile_serialization=zipped,
     )
     found, left_out = read_checkpoint(file)
     same(found)
@@ -53,7 +57,9 @@ def test_the_layouts_of_published_checkpoints(tmp_path, zipped, around):
 
 def test_parameters_and_shared_and_transposed_tensors_come_as_they_are(tmp_path):
     weight = torch.nn.Parameter(torch.randn(4, 3))
-    torch.save({"state_dict": {"a": weight, "b": weight.detach(), "c": weight.detach().t()[1:]}}, tmp_path / "a.pt")
+    torch.save(
+        {"state_dict": {"a": weight, "b": weight.detach(), "c": weight.detach().t()[1:]}}, tmp_path / "a.pt"
+    )
     found, _ = read_checkpoint(tmp_path / "a.pt")
     assert torch.equal(found["a"], weight.detach())
     assert torch.equal(found["c"], weight.detach().t()[1:])
@@ -104,13 +110,24 @@ def hostile(folder: Path) -> dict[str, tuple[Path, str]]:
     torch.save(
         {
             "model_state": {
-                "a": Calls(torch._utils._rebuild_tensor_v2, torch.zeros(2).untyped_storage(), 0, (9**9,), (1,), False, {})
+                "a": Calls(
+                    torch._utils._rebuild_tensor_v2,
+                    torch.zeros(2).untyped_storage(),
+                    0,
+                    (9**9,),
+                    (1,),
+                    False,
+                    {},
+                )
             }
         },
         folder / "beyond.pth",
     )
     files["beyond"] = folder / "beyond.pth", "cannot be read"
-    torch.save({"model_state": {"a": Calls(torch.load, str(folder / "zip-system.pth"))}}, folder / "loads-another.pth")
+    torch.save(
+        {"model_state": {"a": Calls(torch.load, str(folder / "zip-system.pth"))}},
+        folder / "loads-another.pth",
+    )
     files["loads-another"] = folder / "loads-another.pth", "holds no weights"
     return files
 

@@ -12,7 +12,9 @@ from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.published import lavila
 from mambavl.extract.encoders.published.vit import VitConfig, refit, resize_time
 
-TINY = VitConfig(width=48, depth=3, heads=4, patch_size=8, image_size=32, frames=4, num_classes=(5, 7, 11), projection=24)
+TINY = VitConfig(
+    width=48, depth=3, heads=4, patch_size=8, image_size=32, frames=4, num_classes=(5, 7, 11), projection=24
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,11 @@ def test_outputs_are_the_originals(golden, dtype, group):
 def test_every_step_on_the_way_is_the_originals(golden):
     model = loaded(lavila.ours(golden.state, TINY))
     modules = {"": "", ".timeattn": ".time_attention", ".attn": ".space_attention"}
-    blocks = {f"block.{i}{theirs}": f"blocks.{i}{mine}" for i in range(TINY.depth) for theirs, mine in modules.items()}
+    blocks = {
+        f"block.{i}{theirs}": f"blocks.{i}{mine}"
+        for i in range(TINY.depth)
+        for theirs, mine in modules.items()
+    }
     seen = recorded_inputs_and_outputs(model, golden["input/video"], ["embed.norm", *blocks.values()])
     steps = {theirs: seen[mine][1] for theirs, mine in blocks.items()}
     steps |= {"embed_pre_ln": seen["embed.norm"][0], "embed": seen["embed.norm"][1]}
@@ -57,7 +63,11 @@ def test_every_step_on_the_way_is_the_originals(golden):
 @pytest.mark.shared
 def test_times_are_stretched_and_cut_as_the_original_does(golden):
     state = lavila.ours(golden.state, TINY)
-    tables = {name: table for name, table in golden.group("inflate/").items() if name.startswith(("bilinear", "interp"))}
+    tables = {
+        name: table
+        for name, table in golden.group("inflate/").items()
+        if name.startswith(("bilinear", "interp"))
+    }
     assert len(tables) == 5
     for name, table in tables.items():
         mode, frames = name.split(".")
@@ -101,7 +111,9 @@ def test_full_size_state_dicts_have_the_originals_keys_and_shapes(shared, name, 
     config = lavila.fitted(lavila.CONFIGS[base], distributed)
     mine = lavila.ours(distributed, config)
     left_out = lavila.text_tower(distributed)
-    assert shapes(lavila.theirs(mine, config)) == {key: shape for key, shape in shapes(state).items() if key not in left_out}
+    assert shapes(lavila.theirs(mine, config)) == {
+        key: shape for key, shape in shapes(state).items() if key not in left_out
+    }
     parameters = sum(math.prod(shape) for shape in shapes(mine).values())
     if "dual" in name:
         assert config == replace(lavila.CONFIGS[base], frames=4, num_classes=(), projection=256)
@@ -119,7 +131,8 @@ def test_divided_attention_is_a_masked_attention_over_all_tokens(along):
     x = torch.randn(2, 1 + frames * places, width, dtype=torch.float64)
     time, place = torch.arange(frames * places) // places, torch.arange(frames * places) % places
     group = place if along == "time" else time
-    seen = torch.ones(len(group) + 1, len(group) + 1, dtype=torch.bool)  # the class token sees and is seen by all
+    # the class token sees and is seen by all
+    seen = torch.ones(len(group) + 1, len(group) + 1, dtype=torch.bool)
     seen[1:, 1:] = group[:, None] == group
     masked = attention.join(F.scaled_dot_product_attention(*attention.split(x), attn_mask=seen))
     torch.testing.assert_close(attention(x, frames), masked, rtol=1e-12, atol=1e-12)

@@ -21,7 +21,9 @@ RUNS = [("motionformer", "mf_crop64"), ("motionformer_original", "mfo_crop64")]
 
 @pytest.mark.shared
 @pytest.mark.parametrize(("folder", "name"), RUNS)
-@pytest.mark.parametrize(("dtype", "group", "within"), [(torch.float32, "output", 1e-5), (torch.float64, "output64", 1e-9)])
+@pytest.mark.parametrize(
+    ("dtype", "group", "within"), [(torch.float32, "output", 1e-5), (torch.float64, "output64", 1e-9)]
+)
 def test_the_originals_numbers(shared, folder, name, dtype, group, within):
     config, state, tensors = fixture_of(shared / "parity" / folder, name)
     model = Motionformer(config)
@@ -30,12 +32,20 @@ def test_the_originals_numbers(shared, folder, name, dtype, group, within):
     seen = {"embed": model.embed(tensors["input/video"].to(dtype))}
     for index, block in enumerate(model.blocks):
         block.register_forward_hook(lambda _, __, out, name=f"block.{index}": seen.update({name: out}))
-        block.attn.register_forward_hook(lambda _, __, out, name=f"block.{index}.attn": seen.update({name: out}))
+        block.attn.register_forward_hook(
+            lambda _, __, out, name=f"block.{index}.attn": seen.update({name: out})
+        )
     with torch.inference_mode():
         tokens = model.tokens(tensors["input/video"].to(dtype))
         features = model.pool(tokens)
         verb, noun = model.classify(features)
-    found = {"tokens": tokens, "cls_normed": tokens[:, 0], "features": features, "logits.verb": verb, "logits.noun": noun}
+    found = {
+        "tokens": tokens,
+        "cls_normed": tokens[:, 0],
+        "features": features,
+        "logits.verb": verb,
+        "logits.noun": noun,
+    }
     found |= {"prob.verb": verb.softmax(-1), "prob.noun": noun.softmax(-1)}
     for key, value in found.items():
         assert error(value, tensors[f"{group}/{key}"]) <= within, key
@@ -89,7 +99,9 @@ def test_attention_agrees_with_a_loop_over_queries_and_steps(model):
     """The definition, one query, head and step at a time, in float64."""
     attention = redrawn(Motionformer(SMALL)).blocks[0].attn.double()
     steps, size, depth = 3, 4, SMALL.width // SMALL.heads
-    x = torch.randn(1, 1 + steps * size, SMALL.width, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(
+        1, 1 + steps * size, SMALL.width, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
     q, k, v = attention.qkv(x)[0].chunk(3, dim=-1)
     heads = [slice(head * depth, (head + 1) * depth) for head in range(SMALL.heads)]
 
@@ -99,7 +111,9 @@ def test_attention_agrees_with_a_loop_over_queries_and_steps(model):
     rows = [torch.cat([look(q[0, h], k[:, h], v[:, h]) for h in heads])]
     for i in range(1, len(q)):
         frames = [slice(1 + step * size, 1 + (step + 1) * size) for step in range(steps)]
-        trajectory = torch.stack([torch.cat([look(q[i, h], k[f, h], v[f, h]) for h in heads]) for f in frames])
+        trajectory = torch.stack(
+            [torch.cat([look(q[i, h], k[f, h], v[f, h]) for h in heads]) for f in frames]
+        )
         query = attention.proj_q(trajectory[(i - 1) // size])
         keys = attention.proj_kv(trajectory)[:, : SMALL.width]
         rows.append(torch.cat([look(query[h], keys[:, h], trajectory[:, h]) for h in heads]))
@@ -111,7 +125,13 @@ def test_chunks_of_queries_change_nothing(model, chunk):
     video = clips(SMALL, 2)
     chunked = redrawn(Motionformer(replace(SMALL, query_chunk=chunk)))
     assert error(chunked.tokens(video), model.tokens(video)) < 1e-6
-    assert error(chunked.double().tokens(video.double()), redrawn(Motionformer(SMALL)).double().tokens(video.double())) < 1e-14
+    assert (
+        error(
+            chunked.double().tokens(video.double()),
+            redrawn(Motionformer(SMALL)).double().tokens(video.double()),
+        )
+        < 1e-14
+    )
 
 
 def test_a_clip_does_not_depend_on_its_neighbours_and_repeats_bit_for_bit(model):
@@ -133,12 +153,16 @@ def test_penultimate_tokens_lead_to_the_same_pooled_features(model):
 
 
 def test_positions_follow_the_size_of_the_crop(model):
-    """A table that rises evenly from column to column still does so, away from the borders, when it is resized."""
+    """A table that rises evenly from column to column still does so, away from the borders, when it is
+    resized.
+    """
     config = replace(SMALL, patch_size=8, image_size=224)  # 28 x 28
     model = Motionformer(config)
     table = torch.arange(28.0).expand(28, 28).flatten()
     with torch.no_grad():
-        model.pos_embed.copy_(torch.cat([torch.tensor([-1.0]), table])[None, :, None].expand_as(model.pos_embed))
+        model.pos_embed.copy_(
+            torch.cat([torch.tensor([-1.0]), table])[None, :, None].expand_as(model.pos_embed)
+        )
         assert model._positions(28, 28) is model.pos_embed
         resized = model._positions(56, 14)[0, :, 0]
     assert resized[0] == -1  # the class token's row is left alone
@@ -146,7 +170,9 @@ def test_positions_follow_the_size_of_the_crop(model):
     assert error(columns[:, 1:-1], (0.5 + 2 * torch.arange(1.0, 13)).expand(56, 12)) < 1e-5
 
 
-@pytest.mark.parametrize(("num_classes", "heads"), [((), set()), ((4,), {"head"}), ((4, 6), {"head0", "head1"})])
+@pytest.mark.parametrize(
+    ("num_classes", "heads"), [((), set()), ((4,), {"head"}), ((4, 6), {"head0", "head1"})]
+)
 @pytest.mark.parametrize("unused_stem", [False, True])
 def test_round_trip_with_any_heads_and_wrappings(num_classes, heads, unused_stem):
     config = replace(SMALL, num_classes=num_classes, unused_stem=unused_stem)
@@ -168,7 +194,9 @@ def test_a_state_dict_that_does_not_fit_is_refused_by_key():
         ours(lacking, SMALL)
     with pytest.raises(UsageError, match=r"2 not known \(patch_embed\.proj\.weight, extra\)$"):
         ours(published | {"patch_embed.proj.weight": torch.zeros(1), "extra": torch.zeros(1)}, SMALL)
-    with pytest.raises(UsageError, match=r"of another shape \(temp_embed \(1, 8, 24\), expected \(1, 3, 24\)\)$"):
+    with pytest.raises(
+        UsageError, match=r"of another shape \(temp_embed \(1, 8, 24\), expected \(1, 3, 24\)\)$"
+    ):
         ours(published | {"temp_embed": torch.zeros(1, 8, 24)}, SMALL)
     with pytest.raises(UsageError, match=r"missing \(cls_token"):
         theirs({}, SMALL)

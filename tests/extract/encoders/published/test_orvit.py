@@ -51,7 +51,9 @@ def orvit_fixture(shared):
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize(("dtype", "group", "within"), [(torch.float32, "output", 1e-5), (torch.float64, "output64", 1e-9)])
+@pytest.mark.parametrize(
+    ("dtype", "group", "within"), [(torch.float32, "output", 1e-5), (torch.float64, "output64", 1e-9)]
+)
 def test_the_originals_numbers(shared, dtype, group, within):
     config, state, tensors = orvit_fixture(shared)
     model = ORViT(config)
@@ -60,12 +62,20 @@ def test_the_originals_numbers(shared, dtype, group, within):
     seen = {}
     for index, block in enumerate(model.blocks):
         block.register_forward_hook(lambda _, __, out, name=f"block.{index}": seen.update({name: out}))
-        block.attn.register_forward_hook(lambda _, __, out, name=f"block.{index}.attn": seen.update({name: out}))
+        block.attn.register_forward_hook(
+            lambda _, __, out, name=f"block.{index}.attn": seen.update({name: out})
+        )
     with torch.inference_mode():
         tokens = model.tokens(tensors["input/video"].to(dtype), tensors["input/boxes"])
         features = model.pool(tokens)
         verb, noun = model.classify(features)
-    found = {"tokens": tokens, "cls_normed": tokens[:, 0], "features": features, "logits.verb": verb, "logits.noun": noun}
+    found = {
+        "tokens": tokens,
+        "cls_normed": tokens[:, 0],
+        "features": features,
+        "logits.verb": verb,
+        "logits.noun": noun,
+    }
     found |= {"prob.verb": verb.softmax(-1), "prob.noun": noun.softmax(-1)}
     for key, value in found.items():
         assert error(value, tensors[f"{group}/{key}"]) <= within, key
@@ -81,10 +91,16 @@ def test_the_originals_objects_and_motion(shared):
     model = ORViT(config)
     model.load_state_dict(ours(state, config))
     block, boxes = model.blocks[1], tensors["input/boxes"][:, ::2]
-    inter = {key.removeprefix("inter/block.1."): tensor for key, tensor in tensors.items() if key.startswith("inter/block.1.")}
+    inter = {
+        key.removeprefix("inter/block.1."): tensor
+        for key, tensor in tensors.items()
+        if key.startswith("inter/block.1.")
+    }
     patches = tensors["inter/block.0"][:, 1:].unflatten(1, (4, 4, 4))
     with torch.inference_mode():
-        crops = torch.stack([roi_crops(patches, boxes[:, :, slot]) for slot in range(4)], dim=1).movedim(-1, 3)
+        crops = torch.stack([roi_crops(patches, boxes[:, :, slot]) for slot in range(4)], dim=1).movedim(
+            -1, 3
+        )
         assert error(crops, inter["roi_crops"]) <= 1e-5
         objects = inter["all_tokens"][:, 1:].unflatten(1, (4, 20))[:, :, 16:]
         assert error(block.object_tokens(patches, boxes), objects) <= 1e-5
@@ -104,7 +120,10 @@ def test_a_published_state_dict_survives_the_way_there_and_back(shared):
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("manifest", "config"),
-    [("orvit_mf_hr_ek100", CONFIGS["orvit-hr"]), ("orvit_mf_224_ssv2", replace(CONFIGS["orvit"], num_classes=(174,)))],
+    [
+        ("orvit_mf_hr_ek100", CONFIGS["orvit-hr"]),
+        ("orvit_mf_224_ssv2", replace(CONFIGS["orvit"], num_classes=(174,))),
+    ],
 )
 def test_full_size_keys_shapes_and_counts(shared, manifest, config):
     facts = json.loads((shared / "parity" / "manifests" / f"{manifest}.json").read_text())
@@ -124,12 +143,18 @@ def test_the_papers_model_has_its_parameters():
 
 
 def test_a_small_model_gives_the_numbers_it_gave_when_it_agreed_with_the_original():
-    """For machines without the recordings: recorded from this code, parameters drawn in the order of their declaration."""
+    """For machines without the recordings: recorded from this code, parameters drawn in the order of their
+    declaration.
+    """
     model = redrawn(ORViT(SMALL)).double()
     tokens = model.tokens(clips(SMALL, 1).double(), boxes_of(SMALL, 1))
     tokens_then, features_then = [-0.9506164, -1.1126303, 0.7460869], [0.3878529, -0.0484012, 0.315553]
-    torch.testing.assert_close(tokens[0, [0, 11, 27], 1], torch.tensor(tokens_then).double(), rtol=0, atol=1e-6)
-    torch.testing.assert_close(model.pool(tokens)[0, :3], torch.tensor(features_then).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        tokens[0, [0, 11, 27], 1], torch.tensor(tokens_then).double(), rtol=0, atol=1e-6
+    )
+    torch.testing.assert_close(
+        model.pool(tokens)[0, :3], torch.tensor(features_then).double(), rtol=0, atol=1e-6
+    )
 
 
 def test_crops_agree_with_torchvisions_aligned_roi_pooling():
@@ -142,7 +167,8 @@ def test_crops_agree_with_torchvisions_aligned_roi_pooling():
     rois = [(torch.stack(corners(box), dim=-1) * scale)[None] for box in boxes]
     expected = roi_align(patches.permute(0, 3, 1, 2), rois, (5, 7), aligned=True).permute(0, 2, 3, 1)
     assert error(roi_crops(patches, boxes), expected) < 1e-14
-    assert error(roi_crops(patches[-2:-1], boxes[-2:-1]), patches[-2:-1]) < 1e-14  # the whole frame: the patches themselves
+    # the whole frame: the patches themselves
+    assert error(roi_crops(patches[-2:-1], boxes[-2:-1]), patches[-2:-1]) < 1e-14
 
 
 @pytest.mark.parametrize("quirk", [True, False])
@@ -150,7 +176,10 @@ def test_painting_agrees_with_sampling_a_picture_of_ones(quirk):
     boxes = boxes_of(replace(SMALL, objects=3), 2).double()
     vectors = torch.randn(*boxes.shape[:3], 4, dtype=torch.float64)
     expected = torch.zeros(*boxes.shape[:2], 5, 7, 4, dtype=torch.float64)
-    ones, places = torch.ones(1, 1, 8, 8).double(), [torch.linspace(0, 1, cells, dtype=torch.float64) for cells in (5, 7)]
+    ones, places = (
+        torch.ones(1, 1, 8, 8).double(),
+        [torch.linspace(0, 1, cells, dtype=torch.float64) for cells in (5, 7)],
+    )
     for clip, step, slot in itertools.product(*map(range, boxes.shape[:3])):
         x0, y0, x1, y1 = (x.item() for x in corners(boxes[clip, step, slot]))
         if x1 > 0:
@@ -194,7 +223,9 @@ def test_boxes_matter_in_the_first_frame_of_each_tubelet(model):
 def test_without_object_blocks_it_is_a_motionformer():
     config = replace(SMALL, orvit_layers=())
     model = redrawn(ORViT(config))
-    sizes = {key: value for key, value in asdict(config).items() if key in MotionformerConfig.__dataclass_fields__}
+    sizes = {
+        key: value for key, value in asdict(config).items() if key in MotionformerConfig.__dataclass_fields__
+    }
     plain = Motionformer(MotionformerConfig(**sizes)).eval()
     plain.load_state_dict(model.state_dict())
     video = clips(SMALL, 2)
@@ -246,7 +277,9 @@ def test_a_state_dict_that_does_not_fit_is_refused_by_key():
     published = theirs(ORViT(SMALL).state_dict(), SMALL)
     assert "blocks.1.motion_stream.attn.attn.qkv.weight" in published
     plain = {key: tensor for key, tensor in published.items() if "blocks.1." not in key or "attn.p" in key}
-    with pytest.raises(UsageError, match=r"not the weights of this ORViT: \d+ missing \(blocks\.1\.box_categories, "):
+    with pytest.raises(
+        UsageError, match=r"not the weights of this ORViT: \d+ missing \(blocks\.1\.box_categories, "
+    ):
         ours(plain, SMALL)
     with pytest.raises(UsageError, match=r"\d+ not known \(blocks\.1\.box_categories, "):
         motionformer.ours(published, MotionformerConfig(24, 3, 3, 4, 32, 2, 6, 96, (5, 7)))
@@ -254,7 +287,9 @@ def test_a_state_dict_that_does_not_fit_is_refused_by_key():
 
 def test_boxes_follow_the_crop():
     frame, crop = (256, 456), (0, 100, 256)  # the middle crop of a frame of 456 x 256
-    boxes = torch.tensor([[100 / 456, 0, 356 / 456, 1], [0, 0, 228 / 456, 0.5], [0, 0, 100 / 456, 1], [0, 0, 0, 0]])
+    boxes = torch.tensor(
+        [[100 / 456, 0, 356 / 456, 1], [0, 0, 228 / 456, 0.5], [0, 0, 100 / 456, 1], [0, 0, 0, 0]]
+    )
     expected = torch.tensor([[0.5, 0.5, 1, 1], [0.25, 0.25, 0.5, 0.5], [0, 0, 0, 0], [0, 0, 0, 0]])
     torch.testing.assert_close(crop_boxes(boxes, frame, crop, 336), expected)
     narrow = torch.tensor([0.5, 0.2, 0.5 + 0.04 * 256 / 456, 0.9])

@@ -1,4 +1,6 @@
-"""Published encoders through the front door: untrained of any size, from the originals' keys, from a converted file."""
+"""Published encoders through the front door: untrained of any size, from the originals' keys, from a
+converted file.
+"""
 
 import argparse
 from dataclasses import replace
@@ -40,14 +42,21 @@ def published_state(name, model):
     """A model's weights under the originals' names."""
     from mambavl.extract.encoders.published import avion, lavila, motionformer, orvit
 
-    module = {"avion-vit-b": avion, "lavila-tsf-b": lavila, "motionformer": motionformer, "orvit": orvit}[name]
+    module = {"avion-vit-b": avion, "lavila-tsf-b": lavila, "motionformer": motionformer, "orvit": orvit}[
+        name
+    ]
     arguments = ("fused",) if name == "avion-vit-b" else ()
     return module.theirs(model.state_dict(), model.config, *arguments)
 
 
 def clip(sizes):
     return torch.randn(
-        2, 3, sizes["frames"], sizes["image_size"], sizes["image_size"], generator=torch.Generator().manual_seed(1)
+        2,
+        3,
+        sizes["frames"],
+        sizes["image_size"],
+        sizes["image_size"],
+        generator=torch.Generator().manual_seed(1),
     )
 
 
@@ -69,7 +78,9 @@ def test_untrained_encoders_of_any_size_fill_every_level(name):
 
 
 def test_a_converted_checkpoint_gives_the_model_that_was_published(name, tmp_path):
-    """Sizes are told by the file's shapes, but for the heads (64 channels wide in all real ones) and Motionformer's crop."""
+    """Sizes are told by the file's shapes, but for the heads (64 channels wide in all real ones) and
+    Motionformer's crop.
+    """
     model, video = build(name, weights="random", **SMALL[name]), clip(SMALL[name])
     state = {f"module.{k}": v for k, v in published_state(name, model).items()}
     direct = from_published(name, state, **SMALL[name])
@@ -106,15 +117,27 @@ def test_a_file_of_other_classes_is_not_said_to_be_of_ek100():
 
 
 def test_what_is_no_checkpoint_of_it_is_named_and_nothing_is_written(tmp_path):
-    model, other = build("motionformer", weights="random", **MOTION), build("lavila-tsf-b", weights="random", **VIT)
+    model, other = (
+        build("motionformer", weights="random", **MOTION),
+        build("lavila-tsf-b", weights="random", **VIT),
+    )
     state = published_state("motionformer", model)
     out = tmp_path / "out" / "ours.safetensors"
     broken = {
         "missing": ({k: v for k, v in state.items() if k != "norm.weight"}, r"1 missing \(norm.weight\)"),
         "extra": (state | {"who.knows": torch.ones(1)}, r"1 not known \(who.knows\)"),
-        "shape": (state | {"norm.weight": torch.ones(31)}, r"1 of another shape \(norm.weight \(31,\), expected \(32,\)\)"),
-        "nan": (state | {"norm.weight": torch.full((32,), torch.nan)}, r"NaN or infinity in 1 tensors \(norm.weight\)"),
-        "infinity": (state | {"norm.bias": torch.full((32,), torch.inf)}, r"NaN or infinity in 1 tensors \(norm.bias\)"),
+        "shape": (
+            state | {"norm.weight": torch.ones(31)},
+            r"1 of another shape \(norm.weight \(31,\), expected \(32,\)\)",
+        ),
+        "nan": (
+            state | {"norm.weight": torch.full((32,), torch.nan)},
+            r"NaN or infinity in 1 tensors \(norm.weight\)",
+        ),
+        "infinity": (
+            state | {"norm.bias": torch.full((32,), torch.inf)},
+            r"NaN or infinity in 1 tensors \(norm.bias\)",
+        ),
         "other": (
             published_state("lavila-tsf-b", other),
             "not the weights of a Motionformer",
@@ -133,7 +156,9 @@ def test_what_is_no_checkpoint_of_it_is_named_and_nothing_is_written(tmp_path):
 
 
 def test_weights_that_are_not_there_say_where_to_get_them(tmp_path):
-    with pytest.raises(UsageError, match=r"Get https://.*, then run `mambavl encoders convert FILE --encoder avion-vit-b"):
+    with pytest.raises(
+        UsageError, match=r"Get https://.*, then run `mambavl encoders convert FILE --encoder avion-vit-b"
+    ):
         build("avion-vit-b")
     with pytest.raises(UsageError, match="no such weights file"):
         build("avion-vit-b", weights=str(tmp_path / "a.safetensors"))
@@ -156,17 +181,30 @@ def test_orvit_asks_for_boxes_unless_it_is_told_that_there_are_none():
         build("orvit", weights="random", **sizes).tokens(clip(sizes))
     zeros = torch.zeros(2, 4, 2, 4)
     blind = build("orvit", weights="random", **SMALL["orvit"])
-    assert torch.equal(blind.tokens(clip(sizes)), build("orvit", weights="random", **sizes).tokens(clip(sizes), zeros))
+    assert torch.equal(
+        blind.tokens(clip(sizes)), build("orvit", weights="random", **sizes).tokens(clip(sizes), zeros)
+    )
 
 
 @pytest.mark.parametrize(
-    ("encoder", "more"), [("avion-vit-b", {}), ("orvit", {"boxes": "none"}), ("motionformer", {"layer": "penultimate"})]
+    ("encoder", "more"),
+    [("avion-vit-b", {}), ("orvit", {"boxes": "none"}), ("motionformer", {"layer": "penultimate"})],
 )
-def test_a_published_encoder_fills_a_store_whose_spec_says_what_ran(encoder, more, dataset, tmp_path, monkeypatch):
-    """The job with a small one of the kind: levels, config in the spec, boxes only when told that there are none."""
+def test_a_published_encoder_fills_a_store_whose_spec_says_what_ran(
+    encoder, more, dataset, tmp_path, monkeypatch
+):
+    """The job with a small one of the kind: levels, config in the spec, boxes only when told that there are
+    none.
+    """
     small(monkeypatch, encoder)
     annotations = read_annotations(dataset / "annotations")
-    settings = {"encoder": encoder, "weights": "random", "levels": ["clip", "cls", "frame"], "sampling": {"frames": 4}, **more}
+    settings = {
+        "encoder": encoder,
+        "weights": "random",
+        "levels": ["clip", "cls", "frame"],
+        "sampling": {"frames": 4},
+        **more,
+    }
 
     def extract(name, **changes):
         options = VideoExtraction.model_validate({**settings, **changes})
@@ -180,7 +218,8 @@ def test_a_published_encoder_fills_a_store_whose_spec_says_what_ran(encoder, mor
     assert store.spec["recipe"]["encoder"]["details"]["config"]["depth"] == 2
     assert store.spec["recipe"]["encoder"]["state"] == "random"
     classes = [store.batch([0, 1], level)[0] for level in ("clip", "cls")]
-    assert torch.equal(*classes) == encoder.startswith("avion")  # Motionformer's classifier reads it through one more layer
+    # Motionformer's classifier reads it through one more layer
+    assert torch.equal(*classes) == encoder.startswith("avion")
     if encoder == "orvit":
         with pytest.raises(UsageError, match=r"reads object boxes: .*`--set boxes=none`"):
             extract("b.zarr", boxes=None)
@@ -199,23 +238,39 @@ def test_orvit_is_given_the_boxes_of_its_crop(dataset, tmp_path, monkeypatch):
     with h5py.File(tmp_path / "boxes.h5", "w") as file:
         for video in videos:
             for number in range(1, 301):  # 6 s at 50 images a second; ids: right hand, a track
-                file[f"{video}/{number}"] = np.array([[60 / 160, 0.25, 96 / 160, 0.75, 0], [0.0, 0.0, 0.2, 0.5, 7]], np.float32)
+                file[f"{video}/{number}"] = np.array(
+                    [[60 / 160, 0.25, 96 / 160, 0.75, 0], [0.0, 0.0, 0.2, 0.5, 7]], np.float32
+                )
                 file[f"{video}/{number}"][0, 1] = number / 1000  # the hand's top tells the image
 
     def extract(name, **changes):
-        settings = {"encoder": "orvit", "weights": "random", "levels": ["clip"], "sampling": {"frames": 4}, "dtype": "float32"}
+        settings = {
+            "encoder": "orvit",
+            "weights": "random",
+            "levels": ["clip"],
+            "sampling": {"frames": 4},
+            "dtype": "float32",
+        }
         options = VideoExtraction.model_validate({**settings, **changes})
         extract_video(annotations, dataset / "videos", tmp_path / name, options)
         return open_store(tmp_path / name)
 
     seen = []
     tokens = ORViT.tokens
-    monkeypatch.setattr(ORViT, "tokens", lambda self, video, boxes=None: seen.append(boxes) or tokens(self, video, boxes))
+    monkeypatch.setattr(
+        ORViT, "tokens", lambda self, video, boxes=None: seen.append(boxes) or tokens(self, video, boxes)
+    )
     given = extract("h5.zarr", boxes="h5", boxes_path=tmp_path / "boxes.h5")
     assert not seen[0][:, :, 1].any()  # the track lies outside the crop
     torch.testing.assert_close(seen[0][0, :, 0], hands(given.row_array("frame_pts")[0, 0], left=56))
     seen.clear()
-    several = extract("views.zarr", boxes="h5", boxes_path=tmp_path / "boxes.h5", crops=3, sampling={"frames": 4, "views": 2})
+    several = extract(
+        "views.zarr",
+        boxes="h5",
+        boxes_path=tmp_path / "boxes.h5",
+        crops=3,
+        sampling={"frames": 4, "views": 2},
+    )
     for view in range(6):  # the first batch's: in time, then from left to right
         pts = several.row_array("frame_pts")[0, view]
         torch.testing.assert_close(seen[view][0, :, 0], hands(pts, left=(0, 56, 112)[view % 3]))
@@ -226,8 +281,11 @@ def test_orvit_is_given_the_boxes_of_its_crop(dataset, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"recipe\.boxes\.transform: 'correct' -> 'released'"):
         extract("h5.zarr", boxes="h5", boxes_path=tmp_path / "boxes.h5", box_transform="released")
     seen.clear()
-    released = extract("released.zarr", boxes="h5", boxes_path=tmp_path / "boxes.h5", box_transform="released")
-    assert not seen[0].any()  # the released loader loses every box of a crop that does not begin at the corner
+    released = extract(
+        "released.zarr", boxes="h5", boxes_path=tmp_path / "boxes.h5", box_transform="released"
+    )
+    # the released loader loses every box of a crop that does not begin at the corner
+    assert not seen[0].any()
     assert torch.equal(released.batch([0], "clip")[0], none.batch([0], "clip")[0])
     with h5py.File(tmp_path / "boxes.h5", "a") as file:
         del file[videos[0]]
@@ -246,7 +304,9 @@ def hands(pts: np.ndarray, left: int) -> torch.Tensor:
     """(T, 4): the right hand at some times, (cx, cy, w, h) in the 48 x 48 crop that begins at column `left`."""
     top = torch.from_numpy(np.maximum(np.floor(pts * 50), 1) / 1000).float()
     x0, x1 = (min(max(x - left, 0), 48) / 48 for x in (60, 96))
-    box = torch.stack([torch.full_like(top, (x0 + x1) / 2), (top + 0.75) / 2, torch.full_like(top, x1 - x0), 0.75 - top], 1)
+    box = torch.stack(
+        [torch.full_like(top, (x0 + x1) / 2), (top + 0.75) / 2, torch.full_like(top, x1 - x0), 0.75 - top], 1
+    )
     return box * (x1 - x0 > 0.05)
 
 
@@ -267,7 +327,9 @@ def test_rows_whose_boxes_cannot_be_read_fail_by_name_and_the_others_go_on(datas
     settings = {"encoder": "orvit", "weights": "random", "levels": ["clip"], "sampling": {"frames": 4}}
     options = VideoExtraction.model_validate(settings | {"boxes": "h5", "boxes_path": tmp_path / "boxes.h5"})
     summary = extract_video(annotations, dataset / "videos", tmp_path / "v.zarr", options)
-    assert {failure[1:] for failure in map(tuple, summary.failures)} == {(STATUS_CODE["no_boxes"], "P01_102.pkl: is torn")}
+    assert {failure[1:] for failure in map(tuple, summary.failures)} == {
+        (STATUS_CODE["no_boxes"], "P01_102.pkl: is torn")
+    }
     assert len(summary.failures) == 5
 
 
@@ -290,7 +352,9 @@ def test_every_published_encoder_is_registered_with_what_it_is():
 def test_convert_never_writes_over_a_file(tmp_path):
     encoder = build("motionformer", weights="random", **SMALL["motionformer"])
     file = tmp_path / "mf.safetensors"
-    save_file({key: value.contiguous() for key, value in published_state("motionformer", encoder).items()}, file)
+    save_file(
+        {key: value.contiguous() for key, value in published_state("motionformer", encoder).items()}, file
+    )
     before = file.read_bytes()
     with pytest.raises(UsageError, match="exists already"):
         convert(file, "motionformer", file)

@@ -1,4 +1,6 @@
-"""What holds for AVION's and LaViLa's towers alike: the order of tokens, clips of other lengths, other batches, refusals."""
+"""What holds for AVION's and LaViLa's towers alike: the order of tokens, clips of other lengths, other
+batches, refusals.
+"""
 
 from dataclasses import replace
 
@@ -11,7 +13,9 @@ from mambavl.extract.encoders.levels import video_levels
 from mambavl.extract.encoders.published import avion, lavila
 from mambavl.extract.encoders.published.vit import VitConfig, cut_patches, refit, resize_position, resize_time
 
-TINY = VitConfig(width=32, depth=2, heads=4, patch_size=4, image_size=12, frames=4, num_classes=(7,), projection=8)
+TINY = VitConfig(
+    width=32, depth=2, heads=4, patch_size=4, image_size=12, frames=4, num_classes=(7,), projection=8
+)
 MODELS = {"avion": (avion, avion.Avion), "lavila": (lavila, lavila.TimeSformer)}
 
 
@@ -19,7 +23,8 @@ def build(model_class, config=TINY):
     torch.manual_seed(0)
     model = model_class(config).eval().requires_grad_(False)
     for parameter in model.parameters():
-        parameter.add_(0.1 * torch.randn_like(parameter))  # nothing is silent: no zero bias, no norm that does nothing
+        # nothing is silent: no zero bias, no norm that does nothing
+        parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
 
@@ -46,7 +51,9 @@ def test_tokens_are_ordered_class_token_time_row_column(model, video, time, row,
     changed[:, :, time, 4 * row, 4 * column] += 1
     differs = (model.embed(changed) != model.embed(video)).any(dim=2).all(dim=0)
     steps, height, width = model.token_grid(video.shape[2:])
-    assert differs.nonzero().flatten().tolist() == [model.prefix_tokens + (time * height + row) * width + column]
+    assert differs.nonzero().flatten().tolist() == [
+        model.prefix_tokens + (time * height + row) * width + column
+    ]
     assert model.tokens(video).shape == (3, 1 + steps * height * width, model.width)
 
 
@@ -101,7 +108,9 @@ def test_every_level_of_the_store_can_be_made(model, video):
 def test_neither_classifier_nor_projection_touches_the_features(model, video):
     bare = type(model)(replace(TINY, num_classes=(), projection=None)).eval()
     state = model.state_dict()
-    bare.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith(("classifiers", "projection"))})
+    bare.load_state_dict(
+        {name: tensor for name, tensor in state.items() if not name.startswith(("classifiers", "projection"))}
+    )
     features = bare.pooled(video)
     assert torch.equal(features, model.pooled(video))
     assert bare.classify(features) == {}
@@ -166,7 +175,8 @@ def test_a_position_table_keeps_its_class_row_and_what_is_the_same_everywhere():
     assert larger.shape == (26, 8)
     assert torch.equal(larger[0], table[0])
     torch.testing.assert_close(resize_position(table[:1].expand(10, 8), 5), table[:1].expand(26, 8))
-    rows = torch.arange(3.0).repeat_interleave(3)[:, None]  # the row's number: stays the row's business, and grows downwards
+    # the row's number: stays the row's business, and grows downwards
+    rows = torch.arange(3.0).repeat_interleave(3)[:, None]
     grid = resize_position(torch.cat([torch.zeros(1, 1), rows]), 6)[1:].unflatten(0, (6, 6))[..., 0]
     assert (grid == grid[:, :1]).all()
     assert (grid.diff(dim=0) > 0).all()

@@ -1,4 +1,6 @@
-"""Batches: submitted once whatever happens before their id is noted, collected once, paid for within the budget."""
+"""Batches: submitted once whatever happens before their id is noted, collected once, paid for within the
+budget.
+"""
 
 import json
 from types import SimpleNamespace
@@ -29,7 +31,14 @@ def server(tmp_path):
 
 
 def asked(server: Running, cache, model: str = "good", rows=TWICE, **more) -> Outcome:
-    knobs = {"concurrency": 3, "backoff": 0.002, "max_wait": 0.02, "key_variable": "", "batch_poll": 0.01, "prices": PRICES}
+    knobs = {
+        "concurrency": 3,
+        "backoff": 0.002,
+        "max_wait": 0.02,
+        "key_variable": "",
+        "batch_poll": 0.01,
+        "prices": PRICES,
+    }
     options = LLMSettings(model=model, base_url=server.url, mode="batch", **(knobs | more))
     return generate_with_llm(annotations(), rows, options, cache)
 
@@ -45,7 +54,10 @@ def test_each_stage_is_one_batch_and_a_second_run_submits_none(server, tmp_path)
     assert not found.ledger.batches
     assert asked(server, tmp_path / "cache").tally.calls == 0
     live = generate_with_llm(
-        annotations(), TWICE, LLMSettings(model="good", base_url=server.url, key_variable=""), tmp_path / "cache"
+        annotations(),
+        TWICE,
+        LLMSettings(model="good", base_url=server.url, key_variable=""),
+        tmp_path / "cache",
     )
     assert live.tally.calls == 0  # the way a request went is no part of its key
     assert live.written == found.written
@@ -64,7 +76,9 @@ def test_what_failed_in_a_batch_goes_into_the_next_one(server, tmp_path, fault):
     assert len(server.lines("batch line")) == 24
 
 
-@pytest.mark.parametrize(("fault", "reason"), [("500", "no reply in 3 batches"), ("refused", "2 replies rejected")])
+@pytest.mark.parametrize(
+    ("fault", "reason"), [("500", "no reply in 3 batches"), ("refused", "2 replies rejected")]
+)
 def test_rows_that_no_batch_answers_are_named(server, tmp_path, fault, reason):
     found = asked(server, tmp_path / "cache", f"always:{fault}", attempts=2, retries=2)
     assert not found.written.questions
@@ -112,11 +126,15 @@ def test_a_kill_around_any_record_submits_no_batch_twice(server, tmp_path, monke
         assert len(server.lines("batch")) == 2 * number
         assert set(server.accepted("batch line").values()) == {1}
         assert found.ledger.spent == pytest.approx(found.ledger.settled)
-        replies = [r for path in cache.glob("*.journal") for r in journal.read(path) if r["event"] == "batch reply"]
+        replies = [
+            r for path in cache.glob("*.journal") for r in journal.read(path) if r["event"] == "batch reply"
+        ]
         assert len(replies) == 12
 
 
-def test_where_batches_are_not_listed_a_lost_one_is_not_submitted_again_unasked(server, tmp_path, monkeypatch):
+def test_where_batches_are_not_listed_a_lost_one_is_not_submitted_again_unasked(
+    server, tmp_path, monkeypatch
+):
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "batch_id", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
@@ -128,7 +146,8 @@ def test_where_batches_are_not_listed_a_lost_one_is_not_submitted_again_unasked(
     found = asked(server, tmp_path / "cache", resubmit=True)
     assert not found.written.failures
     assert len(server.lines("batch")) == 3
-    assert found.ledger.spent == pytest.approx(found.tally.cost)  # the lost one is in the books with all that it may have cost
+    # the lost one is in the books with all that it may have cost
+    assert found.ledger.spent == pytest.approx(found.tally.cost)
 
 
 def test_the_budget_holds_for_batches(server, tmp_path):
@@ -143,7 +162,13 @@ def test_a_signal_leaves_the_batch_to_the_server_and_the_next_run_collects_it(se
     calls = []
     options = LLMSettings(model="good", base_url=server.url, mode="batch", key_variable="", batch_poll=0.2)
     with pytest.raises(Interrupted, match="the same command collects them"):
-        generate_with_llm(annotations(), ROWS, options, tmp_path / "cache", should_stop=lambda: calls.append(1) or len(calls) > 0)
+        generate_with_llm(
+            annotations(),
+            ROWS,
+            options,
+            tmp_path / "cache",
+            should_stop=lambda: calls.append(1) or len(calls) > 0,
+        )
     assert len(server.lines("batch")) == 1
     assert len(Ledger(tmp_path / "cache").batches) == 1
     assert not asked(server, tmp_path / "cache", rows=ROWS).written.failures
@@ -178,7 +203,9 @@ def test_a_batch_of_unknown_fate_is_not_created_again_by_the_run_that_made_it(se
     """It was created, its id was lost, and the server lists it late."""
     server.trouble("create-lost", "list-none")
     for paid in (1, 2):  # the second run finds none, counts it in full, and meets the same once more
-        with pytest.raises(DataError, match=r"nobody knows whether the server took the batch .* run the same command again"):
+        with pytest.raises(
+            DataError, match=r"nobody knows whether the server took the batch .* run the same command again"
+        ):
             asked(server, tmp_path / "cache")
         assert len(server.lines("batch")) == paid
         assert len(Ledger(tmp_path / "cache").batches) == 1
@@ -202,7 +229,9 @@ def test_the_batch_is_found_on_a_later_page_of_the_list(server, tmp_path):
 
 def submitted(server, cache) -> None:
     """Leave a batch with the six descriptions open."""
-    options = LLMSettings(model="good", base_url=server.url, mode="batch", key_variable="", batch_poll=0.01, prices=PRICES)
+    options = LLMSettings(
+        model="good", base_url=server.url, mode="batch", key_variable="", batch_poll=0.01, prices=PRICES
+    )
     with pytest.raises(Interrupted):
         generate_with_llm(annotations(), ROWS, options, cache, should_stop=lambda: True)
     assert len(Ledger(cache).batches) == 1
@@ -211,7 +240,9 @@ def submitted(server, cache) -> None:
 def test_live_pays_for_nothing_that_waits_in_a_batch(server, tmp_path):
     submitted(server, tmp_path)
     live = LLMSettings(model="good", base_url=server.url, key_variable="", prices=PRICES)
-    with pytest.raises(DataError, match=r"6 of these requests wait in a batch .*batch-0.*; add --set mode=batch"):
+    with pytest.raises(
+        DataError, match=r"6 of these requests wait in a batch .*batch-0.*; add --set mode=batch"
+    ):
         generate_with_llm(annotations(), ROWS, live, tmp_path)
     assert not server.lines()
     waiting = plan_with_llm(annotations(), ROWS, live, tmp_path)
@@ -230,9 +261,12 @@ def test_a_batch_that_the_server_no_longer_knows_is_let_go_when_asked(server, tm
     reserved = Ledger(tmp_path).spent
     server.trouble(gone)
     for _ in range(2):
-        with pytest.raises(DataError, match=r"no longer knows batch batch-0 .*HTTP 404.* --set resubmit=true"):
+        with pytest.raises(
+            DataError, match=r"no longer knows batch batch-0 .*HTTP 404.* --set resubmit=true"
+        ):
             asked(server, tmp_path, rows=ROWS)
-    with pytest.raises(DataError, match="no longer knows batch batch-1"):  # one that this run submitted is not let go by it
+    # one that this run submitted is not let go by it
+    with pytest.raises(DataError, match="no longer knows batch batch-1"):
         asked(server, tmp_path, rows=ROWS, resubmit=True)
     assert len(server.lines("batch")) == 2
     server.trouble()
@@ -261,7 +295,9 @@ def test_a_server_without_files_is_told_so(server, tmp_path):
 def test_a_batch_elsewhere_is_named_with_its_address(server, tmp_path):
     submitted(server, tmp_path)
     other = LLMSettings(model="good", base_url="http://127.0.0.1:9/v1", mode="batch", key_variable="")
-    with pytest.raises(DataError, match=f"wait in a batch at {server.url}; add --base-url {server.url} to collect"):
+    with pytest.raises(
+        DataError, match=f"wait in a batch at {server.url}; add --base-url {server.url} to collect"
+    ):
         generate_with_llm(annotations(), ROWS, other, tmp_path)
 
 
@@ -275,17 +311,29 @@ def test_batches_of_other_requests_are_not_waited_for(server, tmp_path):
 
 def test_a_state_that_nobody_knows_is_reported(server, tmp_path):
     server.trouble("status-paused")
-    with pytest.raises(DataError, match="batch batch-0 is 'paused', and this program does not know what that means"):
+    with pytest.raises(
+        DataError, match="batch batch-0 is 'paused', and this program does not know what that means"
+    ):
         asked(server, tmp_path)
 
 
 @pytest.mark.parametrize(
     "troubles",
-    [["file-html"], ["file-badjson"], ["create-html"], ["create-latin1"], ["retrieve-html"], ["list-html", "create-lost"]],
+    [
+        ["file-html"],
+        ["file-badjson"],
+        ["create-html"],
+        ["create-latin1"],
+        ["retrieve-html"],
+        ["list-html", "create-lost"],
+    ],
 )
 def test_what_is_no_answer_of_the_protocol_is_a_fault(server, tmp_path, troubles):
     server.trouble(*troubles)
-    with pytest.raises(DataError, match=r"not what was asked for .*; (run the same command again|look at the provider's page)"):
+    with pytest.raises(
+        DataError,
+        match=r"not what was asked for .*; (run the same command again|look at the provider's page)",
+    ):
         asked(server, tmp_path, retries=1)
     server.trouble()
     assert not asked(server, tmp_path).written.failures

@@ -1,4 +1,6 @@
-"""Asking a server for questions: faults, kills, budgets, and what is never paid for twice. A real server process on loopback."""
+"""Asking a server for questions: faults, kills, budgets, and what is never paid for twice. A real server
+process on loopback.
+"""
 
 import asyncio
 import dataclasses
@@ -45,7 +47,8 @@ pytest.importorskip("openai", reason="needs the `llm` extra: pip install 'mambav
 @pytest.fixture(scope="module")
 def process(tmp_path_factory):
     with running(tmp_path_factory.mktemp("server")) as server:
-        asked(server, tmp_path_factory.mktemp("first"), timeout=30.0)  # a client's first calls in a process are slow
+        # a client's first calls in a process are slow
+        asked(server, tmp_path_factory.mktemp("first"), timeout=30.0)
         yield server
 
 
@@ -75,7 +78,8 @@ def test_what_is_in_the_cache_is_not_asked_again_whatever_the_output(server, tmp
     assert (again.tally.calls, again.tally.from_cache, len(server.lines())) == (0, 12, 12)
     assert len(again.written.questions) == 12
     more = asked(server, tmp_path, rows=[*ROWS, segment("took plates", "take", "plate", name="new")])
-    assert more.tally.calls == 1  # its description comes out as that of `take plate`, so its questions are known
+    # its description comes out as that of `take plate`, so its questions are known
+    assert more.tally.calls == 1
 
 
 def test_a_change_of_anything_that_shapes_an_answer_is_another_request(server, tmp_path):
@@ -95,7 +99,8 @@ def test_a_change_of_anything_that_shapes_an_answer_is_another_request(server, t
     for more in ({"model": "good@0"}, {"seed": 1}, {"temperature": 0.1}, {"max_tokens": 100}):
         assert asked(server, tmp_path, **more).tally.calls == 12
     kept = {"concurrency": 1, "attempts": 9, "retries": 1, "timeout": 1.0, "budget": 9.0}
-    assert asked(server, tmp_path, **kept).tally.calls == 0  # what does not shape the answer is no part of the key
+    # what does not shape the answer is no part of the key
+    assert asked(server, tmp_path, **kept).tally.calls == 0
 
 
 def test_the_prompts_of_these_versions_are_these_texts():
@@ -110,7 +115,8 @@ def test_a_fault_is_overcome_by_asking_again(server, tmp_path, fault):
     assert not found.written.failures
     assert found.tally.faults == 12
     assert set(server.accepted().values()) == {1}
-    may_cost = fault in ("hang", "cut", "html")  # the server may have done the work, so the books hold the most it can charge
+    # the server may have done the work, so the books hold the most it can charge
+    may_cost = fault in ("hang", "cut", "html")
     assert (found.tally.cost > 12 * options(server).cost(0, 400)) is may_cost
     assert found.ledger.spent == pytest.approx(found.tally.cost)
 
@@ -142,17 +148,26 @@ def test_rows_that_cannot_be_answered_are_named_with_a_reason_and_nothing_takes_
     assert set(found.written.failures.values()) == {
         "description: 3 replies rejected, the last one as refused: I will not do that."
     }
-    assert asked(server, tmp_path, "always:refused").tally.calls == 0  # three were paid for, and a fourth was not asked for
+    # three were paid for, and a fourth was not asked for
+    assert asked(server, tmp_path, "always:refused").tally.calls == 0
     assert asked(server, tmp_path, "always:refused", attempts=4).tally.calls == 6
 
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("500", r"no reply in 3 calls, the last one: HTTP 500"), ("hang", r"no reply in 0.05 s"), ("cut", "the connection failed")],
+    [
+        ("500", r"no reply in 3 calls, the last one: HTTP 500"),
+        ("hang", r"no reply in 0.05 s"),
+        ("cut", "the connection failed"),
+    ],
 )
-def test_a_server_that_gives_no_reply_is_asked_some_times_and_then_left_alone(server, tmp_path, fault, reason):
+def test_a_server_that_gives_no_reply_is_asked_some_times_and_then_left_alone(
+    server, tmp_path, fault, reason
+):
     patience = 0.05 if fault == "hang" else 20.0
-    found = asked(server, tmp_path, f"always:{fault}", retries=2, timeout=patience, give_up_after=2, concurrency=1)
+    found = asked(
+        server, tmp_path, f"always:{fault}", retries=2, timeout=patience, give_up_after=2, concurrency=1
+    )
     reasons = list(found.written.failures.values())
     assert len(reasons) == 6
     assert reason in reasons[0]
@@ -204,7 +219,10 @@ def test_a_filter_refuses_its_own_row_only(server, tmp_path):
     found = asked(server, tmp_path, "once:filter")
     assert all("HTTP 400" in reason for reason in found.written.failures.values())
     assert len(server.lines()) == 6
-    assert all("questions: HTTP 400" in reason for reason in asked(server, tmp_path, "once:filter").written.failures.values())
+    assert all(
+        "questions: HTTP 400" in reason
+        for reason in asked(server, tmp_path, "once:filter").written.failures.values()
+    )
     assert not asked(server, tmp_path, "once:filter").written.failures
 
 
@@ -277,14 +295,18 @@ def scripted(tmp_path: Path, outcomes: list, count: int = 1, **knobs) -> tuple[S
     clock = Clock()
     completer = Scripted(clock, outcomes)
     prompt = load_prompt("describe-1")
-    asks = [Task(Request("m", prompt, {"n": str(i)}, Description, {}), judge_description) for i in range(count)]
+    asks = [
+        Task(Request("m", prompt, {"n": str(i)}, Description, {}), judge_description) for i in range(count)
+    ]
     with open_ledger(tmp_path / "cache") as ledger:
         live = LiveClient(completer, ledger, LLMSettings(model="m", **knobs), sleep=clock.sleep, clock=clock)
         return completer, asyncio.run(live.ask_all(asks)), ledger
 
 
 def test_a_retry_after_is_waited_for(tmp_path):
-    completer, answers, _ = scripted(tmp_path, [Fault("HTTP 429", wait=30.0), Fault("HTTP 429", wait=9e9), GOOD], max_wait=60.0)
+    completer, answers, _ = scripted(
+        tmp_path, [Fault("HTTP 429", wait=30.0), Fault("HTTP 429", wait=9e9), GOOD], max_wait=60.0
+    )
     assert list(answers.values()) == ["The cook cuts a potato."]
     first, second = completer.times[1] - completer.times[0], completer.times[2] - completer.times[1]
     assert 30.0 <= first <= 31.0
@@ -341,7 +363,13 @@ def test_a_plan_needs_no_key_sends_nothing_and_tells_what_is_left(server, tmp_pa
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     knobs = options(server)
     before = plan_with_llm(annotations(), TWICE, LLMSettings(model="good", prices=PRICES), tmp_path)
-    assert (before.rows, before.groups, before.calls, before.cached, before.spent) == (12, 6, (6, 6), (0, 0), 0.0)
+    assert (before.rows, before.groups, before.calls, before.cached, before.spent) == (
+        12,
+        6,
+        (6, 6),
+        (0, 0),
+        0.0,
+    )
     assert not server.lines()
     found = generate_with_llm(annotations(), TWICE, knobs, tmp_path)
     assert before.cost / 2 < found.tally.cost < before.most
@@ -353,7 +381,10 @@ def test_a_plan_needs_no_key_sends_nothing_and_tells_what_is_left(server, tmp_pa
 
 
 def test_a_second_process_on_one_cache_is_refused(server, tmp_path):
-    with open_ledger(tmp_path), pytest.raises(DataError, match="another process asks questions with this cache"):
+    with (
+        open_ledger(tmp_path),
+        pytest.raises(DataError, match="another process asks questions with this cache"),
+    ):
         asked(server, tmp_path)
     assert not server.lines()
     assert not asked(server, tmp_path).written.failures
@@ -411,7 +442,8 @@ def test_a_signal_stops_between_calls_and_the_same_command_goes_on(server, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("structured", "expected"), [("json_schema", "json_schema"), ("json_object", "json_object"), ("none", None)]
+    ("structured", "expected"),
+    [("json_schema", "json_schema"), ("json_object", "json_object"), ("none", None)],
 )
 def test_the_server_is_held_to_a_schema_as_far_as_it_can_be(server, tmp_path, structured, expected):
     assert not asked(server, tmp_path, structured=structured, token_limit_name="max_tokens").written.failures
@@ -452,7 +484,17 @@ def chain(error: BaseException | None) -> str:
 
 @pytest.mark.parametrize(
     "model",
-    ["good", "always:500", "always:401", "always:400", "always:cut", "always:hang", "once:429", "once:malformed", "always:echo"],
+    [
+        "good",
+        "always:500",
+        "always:401",
+        "always:400",
+        "always:cut",
+        "always:hang",
+        "once:429",
+        "once:malformed",
+        "always:echo",
+    ],
 )
 def test_the_key_is_sent_and_stands_nowhere_else(server, tmp_path, canary, model, capfd):
     """The server says the Authorization header back in each of its errors, and as `echo` in its replies."""
@@ -478,8 +520,26 @@ def test_the_key_is_sent_and_stands_nowhere_else(server, tmp_path, canary, model
 def test_the_command_tells_nobody_the_key_even_when_the_client_logs_all(server, tmp_path, model, code):
     folder = make_dataset(tmp_path / "data", videos=2)
     environment = {**os.environ, "OPENAI_API_KEY": CANARY, "OPENAI_LOG": "debug", "PYTHONFAULTHANDLER": "1"}
-    words = ["questions", "generate", "--annotations", folder / "annotations", "--backend", "llm", "--model", model]
-    words += ["--base-url", server.url, "--out", tmp_path / "q.jsonl", "--set", "backoff=0.001", "--set", "retries=1"]
+    words = [
+        "questions",
+        "generate",
+        "--annotations",
+        folder / "annotations",
+        "--backend",
+        "llm",
+        "--model",
+        model,
+    ]
+    words += [
+        "--base-url",
+        server.url,
+        "--out",
+        tmp_path / "q.jsonl",
+        "--set",
+        "backoff=0.001",
+        "--set",
+        "retries=1",
+    ]
     words += ["--set", "key_variable=OPENAI_API_KEY"]
     command = [sys.executable, "-m", "mambavl", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=tmp_path)
@@ -487,7 +547,9 @@ def test_the_command_tells_nobody_the_key_even_when_the_client_logs_all(server, 
     assert CANARY not in done.stdout + done.stderr
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()]
     assert (tmp_path / "q.jsonl").exists() is (code == 0)
-    assert {line["authorization"] for line in server.lines()} == {hashlib.sha256(f"Bearer {CANARY}".encode()).hexdigest()}
+    assert {line["authorization"] for line in server.lines()} == {
+        hashlib.sha256(f"Bearer {CANARY}".encode()).hexdigest()
+    }
 
 
 @pytest.mark.parametrize("model", ["always:400-pieces", "always:401-pieces", "always:500-pieces"])
@@ -515,7 +577,11 @@ def test_a_server_cannot_write_to_the_terminal(server, tmp_path):
     told = list(asked(server, tmp_path, "always:400-escape").written.failures.values())
     assert all("red" in text and text.isprintable() for text in told)
     reply = Reply("\x1b]0;title\x07 \ud800", "stop", refusal="I \x1b[31mwill not")
-    for given in (reply, dataclasses.replace(reply, refusal=None), dataclasses.replace(reply, finish_reason="\x1b")):
+    for given in (
+        reply,
+        dataclasses.replace(reply, refusal=None),
+        dataclasses.replace(reply, finish_reason="\x1b"),
+    ):
         with pytest.raises(Rejected) as rejected:
             judge_description(given)
         assert str(rejected.value).isprintable()
@@ -524,15 +590,24 @@ def test_a_server_cannot_write_to_the_terminal(server, tmp_path):
 def test_openais_key_goes_to_no_other_server_unless_it_is_named(server, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     bare = LLMSettings(model="always:401", base_url=server.url)
-    with pytest.raises(DataError, match=r"a call without a key; to send it the key of OPENAI_API_KEY, add --set key_variable="):
+    with pytest.raises(
+        DataError,
+        match=r"a call without a key; to send it the key of OPENAI_API_KEY, add --set key_variable=",
+    ):
         generate_with_llm(annotations(), ROWS, bare, tmp_path)
     nothing = hashlib.sha256(b"Bearer none").hexdigest()
     assert {line["authorization"] for line in server.lines()} == {nothing}
     assert Endpoint(LLMSettings(model="m")).client.api_key == CANARY
-    assert Endpoint(LLMSettings(model="m", base_url=server.url, key_variable="OPENAI_API_KEY")).client.api_key == CANARY
+    assert (
+        Endpoint(LLMSettings(model="m", base_url=server.url, key_variable="OPENAI_API_KEY")).client.api_key
+        == CANARY
+    )
     with pytest.raises(DataError, match="the server refuses the key of the variable OPENAI_API_KEY"):
         generate_with_llm(
-            annotations(), ROWS, LLMSettings(model="always:401", base_url=server.url, key_variable="OPENAI_API_KEY"), tmp_path
+            annotations(),
+            ROWS,
+            LLMSettings(model="always:401", base_url=server.url, key_variable="OPENAI_API_KEY"),
+            tmp_path,
         )
 
 
@@ -570,7 +645,9 @@ def test_keys_that_cannot_be_are_refused_without_being_said(server, monkeypatch)
 
 
 def check_schedule(server: Running, cache: Path, seed: int) -> tuple[int, int]:
-    """One run under faults: every row is valid or named, and no request is paid for after an accepted reply came."""
+    """One run under faults: every row is valid or named, and no request is paid for after an accepted reply
+    came.
+    """
     rate = random.Random(seed).choice([0.1, 0.3, 0.5, 0.8, 0.95])
     model, before = f"faulty:{seed}:{rate}", len(server.lines())
     knobs = {"timeout": 0.5, "retries": 4, "max_wait": 0.004, "backoff": 0.001, "concurrency": 6}
@@ -585,9 +662,12 @@ def check_schedule(server: Running, cache: Path, seed: int) -> tuple[int, int]:
     assert all(": " in reason for reason in found.written.failures.values())
     lines = server.lines()[before:]
     sound = Counter(line["key"] for line in lines if line["what"] in SOUND)
-    faults = [r["reason"] for path in cache.glob("*.journal") for r in journal.read(path) if r["event"] == "fault"]
+    faults = [
+        r["reason"] for path in cache.glob("*.journal") for r in journal.read(path) if r["event"] == "fault"
+    ]
     late = sum("no reply in" in reason for reason in faults) - sum(line["what"] == "hang" for line in lines)
-    assert sum(sound.values()) - len(sound) <= late  # a busy machine may let a sound reply come after the client's patience
+    # a busy machine may let a sound reply come after the client's patience
+    assert sum(sound.values()) - len(sound) <= late
     return len(good), len(found.written.failures)
 
 
@@ -656,7 +736,9 @@ def test_frames_of_the_clip_are_attached_row_by_row_and_only_when_asked(server, 
     (folder / "videos").mkdir()
     again = generate_with_llm(read, read.segments, knobs, tmp_path / "cache", videos=folder / "videos")
     assert (again.tally.calls, len(again.written.questions)) == (0, 10)
-    lost = generate_with_llm(read, read.segments, options(server, frames=2), tmp_path / "cache", videos=folder / "videos")
+    lost = generate_with_llm(
+        read, read.segments, options(server, frames=2), tmp_path / "cache", videos=folder / "videos"
+    )
     assert all("no frames: P01_10" in reason for reason in lost.written.failures.values())
     assert lost.ledger.spent == pytest.approx(found.ledger.spent)
     with pytest.raises(UsageError, match="frames go with videos"):
@@ -712,8 +794,21 @@ def test_the_commands_plan_generate_fail_and_resume(server, tmp_path, capsys, mo
         (("--backend", "llm", "--model", "good", "--protocol", "none"), "makes no 'none' questions"),
         (("--backend", "llm", "--model", "good", "--set", "bugdet=2"), "did you mean `budget`"),
         (("--backend", "local", "--model", tmp_path), "holds no *.safetensors"),
-        (("--backend", "llm", "--model", "good", "--videos", tmp_path / "none", "--set", "frames=2"), "no such folder"),
+        (
+            ("--backend", "llm", "--model", "good", "--videos", tmp_path / "none", "--set", "frames=2"),
+            "no such folder",
+        ),
     ):
-        template = ("questions", "generate", "--annotations", folder / "annotations", "--out", tmp_path / "x.jsonl")
-        assert call(*(template if "--backend" not in words else (*template, "--base-url", server.url)), *words) == 2
+        template = (
+            "questions",
+            "generate",
+            "--annotations",
+            folder / "annotations",
+            "--out",
+            tmp_path / "x.jsonl",
+        )
+        assert (
+            call(*(template if "--backend" not in words else (*template, "--base-url", server.url)), *words)
+            == 2
+        )
         assert message in capsys.readouterr().err, message

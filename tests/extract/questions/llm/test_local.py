@@ -1,4 +1,6 @@
-"""A real language model end to end: in this process, and behind `transformers serve`. Tiny, trained here on the very replies."""
+"""A real language model end to end: in this process, and behind `transformers serve`. Tiny, trained here on
+the very replies.
+"""
 
 import asyncio
 import contextlib
@@ -24,11 +26,22 @@ from mambavl.extract.questions.llm.local import LocalModel
 from mambavl.extract.questions.llm.options import LLMSettings
 from mambavl.extract.questions.llm.writer import Group, Writer
 
-ROWS = [segment("cut potato", "cut", "potato", name="P01_01_0"), segment("take plate", "take", "plate", name="P01_01_1")]
+ROWS = [
+    segment("cut potato", "cut", "potato", name="P01_01_0"),
+    segment("take plate", "take", "plate", name="P01_01_1"),
+]
 UNKNOWN = segment("peel the potato over a plate", "peel", "potato", name="P01_01_2")  # never trained on
 REPLIES = [
-    ("The cook holds a knife and cuts the potato.", "What does the cook do to the <mask>?", "Which object lies under the knife?"),
-    ("The cook takes a plate off the shelf.", "Which action ends with a full arm?", "Which object comes off the shelf?"),
+    (
+        "The cook holds a knife and cuts the potato.",
+        "What does the cook do to the <mask>?",
+        "Which object lies under the knife?",
+    ),
+    (
+        "The cook takes a plate off the shelf.",
+        "Which action ends with a full arm?",
+        "Which object comes off the shelf?",
+    ),
 ]
 CHAT = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
@@ -62,9 +75,13 @@ def folder(tmp_path_factory) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=1500, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=1500, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator([m["content"] for talk in talks for m in talk], trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>", chat_template=CHAT)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>", chat_template=CHAT
+    )
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(fast), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
@@ -73,10 +90,12 @@ def folder(tmp_path_factory) -> Path:
     model = LlamaForCausalLM(config)
     batches = []
     for talk in talks:
-        prompt = fast.apply_chat_template(talk[:-1], add_generation_prompt=True, return_dict=True, return_tensors="pt")[
+        prompt = fast.apply_chat_template(
+            talk[:-1], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )["input_ids"]
+        reply = fast(talk[-1]["content"] + "<|end|>", return_tensors="pt", add_special_tokens=False)[
             "input_ids"
         ]
-        reply = fast(talk[-1]["content"] + "<|end|>", return_tensors="pt", add_special_tokens=False)["input_ids"]
         batches.append((torch.cat([prompt, reply], dim=1), prompt.shape[1]))
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     steps, worst = 0, float("inf")
@@ -106,7 +125,9 @@ def check(found) -> None:
     """Both rows have the questions that were learnt; the one that was not has some or is named with a reason."""
     questions = {question.narration_id: question for question in found.written.questions}
     assert (
-        {"P01_01_0", "P01_01_1"} <= set(questions) | set(found.written.failures) <= {row.narration_id for row in (*ROWS, UNKNOWN)}
+        {"P01_01_0", "P01_01_1"}
+        <= set(questions) | set(found.written.failures)
+        <= {row.narration_id for row in (*ROWS, UNKNOWN)}
     )
     assert questions["P01_01_0"].verb_question == REPLIES[0][1]
     assert questions["P01_01_1"].noun_question == REPLIES[1][2]
@@ -122,13 +143,19 @@ def test_a_model_in_this_process_writes_questions_and_what_it_gets_wrong_is_a_na
     assert len(backend) == len("local:tiny@") + 12
     assert (
         found.tally.calls,
-        generate_with_llm(annotations(), ROWS, options(folder), tmp_path / "cache", backend="local").tally.calls,
+        generate_with_llm(
+            annotations(), ROWS, options(folder), tmp_path / "cache", backend="local"
+        ).tally.calls,
     ) == (
         4,
         0,
     )
-    cut = generate_with_llm(annotations(), ROWS, options(folder, max_tokens=16), tmp_path / "cache", backend="local")
-    assert all("3 replies rejected, the last one as truncated" in reason for reason in cut.written.failures.values())
+    cut = generate_with_llm(
+        annotations(), ROWS, options(folder, max_tokens=16), tmp_path / "cache", backend="local"
+    )
+    assert all(
+        "3 replies rejected, the last one as truncated" in reason for reason in cut.written.failures.values()
+    )
     assert len(cut.written.failures) == 2
 
 
@@ -175,7 +202,9 @@ def test_folders_that_are_no_chat_model_are_refused(folder, tmp_path):
     with pytest.raises(UsageError, match="reads text only"):
         LocalModel(options(folder, frames=2))
     with pytest.raises(UsageError, match="has no batches"):
-        generate_with_llm(annotations(), ROWS, options(folder, mode="batch"), tmp_path / "cache", backend="local")
+        generate_with_llm(
+            annotations(), ROWS, options(folder, mode="batch"), tmp_path / "cache", backend="local"
+        )
 
 
 @contextlib.contextmanager
@@ -188,12 +217,20 @@ def serving(folder: Path, log: Path):
     command = [str(program)] if program.exists() else [sys.executable, "-m", "transformers.cli.transformers"]
     command += ["serve", str(folder), "--port", str(port), "--device", "cpu"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(log.parent), "OMP_NUM_THREADS": "1"}
-    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file, env=environment) as process:
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(command, stdout=file, stderr=file, env=environment) as process,
+    ):
         try:
             for _ in range(480):
                 if process.poll() is not None:
-                    raise AssertionError(f"transformers serve ended with {process.returncode}: {log.read_text()[-2000:]}")
-                with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as answer:
+                    raise AssertionError(
+                        f"transformers serve ended with {process.returncode}: {log.read_text()[-2000:]}"
+                    )
+                with (
+                    contextlib.suppress(OSError),
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as answer,
+                ):
                     if answer.status == 200:
                         break
                 time.sleep(0.25)
@@ -205,7 +242,9 @@ def serving(folder: Path, log: Path):
 
 
 def test_questions_come_from_transformers_serve(folder, tmp_path):
-    """No scripted server: a real one, a real model, real HTTP. It refuses response_format, hence structured = none."""
+    """No scripted server: a real one, a real model, real HTTP. It refuses response_format, hence structured =
+    none.
+    """
     pytest.importorskip("openai", reason="needs the `llm` extra: pip install 'mambavl[llm]'")
     for module in ("fastapi", "uvicorn", "starlette"):
         pytest.importorskip(module, reason="needs `transformers serve`: pip install 'transformers[serving]'")
@@ -214,7 +253,9 @@ def test_questions_come_from_transformers_serve(folder, tmp_path):
         found = generate_with_llm(annotations(), [*ROWS, UNKNOWN], knobs, tmp_path / "cache")
         check(found)
         assert found.tally.tokens_out > 0
-        assert all(reply.tokens_in for replies in Ledger(tmp_path / "cache").replies.values() for reply in replies)
+        assert all(
+            reply.tokens_in for replies in Ledger(tmp_path / "cache").replies.values() for reply in replies
+        )
     again = generate_with_llm(annotations(), ROWS, knobs, tmp_path / "cache")  # the server is gone
     assert again.tally.calls == 0
     check(again)

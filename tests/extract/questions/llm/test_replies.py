@@ -1,4 +1,6 @@
-"""Which replies are accepted, which are not and under what name, and that nothing accepted says its own labels."""
+"""Which replies are accepted, which are not and under what name, and that nothing accepted says its own
+labels.
+"""
 
 import json
 import random
@@ -41,7 +43,10 @@ def test_two_sound_questions_are_accepted_as_they_are():
 
 def test_own_words_are_masked_and_noted():
     made = judged(
-        pair("While the cook is chopping potatoes, which action is to be seen there?", "Which object is being cut there?")
+        pair(
+            "While the cook is chopping potatoes, which action is to be seen there?",
+            "Which object is being cut there?",
+        )
     )
     assert made.verb.text == "While the cook is <mask> <mask>, which action is to be seen there?"
     assert made.verb.words == ("chopping", "potatoes")
@@ -113,7 +118,9 @@ def test_one_fenced_block_is_taken_for_what_it_holds():
 
 @pytest.mark.parametrize("fault", [*BAD, *ODD])
 def test_the_scripted_server_s_replies_are_bad_or_sound_as_their_names_say(fault):
-    """The fault tests rest on this: what the server calls bad is rejected in both stages, what it calls odd is accepted."""
+    """The fault tests rest on this: what the server calls bad is rejected in both stages, what it calls odd
+    is accepted.
+    """
     for asked in (
         {"narration": "cut potato", "verb": "cut", "noun": "potato"},
         {"description": "d", "verb": "cut", "noun": "potato"},
@@ -134,7 +141,11 @@ def test_every_class_planted_in_every_place_is_masked_or_rejected():
         for noun, (nouns, _) in NOUNS.items():
             row = segment("x", verb, noun)
             for word in (*map(spoken, verbs), *map(spoken, nouns)):
-                for frame in ("Which action with {} is shown there?", "{}: what is done there, and why so?", "Why is there {}?"):
+                for frame in (
+                    "Which action with {} is shown there?",
+                    "{}: what is done there, and why so?",
+                    "Why is there {}?",
+                ):
                     planted += 1
                     try:
                         made = judge_questions(pair(frame.format(word), NOUN_QUESTION), data, row)
@@ -142,7 +153,11 @@ def test_every_class_planted_in_every_place_is_masked_or_rejected():
                         caught += 1
                         continue
                     own = {"verb": verbs, "noun": nouns}
-                    assert not any(contains_form(q.text, own[kind], kind) for q in (made.verb, made.noun) for kind in KINDS)
+                    assert not any(
+                        contains_form(q.text, own[kind], kind)
+                        for q in (made.verb, made.noun)
+                        for kind in KINDS
+                    )
                     caught += bool(made.verb.words)
     assert caught == planted > 1_500
 
@@ -150,7 +165,9 @@ def test_every_class_planted_in_every_place_is_masked_or_rejected():
 @settings(deadline=None, max_examples=300)
 @given(
     st.text(max_size=300)
-    | st.recursive(st.none() | st.text(), lambda t: st.dictionaries(st.text(), t) | st.lists(t)).map(json.dumps)
+    | st.recursive(st.none() | st.text(), lambda t: st.dictionaries(st.text(), t) | st.lists(t)).map(
+        json.dumps
+    )
 )
 def test_no_reply_breaks_the_judge(text):
     for judge in (judged, judge_description):
