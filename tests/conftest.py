@@ -15,21 +15,44 @@ from pathlib import Path
 import pytest
 import torch
 
+from mambavl.extract.annotations import Annotations, read_annotations
+
 if not torch.cuda.is_available():
     # Triton's kernels then run on the CPU; read when they are first imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 COUNT = "count: "
+EK100 = SHARED / "data" / "ek100"
 
 
-@pytest.fixture(autouse=True)
-def _skip_without_what_it_needs(request):
-    if request.node.get_closest_marker("shared") and not (SHARED / "data" / "ek100").is_dir():
-        pytest.skip("needs the shared EK100 annotations and clips beside the checkout")
-    if request.node.get_closest_marker("cuda") and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU")
-    if request.node.get_closest_marker("soak") and "soak" not in request.config.getoption("markexpr"):
-        pytest.skip("a long test; run with `pytest -m soak`")
+def asks_for(item: pytest.Item, fixture: str) -> bool:
+    """Whether a test asks for a fixture, itself or through another; a parameter of that name is none."""
+    parameters = getattr(item, "callspec", None)
+    is_parameter = parameters is not None and fixture in parameters.params
+    return fixture in getattr(item, "fixturenames", ()) and not is_parameter
+
+
+def missing(item: pytest.Item, config: pytest.Config) -> str:
+    """What a test needs and does not find here; empty where it can run."""
+    if item.get_closest_marker("shared") and not EK100.is_dir():
+        return f"needs EK100's annotations and real clips in {SHARED}, next to the checkout"
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        return "needs a CUDA GPU"
+    if item.get_closest_marker("soak") and "soak" not in config.getoption("markexpr"):
+        return "a long test; run with `pytest -m soak`"
+    return ""
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test that asks for `shared`, itself or through a fixture, carries the marker. What cannot run is
+    skipped before any fixture is set up: a module's fixture would fail where its file is missing.
+    """
+    for item in items:
+        if asks_for(item, "shared"):
+            item.add_marker("shared")
+        if reason := missing(item, config):
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture
@@ -53,7 +76,22 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
+    """The folder of real annotations, clips and recorded outputs next to the checkout. A test that asks for
+    it is skipped where there is none; `-m shared` runs those tests alone.
+    """
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def ek100(shared: Path) -> Annotations:
+    """All 76,885 rows of training and validation."""
+    return read_annotations(EK100)
+
+
+@pytest.fixture(scope="session")
+def ek100_validation(shared: Path) -> Annotations:
+    """The 9,668 rows of validation."""
+    return read_annotations(EK100, ("validation",))
 
 
 @pytest.fixture(scope="session")

@@ -193,12 +193,11 @@ def test_keys_are_spoken_in_speaking_order():
     assert spoken("turn-on") == "turn on"
 
 
-@pytest.mark.shared
-def test_the_real_lists(shared):
+def test_the_real_lists(shared, ek100):
     """Counts of EK100's facts: rows, classes, tail lists, unseen kitchens, blank fields of the rebuilt train
     list.
     """
-    annotations = read_annotations(shared / "data" / "ek100")
+    annotations = ek100
     by_split = {
         split: [s for s in annotations.segments if s.split == split] for split in ("train", "validation")
     }

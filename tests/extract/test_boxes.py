@@ -85,11 +85,8 @@ def test_images_are_counted_at_60_or_50_a_second(video, seconds, image):
     assert image_numbers(video, np.array([seconds])) == image
 
 
-@pytest.mark.shared
-def test_images_are_those_of_the_lists_frame_columns(shared):
-    from mambavl.extract.annotations import read_annotations
-
-    segments = read_annotations(shared / "data" / "ek100", ("validation",)).segments
+def test_images_are_those_of_the_lists_frame_columns(ek100_validation):
+    segments = ek100_validation.segments
     assert len(segments) == 9668
     for segment in segments:
         found = image_numbers(segment.video_id, np.array([segment.start, segment.stop]))

@@ -75,13 +75,10 @@ def test_the_stop_of_the_action_plays_no_part_in_anticipation():
     np.testing.assert_array_equal(window(9.0, 10.0, sampling).times, window(9.0, 90.0, sampling).times)
 
 
-@pytest.mark.shared
-def test_the_known_counts_of_the_real_validation_list(shared):
+def test_the_known_counts_of_the_real_validation_list(ek100_validation):
     """EK100 facts: 129 windows begin before the video, 28 of them have nothing to observe."""
-    from mambavl.extract.annotations import read_annotations
-
     sampling = Sampling(task="anticipation", frames=64)
-    rows = read_annotations(shared / "data" / "ek100", ("validation",)).segments
+    rows = ek100_validation.segments
     windows = [window(s.start, s.stop, sampling) for s in rows]
     assert sum(seen.is_empty for seen in windows) == 28
     assert sum(seen.is_empty or seen.flags == FLAG_BEFORE_START for seen in windows) == 129

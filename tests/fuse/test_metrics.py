@@ -134,16 +134,12 @@ def test_scores_that_are_not_finite_or_do_not_fit_are_refused():
         evaluate(verb[:5], noun, verb_labels, noun_labels)
 
 
-@pytest.mark.shared
-def test_guessing_the_prior_on_the_real_validation_list_gives_the_known_figures(shared):
+def test_guessing_the_prior_on_the_real_validation_list_gives_the_known_figures(ek100):
     """EK100 facts: class frequencies alone give verb 20.0, noun 3.9, action 2.1 top-1; recall@5 6.4 / 2.4 /
     0.4.
     """
-    from mambavl.extract.annotations import read_annotations
-
-    annotations = read_annotations(shared / "data" / "ek100")
-    train = [s for s in annotations.segments if s.split == "train"]
-    rows = [s for s in annotations.segments if s.split == "validation"]
+    train = [s for s in ek100.segments if s.split == "train"]
+    rows = [s for s in ek100.segments if s.split == "validation"]
     verb = np.tile(np.bincount([s.verb_class for s in train], minlength=97) / len(train), (len(rows), 1))
     noun = np.tile(np.bincount([s.noun_class for s in train], minlength=300) / len(train), (len(rows), 1))
     pairs, counts = np.unique([(s.verb_class, s.noun_class) for s in train], axis=0, return_counts=True)
@@ -152,9 +148,9 @@ def test_guessing_the_prior_on_the_real_validation_list_gives_the_known_figures(
         np.log(noun + 1e-9),
         np.array([s.verb_class for s in rows]),
         np.array([s.noun_class for s in rows]),
-        unseen=np.array([s.participant_id in annotations.unseen_participants for s in rows]),
-        tail_verbs=sorted(annotations.tail_verbs),
-        tail_nouns=sorted(annotations.tail_nouns),
+        unseen=np.array([s.participant_id in ek100.unseen_participants for s in rows]),
+        tail_verbs=sorted(ek100.tail_verbs),
+        tail_nouns=sorted(ek100.tail_nouns),
         action_scores=np.tile(np.log(counts), (len(rows), 1)),
         pairs=pairs.tolist(),
     )

@@ -7,5 +7,4 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1]
 ROOT = TESTS.parent
 DATA = TESTS / "data"
-SHARED = ROOT.parent / "shared"  # a stranger's clone has none: what needs it skips with a reason
-EK100 = SHARED / "data" / "ek100"
+SHARED = ROOT.parent / "shared"  # a stranger's clone has none; tests reach it through the fixture `shared`

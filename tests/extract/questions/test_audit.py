@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 
 from helpers.cli import call
 from helpers.dataset import make_dataset
-from helpers.paths import EK100
 from helpers.toyclasses import NOUNS, VERBS, annotations, segment
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.annotations import read_annotations
 from mambavl.extract.questions import generate, write_questions
 from mambavl.extract.questions.audit import audit, write_page
 from mambavl.extract.questions.forms import KINDS, forms, inflections, numbers
@@ -115,13 +113,13 @@ def test_what_the_reader_sees_in_a_text(text, kind, found):
     assert found in names.find(text).values()
 
 
-@pytest.mark.shared
-@pytest.mark.skipif(not EK100.is_dir(), reason=f"needs EK100's annotations in {EK100}")
-def test_every_form_of_every_ek100_class_is_found_and_no_masked_question_raises_an_alarm(count):
+def test_every_form_of_every_ek100_class_is_found_and_no_masked_question_raises_an_alarm(
+    ek100_validation, count
+):
     """The two readers work in opposite directions and share no table; they agree on 58,000 forms and 9,668
     rows.
     """
-    data = read_annotations(EK100, ("validation",))
+    data = ek100_validation
     checker = Checker(data)
     planted, missed = 0, []
     for kind, classes, names in (("verb", data.verbs, checker.verbs), ("noun", data.nouns, checker.nouns)):
@@ -146,11 +144,9 @@ DERIVED = ("", "s", "ing", "ed", "er", "ers", "able", "age", "al", "ation", "ati
            "tures", "ure", "ures")  # fmt: skip
 
 
-@pytest.mark.shared
-@pytest.mark.skipif(not EK100.is_dir(), reason=f"needs EK100's annotations in {EK100}")
-def test_what_the_checker_would_find_is_masked_in_any_text():
+def test_what_the_checker_would_find_is_masked_in_any_text(ek100_validation):
     """Deeds as things, which a language model may write: movement, replacements, closure."""
-    data = read_annotations(EK100, ("validation",))
+    data = ek100_validation
     checker, noun_class = Checker(data), next(iter(data.nouns.keys))
     tried, left = 0, []
     for class_id, key in data.verbs.keys.items():

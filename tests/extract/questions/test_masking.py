@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.leakcheck import PASTS, is_form, particles_left, parts_of, says
-from helpers.paths import EK100
 from helpers.toyclasses import NOUNS, VERBS, annotations, ask, context, segment
-from mambavl.extract.annotations import Annotations, Segment, read_annotations
+from mambavl.extract.annotations import Segment
 from mambavl.extract.questions import MASK, generate, mask
 from mambavl.extract.questions.forms import contains_form, forms, inflections, numbers, words_of
 
@@ -284,14 +283,6 @@ def test_any_text_can_be_masked_and_holds_no_form_after(text):
     assert not contains_form(shown, NOUNS["tap"][0], "noun")
 
 
-shared = pytest.mark.skipif(not EK100.is_dir(), reason=f"needs EK100's annotations in {EK100}")
-
-
-@pytest.fixture(scope="module")
-def ek100() -> Annotations:
-    return read_annotations(EK100)
-
-
 def verb_forms(head: str) -> set[str]:
     """The forms of a verb, made without the module."""
     stem = head.removesuffix("e")
@@ -307,8 +298,6 @@ def verb_forms(head: str) -> set[str]:
     return found | {form for base, *pasts in PASTS if base == head for form in pasts}
 
 
-@shared
-@pytest.mark.shared
 def test_every_form_of_every_verb_instance_is_masked_in_every_frame(ek100):
     """What is left is exactly the frame: nothing of the verb, and nothing masked besides."""
     noun = next(i for i, key in ek100.nouns.keys.items() if key == "camera")
@@ -331,8 +320,6 @@ def test_every_form_of_every_verb_instance_is_masked_in_every_frame(ek100):
     assert count > 5_000
 
 
-@shared
-@pytest.mark.shared
 def test_every_noun_instance_is_masked_in_both_orders_and_numbers(ek100):
     verb = next(i for i, key in ek100.verbs.keys.items() if key == "bend")
     count = 0
@@ -362,8 +349,6 @@ def test_every_noun_instance_is_masked_in_both_orders_and_numbers(ek100):
     assert count > 5_000
 
 
-@shared
-@pytest.mark.shared
 def test_no_question_of_any_real_row_says_its_own_classes(ek100):
     """All 76,885 rows; those that read alike are asked once. `pytest -s` shows what else is masked."""
     alike = {

@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 
 from helpers.leakcheck import shape_of
-from helpers.paths import EK100
 from helpers.toyclasses import NOUNS, VERBS, annotations, ask, class_list, context, segment
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.annotations import Annotations, ClassList, Segment, read_annotations
+from mambavl.extract.annotations import ClassList, Segment
 from mambavl.extract.questions import QUESTION_KEYS, generate
 from mambavl.extract.questions.forms import KINDS, contains_form
 from mambavl.extract.questions.template import BARE, GENERIC, GLOSSES, PHRASINGS, PROMPT_VERSION
@@ -173,33 +172,24 @@ def test_no_word_of_ours_is_a_word_of_a_small_class_list():
     assert not {word: text for word, text in our_words().items() if shape_of(word) & taken}
 
 
-shared = pytest.mark.skipif(not EK100.is_dir(), reason=f"needs EK100's annotations in {EK100}")
-
-
-@pytest.fixture(scope="module")
-def ek100() -> Annotations:
-    return read_annotations(EK100, ("validation",))
-
-
-@shared
-@pytest.mark.shared
-def test_no_word_of_ours_is_an_instance_or_a_particle_of_ek100(ek100):
-    taken = instance_words(ek100.verbs, ek100.nouns)
+def test_no_word_of_ours_is_an_instance_or_a_particle_of_ek100(ek100_validation):
+    taken = instance_words(ek100_validation.verbs, ek100_validation.nouns)
     assert len(taken) > 1_000
     assert not {word: text for word, text in our_words().items() if shape_of(word) & taken}
     particles = {
-        part for i in ek100.verbs.keys for name in ek100.verbs.instances[i] for part in name.split("-")[1:]
+        part
+        for i in ek100_validation.verbs.keys
+        for name in ek100_validation.verbs.instances[i]
+        for part in name.split("-")[1:]
     }
     assert not particles & set(our_words())
-    assert set(GLOSSES["verb"]) == set(ek100.verbs.categories.values())
-    assert set(GLOSSES["noun"]) == set(ek100.nouns.categories.values())
+    assert set(GLOSSES["verb"]) == set(ek100_validation.verbs.categories.values())
+    assert set(GLOSSES["noun"]) == set(ek100_validation.nouns.categories.values())
 
 
-@shared
-@pytest.mark.shared
-def test_all_rows_of_validation_are_asked_fast_and_most_get_a_hint(ek100):
+def test_all_rows_of_validation_are_asked_fast_and_most_get_a_hint(ek100_validation):
     begin = time.perf_counter()
-    questions = list(generate(ek100, "oracle"))
+    questions = list(generate(ek100_validation, "oracle"))
     seconds = time.perf_counter() - begin
     assert len(questions) == 9_668
     hints = [hint for question in questions for hint in question.hint.values()]
