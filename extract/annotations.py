@@ -20,8 +20,9 @@ from typing import Literal
 from mambavl.cache.rows import Classes, Segment
 from mambavl.configs.errors import DataError, UsageError
 
-SPLITS = ("train", "validation", "test")
-DEFAULT_SPLITS = ("train", "validation")
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+DEFAULT_SPLITS: tuple[Split, ...] = ("train", "validation")
 MAX_PROBLEMS = 50
 
 TIME_COLUMNS = (

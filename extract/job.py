@@ -13,7 +13,6 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from pydantic import AfterValidator
 from torch import nn
 
 from mambavl.cache import fsops
@@ -27,15 +26,6 @@ from mambavl.extract.encoders.weights import WeightsState
 from mambavl.extract.video import VideoError
 
 NUMERICS = 1  # raised by hand whenever the same settings come to give other features
-
-
-def _distinct(levels: tuple[str, ...]) -> tuple[str, ...]:
-    if twice := [level for level in dict.fromkeys(levels) if levels.count(level) > 1]:
-        raise ValueError(f"names {', '.join(twice)} twice")
-    return levels
-
-
-DISTINCT = AfterValidator(_distinct)  # of the levels that a store is to hold
 
 
 @dataclass

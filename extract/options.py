@@ -1,13 +1,16 @@
-"""The settings of the extraction jobs, and every rule about them that needs nothing but the record."""
+"""The settings of the extraction jobs, and every rule about them that needs nothing but the record.
+
+The comment of a field is what `mambavl settings extract.video` prints of it: what it does, its unit, its
+choices.
+"""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mambavl.configs import Config
-from mambavl.extract import job
-from mambavl.extract.annotations import DEFAULT_SPLITS
+from mambavl.extract.annotations import DEFAULT_SPLITS, Split
 from mambavl.extract.encoders.audio import SHORTEST, AudioLevel
 from mambavl.extract.encoders.levels import Level
 from mambavl.extract.encoders.published.orvit import BoxTransform
@@ -16,52 +19,121 @@ from mambavl.extract.encoders.weights import WeightsState
 from mambavl.extract.sampling import OBSERVED_FRAMES, OBSERVED_RATE, Sampling
 from mambavl.extract.video import Decoder
 
+Name = TypeVar("Name", bound=str)
 
-class VideoExtraction(Config):
-    """Knobs of `mambavl extract video`. All of them but the last three shape the features and are part of the
-    spec.
+
+def _one_name(value: object) -> object:
+    """One name stands for itself alone: `--set levels=frame` needs no brackets."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("names none; give at least one")
+    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if repeated:
+        raise ValueError(f"names {', '.join(repeated)} twice")
+    return names
+
+
+# one name, or a list of different names
+Names = Annotated[tuple[Name, ...], BeforeValidator(_one_name), AfterValidator(_distinct)]
+
+
+class Extraction(Config):
+    """What every extraction job needs to know."""
+
+    encoder: str  # the frozen encoder to run; `mambavl encoders list` prints the names
+    # file or folder with its weights, or `random` for an untrained encoder; absent: the encoder's own
+    weights: str | None = None
+    # what the weights were trained on: pretrained, ek100-finetuned or random; absent: as the encoder says
+    weights_state: WeightsState | None = None
+    splits: Names[Split] = DEFAULT_SPLITS  # splits to extract: train, validation, test
+    dtype: Literal["float16", "float32"] = "float16"  # of the stored features
+    # of the stored features; zstd is for archives, since it has to be decoded before training
+    compressor: Literal["none", "zstd"] = "none"
+    # rows of a row group, the unit of work that a restart repeats; absent: about 16 MiB for each file
+    rows_per_group: int | None = Field(default=None, ge=1, le=65_536)
+    device: str = "auto"  # where the encoder runs: cpu, cuda, cuda:1, ...; auto: the GPU if there is one
+
+
+class FromVideos(Extraction):
+    """What the jobs that read video files need to know as well."""
+
+    # what identifies a video file in the store: fast, its size and time of change; full, its sha256
+    video_hash: Literal["fast", "full"] = "fast"
+    # rows encoded together; the pictures or sounds of two such batches are in memory at a time
+    batch_rows: int = Field(default=8, ge=1, le=4096)
+    allow_missing: bool = False  # go on without the videos that are not there
+    max_failed: int = Field(default=0, ge=0)  # the command exits with 1 when more rows than this failed
+
+
+class VideoExtraction(FromVideos):
+    """Settings of `mambavl extract video`. All but device, allow_missing and max_failed shape the features
+    and are part of the spec.
     """
 
-    encoder: str
-    weights: str | None = None  # a file; "random" for an untrained encoder; absent: the encoder's own
-    # what the weights were trained on; absent: the encoder's record
-    weights_state: WeightsState | None = None
-    image_size: int | None = Field(default=None, ge=16, le=2048)  # absent: the encoder's own
-    layer: Literal["last", "penultimate"] = "last"  # of the published encoders: which tokens are stored
-    # of ORViT, which reads boxes: where they are, or none, said aloud
+    # what to store of a clip: clip (one vector, what the encoder's classifier reads), cls (its class token),
+    # frame (a vector for each time step), grid (grid x grid vectors for each), patch (every token)
+    levels: Names[Level] = ("frame",)
+    grid: int = Field(default=4, ge=1, le=64)  # cells along a side of level `grid`
+    # height and width of what the encoder sees, in pixels; absent: the encoder's own
+    image_size: int | None = Field(default=None, ge=16, le=2048)
+    # crop: short side to image_size and a square of it; squash: the whole frame squeezed into a square
+    fit: Literal["crop", "squash"] = "crop"
+    # of a frame: 1, the centre square, or 3 along the long side; each crop is stored as a view
+    crops: Literal[1, 3] = 1
+    sampling: Sampling = Sampling()  # which moments of a video a segment is seen at
+    decoder: Decoder = "pyav"  # pyav, exact for every file, or decord
+    # of the encoder's arithmetic: fp32, or bf16 and fp16 through autocast, which are for GPUs
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    # which tokens of a published encoder are stored: of its last block or of the one before
+    layer: Literal["last", "penultimate"] = "last"
+    # where ORViT's object boxes come from: h5 (its authors' file), hoa (EPIC's hand-object detections),
+    # none (run without boxes)
     boxes: Literal["none", "h5", "hoa"] | None = None
     boxes_path: Path | None = None  # the h5 file, or the folder of hand-object detections
-    box_transform: BoxTransform = "correct"  # or as the released loader had it; see `orvit.crop_boxes`
-    # short side to image_size and a square of it, or the whole frame squeezed
-    fit: Literal["crop", "squash"] = "crop"
-    # of a frame: the centre square, or three along the long side; views x crops are stored
-    crops: Literal[1, 3] = 1
-    levels: Annotated[tuple[Level, ...], job.DISTINCT] = Field(default=("frame",), min_length=1)
-    grid: int = Field(default=4, ge=1, le=64)  # cells along a side of level `grid`
-    sampling: Sampling = Sampling()
-    decoder: Decoder = "pyav"
-    # of the encoder's products; bf16 and fp16 through autocast, for GPUs
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    dtype: Literal["float16", "float32"] = "float16"  # of what is stored
-    compressor: Literal["none", "zstd"] = "none"  # zstd is for archives; it is decoded before training
-    splits: tuple[Literal["train", "validation", "test"], ...] = Field(default=DEFAULT_SPLITS, min_length=1)
-    video_hash: Literal["fast", "full"] = "fast"  # size and time of change, or sha256 of every video
-    rows_per_group: int | None = Field(default=None, ge=1, le=65_536)  # absent: about 16 MiB a shard
-    # rows encoded together; two batches of pictures are in memory at a time
-    batch_rows: int = Field(default=8, ge=1, le=4096)
-    device: str = "auto"
-    allow_missing: bool = False  # go on without the videos that are not there
-    max_failed: int = Field(default=0, ge=0)  # failed rows above which the command exits with 1
+    # of ORViT, how boxes are moved into a crop: correct, or as its released loader does, which loses those of
+    # every crop that does not begin at the frame's corner
+    box_transform: BoxTransform = "correct"
+
+    @property
+    def views(self) -> int:
+        """V, views that are stored of a row: each clip in time, each of its crops."""
+        return self.sampling.views * self.crops
+
+    @model_validator(mode="after")
+    def _boxes_and_their_place_go_together(self) -> "VideoExtraction":
+        reads_boxes = self.boxes in ("h5", "hoa")
+        if self.boxes_path and not reads_boxes:
+            boxes = self.boxes or "nothing"
+            raise ValueError(f"boxes_path = {self.boxes_path}, but boxes = {boxes}; set boxes = h5 or hoa")
+        if reads_boxes and self.boxes_path is None:
+            raise ValueError(f"boxes = {self.boxes} needs `--set boxes_path=...`: where they are")
+        if self.box_transform == "released" and not reads_boxes:
+            raise ValueError(
+                "box_transform = released is about boxes, and none are read; set boxes = h5 or hoa"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_squeezed_frame_is_one_view(self) -> "VideoExtraction":
+        if self.fit == "squash" and (self.crops > 1 or self.box_transform == "released"):
+            raise ValueError(
+                "a squeezed frame (fit = squash) is one view, and the released loader had none: "
+                "crops = 1, box_transform = correct"
+            )
+        return self
 
 
 class SoundWindow(Config):
     """Which part of a soundtrack is heard: the action, or what ends tau_a before it."""
 
+    # recognition: the sound of the action; anticipation: the sound before it
     task: Literal["recognition", "anticipation"] = "recognition"
     tau_a: float = Field(default=1.0, ge=0.0)  # seconds between the last sample heard and the action's start
-    seconds: float = Field(
-        default=OBSERVED_FRAMES / OBSERVED_RATE, ge=SHORTEST, le=600.0
-    )  # heard in anticipation: 64 frames' time
+    # length of the window of anticipation, in seconds; by default the time of 64 frames at 30 per second
+    seconds: float = Field(default=OBSERVED_FRAMES / OBSERVED_RATE, ge=SHORTEST, le=600.0)
 
     @model_validator(mode="after")
     def _seconds_are_of_anticipation(self) -> "SoundWindow":
@@ -70,42 +142,23 @@ class SoundWindow(Config):
         return self
 
 
-class AudioExtraction(Config):
-    """Knobs of `mambavl extract audio`. All of them but the last three shape the features and are part of the
-    spec.
+class AudioExtraction(FromVideos):
+    """Settings of `mambavl extract audio`. All but device, allow_missing and max_failed shape the features
+    and are part of the spec.
     """
 
-    encoder: str
-    weights: str | None = None  # a folder with config, preprocessor_config.json and model.safetensors
-    # what the weights were trained on; absent: the encoder's record
-    weights_state: WeightsState | None = None
-    levels: Annotated[tuple[AudioLevel, ...], job.DISTINCT] = Field(default=("frame",), min_length=1)
-    # of level `frame`: equal parts of the window, each one the mean of its states
+    # what to store of a sound: clip (one vector), frame (a vector for each of `steps` parts)
+    levels: Names[AudioLevel] = ("frame",)
+    # equal parts of the window in level `frame`; each is the mean of the encoder's states in it
     steps: int = Field(default=16, ge=1, le=1024)
-    sampling: SoundWindow = SoundWindow()
-    dtype: Literal["float16", "float32"] = "float16"
-    compressor: Literal["none", "zstd"] = "none"  # zstd is for archives; it is decoded before training
-    splits: tuple[Literal["train", "validation", "test"], ...] = Field(default=DEFAULT_SPLITS, min_length=1)
-    video_hash: Literal["fast", "full"] = "fast"  # size and time of change, or sha256 of every video
-    rows_per_group: int | None = Field(default=None, ge=1, le=65_536)
-    batch_rows: int = Field(default=8, ge=1, le=4096)  # rows encoded together
-    device: str = "auto"
-    allow_missing: bool = False  # go on without the videos that are not there
-    max_failed: int = Field(default=0, ge=0)  # failed rows above which the command exits with 1
+    sampling: SoundWindow = SoundWindow()  # which part of a soundtrack is heard
 
 
-class TextExtraction(Config):
-    """Knobs of `mambavl extract text`."""
+class TextExtraction(Extraction):
+    """Settings of `mambavl extract text`."""
 
-    encoder: str
-    weights: str | None = None  # a folder with config, tokenizer and model.safetensors
-    # what the weights were trained on; absent: the encoder's record
-    weights_state: WeightsState | None = None
-    levels: Annotated[tuple[TextLevel, ...], job.DISTINCT] = Field(default=("last_hidden",), min_length=1)
-    dtype: Literal["float16", "float32"] = "float16"
-    compressor: Literal["none", "zstd"] = "none"  # zstd is for archives; it is decoded before training
-    splits: tuple[Literal["train", "validation", "test"], ...] = Field(default=DEFAULT_SPLITS, min_length=1)
-    rows_per_group: int | None = Field(default=None, ge=1, le=65_536)
-    allow_unmasked: bool = False  # questions that say their answers, which the leak audit compares with
-    batch_texts: int = Field(default=64, ge=1, le=4096)
-    device: str = "auto"
+    # what to store of a question: last_hidden (the last layer's tokens), embedding_layer (the tokens before
+    # the first layer), pooled (one vector)
+    levels: Names[TextLevel] = ("last_hidden",)
+    batch_texts: int = Field(default=64, ge=1, le=4096)  # questions encoded together
+    allow_unmasked: bool = False  # accept questions that give their answers away, which the leak audit needs

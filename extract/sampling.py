@@ -27,14 +27,18 @@ RULES: dict[str, tuple[Rule, ...]] = {
 class Sampling(Config):
     """How times are chosen. Part of a store's spec: stores of different sampling never mix."""
 
+    # recognition: moments of the action; anticipation: moments of the window that ends tau_a before it
     task: Literal["recognition", "anticipation"] = "recognition"
-    rule: Rule | None = None  # absent: segment_uniform, or strict for anticipation
-    frames: int = Field(default=16, ge=1, le=1024)
-    # of mf_dense: 1/30 s from a frame to the next; motionformer-l was tested at 3
+    # recognition: segment_uniform (even over the action) or mf_dense (Motionformer's dense windows);
+    # anticipation: strict; absent: the first of the task
+    rule: Rule | None = None
+    frames: int = Field(default=16, ge=1, le=1024)  # of a clip
+    # of mf_dense, in 1/30 s: from a frame to the next; motionformer-l was tested at 3
     stride: int = Field(default=4, ge=1, le=64)
-    views: int = Field(default=1, ge=1, le=64)  # clips of a segment, each of so many frames; recognition only
-    # seconds between the last observed moment and the action's start
-    tau_a: float = Field(default=1.0, ge=0.0)
+    views: int = Field(default=1, ge=1, le=64)  # clips of a segment, `frames` long each; recognition only
+    tau_a: float = Field(
+        default=1.0, ge=0.0
+    )  # of anticipation: seconds from the last moment seen to the action
 
     @model_validator(mode="after")
     def _rule_of_the_task(self) -> "Sampling":

@@ -115,7 +115,7 @@ class _VideoPipeline:
             if number + 1 < len(batches):
                 pending = decoder.submit(self._decode_batch, batches[number + 1])
             since = time.perf_counter()
-            views = [self._encode(decoded, view) for view in range(_views(self.options))]
+            views = [self._encode(decoded, view) for view in range(self.options.views)]
             for level in self.levels:
                 features[level.name].append(np.stack([view[level.name] for view in views], axis=1))
             summary.timed("encode", since)
@@ -253,11 +253,6 @@ class _VideoPipeline:
         )
 
 
-def _views(options: VideoExtraction) -> int:
-    """Views that are stored of a row."""
-    return options.sampling.views * options.crops
-
-
 def _squares(height: int, width: int, crops: int) -> list[tuple[float, float, float]]:
     """(top, left, side) of the squares cut from a frame: the centre one, or three along the long side, end to
     end.
@@ -287,7 +282,7 @@ class _Clip(job.Clip):
 
     @classmethod
     def empty(cls, options: VideoExtraction, size: int, objects: int) -> "_Clip":
-        views, frames = _views(options), options.sampling.frames
+        views, frames = options.views, options.sampling.frames
         black = np.zeros((size, size, 3), np.uint8)
         boxes = np.zeros((views, frames, objects, 4), np.float32)
         return cls([[black] * frames] * views, np.full((views, frames), np.nan), boxes)
@@ -313,7 +308,7 @@ def _video_spec(
     options: VideoExtraction,
     boxes: BoxSource | None,
 ) -> dict[str, Any]:
-    frames, size, views = options.sampling.frames, encoder.pixels.image_size, _views(options)
+    frames, size, views = options.sampling.frames, encoder.pixels.image_size, options.views
     steps, height, width = encoder.token_grid((frames, size, size))
     shapes = {
         "clip": ((views, encoder.width), 0),
@@ -373,15 +368,8 @@ def _build_encoder(options: VideoExtraction) -> nn.Module:
     unknown = [key for key in ("boxes", "layer") if key in sizes and options.encoder not in published]
     if unknown:
         raise UsageError(f"encoder {options.encoder} has no {unknown[0]}; that is for {', '.join(published)}")
-    if options.box_transform == "released" and options.boxes not in ("h5", "hoa"):
-        raise UsageError("box_transform = released is about boxes, and none are read; set boxes = h5 or hoa")
-    if options.fit == "squash" and (options.crops > 1 or options.box_transform == "released"):
-        raise UsageError(
-            "a squeezed frame (fit = squash) is one view, and the released loader had none: crops = 1, box_transform = correct"
-        )
-    device = options.device
     encoder = job.build_encoder(
-        options.encoder, "video", options.weights, options.weights_state, device, **sizes
+        options.encoder, "video", options.weights, options.weights_state, options.device, **sizes
     )
     reads_boxes = getattr(getattr(encoder, "config", None), "boxes", None) == "given"
     if reads_boxes and options.boxes is None:
@@ -399,15 +387,9 @@ def _build_encoder(options: VideoExtraction) -> nn.Module:
 
 
 def _open_boxes(options: VideoExtraction, videos: list[str]) -> BoxSource | None:
-    """Raises UsageError where a setting goes without the other, DataError where videos have no boxes."""
-    if options.boxes in (None, "none"):
-        if options.boxes_path:
-            raise UsageError(
-                f"boxes_path = {options.boxes_path}, but boxes = {options.boxes or 'nothing'}; set boxes = h5 or hoa"
-            )
+    """The boxes that the settings name, if any. Raises DataError where videos have none."""
+    if options.boxes in (None, "none") or options.boxes_path is None:
         return None
-    if options.boxes_path is None:
-        raise UsageError(f"boxes = {options.boxes} wants `--set boxes_path=...`: where they are")
     source = open_boxes(options.boxes, options.boxes_path, options.video_hash)
     if missing := source.missing(videos):
         raise DataError(

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from mambavl.configs.errors import UsageError
+from mambavl.extract import MASK
 from mambavl.extract.encoders import own, registry
 from mambavl.extract.encoders.published import table
-from mambavl.extract.encoders.text import MASK
 
 Verdict = Literal["ok", "note", "failed"]
 SAME = 1e-6  # relative to the largest number: rounding, which another order of summing may bring

@@ -43,8 +43,9 @@ from torch import Tensor, nn
 
 from mambavl.configs import did_you_mean
 from mambavl.configs.errors import MambaVLError, UsageError
+from mambavl.extract import MASK
 from mambavl.extract.encoders.image import Pixels
-from mambavl.extract.encoders.text import MASK, TextLevel
+from mambavl.extract.encoders.text import TextLevel
 from mambavl.extract.encoders.weights import WeightsState, weights_sha256
 
 PROBE_FRAMES = 16  # what `extract video` samples unless told otherwise

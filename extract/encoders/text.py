@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mambavl.configs.errors import DataError, UsageError
+from mambavl.extract import MASK
 from mambavl.extract.encoders.weights import (
     NO_MODEL,
     first_line,
@@ -21,7 +22,6 @@ from mambavl.extract.encoders.weights import (
     transformers_weights,
     weights_sha256,
 )
-from mambavl.extract.questions.file import MASK
 
 TextLevel = Literal["last_hidden", "embedding_layer", "pooled"]
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from mambavl.configs.errors import DataError, UsageError
+from mambavl.extract import MASK as MASK
 
 # what a file may say; predicted text needs a recogniser first
 PROTOCOLS = ("oracle", "predicted", "generic", "none")
-MASK = "<mask>"  # each text encoder puts its own mask token there
 
 
 @dataclass(frozen=True)

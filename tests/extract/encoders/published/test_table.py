@@ -291,13 +291,8 @@ def test_orvit_is_given_the_boxes_of_its_crop(dataset, tmp_path, monkeypatch):
         del file[videos[0]]
     with pytest.raises(DataError, match=f"has no boxes of 1 of 4 videos \\({videos[0]}\\)"):
         extract("d.zarr", boxes="h5", boxes_path=tmp_path / "boxes.h5")
-    for wrong, message in (
-        ({"boxes": "h5"}, "wants `--set boxes_path"),
-        ({"boxes": "none", "boxes_path": "x.h5"}, "set boxes = h5 or hoa"),
-        ({"encoder": "timm:test_vit", "boxes": "hoa"}, "reads no boxes"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            extract("e.zarr", **wrong)
+    with pytest.raises(UsageError, match="reads no boxes"):
+        extract("e.zarr", encoder="timm:test_vit", boxes="hoa", boxes_path=tmp_path)
 
 
 def hands(pts: np.ndarray, left: int) -> torch.Tensor:
