@@ -1,7 +1,7 @@
 """Question files of other projects -> ours: CSV, JSONL, JSON and pickle, columns by name, placeholders made ours.
 
 A pickle can call any function of the machine that reads it. Here it is read by a child process of bounded
-memory and time that finds no function at all (pickles.py), so that only lists, dicts, texts and numbers can
+memory and time that finds no function at all (`extract.untrusted`), so that only lists, dicts, texts and numbers can
 come out of it.
 """
 
@@ -9,8 +9,6 @@ import csv
 import io
 import json
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from mambavl.extract import untrusted
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.questions.file import MASK, PROTOCOLS, QUESTION_KEYS, Question, broken_protocol, is_text
 
-SECONDS = 300  # after which a pickle's reader is stopped
+LIMITS = untrusted.Limits(seconds=300, room=4 * 2**30, times=16)  # of a pickle's reader
 COLUMNS = ("narration_id", *QUESTION_KEYS)
 GUESSES = {  # other names for a column, letters and digits only
     "narration_id": ("narrationid", "id", "uid", "segmentid", "clipid", "key", "index"),
@@ -243,13 +241,8 @@ def _read_pickle(path: Path) -> Any:
         raise DataError(f"{path}: no such file")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rows.json"
-        reader = Path(untrusted.__file__)
-        command = [sys.executable, "-I", str(reader), str(path.resolve()), str(out)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-        except subprocess.TimeoutExpired:
-            raise DataError(f"{path}: took more than {SECONDS} s to read and was given up") from None
-        if done.returncode == 0 and out.is_file():
-            return json.loads(out.read_bytes())
-        said = (done.stderr.strip().splitlines() or [f"its reader ended with {done.returncode}"])[-1]
-        raise DataError(f"{path}: {said[:400]}")
+            untrusted.convert(path, out, untrusted.PLAIN_PICKLE, LIMITS)
+        except untrusted.Refused as refused:
+            raise DataError(f"{path}: {refused}") from None
+        return json.loads(out.read_bytes())

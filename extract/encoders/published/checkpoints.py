@@ -2,16 +2,11 @@
 
 A pickle names functions and has them called. Here every name but those that put a tensor together stands for
 an inert object: a Namespace, an optimiser, a logger is read over and left out, and a hostile function is
-never found, so never called. It happens in a child process with bounded memory and time, which hands back one
-safetensors file.
+never found, so never called. It happens in a child process with bounded memory and time
+(`extract.untrusted`), which hands back one safetensors file.
 """
 
-import json
-import os
 import pickle
-import resource
-import subprocess
-import sys
 import tempfile
 import types
 import zipfile
@@ -23,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mambavl.configs.errors import UsageError
+from mambavl.extract import untrusted
 
 # where published checkpoints keep their weights
 STATES = ("model_state", "state_dict", "model", "module", "net")
-SECONDS = 900  # a child that takes longer is stopped
-ROOM = 8 * 2**30  # bytes of data that a child may hold, beyond four times its file
+LIMITS = untrusted.Limits(seconds=900, room=8 * 2**30, times=4)
 REBUILT = {  # what a tensor is put together with; storages are torch.load's own affair
     ("collections", "OrderedDict"),
     ("torch", "Size"),
@@ -64,35 +59,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     _look_before(path)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "weights.safetensors"
-        command = [
-            sys.executable,
-            "-m",
-            "mambavl.extract.encoders.published.checkpoints",
-            str(path.resolve()),
-            str(out),
-        ]
-        environment = {
-            k: v
-            for k, v in os.environ.items()
-            if k in ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "LANG")
-        }
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise UsageError(f"{path}: took more than {SECONDS} s to read and was given up") from None
-        said = done.stdout.strip().splitlines()
-        if done.returncode or not said:
-            how = (
-                f"its reader ended with {done.returncode}"
-                if not done.stderr.strip()
-                else done.stderr.strip().splitlines()[-1]
-            )
-            raise UsageError(f"{path}: cannot be read ({how[:300]})")
-        answer = json.loads(said[-1])
-        if "fault" in answer:
-            raise UsageError(f"{path}: {answer['fault']}")
+            answer = untrusted.convert(path, out, __name__, LIMITS)
+        except untrusted.Refused as refused:
+            raise UsageError(f"{path}: {refused}") from None
         return load_file(out), answer["left_out"]
 
 
@@ -181,21 +151,12 @@ def _weights(loaded: Any) -> tuple[dict[str, Tensor], list[str]]:
     return weights, left_out
 
 
-def _child(path: str, out: str) -> dict[str, Any]:
-    limit = ROOM + 4 * os.path.getsize(path)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+def read_untrusted(source: str, target: str) -> dict[str, Any]:
+    """In the child of `untrusted.convert`: a checkpoint's weights, written as safetensors."""
+    loaded = torch.load(source, map_location="cpu", weights_only=False, pickle_module=_pickle_module())
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_pickle_module())
         weights, left_out = _weights(loaded)
-        save_file(weights, out)
     except ValueError as error:
         return {"fault": str(error)}
-    # a hostile or broken file can fail anywhere in a reader: its own words, one line
-    except Exception as error:
-        words = str(error).strip().splitlines() or [""]
-        return {"fault": f"cannot be read ({type(error).__name__}: {words[0][:200]})"}
+    save_file(weights, target)
     return {"left_out": left_out}
-
-
-if __name__ == "__main__":
-    print(json.dumps(_child(*sys.argv[1:3])))
