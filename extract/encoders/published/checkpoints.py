@@ -123,10 +123,12 @@ class Unpickler(pickle.Unpickler):
 def _pickle_module() -> types.ModuleType:
     """What torch.load takes in place of the module `pickle`."""
     module = types.ModuleType("inert_pickle")
-    module.Unpickler = Unpickler
-    module.load = lambda file, **options: Unpickler(file, **options).load()
-    module.UnpicklingError = pickle.UnpicklingError
+    vars(module).update(Unpickler=Unpickler, load=_load, UnpicklingError=pickle.UnpicklingError)
     return module
+
+
+def _load(file: Any, **options: Any) -> Any:
+    return Unpickler(file, **options).load()
 
 
 def _weights(loaded: Any) -> tuple[dict[str, Tensor], list[str]]:
