@@ -46,6 +46,7 @@ from safetensors.numpy import save_file
 from mambavl.cache import FeatureStore, gather, open_store, reader, shards
 from mambavl.cache.rows import Classes, Segment
 from mambavl.cache.shards import Level
+from mambavl.cache.spec import Spec
 from mambavl.cache.verify import verify
 from mambavl.cache.writer import RowGroup, StoreWriter
 
@@ -451,10 +452,10 @@ CLASSES = Classes({0: "verb"}, {0: "noun"}, 1, 1, (), (), ())
 
 def write_dense(path: Path, values: np.ndarray) -> FeatureStore:
     level = Level("frame", "dense", (1, *values.shape[1:]), "float16", steps=values.shape[1])
-    spec = {"kind": "video", "recipe": {}, "inputs": {}, "levels": [level.to_dict()], "frame_pts": []}
+    group_rows = shards.rows_per_group(level.chunk_bytes)
     writer = StoreWriter(
         path,
-        {**spec, "rows_per_group": shards.rows_per_group(level.chunk_bytes)},
+        Spec(kind="video", levels=(level,), rows_per_group=group_rows),
         segments(len(values)),
         CLASSES,
         {},
@@ -474,14 +475,8 @@ def write_ragged(path: Path, values: dict[str, np.ndarray], lengths: dict[str, n
         largest = max(int(counts[i : i + group_rows].sum()) for i in range(0, rows, group_rows))
         capacity = -(-largest // shards.TOKEN_CHUNK) * shards.TOKEN_CHUNK
         levels.append(Level(f"{question}/last_hidden", "ragged", (TEXT_WIDTH,), "float16", capacity=capacity))
-    spec = {
-        "kind": "text",
-        "recipe": {},
-        "inputs": {},
-        "levels": [level.to_dict() for level in levels],
-        "frame_pts": [],
-    }
-    writer = StoreWriter(path, {**spec, "rows_per_group": group_rows}, segments(rows), CLASSES, {})
+    spec = Spec(kind="text", levels=tuple(levels), rows_per_group=group_rows)
+    writer = StoreWriter(path, spec, segments(rows), CLASSES, {})
     for group in writer.pending():
         index = writer.layout.rows_of(group)
         found, counts = {}, {}

@@ -24,7 +24,7 @@ def diff(
     both have in the same shape the rows whose values differ, with the largest difference. Rows are matched by
     narration_id.
     """
-    yield from (f"spec {line}" for line in canonical.differences(ours.spec, theirs.spec))
+    yield from (f"spec {line}" for line in canonical.differences(ours.spec.to_dict(), theirs.spec.to_dict()))
     rows = [
         {segment.narration_id: row for row, segment in enumerate(store.segments)} for store in (ours, theirs)
     ]

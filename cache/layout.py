@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from mambavl.cache import canonical, journal, shards
+from mambavl.cache import journal, shards
 from mambavl.cache.canonical import sha256
 from mambavl.cache.shards import Level
-from mambavl.cache.spec import COMMIT, SCHEMA_VERSION, SPEC
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.cache.spec import COMMIT, SCHEMA_VERSION, Spec
+from mambavl.configs.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -39,27 +39,8 @@ class Layout:
     frame_pts: tuple[int, ...] = ()  # (V, T) where the rows are video
 
     @classmethod
-    def from_spec(cls, spec: dict[str, Any]) -> "Layout":
-        """Raises DataError where a spec, damaged in its values, describes no store."""
-        try:
-            layout = cls(
-                levels=tuple(Level.from_dict(raw) for raw in spec["levels"]),
-                rows=spec["rows"],
-                rows_per_group=spec["rows_per_group"],
-                spec_sha256=canonical.digest(spec),
-                frame_pts=tuple(spec["frame_pts"]),
-            )
-            sizes = [
-                layout.rows,
-                layout.rows_per_group,
-                *layout.frame_pts,
-                *(n for level in layout.levels for n in level.shape),
-            ]
-            if not layout.rows_per_group or any(type(size) is not int or size < 0 for size in sizes):
-                raise ValueError("a size is no number of things")
-            return layout
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise DataError(f"{SPEC}: is damaged, it describes no store ({error})") from None
+    def from_spec(cls, spec: Spec) -> "Layout":
+        return cls(spec.levels, spec.rows, spec.rows_per_group, spec.digest(), spec.frame_pts)
 
     @property
     def groups(self) -> int:

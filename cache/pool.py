@@ -8,6 +8,7 @@ token, attention).
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from mambavl.cache import shards
 from mambavl.cache.reader import FeatureStore
 from mambavl.cache.rows import OK
 from mambavl.cache.shards import Level
+from mambavl.cache.spec import ParentStore, Pooling, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import Interrupted, UsageError
 
@@ -43,18 +45,16 @@ def pool(
     if not parent.store_id:
         raise UsageError(f"{parent.path}: is not finished; only finished stores are pooled")
     source, level = _source(parent, to), _target(parent, to)
-    recipe = {**parent.spec["recipe"], "pooled": {"from": source.name, "to": to, "rule": "mean"}}
-    spec = {
-        "kind": parent.spec["kind"],
-        "recipe": recipe,
-        "inputs": {
-            **parent.spec["inputs"],
-            "parent": {"store_id": parent.store_id, "spec_sha256": parent.layout.spec_sha256},
-        },
-        "levels": [level.to_dict()],
-        "frame_pts": parent.spec["frame_pts"],
-        "rows_per_group": shards.rows_per_group(level.chunk_bytes),
-    }
+    pooled = Pooling(from_level=source.name, to=to, rule="mean")
+    of = ParentStore(store_id=parent.store_id, spec_sha256=parent.layout.spec_sha256)
+    spec = Spec(
+        kind=parent.spec.kind,
+        recipe=replace(parent.spec.recipe, pooled=pooled),
+        inputs=replace(parent.spec.inputs, parent=of),
+        levels=(level,),
+        frame_pts=parent.spec.frame_pts,
+        rows_per_group=shards.rows_per_group(level.chunk_bytes),
+    )
     writer = StoreWriter(out, spec, parent.segments, parent.classes, {"made_by": "mambavl cache pool"})
     reasons = {narration_id: reason for narration_id, _, reason in parent.failures}
     try:

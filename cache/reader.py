@@ -47,7 +47,7 @@ class FeatureStore:
     ) -> None:
         self.path = Path(path).absolute()  # shards are mapped later, maybe from another working folder
         self.verify, self.resident, self.device, self.pin = verify, resident, torch.device(device), pin
-        self.spec: dict[str, Any] = read_spec(self.path)
+        self.spec = read_spec(self.path)
         self.layout = Layout.from_spec(self.spec)
         self.store_id, self._files, self._written_groups = self._open(partial)
         self._opened_as = self._manifest_mark()
@@ -356,7 +356,7 @@ class FeatureStore:
 
     def _hashed(self, name: str) -> bytes:
         data = (self.path / name).read_bytes()
-        if sha256(data) != self.spec[f"{name.partition('.')[0]}_sha256"]:
+        if sha256(data) != self.spec.sha256_of(name):
             raise DataError(
                 f"{self.path / name}: was changed after extraction; its sha256 is not the one in spec.json"
             )

@@ -23,7 +23,7 @@ from mambavl.cache import fsops
 from mambavl.cache.layout import Layout, committed_groups
 from mambavl.cache.rows import OK, Classes, Segment
 from mambavl.cache.shards import Level
-from mambavl.cache.spec import COMMIT, ENVIRONMENT, LOCK, MANIFEST, read_spec
+from mambavl.cache.spec import COMMIT, ENVIRONMENT, LOCK, MANIFEST, FeatureRecipe, Spec, read_spec
 from mambavl.cache.verify import verify
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted
@@ -205,17 +205,17 @@ def _write(path: Path, share: int | None) -> float:
     row group only.
     """
     since = time.perf_counter()
-    spec = {
-        "kind": "video",
-        "recipe": {"selftest": 1},
-        "inputs": {},
-        "levels": [LEVEL.to_dict()],
-        "frame_pts": [1, 16],
-    }
+    spec = Spec(
+        kind="video",
+        recipe=FeatureRecipe(more={"selftest": 1}),
+        levels=(LEVEL,),
+        frame_pts=(1, 16),
+        rows_per_group=GROUP_ROWS,
+    )
     segments = tuple(
         Segment(f"P01_01_{i}", "P01", "P01_01", "", float(i), i + 1.0, 1, 2, "train") for i in range(ROWS)
     )
-    writer = StoreWriter(path, {**spec, "rows_per_group": GROUP_ROWS}, segments, CLASSES, {})
+    writer = StoreWriter(path, spec, segments, CLASSES, {})
     for group in writer.pending():
         if share is None or group % 2 == share:
             writer.commit(group, _row_group(writer.layout, group))

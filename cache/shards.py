@@ -20,7 +20,7 @@ group begins at a fixed capacity, so that its shard can be written without knowi
 
 import math
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import google_crc32c
@@ -59,7 +59,8 @@ class Level:
         """Raises ValueError for what is no level: specs come from files."""
         sizes = (*self.shape, self.steps, self.capacity)
         fits = (
-            self.kind in ("dense", "ragged")
+            type(self.name) is str
+            and self.kind in ("dense", "ragged")
             and self.dtype in ("float16", "float32")
             and self.compressor in ("none", "zstd")
         )
@@ -112,6 +113,9 @@ class Level:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "Level":
+        """Raises ValueError for what describes no level."""
+        if raw.keys() != {field.name for field in fields(cls)} or not isinstance(raw["shape"], list):
+            raise ValueError(f"there is no such level: {raw}")
         return cls(**{**raw, "shape": tuple(raw["shape"])})
 
 

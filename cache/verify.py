@@ -22,6 +22,7 @@ from mambavl.cache.spec import (
     SEAL,
     SEGMENTS,
     SPEC,
+    Spec,
     read_json,
     read_spec,
 )
@@ -105,10 +106,10 @@ def is_itself(manifest: dict[str, Any]) -> bool:
     )
 
 
-def metadata_faults(path: Path, layout: Layout, spec: dict[str, Any]) -> Iterator[Fault]:
+def metadata_faults(path: Path, layout: Layout, spec: Spec) -> Iterator[Fault]:
     """Metadata beside what the spec says of it."""
     expected = {name: sha256(data) for name, data in layout.metadata().items()}
-    expected |= {name: spec[f"{name.partition('.')[0]}_sha256"] for name in (SEGMENTS, CLASSES)}
+    expected |= {name: spec.sha256_of(name) for name in (SEGMENTS, CLASSES)}
     for name, digest in expected.items():
         if not (path / name).exists():
             yield Fault(name, "is missing")

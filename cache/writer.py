@@ -14,7 +14,7 @@ import os
 import socket
 import uuid
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from mambavl.cache.spec import (
     SCHEMA_VERSION,
     SEGMENTS,
     SPEC,
+    Spec,
     read_json,
     read_spec,
 )
@@ -62,7 +63,7 @@ class StoreWriter:
     def __init__(
         self,
         path: Path,
-        spec: dict[str, Any],
+        spec: Spec,
         segments: tuple[Segment, ...],
         classes: Classes,
         environment: dict,
@@ -72,9 +73,12 @@ class StoreWriter:
         """
         self.path = Path(path).absolute()
         files = {SEGMENTS: write_segments(segments), CLASSES: classes.to_json()}
-        self.spec = {**spec, "schema": SCHEMA_VERSION, "rows": len(segments)}
-        for name, data in files.items():
-            self.spec[f"{name.partition('.')[0]}_sha256"] = sha256(data)
+        self.spec = replace(
+            spec,
+            rows=len(segments),
+            segments_sha256=sha256(files[SEGMENTS]),
+            classes_sha256=sha256(files[CLASSES]),
+        )
         self.layout = Layout.from_spec(self.spec)
         self.segments = segments
         self._lock: weakref.finalize | None = None
@@ -112,7 +116,7 @@ class StoreWriter:
                     {**files, ENVIRONMENT: canonical.pretty_json(environment), **self.layout.metadata()}
                 )
                 fsops.write_file(
-                    self.path / SPEC, canonical.pretty_json(self.spec)
+                    self.path / SPEC, canonical.pretty_json(self.spec.to_dict())
                 )  # last: a folder without it is not yet a store
         finally:
             fsops.unlock(held)
@@ -124,9 +128,9 @@ class StoreWriter:
                 fsops.make_folder(file.parent)
                 fsops.write_file(file, data)
 
-    def _refuse_other(self, existing: dict[str, Any]) -> None:
+    def _refuse_other(self, existing: Spec) -> None:
         if existing != self.spec:
-            fields = "\n  ".join(canonical.differences(existing, self.spec)[:20])
+            fields = "\n  ".join(canonical.differences(existing.to_dict(), self.spec.to_dict())[:20])
             raise UsageError(
                 f"{self.path}: was made by another recipe; stores never mix. What differs (there -> asked for):\n  {fields}\n"
                 "Use the same settings to resume, or another --out."

@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -16,6 +15,7 @@ from torch import nn
 from mambavl.cache import shards
 from mambavl.cache.rows import FLAG_SILENCE, FLAG_TIME_FROM_FRAMES, Segment
 from mambavl.cache.shards import Level
+from mambavl.cache.spec import FeatureRecipe, Inputs, SoundRecipe, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import Interrupted
 from mambavl.extract import job
@@ -136,9 +136,9 @@ class _AudioPipeline:
 
 def _audio_spec(
     annotations: Annotations, paths: dict[str, Path | None], encoder: nn.Module, options: AudioExtraction
-) -> dict[str, Any]:
+) -> Spec:
     shapes = {"clip": ((1, encoder.width), 0), "frame": ((1, options.steps, encoder.width), options.steps)}
-    levels = [
+    levels = tuple(
         Level(
             name,
             "dense",
@@ -148,22 +148,24 @@ def _audio_spec(
             compressor=options.compressor,
         )
         for name in options.levels
-    ]
-    return {
-        "kind": "audio",
-        "recipe": {
-            "numerics": job.NUMERICS,
-            "encoder": job.encoder_spec(encoder),
-            "sound": {"rate": encoder.rate, "channels": "mean"},
-            "sampling": options.sampling.model_dump(),
-            "batch_rows": options.batch_rows,
-        },
-        "inputs": {
-            **job.annotation_inputs(annotations, options.splits),
-            "videos": {video: fingerprint(path, options.video_hash) for video, path in sorted(paths.items())},
-        },
-        "levels": [level.to_dict() for level in levels],
-        "frame_pts": [],
-        "rows_per_group": options.rows_per_group
+    )
+    recipe = FeatureRecipe(
+        numerics=job.NUMERICS,
+        encoder=job.encoder_identity(encoder),
+        sound=SoundRecipe(rate=encoder.rate, channels="mean"),
+        sampling=options.sampling.model_dump(),
+        batch_rows=options.batch_rows,
+    )
+    inputs = Inputs(
+        annotations=annotations.sha256,
+        splits=options.splits,
+        videos={video: fingerprint(path, options.video_hash) for video, path in sorted(paths.items())},
+    )
+    return Spec(
+        kind="audio",
+        recipe=recipe,
+        inputs=inputs,
+        levels=levels,
+        rows_per_group=options.rows_per_group
         or shards.rows_per_group(max(level.chunk_bytes for level in levels)),
-    }
+    )

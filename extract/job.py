@@ -18,6 +18,7 @@ from torch import nn
 from mambavl.cache import fsops
 from mambavl.cache.rows import EMPTY_WINDOW, STATUS_CODE, Segment
 from mambavl.cache.shards import Level
+from mambavl.cache.spec import EncoderIdentity
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract.annotations import Annotations, find_video
@@ -204,18 +205,14 @@ def _refuse_other_kind(name: str, found: str | None, wanted: str) -> None:
         raise UsageError(f"encoder {name} reads {found}; use `mambavl extract {found}`")
 
 
-def encoder_spec(encoder: nn.Module) -> dict[str, Any]:
-    return {
-        "name": encoder.name,
-        "state": encoder.state,
-        "sha256": encoder.sha256,
-        "width": encoder.width,
-        "details": encoder.details,
-    }
-
-
-def annotation_inputs(annotations: Annotations, splits: tuple[str, ...]) -> dict[str, Any]:
-    return {"annotations": annotations.sha256, "splits": list(splits)}
+def encoder_identity(encoder: nn.Module) -> EncoderIdentity:
+    return EncoderIdentity(
+        name=encoder.name,
+        state=encoder.state,
+        sha256=encoder.sha256,
+        width=encoder.width,
+        details=encoder.details,
+    )
 
 
 def device_of(name: str) -> torch.device:

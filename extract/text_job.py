@@ -4,7 +4,6 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -12,6 +11,7 @@ from torch import nn
 from mambavl.cache import shards
 from mambavl.cache.rows import OK, STATUS_CODE, Segment
 from mambavl.cache.shards import Level
+from mambavl.cache.spec import FeatureRecipe, Inputs, QuestionsProvenance, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract import job
@@ -56,11 +56,9 @@ def extract_text(
             f"{questions}: its questions say their answers (backend {first.backend}); they are for the leak audit. "
             "--set allow_unmasked=true encodes them all the same"
         )
-    provenance = {
-        "protocol": first.protocol,
-        "backend": first.backend,
-        "prompt_version": first.prompt_version,
-    }
+    provenance = QuestionsProvenance(
+        protocol=first.protocol, backend=first.backend, prompt_version=first.prompt_version
+    )
     spec = _text_spec(annotations, questions, provenance, encoder, options, tokens)
     writer = StoreWriter(out, spec, segments, annotations.classes, job.environment(options.device))
     row_of = {segment.narration_id: row for row, segment in enumerate(segments)}
@@ -121,17 +119,17 @@ def _one_vector(value: np.ndarray) -> np.ndarray:
 def _text_spec(
     annotations: Annotations,
     questions: Path,
-    provenance: dict[str, str],
+    provenance: QuestionsProvenance,
     encoder: nn.Module,
     options: TextExtraction,
     tokens: dict[str, list[list[int]]],
-) -> dict[str, Any]:
+) -> Spec:
     lengths = {q: np.array([len(ids) for ids in tokens[q]]) for q in QUESTION_KEYS}
     row_bytes = (
         max(lengths[q].mean() for q in QUESTION_KEYS) * encoder.width * np.dtype(options.dtype).itemsize
     )
     group_rows = options.rows_per_group or shards.rows_per_group(row_bytes)
-    levels = []
+    levels: list[Level] = []
     for question in QUESTION_KEYS:
         largest = max(
             int(lengths[question][i : i + group_rows].sum())
@@ -145,31 +143,28 @@ def _text_spec(
                     Level(name, "dense", (1, encoder.width), options.dtype, compressor=options.compressor)
                 )
             else:
-                level = Level(
-                    name,
-                    "ragged",
-                    (encoder.width,),
-                    options.dtype,
-                    capacity=capacity,
-                    compressor=options.compressor,
+                levels.append(
+                    Level(
+                        name,
+                        "ragged",
+                        (encoder.width,),
+                        options.dtype,
+                        capacity=capacity,
+                        compressor=options.compressor,
+                    )
                 )
-                levels.append(level)
-    return {
-        "kind": "text",
-        "recipe": {
-            "numerics": job.NUMERICS,
-            "encoder": job.encoder_spec(encoder),
-            "questions": provenance,
-            "batch_texts": options.batch_texts,
-        },
-        "inputs": {
-            **job.annotation_inputs(annotations, options.splits),
-            "questions_sha256": hashlib.sha256(Path(questions).read_bytes()).hexdigest(),
-        },
-        "levels": [level.to_dict() for level in levels],
-        "frame_pts": [],
-        "rows_per_group": group_rows,
-    }
+    recipe = FeatureRecipe(
+        numerics=job.NUMERICS,
+        encoder=job.encoder_identity(encoder),
+        questions=provenance,
+        batch_texts=options.batch_texts,
+    )
+    inputs = Inputs(
+        annotations=annotations.sha256,
+        splits=options.splits,
+        questions_sha256=hashlib.sha256(Path(questions).read_bytes()).hexdigest(),
+    )
+    return Spec(kind="text", recipe=recipe, inputs=inputs, levels=tuple(levels), rows_per_group=group_rows)
 
 
 def _chunks(items: list, size: int) -> Iterator[list]:

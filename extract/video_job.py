@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import nn
 from mambavl.cache import shards
 from mambavl.cache.rows import FLAG_HELD_LAST, FLAG_TIME_FROM_FRAMES, Segment
 from mambavl.cache.shards import Level
+from mambavl.cache.spec import BoxesRecipe, FeatureRecipe, Inputs, PixelRecipe, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract import job
@@ -307,7 +307,7 @@ def _video_spec(
     encoder: nn.Module,
     options: VideoExtraction,
     boxes: BoxSource | None,
-) -> dict[str, Any]:
+) -> Spec:
     frames, size, views = options.sampling.frames, encoder.pixels.image_size, options.views
     steps, height, width = encoder.token_grid((frames, size, size))
     shapes = {
@@ -317,7 +317,7 @@ def _video_spec(
         "grid": ((views, steps, options.grid, options.grid, encoder.width), steps),
         "patch": ((views, steps * height * width, encoder.width), steps),
     }
-    levels = [
+    levels = tuple(
         Level(
             name,
             "dense",
@@ -327,38 +327,41 @@ def _video_spec(
             compressor=options.compressor,
         )
         for name in options.levels
-    ]
+    )
     pixels = encoder.pixels
-    return {
-        "kind": "video",
-        "recipe": {
-            "numerics": job.NUMERICS,
-            "encoder": job.encoder_spec(encoder),
-            "pixels": {
-                "image_size": size,
-                "fit": options.fit,
-                "crops": options.crops,
-                "interpolation": pixels.interpolation,
-                "mean": list(pixels.mean),
-                "std": list(pixels.std),
-                "colour": pixels.colour,
-            },
-            "sampling": options.sampling.model_dump(),
-            "decoder": options.decoder,
-            "precision": options.precision,
-            "batch_rows": options.batch_rows,
-            **({"boxes": {"source": options.boxes, "transform": options.box_transform}} if boxes else {}),
-        },
-        "inputs": {
-            **job.annotation_inputs(annotations, options.splits),
-            "videos": {video: fingerprint(path, options.video_hash) for video, path in sorted(paths.items())},
-            **({"boxes": boxes.fingerprint(sorted(paths))} if boxes else {}),
-        },
-        "levels": [level.to_dict() for level in levels],
-        "frame_pts": [views, frames],
-        "rows_per_group": options.rows_per_group
+    recipe = FeatureRecipe(
+        numerics=job.NUMERICS,
+        encoder=job.encoder_identity(encoder),
+        pixels=PixelRecipe(
+            image_size=size,
+            fit=options.fit,
+            crops=options.crops,
+            interpolation=pixels.interpolation,
+            mean=tuple(pixels.mean),
+            std=tuple(pixels.std),
+            colour=pixels.colour,
+        ),
+        sampling=options.sampling.model_dump(),
+        decoder=options.decoder,
+        precision=options.precision,
+        batch_rows=options.batch_rows,
+        boxes=BoxesRecipe(source=options.boxes, transform=options.box_transform) if boxes else None,
+    )
+    inputs = Inputs(
+        annotations=annotations.sha256,
+        splits=options.splits,
+        videos={video: fingerprint(path, options.video_hash) for video, path in sorted(paths.items())},
+        boxes=boxes.fingerprint(sorted(paths)) if boxes else None,
+    )
+    return Spec(
+        kind="video",
+        recipe=recipe,
+        inputs=inputs,
+        levels=levels,
+        frame_pts=(views, frames),
+        rows_per_group=options.rows_per_group
         or shards.rows_per_group(max(level.chunk_bytes for level in levels)),
-    }
+    )
 
 
 def _build_encoder(options: VideoExtraction) -> nn.Module:

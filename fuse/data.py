@@ -157,7 +157,7 @@ class FeatureData:
         """
         found = {}
         for name, stream in self.streams.items():
-            recipe = stream.stores[0].spec["recipe"]
+            recipe = stream.stores[0].spec.recipe.to_dict()
             found[name] = {
                 "stores": [str(store.path) for store in stream.stores],
                 "store_ids": [store.store_id for store in stream.stores],
@@ -176,12 +176,13 @@ class FeatureData:
         """oracle, predicted, generic, none (empty texts); `unknown`: its store names no questions; `absent`:
         no text.
         """
-        provenance, shapes = self.provenance, self.shapes
-        protocols = {
-            entry["questions"]["protocol"] if "questions" in entry else "unknown"
-            for name, entry in provenance.items()
-            if "questions" in entry or shapes[name].modality == "text"
-        }
+        protocols = set()
+        for name, shape in self.shapes.items():
+            questions = self.streams[name].stores[0].spec.recipe.questions
+            if questions is not None:
+                protocols.add(questions.protocol)
+            elif shape.modality == "text":
+                protocols.add("unknown")
         if len(protocols) > 1:
             raise DataError(
                 f"the text streams were made under different protocols: {', '.join(sorted(protocols))}"
@@ -190,9 +191,11 @@ class FeatureData:
 
     def _notice(self, config: DataConfig) -> str | None:
         """What every result must say aloud. Raises where the streams know what they must not."""
-        tasks = {
-            n: e["sampling"]["task"] for n, e in self.provenance.items() if "task" in e.get("sampling", {})
-        }
+        tasks = {}
+        for name, stream in self.streams.items():
+            sampling = stream.stores[0].spec.recipe.sampling or {}
+            if "task" in sampling:
+                tasks[name] = str(sampling["task"])
         if len(set(tasks.values())) > 1:
             listed = ", ".join(f"{name} for {task}" for name, task in sorted(tasks.items()))
             raise DataError(
@@ -322,7 +325,7 @@ def _open(
                 raise UsageError(
                     f"stream {name}: class_token puts level cls before the tokens, and they are it already"
                 )
-        faults = canonical.differences(stores[0].spec["recipe"], store.spec["recipe"])
+        faults = canonical.differences(stores[0].spec.recipe.to_dict(), store.spec.recipe.to_dict())
         shapes = [
             {k: getattr(s.levels[source.level], k) for k in ("kind", "shape", "dtype", "steps")}
             for s in (stores[0], store)

@@ -237,7 +237,7 @@ def _write_npy(
         for video, part in groupby(rows, key=lambda row: store.segments[row].video_id):
             numbers = np.array(list(part)) - rows.start
             fsops.append(folder / f"{video}.npy", values[level.name][numbers].tobytes())
-    origin = {"store_id": store.store_id, "spec": store.spec, "level": level.name}
+    origin = {"store_id": store.store_id, "spec": store.spec.to_dict(), "level": level.name}
     origin |= {"sha256": digests, "rows_sha256": _rows_sha256(store, level)}
     fsops.write_file(folder / ORIGIN, canonical.pretty_json(origin))
     for name in (SEGMENTS, CLASSES):

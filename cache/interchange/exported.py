@@ -19,7 +19,7 @@ from mambavl.cache.interchange.foreign import FillResult, Progress, ShouldStop, 
 from mambavl.cache.layout import Layout
 from mambavl.cache.rows import OK, STATUS, STATUS_CODE, Classes, read_segments
 from mambavl.cache.shards import Level
-from mambavl.cache.spec import CLASSES, SCHEMA_VERSION, SEGMENTS, SPEC
+from mambavl.cache.spec import CLASSES, SCHEMA_VERSION, SEGMENTS, SPEC, Inputs, ParentStore, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError
 
@@ -29,7 +29,7 @@ class _Export:
     """An export, opened: what it says of its store, and values on request."""
 
     store_id: str
-    spec: dict[str, Any]
+    spec: Spec
     segments: bytes
     classes: bytes
     levels: tuple[Level, ...]
@@ -78,17 +78,13 @@ def import_export(
             export = _open_npy(source) if format == "npy" else _open_hdf5(source, stack)
             _check(export)
             segments, classes = read_segments(export.segments), Classes.from_json(export.classes)
-            spec = {
-                "kind": export.spec["kind"],
-                "recipe": {**export.spec["recipe"], "source": "import"},
-                "inputs": {
-                    "sha256": content_sha256,
-                    "parent": {"store_id": export.store_id, "spec": export.spec},
-                },
-                "levels": [level.to_dict() for level in export.levels],
-                "frame_pts": export.spec["frame_pts"],
-                "rows_per_group": export.spec["rows_per_group"],
-            }
+            parent = ParentStore(store_id=export.store_id, spec=export.spec.to_dict())
+            spec = replace(
+                export.spec,
+                recipe=replace(export.spec.recipe, source="import"),
+                inputs=Inputs(sha256=content_sha256, parent=parent),
+                levels=export.levels,
+            )
         writer = StoreWriter(
             out, spec, segments, classes, {"made_by": "mambavl cache import", "source": str(source)}
         )
@@ -111,7 +107,7 @@ def _sound(source: Path) -> Iterator[None]:
 def _check(export: _Export) -> None:
     """Raises ValueError where the parts of an export do not fit each other."""
     for name, data in ((SEGMENTS, export.segments), (CLASSES, export.classes)):
-        if sha256(data) != export.spec[f"{name.partition('.')[0]}_sha256"]:
+        if sha256(data) != export.spec.sha256_of(name):
             raise ValueError(f"{name} is not the one of its store")
     if not export.levels:
         raise ValueError("it holds no level")
@@ -129,18 +125,17 @@ def _check(export: _Export) -> None:
         raise ValueError("a status has no meaning")
 
 
-def _layout(spec: dict[str, Any]) -> Layout:
-    """The layout of a spec that came from outside; names of levels become folders."""
-    if spec["schema"] != SCHEMA_VERSION:
+def _spec(found: dict[str, Any]) -> Spec:
+    """A spec that came from outside; names of levels become folders."""
+    if found["schema"] != SCHEMA_VERSION:
         raise ValueError(
-            f"its schema version is {spec['schema']}, this version of mambavl reads {SCHEMA_VERSION}"
+            f"its schema version is {found['schema']}, this version of mambavl reads {SCHEMA_VERSION}"
         )
-    layout = Layout.from_spec(spec)
-    if bad := [
-        level.name for level in layout.levels if not all(map(NAME_IN_EXPORT.fullmatch, level.name.split("/")))
-    ]:
-        raise ValueError(f"there is no level {bad[0]!r}")
-    return layout
+    spec = Spec.from_dict(found)
+    for level in spec.levels:
+        if not all(map(NAME_IN_EXPORT.fullmatch, level.name.split("/"))):
+            raise ValueError(f"there is no level {level.name!r}")
+    return spec
 
 
 def _row_group(export: _Export, rows: range) -> RowGroup:
@@ -194,8 +189,8 @@ def _open_hdf5(source: Path, stack: contextlib.ExitStack) -> _Export:
     def get(name: str, where: Any = ()) -> Any:
         return hdf5_node(file, name, source)[where]
 
-    spec = json.loads(get(SPEC))
-    layout = _layout(spec)
+    spec = _spec(json.loads(get(SPEC)))
+    layout = Layout.from_spec(spec)
     levels = tuple(level for level in layout.levels if level.name in file)
     names = [
         array.name for array in replace(layout, levels=levels).row_arrays if not array.name.endswith("start")
@@ -217,7 +212,8 @@ def _open_hdf5(source: Path, stack: contextlib.ExitStack) -> _Export:
 
 def _open_npy(folder: Path) -> _Export:
     origin = json.loads((folder / ORIGIN).read_bytes())
-    layout = _layout(origin["spec"])
+    spec = _spec(origin["spec"])
+    layout = Layout.from_spec(spec)
     level = layout.level(origin["level"])
     table = list(csv.DictReader(io.StringIO((folder / INDEX).read_bytes().decode(), newline="")))
     arrays = {
@@ -240,7 +236,7 @@ def _open_npy(folder: Path) -> _Export:
 
     return _Export(
         store_id=origin["store_id"],
-        spec=origin["spec"],
+        spec=spec,
         segments=(folder / SEGMENTS).read_bytes(),
         classes=(folder / CLASSES).read_bytes(),
         levels=(level,),

@@ -31,6 +31,7 @@ from mambavl.cache.interchange.arrays import (
 )
 from mambavl.cache.rows import EMPTY_WINDOW, OK, STATUS_CODE, Classes, Segment
 from mambavl.cache.shards import Level
+from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, ImportRecipe, Inputs, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 
@@ -139,21 +140,20 @@ def import_features(
             found = _by_name(arrays, source, segments)
         level = found.level(dtype)
         by_name = {"task": moments.sampling["task"], "rule": "unknown", "frames": found.steps}
-        recipe = {
-            "source": "import",
-            "encoder": {"name": encoder, "state": "unknown", "sha256": "unknown", "width": level.width},
-            "sampling": moments.sampling if format in BY_TIME else by_name,
-            "import": {"format": format, **options},
-        }
-        spec = {
-            "kind": "video",
-            "recipe": recipe,
+        spec = Spec(
+            kind="video",
+            recipe=FeatureRecipe(
+                source="import",
+                encoder=EncoderIdentity(name=encoder, state="unknown", sha256="unknown", width=level.width),
+                sampling=moments.sampling if format in BY_TIME else by_name,
+                imported=ImportRecipe(format=format, more=options),
+            ),
             # not the recipe: a train half and a validation half come in files of their own
-            "inputs": {"sha256": content_sha256},
-            "levels": [level.to_dict()],
-            "frame_pts": [1, found.steps] if format in BY_TIME else [],
-            "rows_per_group": shards.rows_per_group(level.chunk_bytes),
-        }
+            inputs=Inputs(sha256=content_sha256),
+            levels=(level,),
+            frame_pts=(1, found.steps) if format in BY_TIME else (),
+            rows_per_group=shards.rows_per_group(level.chunk_bytes),
+        )
         writer = StoreWriter(
             out, spec, segments, classes, {"made_by": "mambavl cache import", "source": str(source)}
         )

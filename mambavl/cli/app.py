@@ -464,7 +464,7 @@ def cache_info(store: StoreArgument) -> None:
             f"level {level.name}": f"{level.kind} {level.shape} {level.dtype}"
             for level in opened.layout.levels
         },
-        **{key: json.dumps(value) for key, value in opened.spec["recipe"].items()},
+        **{key: json.dumps(value) for key, value in opened.spec.recipe.to_dict().items()},
     }
     table = Table(show_header=False, title=escape(str(store)), title_justify="left")
     for key, value in facts.items():

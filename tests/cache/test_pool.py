@@ -12,6 +12,7 @@ from mambavl.cache.diff import diff
 from mambavl.cache.pool import pool
 from mambavl.cache.rows import OK, STATUS_CODE
 from mambavl.cache.shards import Level
+from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, Inputs, Spec
 from mambavl.cache.verify import verify
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import Interrupted, UsageError
@@ -24,15 +25,16 @@ def make_patch_store(path, dtype="float32"):
     """A finished store of level `patch`; returns (rows, V, T, h, w, D)."""
     values = np.random.default_rng(0).normal(size=(ROWS, VIEWS, STEPS, SIDE, SIDE, WIDTH)).astype(dtype)
     level = Level("patch", "dense", (VIEWS, STEPS * SIDE * SIDE, WIDTH), dtype, steps=STEPS)
-    recipe = {"encoder": {"name": "fake", "state": "random", "sha256": "0" * 64, "width": WIDTH}}
-    spec = {
-        "kind": "video",
-        "recipe": recipe,
-        "inputs": {"videos": {}},
-        "levels": [level.to_dict()],
-        "frame_pts": [1, STEPS],
-    }
-    writer = StoreWriter(path, {**spec, "rows_per_group": 8}, make_segments(ROWS), CLASSES, {})
+    encoder = EncoderIdentity(name="fake", state="random", sha256="0" * 64, width=WIDTH)
+    spec = Spec(
+        kind="video",
+        recipe=FeatureRecipe(encoder=encoder),
+        inputs=Inputs(videos={}),
+        levels=(level,),
+        frame_pts=(1, STEPS),
+        rows_per_group=8,
+    )
+    writer = StoreWriter(path, spec, make_segments(ROWS), CLASSES, {})
     values[FAILED], values[SHORT, :, 1:] = np.nan, np.nan
     for group in writer.pending():
         rows = np.array(writer.layout.rows_of(group))
@@ -86,9 +88,9 @@ def test_a_pooled_store_names_its_parent_and_keeps_what_is_known_of_its_rows(tmp
     parent = open_store(tmp_path / "patch.zarr")
     pool(parent, tmp_path / "small.zarr", "frame")
     small = open_store(tmp_path / "small.zarr")
-    assert small.spec["inputs"]["parent"]["store_id"] == parent.store_id
-    assert small.spec["recipe"]["pooled"] == {"from": "patch", "to": "frame", "rule": "mean"}
-    assert small.spec["recipe"]["encoder"] == parent.spec["recipe"]["encoder"]
+    assert small.spec.inputs.parent.store_id == parent.store_id
+    assert small.spec.recipe.to_dict()["pooled"] == {"from": "patch", "to": "frame", "rule": "mean"}
+    assert small.spec.recipe.encoder == parent.spec.recipe.encoder
     assert small.failures == parent.failures == [[parent.segments[FAILED].narration_id, 6, "frame 7"]]
     for name in ("status", "flags", "frame_pts", "length"):
         np.testing.assert_array_equal(small.row_array(name), parent.row_array(name))

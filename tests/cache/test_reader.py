@@ -16,7 +16,7 @@ from helpers.tiny import CLASSES, make_dense_store, make_segments, make_text_sto
 from mambavl.cache import open_store
 from mambavl.cache.repair import repair
 from mambavl.cache.shards import Level
-from mambavl.cache.spec import SCHEMA_VERSION
+from mambavl.cache.spec import SCHEMA_VERSION, Spec
 from mambavl.cache.verify import verify
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, UsageError
@@ -254,14 +254,7 @@ def test_the_maps_go_with_the_store(tmp_path):
 def test_a_text_without_tokens_at_the_end_of_a_full_row_group_is_empty(tmp_path):
     """Its `start` is the next row group's first token, which may not be there."""
     level = Level("q/last_hidden", "ragged", (3,), "float32", capacity=64)
-    spec = {
-        "kind": "text",
-        "recipe": {},
-        "inputs": {},
-        "levels": [level.to_dict()],
-        "frame_pts": [],
-        "rows_per_group": 2,
-    }
+    spec = Spec(kind="text", levels=(level,), rows_per_group=2)
     writer = StoreWriter(tmp_path / "t.zarr", spec, make_segments(4), CLASSES, {})
     ones, none = np.ones(2, np.uint8), np.zeros(2, np.uint8)
     for group in writer.pending():
@@ -337,13 +330,6 @@ def test_an_empty_store_is_read_as_empty(tmp_path, monkeypatch):
     monkeypatch.setenv("MAMBAVL_SCRATCH", str(tmp_path / "scratch"))
     for compressor in ("none", "zstd"):
         level = Level("frame", "dense", (1, 4, 6), "float32", steps=4, compressor=compressor)
-        spec = {
-            "kind": "video",
-            "recipe": {},
-            "inputs": {},
-            "levels": [level.to_dict()],
-            "frame_pts": [],
-            "rows_per_group": 8,
-        }
+        spec = Spec(kind="video", levels=(level,), rows_per_group=8)
         StoreWriter(tmp_path / compressor, spec, (), CLASSES, {}).finalize()
         assert open_store(tmp_path / compressor).batch([], "frame")[0].shape == (0, 4, 6)

@@ -66,7 +66,7 @@ def test_every_row_holds_the_states_of_its_own_sound(dataset, model, tmp_path):
     assert summary.finalized
     assert not summary.failures
     store, encoder = open_store(tmp_path / "a.zarr"), registry.build(f"audio:{model}")
-    assert (store.spec["kind"], store.levels["frame"].shape) == ("audio", (1, 4, 16))
+    assert (store.spec.kind, store.levels["frame"].shape) == ("audio", (1, 4, 16))
     for row in (0, 7, 19):
         segment = store.segments[row]
         reader = sound.SoundReader(dataset / "videos" / "P01" / "videos" / f"{segment.video_id}.MP4")
@@ -223,7 +223,7 @@ def test_the_command_fills_a_store_and_counts_what_cannot_be_heard(dataset, mode
     assert "wrote 20 rows" in capsys.readouterr().out
     store = open_store(tmp_path / "a.zarr")
     assert store.levels["frame"].shape == (1, 2, 16)
-    assert store.spec["recipe"]["sampling"]["task"] == "anticipation"
+    assert store.spec.recipe.sampling["task"] == "anticipation"
     silent = make_dataset(tmp_path / "silent", videos=2)  # its videos have no sound
     words[3:6:2] = silent / "annotations", silent / "videos"
     words[-1] = tmp_path / "b.zarr"

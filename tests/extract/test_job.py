@@ -165,7 +165,7 @@ def test_the_encoder_may_run_in_lower_precision_which_the_spec_says(dataset, tmp
     )
     run(dataset, tmp_path / "v.zarr", precision="bf16")
     assert all(seen)
-    assert open_store(tmp_path / "v.zarr").spec["recipe"]["precision"] == "bf16"
+    assert open_store(tmp_path / "v.zarr").spec.recipe.precision == "bf16"
     with pytest.raises(UsageError, match=r"recipe\.precision: 'bf16' -> 'fp32'"):
         run(dataset, tmp_path / "v.zarr")
 
@@ -363,7 +363,7 @@ def test_unmasked_questions_are_not_encoded_unless_asked_for(dataset, tmp_path, 
     with pytest.raises(UsageError, match=r"say their answers \(backend template-unmasked\)"):
         text_run(dataset, tmp_path / "t.zarr", text_model, questions)
     text_run(dataset, tmp_path / "t.zarr", text_model, questions, allow_unmasked=True)
-    assert open_store(tmp_path / "t.zarr").spec["recipe"]["questions"]["backend"] == "template-unmasked"
+    assert open_store(tmp_path / "t.zarr").spec.recipe.questions.backend == "template-unmasked"
 
 
 @pytest.mark.parametrize("protocol", ["oracle", "generic", "none"])
@@ -379,7 +379,7 @@ def test_questions_become_tokens_of_their_own_length(dataset, tmp_path, text_mod
         dtype="float32",
     )
     store = open_store(tmp_path / "t.zarr")
-    assert store.spec["recipe"]["questions"]["protocol"] == protocol
+    assert store.spec.recipe.questions.protocol == protocol
     encoder = registry.build("hf:tiny", weights=str(text_model))
     lines = [json.loads(line) for line in questions.read_text().splitlines()]
     asked = {line["narration_id"]: line for line in lines}

@@ -24,6 +24,7 @@ import numpy as np
 from helpers.tiny import CLASSES, make_segments
 from mambavl.cache import fsops, open_store
 from mambavl.cache.shards import Level
+from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, UsageError
 
@@ -354,14 +355,13 @@ class Job:
         )
 
     def start(self, path: Path) -> StoreWriter:
-        spec = {
-            "kind": "video" if self.kind == "dense" else "text",
-            "recipe": {"encoder": {"name": "fake"}},
-            "inputs": {},
-            "levels": [self.level.to_dict()],
-            "frame_pts": [1, 4] if self.kind == "dense" else [],
-            "rows_per_group": GROUP_ROWS,
-        }
+        spec = Spec(
+            kind="video" if self.kind == "dense" else "text",
+            recipe=FeatureRecipe(encoder=EncoderIdentity(name="fake")),
+            levels=(self.level,),
+            frame_pts=(1, 4) if self.kind == "dense" else (),
+            rows_per_group=GROUP_ROWS,
+        )
         return StoreWriter(path, spec, make_segments(ROWS), CLASSES, {"host": f"host{self.seed}"})
 
     def write(self, path: Path, acknowledge=lambda group: None) -> None:

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from mambavl.cache.rows import Classes, Segment
 from mambavl.cache.shards import Level
+from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, QuestionsProvenance, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs import validate
 from mambavl.fuse.recipe import Recipe
@@ -83,15 +84,14 @@ def make_dense_store(
     ).astype(np.float32)
     lengths = np.array([(short or {}).get(row, steps) for row in range(rows)])
     features[np.broadcast_to((np.arange(steps) >= lengths[:, None])[:, None], features.shape[:3])] = np.nan
-    spec = {
-        "kind": "video",
-        "recipe": recipe
-        or {"encoder": {"name": "fake", "state": "random", "sha256": "0" * 64, "width": width}},
-        "inputs": {},
-        "levels": [level.to_dict(), cls.to_dict()] if class_token else [level.to_dict()],
-        "frame_pts": [1, steps],
-        "rows_per_group": group_rows,
-    }
+    fake = {"encoder": {"name": "fake", "state": "random", "sha256": "0" * 64, "width": width}}
+    spec = Spec(
+        kind="video",
+        recipe=FeatureRecipe.from_dict(recipe or fake),
+        levels=(level, cls) if class_token else (level,),
+        frame_pts=(1, steps),
+        rows_per_group=group_rows,
+    )
     writer = StoreWriter(path, spec, segments, CLASSES, {})
     for group in writer.pending():
         index = list(writer.layout.rows_of(group))
@@ -134,17 +134,14 @@ def make_text_store(
         Level(f"{q}/last_hidden", "ragged", (width,), "float32", capacity=64, compressor=compressor)
         for q in questions
     ]
-    spec = {
-        "kind": "text",
-        "recipe": {
-            "encoder": {"name": "fake-text", "state": "random", "sha256": "1" * 64, "width": width},
-            "questions": {"protocol": protocol, "backend": "template", "prompt_version": "test"},
-        },
-        "inputs": {},
-        "levels": [level.to_dict() for level in levels],
-        "frame_pts": [],
-        "rows_per_group": group_rows,
-    }
+    encoder = EncoderIdentity(name="fake-text", state="random", sha256="1" * 64, width=width)
+    provenance = QuestionsProvenance(protocol=protocol, backend="template", prompt_version="test")
+    spec = Spec(
+        kind="text",
+        recipe=FeatureRecipe(encoder=encoder, questions=provenance),
+        levels=tuple(levels),
+        rows_per_group=group_rows,
+    )
     writer = StoreWriter(path, spec, segments, CLASSES, {})
     for group in writer.pending():
         index = list(writer.layout.rows_of(group))
@@ -195,14 +192,7 @@ def read_rows(opened, rows):
 
 def unfinished(path: Path) -> tuple[StoreWriter, RowGroup]:
     level = Level("frame", "dense", (1, 4, 6), "float32", steps=4)
-    spec = {
-        "kind": "video",
-        "recipe": {},
-        "inputs": {},
-        "levels": [level.to_dict()],
-        "frame_pts": [1, 4],
-        "rows_per_group": 8,
-    }
+    spec = Spec(kind="video", levels=(level,), frame_pts=(1, 4), rows_per_group=8)
     group = RowGroup(
         levels={"frame": np.zeros((8, 1, 4, 6), np.float32)},
         lengths={"length": np.full(8, 4)},

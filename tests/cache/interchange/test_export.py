@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import signal
+from dataclasses import replace
 
 import h5py
 import lmdb
@@ -24,6 +25,7 @@ from mambavl.cache.interchange.exported import import_export
 from mambavl.cache.interchange.foreign import SamplingTimes, import_features
 from mambavl.cache.rows import OK, STATUS
 from mambavl.cache.shards import Level
+from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, ParentStore, Spec
 from mambavl.cache.verify import verify
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted, UsageError
@@ -63,9 +65,15 @@ def make_levels_store(path, rows=11):
         Level("frame", "dense", (2, 3, 5), "float32", steps=3),
         Level("grid", "dense", (2, 3, 2, 2, 5), "float16", steps=3, compressor="zstd"),
     ]
-    recipe = {"encoder": {"name": "fake", "state": "random", "sha256": "0" * 64, "width": 5}}
-    spec = {"kind": "video", "recipe": recipe, "inputs": {}, "levels": [level.to_dict() for level in levels]}
-    writer = StoreWriter(path, {**spec, "frame_pts": [2, 3], "rows_per_group": 4}, segments, CLASSES, {})
+    encoder = EncoderIdentity(name="fake", state="random", sha256="0" * 64, width=5)
+    spec = Spec(
+        kind="video",
+        recipe=FeatureRecipe(encoder=encoder),
+        levels=tuple(levels),
+        frame_pts=(2, 3),
+        rows_per_group=4,
+    )
+    writer = StoreWriter(path, spec, segments, CLASSES, {})
     for group in writer.pending():
         index = np.array(writer.layout.rows_of(group))
         status = np.where(index % 4 == 2, 5, OK).astype(np.uint8)
@@ -110,7 +118,7 @@ def test_ragged_text_comes_back_from_hdf5(tmp_path, monkeypatch, compressor, gro
     make_text_store(tmp_path / "s.zarr", compressor=compressor, group_rows=group_rows)
     ours, back = round_trip(tmp_path, "hdf5")
     assert_same(ours, back)
-    assert back.spec["recipe"]["questions"] == ours.spec["recipe"]["questions"]
+    assert back.spec.recipe.questions == ours.spec.recipe.questions
 
 
 @pytest.mark.parametrize("level", ["clip", "frame", "grid"])
@@ -130,8 +138,8 @@ def test_a_level_with_its_views_times_and_failures_comes_back_from_npy(tmp_path,
 def test_what_came_back_says_so_and_names_its_parent(tmp_path):
     make_dense_store(tmp_path / "s.zarr", failed=FAILED)
     ours, back = round_trip(tmp_path, "hdf5")
-    assert back.spec["recipe"] == {**ours.spec["recipe"], "source": "import"}
-    assert back.spec["inputs"]["parent"] == {"store_id": ours.store_id, "spec": ours.spec}
+    assert back.spec.recipe == replace(ours.spec.recipe, source="import")
+    assert back.spec.inputs.parent == ParentStore(store_id=ours.store_id, spec=ours.spec.to_dict())
     export_store(back, tmp_path / "again", "npy")
     import_export(tmp_path / "again", "npy", tmp_path / "again.zarr")
     assert_same(ours, open_store(tmp_path / "again.zarr"))
@@ -207,15 +215,15 @@ def make_frames_store(path, rate=30, frames=4, temporal=False):
     """
     segments = make_segments(24)
     level = Level("frame", "dense", (1, frames, 3), "float32", steps=frames)
-    recipe = {"encoder": {"name": "fake", "state": "random", "sha256": "0" * 64, "width": 3}}
-    spec = {
-        "kind": "video",
-        "recipe": recipe,
-        "inputs": {},
-        "levels": [level.to_dict()],
-        "frame_pts": [1, frames],
-    }
-    writer = StoreWriter(path, {**spec, "rows_per_group": 8}, segments, CLASSES, {})
+    encoder = EncoderIdentity(name="fake", state="random", sha256="0" * 64, width=3)
+    spec = Spec(
+        kind="video",
+        recipe=FeatureRecipe(encoder=encoder),
+        levels=(level,),
+        frame_pts=(1, frames),
+        rows_per_group=8,
+    )
+    writer = StoreWriter(path, spec, segments, CLASSES, {})
     times = np.array([segment.start + 0.49 + np.arange(frames) for segment in segments])
     shown = np.floor(times * rate).astype(np.int64)
     videos = np.array([int(segment.video_id[-3:]) for segment in segments])

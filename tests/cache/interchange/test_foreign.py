@@ -411,12 +411,12 @@ def test_the_spec_says_where_features_come_from(tmp_path):
     write_steps(tmp_path / "source")
     steps = {"fps": 30.0, "window": 32, "stride": 16}
     _, store = bring(tmp_path, "npy", moments_of(np.ones((12, 2))), encoder="tsn", **steps)
-    recipe = store.spec["recipe"]
+    recipe = store.spec.recipe.to_dict()
     assert recipe["source"] == "import"
     assert recipe["import"] == {"format": "npy", "dataset": None, **steps}
     assert recipe["sampling"]["task"] == "recognition"
     content = source_sha256(tmp_path / "source", "npy")
-    assert store.spec["inputs"] == {"sha256": content}
+    assert store.spec.inputs.to_dict() == {"sha256": content}
     assert recipe["encoder"] == {"name": "tsn", "state": "unknown", "sha256": "unknown", "width": 3}
 
 

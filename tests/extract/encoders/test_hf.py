@@ -394,7 +394,7 @@ def test_the_job_fills_a_store_with_a_video_model(dataset, folders, tmp_path):
     ).finalized
     store = open_store(tmp_path / "v.zarr")
     assert store.levels["frame"].shape == (1, FRAMES, 16)
-    assert store.spec["recipe"]["encoder"]["details"]["config"]["attention_type"] == "divided_space_time"
+    assert store.spec.recipe.encoder.details["config"]["attention_type"] == "divided_space_time"
     assert (store.status == 1).all()
 
 

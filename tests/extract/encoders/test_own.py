@@ -438,11 +438,11 @@ def test_a_store_of_an_own_encoder_names_its_code_and_is_not_resumed_with_other_
     name, out = f"{module(GOOD)}:build", tmp_path / "v.zarr"
     assert extract(dataset, out, name).finalized
     store = open_store(out)
-    spec = store.spec["recipe"]["encoder"]
+    identity = store.spec.recipe.encoder
     source = hashlib.sha256((tmp_path / "stranger.py").read_bytes()).hexdigest()
-    assert spec["name"] == name
-    assert spec["details"] == {"function": name, "source_sha256": {"stranger": source}}
-    assert spec["state"] == "pretrained"
+    assert identity.name == name
+    assert identity.details == {"function": name, "source_sha256": {"stranger": source}}
+    assert identity.state == "pretrained"
     assert store.batch([0], "grid")[0].shape == (1, 2 * 2 * 2, 8)
     assert extract(dataset, out, name).rows == 0  # all done, the same code
     module(GOOD + "# edited\n")
@@ -457,7 +457,7 @@ def test_extraction_asks_for_the_state_that_an_encoder_does_not_say(module, data
     ):
         extract(dataset, tmp_path / "v.zarr", name)
     assert extract(dataset, tmp_path / "v.zarr", name, weights_state="random").finalized
-    assert open_store(tmp_path / "v.zarr").spec["recipe"]["encoder"]["state"] == "random"
+    assert open_store(tmp_path / "v.zarr").spec.recipe.encoder.state == "random"
 
 
 def test_an_encoder_of_the_other_kind_is_sent_to_its_command(module, dataset, tmp_path):
@@ -472,4 +472,4 @@ def test_an_encoder_of_the_other_kind_is_sent_to_its_command(module, dataset, tm
         annotations, questions, tmp_path / "t.zarr", TextExtraction(encoder=f"{words}:build")
     ).finalized
     store = open_store(tmp_path / "t.zarr")
-    assert "words" in store.spec["recipe"]["encoder"]["details"]["source_sha256"]
+    assert "words" in store.spec.recipe.encoder.details["source_sha256"]

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from helpers.dataset import make_dataset
 from mambavl.cache import open_store
 from mambavl.cache.rows import STATUS_CODE
+from mambavl.cache.spec import BoxesRecipe
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.boxes import AuthorsBoxes
@@ -215,8 +216,8 @@ def test_a_published_encoder_fills_a_store_whose_spec_says_what_ran(
     tokens, _ = store.batch([0, 1], "frame")
     assert tokens.shape[2] == 32
     assert torch.isfinite(tokens).all()
-    assert store.spec["recipe"]["encoder"]["details"]["config"]["depth"] == 2
-    assert store.spec["recipe"]["encoder"]["state"] == "random"
+    assert store.spec.recipe.encoder.details["config"]["depth"] == 2
+    assert store.spec.recipe.encoder.state == "random"
     classes = [store.batch([0, 1], level)[0] for level in ("clip", "cls")]
     # Motionformer's classifier reads it through one more layer
     assert torch.equal(*classes) == encoder.startswith("avion")
@@ -276,8 +277,8 @@ def test_orvit_is_given_the_boxes_of_its_crop(dataset, tmp_path, monkeypatch):
         torch.testing.assert_close(seen[view][0, :, 0], hands(pts, left=(0, 56, 112)[view % 3]))
     none = extract("none.zarr", boxes="none")
     assert not torch.allclose(given.batch([0], "clip")[0], none.batch([0], "clip")[0], atol=1e-3)
-    assert given.spec["recipe"]["boxes"] == {"source": "h5", "transform": "correct"}
-    assert "boxes" not in none.spec["recipe"]
+    assert given.spec.recipe.boxes == BoxesRecipe(source="h5", transform="correct")
+    assert none.spec.recipe.boxes is None
     with pytest.raises(UsageError, match=r"recipe\.boxes\.transform: 'correct' -> 'released'"):
         extract("h5.zarr", boxes="h5", boxes_path=tmp_path / "boxes.h5", box_transform="released")
     seen.clear()
