@@ -20,7 +20,7 @@ from mambavl.cache import fsops, open_store
 from mambavl.cache.layout import records
 from mambavl.cache.rows import EMPTY_WINDOW, FLAG_BEFORE_START, OK, STATUS
 from mambavl.configs.errors import DataError, Interrupted, UsageError
-from mambavl.extract import job, video_job
+from mambavl.extract import clips, job
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.data_check import check_data
 from mambavl.extract.encoders import registry
@@ -161,7 +161,7 @@ def test_the_encoder_may_run_in_lower_precision_which_the_spec_says(dataset, tmp
     seen = []
     levels = video_levels
     monkeypatch.setattr(
-        video_job, "video_levels", lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or levels(*a)
+        clips, "video_levels", lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or levels(*a)
     )
     run(dataset, tmp_path / "v.zarr", precision="bf16")
     assert all(seen)

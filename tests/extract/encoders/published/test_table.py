@@ -226,7 +226,7 @@ def test_a_published_encoder_fills_a_store_whose_spec_says_what_ran(
             extract("b.zarr", boxes=None)
         with pytest.raises(UsageError, match="encoder timm:test_vit has no boxes"):
             extract("b.zarr", encoder="timm:test_vit")
-        with pytest.raises(UsageError, match="encoder timm:test_vit gives no class token"):
+        with pytest.raises(UsageError, match="encoder timm:test_vit has no class token"):
             extract("b.zarr", encoder="timm:test_vit", boxes=None)
         assert not (tmp_path / "b.zarr").exists()
 
@@ -290,7 +290,7 @@ def test_orvit_is_given_the_boxes_of_its_crop(dataset, tmp_path, monkeypatch):
     assert torch.equal(released.batch([0], "clip")[0], none.batch([0], "clip")[0])
     with h5py.File(tmp_path / "boxes.h5", "a") as file:
         del file[videos[0]]
-    with pytest.raises(DataError, match=f"has no boxes of 1 of 4 videos \\({videos[0]}\\)"):
+    with pytest.raises(DataError, match=f"1 of 4 videos have no boxes there \\({videos[0]}\\)"):
         extract("d.zarr", boxes="h5", boxes_path=tmp_path / "boxes.h5")
     with pytest.raises(UsageError, match="reads no boxes"):
         extract("e.zarr", encoder="timm:test_vit", boxes="hoa", boxes_path=tmp_path)
