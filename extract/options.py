@@ -16,7 +16,7 @@ from mambavl.extract.encoders.levels import Level
 from mambavl.extract.encoders.published.orvit import BoxTransform
 from mambavl.extract.encoders.text import TextLevel
 from mambavl.extract.encoders.weights import WeightsState
-from mambavl.extract.sampling import OBSERVED_FRAMES, OBSERVED_RATE, Sampling
+from mambavl.extract.sampling import OBSERVED_FRAMES, OBSERVED_RATE, Sampling, Task
 from mambavl.extract.video import Decoder
 
 Name = TypeVar("Name", bound=str)
@@ -130,7 +130,7 @@ class SoundWindow(Config):
     """Which part of a soundtrack is heard: the action, or what ends tau_a before it."""
 
     # recognition: the sound of the action; anticipation: the sound before it
-    task: Literal["recognition", "anticipation"] = "recognition"
+    task: Task = "recognition"
     tau_a: float = Field(default=1.0, ge=0.0)  # seconds between the last sample heard and the action's start
     # length of the window of anticipation, in seconds; by default the time of 64 frames at 30 per second
     seconds: float = Field(default=OBSERVED_FRAMES / OBSERVED_RATE, ge=SHORTEST, le=600.0)

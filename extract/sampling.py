@@ -17,6 +17,7 @@ from mambavl.configs import Config
 # the paper: 16 frames from 64 observed ones, about 2 s at 30 per second
 OBSERVED_FRAMES, OBSERVED_RATE = 64, 30.0
 NOMINAL_RATE = 60.0  # frames a second that Motionformer and ORViT take most videos to have
+Task = Literal["recognition", "anticipation"]
 Rule = Literal["segment_uniform", "mf_dense", "strict"]
 RULES: dict[str, tuple[Rule, ...]] = {
     "recognition": ("segment_uniform", "mf_dense"),
@@ -28,7 +29,7 @@ class Sampling(Config):
     """How times are chosen. Part of a store's spec: stores of different sampling never mix."""
 
     # recognition: moments of the action; anticipation: moments of the window that ends tau_a before it
-    task: Literal["recognition", "anticipation"] = "recognition"
+    task: Task = "recognition"
     # recognition: segment_uniform (even over the action) or mf_dense (Motionformer's dense windows);
     # anticipation: strict; absent: the first of the task
     rule: Rule | None = None
@@ -36,9 +37,8 @@ class Sampling(Config):
     # of mf_dense, in 1/30 s: from a frame to the next; motionformer-l was tested at 3
     stride: int = Field(default=4, ge=1, le=64)
     views: int = Field(default=1, ge=1, le=64)  # clips of a segment, `frames` long each; recognition only
-    tau_a: float = Field(
-        default=1.0, ge=0.0
-    )  # of anticipation: seconds from the last moment seen to the action
+    # of anticipation: seconds from the last moment seen to the action
+    tau_a: float = Field(default=1.0, ge=0.0)
 
     @model_validator(mode="after")
     def _rule_of_the_task(self) -> "Sampling":

@@ -117,11 +117,11 @@ def _dataset(node: Any, name: str | None, where: Path) -> Any:
         names = [name] if name else list(node)
         if len(names) != 1:
             raise UsageError(
-                f"{where}: {node.name} holds {', '.join(names[:5]) or 'nothing'}; name one with --dataset"
+                f"{where}: {node.name} holds {', '.join(names[:5]) or 'nothing'}; name one with --set dataset=NAME"
             )
         node = hdf5_node(node, names[0], where)
     if not isinstance(node, h5py.Dataset):
-        raise DataError(f"{where}: {node.name} is a group; name a dataset with --dataset")
+        raise DataError(f"{where}: {node.name} is a group; name a dataset with --set dataset=NAME")
     return node
 
 
@@ -191,7 +191,7 @@ def _npy_stream(path: Path, dataset: str | None) -> Iterator[Any]:
             asked = (
                 f"there is no array {dataset!r}"
                 if dataset
-                else "there are several arrays, name one with --dataset"
+                else "there are several arrays, name one with --set dataset=NAME"
             )
             raise UsageError(f"{path}: {asked}; it holds {', '.join(names)}")
         yield stack.enter_context(archive.open(f"{dataset or names[0]}.npy"))

@@ -235,15 +235,15 @@ def check_options(
     options = {"dataset": dataset, "fps": fps, "window": window, "stride": stride}
     given = {name for name, value in options.items() if value is not None}
     if beyond := sorted(given - OPTIONS[format]):
-        raise UsageError(f"--format {format} has no use for --{beyond[0]}; leave it out")
+        raise UsageError(f"--format {format} has no use for {beyond[0]}; leave it out")
     if missing := sorted(OPTIONS[format] - {"dataset"} - given):
-        wanted = ", ".join(f"--{name}" for name in missing)
+        wanted = " ".join(f"--set {name}=N" for name in missing)
         raise UsageError(
             f"--format {format} needs {wanted}: step i saw the frames [i stride, i stride + window) at fps a second"
         )
     for name in sorted(given - {"dataset"}):
         if not (math.isfinite(options[name]) and options[name] > 0):
-            raise UsageError(f"--{name} {options[name]:g}: expected a number above 0")
+            raise UsageError(f"{name} = {options[name]:g}: expected a number above 0")
     return options
 
 

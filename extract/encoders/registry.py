@@ -94,6 +94,47 @@ ENCODERS = {
 }
 
 
+@dataclass(frozen=True)
+class EncoderFamily:
+    """Encoders known by what their names look like; what one is shows when it is built."""
+
+    name: str
+    kind: str
+    state: str
+    weights: str
+    licence: str
+
+
+FAMILIES = (
+    EncoderFamily(
+        "timm:NAME",
+        "video",
+        "pretrained",
+        "any timm image model, frame by frame; hub or --weights FILE",
+        "the model's",
+    ),
+    EncoderFamily(
+        "MODULE:FUNCTION",
+        "video, text",
+        "its own",
+        "your own; `mambavl encoders check MODULE:FUNCTION` tests it",
+        "yours",
+    ),
+    EncoderFamily(
+        "hf:NAME",
+        "video, text",
+        "pretrained",
+        "transformers models of video (VideoMAE, TimeSformer, ViViT, V-JEPA 2), images or text; hub name or folder",
+        "the model's",
+    ),
+    EncoderFamily(
+        "audio:NAME",
+        "audio",
+        "pretrained",
+        "transformers models of sound (AST, Wav2Vec2, HuBERT, WavLM, Whisper's encoder); hub name or folder",
+        "the model's",
+    ),
+)
 PREFIXES = {"timm": image.timm_model, "hf": hf.transformers_model, "audio": audio.transformers_audio}
 
 
@@ -120,7 +161,7 @@ def build(name: str, *, weights: str | None = None, **sizes: Any) -> nn.Module:
             encoder = own.build(name, weights, **sizes)
             state = encoder.state
         else:
-            known = [*ENCODERS, "timm:NAME", "hf:NAME", "audio:NAME", "MODULE:FUNCTION"]
+            known = [*ENCODERS, *(family.name for family in FAMILIES)]
             raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, known)}")
     record = ENCODERS.get(name)
     # those were held to their keys

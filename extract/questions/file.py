@@ -5,12 +5,13 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Literal, get_args
 
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract import MASK as MASK
 
-# what a file may say; predicted text needs a recogniser first
-PROTOCOLS = ("oracle", "predicted", "generic", "none")
+Protocol = Literal["oracle", "predicted", "generic", "none"]  # predicted text needs a recogniser first
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 
 @dataclass(frozen=True)

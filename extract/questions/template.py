@@ -11,11 +11,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import Annotations, ClassList, Segment
-from mambavl.extract.questions.file import Question
+from mambavl.extract.questions.file import Protocol, Question
 from mambavl.extract.questions.forms import (
     KINDS,
     PARTICLES,
@@ -29,7 +28,6 @@ from mambavl.extract.questions.forms import (
 )
 from mambavl.extract.questions.masking import mask, own_forms
 
-Protocol = Literal["oracle", "generic", "none"]
 BACKEND = "template"
 UNMASKED_BACKEND = "template-unmasked"  # the audit's comparison; its questions say their own answers
 PROMPT_VERSION = "template-2"

@@ -1,31 +1,60 @@
-"""Options that commands share, and how their texts are read."""
+"""Options that commands share, and how their texts are read.
+
+What a call names (the data, the encoder, what to write) is a flag; everything else is a key of a settings
+record and is set by `--set key=value`. A key that has a flag is refused in `--set`, so that there is one way
+to say each thing.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mambavl.configs import ConfigType, override, set_key, validate
 from mambavl.configs.errors import UsageError
+from mambavl.extract.annotations import Annotations, read_annotations
+from mambavl.extract.sampling import Task
+
+# keys of the settings records that are flags of the commands
+FLAGS = {
+    "encoder": "--encoder",
+    "weights": "--weights",
+    "splits": "--split",
+    "sampling.task": "--task",
+    "model": "--model",
+    "base_url": "--base-url",
+    "budget": "--budget",
+}
 
 AnnotationsOption = Annotated[Path, typer.Option("--annotations", help="Folder of the EPIC_100_*.csv files.")]
+VideosOption = Annotated[
+    Path, typer.Option("--videos", help="Folder that holds P01/videos/P01_01.MP4 or P01/P01_01.MP4.")
+]
 SplitOption = Annotated[
     str, typer.Option("--split", help="Splits, separated by commas: train, validation, test.")
 ]
+TaskOption = Annotated[
+    Task, typer.Option("--task", help="recognition: the action; anticipation: what ends 1 s before it.")
+]
+EncoderOption = Annotated[str, typer.Option("--encoder", help="A name that `mambavl encoders list` knows.")]
+ShardOption = Annotated[
+    str,
+    typer.Option("--shard", help="i/n: do every n-th row group only, from the i-th on (counted from 0)."),
+]
+StoreOption = Annotated[Path, typer.Option("--out", help="The feature store to write or resume.")]
 SetOption = Annotated[
     list[str],
-    typer.Option("--set", help="Set a key (README lists them): --set sampling.frames=8. Repeatable."),
+    typer.Option(
+        "--set",
+        default_factory=list,
+        show_default=False,
+        help="Set a key, such as --set batch_rows=16. Repeatable.",
+    ),
 ]
 
 
-def annotations_of(folder: Path, split: str) -> Any:
-    """The annotations of some splits, named in one text."""
-    from mambavl.extract.annotations import read_annotations
-
-    return read_annotations(folder, tuple(splits_of(split)))
-
-
-def splits_of(text: str) -> list[str]:
-    """`train,validation` as a list. Raises UsageError when it names none, or one twice."""
+def splits_of(text: str) -> tuple[str, ...]:
+    """`train,validation` as names. Raises UsageError when it names none, or one twice."""
     splits = [part.strip() for part in text.split(",") if part.strip()]
     if not splits:
         raise UsageError(
@@ -33,13 +62,52 @@ def splits_of(text: str) -> list[str]:
         )
     if len(set(splits)) < len(splits):
         raise UsageError(f"--split {text!r}: names a split twice")
-    return splits
+    return tuple(splits)
 
 
-def options_of(kind: Any, settings: dict[str, Any], sets: list[str]) -> Any:
-    """A `kind` of Config from a command's own options (None: not given) and its `--set` texts."""
-    from mambavl.configs import override, validate
+def annotations_of(folder: Path, split: str) -> Annotations:
+    """The annotations of the splits that `--split` names."""
+    return read_annotations(folder, splits_of(split))
 
-    return validate(
-        override({key: value for key, value in settings.items() if value is not None}, sets), kind, "--set"
-    )
+
+def shard_of(text: str) -> tuple[int, int]:
+    """`0/4` as (0, 4). Raises UsageError for anything that is not i/n with i below n."""
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UsageError(f"--shard {text!r}: expected i/n with i from 0 to n-1, for example 0/4")
+    return int(index), int(count)
+
+
+def pairs_of(option: str, assignments: list[str], shape: str, example: str) -> dict[str, str]:
+    """`KEY=VALUE` texts of a repeatable option. Raises UsageError, showing `shape` and `example`."""
+    pairs = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"{option} {assignment!r}: expected {shape}, for example {option} {example}")
+        pairs[key] = value
+    return pairs
+
+
+def settings_of(kind: type[ConfigType], flags: dict[str, Any], sets: list[str]) -> ConfigType:
+    """A settings record from a command's flags (key -> value, None where not given) and its `--set` texts.
+
+    Raises UsageError for an unknown key, a wrong value, and a key in `--set` that has a flag.
+    """
+    settings = override({}, sets)
+    for key in flags:
+        if _holds(settings, key):
+            raise UsageError(f"--set {key}=...: use {FLAGS[key]}")
+    for key, value in flags.items():
+        if value is not None:
+            set_key(settings, key, value)
+    return validate(settings, kind, "--set")
+
+
+def _holds(settings: dict[str, Any], key: str) -> bool:
+    value: Any = settings
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return False
+        value = value[part]
+    return True

@@ -5,7 +5,7 @@ import sys
 from mambavl.cli import app
 
 
-def call(*words: object, monkeypatch=None) -> int:
+def call(*words: object) -> int:
     """Run the program in this process; returns the exit code."""
     before = sys.argv
     sys.argv = ["mambavl", *map(str, words)]

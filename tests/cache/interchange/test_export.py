@@ -475,7 +475,7 @@ def test_the_commands_take_a_store_out_and_back(tmp_path, capsys):
     words = ("cache", "import", tmp_path / "out/s.h5", "--format", "hdf5", "--out", tmp_path / "back.zarr")
     assert call(*words, "--encoder", "mine") == 2
     assert (
-        "is an export and brings rows, labels and recipe with it; leave out --encoder"
+        "is an export and brings rows, labels and recipe with it; leave out encoder"
         in capsys.readouterr().err
     )
     assert call(*words) == 0

@@ -161,7 +161,7 @@ def test_one_of_several_datasets_is_chosen_never_guessed(tmp_path):
     (tmp_path / "source").mkdir()
     for name, values in arrays.items():
         write_hdf5(tmp_path / "source" / f"{name}.hdf5", {"flow": values + 1, "deep/rgb": values})
-    with pytest.raises(UsageError, match="holds deep, flow; name one with --dataset"):
+    with pytest.raises(UsageError, match="holds deep, flow; name one with --set dataset=NAME"):
         bring(tmp_path, "hdf5")
     with pytest.raises(DataError, match="has no 'deep/rbg'"):
         bring(tmp_path, "hdf5", dataset="deep/rbg")
@@ -307,7 +307,9 @@ def test_npz_and_half_precision_are_read_as_well(tmp_path):
         np.savez(path.with_suffix(".npz"), rgb=np.load(path), flow=np.load(path) + 1)
         path.unlink()
     options = {"fps": 30.0, "window": 32, "stride": 16}
-    with pytest.raises(UsageError, match="several arrays, name one with --dataset; it holds rgb, flow"):
+    with pytest.raises(
+        UsageError, match="several arrays, name one with --set dataset=NAME; it holds rgb, flow"
+    ):
         bring(tmp_path, "npy", moments_of(np.ones((12, 2))), **options)
     _, store = bring(tmp_path, "npy", moments_of(np.ones((12, 2))), dataset="rgb", **options)
     assert store.batch([0], "frame")[0].dtype == torch.float16
@@ -325,10 +327,10 @@ def test_pickles_are_not_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("format", "options", "message"),
     [
-        ("npy", {"fps": 30.0}, "--format npy needs --stride, --window"),
-        ("npy", {"fps": 30.0, "window": 0, "stride": 8}, "--window 0: expected a number above 0"),
-        ("hdf5", {"fps": 30.0}, "--format hdf5 has no use for --fps"),
-        ("lmdb", {"dataset": "x"}, "--format lmdb has no use for --dataset"),
+        ("npy", {"fps": 30.0}, "--format npy needs --set stride=N --set window=N"),
+        ("npy", {"fps": 30.0, "window": 0, "stride": 8}, "window = 0: expected a number above 0"),
+        ("hdf5", {"fps": 30.0}, "--format hdf5 has no use for fps"),
+        ("lmdb", {"dataset": "x"}, "--format lmdb has no use for dataset"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, format, options, message):
@@ -442,17 +444,17 @@ def test_the_command_imports_with_annotations_and_counts_failures(tmp_path, caps
     np.save(tmp_path / "steps/P01_101.npy", np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32))
     words = ("cache", "import", tmp_path / "steps", "--format", "npy", "--out", tmp_path / "v.zarr")
     assert call(*words) == 2
-    assert "is no export of mambavl; say with --annotations DIR" in capsys.readouterr().err
+    assert "is not an export of mambavl; say with --annotations DIR" in capsys.readouterr().err
     words += ("--annotations", data / "annotations", "--encoder", "tsn", "--set", "sampling.frames=4")
     assert call(*words) == 2
-    assert "--format npy needs --fps, --stride, --window" in capsys.readouterr().err
-    words += ("--fps", 10, "--window", 1, "--stride", 1)
+    assert "--format npy needs --set fps=N --set stride=N --set window=N" in capsys.readouterr().err
+    words += ("--set", "fps=10", "--set", "window=1", "--set", "stride=1")
     assert call(*words) == 1
     captured = capsys.readouterr()
     assert "P01_102_0: missing_video: no features of P01_102 in steps" in captured.out
     assert "wrote 10 rows" in captured.out
-    assert "5 rows failed; at most 0 were allowed (--max-failed N)" in captured.err
-    assert call(*words, "--max-failed", 5) == 0
+    assert "5 rows failed; at most 0 were allowed (--set max_failed=N)" in captured.err
+    assert call(*words, "--set", "max_failed=5") == 0
     assert open_store(tmp_path / "v.zarr").batch([0], "frame")[0].shape == (1, 4, 4)
     assert call(*words, "--set", "sampling.frams=4") == 2
     assert "did you mean `frames`" in capsys.readouterr().err

@@ -1,0 +1,143 @@
+"""Features that others made, or an export of ours -> a feature store whose rows are those of the annotations.
+
+Features that are kept by time, a file a video, are looked up at the moments that extraction would have shown
+an encoder, so an imported store and an extracted one agree on what belongs to a row.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from mambavl.cache.interchange.exported import import_export, is_export
+from mambavl.cache.interchange.foreign import (
+    BY_TIME,
+    FillResult,
+    Format,
+    SamplingTimes,
+    check_options,
+    import_features,
+    source_sha256,
+)
+from mambavl.cache.rows import FLAG_TIME_FROM_FRAMES, Segment
+from mambavl.configs import Config
+from mambavl.configs.errors import UsageError
+from mambavl.extract.annotations import Annotations, read_annotations
+from mambavl.extract.sampling import Sampling, window
+
+Progress = Callable[[int, int], None]
+ShouldStop = Callable[[], bool]
+
+
+class ImportSettings(Config):
+    """Knobs of `mambavl cache import`. An export of ours brings its own, and takes `max_failed` alone."""
+
+    encoder: str | None = None  # what made the features, for the record; default: unknown
+    # which array of an HDF5 or npz file; needed where a file holds several
+    dataset: str | None = None
+    fps: float | None = None  # npy: frames a second of the videos, no default; lmdb: default 30
+    window: int | None = None  # npy: how many frames a step saw
+    stride: int | None = None  # npy: frames from the start of a step to the start of the next
+    # what is stored; default: float16 where all of the source is, else float32
+    dtype: Literal["float16", "float32"] | None = None
+    sampling: Sampling = Sampling()
+    max_failed: int = Field(default=0, ge=0)  # rows without features above which the command exits with 1
+
+
+@dataclass(frozen=True)
+class ImportJob:
+    """An import whose source, settings and rows are known to fit together; nothing has been written yet."""
+
+    source: Path
+    format: Format
+    out: Path
+    settings: ImportSettings
+    annotations: Annotations | None  # None: the source is an export of ours, which brings its rows
+
+    def digest(self, progress: Progress, should_stop: ShouldStop) -> str:
+        """The sha256 of the source's content, which the store records. progress: bytes."""
+        return source_sha256(self.source, self.format, progress, should_stop)
+
+    def run(self, content_sha256: str, progress: Progress, should_stop: ShouldStop) -> FillResult:
+        """Write (or resume) the store. progress: rows. Raises as `import_export` and `import_features`."""
+        if self.annotations is None:
+            return import_export(
+                self.source,
+                self.format,
+                self.out,
+                content_sha256=content_sha256,
+                progress=progress,
+                should_stop=should_stop,
+            )
+        settings, segments = self.settings, self.annotations.segments
+        if self.format in BY_TIME:
+            times = sampling_times(segments, settings.sampling)
+        else:
+            times = SamplingTimes({"task": settings.sampling.task})
+        return import_features(
+            self.source,
+            self.format,
+            self.out,
+            segments,
+            self.annotations.classes,
+            times,
+            encoder=settings.encoder or "unknown",
+            dtype=settings.dtype,
+            dataset=settings.dataset,
+            fps=settings.fps,
+            window=settings.window,
+            stride=settings.stride,
+            content_sha256=content_sha256,
+            progress=progress,
+            should_stop=should_stop,
+        )
+
+
+def prepare(
+    source: Path,
+    format: Format,
+    out: Path,
+    settings: ImportSettings,
+    annotations: Path | None,
+    splits: tuple[str, ...],
+) -> ImportJob:
+    """Check that the settings fit the source, then read the annotations that its features belong to.
+
+    Raises UsageError for settings that an export or a format has no use for, and for missing annotations.
+    """
+    if is_export(source, format):
+        given = [key for key in sorted(settings.model_fields_set) if key != "max_failed"]
+        if annotations is not None:
+            given.insert(0, "annotations")
+        if given:
+            raise UsageError(
+                f"{source}: is an export and brings rows, labels and recipe with it; leave out {given[0]}"
+            )
+        return ImportJob(source, format, out, settings, None)
+    if annotations is None:
+        raise UsageError(
+            f"{source}: is not an export of mambavl; say with --annotations DIR which rows its features belong to"
+        )
+    # before a long read
+    check_options(format, settings.dataset, settings.fps, settings.window, settings.stride)
+    chosen = sorted(settings.sampling.model_fields_set - {"task"})
+    if chosen and format not in BY_TIME:
+        raise UsageError(
+            f"sampling.{chosen[0]}: the moments of {format} features were chosen when they were made"
+        )
+    return ImportJob(source, format, out, settings, read_annotations(annotations, splits))
+
+
+def sampling_times(segments: tuple[Segment, ...], sampling: Sampling) -> SamplingTimes:
+    """The moments of each row, (rows, T) seconds, NaN where there is nothing to observe; and its flags."""
+    times = np.full((len(segments), sampling.frames), np.nan)
+    flags = np.zeros(len(segments), np.uint8)
+    for row, segment in enumerate(segments):
+        seen = window(segment.start, segment.stop, sampling)
+        flags[row] = seen.flags | (FLAG_TIME_FROM_FRAMES if segment.time_from_frames else 0)
+        if not seen.is_empty:
+            times[row] = seen.times
+    return SamplingTimes(sampling.model_dump(), times, flags)

@@ -1,0 +1,139 @@
+"""`mambavl extract`: stage one, frozen encoders over a data set."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mambavl.cache.rows import STATUS
+from mambavl.cli.options import (
+    AnnotationsOption,
+    EncoderOption,
+    SetOption,
+    ShardOption,
+    SplitOption,
+    StoreOption,
+    TaskOption,
+    VideosOption,
+    annotations_of,
+    settings_of,
+    shard_of,
+    splits_of,
+)
+from mambavl.configs.errors import DataError
+from mambavl.extract.job import Summary
+from mambavl.terminal import progress, stop_on_signal
+
+extract_app = typer.Typer(
+    help="Stage one: run a frozen encoder over a data set and fill a feature store.", no_args_is_help=True
+)
+
+
+@extract_app.command("video")
+def extract_video(
+    *,
+    annotations: AnnotationsOption,
+    videos: VideosOption,
+    encoder: EncoderOption,
+    store: StoreOption,
+    split: SplitOption = "train,validation",
+    task: TaskOption = "recognition",
+    weights: Annotated[str | None, typer.Option(help="A weights file, or `random`.")] = None,
+    shard: ShardOption = "0/1",
+    sets: SetOption,
+) -> None:
+    """Fill a video feature store. Run it again to resume."""
+    from mambavl.extract import video_job
+    from mambavl.extract.options import VideoExtraction
+
+    flags = {"encoder": encoder, "splits": splits_of(split), "sampling.task": task, "weights": weights}
+    options = settings_of(VideoExtraction, flags, sets)
+    part = shard_of(shard)
+    read = annotations_of(annotations, split)
+    with progress("extracting", "rows") as update, stop_on_signal() as should_stop:
+        summary = video_job.extract_video(
+            read, videos, store, options, shard=part, progress=update, should_stop=should_stop
+        )
+    _print_summary(summary, store, options.max_failed)
+
+
+@extract_app.command("audio")
+def extract_audio(
+    *,
+    annotations: AnnotationsOption,
+    videos: VideosOption,
+    encoder: Annotated[
+        str, typer.Option(help="audio:NAME, a transformers model of sound: a hub name or a folder.")
+    ],
+    store: StoreOption,
+    split: SplitOption = "train,validation",
+    task: TaskOption = "recognition",
+    weights: Annotated[str | None, typer.Option(help="A folder to use instead, or `random`.")] = None,
+    shard: ShardOption = "0/1",
+    sets: SetOption,
+) -> None:
+    """Fill a feature store with the videos' soundtracks. Run it again to resume."""
+    from mambavl.extract import audio_job
+    from mambavl.extract.options import AudioExtraction
+
+    flags = {"encoder": encoder, "splits": splits_of(split), "sampling.task": task, "weights": weights}
+    options = settings_of(AudioExtraction, flags, sets)
+    part = shard_of(shard)
+    read = annotations_of(annotations, split)
+    with progress("extracting", "rows") as update, stop_on_signal() as should_stop:
+        summary = audio_job.extract_audio(
+            read, videos, store, options, shard=part, progress=update, should_stop=should_stop
+        )
+    _print_summary(summary, store, options.max_failed)
+
+
+@extract_app.command("text")
+def extract_text(
+    *,
+    annotations: AnnotationsOption,
+    questions: Annotated[Path, typer.Option(help="A question file of `mambavl questions generate`.")],
+    encoder: EncoderOption,
+    store: StoreOption,
+    split: SplitOption = "train,validation",
+    weights: Annotated[
+        str | None, typer.Option(help="A folder with config, tokenizer and model.safetensors.")
+    ] = None,
+    shard: ShardOption = "0/1",
+    sets: SetOption,
+) -> None:
+    """Fill a text feature store: both questions of every row. Run it again to resume."""
+    from mambavl.extract import text_job
+    from mambavl.extract.options import TextExtraction
+
+    flags = {"encoder": encoder, "splits": splits_of(split), "weights": weights}
+    options = settings_of(TextExtraction, flags, sets)
+    part = shard_of(shard)
+    read = annotations_of(annotations, split)
+    with progress("extracting", "rows") as update, stop_on_signal() as should_stop:
+        summary = text_job.extract_text(
+            read, questions, store, options, shard=part, progress=update, should_stop=should_stop
+        )
+    _print_summary(summary, store, max_failed=0)
+
+
+def _print_summary(summary: Summary, store: Path, max_failed: int) -> None:
+    """Raises DataError when more rows failed than were allowed."""
+    for narration_id, status, reason in summary.failures:
+        print(f"{narration_id}: {STATUS[status]}: {reason}")
+    if summary.seconds:
+        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
+        slowest = max(summary.seconds, key=lambda stage: summary.seconds[stage])
+        print(f"busy: {stages}; the slowest stage is {slowest}")
+    state = "finished store" if summary.finalized else "unfinished store, other writers have a part of it"
+    print(f"wrote {summary.rows:,} rows ({summary.bytes / 1e6:.1f} MB) to {store}: {state}")
+    if summary.failures:
+        print(f"{len(summary.failures)} rows have no features")
+    refuse_failures(store, len(summary.failed), max_failed)
+
+
+def refuse_failures(store: Path, failed: int, max_failed: int) -> None:
+    """Raises DataError when more rows failed than were allowed."""
+    if failed > max_failed:
+        raise DataError(
+            f"{store}: {failed} rows failed; at most {max_failed} were allowed (--set max_failed=N)"
+        )

@@ -1,0 +1,110 @@
+"""`mambavl train`, `sweep`, `evaluate`, `report`: stage two, from feature stores to a page of results."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mambavl.cli.options import SetOption, pairs_of
+from mambavl.cli.show import print_result, show_sweep, sweep_table
+from mambavl.configs.errors import DataError
+from mambavl.terminal import out, progress, stop_on_signal
+
+RunArgument = Annotated[Path, typer.Argument(help="A run folder, made by train or sweep.")]
+
+
+def train(
+    *,
+    recipe: Annotated[
+        Path, typer.Argument(help="A recipe file, or the name of a packaged one such as fuse/default.")
+    ],
+    sets: SetOption,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="The run folder. Default: runs/RECIPE.")
+    ] = None,
+) -> None:
+    """Train a fusion head from feature stores, score it, write result.json. Run it again to resume."""
+    from mambavl.configs import load
+    from mambavl.fuse.recipe import Recipe
+    from mambavl.fuse.train import train
+
+    loaded = load(recipe, Recipe, sets)
+    target = folder or Path("runs") / recipe.stem
+    was_finished = (target / "result.json").exists()
+    with progress("training", "epochs") as update, stop_on_signal() as should_stop:
+        result = train(
+            loaded,
+            target,
+            on_epoch=lambda line: update(line["epoch"], loaded.train.epochs),
+            should_stop=should_stop,
+        )
+    print_result(result)
+    if was_finished:
+        print(f"{target}: had finished before; nothing was done")
+    else:
+        print(f"wrote {target / 'result.json'}")
+
+
+def sweep(
+    *,
+    recipe: Annotated[Path, typer.Argument(help="A recipe with a grid section: keys -> lists of values.")],
+    sets: SetOption,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the runs. Default: runs/RECIPE.")
+    ] = None,
+) -> None:
+    """Train one run for every point of a recipe's grid. Finished points are skipped."""
+    from mambavl.configs import find_recipe, override, read_toml
+    from mambavl.fuse.sweep import SUMMARY, expand
+    from mambavl.fuse.sweep import sweep as run_sweep
+
+    source = find_recipe(recipe)
+    target = folder or Path("runs") / recipe.stem
+    points = expand(override(read_toml(source), sets), target, source.name)
+    with stop_on_signal() as should_stop, show_sweep() as on_change:
+        points = run_sweep(points, target, on_change=on_change, should_stop=should_stop)
+    out.print(sweep_table(points))
+    print(f"wrote {len(points)} runs and {SUMMARY} to {target}")
+    errors = [point.error for point in points if point.state == "failed"]
+    if errors:
+        raise DataError("\n".join(errors))
+
+
+def evaluate(
+    *,
+    run: RunArgument,
+    split: Annotated[
+        str | None, typer.Option(help="One split to score. Default: the one that the run was scored on.")
+    ] = None,
+    stores: Annotated[
+        list[str],
+        typer.Option(
+            "--store",
+            default_factory=list,
+            show_default=False,
+            help="STREAM=PATH: the same features, moved or of another split. Repeatable.",
+        ),
+    ],
+) -> None:
+    """Score a finished run again from its stores; writes scores and result.json."""
+    from mambavl.fuse.evaluate import evaluate_run
+
+    moved = pairs_of("--store", stores, "STREAM=PATH", "video=stores/video.zarr")
+    streams = {stream: Path(path) for stream, path in moved.items()}
+    result = evaluate_run(run, split=split, streams=streams)
+    print_result(result)
+    written = f"{run / 'scores' / result['split']}.npz"
+    if split is None:
+        written += f" and {run / 'result.json'}"
+    print(f"wrote {written}")
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    target: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write one page: every run next to published numbers; curves, confusions, what the text gives away."""
+    from mambavl.fuse.report import write_report
+
+    write_report(runs, target)
+    print(f"wrote {len(runs)} runs to {target}")

@@ -1,0 +1,53 @@
+"""Which rows an import is for, and when each of them is looked at."""
+
+import numpy as np
+import pytest
+
+from helpers.dataset import make_dataset
+from helpers.tiny import make_dense_store, make_segments
+from mambavl.cache import open_store
+from mambavl.cache.interchange.export import export_store
+from mambavl.configs.errors import UsageError
+from mambavl.extract.import_job import ImportSettings, prepare, sampling_times
+from mambavl.extract.sampling import Sampling, window
+
+
+@pytest.mark.parametrize("sampling", [Sampling(frames=4), Sampling(task="anticipation", frames=3)])
+def test_an_import_looks_at_the_moments_of_extraction(sampling):
+    segments = make_segments(12)
+    found = sampling_times(segments, sampling)
+    assert found.sampling == sampling.model_dump()
+    for row, segment in enumerate(segments):
+        seen = window(segment.start, segment.stop, sampling)
+        if seen.is_empty:
+            assert np.isnan(found.times[row]).all()
+        else:
+            np.testing.assert_array_equal(found.times[row], seen.times)
+        assert found.flags[row] == seen.flags
+
+
+def test_an_export_needs_no_annotations_and_takes_no_setting_but_one(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    export_store(open_store(tmp_path / "s.zarr"), tmp_path / "s.h5", "hdf5")
+    source, out = tmp_path / "s.h5", tmp_path / "back.zarr"
+    assert prepare(source, "hdf5", out, ImportSettings(max_failed=2), None, ()).annotations is None
+    with pytest.raises(UsageError, match="is an export .*; leave out annotations$"):
+        prepare(source, "hdf5", out, ImportSettings(), tmp_path, ("train",))
+    with pytest.raises(UsageError, match="is an export .*; leave out dtype$"):
+        prepare(source, "hdf5", out, ImportSettings(dtype="float16"), None, ())
+
+
+def test_features_of_others_need_annotations_and_settings_that_fit(tmp_path):
+    data = make_dataset(tmp_path / "data", videos=2)
+    (tmp_path / "steps").mkdir()
+    source, out, folder = tmp_path / "steps", tmp_path / "v.zarr", data / "annotations"
+    with pytest.raises(UsageError, match="say with --annotations DIR"):
+        prepare(source, "npy", out, ImportSettings(), None, ("train",))
+    with pytest.raises(UsageError, match="needs --set fps=N --set stride=N --set window=N"):
+        prepare(source, "npy", out, ImportSettings(), folder, ("train",))
+    chosen = ImportSettings(sampling={"frames": 4})
+    with pytest.raises(UsageError, match=r"sampling\.frames: the moments of hdf5 features"):
+        prepare(source, "hdf5", out, chosen, folder, ("train",))
+    steps = {"fps": 10, "window": 1, "stride": 1}
+    job = prepare(source, "npy", out, chosen.model_copy(update=steps), folder, ("train",))
+    assert {segment.split for segment in job.annotations.segments} == {"train"}
