@@ -31,9 +31,9 @@ def test_an_export_needs_no_annotations_and_takes_no_setting_but_one(tmp_path):
     export_store(open_store(tmp_path / "s.zarr"), tmp_path / "s.h5", "hdf5")
     source, out = tmp_path / "s.h5", tmp_path / "back.zarr"
     assert prepare(source, "hdf5", out, ImportSettings(max_failed=2), None, ()).annotations is None
-    with pytest.raises(UsageError, match="is an export .*; leave out annotations$"):
+    with pytest.raises(UsageError, match=r"is an export .*; leave out annotations$"):
         prepare(source, "hdf5", out, ImportSettings(), tmp_path, ("train",))
-    with pytest.raises(UsageError, match="is an export .*; leave out dtype$"):
+    with pytest.raises(UsageError, match=r"is an export .*; leave out dtype$"):
         prepare(source, "hdf5", out, ImportSettings(dtype="float16"), None, ())
 
 
