@@ -5,6 +5,7 @@ own rows fed them one vector a stream and MambaVL all tokens: `tokens = "pooled"
 the Transformer what MambaVL gets.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -13,64 +14,46 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mambavl.configs.errors import UsageError
-from mambavl.fuse.head import (
-    HeadConfig,
-    Streams,
-    check_streams,
-    count_params,
-    masked_mean,
-    modalities_of,
-    projection,
-    routes,
-)
+from mambavl.fuse.head import Head, HeadConfig, Streams, masked_mean
 
 
 class MLPConfig(HeadConfig):
-    """Knobs of MLPFusion."""
+    """Settings of MLPFusion."""
 
 
 class TransformerConfig(HeadConfig):
-    """Knobs of TransformerFusion; 6x4 by default, `depth = 12, num_heads = 12` for the larger one."""
+    """Settings of TransformerFusion; 6x4 by default, `depth = 12, num_heads = 12` for the larger one."""
 
-    depth: int = Field(default=6, ge=1)
-    num_heads: int = Field(default=4, ge=1)
+    depth: int = Field(default=6, ge=1)  # blocks
+    num_heads: int = Field(default=4, ge=1)  # attention heads of a block; they divide d_model
+    # all: every token of every stream; pooled: one mean vector a stream, as in the paper's Table 3
     tokens: Literal["all", "pooled"] = "all"
-    max_positions: int = Field(default=5000, ge=1)  # the release's table, most of which it never reads
-    block_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    # rows of the learnt position table, in tokens of a stream, class token included; 5000 is the release's
+    max_positions: int = Field(default=5000, ge=1)
+    block_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)  # probability, inside the blocks
 
 
-class MLPFusion(nn.Module):
+class MLPFusion(Head):
     """Two layers on the concatenated means of the streams; the same two for the verb and for the noun."""
 
+    config: MLPConfig
+
     def __init__(self, config: MLPConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.routes = routes(config.streams, config.question_routing)
+        super().__init__(config)
         inputs = {len(names) for names in self.routes.values()}
         if len(inputs) > 1:
             raise UsageError(
                 "the MLP head needs as many streams for the verb as for the noun: give both questions or neither"
             )
-        self.project = nn.ModuleDict(
-            {m: projection(config, m, w) for m, w in modalities_of(config.streams).items()}
-        )
         width = inputs.pop() * config.d_model
         self.fuser = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.d_model))
-        self.dropout = nn.Dropout(config.dropout)
-        self.verb_head = nn.Linear(config.d_model, config.num_verbs)
-        self.noun_head = nn.Linear(config.d_model, config.num_nouns)
+        self.add_classifiers()
 
-    def forward(self, streams: Streams) -> dict[str, Tensor]:
-        """As SSMFusion.forward."""
-        check_streams(streams, self.config.streams)
+    def fuse(self, streams: Streams) -> dict[str, Tensor]:
         vectors = {name: self._vector(name, *stream) for name, stream in streams.items()}
-        fused = {
-            t: self.fuser(torch.cat([vectors[name] for name in names], -1))
-            for t, names in self.routes.items()
-        }
         return {
-            "verb": self.verb_head(self.dropout(fused["verb"])),
-            "noun": self.noun_head(self.dropout(fused["noun"])),
+            target: self.fuser(torch.cat([vectors[name] for name in names], -1))
+            for target, names in self.routes.items()
         }
 
     def _vector(self, name: str, tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -78,23 +61,19 @@ class MLPFusion(nn.Module):
         vector = self.project[self.config.streams[name].modality](masked_mean(tokens, lengths))
         return torch.where(lengths[:, None] > 0, vector, 0.0)
 
-    def num_params(self, *, heads: bool = True) -> int:
-        return count_params(self, heads)
 
-
-class TransformerFusion(nn.Module):
+class TransformerFusion(Head):
     """Self-attention over all streams of a target; the first stream's class token is read."""
 
+    config: TransformerConfig
+
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.routes = routes(config.streams, config.question_routing)
-        d_model, modalities = config.d_model, modalities_of(config.streams)
+        super().__init__(config)
+        d_model, modalities = config.d_model, list(self.modalities)
         if d_model % config.num_heads:
             raise UsageError(
                 f"[transformer] d_model {d_model} is not divisible by num_heads {config.num_heads}"
             )
-        self.project = nn.ModuleDict({m: projection(config, m, width) for m, width in modalities.items()})
         self.cls_token = nn.ParameterDict({m: nn.Parameter(torch.randn(d_model) * 0.02) for m in modalities})
         self.type_token = nn.ParameterDict({m: nn.Parameter(torch.randn(d_model) * 0.02) for m in modalities})
         self.position = nn.ParameterDict(
@@ -103,13 +82,9 @@ class TransformerFusion(nn.Module):
         self.blocks = nn.ModuleList(
             [Block(d_model, config.num_heads, config.block_dropout) for _ in range(config.depth)]
         )
-        self.dropout = nn.Dropout(config.dropout)
-        self.verb_head = nn.Linear(d_model, config.num_verbs)
-        self.noun_head = nn.Linear(d_model, config.num_nouns)
+        self.add_classifiers()
 
-    def forward(self, streams: Streams) -> dict[str, Tensor]:
-        """As SSMFusion.forward."""
-        check_streams(streams, self.config.streams)
+    def fuse(self, streams: Streams) -> dict[str, Tensor]:
         embedded = {name: self._embed(name, *stream) for name, stream in streams.items()}
         out = {}
         for target, names in self.routes.items():
@@ -118,10 +93,10 @@ class TransformerFusion(nn.Module):
             for block in self.blocks:
                 x = block(x, mask)
             out[target] = x[:, 0]
-        return {
-            "verb": self.verb_head(self.dropout(out["verb"])),
-            "noun": self.noun_head(self.dropout(out["noun"])),
-        }
+        return out
+
+    def undecayed_matrices(self) -> Iterable[nn.Parameter]:
+        return self.position.parameters()
 
     def _embed(self, name: str, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(tokens with the stream's class token first (B, 1 + L, d), which of them count (B, 1 + L))."""
@@ -137,9 +112,6 @@ class TransformerFusion(nn.Module):
         x = x + self.position[modality][: x.shape[1]] + self.type_token[modality]
         # the class token always counts
         return x, torch.arange(x.shape[1], device=x.device) <= lengths[:, None]
-
-    def num_params(self, *, heads: bool = True) -> int:
-        return count_params(self, heads)
 
 
 class Block(nn.Module):
@@ -157,6 +129,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, L, d); mask (B, 1, 1, L), True where a token may be attended to."""
         qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(*qkv, attn_mask=mask)  # (B, heads, L, d / heads)
+        queries, keys, values = qkv
+        attended = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask
+        )  # (B, heads, L, d / heads)
         x = x + self.dropout(self.proj(attended.transpose(1, 2).flatten(2)))
         return x + self.dropout(self.mlp(self.norm2(x)))

@@ -30,7 +30,7 @@ def save_checkpoint(
     # saved before; the same step of the same run is the same checkpoint
     if final.is_dir() and _read(final)[1] is None:
         fsops.make_folder(folder)
-        fsops.sync_folder(folder)  # a process killed right after its rename has not
+        fsops.sync_folder(folder)  # a process killed right after its rename has not synced it
         return
     tensors, scalars = _split_optimizer(optimizer)
     files = {
@@ -57,8 +57,8 @@ def load_checkpoint(
 ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any], list[str]] | None:
     """(model, optimizer, state, complaints) of the newest sound checkpoint; None when there is none at all.
 
-    complaints names the damaged ones that were passed over. Raises DataError when all are damaged: never a
-    silent fresh start.
+    complaints names the damaged ones that were skipped. Raises DataError when all are damaged: training never
+    silently starts over.
     """
     complaints = []
     for path in reversed(_steps(folder)):
@@ -71,7 +71,7 @@ def load_checkpoint(
         return load(files["model.safetensors"]), optimizer, state, complaints
     if complaints:
         raise DataError(
-            "no checkpoint can be loaded:\n" + "\n".join(complaints) + "\nremove the folder to start afresh"
+            "no checkpoint can be loaded:\n" + "\n".join(complaints) + "\nremove the folder to start over"
         )
     return None
 
@@ -93,14 +93,15 @@ def _read(path: Path) -> tuple[dict[str, bytes], str | None]:
 
 
 def _split_optimizer(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state dict as tensors (key `parameter.name`) and plain numbers."""
-    tensors, numbers = {}, {}
+    """An optimizer's state dict as tensors (key `parameter.name`) and plain numbers, which JSON holds."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, float] = {}
     for parameter, values in optimizer["state"].items():
         for name, value in values.items():
-            target = tensors if isinstance(value, Tensor) else numbers
-            target[f"{parameter}.{name}"] = (
-                value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
-            )
+            if isinstance(value, Tensor):
+                tensors[f"{parameter}.{name}"] = value.detach().cpu().contiguous()
+            else:
+                numbers[f"{parameter}.{name}"] = value
     return tensors, {"numbers": numbers, "param_groups": optimizer["param_groups"]}
 
 
@@ -118,6 +119,7 @@ def save_weights(path: Path, model: dict[str, Tensor]) -> None:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
+    """What `save_weights` wrote. Raises DataError where the file is missing or damaged."""
     try:
         return load(path.read_bytes())
     except FileNotFoundError:
@@ -125,4 +127,4 @@ def load_weights(path: Path) -> dict[str, Tensor]:
             f"{path}: is not there; the run has not finished (run `mambavl train` with the same --out)"
         ) from None
     except SafetensorError as error:
-        raise DataError(f"{path}: is damaged ({error}); train the run anew") from None
+        raise DataError(f"{path}: is damaged ({error}); train the run again") from None

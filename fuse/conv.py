@@ -1,5 +1,6 @@
-"""The depthwise causal Conv1d of a Mamba block, steps before channels: y_t = bias + sum_k w_k u_{t - K + 1 +
-k}.
+"""The depthwise causal Conv1d of a Mamba block, steps before channels.
+
+    y_t = bias + sum_k w_k u_{t - K + 1 + k}
 
 On a CPU a sum of K shifted products, a few rows at a time so that they stay in cache: at 1,569 steps
 PyTorch's own convolution, which wants channels before steps, takes about eight times as long, most of it for
@@ -22,9 +23,8 @@ def causal_conv(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """u (B, L, D), weight (D, 1, K), bias (D,) -> (B, L, D), contiguous; before the first step there are zeros."""
     if u.device.type in ("cpu", "meta") and not torch.is_autocast_enabled("cpu"):
         return _Conv.apply(u, weight, bias)
-    return F.conv1d(u.mT, weight, bias, padding=weight.shape[2] - 1, groups=u.shape[2])[
-        ..., : u.shape[1]
-    ].mT.contiguous()
+    padded = F.conv1d(u.mT, weight, bias, padding=weight.shape[2] - 1, groups=u.shape[2])
+    return padded[..., : u.shape[1]].mT.contiguous()
 
 
 @torch.library.custom_op("mambavl::causal_conv", mutates_args=())
@@ -42,11 +42,10 @@ def forward(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 @torch.library.custom_op("mambavl::causal_conv_backward", mutates_args=())
 def backward(dy: Tensor, u: Tensor, weight: Tensor) -> list[Tensor]:
     """Gradients of u, weight and bias."""
-    du, taps = torch.empty(u.shape, dtype=u.dtype, device=u.device), weight[:, 0].flip(1).unbind(1)
-    dtaps, dbias = (
-        torch.zeros(len(taps), len(weight), dtype=u.dtype, device=u.device),
-        torch.zeros_like(weight[:, 0, 0]),
-    )
+    taps = weight[:, 0].flip(1).unbind(1)
+    du = torch.empty(u.shape, dtype=u.dtype, device=u.device)
+    dtaps = torch.zeros(len(taps), len(weight), dtype=u.dtype, device=u.device)
+    dbias = torch.zeros_like(weight[:, 0, 0])
     for rows in _rows(u):
         torch.mul(dy[rows], taps[0], out=du[rows])
         dtaps[0] += (dy[rows] * u[rows]).sum((0, 1))
@@ -63,23 +62,23 @@ def _rows(u: Tensor) -> list[slice]:
 
 
 @forward.register_fake
-def _(u, weight, bias):
+def _(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return u.new_empty(u.shape)
 
 
 @backward.register_fake
-def _(dy, u, weight):
+def _(dy: Tensor, u: Tensor, weight: Tensor) -> list[Tensor]:
     return [u.new_empty(u.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])]
 
 
 @register_flop_formula(torch.ops.mambavl.causal_conv)
-def forward_operations(u, weight, bias, **_) -> int:
-    """A multiply-add for each tap, as of a convolution."""
+def forward_operations(u: torch.Size, weight: torch.Size, bias: torch.Size, **_: object) -> int:
+    """A multiply-add for each tap, as of a convolution; the arguments are shapes."""
     return 2 * u[0] * u[1] * u[2] * weight[2]
 
 
 @register_flop_formula(torch.ops.mambavl.causal_conv_backward)
-def backward_operations(dy, u, weight, **_) -> int:
+def backward_operations(dy: torch.Size, u: torch.Size, weight: torch.Size, **_: object) -> int:
     return 4 * u[0] * u[1] * u[2] * weight[2]
 
 
@@ -100,7 +99,9 @@ class _Conv(torch.autograd.Function):
         return _ConvBackward.apply(dy, u, weight)
 
     @staticmethod
-    def vmap(info, in_dims, u, weight, bias):
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], u: Tensor, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, int]:
         together = _together(("u", "D", "D"), (u, weight, bias), in_dims, info.batch_size)
         return unstack_heads("u", _Conv.apply(*together), info.batch_size), 0
 
@@ -119,7 +120,9 @@ class _ConvBackward(torch.autograd.Function):
         raise RuntimeError("the causal convolution has no second derivative on a CPU")
 
     @staticmethod
-    def vmap(info, in_dims, dy, u, weight):
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], dy: Tensor, u: Tensor, weight: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         together = _together(("u", "u", "D"), (dy, u, weight), in_dims, info.batch_size)
         found = zip(("u", "D", "D"), _ConvBackward.apply(*together), strict=True)  # D: channels first
         return tuple(unstack_heads(name, x, info.batch_size) for name, x in found), (0, 0, 0)
@@ -128,7 +131,7 @@ class _ConvBackward(torch.autograd.Function):
 def _together(
     names: tuple[str, ...], tensors: tuple[Tensor, ...], dims: tuple[int | None, ...], heads: int
 ) -> list[Tensor]:
-    """As the scan's operator lays heads side by side: steps before channels as its `u`, channels first as its
+    """Stacks heads as the scan's operator does: steps before channels like its `u`, channels first like its
     `D`.
     """
     return [stack_heads(name, x, dim, heads) for name, x, dim in zip(names, tensors, dims, strict=True)]

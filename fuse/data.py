@@ -33,11 +33,13 @@ class StreamSource(Config):
     halves, say).
     """
 
+    # path of a feature store, or of several that hold different rows of one extraction
     store: Path | tuple[Path, ...]
-    level: str = "frame"
+    level: str = "frame"  # name of the store's level to read; `mambavl cache info STORE` lists them
     # put the store's level `cls` before the tokens, as the released code reads its encoders
     class_token: bool = False
-    modality: str = ""  # absent: `text` for questions, else the stream's own name
+    # streams of one modality share MLP and SSM; empty: `text` for questions, else the stream's own name
+    modality: str = ""
 
     @field_validator("store", mode="before")
     @classmethod
@@ -55,18 +57,20 @@ class StreamSource(Config):
 class DataConfig(Config):
     """Which rows are trained on and scored."""
 
-    train_split: str = "train"
-    eval_split: str = "validation"
-    # rows without features (failed, not empty windows) that are tolerated
+    train_split: str = "train"  # name of the split that is trained on
+    eval_split: str = "validation"  # name of the split that is scored
+    # rows without features that are tolerated; rows with an empty window are not counted
     allow_missing: int = Field(default=0, ge=0)
-    # "i/n": train without part i (from 0) of n of train_split and score it; not eval_split
+    # i/n: leave part i (from 0) of n equal parts of train_split out of training, and score it in place of eval_split
     hold_out: str | None = None
-    hold_out_by: Literal["participant", "video"] = "participant"  # what is never divided between two parts
-    # oracle text in anticipation, where it names the answer: refused unless it is asked for
+    hold_out_by: Literal["participant", "video"] = "participant"  # whose rows never lie in two parts
+    # train on oracle text in anticipation, where it names the answer: an upper bound, refused without this
     allow_oracle: bool = False
-    # where features lie while training; see cache.open_store
+    # where features are kept. mmap: in memory-mapped files; ram: in memory; device: in the GPU's memory
     resident: Literal["mmap", "ram", "device"] = "mmap"
-    verify: Literal["open", "read", "none"] = "open"  # how much of the stores is checked, and when
+    # open: sizes and the manifest are checked when a store is opened; read: every checksum too, as it is read;
+    # none: neither
+    verify: Literal["open", "read", "none"] = "open"
 
     @field_validator("hold_out")
     @classmethod
@@ -78,6 +82,14 @@ class DataConfig(Config):
             ):
                 raise ValueError("expected i/n with i from 0 to n-1 and n of 2 or more, for example 0/5")
         return value
+
+    @property
+    def held_out(self) -> tuple[int, int] | None:
+        """`hold_out` as numbers: (i, n)."""
+        if self.hold_out is None:
+            return None
+        part, parts = self.hold_out.split("/")
+        return int(part), int(parts)
 
     @property
     def scored(self) -> str:
@@ -133,8 +145,8 @@ class FeatureData:
         self.text_protocol = self._protocol()
         self.notice = self._notice(config)
         self.evaluation = self._rows(config.train_split if config.hold_out else config.eval_split)
-        if config.hold_out:
-            self._hold_out(config)
+        if config.held_out:
+            self._hold_out(config, config.held_out)
 
     def __len__(self) -> int:
         return len(self.segments)
@@ -251,9 +263,9 @@ class FeatureData:
         )
         return np.log(counts[0] / counts[0].sum()), np.log(counts[1] / counts[1].sum())
 
-    def _hold_out(self, config: DataConfig) -> None:
-        """Train without one part of the training split, and score that part by a head that never saw it."""
-        part, parts = map(int, config.hold_out.split("/"))
+    def _hold_out(self, config: DataConfig, held_out: tuple[int, int]) -> None:
+        """Train without part i of n of the training split, and score that part by a head that never saw it."""
+        part, parts = held_out
         owners = np.array([getattr(segment, f"{config.hold_out_by}_id") for segment in self.segments])
         part_of = assign_folds(owners[self.evaluation].tolist(), parts)
         is_held = np.array([part_of.get(owner, -1) == part for owner in owners.tolist()])

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mambavl.cache import canonical, fsops
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import checkpoint, metrics
 from mambavl.fuse.data import FeatureData
+from mambavl.fuse.head import Head
 from mambavl.fuse.recipe import Recipe, build_head
 from mambavl.fuse.run import (
     MODEL,
@@ -31,7 +32,7 @@ Prior = tuple[np.ndarray, np.ndarray]  # log-probabilities (verbs,), (nouns,) of
 
 @torch.inference_mode()
 def score(
-    head: nn.Module, data: FeatureData, rows: np.ndarray, prior: Prior, precision: str, batch_size: int
+    head: Head, data: FeatureData, rows: np.ndarray, prior: Prior, precision: str, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities (rows, verbs), (rows, nouns), float32: of the mean probabilities where rows have
     several views.
@@ -89,7 +90,7 @@ def measure(data: FeatureData, rows: np.ndarray, verb: np.ndarray, noun: np.ndar
 
 
 def evaluate_head(
-    head: nn.Module,
+    head: Head,
     data: FeatureData,
     recipe: Recipe,
     run: Path,
@@ -120,7 +121,7 @@ def evaluate_head(
             "failed": data.failed,
         },
         "params": {"total": head.num_params(), "without_classifiers": head.num_params(heads=False)},
-        "scan_backend": getattr(head, "scan_backend", None),
+        "scan_backend": head.scan_backend,
         "seed": recipe.train.seed,
         "epochs": recipe.train.epochs,
         "recipe": recipe.model_dump(mode="json", exclude_none=True),

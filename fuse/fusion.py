@@ -1,4 +1,4 @@
-"""MambaVL's fusion head: MLP -> Conv1d -> selective SSM per modality, one state matrix A for all, pool, sum, two heads.
+"""MambaVL's fusion head: a selective SSM for each modality, with one state transition matrix A for all.
 
     eq. 5     u^m = Conv1d(MLP(x^m))                        per modality m: video, text, audio, ...
     eq. 2, 3  h_t = exp(delta_t A) h_{t-1} + Bbar_t u_t,  y_t = C_t h_t;  delta, B, C from u^m, A shared
@@ -10,6 +10,7 @@ inner width, N states, R rank of delta.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -18,33 +19,51 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mambavl.fuse.conv import causal_conv
-from mambavl.fuse.head import (
-    PRESETS,
-    HeadConfig,
-    Streams,
-    check_streams,
-    count_params,
-    modalities_of,
-    projection,
-    routes,
-)
-from mambavl.fuse.scan import ScanInputs, pick, pooled_selective_scans, require, selective_scan
+from mambavl.fuse.head import Head, HeadConfig, Streams
+from mambavl.fuse.scan import pick, pooled_selective_scans, require, selective_scan
+from mambavl.fuse.scan.inputs import ScanInputs
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # The text of the paper: two-layer MLPs, Conv1d right after them (eq. 5), exact ZOH (eq. 2), no gate, no
+    # projections.
+    "paper": {"mixer": "plain", "zoh": True, "input_norm": False, "dropout": 0.0},
+    # The authors' later code: no MLP on video, three layers on text, full Mamba blocks, padding counted in
+    # the mean, and an initialisation that overwrites A's spectrum and delta's bias (it loops over all
+    # matrices after building).
+    "released": {
+        "video_mlp_layers": 0,
+        "text_mlp_layers": 3,
+        "input_norm": False,
+        "pad_text_to": 40,
+        "init": "released",
+        "dropout": 0.0,
+    },
+}
 
 
 class FusionConfig(HeadConfig):
-    """Knobs of SSMFusion. `preset` sets the defaults of the others; keys given beside it win."""
+    """Settings of SSMFusion. `preset` sets the defaults of the others; keys given as well take precedence."""
 
+    # default: ours; paper: as its text describes; released: as the authors' code computes
     preset: Literal["default", "paper", "released"] = "default"
-    mixer: Literal["mamba", "plain"] = "mamba"  # plain: no in and out projections, no gate; D = d
-    d_state: int = Field(default=16, ge=1, le=256)
-    d_conv: int = Field(default=4, ge=1, le=16)
-    expand: int = Field(default=2, ge=1, le=8)
-    dt_rank: int | None = Field(default=None, ge=1)  # absent: ceil(d_model / 16)
+    # mamba: a Mamba block; plain: Conv1d and SSM alone, without gate, in and out projection (D = d_model)
+    mixer: Literal["mamba", "plain"] = "mamba"
+    d_state: int = Field(default=16, ge=1, le=256)  # states of each channel, N
+    d_conv: int = Field(default=4, ge=1, le=16)  # taps of the causal Conv1d, in tokens
+    expand: int = Field(default=2, ge=1, le=8)  # channels inside a Mamba block, in multiples of d_model
+    dt_rank: int | None = Field(
+        default=None, ge=1
+    )  # rank of delta's projection; absent: d_model / 16, rounded up
+    # what modalities share. A: the state matrix, as in the paper; none: nothing; A+D: the skip D too; all: the
+    # whole mixer
     share: Literal["A", "none", "A+D", "all"] = "A"
-    zoh: bool = False  # exact zero-order hold for B in place of delta B
-    # above 0: questions are padded or cut to it and padding counts (released)
+    zoh: bool = False  # exact zero-order hold for B (eq. 2) in place of Mamba's delta B
+    # above 0: questions are padded or cut to so many tokens, and the padding counts (as in the released code)
     pad_text_to: int = Field(default=0, ge=0)
+    # mamba: A from -1 to -N, delta from 0.001 to 0.1; released: Xavier on every matrix, A_log included
     init: Literal["mamba", "released"] = "mamba"
+    # backend of the selective scan: auto, reference, chunked, cpu, triton or mamba; auto takes the fastest
     scan: str = "auto"
 
     @model_validator(mode="before")
@@ -64,87 +83,86 @@ class FusionConfig(HeadConfig):
         return self.dt_rank or math.ceil(self.d_model / 16)
 
 
-class SSMFusion(nn.Module):
+class SSMFusion(Head):
     """Selective SSMs with one state transition matrix: A is shared, the projections are not (Algorithm 1)."""
 
+    config: FusionConfig
+
     def __init__(self, config: FusionConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.routes = routes(config.streams, config.question_routing)
-        modalities = modalities_of(config.streams)
-        self.project = nn.ModuleDict({m: projection(config, m, width) for m, width in modalities.items()})
-        owners = {m: "all" if config.share == "all" else m for m in modalities}
-        self._owner = owners
-        self._a_owner = {m: m if config.share == "none" else "shared" for m in modalities}
-        self._d_owner = {m: "shared" if config.share in ("A+D", "all") else m for m in modalities}
-        self.mixer = nn.ModuleDict({owner: Mixer(config) for owner in dict.fromkeys(owners.values())})
+        super().__init__(config)
+        require(config.scan)  # a backend that is not here is refused now, not in the first step
+        modalities, share = list(self.modalities), config.share
+        # modality -> the key of its mixer, its A and its D; equal keys are shared
+        self._mixer_of = {m: "all" if share == "all" else m for m in modalities}
+        self._a_of = {m: m if share == "none" else "shared" for m in modalities}
+        self._d_of = {m: "shared" if share in ("A+D", "all") else m for m in modalities}
+        self.mixer = nn.ModuleDict({key: Mixer(config) for key in _distinct(self._mixer_of)})
         # S4D-real: A = -1 .. -N
         a_log = torch.log(torch.arange(1.0, config.d_state + 1)).repeat(config.d_inner, 1)
-        self.a_log = nn.ParameterDict(
-            {owner: nn.Parameter(a_log.clone()) for owner in dict.fromkeys(self._a_owner.values())}
-        )
-        self.d_skip = nn.ParameterDict(
-            {
-                owner: nn.Parameter(torch.ones(config.d_inner))
-                for owner in dict.fromkeys(self._d_owner.values())
-            }
-        )
-        self.dropout = nn.Dropout(config.dropout)
-        self.verb_head = nn.Linear(config.d_model, config.num_verbs)
-        self.noun_head = nn.Linear(config.d_model, config.num_nouns)
-        require(config.scan)  # a backend that is not here is refused now, not in the first step
+        self.a_log = nn.ParameterDict({key: nn.Parameter(a_log.clone()) for key in _distinct(self._a_of)})
+        ones = torch.ones(config.d_inner)
+        self.d_skip = nn.ParameterDict({key: nn.Parameter(ones.clone()) for key in _distinct(self._d_of)})
+        self.add_classifiers()
         if config.init == "released":
             reset_like_release(self)
 
-    def forward(self, streams: Streams) -> dict[str, Tensor]:
-        """streams: name -> (tokens (B, L, D), lengths (B,)). Returns {"verb": (B, verbs), "noun": (B, nouns)} logits."""
-        check_streams(streams, self.config.streams)
-        modalities = modalities_of(self.config.streams)
-        names = {
-            m: [name for name, shape in self.config.streams.items() if shape.modality == m]
-            for m in modalities
-        }
-        scans: dict[str, ScanInputs] = {}  # modality -> what its SSM scans
-        for m in modalities:
-            tokens, lengths = self._batched([streams[name] for name in names[m]], m)
-            x = self.project[m](tokens)  # MLP (eq. 5)
-            scans[m] = self.mixer[self._owner[m]].stream(x, lengths, self.d_skip[self._d_owner[m]])
+    def fuse(self, streams: Streams) -> dict[str, Tensor]:
+        """Algorithm 1. streams: name -> (tokens (B, L, width), lengths (B,)); {"verb": (B, d), "noun": (B, d)}."""
+        scans = {m: self._scan_inputs(m, streams) for m in self.modalities}
         pooled: dict[str, Tensor] = {}  # stream -> (B, d)
-        # modalities that share A are scanned together, and give one dA
-        for owner, a_log in self.a_log.items():
-            members = [m for m in modalities if self._a_owner[m] == owner]
+        for key, a_log in self.a_log.items():  # one A, unless nothing is shared
+            members = [m for m in self.modalities if self._a_of[m] == key]
             a = -torch.exp(a_log.float())  # (D, N); negative, so the state decays
+            # eq. 2, 3, then the mean over steps; in one call, which gives one dA
             means = pooled_selective_scans(
                 [scans[m] for m in members], a, True, zoh=self.config.zoh, backend=self.config.scan
             )
-            for m, mean in zip(members, means, strict=True):  # (streams * B, D)
-                mean = self.mixer[self._owner[m]].out_proj(mean)
-                pooled.update(zip(names[m], mean.chunk(len(names[m])), strict=True))
-        sums = {
+            for m, mean in zip(members, means, strict=True):  # (streams of m * B, D)
+                names = self._names_of(m)
+                projected = self._mixer(m).out_proj(mean)
+                pooled.update(zip(names, projected.chunk(len(names)), strict=True))
+        # the only place where modalities meet
+        return {
             target: torch.stack([pooled[name] for name in names]).sum(0)
             for target, names in self.routes.items()
         }
-        return {
-            "verb": self.verb_head(self.dropout(sums["verb"])),
-            "noun": self.noun_head(self.dropout(sums["noun"])),
-        }
 
-    @property
-    def scan_backend(self) -> str:
-        """What computes the scans where the head is now."""
-        return pick(self.config.scan, self.verb_head.weight.device, self.verb_head.weight.dtype)
+    def _scan_inputs(self, modality: str, streams: Streams) -> ScanInputs:
+        """What a modality's SSM scans: all its streams in one batch (streams of it * B, L, ...)."""
+        tokens, lengths = self._batched([streams[name] for name in self._names_of(modality)], modality)
+        x = self.project[modality](tokens)  # MLP (eq. 5)
+        d_skip = self.d_skip[self._d_of[modality]]
+        return self._mixer(modality).scan_inputs(x, lengths, d_skip)  # Conv1d (eq. 5); delta, B, C
 
     def _batched(self, streams: list[tuple[Tensor, Tensor]], modality: str) -> tuple[Tensor, Tensor]:
-        """Streams of one modality in one batch: (streams * B, L, D), right-padded with zeros to the longest."""
+        """Streams of one modality in one batch: (streams * B, L, width), right-padded with zeros to the longest."""
         pad_to = self.config.pad_text_to if modality == "text" else 0
         longest = pad_to or max(1, *(tokens.shape[1] for tokens, _ in streams))
         tokens = torch.cat([_fit_length(tokens, longest) for tokens, _ in streams])
         lengths = torch.cat([lengths for _, lengths in streams])
         return tokens, torch.full_like(lengths, pad_to) if pad_to else lengths
 
-    def num_params(self, *, heads: bool = True) -> int:
-        """Trainable parameters, with or without the two classifiers."""
-        return count_params(self, heads)
+    def _names_of(self, modality: str) -> list[str]:
+        return [name for name, shape in self.config.streams.items() if shape.modality == modality]
+
+    def _mixer(self, modality: str) -> "Mixer":
+        mixer = self.mixer[self._mixer_of[modality]]
+        assert isinstance(mixer, Mixer)  # a ModuleDict has no type of its values
+        return mixer
+
+    @property
+    def scan_backend(self) -> str:
+        return pick(self.config.scan, self.verb_head.weight.device, self.verb_head.weight.dtype)
+
+    def ssm_parameters(self) -> Iterable[nn.Parameter]:
+        return [*self.mixer.parameters(), *self.a_log.parameters(), *self.d_skip.parameters()]
+
+    def undecayed_matrices(self) -> Iterable[nn.Parameter]:
+        return self.a_log.parameters()  # decay would pull A to -1 in every channel and state
+
+
+def _distinct(key_of: dict[str, str]) -> list[str]:
+    return list(dict.fromkeys(key_of.values()))
 
 
 class Mixer(nn.Module):
@@ -170,17 +188,16 @@ class Mixer(nn.Module):
         1,000 steps.
         """
         nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
-        step = torch.exp(
-            torch.rand(self.dt_proj.out_features) * math.log(1e-1 / 1e-3) + math.log(1e-3)
-        ).clamp(min=1e-4)
+        drawn = torch.rand(self.dt_proj.out_features)
+        step = torch.exp(drawn * math.log(1e-1 / 1e-3) + math.log(1e-3)).clamp(min=1e-4)
         with torch.no_grad():
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
 
     def forward(self, x: Tensor, lengths: Tensor | None, a: Tensor, d_skip: Tensor) -> Tensor:
         """x (B, L, d), a (D, N), d_skip (D,) -> (B, L, d)."""
-        stream = self.stream(x, lengths, d_skip)
+        inputs = self.scan_inputs(x, lengths, d_skip)
         y = selective_scan(
-            **stream._asdict(), A=a, delta_softplus=True, zoh=self.config.zoh, backend=self.config.scan
+            **inputs._asdict(), A=a, delta_softplus=True, zoh=self.config.zoh, backend=self.config.scan
         )
         return self.out_proj(y)
 
@@ -188,15 +205,18 @@ class Mixer(nn.Module):
         """The mean of `forward` over each row's valid steps, (B, d); it commutes with out_proj, so one vector
         is projected.
         """
-        stream = self.stream(x, lengths, d_skip)
-        [mean] = pooled_selective_scans([stream], a, True, zoh=self.config.zoh, backend=self.config.scan)
+        inputs = self.scan_inputs(x, lengths, d_skip)
+        [mean] = pooled_selective_scans([inputs], a, True, zoh=self.config.zoh, backend=self.config.scan)
         return self.out_proj(mean)
 
-    def stream(self, x: Tensor, lengths: Tensor | None, d_skip: Tensor) -> ScanInputs:
-        """x (B, L, d) -> what the SSM scans (eq. 5's Conv1d; delta, B and C follow the input), with softplus still to come."""
+    def scan_inputs(self, x: Tensor, lengths: Tensor | None, d_skip: Tensor) -> ScanInputs:
+        """x (B, L, d) -> what the SSM scans, (B, L, D) and (B, L, N): u is eq. 5's Conv1d of it; delta (before
+        its bias and softplus), B and C are linear in u.
+        """
         inner = self.in_proj(x)
         u, z = inner.chunk(2, dim=-1) if self.gated else (inner, None)
-        u = F.silu(causal_conv(u, self.conv1d.weight, self.conv1d.bias))
+        assert self.conv1d.bias is not None
+        u = F.silu(causal_conv(u, self.conv1d.weight, self.conv1d.bias))  # (B, L, D)
         delta, b, c = self.x_proj(u).split(
             [self.config.rank, self.config.d_state, self.config.d_state], dim=-1
         )

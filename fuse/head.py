@@ -1,9 +1,14 @@
-"""What every fusion head has: its inputs and their shapes, projections, routes to the classifiers, masked
-means.
+"""What every fusion head has: named streams in, verb and noun logits out.
+
+    streams -> project (one MLP a modality, eq. 5) -> fuse (the head's own) -> dropout -> verb and noun classifiers
+
+A head is a `HeadConfig` with its own settings and a `Head` with its own `fuse`. B batch, L tokens, d = d_model.
 """
 
 import re
-from typing import Any, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -12,55 +17,36 @@ from torch import Tensor, nn
 from mambavl.configs import Config, did_you_mean, edit_distance
 from mambavl.configs.errors import UsageError
 
-Streams = dict[str, tuple[Tensor, Tensor]]  # name -> (tokens (B, L, D), lengths (B,))
-
-
+Streams = dict[str, tuple[Tensor, Tensor]]  # name -> (tokens (B, L, width), lengths (B,))
 Routing = Literal["per_question", "both"]
-
-
 KNOWN_STREAMS = ("video", "verb_question", "noun_question", "audio")
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    # The text of the paper: two-layer MLPs, Conv1d right after them (eq. 5), exact ZOH (eq. 2), no gate, no
-    # projections.
-    "paper": {"mixer": "plain", "zoh": True, "input_norm": False, "dropout": 0.0},
-    # The authors' later code: no MLP on video, three layers on text, full Mamba blocks, padding counted in
-    # the mean, and an initialisation that overwrites A's spectrum and delta's bias (PAPER facts: a loop over
-    # all matrices after building).
-    "released": {
-        "video_mlp_layers": 0,
-        "text_mlp_layers": 3,
-        "input_norm": False,
-        "pad_text_to": 40,
-        "init": "released",
-        "dropout": 0.0,
-    },
-}
 
 
 class StreamShape(Config):
     """One input stream of a head. Streams of one modality share their projection and their SSM."""
 
-    width: int = Field(ge=1)
-    modality: str = ""
+    width: int = Field(ge=1)  # channels of a token
+    modality: str = ""  # empty: `text` for questions, else the stream's own name
 
 
 class HeadConfig(Config):
-    """What all heads have in common."""
+    """The settings that all heads have in common."""
 
-    streams: dict[str, StreamShape] = Field(default={}, exclude=True)  # these three come from the stores,
-    num_verbs: int = Field(default=97, ge=1, exclude=True)  # so a recipe neither sets nor repeats them
+    # input streams and their widths; read from the stores, a recipe leaves it out
+    streams: dict[str, StreamShape] = Field(default={}, exclude=True)
+    # verb classes; read from the stores, a recipe leaves it out
+    num_verbs: int = Field(default=97, ge=1, exclude=True)
+    # noun classes; read from the stores, a recipe leaves it out
     num_nouns: int = Field(default=300, ge=1, exclude=True)
-    d_model: int = Field(default=768, ge=1)
-    # 0: the features are used as they are, at d_model channels
+    d_model: int = Field(default=768, ge=1)  # width of every token inside the head, in channels
+    # layers of the MLP on video features, 0 to 3; 0 takes them as they are, at d_model channels
     video_mlp_layers: int = Field(default=2, ge=0, le=3)
-    text_mlp_layers: int = Field(default=2, ge=0, le=3)  # of every modality but video
-    input_norm: bool = True  # LayerNorm on incoming features
-    # verb question to the verb head, noun question to the noun head; or both to both
+    # layers of the MLP on the features of every other modality, 0 to 3; 0 as for video
+    text_mlp_layers: int = Field(default=2, ge=0, le=3)
+    input_norm: bool = True  # LayerNorm on the incoming features, before the MLP
+    # per_question: each question reaches its own classifier only; both: each question reaches both classifiers
     question_routing: Routing = "per_question"
-    dropout: float = Field(default=0.3, ge=0.0, lt=1.0)  # before the heads
+    dropout: float = Field(default=0.3, ge=0.0, lt=1.0)  # probability, right before the classifiers
 
     @field_validator("streams")
     @classmethod
@@ -71,9 +57,88 @@ class HeadConfig(Config):
         }
 
 
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that the optimiser treats alike."""
+
+    parameters: list[nn.Parameter]
+    is_ssm: bool  # part of a selective SSM, which is trained at a rate of its own
+    decays: bool  # weight decay applies
+
+
+class Head(nn.Module):
+    """The base of every head. A subclass builds its own parts between `__init__` and `add_classifiers`, and
+    defines `fuse`; one with an SSM, or with matrices that must not decay, names them to the optimiser.
+    """
+
+    config: HeadConfig
+    verb_head: nn.Linear
+    noun_head: nn.Linear
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.routes = routes(config.streams, config.question_routing)
+        self.modalities = modalities_of(config.streams)
+        projections = {name: projection(config, name, width) for name, width in self.modalities.items()}
+        self.project = nn.ModuleDict(projections)
+
+    def add_classifiers(self) -> None:
+        """Dropout and the two classifiers. Called last, so that they come last in weights and initialisation."""
+        self.dropout = nn.Dropout(self.config.dropout)
+        self.verb_head = nn.Linear(self.config.d_model, self.config.num_verbs)
+        self.noun_head = nn.Linear(self.config.d_model, self.config.num_nouns)
+
+    def forward(self, streams: Streams) -> dict[str, Tensor]:
+        """streams: name -> (tokens (B, L, width), lengths (B,)). Returns logits {"verb": (B, verbs), "noun":
+        (B, nouns)}. Raises ValueError for other streams than the head was built for.
+        """
+        check_streams(streams, self.config.streams)
+        fused = self.fuse(streams)
+        return {
+            "verb": self.verb_head(self.dropout(fused["verb"])),
+            "noun": self.noun_head(self.dropout(fused["noun"])),
+        }
+
+    def fuse(self, streams: Streams) -> dict[str, Tensor]:
+        """What the classifiers read, {"verb": (B, d), "noun": (B, d)}."""
+        raise NotImplementedError
+
+    @property
+    def scan_backend(self) -> str | None:
+        """What computes the selective scans where the head is now; None for a head without any."""
+        return None
+
+    def num_params(self, *, heads: bool = True) -> int:
+        """Trainable parameters, with or without the two classifiers."""
+        left_out = set() if heads else {*self.verb_head.parameters(), *self.noun_head.parameters()}
+        return sum(p.numel() for p in self.parameters() if p.requires_grad and p not in left_out)
+
+    def ssm_parameters(self) -> Iterable[nn.Parameter]:
+        """The parameters of selective SSMs, A and D included."""
+        return ()
+
+    def undecayed_matrices(self) -> Iterable[nn.Parameter]:
+        """Parameters of two or more dimensions that weight decay would spoil; vectors never decay anyway."""
+        return ()
+
+    def parameter_groups(self, *, decay_all: bool = False) -> list[ParameterGroup]:
+        """Every parameter in exactly one of at most four groups: SSM or not, decaying or not.
+
+        Biases, norms and other vectors do not decay, and neither do `undecayed_matrices`, unless `decay_all`.
+        """
+        ssm, undecayed = set(self.ssm_parameters()), set(self.undecayed_matrices())
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for parameter in self.parameters():
+            decays = decay_all or (parameter.ndim > 1 and parameter not in undecayed)
+            groups.setdefault((parameter in ssm, decays), []).append(parameter)
+        return [ParameterGroup(groups[key], *key) for key in sorted(groups)]
+
+
 def projection(config: HeadConfig, modality: str, width: int) -> nn.Module:
-    """The MLP of eq. 5: from a stream's width to d_model. Three layers are the release's: the first without
-    bias.
+    """The MLP of eq. 5: (..., width) -> (..., d_model). Three layers are the release's: the first has no bias.
+
+    Raises UsageError where there is no layer and the width is not d_model.
     """
     layers = config.video_mlp_layers if modality == "video" else config.text_mlp_layers
     d_model = config.d_model
@@ -84,12 +149,11 @@ def projection(config: HeadConfig, modality: str, width: int) -> nn.Module:
         )
     linears: list[nn.Module] = []
     for i in range(layers):
-        linears += [
-            nn.Linear(width if i == 0 else d_model, d_model, bias=not (layers == 3 and i == 0)),
-            nn.ReLU(),
-        ]
+        inputs = width if i == 0 else d_model
+        has_bias = not (layers == 3 and i == 0)
+        linears += [nn.Linear(inputs, d_model, bias=has_bias), nn.ReLU()]
     norm = [nn.LayerNorm(width)] if config.input_norm else []
-    return nn.Sequential(*norm, *linears[:-1])
+    return nn.Sequential(*norm, *linears[:-1])  # without the last ReLU
 
 
 def modality_of(stream: str) -> str:
@@ -98,7 +162,9 @@ def modality_of(stream: str) -> str:
 
 
 def modalities_of(streams: dict[str, StreamShape]) -> dict[str, int]:
-    """Modality -> width, in the order of the streams. Raises UsageError when streams of one modality differ in width."""
+    """Modality -> width, in the order of the streams. Raises UsageError when streams of one modality differ in
+    width.
+    """
     widths: dict[str, int] = {}
     for name, shape in streams.items():
         if widths.setdefault(shape.modality, shape.width) != shape.width:
@@ -109,10 +175,12 @@ def modalities_of(streams: dict[str, StreamShape]) -> dict[str, int]:
     return widths
 
 
-def routes(streams: dict[str, Any], routing: Routing) -> dict[str, list[str]]:
-    """Which streams are summed for the verb and for the noun. A question goes to its own head unless
-    `routing` is both.
+def routes(streams: Iterable[str], routing: Routing) -> dict[str, list[str]]:
+    """The streams that reach each classifier. A question reaches only its own unless `routing` is both.
+
+    Raises UsageError where a classifier gets none.
     """
+    streams = list(streams)
     found = {}
     for target, other in (("verb", "noun"), ("noun", "verb")):
         skip = f"{other}_question" if routing == "per_question" else None
@@ -123,15 +191,16 @@ def routes(streams: dict[str, Any], routing: Routing) -> dict[str, list[str]]:
 
 
 def check_stream_name(name: str) -> None:
-    """Any name makes a stream, but a near miss of a known one is refused: it would be routed wrongly without
-    a word.
+    """Raises UsageError for a name that is no identifier, and for a near miss of a known one: any other name
+    makes a stream, so a misspelt question would silently be routed like video.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
         raise UsageError(f"a stream's name is made of letters, digits and _, not {name!r}")
     near = [known for known in KNOWN_STREAMS if name != known and edit_distance(name, known) <= 2]
     if near and name not in KNOWN_STREAMS:
         raise UsageError(
-            f"there is no stream `{name}`{did_you_mean(name, near)} A stream of your own needs a name further off."
+            f"there is no stream `{name}`{did_you_mean(name, near)} "
+            "Give a stream of your own a name that is less similar."
         )
 
 
@@ -145,11 +214,6 @@ def check_streams(streams: Streams, shapes: dict[str, StreamShape]) -> None:
                 f"stream {name}: expected (B, L, {shapes[name].width}) and (B,), "
                 f"got {tuple(tokens.shape)} and {tuple(lengths.shape)}"
             )
-
-
-def count_params(head: nn.Module, heads: bool) -> int:
-    skipped = set() if heads else {*head.verb_head.parameters(), *head.noun_head.parameters()}
-    return sum(p.numel() for p in head.parameters() if p.requires_grad and p not in skipped)
 
 
 def masked_mean(tokens: Tensor, lengths: Tensor) -> Tensor:

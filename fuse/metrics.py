@@ -43,8 +43,8 @@ def evaluate(
     """
     verb_labels, noun_labels = np.asarray(verb_labels), np.asarray(noun_labels)
     rows = len(verb_labels)
-    for name, scores, labels in (("verb", verb_scores, verb_labels), ("noun", noun_scores, noun_labels)):
-        _check(name, scores, labels, rows)
+    _check("verb", verb_scores, verb_labels, rows)
+    _check("noun", noun_scores, noun_labels, rows)
     verb_rank, noun_rank = _rank(verb_scores, verb_labels), _rank(noun_scores, noun_labels)
     if action_scores is None:
         action_rank = _product_rank(

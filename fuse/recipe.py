@@ -4,14 +4,13 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
-from torch import nn
 
 from mambavl.configs import Config, did_you_mean
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.data import DataConfig, FeatureData, StreamSource
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
-from mambavl.fuse.head import StreamShape, check_stream_name
+from mambavl.fuse.head import Head, HeadConfig, StreamShape, check_stream_name
 
 
 class TrainConfig(Config):
@@ -19,45 +18,47 @@ class TrainConfig(Config):
     configs/fuse/paper.toml.
     """
 
-    epochs: int = Field(default=30, ge=1)
-    # over all processes; the paper does not say whether its 128 is per GPU
+    epochs: int = Field(default=30, ge=1)  # passes over the training rows
+    # rows of an update, over all processes together; the paper does not say whether its 128 is per GPU
     batch_size: int = Field(default=128, ge=1)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(default=1e-3, gt=0)  # peak, of everything but the SSM
-    lr_ssm: float = Field(default=3e-3, gt=0)  # peak of the SSM, A included
-    # where the warm-up begins, for `lr`; lr_ssm keeps its ratio to lr
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: with Nesterov momentum
+    lr: float = Field(default=1e-3, gt=0)  # peak learning rate of everything but the SSM
+    lr_ssm: float = Field(default=3e-3, gt=0)  # peak learning rate of the SSM, A included
+    # learning rate at which the warm-up begins, on the scale of `lr`; lr_ssm keeps its ratio to lr throughout
     lr_start: float = Field(default=1e-6, ge=0)
-    # where the cosine ends (the paper prints its peak again, a misprint)
+    # learning rate at which the cosine ends, on the scale of `lr` (the paper prints its peak again, a misprint)
     lr_end: float = Field(default=1e-5, ge=0)
-    warmup_epochs: float = Field(default=2.0, ge=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)  # sgd only
-    weight_decay: float = Field(default=0.05, ge=0)
-    decay_all: bool = False  # also A_log, D, biases and norms, as the release does
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    clip_norm: float = Field(default=1.0, ge=0)  # 0: no clipping
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    # auto: bf16 autocast on a GPU; the scan's state is float32 always
+    warmup_epochs: float = Field(default=2.0, ge=0)  # epochs of linear warm-up; half a cosine follows
+    momentum: float = Field(default=0.9, ge=0, lt=1)  # of sgd; adamw has its own
+    weight_decay: float = Field(default=0.05, ge=0)  # of matrices; biases, norms, A_log and D do not decay
+    decay_all: bool = False  # decay A_log, D, biases and norms as well, as the released code does
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)  # share of each label spread over all classes
+    clip_norm: float = Field(default=1.0, ge=0)  # largest norm of all gradients together; 0: no clipping
+    seed: int = Field(default=0, ge=0, lt=2**63)  # of initial weights, order of rows, views and dropout
+    # of matrix products. auto: bf16 on a GPU that has it, else fp32; the scan's state is float32 always
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    eval_every: int = Field(default=1, ge=1)  # epochs
-    checkpoint_every: int = Field(default=1, ge=1)  # epochs
+    eval_every: int = Field(default=1, ge=1)  # epochs between two scorings while training
+    checkpoint_every: int = Field(default=1, ge=1)  # epochs between two checkpoints
 
 
 class Recipe(Config):
-    """All of a run."""
+    """All that decides a run."""
 
-    title: str = ""
-    # shown beside what is measured
+    title: str = ""  # name of the run in tables and reports; empty: the name of its folder
+    # published top-1 of verb, noun and action in percent, shown next to what is measured
     published: dict[Literal["verb", "noun", "action"], float] = Field(default={})
-    head: Literal["mambavl", "mlp", "transformer"] = "mambavl"
-    streams: dict[str, StreamSource]
-    # absent: all of [streams]; a grid over it gives video-only and text-only controls
+    head: Literal["mambavl", "mlp", "transformer"] = (
+        "mambavl"  # has its settings in [fusion], [mlp], [transformer]
+    )
+    streams: dict[str, StreamSource]  # name of a stream -> where its features are
+    # names of the streams to use; absent: all of [streams]. A grid over it gives video-only and text-only controls
     use_streams: list[str] | None = None
-    data: DataConfig = DataConfig()
-    fusion: FusionConfig = FusionConfig()
-    mlp: MLPConfig = MLPConfig()
-    transformer: TransformerConfig = TransformerConfig()
-    train: TrainConfig = TrainConfig()
-    grid: dict[str, Any] = Field(default={})  # for `mambavl sweep`: any keys -> lists of values
+    data: DataConfig = DataConfig()  # which rows are trained on and scored
+    fusion: FusionConfig = FusionConfig()  # settings of head mambavl
+    mlp: MLPConfig = MLPConfig()  # settings of head mlp
+    transformer: TransformerConfig = TransformerConfig()  # settings of head transformer
+    train: TrainConfig = TrainConfig()  # the optimiser and its schedule
+    grid: dict[str, Any] = Field(default={})  # for `mambavl sweep`: keys of this recipe -> lists of values
 
     @field_validator("streams")
     @classmethod
@@ -84,29 +85,31 @@ class Recipe(Config):
         return {n: s for n, s in self.streams.items() if self.use_streams is None or n in self.use_streams}
 
 
-HEADS = {
+HEADS: dict[str, tuple[str, type[Head]]] = {  # `head` of a recipe -> its section, its class
     "mambavl": ("fusion", SSMFusion),
     "mlp": ("mlp", MLPFusion),
     "transformer": ("transformer", TransformerFusion),
 }
 
 
-def build_head(recipe: Recipe, data: FeatureData) -> nn.Module:
-    """The recipe's head, its stream widths and class counts taken from the stores; seeded."""
+def build_head(recipe: Recipe, data: FeatureData) -> Head:
+    """The recipe's head, its stream widths and class counts taken from the stores; seeded.
+
+    Raises as `make_head` does.
+    """
     return make_head(recipe, data.shapes, data.classes.num_verbs, data.classes.num_nouns)
 
 
-def make_head(recipe: Recipe, streams: dict[str, StreamShape], num_verbs: int, num_nouns: int) -> nn.Module:
-    """The recipe's head for streams of these widths, seeded. Raises UsageError where the recipe has other
-    class counts.
+def make_head(recipe: Recipe, streams: dict[str, StreamShape], num_verbs: int, num_nouns: int) -> Head:
+    """The recipe's head for streams of these widths, seeded. Raises UsageError where the recipe names other
+    class counts, and where the head cannot be built for these streams.
     """
     section, head = HEADS[recipe.head]
-    config = getattr(recipe, section)
-    found = {"streams": streams, "num_verbs": num_verbs, "num_nouns": num_nouns}
-    for key in found.keys() & config.model_fields_set:
-        if key != "streams" and getattr(config, key) != found[key]:
-            raise UsageError(
-                f"[{section}] {key} = {getattr(config, key)}, but the stores have {found[key]}; leave it out"
-            )
+    config: HeadConfig = getattr(recipe, section)
+    for key, found in (("num_verbs", num_verbs), ("num_nouns", num_nouns)):
+        wanted = getattr(config, key)
+        if key in config.model_fields_set and wanted != found:
+            raise UsageError(f"[{section}] {key} = {wanted}, but the stores have {found}; leave it out")
     torch.manual_seed(recipe.train.seed)
-    return head(type(config).model_validate({**config.model_dump(), **found}))
+    from_stores = {"streams": streams, "num_verbs": num_verbs, "num_nouns": num_nouns}
+    return head(type(config).model_validate({**config.model_dump(), **from_stores}))

@@ -5,7 +5,8 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
@@ -13,7 +14,10 @@ import numpy as np
 from mambavl.cache.rows import Classes
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.head import KNOWN_STREAMS
-from mambavl.fuse.run import CLASSES, read_result, read_scores
+from mambavl.fuse.run import CLASSES, CURVES, read_result, read_scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TARGETS = ("verb", "noun", "action")
 ACTION = "all_action_top1"
@@ -42,8 +46,11 @@ class Entry:
 
     @property
     def streams(self) -> str:
+        """Their names: the known ones in their usual order, then the user's own."""
         names = self.first["streams"]
-        return ", ".join(sorted(names, key=lambda name: (*KNOWN_STREAMS, name).index(name)))
+        known = [name for name in KNOWN_STREAMS if name in names]
+        own = [name for name in names if name not in KNOWN_STREAMS]
+        return ", ".join(known + own)
 
     @property
     def published(self) -> dict[str, float]:
@@ -166,27 +173,35 @@ def _notes(entries: list[Entry]) -> list[str]:
 
 
 def _sharing(entries: list[Entry]) -> list[str]:
-    """What sharing A was worth, where a run and its control that shares nothing are both here."""
+    """What sharing A was worth, where both a run and its control that shares nothing were named."""
+    controls: dict[str, tuple[Entry, float]] = {}
+    for entry in entries:
+        score = entry.mean(ACTION)
+        if _share(entry) == "none" and score is not None:
+            controls[_apart_from_sharing(entry)] = entry, score
+    notes = []
+    for entry in entries:
+        score = entry.mean(ACTION)
+        if _share(entry) == "A" and score is not None and _apart_from_sharing(entry) in controls:
+            control, score_of_control = controls[_apart_from_sharing(entry)]
+            notes.append(
+                f"Sharing A is worth {score - score_of_control:+.1f} points of action top-1 here: "
+                f"{entry.cell(ACTION)} (“{entry.title}”) against {control.cell(ACTION)} with nothing shared."
+            )
+    return notes
 
-    def apart_from_sharing(entry: Entry) -> str:
-        recipe = entry.first["recipe"]
-        fusion = {key: value for key, value in recipe["fusion"].items() if key != "share"}
-        train = {key: value for key, value in recipe["train"].items() if key != "seed"}
-        return json.dumps({**recipe, "title": "", "fusion": fusion, "train": train}, sort_keys=True)
 
-    heads = [
-        entry for entry in entries if entry.first["head"] == "mambavl" and entry.mean(ACTION) is not None
-    ]
-    controls = {apart_from_sharing(e): e for e in heads if e.first["recipe"]["fusion"]["share"] == "none"}
-    pairs = [
-        (e, controls.get(apart_from_sharing(e))) for e in heads if e.first["recipe"]["fusion"]["share"] == "A"
-    ]
-    return [
-        f"Sharing A is worth {shared.mean(ACTION) - control.mean(ACTION):+.1f} points of action top-1 here: "
-        f"{shared.cell(ACTION)} (“{shared.title}”) against {control.cell(ACTION)} with nothing shared."
-        for shared, control in pairs
-        if control
-    ]
+def _share(entry: Entry) -> str | None:
+    """What MambaVL's head shares between modalities; None for the other heads."""
+    return entry.first["recipe"]["fusion"]["share"] if entry.first["head"] == "mambavl" else None
+
+
+def _apart_from_sharing(entry: Entry) -> str:
+    """The recipe without title, seed and `share`: equal for a run and its control."""
+    recipe = entry.first["recipe"]
+    fusion = {key: value for key, value in recipe["fusion"].items() if key != "share"}
+    train = {key: value for key, value in recipe["train"].items() if key != "seed"}
+    return json.dumps({**recipe, "title": "", "fusion": fusion, "train": train}, sort_keys=True)
 
 
 def _priors(entries: list[Entry]) -> dict[str, dict[str, str]]:
@@ -207,7 +222,7 @@ def _curves(entries: list[Entry]) -> str:
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
     lines, titles = [], []
     for entry in entries:
-        path = entry.runs[0] / "curves.jsonl"
+        path = entry.runs[0] / CURVES
         if not path.exists():
             continue
         try:
@@ -276,7 +291,7 @@ def _class_names(run: Path) -> dict[str, dict[int, str]]:
     return {"verb": classes.verbs, "noun": classes.nouns}
 
 
-def _pyplot():
+def _pyplot() -> ModuleType:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -288,7 +303,7 @@ def _pyplot():
     return plt
 
 
-def _svg(plt, figure) -> str:
+def _svg(plt: ModuleType, figure: "Figure") -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""`mambavl sweep`: a recipe with a [grid] -> one run a point. A point that has its result.json is skipped."""
+"""`mambavl sweep`: a recipe with a [grid] -> one run for each point. A point with a result.json is skipped."""
 
 import itertools
 import json
@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -31,7 +31,7 @@ class Point:
     values: dict[str, Any]
     recipe: Recipe
     run: Path
-    state: str = "waiting"  # waiting, skipped, running, done, failed
+    state: Literal["waiting", "skipped", "running", "done", "failed"] = "waiting"
     epoch: int = 0
     result: dict[str, Any] | None = None
     error: str = ""
@@ -62,7 +62,7 @@ def expand(data: dict[str, Any], out: Path, source: str) -> list[Point]:
             name, chosen, validate(recipe, Recipe, f"{source} [grid {name}]"), out / _folder(name, chosen)
         )
         if points.setdefault(canonical.digest(point.recipe.model_dump(mode="json")), point) is not point:
-            raise UsageError(f"{source} [grid]: {name} stands there twice")
+            raise UsageError(f"{source} [grid]: {name} is listed twice")
     return list(points.values())
 
 
@@ -83,12 +83,12 @@ def sweep(
     for point in points:
         point.state = "skipped" if (point.run / RESULT).exists() else "waiting"
         if point.state == "waiting":
-            data = _data(point.recipe, opened)
             with torch.device("meta"):
-                build_head(point.recipe, data)
+                build_head(point.recipe, _data(point.recipe, opened))
     fsops.make_folder(out)
     for point in points:
-        if point.state == "waiting":
+        is_waiting = point.state == "waiting"
+        if is_waiting:
             point.state = "running"
         on_change(points)
 
@@ -96,10 +96,11 @@ def sweep(
             point.epoch = line["epoch"]
             on_change(points)
 
+        data = _data(point.recipe, opened) if is_waiting else None
         try:
-            data = _data(point.recipe, opened) if point.state == "running" else None
             point.result = train(point.recipe, point.run, data=data, on_epoch=report, should_stop=should_stop)
-            point.state = "skipped" if point.state == "skipped" else "done"
+            if is_waiting:
+                point.state = "done"
         except DataError as error:
             point.state, point.error = "failed", str(error)
         on_change(points)
@@ -132,9 +133,12 @@ def _data(recipe: Recipe, opened: dict[str, FeatureData]) -> FeatureData:
 
 def flatten(grid: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"train": {"lr": [..]}} -> {"train.lr": [..]}."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in grid.items():
-        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        if isinstance(value, dict):
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
     return found
 
 

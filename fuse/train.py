@@ -19,12 +19,13 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from torch import Tensor, nn
+from torch import Tensor
 
 from mambavl.cache import fsops
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse import checkpoint, evaluate
 from mambavl.fuse.data import FeatureData, epoch_batches
+from mambavl.fuse.head import Head
 from mambavl.fuse.recipe import Recipe, TrainConfig, build_head
 from mambavl.fuse.run import (
     CHECKPOINTS,
@@ -240,23 +241,16 @@ def learning_rate(epoch: float, config: TrainConfig) -> float:
     return config.lr_end + (config.lr - config.lr_end) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def build_optimizer(head: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Four groups: the SSM (its mixers, A, D) has its own peak; A_log, D, biases, norms and delta's bias do
-    not decay.
-    """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in head.named_parameters():
-        is_ssm = name.split(".")[0] in ("mixer", "a_log", "d_skip")
-        decays = config.decay_all or (parameter.ndim > 1 and not name.startswith(("a_log", "position")))
-        groups.setdefault((is_ssm, decays), []).append(parameter)
+def build_optimizer(head: Head, config: TrainConfig) -> torch.optim.Optimizer:
+    """One group of parameters for each of the head's `parameter_groups`, with its peak rate and weight decay."""
     described = [
         {
-            "params": parameters,
-            "peak": config.lr_ssm if is_ssm else config.lr,
+            "params": group.parameters,
+            "peak": config.lr_ssm if group.is_ssm else config.lr,
             "lr": 0.0,  # set before every update
-            "weight_decay": config.weight_decay if decays else 0.0,
+            "weight_decay": config.weight_decay if group.decays else 0.0,
         }
-        for (is_ssm, decays), parameters in sorted(groups.items())
+        for group in head.parameter_groups(decay_all=config.decay_all)
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(

@@ -22,7 +22,7 @@ from mambavl.fuse.scan.inputs import MAX_STATES, Options, ScanInputs
 
 __all__ = [
     "BACKENDS",
-    "Stream",
+    "ScanInputs",
     "available_backends",
     "pick",
     "pooled_selective_scan",
@@ -44,8 +44,6 @@ FORMS = {  # axes of each input; G, groups of channels, divides D
     "u": ["BLD"], "delta": ["BLD"], "B": ["BLN", "BLGN", "DN"], "C": ["BLN", "BLGN", "DN"], "D": ["D"], "z": ["BLD"],
     "delta_bias": ["D"], "lengths": ["B"], "initial_state": ["BDN"],
 }  # fmt: skip
-# under autocast these go to its dtype; A, D, delta_bias and states stay wide
-STREAM_DTYPED = ("u", "delta", "B", "C", "z")
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +64,7 @@ def pick(
     """
     device = torch.device(device)
     if backend == "auto":
-        passed_over = []
+        passed_over: list[str] = []
         for name in AUTO_ORDER.get(device.type, ("chunked",)):
             missing, refused = BACKENDS[name].unavailable(), BACKENDS[name].refuses(device, dtype)
             if not missing and not refused:
@@ -110,8 +108,8 @@ def selective_scan(
     zoh: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The scan's output y (B, L, D) in u's dtype; with `return_last_state` also the state (B, D, N) after
-    each row's last step.
+    """The scan's output y (B, L, D) in u's dtype (eq. 3); with `return_last_state` also the state (B, D, N)
+    after each row's last step.
 
     u, delta, z: (B, L, D); A: (D, N); B, C: (B, L, N), (B, L, G, N) or constant (D, N); D, delta_bias: (D,);
     initial_state: (B, D, N). lengths (B,): steps from there on are padding: they leave the state alone and y
@@ -157,8 +155,9 @@ def pooled_selective_scans(
     zoh: bool = False,
     backend: str = "auto",
 ) -> list[Tensor]:
-    """`pooled_selective_scan` of several streams that share A, each (B_s, L_s, ...) of its own; on a GPU in
-    one launch, with one dA."""
+    """`pooled_selective_scan` of several streams that share A, each with shapes (B_s, L_s, ...) of its own; on a
+    GPU in one launch, with one dA.
+    """
     return [mean for mean, _ in _scan(list(streams), A, Options(delta_softplus, zoh, pooled=True), backend)]
 
 
@@ -170,17 +169,18 @@ def _scan(
     device = A.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        streams = [
-            s._replace(**{name: _to(getattr(s, name), dtype) for name in STREAM_DTYPED}) for s in streams
-        ]
+        streams = [_lowered(s, dtype) for s in streams]
     name = pick(backend, A.device, streams[0].u.dtype)
     if name in operator.KERNELS:
         return operator.scan(streams, A, options, name)
     return [BACKENDS[name].scan(s, A, options) for s in streams]
 
 
-def _to(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if x is None or x.dtype == torch.float64 else x.to(dtype)
+def _lowered(s: ScanInputs, dtype: torch.dtype) -> ScanInputs:
+    """What autocast computes with: u, delta, B, C and z in its dtype; A, D, delta_bias and states stay wide."""
+    to = lambda x: x if x.dtype == torch.float64 else x.to(dtype)
+    z = None if s.z is None else to(s.z)
+    return s._replace(u=to(s.u), delta=to(s.delta), B=to(s.B), C=to(s.C), z=z)
 
 
 def _check(streams: list[ScanInputs], A: Tensor) -> None:
@@ -196,23 +196,18 @@ def _check(streams: list[ScanInputs], A: Tensor) -> None:
             raise ValueError(f"u is {tuple(s.u.shape)} and A {tuple(A.shape)}; they are (B, L, D) and (D, N)")
         if s.u.dtype != streams[0].u.dtype:
             raise ValueError(
-                f"u is {s.u.dtype} in one stream and {streams[0].u.dtype} in another; they are scanned together"
+                f"u is {s.u.dtype} in one stream and {streams[0].u.dtype} in another; streams that are scanned "
+                "together have one dtype"
             )
         batch, steps, channels = s.u.shape
         sizes = {"B": batch, "L": steps, "D": channels, "N": A.shape[1]}
         for name, x in zip(ScanInputs._fields, s, strict=True):
             if x is None:
                 continue
-            forms = FORMS[name]
-            if not any(
-                x.ndim == len(form)
-                and all(x.shape[i] == sizes.get(c, x.shape[i]) for i, c in enumerate(form))
-                for form in forms
-            ):
-                allowed = " or ".join(f"({', '.join(form)})" for form in forms)
-                raise ValueError(
-                    f"{name} is {tuple(x.shape)}; it is {allowed}, with {', '.join(f'{k} = {v}' for k, v in sizes.items())}"
-                )
+            if not any(_has_form(x, form, sizes) for form in FORMS[name]):
+                allowed = " or ".join(f"({', '.join(form)})" for form in FORMS[name])
+                known = ", ".join(f"{axis} = {size}" for axis, size in sizes.items())
+                raise ValueError(f"{name} is {tuple(x.shape)}; it is {allowed}, with {known}")
             if x.ndim == 4 and (x.shape[2] < 1 or channels % x.shape[2]):
                 raise ValueError(
                     f"{name} is {tuple(x.shape)}: {channels} channels are not {x.shape[2]} groups of equal size"
@@ -220,11 +215,17 @@ def _check(streams: list[ScanInputs], A: Tensor) -> None:
             if x.device != A.device:
                 raise ValueError(f"{name} is on {x.device} and A on {A.device}")
             if x.is_floating_point() == (name == "lengths") or x.is_complex():
-                raise ValueError(
-                    f"{name} is {x.dtype}; it is {'an integer' if name == 'lengths' else 'a real floating-point'} type"
-                )
+                kind = "an integer" if name == "lengths" else "a real floating-point"
+                raise ValueError(f"{name} is {x.dtype}; it is {kind} type")
     if not A.is_floating_point():
         raise ValueError(f"A is {A.dtype}; it is a real floating-point type")
+
+
+def _has_form(x: Tensor, form: str, sizes: dict[str, int]) -> bool:
+    """Whether x has the axes that `form` names, such as BLD; an axis that is not in `sizes` may have any size."""
+    if x.ndim != len(form):
+        return False
+    return all(x.shape[i] == sizes.get(axis, x.shape[i]) for i, axis in enumerate(form))
 
 
 @cache

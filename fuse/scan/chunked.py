@@ -2,10 +2,11 @@
 little memory.
 
 Only the states of one chunk exist at once, (rows, chunk, D, N) for some rows of the batch, and the state
-before each chunk; never (B, L, D, N). The gradient walks the chunks backwards and computes their states anew.
+before each chunk; never (B, L, D, N). The gradient walks the chunks backwards and computes their states again.
 
-    forward    h_t = e_t h_{t-1} + g_t B_t u_t     e = exp(x), x = delta A, g = delta (or delta phi(x): exact hold)
-    backward   dh_t = dy_t C_t + e_{t+1} dh_{t+1}     dx_t = dh_t e_t h_{t-1}  (+ through phi)     dB_t = dh_t g_t u_t     ...
+    forward    h_t = e_t h_{t-1} + g_t B_t u_t     e = exp(x), x = delta A, g = delta (exact hold: delta phi(x))
+    backward   dh_t = dy_t C_t + e_{t+1} dh_{t+1}
+               dx_t = dh_t e_t h_{t-1}  (+ through phi)     dB_t = dh_t g_t u_t     ...
 """
 
 import math
@@ -24,6 +25,7 @@ from mambavl.fuse.scan.inputs import (
     expand_groups,
     state_dtype,
     sum_groups,
+    zero_outside,
 )
 
 TERMS = 12  # of the series for exact ZOH: beyond float64 at |x| < 1/4
@@ -88,7 +90,7 @@ class _Inputs(NamedTuple):
     a: Tensor  # (G, P, N)
     slope: Tensor | float  # of softplus
     valid: Tensor | None  # (B, L, 1)
-    count: Tensor  # (B, 1): valid steps of each row, at least 1
+    num_valid: Tensor  # (B, 1): valid steps of each row, at least 1
     start: Tensor  # (B, D, N)
     groups: int
 
@@ -96,35 +98,33 @@ class _Inputs(NamedTuple):
 def _inputs(A: Tensor, s: ScanInputs, options: Options) -> _Inputs:
     wide, (batch, length, channels) = state_dtype(s.u.dtype), s.u.shape
     groups = common_groups([s])
-    delta, slope = s.delta.to(wide) if s.delta_bias is None else s.delta.to(wide) + s.delta_bias.to(wide), 1.0
+    delta = s.delta.to(wide)
+    if s.delta_bias is not None:
+        delta = delta + s.delta_bias.to(wide)
+    slope: Tensor | float = 1.0
     if options.softplus:
         delta, slope = F.softplus(delta), torch.sigmoid(delta)
-    u, B, C, z = (None if x is None else x.to(wide) for x in (s.u, s.B, s.C, s.z))
+    u, B, C = (x.to(wide) for x in (s.u, s.B, s.C))
+    z, D = (None if x is None else x.to(wide) for x in (s.z, s.D))
     B, C = (x if x.ndim == 2 else expand_groups(x, groups) for x in (B, C))
-    valid, count = None, torch.full((batch, 1), max(1, length), dtype=wide, device=u.device)
+    valid, num_valid = None, torch.full((batch, 1), max(1, length), dtype=wide, device=u.device)
     if s.lengths is not None:
         valid = (torch.arange(length, device=u.device) < s.lengths[:, None])[..., None]
-        count = s.lengths.to(count).clamp(1, max(1, length))[:, None]
-        # `where`, not `*`, stops a NaN that stands there
-        u, delta, B, C, z = (
-            x if x is None or x.ndim == 2 else torch.where(valid if x.ndim == 3 else valid[..., None], x, 0.0)
-            for x in (u, delta, B, C, z)
-        )
+        num_valid = s.lengths.to(num_valid).clamp(1, max(1, length))[:, None]
+        u, delta, B, C = (zero_outside(valid, x) for x in (u, delta, B, C))
+        z = None if z is None else zero_outside(valid, z)
     start = u.new_zeros(batch, channels, A.shape[1]) if s.initial_state is None else s.initial_state.to(wide)
-    D = None if s.D is None else s.D.to(wide)
-    return _Inputs(
-        u, delta, B, C, z, D, A.to(wide).unflatten(0, (groups, -1)), slope, valid, count, start, groups
-    )
+    a = A.to(wide).unflatten(0, (groups, -1))
+    return _Inputs(u, delta, B, C, z, D, a, slope, valid, num_valid, start, groups)
 
 
 def _forward(A: Tensor, stream: ScanInputs, options: Options, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     x = _inputs(A, stream, options)
     batch, length, channels = x.u.shape
-    y = (
-        x.u.new_zeros(batch, channels)
-        if options.pooled
-        else torch.empty_like(x.u, memory_format=torch.contiguous_format)
-    )
+    if options.pooled:
+        y = x.u.new_zeros(batch, channels)
+    else:
+        y = torch.empty_like(x.u, memory_format=torch.contiguous_format)
     last = torch.empty_like(x.start)
     notes = x.u.new_empty(batch, -(-length // CHUNK) if keep else 0, A.shape[1], channels)
     for rows in _rows(batch, length, A):
@@ -142,7 +142,7 @@ def _forward(A: Tensor, stream: ScanInputs, options: Options, keep: bool) -> tup
             else:
                 y[rows, chunk.steps] = out
         last[rows] = state.flatten(1, 2)
-    return (y / x.count if options.pooled else y).to(stream.u.dtype), last.mT.contiguous(), notes
+    return (y / x.num_valid if options.pooled else y).to(stream.u.dtype), last.mT.contiguous(), notes
 
 
 def _backward(
@@ -150,7 +150,7 @@ def _backward(
 ) -> tuple[Tensor, ScanInputs]:
     """(dA, the stream's gradients)"""
     x = _inputs(A, stream, options)
-    dy = dy.to(x.u.dtype) / (x.count if options.pooled else 1.0)
+    dy = dy.to(x.u.dtype) / (x.num_valid if options.pooled else 1.0)
     du, ddelta, dA, dB, dC = (torch.zeros_like(value) for value in (x.u, x.delta, x.a, x.B, x.C))
     dD, dz = (None if value is None else torch.zeros_like(value) for value in (x.D, x.z))
     dstart = torch.zeros_like(x.start)
@@ -163,7 +163,7 @@ def _backward(
             grad = _upstream(dy, chunk, options.pooled)
             if x.valid is not None:
                 grad = torch.where(x.valid[rows, chunk.steps][..., None], grad, 0.0)
-            if dz is not None:
+            if dz is not None and chunk.z is not None:
                 gate = torch.sigmoid(chunk.z)
                 dz[rows, chunk.steps] = (
                     grad * _read(states, chunk, x.D) * gate * (1 + chunk.z * (1 - gate))
@@ -212,8 +212,8 @@ def _rows(batch: int, length: int, A: Tensor) -> Iterator[slice]:
 
 
 def _chunks(x: _Inputs, rows: slice) -> Iterator[_Chunk]:
-    def grouped(value: Tensor | None, steps: slice) -> Tensor | None:
-        return None if value is None else value[rows, steps].unflatten(2, (x.groups, -1))
+    def grouped(value: Tensor, steps: slice) -> Tensor:
+        return value[rows, steps].unflatten(2, (x.groups, -1))
 
     def coefficients(value: Tensor, steps: slice) -> Tensor:
         return value.unflatten(0, (x.groups, -1)) if value.ndim == 2 else value[rows, steps].unsqueeze(3)
@@ -221,13 +221,15 @@ def _chunks(x: _Inputs, rows: slice) -> Iterator[_Chunk]:
     length = x.u.shape[1]
     for first in range(0, length, CHUNK):
         steps = slice(first, min(first + CHUNK, length))
-        own = (
+        yield _Chunk(
+            rows,
+            steps,
             grouped(x.u, steps),
             grouped(x.delta, steps),
             coefficients(x.B, steps),
             coefficients(x.C, steps),
+            None if x.z is None else grouped(x.z, steps),
         )
-        yield _Chunk(rows, steps, *own, grouped(x.z, steps))
 
 
 def _states(chunk: _Chunk, a: Tensor, h: Tensor, zoh: bool) -> tuple[Tensor, Tensor]:

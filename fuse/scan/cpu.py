@@ -16,11 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from mambavl.cache.native import load
+from mambavl.configs.errors import UsageError
 from mambavl.fuse.scan.inputs import CHUNK, Options, ScanInputs, common_groups, expand_groups, sum_groups
 
 VERSION, NO_MEMORY = 4, 1  # of scan.c
@@ -108,38 +110,49 @@ def _backward(
 ) -> tuple[Tensor, ScanInputs]:
     call = _Inputs(A, s, options)
     parts = call.parts()
-    given = {"dy": _ready(dy, call.dtype), "dlast": _ready(dlast)}
-    made = {
-        "du": torch.empty_like(call.tensors["u"]),
-        "ddelta": torch.empty_like(call.tensors["delta"]),
-        "dz": None if s.z is None else torch.empty_like(call.tensors["z"]),
-        "dinitial": None if s.initial_state is None else torch.empty_like(call.tensors["initial"]),
-    }
-    across = len({part[2:] for part in parts})  # ways in which the channels were cut
-    sums = {
-        "da": call.tensors["a"].new_zeros(len(parts), *call.tensors["a"].shape),
-        "dd": None if s.D is None else call.tensors["a"].new_zeros(len(parts), call.channels),
-        "dbias": None if s.delta_bias is None else call.tensors["a"].new_zeros(len(parts), call.channels),
-    }
-    for name, constant in (("b", call.constant_b), ("c", call.constant_c)):
-        own = call.tensors[name]
-        sums[f"d{name}"] = own.new_zeros(len(parts) if constant else across, *own.shape, dtype=torch.float32)
+    du, ddelta = torch.empty_like(call.u), torch.empty_like(call.delta)
+    dz, dinitial = (None if x is None else torch.empty_like(x) for x in (call.z, call.initial))
+    whole = {
+        "dy": _ready(dy, call.dtype), "dlast": _ready(dlast), "checkpoints": checkpoints,
+        "du": du, "ddelta": ddelta, "dz": dz, "dinitial": dinitial,
+    }  # fmt: skip
+    # what several parts add to has a slice for each of them; the slices are added in their order
+    cuts = len({part[2:] for part in parts})  # ways in which the channels were cut
+    sliced = lambda slices, shape: call.a.new_zeros(slices, *shape)
+    da = sliced(len(parts), call.a.shape)
+    db = sliced(len(parts) if call.constant_b else cuts, call.b.shape)
+    dc = sliced(len(parts) if call.constant_c else cuts, call.c.shape)
+    dd, dbias = (None if x is None else sliced(len(parts), x.shape) for x in (s.D, s.delta_bias))
+    sums = {"da": da, "db": db, "dc": dc, "dd": dd, "dbias": dbias}
     for number, part in enumerate(parts):
         own = {name: None if total is None else total[number % len(total)] for name, total in sums.items()}
-        call.add(part, **given, checkpoints=checkpoints, **made, **own)
+        call.add(part, **whole, **own)
     call.run(backward=True)
-    total = {name: None if value is None else value.sum(0) for name, value in sums.items()}
-    db, dc = sum_groups(total["db"], s.B), sum_groups(total["dc"], s.C)
-    dinitial = None if made["dinitial"] is None else made["dinitial"].mT
-    return total["da"].t(), ScanInputs(
-        made["du"], made["ddelta"], db, dc, total["dd"], made["dz"], total["dbias"], None, dinitial
+    return da.sum(0).t(), ScanInputs(
+        du,
+        ddelta,
+        sum_groups(db.sum(0), s.B),
+        sum_groups(dc.sum(0), s.C),
+        None if dd is None else dd.sum(0),
+        dz,
+        None if dbias is None else dbias.sum(0),
+        None,
+        None if dinitial is None else dinitial.mT,
     )
 
 
 def instructions() -> str:
     """The instruction set that is used here: baseline, avx2 or avx512."""
-    best = _library()[0].mambavl_scan_instructions()
+    best = _loaded().mambavl_scan_instructions()
     return next(name for name, number in INSTRUCTIONS.items() if number == best)
+
+
+def _loaded() -> ctypes.CDLL:
+    """The library. Raises UsageError where it cannot be used; `pick` asks `unavailable` first."""
+    library, reason = _library()
+    if library is None:
+        raise UsageError(f'scan backend "cpu" was asked for, but {reason}')
+    return library
 
 
 @cache
@@ -169,15 +182,17 @@ class _Inputs:
         by_step = [x for x in (s.u, s.delta, s.z, s.B, s.C) if x is not None and x.ndim > 2]
         self.dtype = s.u.dtype if len({x.dtype for x in by_step}) == 1 else torch.float32
         self.flags = {**options._asdict(), "instructions": forced_instructions, "type": TYPES[self.dtype]}
-        b, c = (
+        self.u, self.delta = _ready(s.u, self.dtype), _ready(s.delta, self.dtype)
+        self.z = _ready(s.z, self.dtype)
+        self.a = _ready(A.t())
+        self.b, self.c = (
             _ready(expand_groups(x, self.groups), torch.float32 if x.ndim == 2 else self.dtype)
             for x in (s.B, s.C)
         )
-        self.tensors = {
-            "u": _ready(s.u, self.dtype), "delta": _ready(s.delta, self.dtype), "z": _ready(s.z, self.dtype),
-            "a": _ready(A.t()), "b": b, "c": c,
-            "d": _ready(s.D), "bias": _ready(s.delta_bias),
-            "initial": None if s.initial_state is None else _ready(s.initial_state.mT),
+        self.initial = None if s.initial_state is None else _ready(s.initial_state.mT)
+        self.tensors: dict[str, Tensor | None] = {
+            "u": self.u, "delta": self.delta, "z": self.z, "a": self.a, "b": self.b, "c": self.c,
+            "d": _ready(s.D), "bias": _ready(s.delta_bias), "initial": self.initial,
             "lengths": None if s.lengths is None else s.lengths.to(torch.int64).contiguous(),
         }  # fmt: skip
         self.calls: list[tuple[_Call, tuple[int, ...], dict[str, Tensor | None]]] = []
@@ -202,10 +217,10 @@ class _Inputs:
         self.calls.append((call, part, tensors))
 
     def run(self, backward: bool) -> None:
-        library = _library()[0]
+        library = _loaded()
 
         def one(call: _Call, part: tuple[int, ...], tensors: dict[str, Tensor | None]) -> int:
-            """`tensors` are held until the call is done, also where an interrupt has ended the wait for it."""
+            """`tensors` are kept alive until the call is done, even where an interrupt ended the wait for it."""
             return library.mambavl_scan_run(ctypes.byref(call), backward, part[0], part[1])
 
         if len(self.calls) > 1:
@@ -216,7 +231,7 @@ class _Inputs:
             raise MemoryError("the scan found no memory for its states")
         if any(codes):
             raise RuntimeError(
-                f"this machine lacks the instruction set asked for, number {forced_instructions}"
+                f"this machine lacks instruction set {forced_instructions}, which was asked for"
             )
 
 
@@ -226,7 +241,12 @@ def _cut(count: int, parts: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
+@overload
+def _ready(x: Tensor, dtype: torch.dtype = ...) -> Tensor: ...
+@overload
+def _ready(x: None, dtype: torch.dtype = ...) -> None: ...
 def _ready(x: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor | None:
+    """As scan.c reads it: contiguous, without a gradient."""
     return None if x is None else x.detach().to(dtype).contiguous()
 
 

@@ -1,4 +1,4 @@
-"""What goes into a scan: a stream, the options that hold for all streams of a call, and groups of channels."""
+"""What goes into a scan: the inputs of one stream, options for all streams of a call, groups of channels."""
 
 import math
 from typing import NamedTuple
@@ -6,32 +6,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-CHUNK = 32  # steps between the states that forward keeps for backward, which computes those between anew
+CHUNK = 32  # steps between the states that forward keeps for backward, which computes those between again
 MAX_STATES = 256  # a channel; what the kernels have room for
 
 
 class ScanInputs(NamedTuple):
-    """The inputs of one scan; A is not among them, for streams share it. Shapes:
-    `mambavl.fuse.scan.selective_scan`.
-    """
+    """The inputs of one stream's scan. A is not among them, because streams share it."""
 
-    u: Tensor
-    delta: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor | None = None
-    z: Tensor | None = None
-    delta_bias: Tensor | None = None
-    lengths: Tensor | None = None
-    initial_state: Tensor | None = None
+    u: Tensor  # (B, L, D)
+    delta: Tensor  # (B, L, D)
+    B: Tensor  # (B, L, N), (B, L, G, N) or constant (D, N)
+    C: Tensor  # as B
+    D: Tensor | None = None  # (D,)
+    z: Tensor | None = None  # (B, L, D)
+    delta_bias: Tensor | None = None  # (D,)
+    lengths: Tensor | None = None  # (B,): the steps of each row that are not padding
+    initial_state: Tensor | None = None  # (B, D, N)
 
 
 class Options(NamedTuple):
     """What holds for every stream of a call."""
 
-    softplus: bool = False
-    zoh: bool = False
-    pooled: bool = False
+    softplus: bool = False  # delta is softplus(delta + delta_bias)
+    zoh: bool = False  # exact zero-order hold for B (eq. 2) in place of delta B
+    pooled: bool = False  # the mean of y over each row's steps in place of y
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -45,8 +43,8 @@ def common_groups(streams: list[ScanInputs]) -> int:
 
 
 def expand_groups(x: Tensor, groups: int) -> Tensor:
-    """B or C, (B, L, N) or (B, L, G, N), for `groups` groups: (B, L, groups, N). Constants (D, N) become (N,
-    D).
+    """B or C by step, (B, L, N) or (B, L, G, N), for `groups` groups: (B, L, groups, N). A constant (D, N)
+    becomes (N, D).
     """
     if x.ndim == 2:
         return x.t()
@@ -55,8 +53,18 @@ def expand_groups(x: Tensor, groups: int) -> Tensor:
 
 
 def sum_groups(gradient: Tensor, like: Tensor) -> Tensor:
-    """What `spread` does, backwards: the gradient of `like`."""
+    """The gradient of `like` from that of `expand_groups(like)`."""
     if like.ndim == 2:
         return gradient.t()
     groups = like.shape[2] if like.ndim == 4 else 1
     return gradient.unflatten(2, (groups, -1)).sum(3).view(like.shape)
+
+
+def zero_outside(valid: Tensor, x: Tensor) -> Tensor:
+    """`x` (B, L, ...) with zeros where `valid` (B, L, 1) is false; constants (D, N) as they are.
+
+    `where`, not a product: a NaN in the padding stays out, and out of the gradient.
+    """
+    if x.ndim == 2:
+        return x
+    return torch.where(valid if x.ndim == 3 else valid[..., None], x, 0.0)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mambavl.configs.errors import UsageError
-from mambavl.fuse.scan.inputs import Options, ScanInputs, common_groups, expand_groups
+from mambavl.fuse.scan.inputs import Options, ScanInputs, common_groups, expand_groups, zero_outside
 
 VANISHING = -1e4  # softplus of it is 0 exactly, whatever the bias
 
@@ -44,14 +44,12 @@ def scan(s: ScanInputs, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
         if there:
             raise UsageError(f'scan backend "mamba" knows no {name}; use "auto"')
     selective_scan_fn, reason = _import()
-    if reason:
+    if selective_scan_fn is None:
         raise UsageError(f'scan backend "mamba" was asked for, but {reason}; or use "auto"')
-    batch, length, _ = s.u.shape
+    batch, length, channels = s.u.shape
     dtype = s.u.dtype
     if not batch or not length:  # its kernel cannot be launched on nothing
-        y = torch.zeros_like(
-            s.u[:, 0] if length and options.pooled else s.u.sum(1) if options.pooled else s.u
-        )
+        y = s.u.new_zeros((batch, channels) if options.pooled else s.u.shape)
         return y, s.u.new_zeros(batch, *A.shape, dtype=torch.float32)
     u, delta, B, C, z, bias = s.u, s.delta, s.B, s.C, s.z, s.delta_bias
     valid = None
@@ -60,11 +58,9 @@ def scan(s: ScanInputs, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
         if not options.softplus and bias is not None:
             delta, bias = delta + bias, None
         delta = torch.where(valid, delta, VANISHING if options.softplus else 0.0)
-        u, z = (None if x is None else torch.where(valid, x, 0.0) for x in (u, z))
-        B, C = (
-            x if x.ndim == 2 else torch.where(valid if x.ndim == 3 else valid[..., None], x, 0.0)
-            for x in (B, C)
-        )
+        u = torch.where(valid, u, 0.0)
+        z = None if z is None else torch.where(valid, z, 0.0)
+        B, C = zero_outside(valid, B), zero_outside(valid, C)
     steps_last = lambda x: None if x is None else x.to(dtype).movedim(1, -1).contiguous()
     coefficient = lambda x: x.float() if x.ndim == 2 else steps_last(x)  # (D, N); (B, N, L); (B, G, N, L)
     wide = lambda x: None if x is None else x.float()
@@ -74,9 +70,17 @@ def scan(s: ScanInputs, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     elif B.ndim == 2 and C.ndim == 4 and C.shape[2] > 1:
         raise UsageError('scan backend "mamba" knows no constant B with groups of C; use "auto"')
     y, last = selective_scan_fn(
-        steps_last(u), steps_last(delta), A.float(), coefficient(B), coefficient(C), wide(s.D), steps_last(z), wide(bias),
-        options.softplus, return_last_state=True,
-    )  # fmt: skip
+        steps_last(u),
+        steps_last(delta),
+        A.float(),
+        coefficient(B),
+        coefficient(C),
+        wide(s.D),
+        steps_last(z),
+        wide(bias),
+        options.softplus,
+        return_last_state=True,
+    )
     y = y.movedim(-1, 1)
     if valid is not None:
         y = torch.where(valid, y, 0.0)

@@ -2,10 +2,10 @@
 
 It takes any number of streams that share A, so that a backend can do them in one launch and give one dA. What
 is registered with it holds for all of them: shapes (`torch.compile` keeps a graph whole), gradients, what
-`FlopCounterMode` counts, and `torch.func.vmap`, which lays stacked heads side by side as groups of channels.
+`FlopCounterMode` counts, and `torch.func.vmap`, under which stacked heads become groups of channels.
 
 An operator's lists cannot hold None and still have gradients, so streams travel as one list of the tensors
-that are there, and a list of bits that says which: bit i of a stream's number is field i of Stream.
+that are there, and a list of bits that says which: bit i of a stream's number is field i of ScanInputs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,10 +31,8 @@ def scan(streams: list[ScanInputs], A: Tensor, options: Options, backend: str) -
         found = selective_scan(A, tensors, present, *flags)
     else:
         found = _Scan.apply(A, present, flags, *tensors)
-    return [
-        (y, last.mT)
-        for y, last in zip(found[: len(streams)], found[len(streams) : 2 * len(streams)], strict=True)
-    ]
+    ys, lasts = found[: len(streams)], found[len(streams) : 2 * len(streams)]
+    return [(y, last.mT) for y, last in zip(ys, lasts, strict=True)]
 
 
 @torch.library.custom_op("mambavl::selective_scan", mutates_args=())
@@ -85,16 +83,21 @@ def _named(tensors: Sequence[Any], present: Sequence[int]) -> list[tuple[str, An
 
 def _unpack(tensors: Sequence[Any], present: Sequence[int]) -> list[ScanInputs]:
     left = iter(tensors)
-    return [
-        ScanInputs(*(next(left) if bits >> i & 1 else None for i in range(len(FIELDS)))) for bits in present
-    ]
+    streams = []
+    for bits in present:
+        fields = [next(left) if bits >> i & 1 else None for i in range(len(FIELDS))]
+        streams.append(ScanInputs._make(fields))
+    return streams
 
 
 # --- shapes
 
 
 @selective_scan.register_fake
-def _(A, tensors, present, softplus, zoh, pooled, keep, backend):
+def _(
+    A: Tensor, tensors: Sequence[Tensor], present: Sequence[int], softplus: bool, zoh: bool, pooled: bool, keep: bool,
+    backend: str,
+) -> list[Tensor]:  # fmt: skip
     ys, lasts, checkpoints = [], [], []
     for s in _unpack(tensors, present):
         batch, steps, channels = s.u.shape
@@ -106,7 +109,10 @@ def _(A, tensors, present, softplus, zoh, pooled, keep, backend):
 
 
 @selective_scan_backward.register_fake
-def _(dy, dlast, checkpoints, A, tensors, present, *_):
+def _(
+    dy: Sequence[Tensor], dlast: Sequence[Tensor], checkpoints: Sequence[Tensor], A: Tensor, tensors: Sequence[Tensor],
+    present: Sequence[int], *_: object,
+) -> list[Tensor]:  # fmt: skip
     likes = [A, *(x for name, x in _named(tensors, present) if name != "lengths")]
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in likes]
 
@@ -152,14 +158,16 @@ class _Scan(torch.autograd.Function):
         return da, None, None, *(None if name == "lengths" else next(left) for name in _names(ctx.present))
 
     @staticmethod
-    def vmap(info, in_dims, A, present, options, *tensors):
+    def vmap(
+        info: Any, in_dims: tuple, A: Tensor, present: list[int], options: tuple, *tensors: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         heads, dims, (*flags, keep, backend) = info.batch_size, in_dims[3:], options
         # stacked heads may ask for a gradient where one does not
         options = (*flags, keep or _keeps(A, *tensors), backend)
         if _lengths_differ(dims, present):
             return _one_by_one(_Scan.apply, heads, in_dims, (A, present, options, *tensors))
-        together = [stack_heads("A", A, in_dims[0], heads), *_all_side_by_side(tensors, dims, present, heads)]
-        found = _Scan.apply(together[0], present, options, *together[1:])
+        stacked = _stack_all(tensors, dims, present, heads)
+        found = _Scan.apply(stack_heads("A", A, in_dims[0], heads), present, options, *stacked)
         return tuple(unstack_heads("y", x, heads) for x in found), (0,) * len(found)
 
 
@@ -169,14 +177,9 @@ class _ScanBackward(torch.autograd.Function):
     @staticmethod
     def forward(present: list[int], options: tuple, A: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         n = len(present)
-        dy, dlast, checkpoints, own = (
-            tensors[:n],
-            tensors[n : 2 * n],
-            tensors[2 * n : 3 * n],
-            tensors[3 * n :],
-        )
+        dy, dlast, checkpoints = (list(tensors[i * n : (i + 1) * n]) for i in range(3))
         return tuple(
-            selective_scan_backward(list(dy), list(dlast), list(checkpoints), A, list(own), present, *options)
+            selective_scan_backward(dy, dlast, checkpoints, A, list(tensors[3 * n :]), present, *options)
         )
 
     @staticmethod
@@ -188,29 +191,28 @@ class _ScanBackward(torch.autograd.Function):
         raise RuntimeError('the selective scan has no second derivative but through backend="reference"')
 
     @staticmethod
-    def vmap(info, in_dims, present, options, A, *tensors):
+    def vmap(
+        info: Any, in_dims: tuple, present: list[int], options: tuple, A: Tensor, *tensors: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         heads, outer = info.batch_size, 3 * len(present)
         own, dims = tensors[outer:], in_dims[3 + outer :]
         if _lengths_differ(dims, present):
             return _one_by_one(_ScanBackward.apply, heads, in_dims, (present, options, A, *tensors))
-        states = [
-            stack_heads("y", x, dim, heads) for x, dim in zip(tensors[:outer], in_dims[3:], strict=False)
-        ]
-        together = _all_side_by_side(own, dims, present, heads)
-        found = _ScanBackward.apply(
-            present, options, stack_heads("A", A, in_dims[2], heads), *states, *together
+        outputs = zip(tensors[:outer], in_dims[3 : 3 + outer], strict=True)
+        states = [stack_heads("y", x, dim, heads) for x, dim in outputs]  # dy, dlast and checkpoints
+        stacked = _stack_all(own, dims, present, heads)
+        found = iter(
+            _ScanBackward.apply(present, options, stack_heads("A", A, in_dims[2], heads), *states, *stacked)
         )
-        gradients = [unstack_heads("A", found[0], heads)]
-        axes = (
-            x.ndim - (dim is not None)
-            for x, dim, name in zip(own, dims, _names(present), strict=True)
-            if name != "lengths"
-        )
-        names = (name for name in _names(present) if name != "lengths")
-        for name, dims_of_one, x in zip(names, axes, found[1:], strict=True):
-            x = unstack_heads(name, x, heads)
-            # it had no axis of groups
-            gradients.append(x.squeeze(3) if name in ("B", "C") and dims_of_one == 3 else x)
+        gradients = [unstack_heads("A", next(found), heads)]
+        for name, x, dim in zip(_names(present), own, dims, strict=True):
+            if name == "lengths":  # has no gradient
+                continue
+            gradient = unstack_heads(name, next(found), heads)
+            axes = x.ndim - (dim is not None)  # of one head
+            if name in ("B", "C") and axes == 3:  # (B, L, N): it has no axis of groups
+                gradient = gradient.squeeze(3)
+            gradients.append(gradient)
         return tuple(gradients), (0,) * len(gradients)
 
 
@@ -218,8 +220,8 @@ class _ScanBackward(torch.autograd.Function):
 
 
 def stack_heads(name: str, x: Tensor, dim: int | None, heads: int) -> Tensor:
-    """A tensor of `heads` heads, stacked along `dim` (None: all have this one), as that of a head with so
-    many more channels.
+    """The tensors of `heads` heads, stacked along `dim` (None: all have this one), as the tensor of one head
+    that has all their channels.
     """
     x = x.expand(heads, *x.shape) if dim is None else x.movedim(dim, 0)
     if name in ("B", "C") and x.ndim > 3:  # (K, B, L, N) or (K, B, L, G, N): groups of their own
@@ -243,7 +245,9 @@ def unstack_heads(name: str, x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).movedim(-2, 0)
 
 
-def _all_side_by_side(tensors: list[Tensor], dims: list, present: list[int], heads: int) -> list[Tensor]:
+def _stack_all(
+    tensors: Sequence[Tensor], dims: Sequence[int | None], present: list[int], heads: int
+) -> list[Tensor]:
     named = zip(_names(present), tensors, dims, strict=True)
     return [x if name == "lengths" else stack_heads(name, x, dim, heads) for name, x, dim in named]
 
@@ -252,16 +256,16 @@ def _one_by_one(
     function: Callable, heads: int, in_dims: tuple, arguments: tuple
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Lengths that differ by head cannot share rows: a call for each."""
-    of = lambda x, dim, head: x.select(dim, head) if isinstance(dim, int) else x
-    found = [
-        function(*(of(x, dim, head) for x, dim in zip(arguments, in_dims, strict=True)))
-        for head in range(heads)
-    ]
+    found = []
+    for head in range(heads):
+        pairs = zip(arguments, in_dims, strict=True)
+        own = [x.select(dim, head) if isinstance(dim, int) else x for x, dim in pairs]
+        found.append(function(*own))
     stacked = tuple(torch.stack(column) for column in zip(*found, strict=True))
     return stacked, (0,) * len(stacked)
 
 
-def _lengths_differ(dims: list, present: list[int]) -> bool:
+def _lengths_differ(dims: Sequence[int | None], present: list[int]) -> bool:
     return any(name == "lengths" and dim is not None for name, dim in zip(_names(present), dims, strict=True))
 
 
@@ -269,8 +273,10 @@ def _lengths_differ(dims: list, present: list[int]) -> bool:
 
 
 @register_flop_formula(torch.ops.mambavl.selective_scan)
-def forward_operations(A, tensors, present, *_, **__) -> int:
-    """A state and step: delta A, exp, e h, gain B, their sum, h C and its sum, 7. A channel and step: delta
+def forward_operations(
+    A: torch.Size, tensors: Sequence[torch.Size], present: Sequence[int], *_: object, **__: object
+) -> int:
+    """Of tensors of these shapes. A state and step: delta A, exp, e h, gain B, their sum, h C and its sum, 7. A channel and step: delta
     u, 1; D u and its sum, 2; z sigmoid(z) and its product, 5."""
     total = 0
     for s in _unpack(tensors, present):
@@ -280,8 +286,17 @@ def forward_operations(A, tensors, present, *_, **__) -> int:
 
 
 @register_flop_formula(torch.ops.mambavl.selective_scan_backward)
-def backward_operations(dy, dlast, checkpoints, A, tensors, present, *_, **__) -> int:
-    """A state and step: the state anew, 5; dh 2, its way back 1, dx 1, and sums for dA, d delta, du, dB, dC,
+def backward_operations(
+    dy: Sequence[torch.Size],
+    dlast: Sequence[torch.Size],
+    checkpoints: Sequence[torch.Size],
+    A: torch.Size,
+    tensors: Sequence[torch.Size],
+    present: Sequence[int],
+    *_: object,
+    **__: object,
+) -> int:
+    """Of tensors of these shapes. A state and step: the state again, 5; dh 2, its way back 1, dx 1, and sums for dA, d delta, du, dB, dC,
     2 each, 14. A channel and step: du and d delta, 5; for D 4; for z, which needs y again, 2 N + 12."""
     total = 0
     for s in _unpack(tensors, present):

@@ -1,5 +1,5 @@
-"""The readable selective scan: the recurrence as it is written, a step at a time. Slow, exact, anywhere; it
-judges the others.
+"""The readable selective scan: the recurrence as it is written, a step at a time. Slow, exact, runs anywhere;
+the other backends are tested against it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mambavl.fuse.scan.inputs import Options, ScanInputs, state_dtype
+from mambavl.fuse.scan.inputs import Options, ScanInputs, state_dtype, zero_outside
 
 
 def unavailable() -> str | None:
@@ -30,14 +30,16 @@ def scan(s: ScanInputs, A: Tensor, options: Options) -> tuple[Tensor, Tensor]:
         for h, y in steps:
             state = h
             ys.append(y)
-        return (torch.stack(ys, dim=1).to(s.u.dtype) if ys else torch.zeros_like(s.u)), state
+        y = torch.stack(ys, dim=1).to(s.u.dtype) if ys else torch.zeros_like(s.u)
+        return y, state
     total = torch.zeros_like(state[..., 0])
     for h, y in steps:
         state, total = h, total + y
     length = s.u.shape[1]
-    count = (
-        torch.full_like(total[:, 0], length) if s.lengths is None else s.lengths.to(total).clamp(max=length)
-    )
+    if s.lengths is None:
+        count = torch.full_like(total[:, 0], length)
+    else:
+        count = s.lengths.to(total).clamp(max=length)
     return (total / count.clamp(min=1)[:, None]).to(s.u.dtype), state
 
 
@@ -50,13 +52,14 @@ def _steps(s: ScanInputs, A: Tensor, options: Options) -> Iterator[tuple[Tensor,
     if lengths is not None:
         # Zeros at padding, where a NaN may stand: `where`, not `*`, stops it, and its gradient.
         valid = (torch.arange(length, device=u.device) < lengths[:, None])[..., None]  # (B, L, 1)
-        u, delta, B, C, z = (None if x is None else _zero_outside(valid, x) for x in (u, delta, B, C, z))
+        u, delta, B, C = (zero_outside(valid, x) for x in (u, delta, B, C))
+        z = None if z is None else zero_outside(valid, z)
     if delta_bias is not None:
         delta = delta + delta_bias.to(wide)
     if options.softplus:
         delta = F.softplus(delta)
     if lengths is not None:
-        delta = _zero_outside(valid, delta)  # exp(0 A) = 1 keeps the state and 0 B u adds nothing
+        delta = zero_outside(valid, delta)  # exp(0 A) = 1 keeps the state and 0 B u adds nothing
     h = _start(s, A)
     gates = None if z is None else F.silu(z.to(wide)).unbind(1)
     # unbind, not u[:, t]: the gradient of a slice is a whole tensor of zeros, L times over
@@ -69,9 +72,11 @@ def _steps(s: ScanInputs, A: Tensor, options: Options) -> Iterator[tuple[Tensor,
     )
     for t, (u_t, delta_t, b, c) in enumerate(steps):  # (B, D), (B, D), and b, c ready to meet (B, D, N)
         decay = delta_t[..., None] * A
-        gain = delta_t[..., None] * _phi(decay) if options.zoh else delta_t[..., None]
-        h = torch.exp(decay) * h + gain * b * u_t[..., None]
-        y = (h * c).sum(-1)
+        gain = delta_t[..., None]
+        if options.zoh:
+            gain = gain * _phi(decay)  # eq. 2: Bbar = (delta A)^-1 (exp(delta A) - 1) delta B
+        h = torch.exp(decay) * h + gain * b * u_t[..., None]  # eq. 3: h_t = Abar h_{t-1} + Bbar u_t
+        y = (h * c).sum(-1)  # eq. 3: y_t = C_t h_t
         if D is not None:
             y = y + D.to(wide) * u_t
         if gates is not None:
@@ -94,11 +99,6 @@ def _start(s: ScanInputs, A: Tensor) -> Tensor:
         if s.initial_state is None
         else s.initial_state.to(wide)
     )
-
-
-def _zero_outside(valid: Tensor, x: Tensor) -> Tensor:
-    """`x` (B, L, ...) with zeros where `valid` (B, L, 1) is false; constants (D, N) as they are."""
-    return x if x.ndim == 2 else torch.where(valid if x.ndim == 3 else valid[..., None], x, 0.0)
 
 
 def _by_step(coefficients: Tensor, length: int, channels: int) -> Sequence[Tensor]:

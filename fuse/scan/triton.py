@@ -1,4 +1,4 @@
-"""The selective scan on a GPU through Triton (kernels.py): NVIDIA and AMD, no `nvcc`; all streams in one
+"""The selective scan on a GPU through Triton (triton_kernels.py): NVIDIA and AMD, no `nvcc`; all streams in one
 launch.
 
 Inputs may be float32, bfloat16 or float16; the state is float32. Under TRITON_INTERPRET=1 the same kernels
@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from types import ModuleType
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -31,11 +32,9 @@ def unavailable() -> str | None:
         return "Triton is not installed; it comes with PyTorch's builds for GPUs"
     if _interpreted():
         return None
-    return (
-        _checked(torch.device("cuda", torch.cuda.current_device()))
-        if torch.cuda.is_available()
-        else "there is no GPU"
-    )
+    if not torch.cuda.is_available():
+        return "there is no GPU"
+    return _checked(torch.device("cuda", torch.cuda.current_device()))
 
 
 def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -89,7 +88,7 @@ def backward(
     call = _Call(A, streams, options)
     programs = max(1, min(call.rows, PROGRAMS // call.blocks_in_all))
     notes = -(-max(min(s.u.shape[1], CHUNK) for s in streams) // FINE)
-    scratch = call.A.new_empty(programs * call.blocks_in_all * notes * call.constants["N"] * BLOCK)
+    scratch = call.A.new_empty(programs * call.blocks_in_all * notes * call.padded_states * BLOCK)
     partial = lambda *shape: call.A.new_zeros(programs, *shape)
     da, own = partial(*call.A.shape), []
     for s in call.streams:
@@ -122,11 +121,12 @@ def backward(
 
 
 class _Call:
-    """A call's tensors as kernels.py wants them, and how the work is shared out."""
+    """A call's tensors as triton_kernels.py wants them, and how the work is shared out."""
 
     def __init__(self, A: Tensor, streams: list[ScanInputs], options: Options) -> None:
         channels, states = A.shape
         self.A, self.groups = _ready(A.t().float()), common_groups(streams)
+        self.padded_states = 1 << (states - 1).bit_length()  # Triton's tiles are powers of two
         width = channels // self.groups
         blocks = -(-width // BLOCK)
         self.blocks_in_all, self.rows = self.groups * blocks, sum(s.u.shape[0] for s in streams)
@@ -144,13 +144,13 @@ class _Call:
         self.constants = {
             "SOFTPLUS": options.softplus, "ZOH": options.zoh, "POOLED": options.pooled,
             "CONSTANT_B": tuple(s.B.ndim == 2 for s in streams), "CONSTANT_C": tuple(s.C.ndim == 2 for s in streams),
-            "STREAMS": len(streams), "N": 1 << (states - 1).bit_length(), "BLOCK": BLOCK, "CHUNK": CHUNK,
+            "STREAMS": len(streams), "N": self.padded_states, "BLOCK": BLOCK, "CHUNK": CHUNK,
         }  # fmt: skip
 
 
 def _columns(streams: list[ScanInputs]) -> tuple[tuple[Tensor | None, ...], ...]:
-    """Tensors by name, one entry a stream, in the order of kernels.py: u, delta, B, C, D, z, delta_bias,
-    lengths, h_0.
+    """Tensors by name, one entry for each stream, in the order of triton_kernels.py: u, delta, B, C, D, z,
+    delta_bias, lengths, h_0.
     """
     return tuple(zip(*streams, strict=True))
 
@@ -162,7 +162,12 @@ def _total(partial: Tensor, like: Tensor, groups: int) -> Tensor:
     return sum_groups(partial.sum(0) if like.ndim == 2 else partial.unflatten(2, (groups, -1)).sum(3), like)
 
 
+@overload
+def _ready(x: Tensor) -> Tensor: ...
+@overload
+def _ready(x: None) -> None: ...
 def _ready(x: Tensor | None) -> Tensor | None:
+    """As the kernels read it: contiguous, without a gradient."""
     return None if x is None else x.detach().contiguous()
 
 
@@ -191,43 +196,35 @@ def _checked(device: torch.device) -> str | None:
 
 
 def _wrong(device: torch.device) -> str | None:
-    """A small case of two streams beside `chunked`: what is wrong with it, or None."""
+    """Compares a small case of two streams with `chunked`: what is wrong with it, or None."""
     g = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float32).to(device)
     A, options = -torch.exp(draw(40, 16)), Options(softplus=True)
+    by_channel, by_state = lambda *rows: draw(*rows, 40), lambda *rows: draw(*rows, 16)
+    long, short = (2, 70), (3, 9)  # rows, steps; 70 crosses two borders of chunks
     streams = [
         ScanInputs(
-            draw(2, 70, 40),
-            draw(2, 70, 40),
-            draw(2, 70, 16),
-            draw(2, 70, 16),
-            draw(40),
-            draw(2, 70, 40),
-            draw(40),
+            by_channel(*long), by_channel(*long), by_state(*long), by_state(*long),
+            D=by_channel(), z=by_channel(*long), delta_bias=by_channel(),
         ),
         ScanInputs(
-            draw(3, 9, 40),
-            draw(3, 9, 40),
-            draw(3, 9, 16),
-            draw(3, 9, 16),
+            by_channel(*short), by_channel(*short), by_state(*short), by_state(*short),
             lengths=torch.tensor([9, 0, 5], device=device),
         ),
-    ]
+    ]  # fmt: skip
     dys = [draw(*s.u.shape) for s in streams]
     found = []
     for backend in (forward, backward), (chunked.forward, chunked.backward):
         try:
-            ys, lasts, checkpoints = (
-                list(x) for x in zip(*backend[0](A, streams, options, True), strict=True)
-            )
+            columns = zip(*backend[0](A, streams, options, True), strict=True)
+            ys, lasts, checkpoints = (list(column) for column in columns)
             da, gradients = backend[1](A, streams, options, checkpoints, dys, [None, None])
         # a compiler's, a driver's: whatever it is, it is shown and this backend is not taken
         except Exception as error:
-            return f"Triton failed on {device}: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+            first_line = str(error).strip().splitlines()[0][:200]
+            return f"Triton failed on {device}: {type(error).__name__}: {first_line}"
         found.append([*ys, *lasts, da, *(x for stream in gradients for x in stream if x is not None)])
     worst = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(*found, strict=True))
-    return (
-        None
-        if worst < 1e-4 and math.isfinite(worst)
-        else f"Triton's results on {device} are off by {worst:.1e}"
-    )
+    if worst < 1e-4 and math.isfinite(worst):
+        return None
+    return f"Triton's results on {device} are off by {worst:.1e}"

@@ -11,10 +11,13 @@ between, which stay in registers while it walks back through them. Sums over cha
 (dA, dD, d delta_bias) leave a program as its own partial sum; they are added afterwards in a fixed order, so
 that the same inputs give the same bits.
 
-Tuples hold one entry a stream. Tensors are contiguous and steps come before channels, states before channels:
+Tuples hold one entry for each stream. Tensors are contiguous and steps come before channels, states before channels:
 u, delta, z, y (B, L, D), or y (B, D) if pooled; B, C (B, L, G, N), or constant (N, D); A (N, D); h (B, N, D).
 Absent ones are None.
 """
+
+# Triton reads annotations of a kernel's parameters as types to compile for.
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
 import triton
 import triton.language as tl
@@ -63,8 +66,8 @@ def _place(width, blocks, BLOCK: tl.constexpr):
 
 @triton.jit
 def _first_row(program, programs, before):
-    """Rows of all streams are dealt to the programs like cards; this program's first of the stream with
-    `before` rows ahead.
+    """Rows of all streams go to the programs in turn; this program's first row of the stream that has `before`
+    rows ahead of it.
     """
     return (program + programs - before % programs) % programs
 
@@ -242,7 +245,7 @@ def backward(
                         delta, _ = _delta(deltas[s], at, live, bias, SOFTPLUS)
                         u = tl.load(us[s] + at, mask=live, other=0.0).to(tl.float32)
                         h, _ = _advance(h, a, delta, u, b, ZOH)
-                        hs = hs + (h,)  # noqa: RUF005 Triton knows no (*hs, h)
+                        hs = hs + (h,)  # type: ignore[assignment]  # unrolled  # noqa: RUF005 Triton knows no (*hs, h)
                     for i in tl.static_range(FINE - 1, -1, -1):  # and back
                         t = start + i
                         live, here = inside & (t < stop), (n < states) & (t < stop)

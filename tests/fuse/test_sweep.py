@@ -63,7 +63,7 @@ def test_points_keep_apart_and_are_not_repeated(stores, tmp_path):
     titles = expand({**data, "grid": {"title": ["a/b", "a_b", "x" * 300, "x" * 301]}}, tmp_path, "tiny.toml")
     assert len({point.run for point in titles}) == 4
     assert all(point.run.parent == tmp_path and len(point.run.name) < 130 for point in titles)
-    with pytest.raises(UsageError, match="stands there twice"):
+    with pytest.raises(UsageError, match="is listed twice"):
         expand({**data, "grid": {"train": {"lr": [1e-3, 0.001]}}}, tmp_path, "tiny.toml")
 
 
