@@ -43,7 +43,8 @@ class MLPFusion(Head):
         inputs = {len(names) for names in self.routes.values()}
         if len(inputs) > 1:
             raise UsageError(
-                "the MLP head needs as many streams for the verb as for the noun: give both questions or neither"
+                "the MLP head needs as many streams for the verb as for the noun: "
+                "give both questions or neither"
             )
         width = inputs.pop() * config.d_model
         self.fuser = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.d_model))
@@ -99,13 +100,16 @@ class TransformerFusion(Head):
         return self.position.parameters()
 
     def _embed(self, name: str, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(tokens with the stream's class token first (B, 1 + L, d), which of them count (B, 1 + L))."""
+        """(tokens with the stream's class token first (B, 1 + L, d), which of them count (B, 1 + L)). Raises
+        UsageError for more tokens than there are positions.
+        """
         modality = self.config.streams[name].modality
         if self.config.tokens == "pooled":
             tokens, lengths = masked_mean(tokens, lengths)[:, None], lengths.clamp(max=1)
         if 1 + tokens.shape[1] > self.config.max_positions:
             raise UsageError(
-                f"stream {name}: {tokens.shape[1]} tokens exceed the position table; raise transformer.max_positions"
+                f"stream {name}: {tokens.shape[1]} tokens exceed the position table; "
+                "raise transformer.max_positions"
             )
         x = self.project[modality](tokens)
         x = torch.cat([self.cls_token[modality].expand(len(x), 1, -1), x], dim=1)

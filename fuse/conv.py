@@ -20,7 +20,7 @@ BLOCK = 2**19  # numbers of a few rows, about what a core's cache holds
 
 
 def causal_conv(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """u (B, L, D), weight (D, 1, K), bias (D,) -> (B, L, D), contiguous; before the first step there are zeros."""
+    """u (B, L, D), weight (D, 1, K), bias (D,) -> (B, L, D), contiguous; zeros before the first step."""
     if u.device.type in ("cpu", "meta") and not torch.is_autocast_enabled("cpu"):
         return _Conv.apply(u, weight, bias)
     padded = F.conv1d(u.mT, weight, bias, padding=weight.shape[2] - 1, groups=u.shape[2])

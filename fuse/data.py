@@ -1,4 +1,4 @@
-"""Feature stores -> batches for a head: streams joined by narration_id, labels, splits, and the training prior.
+"""Feature stores -> batches for a head: streams joined by narration_id, labels, splits, the training prior.
 
 The stores' rows are joined once, by name; a batch is then a gather from memory-mapped files. The order of an
 epoch is a pure function of (seed, epoch), so a restart continues it exactly and any number of processes sees
@@ -61,15 +61,16 @@ class DataConfig(Config):
     eval_split: str = "validation"  # name of the split that is scored
     # rows without features that are tolerated; rows with an empty window are not counted
     allow_missing: int = Field(default=0, ge=0)
-    # i/n: leave part i (from 0) of n equal parts of train_split out of training, and score it in place of eval_split
+    # i/n: part i (from 0) of n nearly equal parts of train_split is not trained on, and is scored in place of
+    # eval_split
     hold_out: str | None = None
     hold_out_by: Literal["participant", "video"] = "participant"  # whose rows never lie in two parts
     # train on oracle text in anticipation, where it names the answer: an upper bound, refused without this
     allow_oracle: bool = False
     # where features are kept. mmap: in memory-mapped files; ram: in memory; device: in the GPU's memory
     resident: Literal["mmap", "ram", "device"] = "mmap"
-    # open: sizes and the manifest are checked when a store is opened; read: every checksum too, as it is read;
-    # none: neither
+    # what is checked. open: sizes and the manifest, when a store is opened; read: also every checksum, as it
+    # is read; none: neither
     verify: Literal["open", "read", "none"] = "open"
 
     @field_validator("hold_out")
@@ -211,7 +212,8 @@ class FeatureData:
         if len(set(tasks.values())) > 1:
             listed = ", ".join(f"{name} for {task}" for name, task in sorted(tasks.items()))
             raise DataError(
-                f"the streams were extracted for different tasks ({listed}): one of them sees the action itself"
+                f"the streams were extracted for different tasks ({listed}): "
+                "one of them sees the action itself"
             )
         if "anticipation" not in tasks.values() or self.text_protocol in (
             "predicted",
@@ -222,19 +224,19 @@ class FeatureData:
             return None
         if not config.allow_oracle:
             raise UsageError(
-                f"the features are for anticipation and the text protocol is {self.text_protocol}: such questions may be written "
-                "from the very action that is to be foreseen. Use predicted, generic or none, or measure an upper bound with "
-                "--set data.allow_oracle=true"
+                f"the features are for anticipation and the text protocol is {self.text_protocol}: such "
+                "questions may be written from the very action that is to be foreseen. Use predicted, "
+                "generic or none, or measure an upper bound with --set data.allow_oracle=true"
             )
         return ORACLE_ANTICIPATION
 
     def batch(
         self, rows: np.ndarray, device: torch.device | str | None = None, view: int | np.ndarray = 0
     ) -> Streams:
-        """stream -> (tokens (B, L, D) float32, lengths (B,)) of some rows, in the order given, on `device` (else the data's).
+        """stream -> (tokens (B, L, D) float32, lengths (B,)) of some rows, in the order given.
 
-        view: which of the `views` that were extracted, one for all or one a row; streams of a single view
-        have just that.
+        device: where the batch goes; the data's own if None. view: which of the extracted `views`, one for all
+        rows or one for each; of a stream with a single view it is always that one.
         """
         where = torch.device(device) if device else self.device
         found = {}
@@ -256,7 +258,7 @@ class FeatureData:
         return torch.from_numpy(self.verb[rows]).to(device), torch.from_numpy(self.noun[rows]).to(device)
 
     def log_prior(self) -> tuple[np.ndarray, np.ndarray]:
-        """Log-probabilities (verbs,), (nouns,) of the training labels, float64; one is added to each count."""
+        """Log-probabilities (verbs,), (nouns,) of the training labels, float64; counts are plus 1."""
         counts = (
             np.bincount(self.verb[self.train], minlength=self.classes.num_verbs) + 1.0,
             np.bincount(self.noun[self.train], minlength=self.classes.num_nouns) + 1.0,
@@ -264,7 +266,7 @@ class FeatureData:
         return np.log(counts[0] / counts[0].sum()), np.log(counts[1] / counts[1].sum())
 
     def _hold_out(self, config: DataConfig, held_out: tuple[int, int]) -> None:
-        """Train without part i of n of the training split, and score that part by a head that never saw it."""
+        """Train without part i of n of the training split, and score that part instead."""
         part, parts = held_out
         owners = np.array([getattr(segment, f"{config.hold_out_by}_id") for segment in self.segments])
         part_of = assign_folds(owners[self.evaluation].tolist(), parts)
@@ -277,9 +279,8 @@ class FeatureData:
     def _rows(self, split: str, *, labelled: bool = False, usable_only: bool = False) -> np.ndarray:
         mask = self.split == split
         if not mask.any():
-            raise UsageError(
-                f"no row of the stores belongs to split {split!r}; they hold {', '.join(sorted(set(self.split)))}"
-            )
+            known = ", ".join(sorted(set(self.split)))
+            raise UsageError(f"no row of the stores belongs to split {split!r}; they hold {known}")
         if labelled:
             mask &= (self.verb >= 0) & (self.noun >= 0)
         rows = np.flatnonzero(mask & self.usable if usable_only else mask)
@@ -297,20 +298,22 @@ class FeatureData:
             first = int(np.flatnonzero(failed)[0])
             worst = next(int(s) for s in statuses[:, first] if s not in (OK, EMPTY_WINDOW))
             raise DataError(
-                f"{self.failed} rows have no features (first: {self.segments[first].narration_id}, {STATUS[worst]}); "
-                f"extract them, or accept it with --set data.allow_missing={self.failed}"
+                f"{self.failed} rows have no features (first: {self.segments[first].narration_id}, "
+                f"{STATUS[worst]}); extract them, or accept it with --set data.allow_missing={self.failed}"
             )
 
 
 def assign_folds(owners: list[str], parts: int) -> dict[str, int]:
-    """owner (a participant or a video) -> part, of nearly equal numbers of rows: the largest owner first, to the smallest part.
+    """owner (a participant or a video) -> part, of nearly equal numbers of rows: the owner with the most rows
+    is assigned first, always to the smallest part.
 
     Raises UsageError where there are fewer owners than parts.
     """
     counts = Counter(owners)
     if len(counts) < parts:
         raise UsageError(
-            f"data.hold_out asks for {parts} parts, and there are {len(counts)} to deal out; see data.hold_out_by"
+            f"data.hold_out asks for {parts} parts, and there are {len(counts)} to distribute; "
+            "see data.hold_out_by"
         )
     sizes, part_of = [0] * parts, {}
     for owner in sorted(counts, key=lambda owner: (-counts[owner], owner)):
@@ -345,8 +348,8 @@ def _open(
         faults += canonical.differences(*shapes)
         if faults:
             raise DataError(
-                f"stream {name}: {store.path} and {stores[0].path} were made by different recipes and never mix:\n  "
-                + "\n  ".join(faults[:20])
+                f"stream {name}: {store.path} and {stores[0].path} were made by different recipes "
+                "and never mix:\n  " + "\n  ".join(faults[:20])
             )
     return stores
 

@@ -1,4 +1,4 @@
-"""A head and its stores -> scores per row, every measure, result.json, which names protocol, encoders and stores."""
+"""A head and its stores -> scores of every row, every measure, and the result that names their origin."""
 
 import json
 import math
@@ -69,7 +69,7 @@ def _mean_probability(logits: list[Tensor]) -> np.ndarray:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bfloat16 for matrix products where `precision` is bf16; the scan keeps its state in float32 either way."""
+    """bfloat16 for matrix products where `precision` is bf16; the scan's state stays float32 either way."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -136,8 +136,9 @@ def evaluate_head(
 def evaluate_run(
     run: Path, *, split: str | None = None, streams: dict[str, Path] | None = None
 ) -> dict[str, Any]:
-    """Score a finished run again: another split, or the same features in stores that have moved (`streams`: name -> store).
+    """Score a finished run again: another split, or the same features in stores that have moved.
 
+    streams: name -> store, where a store has moved.
     Writes scores/SPLIT.npz; result.json is written anew for the run's own split only. Raises DataError when
     the stores were not made by the recipe that the head was trained on.
     """

@@ -55,8 +55,8 @@ class FusionConfig(HeadConfig):
     dt_rank: int | None = Field(
         default=None, ge=1
     )  # rank of delta's projection; absent: d_model / 16, rounded up
-    # what modalities share. A: the state matrix, as in the paper; none: nothing; A+D: the skip D too; all: the
-    # whole mixer
+    # what modalities share. A: the state matrix, as in the paper; none: nothing; A+D: also the skip D; all:
+    # also the mixer, which is all but the MLP
     share: Literal["A", "none", "A+D", "all"] = "A"
     zoh: bool = False  # exact zero-order hold for B (eq. 2) in place of Mamba's delta B
     # above 0: questions are padded or cut to so many tokens, and the padding counts (as in the released code)
@@ -107,7 +107,7 @@ class SSMFusion(Head):
             reset_like_release(self)
 
     def fuse(self, streams: Streams) -> dict[str, Tensor]:
-        """Algorithm 1. streams: name -> (tokens (B, L, width), lengths (B,)); {"verb": (B, d), "noun": (B, d)}."""
+        """Algorithm 1: name -> (tokens (B, L, width), lengths (B,)) to {"verb": (B, d), "noun": (B, d)}."""
         scans = {m: self._scan_inputs(m, streams) for m in self.modalities}
         pooled: dict[str, Tensor] = {}  # stream -> (B, d)
         for key, a_log in self.a_log.items():  # one A, unless nothing is shared
@@ -135,7 +135,7 @@ class SSMFusion(Head):
         return self._mixer(modality).scan_inputs(x, lengths, d_skip)  # Conv1d (eq. 5); delta, B, C
 
     def _batched(self, streams: list[tuple[Tensor, Tensor]], modality: str) -> tuple[Tensor, Tensor]:
-        """Streams of one modality in one batch: (streams * B, L, width), right-padded with zeros to the longest."""
+        """Streams of one modality in one batch: (streams * B, L, width), zeros after a shorter one."""
         pad_to = self.config.pad_text_to if modality == "text" else 0
         longest = pad_to or max(1, *(tokens.shape[1] for tokens, _ in streams))
         tokens = torch.cat([_fit_length(tokens, longest) for tokens, _ in streams])
@@ -210,8 +210,8 @@ class Mixer(nn.Module):
         return self.out_proj(mean)
 
     def scan_inputs(self, x: Tensor, lengths: Tensor | None, d_skip: Tensor) -> ScanInputs:
-        """x (B, L, d) -> what the SSM scans, (B, L, D) and (B, L, N): u is eq. 5's Conv1d of it; delta (before
-        its bias and softplus), B and C are linear in u.
+        """x (B, L, d) -> what the SSM scans: u (B, L, D), its Conv1d (eq. 5); delta (before bias and softplus),
+        B and C, all linear in u.
         """
         inner = self.in_proj(x)
         u, z = inner.chunk(2, dim=-1) if self.gated else (inner, None)

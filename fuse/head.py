@@ -1,8 +1,9 @@
 """What every fusion head has: named streams in, verb and noun logits out.
 
-    streams -> project (one MLP a modality, eq. 5) -> fuse (the head's own) -> dropout -> verb and noun classifiers
+    streams -> project (an MLP per modality, eq. 5) -> fuse (each head's own) -> dropout -> two classifiers
 
-A head is a `HeadConfig` with its own settings and a `Head` with its own `fuse`. B batch, L tokens, d = d_model.
+A head is a `HeadConfig` with settings of its own and a `Head` with a `fuse` of its own. B batch, L tokens,
+d = d_model.
 """
 
 import re
@@ -44,7 +45,7 @@ class HeadConfig(Config):
     # layers of the MLP on the features of every other modality, 0 to 3; 0 as for video
     text_mlp_layers: int = Field(default=2, ge=0, le=3)
     input_norm: bool = True  # LayerNorm on the incoming features, before the MLP
-    # per_question: each question reaches its own classifier only; both: each question reaches both classifiers
+    # per_question: each question reaches its own classifier only; both: each reaches both classifiers
     question_routing: Routing = "per_question"
     dropout: float = Field(default=0.3, ge=0.0, lt=1.0)  # probability, right before the classifiers
 
@@ -84,7 +85,7 @@ class Head(nn.Module):
         self.project = nn.ModuleDict(projections)
 
     def add_classifiers(self) -> None:
-        """Dropout and the two classifiers. Called last, so that they come last in weights and initialisation."""
+        """Dropout and the two classifiers. Called last: they come last in the weights and are drawn last."""
         self.dropout = nn.Dropout(self.config.dropout)
         self.verb_head = nn.Linear(self.config.d_model, self.config.num_verbs)
         self.noun_head = nn.Linear(self.config.d_model, self.config.num_nouns)
@@ -136,16 +137,17 @@ class Head(nn.Module):
 
 
 def projection(config: HeadConfig, modality: str, width: int) -> nn.Module:
-    """The MLP of eq. 5: (..., width) -> (..., d_model). Three layers are the release's: the first has no bias.
+    """The MLP of eq. 5: (..., width) -> (..., d_model). With three layers the first has no bias, as released.
 
     Raises UsageError where there is no layer and the width is not d_model.
     """
     layers = config.video_mlp_layers if modality == "video" else config.text_mlp_layers
     d_model = config.d_model
     if layers == 0 and width != d_model:
+        key = "video_mlp_layers" if modality == "video" else "text_mlp_layers"
         raise UsageError(
             f"[fusion] {modality} features have {width} channels and d_model is {d_model}; "
-            f"set fusion.d_model={width}, or {'video' if modality == 'video' else 'text'}_mlp_layers to 1 or more"
+            f"set fusion.d_model={width}, or {key} to 1 or more"
         )
     linears: list[nn.Module] = []
     for i in range(layers):
@@ -162,14 +164,13 @@ def modality_of(stream: str) -> str:
 
 
 def modalities_of(streams: dict[str, StreamShape]) -> dict[str, int]:
-    """Modality -> width, in the order of the streams. Raises UsageError when streams of one modality differ in
-    width.
-    """
+    """Modality -> width, in the order of the streams. Raises UsageError where one modality has two widths."""
     widths: dict[str, int] = {}
     for name, shape in streams.items():
-        if widths.setdefault(shape.modality, shape.width) != shape.width:
+        known = widths.setdefault(shape.modality, shape.width)
+        if known != shape.width:
             raise UsageError(
-                f"stream {name} has {shape.width} channels, another {shape.modality} stream {widths[shape.modality]}; "
+                f"stream {name} has {shape.width} channels, another {shape.modality} stream {known}; "
                 "streams of one modality share their projection, so they need one encoder"
             )
     return widths

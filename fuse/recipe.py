@@ -26,7 +26,7 @@ class TrainConfig(Config):
     lr_ssm: float = Field(default=3e-3, gt=0)  # peak learning rate of the SSM, A included
     # learning rate at which the warm-up begins, on the scale of `lr`; lr_ssm keeps its ratio to lr throughout
     lr_start: float = Field(default=1e-6, ge=0)
-    # learning rate at which the cosine ends, on the scale of `lr` (the paper prints its peak again, a misprint)
+    # learning rate at which the cosine ends, on the scale of `lr` (the paper prints its peak, a misprint)
     lr_end: float = Field(default=1e-5, ge=0)
     warmup_epochs: float = Field(default=2.0, ge=0)  # epochs of linear warm-up; half a cosine follows
     momentum: float = Field(default=0.9, ge=0, lt=1)  # of sgd; adamw has its own
@@ -51,7 +51,8 @@ class Recipe(Config):
         "mambavl"  # has its settings in [fusion], [mlp], [transformer]
     )
     streams: dict[str, StreamSource]  # name of a stream -> where its features are
-    # names of the streams to use; absent: all of [streams]. A grid over it gives video-only and text-only controls
+    # names of the streams to use; absent: all of [streams]. A grid over it gives video-only and text-only
+    # controls
     use_streams: list[str] | None = None
     data: DataConfig = DataConfig()  # which rows are trained on and scored
     fusion: FusionConfig = FusionConfig()  # settings of head mambavl
@@ -74,9 +75,8 @@ class Recipe(Config):
     def _used_streams_exist(self) -> "Recipe":
         for name in self.use_streams or ():
             if name not in self.streams:
-                raise ValueError(
-                    f"use_streams names {name!r}, which is not in [streams]{did_you_mean(name, list(self.streams))}"
-                )
+                hint = did_you_mean(name, list(self.streams))
+                raise ValueError(f"use_streams names {name!r}, which is not in [streams]{hint}")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""Every result.json -> one self-contained page: what was measured beside what was published, and what the text gave away."""
+"""Every result.json -> one self-contained page: what was measured and published, what the text leaks."""
 
 import io
 import json
@@ -140,9 +140,10 @@ def leak_sentences(entries: list[Entry]) -> list[str]:
     said += [_text_alone(entry) for entry in with_oracle if "video" not in entry.first["streams"]]
     if with_oracle:
         said.append(
-            "Oracle questions are written from each row's own labels, validation rows included. Where no label exists, at "
-            "deployment or on a test server, they do not exist either: the rows marked “oracle” are upper bounds for a reader "
-            "who already knows part of the answer, and the honest comparison is against generic text or none."
+            "Oracle questions are written from each row's own labels, validation rows included. Where no "
+            "label exists, at deployment or on a test server, they do not exist either: the rows marked "
+            "“oracle” are upper bounds for a reader who already knows part of the answer, and the honest "
+            "comparison is against generic text or none."
         )
     return said
 
@@ -150,10 +151,10 @@ def leak_sentences(entries: list[Entry]) -> list[str]:
 def _text_alone(entry: Entry) -> str:
     verb, noun, prior = entry.mean("all_verb_top1"), entry.mean("all_noun_top1"), entry.first["prior_metrics"]
     return (
-        f"“{entry.title}” never sees a frame and still names {verb:.1f} % of the verbs and {noun:.1f} % of the nouns; "
-        f"the most frequent class alone gives {prior['all_verb_top1']:.1f} % and {prior['all_noun_top1']:.1f} %. "
-        "The difference is what the oracle questions leak from the labels: the category of the answer and the other "
-        "words of the narration."
+        f"“{entry.title}” never sees a frame and still names {verb:.1f} % of the verbs and {noun:.1f} % of "
+        f"the nouns; the most frequent class alone gives {prior['all_verb_top1']:.1f} % and "
+        f"{prior['all_noun_top1']:.1f} %. The difference is what the oracle questions leak from the labels: "
+        "the category of the answer and the other words of the narration."
     )
 
 
@@ -162,8 +163,10 @@ def _notes(entries: list[Entry]) -> list[str]:
     for entry in entries:
         rows, streams = entry.first["rows"], entry.first["streams"]
         if rows["scored_by_prior"]:
-            counted = f"{rows['scored_by_prior']} of {rows['scored']} rows have no features and got the training prior"
-            notes.append(f"“{entry.title}”: {counted}.")
+            notes.append(
+                f"“{entry.title}”: {rows['scored_by_prior']} of {rows['scored']} rows have no features and "
+                "got the training prior."
+            )
         random = [name for name, stream in streams.items() if stream["encoder"]["state"] == "random"]
         if random:
             notes.append(

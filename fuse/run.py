@@ -45,7 +45,7 @@ CURVES, CHECKPOINTS = "curves.jsonl", "checkpoints"
 
 
 def write_inputs(run: Path, recipe: Recipe, data: FeatureData) -> None:
-    """All that evaluation and the report need of the recipe and the stores, so that a run stands on its own."""
+    """What evaluation and the report need of the recipe and the stores, so that a run stands on its own."""
     prior = {
         target: values.tolist() for target, values in zip(("verb", "noun"), data.log_prior(), strict=True)
     }

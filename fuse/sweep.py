@@ -1,4 +1,4 @@
-"""`mambavl sweep`: a recipe with a [grid] -> one run for each point. A point with a result.json is skipped."""
+"""`mambavl sweep`: a recipe with a [grid] -> a run for each point. A point with a result.json is skipped."""
 
 import itertools
 import json

@@ -162,7 +162,8 @@ class _Trainer:
         if not (math.isfinite(norm) and math.isfinite(value)):
             ids = ", ".join(self.data.segments[row].narration_id for row in rows[:5])
             raise DataError(
-                f"{self.run}: diverged: loss {value}, gradient norm {norm} in epoch {self.epoch + 1}, batch {number + 1} "
+                f"{self.run}: diverged: loss {value}, gradient norm {norm} in epoch {self.epoch + 1}, "
+                f"batch {number + 1} "
                 f"(rows {ids}, ...); lower train.lr and train.lr_ssm"
             )
         self.optimizer.step()
@@ -242,7 +243,7 @@ def learning_rate(epoch: float, config: TrainConfig) -> float:
 
 
 def build_optimizer(head: Head, config: TrainConfig) -> torch.optim.Optimizer:
-    """One group of parameters for each of the head's `parameter_groups`, with its peak rate and weight decay."""
+    """AdamW or SGD over the head's `parameter_groups`, each with its peak rate and weight decay."""
     described = [
         {
             "params": group.parameters,

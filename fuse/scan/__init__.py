@@ -41,8 +41,8 @@ BACKENDS: dict[str, ModuleType] = {
 # the first that is available and takes the tensors
 AUTO_ORDER = {"cuda": ("triton", "chunked"), "cpu": ("cpu", "chunked")}
 FORMS = {  # axes of each input; G, groups of channels, divides D
-    "u": ["BLD"], "delta": ["BLD"], "B": ["BLN", "BLGN", "DN"], "C": ["BLN", "BLGN", "DN"], "D": ["D"], "z": ["BLD"],
-    "delta_bias": ["D"], "lengths": ["B"], "initial_state": ["BDN"],
+    "u": ["BLD"], "delta": ["BLD"], "B": ["BLN", "BLGN", "DN"], "C": ["BLN", "BLGN", "DN"],
+    "D": ["D"], "z": ["BLD"], "delta_bias": ["D"], "lengths": ["B"], "initial_state": ["BDN"],
 }  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -155,8 +155,9 @@ def pooled_selective_scans(
     zoh: bool = False,
     backend: str = "auto",
 ) -> list[Tensor]:
-    """`pooled_selective_scan` of several streams that share A, each with shapes (B_s, L_s, ...) of its own; on a
-    GPU in one launch, with one dA.
+    """`pooled_selective_scan` of several streams that share A, each with its own B and L: (B, D) for each.
+
+    On a GPU in one launch, with one dA.
     """
     return [mean for mean, _ in _scan(list(streams), A, Options(delta_softplus, zoh, pooled=True), backend)]
 
@@ -177,7 +178,7 @@ def _scan(
 
 
 def _lowered(s: ScanInputs, dtype: torch.dtype) -> ScanInputs:
-    """What autocast computes with: u, delta, B, C and z in its dtype; A, D, delta_bias and states stay wide."""
+    """What autocast computes with: u, delta, B, C and z in its dtype; the rest stays wide."""
     to = lambda x: x if x.dtype == torch.float64 else x.to(dtype)
     z = None if s.z is None else to(s.z)
     return s._replace(u=to(s.u), delta=to(s.delta), B=to(s.B), C=to(s.C), z=z)
@@ -196,8 +197,8 @@ def _check(streams: list[ScanInputs], A: Tensor) -> None:
             raise ValueError(f"u is {tuple(s.u.shape)} and A {tuple(A.shape)}; they are (B, L, D) and (D, N)")
         if s.u.dtype != streams[0].u.dtype:
             raise ValueError(
-                f"u is {s.u.dtype} in one stream and {streams[0].u.dtype} in another; streams that are scanned "
-                "together have one dtype"
+                f"u is {s.u.dtype} in one stream and {streams[0].u.dtype} in another; "
+                "streams that are scanned together have one dtype"
             )
         batch, steps, channels = s.u.shape
         sizes = {"B": batch, "L": steps, "D": channels, "N": A.shape[1]}
@@ -209,8 +210,9 @@ def _check(streams: list[ScanInputs], A: Tensor) -> None:
                 known = ", ".join(f"{axis} = {size}" for axis, size in sizes.items())
                 raise ValueError(f"{name} is {tuple(x.shape)}; it is {allowed}, with {known}")
             if x.ndim == 4 and (x.shape[2] < 1 or channels % x.shape[2]):
+                groups = x.shape[2]
                 raise ValueError(
-                    f"{name} is {tuple(x.shape)}: {channels} channels are not {x.shape[2]} groups of equal size"
+                    f"{name} is {tuple(x.shape)}: {channels} channels are not {groups} groups of equal size"
                 )
             if x.device != A.device:
                 raise ValueError(f"{name} is on {x.device} and A on {A.device}")
@@ -222,7 +224,7 @@ def _check(streams: list[ScanInputs], A: Tensor) -> None:
 
 
 def _has_form(x: Tensor, form: str, sizes: dict[str, int]) -> bool:
-    """Whether x has the axes that `form` names, such as BLD; an axis that is not in `sizes` may have any size."""
+    """Whether x has the axes of `form`, such as BLD; an axis that is not in `sizes` may have any size."""
     if x.ndim != len(form):
         return False
     return all(x.shape[i] == sizes.get(axis, x.shape[i]) for i, axis in enumerate(form))

@@ -2,9 +2,9 @@
 little memory.
 
 Only the states of one chunk exist at once, (rows, chunk, D, N) for some rows of the batch, and the state
-before each chunk; never (B, L, D, N). The gradient walks the chunks backwards and computes their states again.
+before each chunk; never (B, L, D, N). The gradient walks the chunks backwards and recomputes their states.
 
-    forward    h_t = e_t h_{t-1} + g_t B_t u_t     e = exp(x), x = delta A, g = delta (exact hold: delta phi(x))
+    forward    h_t = e_t h_{t-1} + g_t B_t u_t     e = exp(x), x = delta A, g = delta, or delta phi(x)
     backward   dh_t = dy_t C_t + e_{t+1} dh_{t+1}
                dx_t = dh_t e_t h_{t-1}  (+ through phi)     dB_t = dh_t g_t u_t     ...
 """

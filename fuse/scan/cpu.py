@@ -220,7 +220,7 @@ class _Inputs:
         library = _loaded()
 
         def one(call: _Call, part: tuple[int, ...], tensors: dict[str, Tensor | None]) -> int:
-            """`tensors` are kept alive until the call is done, even where an interrupt ended the wait for it."""
+            """`tensors` stay alive until the call is done, even where an interrupt ended the wait for it."""
             return library.mambavl_scan_run(ctypes.byref(call), backward, part[0], part[1])
 
         if len(self.calls) > 1:

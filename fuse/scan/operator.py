@@ -37,8 +37,8 @@ def scan(streams: list[ScanInputs], A: Tensor, options: Options, backend: str) -
 
 @torch.library.custom_op("mambavl::selective_scan", mutates_args=())
 def selective_scan(
-    A: Tensor, tensors: Sequence[Tensor], present: Sequence[int], softplus: bool, zoh: bool, pooled: bool, keep: bool,
-    backend: str,
+    A: Tensor, tensors: Sequence[Tensor], present: Sequence[int],
+    softplus: bool, zoh: bool, pooled: bool, keep: bool, backend: str,
 ) -> list[Tensor]:  # fmt: skip
     """All y; all last states (B, N, D); all checkpoints (B, chunks, N, D), the states before each chunk,
     empty unless `keep`.
@@ -49,8 +49,9 @@ def selective_scan(
 
 @torch.library.custom_op("mambavl::selective_scan_backward", mutates_args=())
 def selective_scan_backward(
-    dy: Sequence[Tensor], dlast: Sequence[Tensor], checkpoints: Sequence[Tensor], A: Tensor, tensors: Sequence[Tensor],
-    present: Sequence[int], softplus: bool, zoh: bool, pooled: bool, backend: str,
+    dy: Sequence[Tensor], dlast: Sequence[Tensor], checkpoints: Sequence[Tensor],
+    A: Tensor, tensors: Sequence[Tensor], present: Sequence[int],
+    softplus: bool, zoh: bool, pooled: bool, backend: str,
 ) -> list[Tensor]:  # fmt: skip
     """The gradients of A and of `tensors` but lengths, in their shapes and dtypes. dlast: (B, N, D), or (B,
     0, D) for none.
@@ -95,8 +96,8 @@ def _unpack(tensors: Sequence[Any], present: Sequence[int]) -> list[ScanInputs]:
 
 @selective_scan.register_fake
 def _(
-    A: Tensor, tensors: Sequence[Tensor], present: Sequence[int], softplus: bool, zoh: bool, pooled: bool, keep: bool,
-    backend: str,
+    A: Tensor, tensors: Sequence[Tensor], present: Sequence[int],
+    softplus: bool, zoh: bool, pooled: bool, keep: bool, backend: str,
 ) -> list[Tensor]:  # fmt: skip
     ys, lasts, checkpoints = [], [], []
     for s in _unpack(tensors, present):
@@ -110,8 +111,8 @@ def _(
 
 @selective_scan_backward.register_fake
 def _(
-    dy: Sequence[Tensor], dlast: Sequence[Tensor], checkpoints: Sequence[Tensor], A: Tensor, tensors: Sequence[Tensor],
-    present: Sequence[int], *_: object,
+    dy: Sequence[Tensor], dlast: Sequence[Tensor], checkpoints: Sequence[Tensor],
+    A: Tensor, tensors: Sequence[Tensor], present: Sequence[int], *_: object,
 ) -> list[Tensor]:  # fmt: skip
     likes = [A, *(x for name, x in _named(tensors, present) if name != "lengths")]
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in likes]
@@ -276,8 +277,11 @@ def _lengths_differ(dims: Sequence[int | None], present: list[int]) -> bool:
 def forward_operations(
     A: torch.Size, tensors: Sequence[torch.Size], present: Sequence[int], *_: object, **__: object
 ) -> int:
-    """Of tensors of these shapes. A state and step: delta A, exp, e h, gain B, their sum, h C and its sum, 7. A channel and step: delta
-    u, 1; D u and its sum, 2; z sigmoid(z) and its product, 5."""
+    """Operations of a call on tensors of these shapes.
+
+    A state and step: delta A, exp, e h, gain B, their sum, h C and its sum, 7. A channel and step: delta u,
+    1; D u and its sum, 2; z sigmoid(z) and its product, 5.
+    """
     total = 0
     for s in _unpack(tensors, present):
         batch, steps, channels = s.u
@@ -296,8 +300,11 @@ def backward_operations(
     *_: object,
     **__: object,
 ) -> int:
-    """Of tensors of these shapes. A state and step: the state again, 5; dh 2, its way back 1, dx 1, and sums for dA, d delta, du, dB, dC,
-    2 each, 14. A channel and step: du and d delta, 5; for D 4; for z, which needs y again, 2 N + 12."""
+    """Operations of a call on tensors of these shapes.
+
+    A state and step: the state again, 5; dh 2, its way back 1, dx 1, and sums for dA, d delta, du, dB, dC, 2
+    each, 14. A channel and step: du and d delta, 5; for D 4; for z, which needs y again, 2 N + 12.
+    """
     total = 0
     for s in _unpack(tensors, present):
         batch, steps, channels = s.u

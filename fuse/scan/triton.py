@@ -1,9 +1,9 @@
-"""The selective scan on a GPU through Triton (triton_kernels.py): NVIDIA and AMD, no `nvcc`; all streams in one
-launch.
+"""The selective scan on a GPU through Triton (triton_kernels.py): all streams in one launch, without `nvcc`.
 
-Inputs may be float32, bfloat16 or float16; the state is float32. Under TRITON_INTERPRET=1 the same kernels
-run on a CPU, slowly: that is how they are tested where there is no GPU. On a GPU a small case is computed
-first and compared with `chunked`; where it comes out different this backend says so and is not taken.
+It runs on NVIDIA and AMD. Inputs may be float32, bfloat16 or float16; the state is float32. Under
+TRITON_INTERPRET=1 the same kernels run on a CPU, slowly: that is how they are tested where there is no GPU. On
+a GPU a small case is computed first and compared with `chunked`; where it comes out different this backend says
+so and is not taken.
 """
 
 import importlib.util
@@ -132,7 +132,8 @@ class _Call:
         self.blocks_in_all, self.rows = self.groups * blocks, sum(s.u.shape[0] for s in streams)
         self.streams = [
             ScanInputs(
-                _ready(s.u), _ready(s.delta), _ready(expand_groups(s.B, self.groups)), _ready(expand_groups(s.C, self.groups)),
+                _ready(s.u), _ready(s.delta),
+                _ready(expand_groups(s.B, self.groups)), _ready(expand_groups(s.C, self.groups)),
                 _ready(s.D), _ready(s.z), _ready(s.delta_bias), _ready(s.lengths),
                 None if s.initial_state is None else _ready(s.initial_state.mT.float()),
             )
@@ -143,7 +144,8 @@ class _Call:
         self.sizes = (batches, steps, states, channels, self.groups, width, blocks)
         self.constants = {
             "SOFTPLUS": options.softplus, "ZOH": options.zoh, "POOLED": options.pooled,
-            "CONSTANT_B": tuple(s.B.ndim == 2 for s in streams), "CONSTANT_C": tuple(s.C.ndim == 2 for s in streams),
+            "CONSTANT_B": tuple(s.B.ndim == 2 for s in streams),
+            "CONSTANT_C": tuple(s.C.ndim == 2 for s in streams),
             "STREAMS": len(streams), "N": self.padded_states, "BLOCK": BLOCK, "CHUNK": CHUNK,
         }  # fmt: skip
 

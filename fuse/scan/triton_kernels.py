@@ -1,6 +1,7 @@
 """The selective scan in Triton, forward and backward. triton.py launches it; kernel.h is the same for a CPU.
 
-    h_t = exp(delta_t A) h_{t-1} + gain_t B_t u_t      y_t = (C_t h_t + D u_t) silu(z_t)      gain: delta, or exact ZOH
+    h_t = exp(delta_t A) h_{t-1} + gain_t B_t u_t      gain: delta, or exact ZOH
+    y_t = (C_t h_t + D u_t) silu(z_t)
 
 A program is one warp, a tile of N states by BLOCK neighbouring channels that stays in registers; where sizes
 are multiples of 16 Triton gives a lane 4 channels and a quarter of their states. A program takes rows of
@@ -11,7 +12,7 @@ between, which stay in registers while it walks back through them. Sums over cha
 (dA, dD, d delta_bias) leave a program as its own partial sum; they are added afterwards in a fixed order, so
 that the same inputs give the same bits.
 
-Tuples hold one entry for each stream. Tensors are contiguous and steps come before channels, states before channels:
+Tuples hold one entry for each stream. Tensors are contiguous; steps and states come before channels:
 u, delta, z, y (B, L, D), or y (B, D) if pooled; B, C (B, L, G, N), or constant (N, D); A (N, D); h (B, N, D).
 Absent ones are None.
 """
@@ -34,7 +35,7 @@ def _sigmoid(x):
 
 @triton.jit
 def _softplus(x):
-    """max(x, 0) + log(1 + t), t = exp(-|x|); the logarithm as 2 artanh(t / (2 + t)), exact for small t too."""
+    """max(x, 0) + log(1 + t), t = exp(-|x|); the log as 2 artanh(t / (2 + t)), exact for small t too."""
     t = tl.exp2(-tl.abs(x) * LOG2_E)
     s = t / (t + 2.0)
     q = s * s
@@ -66,8 +67,8 @@ def _place(width, blocks, BLOCK: tl.constexpr):
 
 @triton.jit
 def _first_row(program, programs, before):
-    """Rows of all streams go to the programs in turn; this program's first row of the stream that has `before`
-    rows ahead of it.
+    """Rows of all streams go to the programs in turn; this program's first row of the stream that has
+    `before` rows ahead of it.
     """
     return (program + programs - before % programs) % programs
 
@@ -98,11 +99,13 @@ def _advance(h, a, delta, u, b, ZOH: tl.constexpr):
 
 @triton.jit(do_not_specialize=VARYING[:2])
 def forward(
-    A, us, deltas, bs, cs, ds, zs, biases, lengths, initials, ys, lasts, checkpoints, batches, steps, states, channels, groups,
-    width, blocks, SOFTPLUS: tl.constexpr, ZOH: tl.constexpr, POOLED: tl.constexpr, CONSTANT_B: tl.constexpr,
-    CONSTANT_C: tl.constexpr, STREAMS: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    A, us, deltas, bs, cs, ds, zs, biases, lengths, initials, ys, lasts, checkpoints,
+    batches, steps, states, channels, groups, width, blocks,
+    SOFTPLUS: tl.constexpr, ZOH: tl.constexpr, POOLED: tl.constexpr, CONSTANT_B: tl.constexpr,
+    CONSTANT_C: tl.constexpr, STREAMS: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (programs, groups * blocks). ys come zeroed where lengths are given, for padding is not written."""
+    """Grid (programs, groups * blocks). ys come zeroed where lengths are given: padding is not written."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     group, channel, inside = _place(width, blocks, BLOCK)
     n = tl.arange(0, N)
@@ -164,10 +167,12 @@ def forward(
 
 @triton.jit(do_not_specialize=VARYING)
 def backward(
-    A, us, deltas, bs, cs, ds, zs, biases, lengths, checkpoints, dys, dlasts, scratch, dA, dus, ddeltas, dbs, dcs, dds, dzs,
-    dbiases, dinitials, batches, steps, states, channels, groups, width, blocks, notes, SOFTPLUS: tl.constexpr,
-    ZOH: tl.constexpr, POOLED: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr, STREAMS: tl.constexpr,
-    N: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, FINE: tl.constexpr,
+    A, us, deltas, bs, cs, ds, zs, biases, lengths, checkpoints, dys, dlasts, scratch,
+    dA, dus, ddeltas, dbs, dcs, dds, dzs, dbiases, dinitials,
+    batches, steps, states, channels, groups, width, blocks, notes,
+    SOFTPLUS: tl.constexpr, ZOH: tl.constexpr, POOLED: tl.constexpr, CONSTANT_B: tl.constexpr,
+    CONSTANT_C: tl.constexpr, STREAMS: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr, FINE: tl.constexpr,
 ):  # fmt: skip
     """Grid as forward's. dA (programs, N, D), dds and dbiases (programs, D): partial sums over rows, as are
     dbs and dcs of constants (programs, N, D); else those are (B, L, G * blocks, N), partial over channels.
