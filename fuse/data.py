@@ -235,8 +235,8 @@ class FeatureData:
     ) -> Streams:
         """stream -> (tokens (B, L, D) float32, lengths (B,)) of some rows, in the order given.
 
-        device: where the batch goes; the data's own if None. view: which of the extracted `views`, one for all
-        rows or one for each; of a stream with a single view it is always that one.
+        device: where the batch goes; the data's own if None. view: which of the extracted `views`, one for
+        all rows or one for each; of a stream with a single view it is always that one.
         """
         where = torch.device(device) if device else self.device
         found = {}

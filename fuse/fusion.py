@@ -210,8 +210,8 @@ class Mixer(nn.Module):
         return self.out_proj(mean)
 
     def scan_inputs(self, x: Tensor, lengths: Tensor | None, d_skip: Tensor) -> ScanInputs:
-        """x (B, L, d) -> what the SSM scans: u (B, L, D), its Conv1d (eq. 5); delta (before bias and softplus),
-        B and C, all linear in u.
+        """x (B, L, d) -> what the SSM scans: u (B, L, D), its Conv1d (eq. 5); delta (before bias and
+        softplus), B and C, all linear in u.
         """
         inner = self.in_proj(x)
         u, z = inner.chunk(2, dim=-1) if self.gated else (inner, None)

@@ -1,9 +1,9 @@
 """The selective scan on a GPU through Triton (triton_kernels.py): all streams in one launch, without `nvcc`.
 
 It runs on NVIDIA and AMD. Inputs may be float32, bfloat16 or float16; the state is float32. Under
-TRITON_INTERPRET=1 the same kernels run on a CPU, slowly: that is how they are tested where there is no GPU. On
-a GPU a small case is computed first and compared with `chunked`; where it comes out different this backend says
-so and is not taken.
+TRITON_INTERPRET=1 the same kernels run on a CPU, slowly: that is how they are tested where there is no GPU.
+On a GPU a small case is computed first and compared with `chunked`; where it comes out different this backend
+says so and is not taken.
 """
 
 import importlib.util
