@@ -5,25 +5,20 @@ Seconds are the only unit here. The CSVs' frame columns count the images of the 
 blank. Any data set written in the same columns reads the same way.
 """
 
-import ast
-import csv
-import hashlib
-import io
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from mambavl.cache.rows import Classes, Segment
 from mambavl.configs.errors import DataError, UsageError
+from mambavl.extract.tables import Row, Tables
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 DEFAULT_SPLITS: tuple[Split, ...] = ("train", "validation")
-MAX_PROBLEMS = 50
 
 TIME_COLUMNS = (
     "narration_id",
@@ -38,8 +33,6 @@ TIME_COLUMNS = (
 LABEL_COLUMNS = ("narration", "verb", "verb_class", "noun", "noun_class", "all_nouns", "all_noun_classes")
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # ids become file names: no dots, no separators
-_TIME = re.compile(r"(\d{1,3}):([0-5]\d):([0-5]\d(?:\.\d{1,9})?)")
-_FLAT_LIST = re.compile(r"\[[^\[\]{}()]*\]")
 
 
 @dataclass(frozen=True)
@@ -78,10 +71,10 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class Annotations:
-    """All that stage one needs to know of a data set. `segments` are in canonical order (video, start, id)."""
+    """All that stage one needs to know of a data set."""
 
     folder: Path
-    segments: tuple[Segment, ...]
+    segments: tuple[Segment, ...]  # in canonical order: video, start, id
     verbs: ClassList
     nouns: ClassList
     tail_verbs: frozenset[int]
@@ -119,298 +112,227 @@ def read_annotations(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> 
     """Read the `EPIC_100_*.csv` files of `folder`.
 
     Raises DataError with up to 50 problems, each with file, line, column and value; nothing is returned half
-    read.
+    read. Raises UsageError for a split that does not exist.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(
             f"{folder}: no such folder; --annotations wants the one that holds EPIC_100_train.csv"
         )
-    reader = _Reader(folder)
-    verbs, nouns = reader.class_list("verb"), reader.class_list("noun")
+    tables = Tables(folder)
+    verbs, nouns = _read_classes(tables, "verb"), _read_classes(tables, "noun")
     segments: list[Segment] = []
     for split in splits:
-        segments += reader.segments(split, verbs, nouns)
-    seen: dict[str, str] = {}
-    cooks: dict[str, str] = {}
-    for segment in segments:
-        if cooks.setdefault(segment.video_id, segment.participant_id) != segment.participant_id:
-            reader.problem(
-                f"video {segment.video_id} belongs to {cooks[segment.video_id]} and to {segment.participant_id}"
-            )
-        if segment.narration_id in seen:
-            reader.problem(
-                f"narration_id {segment.narration_id} occurs twice ({seen[segment.narration_id]} and {segment.split}); "
-                "a segment must have one id and one split"
-            )
-        seen[segment.narration_id] = segment.split
-    unseen = [reader.participants(name) for name in _unseen_lists(folder, splits)]
+        segments += _read_segments(tables, split, verbs, nouns)
+    _check_ids(tables, segments)
+    unseen: set[str] = set()
+    for name in _unseen_lists(folder, splits):
+        unseen |= set(_read_participants(tables, name))
     annotations = Annotations(
         folder=folder,
         segments=tuple(sorted(segments, key=canonical_order)),
         verbs=verbs,
         nouns=nouns,
-        tail_verbs=frozenset(reader.id_list("EPIC_100_tail_verbs.csv", "verb", verbs)),
-        tail_nouns=frozenset(reader.id_list("EPIC_100_tail_nouns.csv", "noun", nouns)),
-        unseen_participants=frozenset(participant for found in unseen for participant in found),
-        videos=reader.video_info(),
-        sha256=reader.sha256,
+        tail_verbs=frozenset(_read_class_ids(tables, "EPIC_100_tail_verbs.csv", "verb", verbs)),
+        tail_nouns=frozenset(_read_class_ids(tables, "EPIC_100_tail_nouns.csv", "noun", nouns)),
+        unseen_participants=frozenset(unseen),
+        videos=_read_videos(tables),
+        sha256=tables.sha256,
     )
-    reader.finish()
+    tables.finish()
     return annotations
+
+
+def _check_ids(tables: Tables, segments: list[Segment]) -> None:
+    """A segment has one id and one split, a video one participant."""
+    split_of: dict[str, str] = {}
+    participant_of: dict[str, str] = {}
+    for segment in segments:
+        name, video, participant = segment.narration_id, segment.video_id, segment.participant_id
+        if participant_of.setdefault(video, participant) != participant:
+            tables.problem(f"video {video} belongs to {participant_of[video]} and to {participant}")
+        if name in split_of:
+            tables.problem(
+                f"narration_id {name} occurs twice ({split_of[name]} and {segment.split}); "
+                "a segment must have one id and one split"
+            )
+        split_of[name] = segment.split
 
 
 def _unseen_lists(folder: Path, splits: tuple[str, ...]) -> list[str]:
     """The lists of unseen participants that belong to some splits: validation's, and the test list's where
     there is one.
     """
+    validation = "EPIC_100_unseen_participant_ids_validation.csv"
     test = "EPIC_100_unseen_participant_ids_test.csv"
-    names = (
-        ["EPIC_100_unseen_participant_ids_validation.csv"]
-        if set(splits) != {"test"} or not (folder / test).is_file()
-        else []
+    if "test" not in splits or not (folder / test).is_file():
+        return [validation]
+    return [test] if set(splits) == {"test"} else [validation, test]
+
+
+def _read_classes(tables: Tables, kind: str) -> ClassList:
+    name = f"EPIC_100_{kind}_classes.csv"
+    keys: dict[int, str] = {}
+    instances: dict[int, tuple[str, ...]] = {}
+    categories: dict[int, str] = {}
+    for row in tables.rows(name, ("id", "key", "instances", "category")):
+        class_id, words = row.integer("id", 0, 99_999), row.words("instances")
+        if class_id is None or words is None:
+            continue
+        if class_id in keys:
+            row.problem(f"class {class_id} occurs twice")
+        keys[class_id] = row["key"]
+        instances[class_id] = tuple(words)
+        categories[class_id] = row["category"]
+    tables.finish()
+    if not keys:
+        raise DataError(f"{tables.folder / name}: lists no class")
+    return ClassList(keys, instances, categories)
+
+
+def _read_segments(tables: Tables, split: str, verbs: ClassList, nouns: ClassList) -> list[Segment]:
+    name = _split_file(tables.folder, split)
+    is_labelled = split != "test"
+    segments: list[Segment] = []
+    for row in tables.rows(name, TIME_COLUMNS + (LABEL_COLUMNS if is_labelled else ())):
+        before = len(tables.problems)
+        _check_row_ids(row)
+        times = _times(row)
+        labels = _labels(row, verbs, nouns) if is_labelled else {}
+        if times is None or len(tables.problems) > before:
+            continue
+        segments.append(_segment(row, split, times, labels))
+    if not segments and not tables.problems:
+        raise DataError(f"{tables.folder / name}: has a header and no row")
+    return segments
+
+
+def _split_file(folder: Path, split: str) -> str:
+    if split not in SPLITS:
+        raise UsageError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")
+    published = "EPIC_100_test_timestamps.csv" if split == "test" else f"EPIC_100_{split}.csv"
+    rebuilt = f"EPIC_100_{split}.rebuilt.csv"  # a list rebuilt from public parts, with gaps
+    for name in (published, rebuilt):
+        if (folder / name).is_file():
+            return name
+    raise DataError(f"{folder}: has no {published}, which lists the {split} split")
+
+
+def _segment(row: Row, split: str, times: "_Times", labels: dict[str, Any]) -> Segment:
+    return Segment(
+        narration_id=row["narration_id"],
+        participant_id=row["participant_id"],
+        video_id=row["video_id"],
+        narration_timestamp=row["narration_timestamp"],
+        start=times.start,
+        stop=times.stop,
+        start_frame=times.start_frame,
+        stop_frame=times.stop_frame,
+        split=split,
+        time_from_frames=times.from_frames,
+        **labels,
     )
-    return names + ([test] if "test" in splits and (folder / test).is_file() else [])
 
 
-class _Reader:
-    """Reads the files of one folder, remembers every problem, and reports them together."""
+def _check_row_ids(row: Row) -> None:
+    for column in ("narration_id", "participant_id", "video_id"):
+        _check_id(row, column, row[column])
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.sha256: dict[str, str] = {}
-        self.problems: list[str] = []
 
-    def problem(self, text: str) -> None:
-        self.problems.append(text)
-        if len(self.problems) >= MAX_PROBLEMS:
-            self.problems.append(f"... and perhaps more; stopped after {MAX_PROBLEMS}")
-            self.finish()
+def _check_id(row: Row, column: str, name: str) -> None:
+    if not _ID.fullmatch(name):
+        row.problem(f"{column} {row[column]!r} is not an id (letters, digits, _ and - only)")
 
-    def finish(self) -> None:
-        if self.problems:
-            raise DataError("\n".join(self.problems))
 
-    def rows(self, name: str, required: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-        path = self.folder / name
+class _Times(NamedTuple):
+    """When a segment is: seconds, and images of the released tar."""
+
+    start: float
+    stop: float
+    start_frame: int
+    stop_frame: int
+    from_frames: bool  # the seconds were blank
+
+
+def _times(row: Row) -> _Times | None:
+    start_frame = row.integer("start_frame", 0, 10**9)
+    stop_frame = row.integer("stop_frame", 0, 10**9)
+    from_frames = not row["start_timestamp"].strip() or not row["stop_timestamp"].strip()
+    start: float | None = None
+    stop: float | None = None
+    if not from_frames:
+        start, stop = row.seconds("start_timestamp"), row.seconds("stop_timestamp")
+    elif start_frame is not None and stop_frame is not None:
+        rate = nominal_rate(row["video_id"])
+        start, stop = start_frame / rate, stop_frame / rate
+    if start is not None and stop is not None and stop <= start:
+        row.problem(f"ends at {stop:.2f} s, not after its start at {start:.2f} s")
+    if start is None or stop is None or start_frame is None or stop_frame is None:
+        return None
+    return _Times(start, stop, start_frame, stop_frame, from_frames)
+
+
+def _labels(row: Row, verbs: ClassList, nouns: ClassList) -> dict[str, Any]:
+    """The fields of a Segment that say what is done; of blank words, the classes' own."""
+    verb_class = _known_class(row, "verb_class", verbs)
+    noun_class = _known_class(row, "noun_class", nouns)
+    if verb_class is None or noun_class is None:
+        return {}
+    narration, verb, noun = (row[column].strip() for column in ("narration", "verb", "noun"))
+    is_blank = not (narration and verb and noun)
+    noun = noun or nouns.keys[noun_class]
+    all_nouns = row.words("all_nouns") if row["all_nouns"].strip() else [noun]
+    all_classes = row.numbers("all_noun_classes") if row["all_noun_classes"].strip() else [noun_class]
+    if all_nouns is None or all_classes is None:
+        return {}
+    return {
+        "narration": narration or f"{verbs.words(verb_class)} {nouns.words(noun_class)}",
+        "verb": verb or verbs.keys[verb_class],
+        "noun": noun,
+        "verb_class": verb_class,
+        "noun_class": noun_class,
+        "all_nouns": tuple(all_nouns),
+        "all_noun_classes": tuple(all_classes),
+        "words_from_classes": is_blank,
+    }
+
+
+def _known_class(row: Row, column: str, classes: ClassList) -> int | None:
+    value = row.integer(column, 0, 10**6)
+    if value is not None and value not in classes.keys:
+        row.problem(f"{column} {value} is not in the class file (0 to {classes.size - 1})")
+        return None
+    return value
+
+
+def _read_class_ids(tables: Tables, name: str, column: str, classes: ClassList) -> list[int]:
+    found = [_known_class(row, column, classes) for row in tables.rows(name, (column,))]
+    return [class_id for class_id in found if class_id is not None]
+
+
+def _read_participants(tables: Tables, name: str) -> list[str]:
+    found = []
+    for row in tables.rows(name, ("participant_id",)):
+        participant = row["participant_id"].strip()
+        _check_id(row, "participant_id", participant)
+        found.append(participant)
+    return found
+
+
+def _read_videos(tables: Tables) -> dict[str, VideoInfo]:
+    videos: dict[str, VideoInfo] = {}
+    for row in tables.rows("EPIC_100_video_info.csv", ("video_id", "duration", "fps", "resolution")):
         try:
-            raw = path.read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"{path}: cannot be read ({error.strerror}); EK100's annotation repository has it"
-            ) from None
-        self.sha256[name] = hashlib.sha256(raw).hexdigest()
-        try:
-            text = raw.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-        if "\0" in text:
-            raise DataError(f"{path}: holds a NUL character, so it is no CSV (a damaged download?)")
-        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        try:
-            columns = table.fieldnames
-            if not columns:
-                raise DataError(f"{path}: is empty; expected a header with {', '.join(required)}")
-            twice = sorted({column for column in columns if columns.count(column) > 1})
-            if twice:
-                raise DataError(f"{path}: names the column {', '.join(twice)} twice")
-            missing = [column for column in required if column not in columns]
-            if missing:
-                raise DataError(
-                    f"{path}: has no column {', '.join(missing)}; its columns are {', '.join(columns)}"
-                )
-            for row in table:
-                if None in row:
-                    self.problem(f"{path}:{table.line_num}: has more fields than the header")
-                elif None in row.values():
-                    self.problem(f"{path}:{table.line_num}: has fewer fields than the header")
-                else:
-                    yield table.line_num, row
-        except csv.Error as error:
-            raise DataError(f"{path}:{table.line_num}: is not valid CSV ({error})") from None
-
-    def class_list(self, kind: str) -> ClassList:
-        name = f"EPIC_100_{kind}_classes.csv"
-        keys, instances, categories = {}, {}, {}
-        for line, row in self.rows(name, ("id", "key", "instances", "category")):
-            where = f"{self.folder / name}:{line}"
-            class_id = self.integer(where, row, "id", 0, 99_999)
-            words = self.text_list(where, row, "instances")
-            if class_id is None or words is None:
-                continue
-            if class_id in keys:
-                self.problem(f"{where}: class {class_id} occurs twice")
-            keys[class_id], instances[class_id], categories[class_id] = (
-                row["key"],
-                tuple(words),
-                row["category"],
-            )
-        self.finish()
-        if not keys:
-            raise DataError(f"{self.folder / name}: lists no class")
-        return ClassList(keys, instances, categories)
-
-    def segments(self, split: str, verbs: ClassList, nouns: ClassList) -> list[Segment]:
-        name = self._split_file(split)
-        labelled = split != "test"
-        required = TIME_COLUMNS + (LABEL_COLUMNS if labelled else ())
-        found = [
-            segment
-            for line, row in self.rows(name, required)
-            if (segment := self._segment(f"{self.folder / name}:{line}", row, split, labelled, verbs, nouns))
-        ]
-        if not found and not self.problems:
-            raise DataError(f"{self.folder / name}: has a header and no row")
-        return found
-
-    def _split_file(self, split: str) -> str:
-        if split not in SPLITS:
-            raise UsageError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")
-        names = ["EPIC_100_test_timestamps.csv"] if split == "test" else [f"EPIC_100_{split}.csv"]
-        names.append(f"EPIC_100_{split}.rebuilt.csv")  # a list rebuilt from public parts, with gaps
-        for name in names:
-            if (self.folder / name).is_file():
-                return name
-        raise DataError(f"{self.folder}: has no {names[0]}, which lists the {split} split")
-
-    def _segment(
-        self, where: str, row: dict[str, str], split: str, labelled: bool, verbs: ClassList, nouns: ClassList
-    ) -> Segment | None:
-        before = len(self.problems)
-        for column in ("narration_id", "participant_id", "video_id"):
-            if not _ID.fullmatch(row[column]):
-                self.problem(f"{where}: {column} {row[column]!r} is no id (letters, digits, _ and - only)")
-        start_frame = self.integer(where, row, "start_frame", 0, 10**9)
-        stop_frame = self.integer(where, row, "stop_frame", 0, 10**9)
-        from_frames = not row["start_timestamp"].strip() or not row["stop_timestamp"].strip()
-        if from_frames:
-            rate = nominal_rate(row["video_id"])
-            start = None if start_frame is None else start_frame / rate
-            stop = None if stop_frame is None else stop_frame / rate
-        else:
-            start, stop = (
-                self.seconds(where, row, "start_timestamp"),
-                self.seconds(where, row, "stop_timestamp"),
-            )
-        if start is not None and stop is not None and stop <= start:
-            self.problem(f"{where}: ends at {stop:.2f} s, not after its start at {start:.2f} s")
-        labels = self._labels(where, row, verbs, nouns) if labelled else {}
-        if len(self.problems) > before:
-            return None
-        return Segment(
-            narration_id=row["narration_id"],
-            participant_id=row["participant_id"],
-            video_id=row["video_id"],
-            narration_timestamp=row["narration_timestamp"],
-            start=start,
-            stop=stop,
-            start_frame=start_frame,
-            stop_frame=stop_frame,
-            split=split,
-            time_from_frames=from_frames,
-            **labels,
-        )
-
-    def _labels(self, where: str, row: dict[str, str], verbs: ClassList, nouns: ClassList) -> dict:
-        verb_class = self.known_class(where, row, "verb_class", verbs)
-        noun_class = self.known_class(where, row, "noun_class", nouns)
-        if verb_class is None or noun_class is None:
-            return {}
-        words = {column: row[column].strip() for column in ("narration", "verb", "noun")}
-        blank = not all(words.values())
-        words["verb"] = words["verb"] or verbs.keys[verb_class]
-        words["noun"] = words["noun"] or nouns.keys[noun_class]
-        words["narration"] = words["narration"] or f"{verbs.words(verb_class)} {nouns.words(noun_class)}"
-        all_nouns = self.text_list(where, row, "all_nouns") if row["all_nouns"].strip() else [words["noun"]]
-        all_classes = (
-            self.int_list(where, row, "all_noun_classes") if row["all_noun_classes"].strip() else [noun_class]
-        )
-        if all_nouns is None or all_classes is None:
-            return {}
-        return {
-            **words,
-            "verb_class": verb_class,
-            "noun_class": noun_class,
-            "all_nouns": tuple(all_nouns),
-            "all_noun_classes": tuple(all_classes),
-            "words_from_classes": blank,
-        }
-
-    def known_class(self, where: str, row: dict[str, str], column: str, classes: ClassList) -> int | None:
-        value = self.integer(where, row, column, 0, 10**6)
-        if value is not None and value not in classes.keys:
-            self.problem(f"{where}: {column} {value} is not in the class file (0 to {classes.size - 1})")
-            return None
-        return value
-
-    def id_list(self, name: str, column: str, classes: ClassList) -> list[int]:
-        rows = self.rows(name, (column,))
-        ids = [self.known_class(f"{self.folder / name}:{line}", row, column, classes) for line, row in rows]
-        return [class_id for class_id in ids if class_id is not None]
-
-    def participants(self, name: str) -> list[str]:
-        found = []
-        for line, row in self.rows(name, ("participant_id",)):
-            found.append(row["participant_id"].strip())
-            if not _ID.fullmatch(found[-1]):
-                self.problem(
-                    f"{self.folder / name}:{line}: participant_id {row['participant_id']!r} is no id"
-                )
-        return found
-
-    def video_info(self) -> dict[str, VideoInfo]:
-        name, videos = "EPIC_100_video_info.csv", {}
-        for line, row in self.rows(name, ("video_id", "duration", "fps", "resolution")):
-            where = f"{self.folder / name}:{line}"
-            try:
-                width, height = (int(side) for side in row["resolution"].split("x"))
-                info = VideoInfo(float(row["duration"]), float(row["fps"]), width, height)
-                if not (math.isfinite(info.duration) and math.isfinite(info.fps)):
-                    raise ValueError
-            except ValueError:
-                self.problem(f"{where}: duration, fps or resolution is no number: {row}")
-                continue
-            if not _ID.fullmatch(row["video_id"]):
-                self.problem(
-                    f"{where}: video_id {row['video_id']!r} is no id (letters, digits, _ and - only)"
-                )
-            videos[row["video_id"]] = info
-        return videos
-
-    def integer(self, where: str, row: dict[str, str], column: str, low: int, high: int) -> int | None:
-        text = row[column].strip()
-        if not re.fullmatch(r"\d{1,10}", text) or not low <= int(text) <= high:
-            self.problem(f"{where}: {column} {row[column]!r} is not a whole number from {low} to {high}")
-            return None
-        return int(text)
-
-    def seconds(self, where: str, row: dict[str, str], column: str) -> float | None:
-        match = _TIME.fullmatch(row[column].strip())
-        if not match:
-            self.problem(f"{where}: {column} {row[column]!r} is no time; expected HH:MM:SS.ss")
-            return None
-        hours, minutes, seconds = match.groups()
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-
-    def text_list(self, where: str, row: dict[str, str], column: str) -> list[str] | None:
-        return self._list(where, row, column, str)
-
-    def int_list(self, where: str, row: dict[str, str], column: str) -> list[int] | None:
-        return self._list(where, row, column, int)
-
-    def _list(self, where: str, row: dict[str, str], column: str, kind: type) -> list | None:
-        """A Python list printed as text. Only a flat list of literals gets as far as the literal parser."""
-        text = row[column].strip()
-        try:
-            value = ast.literal_eval(text) if len(text) < 100_000 and _FLAT_LIST.fullmatch(text) else None
-        except (ValueError, SyntaxError):
-            value = None
-        if not isinstance(value, list) or not all(type(item) is kind for item in value):
-            self.problem(
-                f"{where}: {column} {text[:60]!r} is not a list of {'words' if kind is str else 'numbers'}"
-            )
-            return None
-        return value
+            width, height = (int(side) for side in row["resolution"].split("x"))
+            info = VideoInfo(float(row["duration"]), float(row["fps"]), width, height)
+        except ValueError:
+            info = None
+        if info is None or not (math.isfinite(info.duration) and math.isfinite(info.fps)):
+            row.problem(f"duration, fps or resolution is not a number: {row.cells}")
+            continue
+        _check_id(row, "video_id", row["video_id"])
+        videos[row["video_id"]] = info
+    return videos
 
 
 def nominal_rate(video_id: str) -> int:
@@ -418,38 +340,3 @@ def nominal_rate(video_id: str) -> int:
     before it.
     """
     return 50 if len(video_id.rpartition("_")[2]) == 3 else 60
-
-
-def find_video(root: Path, participant_id: str, video_id: str) -> Path | None:
-    """The video's file under `root`, in the first known disk layout that has it; None when none has."""
-    for layout in LAYOUTS:
-        path = layout(root, participant_id, video_id)
-        if path.is_file():
-            return path
-    return None
-
-
-def epic_layout(root: Path, participant_id: str, video_id: str) -> Path:
-    """What EPIC's downloader makes: P01/videos/P01_01.MP4."""
-    return root / participant_id / "videos" / f"{video_id}.MP4"
-
-
-def flat_layout(root: Path, participant_id: str, video_id: str) -> Path:
-    """P01/P01_01.MP4, as LaViLa's users keep their resized copies."""
-    return root / participant_id / f"{video_id}.MP4"
-
-
-LAYOUTS = (epic_layout, flat_layout)
-
-
-def fingerprint(path: Path | None, method: Literal["fast", "full"]) -> list[int | str] | None:
-    """What stands for an input file in a store's spec: its size, and its time of change (fast) or its sha256
-    (full).
-    """
-    if path is None:
-        return None
-    stat = path.stat()
-    if method == "fast":
-        return [stat.st_size, stat.st_mtime_ns]
-    with open(path, "rb") as file:
-        return [stat.st_size, hashlib.file_digest(file, "sha256").hexdigest()]

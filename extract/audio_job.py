@@ -19,12 +19,13 @@ from mambavl.cache.spec import FeatureRecipe, Inputs, SoundRecipe, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import Interrupted
 from mambavl.extract import job
-from mambavl.extract.annotations import Annotations, fingerprint
+from mambavl.extract.annotations import Annotations
 from mambavl.extract.encoders.audio import audio_levels
 from mambavl.extract.job import Progress, ShouldStop, Summary
 from mambavl.extract.options import AudioExtraction
 from mambavl.extract.sound import SEAM, SoundReader
 from mambavl.extract.video import VideoError
+from mambavl.extract.video_files import fingerprint
 
 
 def extract_audio(

@@ -23,8 +23,9 @@ import numpy as np
 
 from mambavl.cache.interchange.arrays import hdf5_node, open_hdf5, readable
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.annotations import fingerprint, nominal_rate
+from mambavl.extract.annotations import nominal_rate
 from mambavl.extract.detections import MAX_BOXES, Corners, Detections, read_detections
+from mambavl.extract.video_files import fingerprint
 
 NUMERICS = 1  # raised by hand whenever the same files come to give other boxes
 HANDS = {"right": 0, "left": 1}  # ids of tracks, and the slots kept for them

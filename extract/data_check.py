@@ -12,8 +12,9 @@ import numpy as np
 
 from mambavl.cache.rows import Segment
 from mambavl.configs.errors import DataError
-from mambavl.extract.annotations import Annotations, find_video, nominal_rate
+from mambavl.extract.annotations import Annotations, nominal_rate
 from mambavl.extract.video import HOLD, PyAVReader, VideoError
+from mambavl.extract.video_files import find_video
 
 DURATION_SLACK = 0.5  # seconds; copies in another container or at another rate differ by less
 SHAPE_SLACK = 0.05  # of width / height; resized copies round to even sides

@@ -21,10 +21,11 @@ from mambavl.cache.shards import Level
 from mambavl.cache.spec import EncoderIdentity
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted, UsageError
-from mambavl.extract.annotations import Annotations, find_video
+from mambavl.extract.annotations import Annotations
 from mambavl.extract.encoders import registry
 from mambavl.extract.encoders.weights import WeightsState
 from mambavl.extract.video import VideoError
+from mambavl.extract.video_files import find_video
 
 NUMERICS = 1  # raised by hand whenever the same settings come to give other features
 

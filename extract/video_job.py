@@ -13,12 +13,13 @@ from mambavl.cache.spec import BoxesRecipe, FeatureRecipe, Inputs, PixelRecipe, 
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract import job
-from mambavl.extract.annotations import Annotations, fingerprint
+from mambavl.extract.annotations import Annotations
 from mambavl.extract.boxes import BoxSource, open_boxes
 from mambavl.extract.clips import ClipEncoder, ClipReader
 from mambavl.extract.encoders.published import table
 from mambavl.extract.job import Progress, ShouldStop, Summary
 from mambavl.extract.options import VideoExtraction
+from mambavl.extract.video_files import fingerprint
 
 
 def extract_video(

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mambavl.demo import toykitchen, toypictures
-from mambavl.extract.annotations import find_video, read_annotations
+from mambavl.extract.annotations import read_annotations
+from mambavl.extract.video_files import find_video
 
 SEGMENTS = 24
 

@@ -7,9 +7,9 @@ from typing import Any
 from PIL import Image
 
 from mambavl.cache.rows import Segment
-from mambavl.extract.annotations import find_video
 from mambavl.extract.sampling import segment_uniform
 from mambavl.extract.video import Decoder, VideoError, open_video
+from mambavl.extract.video_files import find_video
 
 QUALITY = 85
 
