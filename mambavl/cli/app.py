@@ -20,6 +20,7 @@ from mambavl.cli.data import data_app
 from mambavl.cli.encoders import encoders_app
 from mambavl.cli.extract import extract_app
 from mambavl.cli.questions import questions_app
+from mambavl.cli.settings import settings, with_settings
 from mambavl.configs.errors import MambaVLError
 from mambavl.terminal import out
 
@@ -89,7 +90,9 @@ def demo(
     run_demo(folder, quick=quick)
 
 
-for command in (train.train, train.sweep, train.evaluate, train.report):
+app.command(cls=with_settings("train"))(train.train)
+app.command(cls=with_settings("train"))(train.sweep)
+for command in (train.evaluate, train.report, settings):
     app.command()(command)
 for name, group in (
     ("data", data_app),

@@ -13,6 +13,7 @@ from mambavl.cache.interchange.foreign import Format as ImportFormat
 from mambavl.cache.rows import STATUS
 from mambavl.cli.extract import refuse_failures
 from mambavl.cli.options import SetOption, SplitOption, StoreOption, settings_of, splits_of
+from mambavl.cli.settings import with_settings
 from mambavl.extract.sampling import Task
 from mambavl.terminal import out, progress, stop_on_signal
 
@@ -213,7 +214,7 @@ def cache_export(
     print(f"wrote the features of {count:,} rows{without} to {target}")
 
 
-@cache_app.command("import")
+@cache_app.command("import", cls=with_settings("cache.import"))
 def cache_import(
     *,
     source: Annotated[

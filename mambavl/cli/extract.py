@@ -20,6 +20,7 @@ from mambavl.cli.options import (
     shard_of,
     splits_of,
 )
+from mambavl.cli.settings import with_settings
 from mambavl.configs.errors import DataError
 from mambavl.extract.job import Summary
 from mambavl.terminal import progress, stop_on_signal
@@ -29,7 +30,7 @@ extract_app = typer.Typer(
 )
 
 
-@extract_app.command("video")
+@extract_app.command("video", cls=with_settings("extract.video"))
 def extract_video(
     *,
     annotations: AnnotationsOption,
@@ -57,7 +58,7 @@ def extract_video(
     _print_summary(summary, store, options.max_failed)
 
 
-@extract_app.command("audio")
+@extract_app.command("audio", cls=with_settings("extract.audio"))
 def extract_audio(
     *,
     annotations: AnnotationsOption,
@@ -87,7 +88,7 @@ def extract_audio(
     _print_summary(summary, store, options.max_failed)
 
 
-@extract_app.command("text")
+@extract_app.command("text", cls=with_settings("extract.text"))
 def extract_text(
     *,
     annotations: AnnotationsOption,

@@ -20,6 +20,7 @@ from mambavl.cli.options import (
     pairs_of,
     settings_of,
 )
+from mambavl.cli.settings import with_settings
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.questions.file import Protocol
@@ -98,7 +99,7 @@ ClipsOption = Annotated[
 ]
 
 
-@questions_app.command("generate")
+@questions_app.command("generate", cls=with_settings("questions"))
 def questions_generate(
     *,
     annotations: AnnotationsOption,
@@ -188,7 +189,7 @@ def questions_generate(
     )
 
 
-@questions_app.command("plan")
+@questions_app.command("plan", cls=with_settings("questions"))
 def questions_plan(
     *,
     annotations: AnnotationsOption,

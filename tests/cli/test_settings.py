@@ -1,0 +1,50 @@
+"""`mambavl settings` and the settings in --help."""
+
+import pytest
+
+from helpers.cli import call
+from mambavl.cli.settings import NAMES, section
+from mambavl.configs.settings import settings_of
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_keys_are_printed(capsys, name):
+    assert call("settings", name) == 0
+    printed = capsys.readouterr().out
+    for setting in settings_of(section(name).record):
+        assert f"\n{setting.key}    " in printed
+
+
+def test_without_a_name_the_names_are_listed_and_an_unknown_one_is_refused(capsys):
+    assert call("settings") == 0
+    listed = capsys.readouterr().out
+    assert [line.split()[0] for line in listed.splitlines()] == list(NAMES)
+    assert call("settings", "extract.vidoe") == 2
+    assert "did you mean `extract.video`? There are: extract.video, extract.text" in capsys.readouterr().err
+    assert call("settings", "train", "--markdown") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("extract", "video"), "extract.video"),
+        (("extract", "audio"), "extract.audio"),
+        (("extract", "text"), "extract.text"),
+        (("questions", "generate"), "questions"),
+        (("questions", "plan"), "questions"),
+        (("cache", "import"), "cache.import"),
+        (("train",), "train"),
+        (("sweep",), "train"),
+    ],
+)
+def test_the_help_of_a_command_that_takes_set_ends_with_its_settings(capsys, words, name):
+    assert call(*words, "--help") == 0
+    printed = capsys.readouterr().out
+    assert f"`mambavl settings {name}` says more" in printed
+    for setting in settings_of(section(name).record):
+        assert f"\n   {setting.key} " in printed
+
+
+def test_a_setting_with_a_flag_is_said_to_be_given_by_it(capsys):
+    assert call("settings", "extract.video") == 0
+    assert "\nsampling.task    by --task; recognition or anticipation\n" in capsys.readouterr().out
