@@ -1,0 +1,307 @@
+"""The front page stays short; every link, path, module, command, setting and example of a page is real."""
+
+import ast
+import dataclasses
+import importlib
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args, get_origin
+
+import pytest
+import typer
+from typer.core import TyperGroup
+
+from helpers.paths import ROOT
+from mambavl.cache import spec
+from mambavl.cli.app import app
+from mambavl.configs import Config, find_recipe, read_toml, set_key, validate
+from mambavl.configs.errors import UsageError
+from mambavl.extract.options import AudioExtraction, TextExtraction, VideoExtraction
+from mambavl.extract.questions.llm.options import LLMSettings
+from mambavl.fuse.recipe import Recipe
+from mambavl.fuse.sweep import flatten
+
+README = ROOT / "README.md"
+PAGES = [README, *sorted(ROOT.glob("C*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = typer.main.get_command(app)
+WRONG_CALL = typer.BadParameter.__mro__[1]  # click's UsageError; some versions of typer carry their own click
+PROGRAM = re.compile(r"(?:accelerate launch -m |python -m )?mambavl(?= )")
+RENAMED = {"imported": "import", "from_level": "from"}  # fields whose key in spec.json is a word of Python
+IN_TREE = re.compile(r"(?:cache|configs|docs|extract|fuse|mambavl|tests|benchmarks|\.ci)/[\w./-]*")
+MODULE = re.compile(r"mambavl(?:\.\w+)+")
+RECORDS = (VideoExtraction, TextExtraction, AudioExtraction, LLMSettings, Recipe)
+MAX_LINES, MAX_WORDS, MAX_LINE = 130, 1_500, 300
+
+
+def parts(text: str) -> Iterator[tuple[str, str]]:
+    """("prose", line) and ("fence", line) of a page, the fences themselves left out."""
+    fenced = False
+    for line in text.splitlines():
+        if line.startswith("```"):
+            fenced = not fenced
+        else:
+            yield ("fence" if fenced else "prose"), line
+
+
+def prose(text: str) -> list[str]:
+    return [line for kind, line in parts(text) if kind == "prose"]
+
+
+def fences(text: str) -> list[str]:
+    return [line for kind, line in parts(text) if kind == "fence"]
+
+
+def inline_code(text: str) -> list[str]:
+    return [span for line in prose(text) for span in re.findall(r"`([^`]+)`", line)]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    headings = [line.lstrip("#").strip() for line in prose(page.read_text()) if line.startswith("#")]
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    """The targets of a page's links that lead nowhere; addresses on the web are not followed."""
+    broken = []
+    for line in prose(text):
+        for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", line)):
+            path, _, anchor = target.partition("#")
+            if "://" in path:
+                continue
+            found = (page.parent / path).resolve() if path else page
+            is_page = found.suffix == ".md" and found.is_file()
+            if not found.exists() or (anchor and not (is_page and anchor in anchors(found))):
+                broken.append(target)
+    return broken
+
+
+def commands(text: str) -> Iterator[tuple[str, bool]]:
+    """Every call of the program on a page, and whether it is shown whole, on a line of its own."""
+    for line in fences(text):
+        if PROGRAM.match(line):
+            yield line, "..." not in line
+    for span in inline_code(text):
+        if PROGRAM.match(span):
+            yield span, False
+
+
+def find_command(words: list[str]) -> tuple[typer.core.TyperCommand | TyperGroup, list[str]]:
+    """The command that some words name, and the words that follow it."""
+    command = COMMANDS
+    while isinstance(command, TyperGroup) and words and words[0] in command.commands:
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
+
+
+def fault_of_call(line: str, is_whole: bool) -> str | None:
+    """What is wrong with a call of the program as a page shows it."""
+    words = shlex.split(PROGRAM.sub("", line, count=1), comments=True)
+    command, rest = find_command(words)
+    if isinstance(command, TyperGroup):
+        named = rest and re.fullmatch(r"[a-z]+", rest[0])
+        return f"there is no command {rest[0]}" if named else None
+    if not is_whole:
+        options = {
+            name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)
+        }
+        unknown = [word for word in rest if word.startswith("--") and word not in options | {"--help"}]
+        return f"{command.name} has no {', '.join(unknown)}" if unknown else None
+    try:
+        command.make_context(command.name, rest)
+    except WRONG_CALL as error:
+        return error.format_message()
+    return None
+
+
+def unknown_names(text: str) -> list[str]:
+    """Paths of this tree and names of this package, in inline code, that do not exist."""
+    unknown = []
+    for span in inline_code(text):
+        if "NAME" in span:
+            continue  # a reader's own
+        if IN_TREE.fullmatch(span) and not (ROOT / span).exists() and not is_recipe(span):
+            unknown.append(span)
+        if MODULE.fullmatch(span) and not is_importable(span):
+            unknown.append(span)
+    return unknown
+
+
+def is_recipe(name: str) -> bool:
+    try:
+        find_recipe(name)
+    except UsageError:
+        return False
+    return True
+
+
+def is_importable(name: str) -> bool:
+    """Is it a module, or something that a module of this package holds?"""
+    module, _, member = name.rpartition(".")
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        try:
+            return hasattr(importlib.import_module(module), member)
+        except ModuleNotFoundError:
+            return False
+    return True
+
+
+def settings(record: type[Config], prefix: str = "") -> Iterator[str]:
+    """The keys of a record: `train.lr`, and `streams.*.store`, whose middle is any name."""
+    for name, field in record.model_fields.items():
+        kinds = (field.annotation, *get_args(field.annotation))
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Config)]
+        any_name = ".*" if get_origin(field.annotation) is dict else ""
+        yield from settings(inner[0], f"{prefix}{name}{any_name}.") if inner else [prefix + name]
+
+
+def unknown_settings(text: str) -> list[str]:
+    """Keys after `--set`, in examples and in prose, that are settings of nothing."""
+    known = {key for record in RECORDS for key in settings(record)}
+    named = re.findall(r"--set '?([a-z_.]+)=", text)
+    return [key for key in named if re.sub(r"^streams\.\w+\.", "streams.*.", key) not in known]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def test_the_readme_is_a_front_page():
+    text = README.read_text()
+    assert len(text.splitlines()) <= MAX_LINES
+    assert len(text.split()) <= MAX_WORDS
+    assert max(len(line) for line in prose(text)) <= MAX_LINE
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_leads_somewhere(page):
+    assert broken_links(page, page.read_text()) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_exists_with_these_options(page):
+    calls = [(line, fault_of_call(line, is_whole)) for line, is_whole in commands(page.read_text())]
+    assert [(line, fault) for line, fault in calls if fault] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_path_and_module_exists(page):
+    assert unknown_names(page.read_text()) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_setting_exists(page):
+    assert unknown_settings(page.read_text()) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_examples_in_python_parse_and_import_what_there_is(page):
+    for block in blocks(page.read_text(), "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("mambavl"):
+                module = importlib.import_module(node.module)
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_examples_of_recipes_are_valid(page):
+    """Each is laid over a packaged recipe, since it shows a part."""
+    for block in blocks(page.read_text(), "toml"):
+        recipe = read_toml(find_recipe("fuse/default"))
+        for key, value in flatten(tomllib.loads(block)).items():
+            set_key(recipe, key, value)
+        validate(recipe, Recipe, name_of(page))
+
+
+def table_of_records(section: str) -> dict[str, set[str]]:
+    """The rows of a table of docs/design.md: part -> its keys."""
+    text = (ROOT / "docs" / "design.md").read_text().partition(f"**{section}**")[2].partition("\n**")[0]
+    rows = re.findall(r"^\| ([\w. ]+) \| (`.*) \|$", text, re.MULTILINE)
+    return {part: set(re.findall(r"`(\w+)`", keys)) for part, keys in rows}
+
+
+def keys_of(record: type) -> set[str]:
+    return {RENAMED.get(field.name, field.name) for field in dataclasses.fields(record)} - {"more"}
+
+
+def test_design_lists_the_keys_of_a_spec():
+    records = {
+        "Spec": spec.Spec,
+        "recipe": spec.FeatureRecipe,
+        "recipe.encoder": spec.EncoderIdentity,
+        "recipe.pixels": spec.PixelRecipe,
+        "recipe.questions": spec.QuestionsProvenance,
+        "recipe.sound": spec.SoundRecipe,
+        "recipe.boxes": spec.BoxesRecipe,
+        "recipe.pooled": spec.Pooling,
+        "inputs": spec.Inputs,
+    }
+    assert table_of_records("Spec") == {part: keys_of(record) for part, record in records.items()}
+
+
+def test_every_extra_that_a_page_installs_exists():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for page in PAGES:
+        named = ",".join(re.findall(r"'\.\[([\w,]+)\]'", page.read_text()))
+        assert set(named.split(",")) - {""} <= extras.keys(), name_of(page)
+
+
+def test_every_page_is_linked_from_the_readme():
+    linked = set(re.findall(r"\]\(([^)#]+)", README.read_text()))
+    assert {name_of(page) for page in PAGES if page.parent == ROOT / "docs"} <= linked
+
+
+def test_the_tree_of_the_readme_is_the_tree():
+    named = {line.split("/")[0] for line in fences(README.read_text()) if re.match(r"[a-z]+/ ", line)}
+    tracked = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True, check=False)
+    if tracked.returncode:
+        pytest.skip("not a git checkout, so other folders may lie here")
+    folders = {line.split("/")[0] for line in tracked.stdout.splitlines() if "/" in line}
+    assert named == {folder for folder in folders if not folder.startswith(".")}
+
+
+def test_the_test_command_is_the_one_that_ci_runs():
+    [pattern] = re.findall(r"grep -oE \"([^\"]+)\" README\.md", (ROOT / ".ci" / "run").read_text())
+    assert re.findall(pattern, README.read_text(), re.MULTILINE) == ["pip install -e '.[demo,dev]' && pytest"]
+
+
+def test_what_leads_nowhere_would_be_seen(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# One heading\n")
+    (tmp_path / "other.md").write_text("## It is there: `yes`\n")
+    good = "[a](#one-heading) [b](other.md) [c](other.md#it-is-there-yes) [d](https://example.org/none)"
+    assert broken_links(page, good) == []
+    for target in ("none.md", "#none", "other.md#none", "../none/"):
+        assert broken_links(page, f"[x]({target})") == [target]
+    assert broken_links(page, "`[x](none.md)`\n```\n[y](none.md)\n```\n") == []
+
+
+def test_a_wrong_command_would_be_seen():
+    assert fault_of_call("mambavl train fuse/default --out runs/x  # a comment", True) is None
+    assert fault_of_call("accelerate launch -m mambavl train fuse/default", True) is None
+    wrong_calls = ["mambavl tran fuse/default", "mambavl train fuse/default --ot x", "mambavl cache verfy S"]
+    for wrong in wrong_calls:
+        assert fault_of_call(wrong, True)
+        assert fault_of_call(wrong, False)
+    assert fault_of_call("mambavl extract video --videos V", True)  # other options are missing
+    assert fault_of_call("mambavl extract video --videos V", False) is None
+    assert unknown_names("`fuse/none.py` `mambavl.fuse.none` `mambavl.fuse.scan.none`")
+    assert unknown_settings("`--set train.lrr=1`, `--set streams.video.stor=x`") == [
+        "train.lrr",
+        "streams.video.stor",
+    ]
+    assert (
+        unknown_settings("`--set train.lr=1`, `--set streams.video.store=x`, `--set 'levels=[\"clip\"]'`")
+        == []
+    )
+    assert not unknown_names("`fuse/scan/` `fuse/default` `mambavl.fuse.scan.selective_scan`")
