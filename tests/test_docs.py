@@ -9,7 +9,6 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args, get_origin
 
 import pytest
 import typer
@@ -18,10 +17,11 @@ from typer.core import TyperGroup
 from helpers.paths import ROOT
 from mambavl.cache import spec
 from mambavl.cli.app import app
-from mambavl.configs import Config, find_recipe, read_toml, set_key, validate
+from mambavl.cli.options import FLAGS
+from mambavl.cli.settings import NAMES, section
+from mambavl.configs import find_recipe, read_toml, set_key, validate
 from mambavl.configs.errors import UsageError
-from mambavl.extract.options import AudioExtraction, TextExtraction, VideoExtraction
-from mambavl.extract.questions.llm.options import LLMSettings
+from mambavl.configs.settings import settings_of
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.sweep import flatten
 
@@ -33,7 +33,6 @@ PROGRAM = re.compile(r"(?:accelerate launch -m |python -m )?mambavl(?= )")
 RENAMED = {"imported": "import", "from_level": "from"}  # fields whose key in spec.json is a word of Python
 IN_TREE = re.compile(r"(?:cache|configs|docs|extract|fuse|mambavl|tests|benchmarks|\.ci)/[\w./-]*")
 MODULE = re.compile(r"mambavl(?:\.\w+)+")
-RECORDS = (VideoExtraction, TextExtraction, AudioExtraction, LLMSettings, Recipe)
 MAX_LINES, MAX_WORDS, MAX_LINE = 130, 1_500, 300
 
 
@@ -152,20 +151,21 @@ def is_importable(name: str) -> bool:
     return True
 
 
-def settings(record: type[Config], prefix: str = "") -> Iterator[str]:
-    """The keys of a record: `train.lr`, and `streams.*.store`, whose middle is any name."""
-    for name, field in record.model_fields.items():
-        kinds = (field.annotation, *get_args(field.annotation))
-        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Config)]
-        any_name = ".*" if get_origin(field.annotation) is dict else ""
-        yield from settings(inner[0], f"{prefix}{name}{any_name}.") if inner else [prefix + name]
+def keys_of_settings(name: str) -> set[str]:
+    return {setting.key for setting in settings_of(section(name).record)} - FLAGS.keys()
 
 
 def unknown_settings(text: str) -> list[str]:
-    """Keys after `--set`, in examples and in prose, that are settings of nothing."""
-    known = {key for record in RECORDS for key in settings(record)}
-    named = re.findall(r"--set '?([a-z_.]+)=", text)
-    return [key for key in named if re.sub(r"^streams\.\w+\.", "streams.*.", key) not in known]
+    """Keys after `--set` that the command of that line does not have, or where there is none, no command."""
+    unknown = []
+    for line in text.splitlines():
+        if not (keys := re.findall(r"--set '?([a-z_.]+)=", line)):
+            continue
+        call = re.search(r"mambavl [a-z ]+", line)
+        owner = getattr(find_command(call[0].split()[1:])[0], "settings", None) if call else None
+        known = set().union(*(keys_of_settings(name) for name in ([owner] if owner else NAMES)))
+        unknown += [key for key in keys if re.sub(r"^streams\.\w+\.", "streams.NAME.", key) not in known]
+    return unknown
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -304,4 +304,6 @@ def test_a_wrong_command_would_be_seen():
         unknown_settings("`--set train.lr=1`, `--set streams.video.store=x`, `--set 'levels=[\"clip\"]'`")
         == []
     )
+    assert unknown_settings("mambavl extract text --set crops=3") == ["crops"]
+    assert unknown_settings("mambavl extract video --set crops=3 --set encoder=minilm") == ["encoder"]
     assert not unknown_names("`fuse/scan/` `fuse/default` `mambavl.fuse.scan.selective_scan`")
