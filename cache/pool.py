@@ -148,6 +148,12 @@ def _pool(tokens: Tensor, source: Level, level: Level, steps: Tensor) -> Tensor:
         return counted.sum(1) / steps[:, None]
     if level.name == "frame":
         return frames.mean(2).masked_fill(behind[..., None], torch.nan)
-    maps = frames.unflatten(2, _map_size(source)).flatten(0, 1).permute(0, 3, 1, 2)  # (B T, D, h, w)
-    cells = adaptive_avg_pool2d(maps, level.shape[2]).permute(0, 2, 3, 1).unflatten(0, behind.shape)
+    cells = pool_cells(frames.unflatten(2, _map_size(source)), level.shape[2])
     return cells.masked_fill(behind[..., None, None, None], torch.nan)
+
+
+def pool_cells(patches: Tensor, cells: int) -> Tensor:
+    """(B, T, h, w, D) -> (B, T, cells, cells, D): each cell is the mean of the patches that it covers."""
+    maps = patches.flatten(0, 1).permute(0, 3, 1, 2)  # (B T, D, h, w)
+    pooled = adaptive_avg_pool2d(maps, cells).permute(0, 2, 3, 1)
+    return pooled.unflatten(0, patches.shape[:2])

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from mambavl.cache import shards
 from mambavl.cache.rows import FLAG_SILENCE, FLAG_TIME_FROM_FRAMES, Segment
@@ -21,6 +20,7 @@ from mambavl.configs.errors import Interrupted
 from mambavl.extract import job
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.encoders.audio import audio_levels
+from mambavl.extract.encoders.base import AudioEncoder
 from mambavl.extract.job import Progress, ShouldStop, Summary
 from mambavl.extract.options import AudioExtraction
 from mambavl.extract.sound import SEAM, SoundReader
@@ -43,7 +43,7 @@ def extract_audio(
     shard, errors and interrupts: as `video_job.extract_video`.
     """
     encoder = job.build_encoder(
-        options.encoder, "audio", options.weights, options.weights_state, options.device
+        options.encoder, AudioEncoder, options.weights, options.weights_state, options.device
     )
     paths = job.find_videos(annotations, Path(videos), options.allow_missing)
     spec = _audio_spec(annotations, paths, encoder, options)
@@ -71,7 +71,7 @@ class _Clip(job.Clip):
 class _AudioPipeline:
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: AudioEncoder,
         paths: dict[str, Path | None],
         options: AudioExtraction,
         levels: tuple[Level, ...],
@@ -136,7 +136,7 @@ class _AudioPipeline:
 
 
 def _audio_spec(
-    annotations: Annotations, paths: dict[str, Path | None], encoder: nn.Module, options: AudioExtraction
+    annotations: Annotations, paths: dict[str, Path | None], encoder: AudioEncoder, options: AudioExtraction
 ) -> Spec:
     shapes = {"clip": ((1, encoder.width), 0), "frame": ((1, options.steps, encoder.width), options.steps)}
     levels = tuple(

@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from mambavl.cache.rows import FLAG_HELD_LAST, FLAG_TIME_FROM_FRAMES, Segment
 from mambavl.cache.shards import Level
@@ -30,7 +29,7 @@ from mambavl.cache.writer import RowGroup
 from mambavl.configs.errors import DataError, Interrupted
 from mambavl.extract import job
 from mambavl.extract.boxes import BoxSource
-from mambavl.extract.encoders.image import Pixels
+from mambavl.extract.encoders.base import Pixels, VideoEncoder
 from mambavl.extract.encoders.levels import video_levels
 from mambavl.extract.encoders.published.orvit import crop_boxes
 from mambavl.extract.job import ShouldStop, Summary
@@ -46,7 +45,7 @@ class ClipEncoder:
     """Encodes rows; one thread decodes the next batch while the encoder works on this one."""
 
     def __init__(
-        self, encoder: nn.Module, clips: "ClipReader", options: VideoExtraction, levels: tuple[Level, ...]
+        self, encoder: VideoEncoder, clips: "ClipReader", options: VideoExtraction, levels: tuple[Level, ...]
     ) -> None:
         self.encoder = encoder
         self.clips = clips  # the decoding thread's
@@ -169,13 +168,13 @@ class ClipReader:
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: VideoEncoder,
         paths: dict[str, Path | None],
         options: VideoExtraction,
         boxes: BoxSource | None,
     ) -> None:
         self.pixels: Pixels = encoder.pixels
-        self.objects: int = encoder.config.objects if boxes else 0  # O
+        self.objects = encoder.box_slots  # O
         self.options = options
         self.boxes = boxes
         self.videos = job.ReaderCache(paths, lambda path: open_video(path, options.decoder))

@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch
-from torch import nn
 
 from mambavl.cache import fsops
 from mambavl.cache.rows import EMPTY_WINDOW, STATUS_CODE, Segment
@@ -23,7 +22,7 @@ from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.encoders import registry
-from mambavl.extract.encoders.weights import WeightsState
+from mambavl.extract.encoders.base import Encoder, WeightsState
 from mambavl.extract.video import VideoError
 from mambavl.extract.video_files import find_video
 
@@ -183,15 +182,26 @@ class ReaderCache:
         self._open = None
 
 
+E = TypeVar("E", bound=Encoder)
+
+
 def build_encoder(
-    name: str, kind: str, weights: str | None, weights_state: WeightsState | None, device: str, **sizes: Any
-) -> nn.Module:
-    """The encoder on its device. kind: `video`, `text` or `audio`, what the command is for. Raises UsageError
-    for another.
+    name: str,
+    kind: type[E],
+    weights: str | None,
+    weights_state: WeightsState | None,
+    device: str,
+    **sizes: Any,
+) -> E:
+    """The encoder on its device. kind: VideoEncoder, TextEncoder or AudioEncoder, what the command is for.
+
+    Raises UsageError for an encoder of another kind, and where nobody says what its weights were trained on.
     """
-    _refuse_other_kind(name, registry.kind_of(name), kind)
+    if (known := registry.kind_of(name)) not in (kind.kind, None):
+        raise UsageError(f"encoder {name} reads {known}; use `mambavl extract {known}`")
     encoder = registry.build(name, weights=weights, **sizes)
-    _refuse_other_kind(name, encoder.kind, kind)  # of some names it is known only now
+    if not isinstance(encoder, kind):  # of some names the kind is known only now
+        raise UsageError(f"encoder {name} reads {encoder.kind}; use `mambavl extract {encoder.kind}`")
     encoder.state = weights_state or encoder.state
     if encoder.state is None:
         raise UsageError(
@@ -201,12 +211,7 @@ def build_encoder(
     return encoder.to(device_of(device))
 
 
-def _refuse_other_kind(name: str, found: str | None, wanted: str) -> None:
-    if found not in (wanted, None):
-        raise UsageError(f"encoder {name} reads {found}; use `mambavl extract {found}`")
-
-
-def encoder_identity(encoder: nn.Module) -> EncoderIdentity:
+def encoder_identity(encoder: Encoder) -> EncoderIdentity:
     return EncoderIdentity(
         name=encoder.name,
         state=encoder.state,

@@ -12,10 +12,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from mambavl.configs import Config
 from mambavl.extract.annotations import DEFAULT_SPLITS, Split
 from mambavl.extract.encoders.audio import SHORTEST, AudioLevel
+from mambavl.extract.encoders.base import TextLevel, WeightsState
 from mambavl.extract.encoders.levels import Level
 from mambavl.extract.encoders.published.orvit import BoxTransform
-from mambavl.extract.encoders.text import TextLevel
-from mambavl.extract.encoders.weights import WeightsState
 from mambavl.extract.sampling import OBSERVED_FRAMES, OBSERVED_RATE, Sampling, Task
 from mambavl.extract.video import Decoder
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from mambavl.cache import shards
 from mambavl.cache.rows import OK, STATUS_CODE, Segment
@@ -16,6 +15,7 @@ from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract import job
 from mambavl.extract.annotations import Annotations
+from mambavl.extract.encoders.base import TextEncoder
 from mambavl.extract.job import Progress, ShouldStop, Summary
 from mambavl.extract.options import TextExtraction
 from mambavl.extract.questions import QUESTION_KEYS, read_questions
@@ -36,7 +36,7 @@ def extract_text(
     Raises DataError naming the rows without a question; else as `extract_video`.
     """
     encoder = job.build_encoder(
-        options.encoder, "text", options.weights, options.weights_state, options.device
+        options.encoder, TextEncoder, options.weights, options.weights_state, options.device
     )
     asked = read_questions(questions)
     missing = [s.narration_id for s in annotations.segments if s.narration_id not in asked]
@@ -72,7 +72,7 @@ def extract_text(
 
 
 def _text_group(
-    encoder: nn.Module, ids: dict[str, list[list[int]]], options: TextExtraction, summary: Summary
+    encoder: TextEncoder, ids: dict[str, list[list[int]]], options: TextExtraction, summary: Summary
 ) -> RowGroup:
     since = time.perf_counter()
     # each text once, in order
@@ -120,7 +120,7 @@ def _text_spec(
     annotations: Annotations,
     questions: Path,
     provenance: QuestionsProvenance,
-    encoder: nn.Module,
+    encoder: TextEncoder,
     options: TextExtraction,
     tokens: dict[str, list[list[int]]],
 ) -> Spec:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from mambavl.cache import shards
 from mambavl.cache.rows import Segment
 from mambavl.cache.shards import Level
@@ -16,6 +14,7 @@ from mambavl.extract import job
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.boxes import BoxSource, open_boxes
 from mambavl.extract.clips import ClipEncoder, ClipReader
+from mambavl.extract.encoders.base import VideoEncoder
 from mambavl.extract.encoders.published import table
 from mambavl.extract.job import Progress, ShouldStop, Summary
 from mambavl.extract.options import VideoExtraction
@@ -60,7 +59,7 @@ def extract_video(
 def _video_spec(
     annotations: Annotations,
     paths: dict[str, Path | None],
-    encoder: nn.Module,
+    encoder: VideoEncoder,
     options: VideoExtraction,
     boxes: BoxSource | None,
 ) -> Spec:
@@ -120,16 +119,16 @@ def _video_spec(
     )
 
 
-def _build_encoder(options: VideoExtraction) -> nn.Module:
+def _build_encoder(options: VideoExtraction) -> VideoEncoder:
     """The encoder that the settings name.
 
     Raises UsageError where it lacks what they ask of it, or reads boxes and they name none.
     """
     name = options.encoder
     encoder = job.build_encoder(
-        name, "video", options.weights, options.weights_state, options.device, **_sizes(options)
+        name, VideoEncoder, options.weights, options.weights_state, options.device, **_sizes(options)
     )
-    reads_boxes = getattr(getattr(encoder, "config", None), "boxes", None) == "given"
+    reads_boxes = encoder.box_slots > 0
     if reads_boxes and options.boxes is None:
         raise UsageError(
             f"encoder {name} reads object boxes: `--set boxes=h5` or `boxes=hoa` with `--set boxes_path=...` "
@@ -137,7 +136,7 @@ def _build_encoder(options: VideoExtraction) -> nn.Module:
         )
     if options.boxes in ("h5", "hoa") and not reads_boxes:
         raise UsageError(f"encoder {name} reads no boxes; leave out `boxes`")
-    if "cls" in options.levels and not hasattr(encoder, "class_token"):
+    if "cls" in options.levels and not encoder.has_class_token:
         raise UsageError(f"encoder {name} has no class token of its own; leave `cls` out of the levels")
     return encoder
 

@@ -11,15 +11,20 @@ band, become their mean.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool1d
 
 from mambavl.configs.errors import UsageError
+from mambavl.extract.encoders.base import AudioEncoder
 from mambavl.extract.encoders.hf import modality_of, read_config, run_details, untrained
 from mambavl.extract.encoders.weights import first_line, refuse_lacking, transformers_weights, weights_sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 AudioLevel = Literal["clip", "frame"]
 
@@ -29,28 +34,21 @@ AST_PREFIX = 2  # class and distillation token
 EXTRACTOR_FILE = "preprocessor_config.json"
 
 
-class AudioEncoder(nn.Module):
+class TransformersAudioEncoder(AudioEncoder):
     """A frozen transformers audio model and its feature extractor."""
 
-    kind = "audio"
-
-    def __init__(self, name: str, model: nn.Module, extractor: Any) -> None:
+    def __init__(self, name: str, model: "PreTrainedModel", extractor: Any) -> None:
         super().__init__()
+        config = model.config
         self.details = run_details(model)
-        if model.config.is_encoder_decoder:
-            model = model.get_encoder()
-        self.model = model.eval()
-        self.sha256 = weights_sha256(model)
+        self.model = model.get_encoder().eval() if config.is_encoder_decoder else model.eval()
+        self.sha256 = weights_sha256(self.model)
         self.extractor = extractor
         self.rate = extractor.sampling_rate
         self.shortest = round(SHORTEST * self.rate)
-        self._grid = (
-            _ast_grid(model.config) if model.config.model_type == "audio-spectrogram-transformer" else None
-        )
+        self._grid = _ast_grid(config) if config.model_type == "audio-spectrogram-transformer" else None
         try:
-            self._fixed = (
-                len({self._features(np.zeros(n * self.rate // 10, np.float32)).shape for n in (3, 5)}) == 1
-            )
+            self._fixed = self._fills_up()
             self.window = self._window(name)
             with torch.inference_mode():
                 self.width = self._run(self._features(np.zeros(self.rate, np.float32))[None]).shape[-1]
@@ -66,27 +64,28 @@ class AudioEncoder(nn.Module):
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[Tensor]:
         """Waveforms (n_i,) float32 at `rate` -> (L_i, D) float32 on the CPU, each as if it stood alone.
 
-        Windows of one length are run together and others apart, so nothing is filled up that the model does
-        not fill itself. Raises UsageError for a waveform of less than SHORTEST seconds.
+        Windows of one length are run together and others by themselves, so nothing is filled up that the
+        model does not fill itself. Raises UsageError for a waveform of less than SHORTEST seconds.
         """
         if any(len(waveform) < self.shortest for waveform in waveforms):
             raise UsageError(f"a waveform has fewer than {self.shortest} samples ({SHORTEST:g} s)")
-        pieces = [(i, cut) for i, waveform in enumerate(waveforms) for cut in self._cut(waveform)]
-        features = [self._features(cut) for _, cut in pieces]
-        found: list[Tensor | None] = [None] * len(pieces)
+        pieces = [self._cut(waveform) for waveform in waveforms]
+        states = iter(self._encode_pieces([piece for of_one in pieces for piece in of_one]))
+        return [torch.cat([next(states) for _ in of_one]) for of_one in pieces]
+
+    def _encode_pieces(self, pieces: list[np.ndarray]) -> list[Tensor]:
+        """The states of each piece, (L_i, D) float32 on the CPU."""
+        features = [self._features(piece) for piece in pieces]
+        found = [torch.empty(0)] * len(pieces)
         for shape in dict.fromkeys(feature.shape for feature in features):
             rows = [row for row, feature in enumerate(features) if feature.shape == shape]
-            for row, states in zip(
-                rows, self._run(torch.stack([features[row] for row in rows])), strict=True
-            ):
-                found[row] = states[: self._steps(len(pieces[row][1]), len(states))].float().cpu()
-        return [
-            torch.cat([found[row] for row, (of, _) in enumerate(pieces) if of == i])
-            for i in range(len(waveforms))
-        ]
+            batch = self._run(torch.stack([features[row] for row in rows]))
+            for row, states in zip(rows, batch, strict=True):
+                found[row] = states[: self._steps(len(pieces[row]), len(states))].float().cpu()
+        return found
 
     def _cut(self, waveform: np.ndarray) -> list[np.ndarray]:
-        """Pieces of equal length (by a sample) that follow one another: a short rest at the end would know
+        """Pieces of equal length (to a sample) that follow one another: a short rest at the end would know
         too little.
         """
         if len(waveform) <= self.window:
@@ -106,6 +105,12 @@ class AudioEncoder(nn.Module):
         # bands, then times
         return states[:, AST_PREFIX:].unflatten(1, self._grid).mean(1) if self._grid else states
 
+    def _fills_up(self) -> bool:
+        """Does the extractor fill every clip up to one length? 0.3 s and 0.5 s tell."""
+        lengths = (3 * self.rate // 10, 5 * self.rate // 10)
+        first, second = (self._features(np.zeros(samples, np.float32)) for samples in lengths)
+        return first.shape == second.shape
+
     def _window(self, name: str) -> int:
         """Samples in the longest piece that is run at once."""
         if not self._fixed:
@@ -115,7 +120,8 @@ class AudioEncoder(nn.Module):
         if hasattr(self.extractor, "n_samples"):
             return self.extractor.n_samples
         raise UsageError(
-            f"encoder {name}: {type(self.extractor).__name__} fills every clip up, to a length it does not tell"
+            f"encoder {name}: {type(self.extractor).__name__} "
+            "fills every clip up, to a length that it does not say"
         )
 
     def _steps(self, samples: int, steps: int) -> int:
@@ -127,21 +133,22 @@ def audio_levels(states: Tensor, levels: tuple[AudioLevel, ...], steps: int) -> 
     """What is stored of a clip's states (L, D): clip (D,), their mean; frame (steps, D), the means of equal
     parts of its time.
     """
-    out = {}
+    out: dict[str, Tensor] = {}
     if "clip" in levels:
         out["clip"] = states.mean(0)
     if "frame" in levels:
-        out["frame"] = nn.functional.adaptive_avg_pool1d(states.T, steps).T
+        out["frame"] = adaptive_avg_pool1d(states.T, steps).T
     return out
 
 
-def transformers_audio(model_name: str, weights: str | None) -> AudioEncoder:
-    """A model by hub name or local folder; `weights` names a folder that is used instead, "random" takes the
-    config alone.
+def transformers_audio(model_name: str, weights: str | None) -> TransformersAudioEncoder:
+    """A model by hub name or local folder; `weights` names a folder to use instead, "random" takes the config
+    alone. Raises UsageError for a model of another kind, and where files cannot be read or lack tensors.
     """
     from transformers import AutoFeatureExtractor
 
-    name, source = f"audio:{model_name}", model_name if weights in (None, "random") else weights
+    name = f"audio:{model_name}"
+    source = model_name if weights is None or weights == "random" else weights
     config = read_config(name, source)
     modality = modality_of(name, config)
     if modality != "audio":
@@ -150,16 +157,16 @@ def transformers_audio(model_name: str, weights: str | None) -> AudioEncoder:
         extractor = AutoFeatureExtractor.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UsageError(
-            f"encoder {name}: {source} has no {EXTRACTOR_FILE} that can be read, so rate and features are not known; put the one "
-            f"published with the weights beside them ({first_line(error)})"
+            f"encoder {name}: {source} has no {EXTRACTOR_FILE} that can be read, so rate and features "
+            f"are not known; put the one published with the weights next to them ({first_line(error)})"
         ) from None
     if weights == "random":
-        return AudioEncoder(name, untrained(config), extractor)
+        return TransformersAudioEncoder(name, untrained(config), extractor)
     model, lacking = transformers_weights(
         name, source, EXTRACTOR_FILE, config=config, trust_remote_code=False
     )
     refuse_lacking(name, source, [key for key in lacking if not key.startswith(_UNUSED)])
-    return AudioEncoder(name, model, extractor)
+    return TransformersAudioEncoder(name, model, extractor)
 
 
 _UNUSED = ("decoder.", "masked_spec_embed")  # what speaks, and what stands for hidden sound in training
@@ -175,7 +182,7 @@ def _filter_bank() -> str:
     """AST's extractor takes torchaudio where it is installed; the numbers differ slightly, so the spec says
     which.
     """
-    from transformers.utils import is_speech_available
+    from transformers.utils.import_utils import is_speech_available
 
     return "torchaudio" if is_speech_available() else "numpy"
 

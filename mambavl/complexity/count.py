@@ -118,7 +118,7 @@ def video_encoder(name: str, **sizes: Any) -> tuple[nn.Module, tuple[Tensor, ...
     known = PUBLISHED[name]
     config = sized(name, known.config, sizes)
     with torch.device("meta"):
-        model = known.model(config).eval()
+        model = known.family.model(config).eval()
     clip = (empty(1, 3, config.frames, config.image_size, config.image_size),)
     return model, (*clip, empty(1, config.frames, config.objects, 4)) if hasattr(config, "objects") else clip
 
@@ -142,15 +142,13 @@ def _text_cost(name: str, tokens: int = QUESTION_TOKENS) -> Part:
 
 
 def _timm_cost(name: str, image_size: int | None = None, frames: int = 16) -> Part:
-    import timm
+    from timm.data.config import resolve_data_config
 
     from mambavl.extract.encoders.image import create_timm
 
     with torch.device("meta"):
-        model = create_timm(
-            timm, name.removeprefix("timm:"), "random", {"img_size": image_size} if image_size else {}
-        ).eval()
-    size = image_size or timm.data.resolve_data_config({}, model=model)["input_size"][-1]
+        model = create_timm(name.removeprefix("timm:"), image_size=image_size).eval()
+    size = image_size or resolve_data_config({}, model=model)["input_size"][-1]
     images = empty(frames, 3, size, size)
     cost = count(lambda: model.forward_features(images), frozen=parameters_of(model))
     return Part(name, cost, f"{frames} images of {size} px")

@@ -191,7 +191,7 @@ def wrong_calls(road):
         (2, "names no split", ("data", "check", *annotations, "--videos", road / "videos", "--split", ",")),
         (2, "names a split twice", ("data", "check", *annotations, "--videos", road / "videos", "--split", "train,train")),
         (2, "cannot be used here", (*video, "timm:test_resnet", "--weights", "random", "--set", "device=gpu")),
-        (2, "gives no grid of features", (*video, "timm:test_vit", "--weights", "random", "--set", "image_size=50")),
+        (2, "has no grid of features", (*video, "timm:test_vit", "--weights", "random", "--set", "image_size=50")),
         (2, "is a folder; name the weights file", (*video, "timm:test_resnet", "--weights", road)),
         (2, "is a folder; name the file to write", ("questions", "generate", *annotations, "--out", road)),
         (1, "mine.toml: File exists", ("report", road / "run", "--out", road / "mine.toml" / "r.html")),

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.detections import LEFT, RIGHT, image_message, write
-from helpers.motion import clips, redrawn
-from helpers.orvit import SMALL
+from helpers.parity import SMALL_ORVIT as SMALL
+from helpers.parity import clips, redrawn
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.boxes import (
     MAX_GAP,

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers.clips import BITS, write_video
-from mambavl.extract.encoders.image import FrameEncoder, Pixels
+from mambavl.extract.encoders.base import Pixels
+from mambavl.extract.encoders.image import FrameEncoder
 from mambavl.extract.encoders.registry import EncoderRecord
 
 COLUMNS = [

@@ -1,1 +1,1 @@
-"""The encoders of the paper, written anew, and their published checkpoints."""
+"""The encoders of the paper, written from scratch, and their published checkpoints."""

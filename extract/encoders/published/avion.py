@@ -1,10 +1,11 @@
 """AVION (Zhao and Krähenbühl, 2023): CLIP's image transformer over video, every token attending to every
 other.
 
-    x = x + Attention(norm(x));  x = x + Mlp(norm(x))          tokens: x after the last block;  features: norm(class token)
+    x = x + Attention(norm(x));  x = x + Mlp(norm(x))
+    tokens: x after the last block                        features: norm(class token)
 
-Written anew; github.com/zhaoyue-zephyrus/AVION (MIT) has the original and the weights, and parity is tested
-against it.
+Written from scratch; github.com/zhaoyue-zephyrus/AVION (MIT) has the original and the weights, and parity is
+tested against it.
 """
 
 from collections.abc import Mapping
@@ -15,8 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders.published.keys import convert, pairs, without_module
-from mambavl.extract.encoders.published.vit import Attention, Mlp, VideoTower, VitConfig, init_weights
+from mambavl.extract.encoders.published.keys import (
+    Pairs,
+    pairs,
+    to_ours,
+    to_theirs,
+    without_module,
+    without_parts,
+)
+from mambavl.extract.encoders.published.vit import JointAttention, Mlp, VideoTower, VitConfig, init_weights
 
 CONFIGS = {  # as fine-tuned on EPIC-KITCHENS-100: 3,806 actions
     "avion-vit-b": VitConfig(768, 12, 12, patch_size=16, image_size=224, num_classes=(3806,)),
@@ -36,7 +44,7 @@ class Avion(VideoTower):
         init_weights(self)
 
     def tokens(self, video: Tensor) -> Tensor:
-        """video (B, 3, T, H, W), normalised -> (B, 1 + T h w, D), the class token first, then by time, row, column.
+        """video (B, 3, T, H, W), normalised -> (B, 1 + T h w, D), class token first, then time, row, column.
 
         As they leave the last block, or with `layer="penultimate"` the one before: the final norm comes in
         `pool` and `patch_tokens`, as in the original.
@@ -47,7 +55,10 @@ class Avion(VideoTower):
         return x
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """tokens (B, 1 + T h w, D) -> (B, D): what the classifier sees. Penultimate tokens go through the last block first."""
+        """tokens (B, 1 + T h w, D) -> (B, D): what the classifier sees.
+
+        Penultimate tokens go through the last block first.
+        """
         if self.config.layer == "penultimate":
             tokens = self.blocks[-1](tokens)
         return self.norm(tokens[:, 0])
@@ -68,7 +79,7 @@ class Block(nn.Module):
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.attention = Attention(config.width, config.heads)
+        self.attention = JointAttention(config.width, config.heads)
         self.mlp_norm = nn.LayerNorm(config.width, eps=1e-6)
         # the exact GELU: the training commands ask for CLIP's quick one, the original ignores them, its
         # weights expect that
@@ -116,44 +127,33 @@ def ours(state: Mapping[str, Tensor], config: VitConfig) -> dict[str, Tensor]:
 
     `fitted` gives the config that fits; `vit.refit` then changes clip length or image size.
     """
-    visual = {
-        name: tensor for name, tensor in without_module(state).items() if not name.startswith(TEXT_TOWER)
-    }
-    layout = "fused" if any(".Wqkv." in name or ".fc1." in name for name in visual) else "plain"
-    return convert(
-        visual, [(their, our) for our, their in _pairs(config, layout)], f"this AVION model ({layout} layout)"
-    )
+    visual = without_parts(without_module(state), TEXT_TOWER)
+    fused = any(".Wqkv." in name or ".fc1." in name for name in visual)
+    layout: Layout = "fused" if fused else "plain"
+    return to_ours(visual, _pairs(config, layout), f"this AVION model ({layout} layout)")
 
 
 def theirs(state: Mapping[str, Tensor], config: VitConfig, layout: Layout) -> dict[str, Tensor]:
     """Our state dict under the original's names."""
-    return convert(state, _pairs(config, layout), "this AVION model, under our names")
-
-
-def text_tower(state: Mapping[str, Tensor]) -> list[str]:
-    """The names that `ours` leaves out."""
-    return [name for name in without_module(state) if name.startswith(TEXT_TOWER)]
+    return to_theirs(state, _pairs(config, layout), "this AVION model")
 
 
 def fitted(config: VitConfig, state: Mapping[str, Tensor]) -> VitConfig:
-    """`config` with the sizes, classes and projection that a published state dict has (224 or 336 px, say)."""
+    """`config` with the sizes, classes and projection of a published state dict (224 or 336 px, say)."""
     state = without_module(state)
-    tables = ("visual.positional_embedding", "visual.temporal_embedding")
-    if missing := [key for key in ("visual.conv1.weight", *tables) if key not in state]:
+    patch, places, times = "visual.conv1.weight", "visual.positional_embedding", "visual.temporal_embedding"
+    if missing := [key for key in (patch, places, times) if key not in state]:
         raise UsageError(f"these are not the weights of an AVION model: {', '.join(missing)} is missing")
     classes = (len(state["fc_cls.weight"]),) if "fc_cls.weight" in state else ()
     projection = state["visual.image_projection"].shape[1] if "visual.image_projection" in state else None
     blocks = {key.split(".")[3] for key in state if key.startswith("visual.transformer.resblocks.")}
-    lengths = (len(state[table]) for table in tables)
-    return config.fitted(state["visual.conv1.weight"], blocks, *lengths, classes, projection)
+    return config.fitted(state[patch], blocks, len(state[places]), len(state[times]), classes, projection)
 
 
-def _pairs(config: VitConfig, layout: Layout) -> list:
+def _pairs(config: VitConfig, layout: Layout) -> Pairs:
     with torch.device("meta"):
         own = Avion(config).state_dict()
-    shapes = (
-        {"embed.patch.weight": (config.width, 3, config.patch_size, config.patch_size)}
-        if layout == "plain"
-        else {}
-    )
+    shapes = {}
+    if layout == "plain":
+        shapes["embed.patch.weight"] = (config.width, 3, config.patch_size, config.patch_size)
     return pairs(own, NAMES | LAYOUT_NAMES[layout], shapes)

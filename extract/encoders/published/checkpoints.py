@@ -138,7 +138,8 @@ def _weights(loaded: Any) -> tuple[dict[str, Tensor], list[str]]:
         inner = next((key for key in STATES if isinstance(loaded.get(key), dict)), None)
         if inner is None:
             raise ValueError(
-                f"holds no weights under {', '.join(STATES)}; it has {', '.join(map(str, list(loaded)[:8])) or 'nothing'}"
+                f"holds no weights under {', '.join(STATES)}; it has "
+                f"{', '.join(map(str, list(loaded)[:8])) or 'nothing'}"
             )
         left_out += [str(key) for key in loaded if key != inner]
         loaded = loaded[inner]

@@ -6,24 +6,28 @@ number, and what follows an entry (`weight`, `bias`) is kept.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from mambavl.configs.errors import UsageError
 
 Key = tuple[str, tuple[int, ...]]  # a name and the shape of its tensor
+Pairs = list[tuple[Key, Key]]  # our key, the published one
 MOST_NAMED = 5
 
 
 def pairs(
     ours: Mapping[str, Tensor], table: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
-) -> list[tuple[Key, Key]]:
+) -> Pairs:
     """(our key, their key) for each of our tensors (on the meta device is enough). shapes: theirs where it is
     not ours.
     """
-    own = {name: tuple(tensor.shape) for name, tensor in ours.items()}
-    return [((name, shape), (_renamed(name, table), shapes.get(name, shape))) for name, shape in own.items()]
+    found = []
+    for name, tensor in ours.items():
+        shape = tuple(tensor.shape)
+        found.append(((name, shape), (_renamed(name, table), shapes.get(name, shape))))
+    return found
 
 
 def _renamed(name: str, table: Mapping[str, str]) -> str:
@@ -33,13 +37,22 @@ def _renamed(name: str, table: Mapping[str, str]) -> str:
     return (table[entry] + starred.removeprefix(entry)).replace("*", number[1] if number else "*")
 
 
-def convert(state: Mapping[str, Tensor], keys: Iterable[tuple[Key, Key]], what: str) -> dict[str, Tensor]:
+def to_ours(state: Mapping[str, Tensor], keys: Pairs, what: str) -> dict[str, Tensor]:
+    """A published state dict under our names and in our shapes. Raises UsageError unless it fits exactly."""
+    return _convert(state, [(their, our) for our, their in keys], what)
+
+
+def to_theirs(state: Mapping[str, Tensor], keys: Pairs, what: str) -> dict[str, Tensor]:
+    """Our state dict under the published names and in their shapes. Raises UsageError unless it fits
+    exactly.
+    """
+    return _convert(state, keys, f"{what}, under our names")
+
+
+def _convert(state: Mapping[str, Tensor], keys: Pairs, what: str) -> dict[str, Tensor]:
     """`state`, whose names and shapes are the first ones of the pairs, under the second ones; views, not
     copies.
-
-    Raises UsageError for a name that is missing or not known, and for another shape.
     """
-    keys = list(keys)
     wanted = dict(source for source, _ in keys)
     problems = {
         "missing": [name for name in wanted if name not in state],
@@ -51,15 +64,18 @@ def convert(state: Mapping[str, Tensor], keys: Iterable[tuple[Key, Key]], what: 
         ],
     }
     if any(problems.values()):
-        found = "; ".join(
-            f"{len(names)} {problem} ({_some(names)})" for problem, names in problems.items() if names
-        )
-        raise UsageError(f"these are not the weights of {what}: {found}")
+        found = [f"{len(names)} {problem} ({_some(names)})" for problem, names in problems.items() if names]
+        raise UsageError(f"these are not the weights of {what}: {'; '.join(found)}")
     return {name: state[source].reshape(shape) for (source, _), (name, shape) in keys}
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
+
+
+def without_parts(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """Without the tensors whose names start so, such as those of a text tower."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
 
 
 def without_module(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,9 +1,10 @@
 """LaViLa's visual tower (Zhao et al., 2023): TimeSformer's divided attention, the residual of Frozen in Time.
 
-    y = x + TimeAttention(norm(x));  x = x + SpaceAttention(norm(y));  x = x + Mlp(norm(x))          features: norm(class token)
+    y = x + TimeAttention(norm(x));  x = x + SpaceAttention(norm(y));  x = x + Mlp(norm(x))
+    features: norm(class token)
 
-Written anew; github.com/facebookresearch/LaViLa has the original and the weights, and parity is tested
-against it.
+Written from scratch; github.com/facebookresearch/LaViLa has the original and the weights, and parity is
+tested against it.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders.published.keys import convert, pairs, without_module
+from mambavl.extract.encoders.published.keys import (
+    Pairs,
+    pairs,
+    to_ours,
+    to_theirs,
+    without_module,
+    without_parts,
+)
 from mambavl.extract.encoders.published.vit import Attention, Mlp, VideoTower, VitConfig, init_weights
 
 # as fine-tuned on EPIC-KITCHENS-100: 97 verbs, 300 nouns, 3,806 actions (one TSF-B file has actions alone)
@@ -33,7 +41,7 @@ class TimeSformer(VideoTower):
         init_weights(self)
 
     def tokens(self, video: Tensor) -> Tensor:
-        """video (B, 3, T, H, W), normalised -> (B, 1 + T h w, D), the class token first, then by time, row, column.
+        """video (B, 3, T, H, W), normalised -> (B, 1 + T h w, D), class token first, then time, row, column.
 
         After the final norm; with `layer="penultimate"`, after the block before the last and without that
         norm.
@@ -139,37 +147,31 @@ def ours(state: Mapping[str, Tensor], config: VitConfig) -> dict[str, Tensor]:
 
     `fitted` gives the config that fits; `vit.refit` then changes clip length or image size.
     """
-    visual = {
-        name: tensor for name, tensor in without_module(state).items() if not name.startswith(TEXT_TOWER)
-    }
-    return convert(visual, [(their, our) for our, their in _pairs(config)], "this LaViLa model")
+    visual = without_parts(without_module(state), TEXT_TOWER)
+    return to_ours(visual, _pairs(config), "this LaViLa model")
 
 
 def theirs(state: Mapping[str, Tensor], config: VitConfig) -> dict[str, Tensor]:
     """Our state dict under the original's names."""
-    return convert(state, _pairs(config), "this LaViLa model, under our names")
-
-
-def text_tower(state: Mapping[str, Tensor]) -> list[str]:
-    """The names that `ours` leaves out."""
-    return [name for name in without_module(state) if name.startswith(TEXT_TOWER)]
+    return to_theirs(state, _pairs(config), "this LaViLa model")
 
 
 def fitted(config: VitConfig, state: Mapping[str, Tensor]) -> VitConfig:
     """`config` with the sizes, classes and projection that a published state dict has."""
     state = without_module(state)
-    tables = ("visual.pos_embed", "visual.temporal_embed")
-    if missing := [key for key in ("visual.patch_embed.proj.weight", *tables) if key not in state]:
+    patch, places, times = "visual.patch_embed.proj.weight", "visual.pos_embed", "visual.temporal_embed"
+    if missing := [key for key in (patch, places, times) if key not in state]:
         raise UsageError(f"these are not the weights of a LaViLa model: {', '.join(missing)} is missing")
     heads = ("fc_cls.weight", "fc_cls.0.weight", "fc_cls.1.weight", "fc_cls.2.weight")
     classes = tuple(len(state[head]) for head in heads if head in state)
     projection = state["image_projection"].shape[1] if "image_projection" in state else None
     blocks = {key.split(".")[2] for key in state if key.startswith("visual.blocks.")}
-    lengths = (state[table].shape[1] for table in tables)
-    return config.fitted(state["visual.patch_embed.proj.weight"], blocks, *lengths, classes, projection)
+    return config.fitted(
+        state[patch], blocks, state[places].shape[1], state[times].shape[1], classes, projection
+    )
 
 
-def _pairs(config: VitConfig) -> list:
+def _pairs(config: VitConfig) -> Pairs:
     with torch.device("meta"):
         own = TimeSformer(config).state_dict()
     shapes = {

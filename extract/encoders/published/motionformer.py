@@ -1,7 +1,8 @@
 """Motionformer: tokens of space and time together, attention along the trajectory of each (Patrick et al.,
 arXiv 2106.05392).
 
-    a token looks at the patches of every time step apart -> one vector a step, its trajectory -> it looks along the trajectory
+    a token looks at the patches of each time step by itself -> one vector a step, its trajectory
+    -> it looks along the trajectory
 
 B clips, T frames, T' = T / 2 time steps, h x w patches, S tokens a step (hw; more where a caller appends
 some), D channels, N = 1 + T' S tokens: the class token, then time, row, column. C queries a chunk.
@@ -14,15 +15,15 @@ and `theirs` translate their keys.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders.image import Pixels
-from mambavl.extract.encoders.published.keys import Key, convert, without_module
+from mambavl.extract.encoders.base import Pixels, Shape, VideoEncoder
+from mambavl.extract.encoders.published.keys import Pairs, to_ours, to_theirs, without_module
 
 LAYER_NORM_EPS = 1e-6
 # pixels: the position table is always that of a 224 px crop, whatever the model was trained at
@@ -57,7 +58,8 @@ class MotionformerConfig:
             )
         if self.image_size % self.patch_size:
             raise UsageError(
-                f"Motionformer: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+                f"Motionformer: image_size {self.image_size} is "
+                f"not a multiple of patch_size {self.patch_size}"
             )
         if self.layer not in ("last", "penultimate"):
             raise UsageError(f"Motionformer: layer is `last` or `penultimate`, not {self.layer!r}")
@@ -75,7 +77,7 @@ CONFIGS = {
 }
 
 
-class Motionformer(nn.Module):
+class Motionformer(VideoEncoder):
     """The encoder: tubelets, positions, blocks, final norm; `pool` and `classify` are the original's
     classifier.
 
@@ -84,11 +86,13 @@ class Motionformer(nn.Module):
     """
 
     prefix_tokens = 1
+    has_class_token = True  # as `pre_logits` has not seen it yet
 
     def __init__(self, config: MotionformerConfig) -> None:
         super().__init__()
         self.config = config
         self.width = config.width
+        self.frames = config.frames
         # The published weights were trained on OpenCV's channel order.
         self.pixels = Pixels(
             config.image_size, (0.5,) * 3, (0.5,) * 3, colour="BGR", interpolation="bilinear"
@@ -120,7 +124,7 @@ class Motionformer(nn.Module):
         """The block at `index`, counted from 0."""
         return Block(self.config)
 
-    def token_grid(self, video_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    def token_grid(self, video_shape: Shape) -> Shape:
         """(T', h, w) of the tokens of a video (T, H, W). Any height and width of whole patches, but the clip
         length is fixed.
         """
@@ -138,8 +142,8 @@ class Motionformer(nn.Module):
         return config.steps, height // config.patch_size, width // config.patch_size
 
     def tokens(self, video: Tensor) -> Tensor:
-        """video (B, 3, T, H, W), normalised -> (B, 1 + T' h w, D), class token first, then time, row, column."""
-        grid = self.token_grid(video.shape[2:])
+        """video (B, 3, T, H, W), normalised -> (B, 1 + T' h w, D): class token, then time, row, column."""
+        grid = self.grid_of(video)
         return self._through_blocks(self.embed(video), grid)
 
     def pool(self, tokens: Tensor) -> Tensor:
@@ -151,23 +155,14 @@ class Motionformer(nn.Module):
             tokens = self.norm(self._last_block(tokens))
         return self.pre_logits(tokens[:, 0]).tanh()
 
-    def patch_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens as `tokens` gives them -> (B, T' h w, D), what is stored of the patches."""
-        return tokens[:, 1:]
-
-    def class_token(self, tokens: Tensor) -> Tensor:
-        """Tokens as `tokens` gives them -> (B, D), what is stored of the class token: what `pre_logits` has not seen yet."""
-        return tokens[:, 0]
-
-    def pooled(self, video: Tensor) -> Tensor:
-        return self.pool(self.tokens(video))
-
     def classify(self, features: Tensor) -> tuple[Tensor, ...]:
         """Pooled features (B, D) -> logits, one (B, classes) a head: verbs, nouns."""
         return tuple(head(features) for head in self.heads)
 
     def embed(self, video: Tensor) -> Tensor:
-        """video (B, 3, T, H, W) -> (B, 1 + T' h w, D): tubelets plus their place and time. The class token has no time."""
+        """video (B, 3, T, H, W) -> (B, 1 + T' h w, D): tubelets plus their place and time; the class token
+        has no time.
+        """
         patches = self.tubelets(video).permute(0, 2, 3, 4, 1)  # (B, T', h, w, D)
         place = self._positions(*patches.shape[2:4])  # (1, 1 + hw, D)
         patches = patches.flatten(2, 3) + place[:, None, 1:] + self.temp_embed[:, :, None]  # (B, T', hw, D)
@@ -263,7 +258,7 @@ class TrajectoryAttention(nn.Module):
         return self.proj(torch.cat([class_token, *chunks], dim=1))
 
     def _along_trajectories(self, q: Tensor, k: Tensor, v: Tensor, own_step: Tensor) -> Tensor:
-        """q (B, heads, C, d); k, v (B T', heads, S, d); own_step (C,), the time step of each query -> (B, C, D)."""
+        """q (B, heads, C, d); k, v (B T', heads, S, d); own_step (C,), each query's step -> (B, C, D)."""
         batch, heads, count, depth = q.shape
         steps = len(k) // batch
         repeated = q[:, None].expand(-1, steps, -1, -1, -1).flatten(0, 1)
@@ -296,26 +291,27 @@ FOREIGN_PARTS = {
 
 
 def ours(state: Mapping[str, Tensor], config: MotionformerConfig) -> dict[str, Tensor]:
-    """A published state dict -> one that Motionformer(config) loads. Strict in keys and shapes.
+    """A published state dict -> one that Motionformer(config) loads. Raises UsageError unless keys and shapes
+    fit exactly.
 
     The whole checkpoint is taken too (`model_state` in it), and keys with the `module.` of distributed
     training.
     """
-    return convert(unwrapped(state), [(their, our) for our, their in _pairs(config)], "this Motionformer")
+    return to_ours(unwrapped(state), _pairs(config), "this Motionformer")
 
 
 def theirs(state: Mapping[str, Tensor], config: MotionformerConfig) -> dict[str, Tensor]:
     """The way back: our state dict under the published names, in the published shapes."""
-    return convert(state, _pairs(config), "this Motionformer, under our names")
+    return to_theirs(state, _pairs(config), "this Motionformer")
 
 
-def _pairs(config: MotionformerConfig) -> list[tuple[Key, Key]]:
+def _pairs(config: MotionformerConfig) -> Pairs:
     with torch.device("meta"):
         model = Motionformer(config)
     return key_pairs(model, FOREIGN_PARTS)
 
 
-def key_pairs(model: Motionformer, foreign_parts: Mapping[str, str]) -> list[tuple[Key, Key]]:
+def key_pairs(model: Motionformer, foreign_parts: Mapping[str, str]) -> Pairs:
     """(our key, the published one) of each of a model's tensors; shapes are the same."""
     head = "head" if len(model.heads) == 1 else r"head\1"  # published: `head` alone, or `head0` and `head1`
     found = []
@@ -331,7 +327,10 @@ def unwrapped(state: Mapping) -> dict[str, Tensor]:
     return without_module(state.get("model_state", state))
 
 
-def fitted(config: MotionformerConfig, state: Mapping[str, Tensor]) -> MotionformerConfig:
+Config = TypeVar("Config", bound=MotionformerConfig)
+
+
+def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
     """`config` with what a published state dict's shapes tell: width, depth, clip length, classes, the unused
     stem.
 

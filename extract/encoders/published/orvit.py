@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders.published.keys import Key, convert
+from mambavl.extract.encoders.published.keys import Pairs, to_ours, to_theirs
 from mambavl.extract.encoders.published.motionformer import (
     FOREIGN_PARTS,
     LAYER_NORM_EPS,
@@ -64,6 +64,10 @@ class ORViT(Motionformer):
 
     config: ORViTConfig
 
+    def __init__(self, config: ORViTConfig) -> None:
+        super().__init__(config)
+        self.box_slots = config.objects if config.boxes == "given" else 0
+
     def block(self, index: int) -> nn.Module:
         return ObjectBlock(self.config) if index in self.config.orvit_layers else super().block(index)
 
@@ -74,13 +78,16 @@ class ORViT(Motionformer):
                 nn.init.trunc_normal_(module.box_categories, std=0.02)
 
     def tokens(self, video: Tensor, boxes: Tensor | None = None) -> Tensor:
-        """video (B, 3, T, H, W), normalised; boxes (B, T, O, 4) -> (B, 1 + T' h w, D), class token, then time, row, column."""
-        grid = self.token_grid(video.shape[2:])
-        if self.config.boxes == "none" and boxes is None:
-            boxes = video.new_zeros(len(video), self.config.frames, self.config.objects, 4)
-        self._check(boxes, (len(video), self.config.frames, self.config.objects, 4))
+        """video (B, 3, T, H, W), normalised; boxes (B, T, O, 4) -> (B, 1 + T' h w, D), class token, then
+        time, row, column. Raises UsageError for boxes that are missing or outside the crop.
+        """
+        grid = self.grid_of(video)
+        boxes = self._checked(boxes, video)
         boxes = boxes[:, :: self.config.tubelet].to(video)  # the first frame of each tubelet speaks for it
         return self._through_blocks(self.embed(video), grid, boxes)
+
+    def tokens_with_boxes(self, video: Tensor, boxes: Tensor) -> Tensor:
+        return self.tokens(video, boxes)
 
     def pooled(self, video: Tensor, boxes: Tensor | None = None) -> Tensor:
         return self.pool(self.tokens(video, boxes))
@@ -92,10 +99,14 @@ class ORViT(Motionformer):
             )
         return super()._last_block(tokens)
 
-    def _check(self, boxes: Tensor | None, shape: tuple[int, ...]) -> None:
+    def _checked(self, boxes: Tensor | None, video: Tensor) -> Tensor:
+        shape = (len(video), self.config.frames, self.config.objects, 4)
+        if boxes is None and self.config.boxes == "none":
+            boxes = video.new_zeros(shape)
         if boxes is None:
             raise UsageError(
-                f"ORViT: tokens(video, boxes) needs boxes {shape}, (cx, cy, w, h); zeros where nothing was found"
+                f"ORViT: tokens(video, boxes) needs boxes {shape}, (cx, cy, w, h); "
+                "zeros where nothing was found"
             )
         if boxes.shape != shape:
             raise UsageError(
@@ -108,6 +119,7 @@ class ORViT(Motionformer):
         elif not boxes.is_meta and not inside:
             low, high = boxes.min().item(), boxes.max().item()
             raise UsageError(f"ORViT: boxes go from {low:g} to {high:g}; {says}")
+        return boxes
 
 
 class ObjectBlock(nn.Module):
@@ -143,7 +155,9 @@ class ObjectBlock(nn.Module):
         return tokens + self.mlp(self.norm2(tokens))
 
     def object_tokens(self, patches: Tensor, boxes: Tensor) -> Tensor:
-        """patches (B, T', h, w, D), boxes (B, T', O, 4) -> (B, T', O, D): the look of each box, its place and its slot."""
+        """patches (B, T', h, w, D), boxes (B, T', O, 4) -> (B, T', O, D): the look of each box, its place and
+        its slot.
+        """
         # One slot at a time: the crops of all O would be the largest thing in memory.
         looks = [
             self.roi_mlp(roi_crops(patches, boxes[:, :, slot])).amax(dim=(2, 3))
@@ -153,7 +167,8 @@ class ObjectBlock(nn.Module):
 
 
 class MotionStream(nn.Module):
-    """Boxes alone -> one vector each: place and slot, mixed by one ordinary transformer block over all steps and slots.
+    """Boxes alone -> one vector each: place and slot, mixed by one ordinary transformer block over all steps
+    and slots.
 
     Empty slots are not masked: they take part with the embedding of their slot.
     """
@@ -209,7 +224,8 @@ def _relu_mlp(given: int, width: int) -> nn.Sequential:
 
 
 def roi_crops(patches: Tensor, boxes: Tensor) -> Tensor:
-    """patches (..., h, w, D), boxes (..., 4) -> (..., h, w, D): each box resampled to the size of the whole grid.
+    """patches (..., h, w, D), boxes (..., 4) -> (..., h, w, D): each box resampled to the size of the whole
+    grid.
 
     One bilinear sample in the middle of each of the h x w bins: a box is never larger than the frame, so no
     bin is larger than a patch. An empty box gives zeros.
@@ -272,7 +288,7 @@ def corners(boxes: Tensor) -> tuple[Tensor, ...]:
 def crop_boxes(
     boxes: Tensor,
     frame: tuple[int, int],
-    crop: tuple[int, int, int],
+    crop: tuple[float, float, float],
     image_size: int,
     *,
     box_transform: BoxTransform = "correct",
@@ -302,13 +318,15 @@ _FOREIGN_PARTS = FOREIGN_PARTS | {"roi_mlp": "patch_to_d", "box_mlp": "c_coord_t
 
 
 def ours(state: Mapping[str, Tensor], config: ORViTConfig) -> dict[str, Tensor]:
-    """A published state dict, or the checkpoint around it, -> one that ORViT(config) loads. Strict in keys and shapes."""
-    return convert(unwrapped(state), [(their, our) for our, their in _pairs(config)], "this ORViT")
+    """A published state dict, or the checkpoint around it, -> one that ORViT(config) loads. Raises UsageError
+    unless keys and shapes fit exactly.
+    """
+    return to_ours(unwrapped(state), _pairs(config), "this ORViT")
 
 
 def theirs(state: Mapping[str, Tensor], config: ORViTConfig) -> dict[str, Tensor]:
     """The way back: our state dict under the published names, in the published shapes."""
-    return convert(state, _pairs(config), "this ORViT, under our names")
+    return to_theirs(state, _pairs(config), "this ORViT")
 
 
 def fitted(config: ORViTConfig, state: Mapping[str, Tensor]) -> ORViTConfig:
@@ -318,12 +336,12 @@ def fitted(config: ORViTConfig, state: Mapping[str, Tensor]) -> ORViTConfig:
     if not layers:
         raise UsageError("these are not the weights of an ORViT: no block has an object stream (patch_to_d)")
     objects = state[f"blocks.{layers[0]}.box_categories"].shape[1]
-    return replace(
-        motionformer_fitted(replace(config, orvit_layers=()), state), orvit_layers=layers, objects=objects
-    )
+    # no layers while the depth is still to be read: a file may have fewer blocks than `config`
+    sizes = motionformer_fitted(replace(config, orvit_layers=()), state)
+    return replace(sizes, orvit_layers=layers, objects=objects)
 
 
-def _pairs(config: ORViTConfig) -> list[tuple[Key, Key]]:
+def _pairs(config: ORViTConfig) -> Pairs:
     with torch.device("meta"):
         model = ORViT(config)
     return key_pairs(model, _FOREIGN_PARTS)

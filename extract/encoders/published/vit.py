@@ -1,7 +1,8 @@
 """What the video transformers of AVION and LaViLa have in common: CLIP's ViT, given several frames and a
 table of their order.
 
-    token = patch of one frame + its place (row, column) + its frame         class token: + row 0 of the places, no frame
+    token         patch of one frame + its place (row, column) + its frame
+    class token   + row 0 of the places, no frame
     then a norm, then the blocks; order: class token, then time, row, column
 
 B clips, T frames, h x w patches per frame, N = h w, P pixels a side of a patch, D channels, H attention
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders.image import Pixels
+from mambavl.extract.encoders.base import Pixels, Shape, VideoEncoder
 
 # the published classifiers, by their number of heads
 CLASSIFIERS = {0: (), 1: ("action",), 3: ("verb", "noun", "action")}
@@ -66,7 +67,7 @@ class VitConfig:
         all published ones."""
         width, side, pixels = len(patch), math.isqrt(places - 1), patch[0].numel() // 3
         if side * side != places - 1:
-            raise UsageError(f"a position table of {places} rows is no square grid and a class token")
+            raise UsageError(f"a position table of {places} rows is not a square grid and a class token")
         return replace(
             self,
             width=width,
@@ -80,17 +81,20 @@ class VitConfig:
         )
 
 
-class VideoTower(nn.Module):
+class VideoTower(VideoEncoder):
     """What is around the blocks. A model adds `blocks`, `tokens` and `pool`, and says where the final norm
     belongs.
     """
 
     prefix_tokens = 1
+    has_class_token = True
+    blocks: nn.ModuleList
 
     def __init__(self, config: VitConfig, first_norm_eps: float) -> None:
         super().__init__()
         self.config = config
         self.width = config.width
+        self.frames = config.frames
         self.pixels = clip_pixels(config.image_size)
         self.embed = VideoEmbedding(config, first_norm_eps)
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
@@ -99,8 +103,10 @@ class VideoTower(nn.Module):
             nn.Parameter(torch.empty(config.width, config.projection)) if config.projection else None
         )
 
-    def token_grid(self, video_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """(T', h, w) of the tokens of a video (T, H, W)."""
+    def token_grid(self, video_shape: Shape) -> Shape:
+        """(T, h, w) of the tokens of a video (T, H, W). Raises UsageError for more frames than its
+        table has.
+        """
         frames, height, width = video_shape
         if frames > self.config.frames:
             raise UsageError(
@@ -108,9 +114,6 @@ class VideoTower(nn.Module):
                 f"--set sampling.frames={self.config.frames}"
             )
         return frames, height // self.config.patch_size, width // self.config.patch_size
-
-    def pooled(self, video: Tensor) -> Tensor:
-        return self.pool(self.tokens(video))
 
     def classify(self, features: Tensor) -> dict[str, Tensor]:
         """Scores before the softmax, by classifier: `action`, or `verb`, `noun` and `action`; nothing without
@@ -120,18 +123,12 @@ class VideoTower(nn.Module):
         return {name: head(features) for name, head in zip(names, self.classifiers, strict=True)}
 
     def project(self, features: Tensor) -> Tensor:
-        """(B, D) -> the space shared with text, (B, config.projection); no part of the features."""
+        """(B, D) -> the space shared with text, (B, config.projection), which is not stored. Raises
+        UsageError where the model has none.
+        """
         if self.projection is None:
             raise UsageError("this model has no projection; set `projection` in its config")
         return features @ self.projection
-
-    def patch_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens as `tokens` gives them -> (B, T h w, D), what is stored of the patches."""
-        return tokens[:, 1:]
-
-    def class_token(self, tokens: Tensor) -> Tensor:
-        """Tokens as `tokens` gives them -> (B, D), what is stored of the class token."""
-        return tokens[:, 0]
 
     @property
     def blocks_used(self) -> nn.ModuleList:
@@ -164,11 +161,13 @@ class VideoEmbedding(nn.Module):
         _, channels, given, height, width = video.shape
         if (channels, height, width) != (3, size, size):
             raise UsageError(
-                f"the encoder takes 3 x {size} x {size} pixels, not {channels} x {height} x {width}; see refit()"
+                f"the encoder takes 3 x {size} x {size} pixels, "
+                f"not {channels} x {height} x {width}; see refit()"
             )
         if given > frames:
             raise UsageError(
-                f"the encoder has times for {frames} frames, the clip has {given}; --set sampling.frames={frames}"
+                f"the encoder has times for {frames} frames, the clip has {given}; "
+                f"--set sampling.frames={frames}"
             )
         return given
 
@@ -180,7 +179,7 @@ def cut_patches(video: Tensor, size: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Every token attends to every token. Rows of `qkv`: q, k, v, and within each one head after the other."""
+    """The projections of an attention. Rows of `qkv`: q, k, v, and within each one head after the other."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -188,16 +187,22 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, L, D) -> q, k and v, each (B, H, L, D / H)."""
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
+
+    def join(self, heads: Tensor) -> Tensor:
+        """(B, H, L, D / H) -> (B, L, D)."""
+        return self.out(heads.transpose(1, 2).flatten(2))
+
+
+class JointAttention(Attention):
+    """Every token attends to every token."""
+
     def forward(self, x: Tensor) -> Tensor:  # (B, L, D)
         q, k, v = self.split(x)
         return self.join(F.scaled_dot_product_attention(q, k, v))  # L x L scores are never held at once
-
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v, each (B, H, L, D / H)."""
-        return self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-
-    def join(self, heads: Tensor) -> Tensor:
-        return self.out(heads.transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -262,7 +267,9 @@ def resize_time(table: Tensor, frames: int, mode: Literal["bilinear", "interp"])
 
 
 def resize_position(table: Tensor, side: int) -> Tensor:
-    """(1 + N, D) -> (1 + side side, D), bicubic, the class token's row kept. Our choice: the originals' way is not recorded."""
+    """(1 + N, D) -> (1 + side side, D), bicubic, the class token's row kept. How the originals
+    do it is not recorded.
+    """
     old = math.isqrt(len(table) - 1)
     if old == side:
         return table

@@ -16,7 +16,7 @@ from mambavl.cache import open_store
 from mambavl.configs.errors import UsageError
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.encoders.registry import build
-from mambavl.extract.encoders.text import TextEncoder
+from mambavl.extract.encoders.text import TransformersTextEncoder
 from mambavl.extract.options import VideoExtraction
 from mambavl.extract.video_job import extract_video
 
@@ -134,7 +134,7 @@ def test_a_classifiers_folder_gives_the_base_models_tokens_in_our_order(folders,
         torch.testing.assert_close(encoder.class_token(tokens), own[:, 0], rtol=1e-4, atol=1e-5)
     assert encoder.details["attention"] == ("eager" if kind == "timesformer" else "sdpa")
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
-    assert hasattr(encoder, "class_token") == bool(first)
+    assert encoder.has_class_token == bool(first)
     assert not any("predictor" in name or "pooler" in name for name, _ in encoder.named_parameters())
 
 
@@ -252,7 +252,7 @@ def test_a_model_with_tokens_of_unknown_places_is_refused(tmp_path):
         image_size=[SIZE, SIZE], patch_size=PATCH, num_detection_tokens=9, num_hidden_layers=1, **SMALL
     )
     save(tmp_path, transformers.YolosModel(config), square("CLIPImageProcessor"))
-    with pytest.raises(UsageError, match="26 tokens of a frame of 32 px are no square grid"):
+    with pytest.raises(UsageError, match="26 tokens of a frame of 32 px do not form a square grid"):
         build(f"hf:{tmp_path}")
 
 
@@ -302,7 +302,7 @@ def test_a_folder_without_a_processor_file_is_told_what_to_add(tmp_path):
     save(tmp_path, image_model("vit"))
     with pytest.raises(
         UsageError,
-        match=r"no preprocessor_config\.json .* put the one published with the weights beside them",
+        match=r"no preprocessor_config\.json .* put the one published with the weights next to them",
     ):
         build(f"hf:{tmp_path}")
 
@@ -357,7 +357,7 @@ def test_random_weights_need_a_config_alone_and_are_always_the_same(tmp_path, fo
 def test_other_models_are_sent_where_they_belong(tmp_path):
     folder = make_roberta(tmp_path)
     encoder = build(f"hf:{folder}")
-    assert isinstance(encoder, TextEncoder)
+    assert isinstance(encoder, TransformersTextEncoder)
     assert encoder.kind == "text"
     with pytest.raises(UsageError, match="a text model and takes no image_size"):
         build(f"hf:{folder}", image_size=64)

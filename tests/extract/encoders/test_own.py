@@ -28,7 +28,7 @@ from mambavl.extract.video_job import extract_video
 GOOD = """
 import torch
 from torch import nn
-from mambavl.extract.encoders.image import Pixels
+from mambavl.extract.encoders import Pixels
 
 
 class Tubelets(nn.Module):
@@ -61,7 +61,7 @@ def build(weights=None, image_size=32):
 
 PLAIN = '''
 import torch
-from mambavl.extract.encoders.image import Pixels
+from mambavl.extract.encoders import Pixels
 
 
 class Colours:
@@ -221,12 +221,12 @@ def test_names_lead_to_a_function_or_to_what_to_type_next(module):
         "nowhere:build": r"no module 'nowhere' in .*; run the command from the folder",
         "stranger.inner:build": r"no module 'stranger\.inner'",
         "stranger:biuld": r"no function 'biuld' in .*stranger\.py; did you mean `build`\?",
-        "stranger:__name__": r"'__name__' is no function",
+        "stranger:__name__": r"'__name__' is not a function",
         f"{module('import no_such_package', 'needs')}:build": r"importing needs failed: ModuleNotFoundError: .*needs\.py:1\)",
         f"{module('import sys' + chr(10) + 'sys.exit(0)', 'leaves')}:build": r"importing leaves failed: SystemExit: 0 .*py:2\)",
         f"{module('def build(:', 'wrong')}:build": "importing wrong failed: SyntaxError",
         f"{module('def build(): return 1 / 0', 'raises')}:build": r"build\(\) failed: ZeroDivisionError: .*raises\.py:1\)",
-        f"{module('def build(): return 7', 'seven')}:build": "returned int, which is no encoder",
+        f"{module('def build(): return 7', 'seven')}:build": "returned int, which is not an encoder",
         f"{module('def build(path): return 7', 'asks')}:build": r"cannot be called as build\(\): missing a required argument",
         "stranger:build/x": "there is no encoder",
     }
@@ -311,9 +311,9 @@ BROKEN = {
     "an unknown state": ({'state = "pretrained"': 'state = "trained"'}, "build", "its state is 'trained'"),
     "frames that are no number": ({'state = "pretrained"': "frames = None"}, "build", "`frames` is a number of frames"),
     "leading tokens not there": ({'state = "pretrained"': "prefix_tokens = 0"}, "build", "129 tokens, but prefix_tokens = 0"),
-    "details that are no JSON": ({'state = "pretrained"': "details = {1j}"}, "build", "`details` is no JSON"),
+    "details that are no JSON": ({'state = "pretrained"': "details = {1j}"}, "build", "`details` is not a JSON"),
     "no module and no sha256": (
-        {"(nn.Module)": "", "super().__init__()": "pass"}, "build", "is no nn.Module, so its weights cannot be hashed",
+        {"(nn.Module)": "", "super().__init__()": "pass"}, "build", "is not an nn.Module, so its weights cannot be hashed",
     ),
     "a module without tensors": (
         {TOKENS: TOKENS.replace("self.patch", "self.patch[0]"), "self.first.exp": "torch.ones(8).exp",

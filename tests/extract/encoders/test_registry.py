@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from helpers.jobs import make_roberta
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.encoders import mpnet
-from mambavl.extract.encoders.image import Pixels
+from mambavl.extract.encoders.base import Pixels
 from mambavl.extract.encoders.levels import video_levels
 from mambavl.extract.encoders.registry import ENCODERS, build, kind_of
 from mambavl.extract.encoders.text import MASK
@@ -212,7 +212,7 @@ def test_mpnet_says_which_package_is_missing_or_broken(tmp_path, monkeypatch):
         mpnet.mpnet(None)
     (tmp_path / "broken.zip.001").write_bytes(b"PK no archive")
     monkeypatch.setattr(mpnet, "_piece", lambda package, number: tmp_path / "broken.zip.001")
-    with pytest.raises(DataError, match="is no whole archive"):
+    with pytest.raises(DataError, match="is not a whole archive"):
         mpnet.mpnet(None)
     assert not list((tmp_path / "cache" / "mambavl").iterdir())
 

@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers.parity import TOLERANCE, Fixture, error, manifest, recorded_inputs_and_outputs, shapes
+from helpers.parity import (
+    TOLERANCE,
+    Recording,
+    error,
+    manifest,
+    names_under,
+    recorded_inputs_and_outputs,
+    shapes,
+)
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.published import avion
 from mambavl.extract.encoders.published.vit import VitConfig, refit, resize_time
@@ -20,7 +28,7 @@ TINY = VitConfig(
 
 @pytest.fixture(scope="module", params=["plain", "fused"])
 def golden(request, shared):
-    fixture = Fixture(shared / "parity" / "avion" / f"{request.param}_t4")
+    fixture = Recording(shared / "parity" / "avion" / f"{request.param}_t4")
     fixture.state["visual.image_projection"] = fixture["extra/visual.image_projection"]
     fixture.layout = request.param
     return fixture
@@ -63,7 +71,7 @@ def test_every_step_on_the_way_is_the_originals(golden):
 
 @pytest.mark.shared
 def test_times_are_stretched_and_cut_as_the_original_does(shared):
-    golden = Fixture(shared / "parity" / "avion" / "plain_t4")
+    golden = Recording(shared / "parity" / "avion" / "plain_t4")
     config = replace(TINY, projection=None)
     state = avion.ours(golden.state, config)
     tables = {
@@ -86,7 +94,7 @@ def test_times_are_stretched_and_cut_as_the_original_does(shared):
 @pytest.mark.shared
 def test_both_layouts_are_one_model_and_come_back_bit_for_bit(shared):
     plain, fused = (
-        Fixture(shared / "parity" / "avion" / f"{layout}_t4").state for layout in ("plain", "fused")
+        Recording(shared / "parity" / "avion" / f"{layout}_t4").state for layout in ("plain", "fused")
     )
     config = avion.fitted(TINY, plain)
     assert config == avion.fitted(TINY, fused) == replace(TINY, projection=None)
@@ -108,7 +116,7 @@ def test_full_size_state_dicts_have_the_originals_keys_and_shapes(shared, model,
     distributed = {f"module.{name}": tensor for name, tensor in state.items()}
     assert avion.fitted(named, distributed) == config
     mine = avion.ours(distributed, config)
-    left_out = avion.text_tower(distributed)
+    left_out = names_under(distributed, avion.TEXT_TOWER)
     assert shapes(avion.theirs(mine, config, kind.rpartition("_")[2])) == {
         name: shape for name, shape in shapes(state).items() if name not in left_out
     }

@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from helpers.parity import TOLERANCE, Fixture, error, manifest, recorded_inputs_and_outputs, shapes
+from helpers.parity import (
+    TOLERANCE,
+    Recording,
+    error,
+    manifest,
+    names_under,
+    recorded_inputs_and_outputs,
+    shapes,
+)
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.published import lavila
 from mambavl.extract.encoders.published.vit import VitConfig, refit, resize_time
@@ -19,7 +27,7 @@ TINY = VitConfig(
 
 @pytest.fixture(scope="module")
 def golden(shared):
-    fixture = Fixture(shared / "parity" / "lavila" / "tsf_t4")
+    fixture = Recording(shared / "parity" / "lavila" / "tsf_t4")
     fixture.state["image_projection"] = fixture["extra/image_projection"]
     return fixture
 
@@ -110,7 +118,7 @@ def test_full_size_state_dicts_have_the_originals_keys_and_shapes(shared, name, 
     distributed = {f"module.{key}": tensor for key, tensor in state.items()}
     config = lavila.fitted(lavila.CONFIGS[base], distributed)
     mine = lavila.ours(distributed, config)
-    left_out = lavila.text_tower(distributed)
+    left_out = names_under(distributed, lavila.TEXT_TOWER)
     assert shapes(lavila.theirs(mine, config)) == {
         key: shape for key, shape in shapes(state).items() if key not in left_out
     }

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers.motion import SMALL, clips, error, fixture_of, redrawn
+from helpers.parity import SMALL_MOTIONFORMER as SMALL
+from helpers.parity import Recording, clips, error, motionformer_config, outputs_of_blocks, redrawn
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.published.motionformer import CONFIGS, Motionformer, ours, theirs
 
@@ -25,16 +26,13 @@ RUNS = [("motionformer", "mf_crop64"), ("motionformer_original", "mfo_crop64")]
     ("dtype", "group", "within"), [(torch.float32, "output", 1e-5), (torch.float64, "output64", 1e-9)]
 )
 def test_the_originals_numbers(shared, folder, name, dtype, group, within):
-    config, state, tensors = fixture_of(shared / "parity" / folder, name)
+    recording = Recording(shared / "parity" / folder / name)
+    config, tensors = motionformer_config(recording), recording.tensors
     model = Motionformer(config)
-    model.load_state_dict(ours(state, config))
+    model.load_state_dict(ours(recording.state, config))
     model = model.eval().to(dtype)
-    seen = {"embed": model.embed(tensors["input/video"].to(dtype))}
-    for index, block in enumerate(model.blocks):
-        block.register_forward_hook(lambda _, __, out, name=f"block.{index}": seen.update({name: out}))
-        block.attn.register_forward_hook(
-            lambda _, __, out, name=f"block.{index}.attn": seen.update({name: out})
-        )
+    seen = outputs_of_blocks(model)
+    seen["embed"] = model.embed(tensors["input/video"].to(dtype))
     with torch.inference_mode():
         tokens = model.tokens(tensors["input/video"].to(dtype))
         features = model.pool(tokens)
@@ -58,7 +56,8 @@ def test_the_originals_numbers(shared, folder, name, dtype, group, within):
 @pytest.mark.shared
 @pytest.mark.parametrize(("folder", "name"), RUNS)
 def test_a_published_state_dict_survives_the_way_there_and_back(shared, folder, name):
-    config, state, _ = fixture_of(shared / "parity" / folder, name)
+    recording = Recording(shared / "parity" / folder / name)
+    config, state = motionformer_config(recording), recording.state
     back = theirs(ours(state, config), config)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[key], tensor) for key, tensor in state.items())

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from helpers.motion import clips, error, fixture_of, redrawn
-from helpers.orvit import SMALL
+from helpers.parity import SMALL_ORVIT as SMALL
+from helpers.parity import Recording, clips, error, motionformer_config, outputs_of_blocks, redrawn
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.published import motionformer
 from mambavl.extract.encoders.published.motionformer import Motionformer, MotionformerConfig
@@ -43,11 +43,11 @@ def model():
 
 
 def orvit_fixture(shared):
-    folder = shared / "parity" / "orvit"
-    config, state, tensors = fixture_of(folder, "orvit_crop64")
-    sizes = json.loads((folder / "orvit_crop64.json").read_text())["config"]
+    recording = Recording(shared / "parity" / "orvit" / "orvit_crop64")
+    sizes = recording.config
     layers = {"orvit_layers": tuple(sizes["orvit_layers"]), "objects": sizes["objects"]}
-    return ORViTConfig(**asdict(config), **layers), state, tensors
+    config = ORViTConfig(**asdict(motionformer_config(recording)), **layers)
+    return config, recording.state, recording.tensors
 
 
 @pytest.mark.shared
@@ -59,12 +59,7 @@ def test_the_originals_numbers(shared, dtype, group, within):
     model = ORViT(config)
     model.load_state_dict(ours(state, config))
     model = model.eval().to(dtype)
-    seen = {}
-    for index, block in enumerate(model.blocks):
-        block.register_forward_hook(lambda _, __, out, name=f"block.{index}": seen.update({name: out}))
-        block.attn.register_forward_hook(
-            lambda _, __, out, name=f"block.{index}.attn": seen.update({name: out})
-        )
+    seen = outputs_of_blocks(model)
     with torch.inference_mode():
         tokens = model.tokens(tensors["input/video"].to(dtype), tensors["input/boxes"])
         features = model.pool(tokens)

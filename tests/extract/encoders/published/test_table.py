@@ -114,7 +114,7 @@ def test_a_file_of_other_classes_is_not_said_to_be_of_ek100():
     model = build("orvit", weights="random", **SMALL["orvit"], num_classes=(174,))
     found = from_published("orvit", published_state("orvit", model), **SMALL["orvit"])
     assert found.config.num_classes == (174,)
-    assert found.weights_state == "pretrained"
+    assert found.state == "pretrained"
 
 
 def test_what_is_no_checkpoint_of_it_is_named_and_nothing_is_written(tmp_path):
@@ -342,7 +342,7 @@ def test_every_published_encoder_is_registered_with_what_it_is():
         record = ENCODERS[name]
         assert (record.width, record.frames) == (known.config.width, known.config.frames)
         assert record.state == ("pretrained" if name == "orvit" else "ek100-finetuned")
-        assert known.files[0] in record.weights
+        assert known.file in record.weights
 
 
 def test_convert_never_writes_over_a_file(tmp_path):

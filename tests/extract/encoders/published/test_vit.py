@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers.parity import error
+from helpers.parity import error, names_under
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.levels import video_levels
 from mambavl.extract.encoders.published import avion, lavila
@@ -131,7 +131,7 @@ def test_a_published_state_dict_comes_back_as_it_was(name, layout):
     text = {"avion": "textual.ln_final.weight", "lavila": "ln_final.weight"}[name]
     file = {f"module.{key}": tensor for key, tensor in (published | {text: torch.zeros(1)}).items()}
     assert module.fitted(replace(TINY, frames=9, num_classes=()), file) == TINY
-    assert module.text_tower(file) == [text]
+    assert names_under(file, module.TEXT_TOWER) == [text]
     back = module.theirs(module.ours(file, TINY), TINY, *layout)
     assert back.keys() == published.keys()
     assert all(torch.equal(back[key], published[key]) for key in published)
@@ -180,7 +180,7 @@ def test_a_position_table_keeps_its_class_row_and_what_is_the_same_everywhere():
     grid = resize_position(torch.cat([torch.zeros(1, 1), rows]), 6)[1:].unflatten(0, (6, 6))[..., 0]
     assert (grid == grid[:, :1]).all()
     assert (grid.diff(dim=0) > 0).all()
-    with pytest.raises(UsageError, match="11 rows is no square grid"):
+    with pytest.raises(UsageError, match="11 rows is not a square grid"):
         TINY.fitted(torch.zeros(32, 3, 4, 4), {"0", "1"}, 11, 4, (), None)
 
 
