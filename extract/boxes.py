@@ -1,7 +1,7 @@
 """Where the hands and the objects are: boxes for ORViT, out of files that others publish.
 
     h5     the ORViT authors' processed file: tracks, linked by their program
-    hoa    EPIC-KITCHENS-100's hand-object detections, one file for each video; linked here, by rules of our own
+    hoa    EPIC-KITCHENS-100's hand-object detections, a file for each video; linked in `tracks`, by our rules
 
 T moments of a clip, O slots, n boxes of an image. A box is x0, y0, x1, y1 in fractions of the whole frame. A
 track is one thing followed from image to image under one id: 0 the right hand, 1 the left, any other an
@@ -17,50 +17,43 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from mambavl.cache.interchange.arrays import hdf5_node, open_hdf5, readable
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import nominal_rate
-from mambavl.extract.detections import MAX_BOXES, Corners, Detections, read_detections
-from mambavl.extract.video_files import fingerprint
+from mambavl.extract.detections import MAX_BOXES, read_detections
+from mambavl.extract.tracks import (
+    HANDS,
+    MAX_GAP,
+    MIN_OBJECT_SIDE,
+    MIN_OVERLAP,
+    NOTHING,
+    Boxes,
+    Tracks,
+    link,
+)
+from mambavl.extract.video_files import Hashing, fingerprint
 
-NUMERICS = 1  # raised by hand whenever the same files come to give other boxes
-HANDS = {"right": 0, "left": 1}  # ids of tracks, and the slots kept for them
-FIRST_OBJECT = 3  # id; the authors' objects begin at 3, and so do ours
-
-MIN_OVERLAP = 0.3  # intersection over union from which two boxes may be the same object; ours, not swept
-MAX_GAP = 15  # images, about a quarter second, that an object may be missed and keep its id; ours, not swept
-# an object narrower or lower than this fraction of the frame is dropped, as the authors did
-MIN_OBJECT_SIDE = 0.01
-
+BoxKind = Literal["h5", "hoa"]
+NUMERICS = 1  # raised by hand whenever the same files come to give other boxes, or `link` other tracks
 KEPT_VIDEOS = 2  # whose tracks stay in memory; about 30 MB for an hour
 OUTSIDE = 1.0  # fractions of the frame that a tracker's box may reach beyond it; pixels reach further
-
-
-class Boxes(NamedTuple):
-    """What is seen in one image: no id twice, no box without area."""
-
-    ids: np.ndarray  # (n,) int
-    corners: np.ndarray  # (n, 4) float32, x0, y0, x1, y1
-
-
-NOTHING = Boxes(np.empty(0, np.int64), np.empty((0, 4), np.float32))
 
 
 class BoxSource(ABC):
     """Boxes of videos. For one thread at a time; clips of one video are best asked for one after another."""
 
     def clip(self, video_id: str, times: np.ndarray, objects: int = 4) -> np.ndarray:
-        """The boxes of a clip: times (T,) in seconds -> (T, O, 4) float32, x0, y0, x1, y1; zeros where nothing was found.
+        """The boxes of a clip: times (T,) in seconds -> (T, O, 4) float32; zeros where nothing was found.
 
         Slot 0 is the right hand, slot 1 the left; the others go to the tracks that the clip's images show
         first, in order of time and, within an image, as the source lists them. An image that the source does
         not list has no boxes. What a moment gets depends on images up to that moment alone (of `h5` as far as
         its makers' program is known). Raises DataError for a video that is not there or has no box at all and
-        for a file that is broken; UsageError for times that are no times.
+        for a file that is broken; UsageError for times that are not seconds.
         """
         times = np.asarray(times, np.float64)
         if times.ndim != 1 or not ((times >= 0) & (times < np.inf)).all():  # NaN fails too
@@ -90,9 +83,7 @@ class BoxSource(ABC):
     def _image(self, video_id: str, number: int) -> Boxes: ...
 
 
-def open_boxes(
-    kind: Literal["h5", "hoa"], path: Path, video_hash: Literal["fast", "full"] = "fast"
-) -> BoxSource:
+def open_boxes(kind: BoxKind, path: Path, video_hash: Hashing = "fast") -> BoxSource:
     """A source of boxes. h5: the file; hoa: the folder with P01/hand-objects/P01_01.pkl, P01/P01_01.pkl or
     P01_01.pkl.
 
@@ -105,7 +96,7 @@ def open_boxes(
     if kind == "hoa":
         return LinkedDetections(Path(path), video_hash)
     raise UsageError(
-        f"there are no boxes {kind!r}; use h5 (the ORViT authors' file) or hoa (EPIC's hand-object detections)"
+        f"there are no boxes {kind!r}; use h5 (the ORViT authors' file) or hoa (EPIC's detections)"
     )
 
 
@@ -135,7 +126,7 @@ class AuthorsBoxes(BoxSource):
     asked for.
     """
 
-    def __init__(self, path: Path, video_hash: str) -> None:
+    def __init__(self, path: Path, video_hash: Hashing) -> None:
         if not path.is_file():
             raise DataError(
                 f"{path}: no such file; boxes h5 are the ORViT authors' processed file, one for all videos"
@@ -205,8 +196,8 @@ class AuthorsBoxes(BoxSource):
         node = hdf5_node(images, name, self.path)
         if isinstance(node, h5py.Group):
             raise DataError(
-                f"{where} is a group ({', '.join(list(node)[:4])}): the layout of InAViT's file, which cannot stand in for the "
-                "ORViT authors'; give h5 theirs, or use hoa with EPIC's hand-object detections"
+                f"{where} is a group ({', '.join(list(node)[:4])}): the layout of InAViT's file, which "
+                "cannot stand in for the ORViT authors'; give h5 theirs, or use hoa with EPIC's detections"
             )
         if node.ndim != 2 or node.shape[1] != 5 or node.shape[0] > MAX_BOXES or node.dtype.kind != "f":
             raise DataError(
@@ -244,7 +235,7 @@ def _first_name(group: Any) -> str | None:
 class LinkedDetections(BoxSource):
     """A video's detections are read and linked when the first of its clips is asked for."""
 
-    def __init__(self, root: Path, video_hash: str) -> None:
+    def __init__(self, root: Path, video_hash: Hashing) -> None:
         if not root.is_dir():
             raise DataError(
                 f"{root}: no such folder; boxes hoa are in the one that holds P01/hand-objects/P01_01.pkl"
@@ -271,7 +262,7 @@ class LinkedDetections(BoxSource):
             self._tracks[video_id] = found
         return self._tracks[video_id].of_image(number)
 
-    def _read(self, video_id: str) -> "Tracks":
+    def _read(self, video_id: str) -> Tracks:
         path = self._find(video_id)
         if path is None:
             participant = video_id.partition("_")[0]
@@ -287,85 +278,3 @@ class LinkedDetections(BoxSource):
         participant, name = video_id.partition("_")[0], f"{video_id}.pkl"
         folders = (self.root / participant / "hand-objects", self.root / participant, self.root)
         return next((folder / name for folder in folders if (folder / name).is_file()), None)
-
-
-class Tracks(NamedTuple):
-    """Every box of a video: those of image n are the rows first[n] to first[n + 1]."""
-
-    first: np.ndarray  # (images + 2,) int64
-    ids: np.ndarray  # (rows,) int64
-    corners: np.ndarray  # (rows, 4) float32
-
-    def of_image(self, number: int) -> Boxes:
-        if number + 1 >= len(self.first):
-            return NOTHING
-        rows = slice(self.first[number], self.first[number + 1])
-        return Boxes(self.ids[rows], self.corners[rows])
-
-
-def link(video: Iterable[Detections]) -> Tracks:
-    """The images of a video, in order -> tracks. Ours; the ORViT authors linked with SORT, so ids differ from theirs.
-
-    The best hand of each side is that hand. An object continues the track whose last box it overlaps most,
-    pair after pair from the largest overlap down, if that is MIN_OVERLAP or more and the track was missed in
-    MAX_GAP images at most; else it begins a track. There is no model of motion: boxes stay as they were
-    detected. None is dropped for its score, since the authors' rules, as far as they are known here, do not.
-    An image's ids depend on it and on earlier images, not on the order within it.
-    """
-    linker, numbers = _Linker(), []
-    ids: list[int] = []
-    corners: list[Corners] = []
-    for seen in video:
-        # the best comes last
-        hands = {HANDS[side]: box for _, side, box in sorted(seen.hands) if smaller_side(box) > 0}
-        objects = [(score, box) for score, box in seen.objects if smaller_side(box) >= MIN_OBJECT_SIDE]
-        tracks = sorted(hands.items()) + sorted(linker.follow(seen.image, objects).items())
-        ids += [track for track, _ in tracks]
-        corners += [box for _, box in tracks]
-        numbers += [seen.image] * len(tracks)
-    first = np.searchsorted(numbers, np.arange(numbers[-1] + 2)) if numbers else np.zeros(2, np.int64)
-    return Tracks(first, np.array(ids, np.int64), np.array(corners, np.float32).reshape(-1, 4))
-
-
-class _Linker:
-    """The objects of one video, image by image."""
-
-    def __init__(self) -> None:
-        # live tracks: the image they were last seen in, and where
-        self._last: dict[int, tuple[int, Corners]] = {}
-        self._next = FIRST_OBJECT
-
-    def follow(self, image: int, objects: list[tuple[float, Corners]]) -> dict[int, Corners]:
-        """(score, box) of every object in the next image -> track id, box."""
-        self._last = {track: seen for track, seen in self._last.items() if image - seen[0] <= MAX_GAP + 1}
-        boxes = [box for _, box in sorted(objects, reverse=True)]  # the best first
-        pairs = [
-            (-shared, track, place)
-            for track, (_, last) in self._last.items()
-            for place, box in enumerate(boxes)
-            if (shared := overlap(last, box)) >= MIN_OVERLAP
-        ]
-        found: dict[int, Corners] = {}
-        new = dict(enumerate(boxes))
-        for _, track, place in sorted(pairs):  # the largest overlap first, then the oldest track
-            if track not in found and place in new:
-                found[track] = new.pop(place)
-        for box in new.values():
-            found[self._next] = box
-            self._next += 1
-        self._last |= {track: (image, box) for track, box in found.items()}
-        return found
-
-
-def smaller_side(box: Corners) -> float:
-    return min(box[2] - box[0], box[3] - box[1])
-
-
-def overlap(a: Corners, b: Corners) -> float:
-    """Intersection over union of two boxes with area."""
-    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a, b
-    # most pairs, and this is where the time of linking goes
-    if ax1 <= bx0 or bx1 <= ax0 or ay1 <= by0 or by1 <= ay0:
-        return 0.0
-    both = (min(ax1, bx1) - max(ax0, bx0)) * (min(ay1, by1) - max(ay0, by0))
-    return both / ((ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - both)

@@ -29,7 +29,7 @@ class Report:
 
     problems: list[str]
     notes: list[str]
-    rates: Counter  # measured frames per second, rounded to 0.01 -> videos
+    rates: Counter[float]  # measured frames per second, rounded to 0.01 -> videos
     videos: int
 
 
@@ -40,36 +40,45 @@ def check_data(
     full: bool = False,
     on_video: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Open every video, scan its packets and decode a few frames (`full`: all of them)."""
+    """Open every video, scan its packets and decode a few frames (`full`: all of them).
+
+    on_video(done, all): after each video. Raises DataError when the folder `videos` does not exist.
+    """
     if not Path(videos).is_dir():
         raise DataError(f"{videos}: no such folder; --videos wants the one that holds P01/videos/P01_01.MP4")
     rows: dict[str, list[Segment]] = {}
     for segment in annotations.segments:
         rows.setdefault(segment.video_id, []).append(segment)
-    problems, rates = [], Counter()
+    problems: list[str] = []
     notes: dict[str, list[str]] = {}
+    rates: Counter[float] = Counter()
     for done, (video_id, segments) in enumerate(sorted(rows.items()), 1):
-        path = find_video(videos, segments[0].participant_id, video_id)
-        if path is None:
-            expected = f"{segments[0].participant_id}/videos/{video_id}.MP4"
-            problems.append(f"{video_id}: missing; expected {Path(videos) / expected} ({len(segments)} rows)")
+        try:
+            path, reader = _open(Path(videos), video_id, segments)
+        except VideoError as error:
+            problems.append(f"{video_id}: {error}")
         else:
-            try:
-                reader = PyAVReader(path)
-            except VideoError as error:
-                problems.append(f"{video_id}: {error}")
-            else:
-                problems += _faults(video_id, path, reader, segments, annotations, full)
-                for note in _notes(video_id, reader, segments, annotations):
-                    notes.setdefault(note, []).append(video_id)
-                rates[round(float(reader.timeline.fps), 2)] += 1
-                reader.close()
+            problems += _faults(video_id, path, reader, segments, annotations, full)
+            for note in _notes(video_id, reader, segments, annotations):
+                notes.setdefault(note, []).append(video_id)
+            rates[round(float(reader.timeline.fps), 2)] += 1
+            reader.close()
         on_video(done, len(rows))
     return Report(problems, [f"{note}: {_some(videos)}" for note, videos in notes.items()], rates, len(rows))
 
 
 def _some(names: list[str]) -> str:
     return f"{len(names)} videos ({', '.join(names[:5])}{', ...' if names[5:] else ''})"
+
+
+def _open(videos: Path, video_id: str, segments: list[Segment]) -> tuple[Path, PyAVReader]:
+    """Raises VideoError for a video that is not there or cannot be opened."""
+    participant = segments[0].participant_id
+    path = find_video(videos, participant, video_id)
+    if path is None:
+        expected = videos / participant / "videos" / f"{video_id}.MP4"
+        raise VideoError("missing_video", f"missing; expected {expected} ({len(segments)} rows)")
+    return path, PyAVReader(path)
 
 
 def _faults(
@@ -89,7 +98,10 @@ def _faults(
         yield f"{video_id}: {kind}: {path} lasts {timeline.end:.2f} s, the list says {info.duration:.2f} s"
     if info is not None and abs(reader.width / reader.height / (info.width / info.height) - 1) > SHAPE_SLACK:
         listed = f"{info.width}x{info.height}"
-        yield f"{video_id}: mismatched: its picture is {reader.width}x{reader.height}, of another shape than the listed {listed}"
+        yield (
+            f"{video_id}: mismatched: its picture is {reader.width}x{reader.height}, "
+            f"of another shape than the listed {listed}"
+        )
     late = [segment for segment in segments if segment.stop > timeline.end + HOLD]
     if late:
         last = max(late, key=lambda segment: segment.stop)
@@ -97,11 +109,15 @@ def _faults(
             f"{video_id}: {len(late)} rows end after the video ({timeline.end:.2f} s), "
             f"the last is {last.narration_id} at {last.stop:.2f} s"
         )
-    count = len(timeline.pts)
-    indices = np.arange(count) if full else np.unique(np.linspace(0, count - 1, SAMPLED_FRAMES).astype(int))
-    damaged = [(index, frame) for index, frame in reader.frames(indices) if isinstance(frame, VideoError)]
+    indices = np.arange(len(timeline.pts))
+    if not full:
+        indices = np.unique(np.linspace(0, indices[-1], SAMPLED_FRAMES).astype(int))
+    damaged = [frame for _, frame in reader.frames(indices) if isinstance(frame, VideoError)]
     if damaged:
-        yield f"{video_id}: corrupt: {len(damaged)} of {len(indices)} frames tried cannot be decoded; {damaged[0][1]}"
+        yield (
+            f"{video_id}: corrupt: {len(damaged)} of {len(indices)} frames tried cannot be decoded; "
+            f"{damaged[0]}"
+        )
 
 
 def _notes(
@@ -114,6 +130,9 @@ def _notes(
         yield "another rate than the list says (a re-encoded copy)"
     nominal = nominal_rate(video_id)
     if abs(fps - nominal) > 0.01 * nominal:
-        yield "frame columns that are no frame numbers of the file (rows are located in seconds, so this is harmless)"
+        yield (
+            "frame columns that are not frame numbers of the file "
+            "(rows are located in seconds, so this is harmless)"
+        )
     if any(later.start < earlier.stop for earlier, later in pairwise(segments)):
         yield "rows that start before the one ahead of them has ended"

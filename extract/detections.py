@@ -56,8 +56,9 @@ def read_detections(path: Path, video_id: str) -> Iterator[Detections]:
         yield seen
     if before > CORRECTED.get(video_id, before):
         raise DataError(
-            f"{path}: goes on to image {before:,}, and the corrected {video_id} has {CORRECTED[video_id]:,}: this is the first "
-            "edition, made from wrong images; the README of epic-kitchens-100-hand-object-bboxes links the corrected file"
+            f"{path}: goes on to image {before:,}, and the corrected {video_id} has {CORRECTED[video_id]:,}: "
+            "this is the first edition, made from wrong images; the README of "
+            "epic-kitchens-100-hand-object-bboxes links the corrected file"
         )
 
 
@@ -86,13 +87,15 @@ def _pickled_messages(path: Path) -> list[bytes]:
     with readable(path):
         if path.stat().st_size > MAX_BYTES:
             raise DataError(
-                f"{path}: has {path.stat().st_size:,} bytes; more than {MAX_BYTES:,} are not read as detections"
+                f"{path}: has {path.stat().st_size:,} bytes; more than {MAX_BYTES:,} are not read as "
+                "detections"
             )
         data = path.read_bytes()
-    messages, lists = [], 0
+    messages: list[bytes] = []
+    lists = 0
     try:
         for instruction, value, _ in pickletools.genops(data):
-            if instruction.name in PICKLED_BYTES:
+            if instruction.name in PICKLED_BYTES and isinstance(value, bytes):
                 messages.append(value)
             elif instruction.name not in PICKLED_LIST:
                 raise ValueError(f"it uses {instruction.name}, and nothing in it is run")
@@ -106,8 +109,9 @@ def _pickled_messages(path: Path) -> list[bytes]:
     return messages
 
 
-# The layout of the messages (types.proto of epic-kitchens-100-hand-object-bboxes), field number -> kind. Read here and not by
-# the protobuf package: four small messages do not pay for a dependency, generated code and silence on unknown fields.
+# The layout of the messages (types.proto of epic-kitchens-100-hand-object-bboxes), field number -> kind. Read
+# here and not by the protobuf package: four small messages do not pay for a dependency, generated code and
+# silence on unknown fields.
 VARINT, BYTES, FLOAT = 0, 2, 5  # protobuf's wire types
 IMAGE_FIELDS = {1: BYTES, 2: VARINT, 3: BYTES, 4: BYTES}  # video id, image number, hands, objects
 # box, score, state, offset to the object, side
@@ -119,8 +123,10 @@ _FLOAT = struct.Struct("<f")
 
 
 def _detections(message: bytes) -> tuple[str, Detections]:
-    """One message -> the video it names, and what it says. A field that is not there is 0, as everywhere in proto3."""
-    video_id, image, hands, objects = "", 0, [], []
+    """One message -> the video it names, and what it says. An absent field is 0, as everywhere in proto3."""
+    video_id, image = "", 0
+    hands: list[tuple[float, str, Corners]] = []
+    objects: list[tuple[float, Corners]] = []
     for field, value in _fields(message, IMAGE_FIELDS):
         if field == 1:
             video_id = value.decode()
@@ -149,18 +155,24 @@ def _score(detection: Mapping[int, Any]) -> float:
 
 def _box(detection: Mapping[int, Any]) -> Corners:
     sides = dict(_fields(detection.get(1, b""), BOX_FIELDS))
-    left, top, right, bottom = box = tuple(sides.get(side, 0.0) for side in BOX_FIELDS)
+    left, top, right, bottom = (sides.get(side, 0.0) for side in BOX_FIELDS)
     if not (0 <= left <= right <= 1 and 0 <= top <= bottom <= 1):  # NaN fails too
-        said = ", ".join(f"{side:g}" for side in box)
+        said = f"{left:g}, {top:g}, {right:g}, {bottom:g}"
         raise ValueError(f"a box is {said}, not left, top, right, bottom in fractions of the frame")
-    return box
+    return left, top, right, bottom
 
 
 def _fields(message: bytes, kinds: Mapping[int, int]) -> Iterator[tuple[int, Any]]:
-    """A protobuf message -> number and value (int, float or bytes) of its fields; ValueError for one that is not in `kinds`."""
+    """A protobuf message -> number and value (int, float or bytes) of its fields.
+
+    Raises ValueError for a field that is not in `kinds`.
+    """
     at, end = 0, len(message)
     while at < end:
-        tag, at = (message[at], at + 1) if message[at] < 0x80 else _varint(message, at)  # most are one byte
+        if message[at] < 0x80:  # most are one byte
+            tag, at = message[at], at + 1
+        else:
+            tag, at = _varint(message, at)
         field, kind = tag >> 3, tag & 7
         if kinds.get(field) != kind:
             raise ValueError(f"field {field} of kind {kind} is not in the published layout")
@@ -170,12 +182,14 @@ def _fields(message: bytes, kinds: Mapping[int, int]) -> Iterator[tuple[int, Any
             yield field, _FLOAT.unpack_from(message, at)[0]
             at += 4
             continue
-        value, at = _varint(message, at)
-        if kind == BYTES:
-            if end - at < value:
-                raise ValueError(f"ends in the middle of field {field}")
-            value, at = message[at : at + value], at + value
-        yield field, value
+        number, at = _varint(message, at)
+        if kind == VARINT:
+            yield field, number
+            continue
+        if end - at < number:
+            raise ValueError(f"ends in the middle of field {field}")
+        yield field, message[at : at + number]
+        at += number
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from mambavl.extract.encoders.levels import Level
 from mambavl.extract.encoders.published.orvit import BoxTransform
 from mambavl.extract.sampling import OBSERVED_FRAMES, OBSERVED_RATE, Sampling, Task
 from mambavl.extract.video import Decoder
+from mambavl.extract.video_files import Hashing
 
 Name = TypeVar("Name", bound=str)
 
@@ -60,7 +61,7 @@ class FromVideos(Extraction):
     """What the jobs that read video files need to know as well."""
 
     # what identifies a video file in the store: fast, its size and time of change; full, its sha256
-    video_hash: Literal["fast", "full"] = "fast"
+    video_hash: Hashing = "fast"
     # rows encoded together; the pictures or sounds of two such batches are in memory at a time
     batch_rows: int = Field(default=8, ge=1, le=4096)
     allow_missing: bool = False  # go on without the videos that are not there

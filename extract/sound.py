@@ -10,11 +10,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mambavl.configs.errors import DataError
-from mambavl.extract.video import READ_ERRORS, VideoError, _first_line
+from mambavl.extract.video import READ_ERRORS, VideoError, first_line
+
+if TYPE_CHECKING:
+    from av import AudioFrame
 
 # seconds decoded before a window and thrown away: a decoder's first frames after a seek may be unfinished
 PREROLL = 0.2
@@ -43,15 +47,17 @@ class SoundReader:
         try:
             self._container = av.open(str(path))
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise VideoError("unreadable_video", f"{path}: {_first_line(error)}") from None
+            raise VideoError("unreadable_video", f"{path}: {first_line(error)}") from None
         streams = self._container.streams
-        if not streams.audio or not streams.audio[0].codec_context or not streams.audio[0].rate:
+        codec = streams.audio[0].codec_context if streams.audio else None  # None, too, for an unknown codec
+        if codec is None or not streams.audio[0].rate or not streams.audio[0].time_base:
             self._container.close()
             raise VideoError("no_soundtrack", f"{path}: holds no soundtrack")
         self._stream = streams.audio[0]
         self._rate = self._stream.rate
+        self._tick = float(streams.audio[0].time_base)  # seconds
         picture = streams.video[0] if streams.video else self._stream
-        self._zero = float((picture.start_time or 0) * picture.time_base)
+        self._zero = float((picture.start_time or 0) * (picture.time_base or 0))
 
     def close(self) -> None:
         self._container.close()
@@ -84,37 +90,37 @@ class SoundReader:
     def _decoded(self, start: float, stop: float) -> Iterator[tuple[float, np.ndarray]]:
         """(time of the first sample, mono samples) of each frame that may touch the window."""
         stream = self._stream
-        base = float(stream.time_base)
+        ticks = int((max(start - PREROLL, 0.0) + self._zero) / self._tick)
         try:
-            self._container.seek(
-                int((max(start - PREROLL, 0.0) + self._zero) / base), stream=stream, backward=True
-            )
+            self._container.seek(ticks, stream=stream, backward=True)
             stream.codec_context.flush_buffers()
             for frame in self._container.decode(stream):
                 if frame.pts is None:
                     continue
-                pts = frame.pts * base - self._zero
+                pts = frame.pts * self._tick - self._zero
                 if pts >= stop:
                     return
                 yield pts, self._mono(frame)
         except self._av.FFmpegError as error:
             if getattr(error, "errno", None) in READ_ERRORS:
                 raise DataError(
-                    f"{self.path}: cannot be read ({_first_line(error)}); run the same command again"
+                    f"{self.path}: cannot be read ({first_line(error)}); run the same command again"
                 ) from None
             raise VideoError(
-                "damaged_sound", f"{self.path}: sound near {start:.2f} s: {_first_line(error)}"
+                "damaged_sound", f"{self.path}: sound near {start:.2f} s: {first_line(error)}"
             ) from None
 
-    def _mono(self, frame) -> np.ndarray:
-        """(n,) float32: the mean of the channels."""
-        values, channels = frame.to_ndarray(), frame.layout.nb_channels
-        planes = values if frame.format.is_planar else values.reshape(-1, channels).T
-        scale = 1.0 if planes.dtype.kind == "f" else float(np.iinfo(planes.dtype).max) + 1
-        centre = 128.0 if planes.dtype == np.uint8 else 0.0  # 8-bit sound is counted from 0 to 255
-        return (
-            ((planes.astype(np.float64) - centre) / (128.0 if centre else scale)).mean(0).astype(np.float32)
-        )
+    def _mono(self, frame: "AudioFrame") -> np.ndarray:
+        """(n,) float32, -1 to 1: the mean of the channels."""
+        values = frame.to_ndarray()
+        if not frame.format.is_planar:
+            values = values.reshape(-1, frame.layout.nb_channels).T
+        centre, scale = 0.0, 1.0
+        if values.dtype == np.uint8:  # 8-bit sound is counted from 0 to 255
+            centre, scale = 128.0, 128.0
+        elif values.dtype.kind != "f":
+            scale = 2.0 ** (8 * values.dtype.itemsize - 1)
+        return ((values.astype(np.float64) - centre) / scale).mean(0).astype(np.float32)
 
     def _resample(self, mono: np.ndarray, samples: int, rate: int) -> np.ndarray:
         if rate == self._rate:

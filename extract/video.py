@@ -10,13 +10,16 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from mambavl.configs.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame
+    from av.video.stream import VideoStream
 
 # seconds past the end for which the last frame may stand in: P29_05_563 ends 0.01 s after its video
 HOLD = 0.1
@@ -31,7 +34,7 @@ Decoder = Literal["pyav", "decord"]
 
 
 class VideoError(Exception):
-    """A video or one of its frames is unusable. `status` is a name of schema.STATUS."""
+    """A video or one of its frames is unusable. `status` is a name of `cache.rows.STATUS`."""
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
@@ -60,7 +63,7 @@ class Timeline:
         late = times[times > self.end + HOLD]
         if len(late):
             raise VideoError(
-                "short_video", f"the video ends at {self.end:.2f} s, a frame at {late.max():.2f} s was wanted"
+                "short_video", f"the video ends at {self.end:.2f} s; a frame at {late.max():.2f} s was wanted"
             )
         # half a tick of a 90 kHz clock: a timestamp that is a rounded frame time still means that frame
         index = np.maximum(np.searchsorted(self.pts, times + 5e-6, side="right") - 1, 0)
@@ -85,7 +88,11 @@ class Reader(Protocol):
 
 
 def open_video(path: Path, decoder: Decoder = "pyav") -> Reader:
-    """Open a file. Raises VideoError `unreadable_video` when it is no video or is cut off before its index."""
+    """Open a file.
+
+    Raises VideoError `unreadable_video` when it is not a video or is cut off before its index, UsageError for
+    an unknown decoder.
+    """
     if decoder == "pyav":
         return PyAVReader(path)
     if decoder == "decord":
@@ -110,7 +117,7 @@ class PyAVReader:
             self._stream = self._container.streams.video[0]
             self._scan()
         except (av.FFmpegError, IndexError, OSError, ValueError) as error:
-            raise VideoError("unreadable_video", f"{path}: {_first_line(error)}") from None
+            raise VideoError("unreadable_video", f"{path}: {first_line(error)}") from None
 
     def close(self) -> None:
         self._container.close()
@@ -128,38 +135,49 @@ class PyAVReader:
     def codec(self) -> str:
         return self._stream.codec_context.codec.canonical_name
 
+    def rotation(self) -> float:
+        """Degrees by which the first frame is to be turned; 0 where it cannot be decoded."""
+        first = int(self._shown[0])
+        with suppress(StopIteration, self._av.FFmpegError):
+            return next(self._decode(first, {first}, first)).rotation
+        return 0.0
+
     def _scan(self) -> None:
         stream = self._stream
         stream.thread_count = 1
-        shown, keys, durations = [], [], {}
-        for packet in self._packets():
+        if stream.time_base is None:
+            raise ValueError("its picture has no clock")
+        self._tick = float(stream.time_base)  # seconds
+        shown: list[int] = []
+        keys: list[int] = []
+        durations: dict[int, int] = {}
+        for pts, packet in self._packets():
             if packet.is_keyframe:
-                keys.append(packet.pts)
+                keys.append(pts)
             if packet.is_discard:
                 # pre-roll that an edit list hides: decoded, since others hang on it, never displayed
                 continue
-            shown.append(packet.pts)
-            durations[packet.pts] = packet.duration or 0
+            shown.append(pts)
+            durations[pts] = packet.duration or 0
         if not shown or not keys:
             raise ValueError("holds no decodable picture")
         self._shown = np.array(sorted(shown), np.int64)
         self._keys = np.array(sorted(keys), np.int64)
-        base = float(Fraction(stream.time_base))
         ticks = self._shown - self._shown[0]
         typical = float(np.median(np.diff(ticks))) if len(ticks) > 1 else 1.0
         lasts = np.array([durations[int(pts)] or typical for pts in self._shown])
         self.timeline = Timeline(
-            pts=ticks * base,
-            end=float(ticks[-1] + lasts[-1]) * base,
-            longest=np.maximum(lasts, typical) * base * GAP,
+            pts=ticks * self._tick,
+            end=float(ticks[-1] + lasts[-1]) * self._tick,
+            longest=np.maximum(lasts, typical) * self._tick * GAP,
         )
 
-    def _packets(self) -> Iterator:
-        """Packets of the picture that carry a time; a file that breaks off simply ends."""
+    def _packets(self) -> "Iterator[tuple[int, Packet]]":
+        """(pts, packet) of the picture's packets that carry a time; a file that breaks off simply ends."""
         try:
             for packet in self._container.demux(self._stream):
                 if packet.pts is not None and packet.size:
-                    yield packet
+                    yield packet.pts, packet
         except self._av.error.InvalidDataError:
             return
 
@@ -183,48 +201,51 @@ class PyAVReader:
         except (self._av.FFmpegError, ValueError) as error:
             if getattr(error, "errno", None) in READ_ERRORS:
                 raise DataError(
-                    f"{self.path}: cannot be read ({_first_line(error)}); run the same command again"
+                    f"{self.path}: cannot be read ({first_line(error)}); run the same command again"
                 ) from None
-            reason = _first_line(error)
+            reason = first_line(error)
         for pts, index in sorted(missing.items()):
-            at = (pts - int(self._shown[0])) * float(Fraction(self._stream.time_base))
+            at = (pts - int(self._shown[0])) * self._tick
             yield index, VideoError("damaged_frame", f"{self.path}: frame {index} at {at:.2f} s: {reason}")
 
-    def _decode(self, key_pts: int, wanted: set[int], last: int) -> Iterator:
+    def _decode(self, key_pts: int, wanted: set[int], last: int) -> "Iterator[VideoFrame]":
+        """The frames from a keyframe on that are needed to show those of the times `wanted`, up to `last`."""
         self._container.seek(key_pts, stream=self._stream, backward=True)
         self._stream.codec_context.flush_buffers()
         skippable = _NonReference(self._stream)
         passed = 0
-        for packet in self._packets():
-            if packet.pts in wanted or not skippable(packet):
+        for pts, packet in self._packets():
+            if pts in wanted or not skippable(packet):
                 yield from self._stream.codec_context.decode(packet)
             # B-frames: packets come in decoding order, so a wanted one may follow a later pts; two keyframes
             # on, none can
-            if packet.pts > last and packet.is_keyframe:
+            if pts > last and packet.is_keyframe:
                 passed += 1
                 if passed == 2:
                     break
         yield from self._stream.codec_context.decode(None)
 
-    def _pixels(self, frame, index: int) -> np.ndarray | VideoError:
+    def _pixels(self, frame: "VideoFrame", index: int) -> np.ndarray | VideoError:
         if frame.is_corrupt:
             return VideoError("damaged_frame", f"{self.path}: frame {index} is damaged")
         pixels = frame.to_ndarray(format="rgb24")
         quarter_turns = round(frame.rotation / 90) % 4  # FFmpeg counts counter-clockwise, as numpy does
-        return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
+        if not quarter_turns:
+            return pixels
+        return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
 
 
 class _NonReference:
-    """Tells H.264 packets that no other picture refers to, by the nal_ref_idc of their slices
+    """Finds H.264 packets that no other picture refers to, by the nal_ref_idc of their slices
     (length-prefixed layout only).
     """
 
-    def __init__(self, stream) -> None:
+    def __init__(self, stream: "VideoStream") -> None:
         extra = stream.codec_context.extradata or b""
         is_avcc = stream.codec_context.codec.canonical_name == "h264" and len(extra) > 4 and extra[0] == 1
         self._length_size = (extra[4] & 3) + 1 if is_avcc else 0
 
-    def __call__(self, packet) -> bool:
+    def __call__(self, packet: "Packet") -> bool:
         if not self._length_size:
             return False
         data, position = memoryview(packet), 0
@@ -259,17 +280,18 @@ class DecordReader:
         # decord's own clock ignores edit lists: it may only serve where both agree
         reference = PyAVReader(path)
         self.timeline = reference.timeline
-        rotation, codec = _rotation(reference), reference.codec
+        rotation, codec = reference.rotation(), reference.codec
         reference.close()
         try:
             self._reader = decord.VideoReader(str(path), num_threads=1)
         except (decord.DECORDError, RuntimeError) as error:
-            raise VideoError("unreadable_video", f"{path}: {_first_line(error)}") from None
+            raise VideoError("unreadable_video", f"{path}: {first_line(error)}") from None
         if len(self._reader) != len(self.timeline.pts) or rotation or codec not in self.CODECS:
             raise VideoError(
                 "unreadable_video",
-                f"{path}: decord cannot be trusted with it (codec {codec}, rotation {rotation:g}, {len(self._reader)} frames "
-                f"where the file shows {len(self.timeline.pts)}); decode it with pyav",
+                f"{path}: decord cannot be trusted with it (codec {codec}, rotation {rotation:g}, "
+                f"{len(self._reader)} frames where the file shows {len(self.timeline.pts)}); "
+                "decode it with pyav",
             )
 
     def close(self) -> None:
@@ -284,18 +306,11 @@ class DecordReader:
             except (decord.DECORDError, IndexError) as error:
                 yield (
                     int(index),
-                    VideoError("damaged_frame", f"{self.path}: frame {index}: {_first_line(error)}"),
+                    VideoError("damaged_frame", f"{self.path}: frame {index}: {first_line(error)}"),
                 )
 
 
-def _rotation(reader: PyAVReader) -> float:
-    with suppress(StopIteration, reader._av.FFmpegError):
-        first = reader._shown[0]
-        return next(reader._decode(int(first), {int(first)}, int(first))).rotation
-    return 0.0
-
-
-def _first_line(error: Exception) -> str:
-    # FFmpeg's numbers mean nothing to a reader
+def first_line(error: Exception) -> str:
+    """An error in one line, without FFmpeg's numbers, which mean nothing to a reader."""
     text = re.sub(r"^\[Errno \d+\] ", "", str(error).strip()).splitlines()
     return text[0] if text else type(error).__name__
