@@ -8,13 +8,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import itertools
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from helpers import forks
+from mambavl.extract import untrusted
 from mambavl.extract.annotations import Annotations, read_annotations
 
 if not torch.cuda.is_available():
@@ -103,3 +107,17 @@ def stores(tmp_path_factory) -> Path:
     make_dense_store(folder / "video.zarr", ROWS)
     make_text_store(folder / "text.zarr", ROWS)
     return folder
+
+
+@pytest.fixture
+def forked_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child that reads a stranger's file (extract.untrusted) is a fork: as apart and as limited, but it
+    need not import torch first.
+    """
+
+    def start(command: list[str], *, env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        assert command[2] == untrusted.__file__
+        return forks.run(lambda: untrusted.main(*command[3:]), env)
+
+    found = SimpleNamespace(run=start, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(untrusted, "subprocess", found)

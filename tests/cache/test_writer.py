@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 import zarr
 
-from helpers.paths import TESTS
+from helpers.forks import fork
 from helpers.tiny import CLASSES, make_dense_store, make_segments, make_text_store, unfinished
 from mambavl.cache import fsops, open_store, shards
 from mambavl.cache.rows import STATUS_CODE, read_segments, write_segments
@@ -173,16 +174,6 @@ def test_a_row_that_failed_is_never_handed_out(tmp_path):
         open_store(tmp_path / "s.zarr", partial=True).batch([8, 11], "frame")
 
 
-WRITER = """
-import sys
-sys.path.insert(0, sys.argv[2])
-from helpers.tiny import make_dense_store
-from pathlib import Path
-print("ready", flush=True)
-make_dense_store(Path(sys.argv[1]), rows=64)
-"""
-
-
 def tree(path: Path) -> dict[str, bytes]:
     """The finished store's content: journals and the record of the environment aside."""
     return {
@@ -193,21 +184,17 @@ def tree(path: Path) -> dict[str, bytes]:
 
 
 def test_a_killed_writer_resumes_to_the_same_bytes(tmp_path):
-    """SIGKILL at ten moments of the real process; each time the finished store equals the uninterrupted one."""
-    make_dense_store(tmp_path / "whole.zarr", rows=64)
-    expected = tree(tmp_path / "whole.zarr")
+    """SIGKILL at ten moments of the writing; each time the finished store equals the uninterrupted one."""
+    since = time.monotonic()
+    assert fork(lambda: make_dense_store(tmp_path / "whole.zarr", rows=64)).wait() == 0
+    seconds, expected = time.monotonic() - since, tree(tmp_path / "whole.zarr")
     rng = np.random.default_rng(0)
     for trial in range(10):
         target = tmp_path / f"killed{trial}.zarr"
-        command = [sys.executable, "-c", WRITER, str(target), str(TESTS)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        process.stdout.readline()
-        try:
-            process.wait(timeout=rng.uniform(0.0, 0.06))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        child = fork(lambda target=target: make_dense_store(target, rows=64))
+        time.sleep(rng.uniform(0, seconds))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
         if not (target / "manifest.json").exists():
             make_dense_store(target, rows=64)
         assert tree(target) == expected

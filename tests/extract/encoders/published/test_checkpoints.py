@@ -33,6 +33,7 @@ def same(found):
     assert all(torch.equal(found[k], v) for k, v in STATE.items())
 
 
+@pytest.mark.usefixtures("forked_readers")
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("around", ["", "model_state", "state_dict"])
 def test_the_layouts_of_published_checkpoints(tmp_path, zipped, around):
@@ -132,6 +133,7 @@ def hostile(folder: Path) -> dict[str, tuple[Path, str]]:
     return files
 
 
+@pytest.mark.usefixtures("forked_readers")
 def test_hostile_and_broken_files_run_nothing_and_are_named(tmp_path):
     files = hostile(tmp_path)
     assert len(files) >= 20

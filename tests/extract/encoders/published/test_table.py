@@ -78,6 +78,7 @@ def test_untrained_encoders_of_any_size_fill_every_level(name):
     assert not any(p.requires_grad for p in encoder.parameters())
 
 
+@pytest.mark.usefixtures("forked_readers")
 def test_a_converted_checkpoint_gives_the_model_that_was_published(name, tmp_path):
     """Sizes are told by the file's shapes, but for the heads (64 channels wide in all real ones) and
     Motionformer's crop.
@@ -97,6 +98,7 @@ def test_a_converted_checkpoint_gives_the_model_that_was_published(name, tmp_pat
     assert encoder.details["converted_from"] == found["source_sha256"]
 
 
+@pytest.mark.usefixtures("forked_readers")
 def test_full_size_avion_converts_and_knows_its_size_again(tmp_path):
     """Of the real widths (one block), since a file's shapes tell its config."""
     model = build("avion-vit-b", weights="random", depth=1, frames=4, num_classes=(11,))
@@ -117,6 +119,7 @@ def test_a_file_of_other_classes_is_not_said_to_be_of_ek100():
     assert found.state == "pretrained"
 
 
+@pytest.mark.usefixtures("forked_readers")
 def test_what_is_no_checkpoint_of_it_is_named_and_nothing_is_written(tmp_path):
     model, other = (
         build("motionformer", weights="random", **MOTION),
@@ -156,6 +159,7 @@ def test_what_is_no_checkpoint_of_it_is_named_and_nothing_is_written(tmp_path):
         convert(tmp_path / "nan.pyth", "motionformer", tmp_path / "a.pth")
 
 
+@pytest.mark.usefixtures("forked_readers")
 def test_weights_that_are_not_there_say_where_to_get_them(tmp_path):
     with pytest.raises(
         UsageError, match=r"Get https://.*, then run `mambavl encoders convert FILE --encoder avion-vit-b"
