@@ -4,8 +4,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers.dataset import FPS, barcode_record, make_dataset, numbers
+from helpers.forks import fork
 from helpers.jobs import make_roberta, run, text_run, tree
-from helpers.paths import TESTS
+from helpers.kill_loop import kill_extractions
 from mambavl.cache import fsops, open_store
 from mambavl.cache.layout import records
 from mambavl.cache.rows import EMPTY_WINDOW, FLAG_BEFORE_START, OK, STATUS
@@ -252,25 +252,6 @@ def test_data_check_lists_each_fault_on_its_line(dataset, tmp_path):
     assert "rows end after the video" in problems[3]
 
 
-START = """
-import sys
-sys.path.insert(0, sys.argv[3])
-from pathlib import Path
-from helpers.dataset import barcode_record
-from helpers.jobs import run
-from mambavl.extract.encoders import registry
-registry.ENCODERS["barcode"] = barcode_record()
-"""
-
-
-KILLED = START + "run(Path(sys.argv[1]), Path(sys.argv[2]), rows_per_group=1)"
-
-
-SHARED_JOB = (
-    START + "run(Path(sys.argv[1]), Path(sys.argv[2]), rows_per_group=1, shard=(int(sys.argv[4]), 4))"
-)
-
-
 @pytest.mark.parametrize("after", [1, 2, 4])
 def test_the_real_process_killed_between_row_groups_resumes_to_the_same_bytes(dataset, tmp_path, after):
     """SIGKILL as soon as the journal holds `after` of the twenty records; what was recorded is not done
@@ -278,31 +259,22 @@ def test_the_real_process_killed_between_row_groups_resumes_to_the_same_bytes(da
     """
     run(dataset, tmp_path / "whole.zarr", rows_per_group=1)
     target = tmp_path / "killed.zarr"
-    command = [sys.executable, "-c", KILLED, str(dataset), str(target), str(TESTS)]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    while process.poll() is None:
-        if (target / "spec.json").exists() and len(list(records(target))) >= after:
-            process.send_signal(signal.SIGKILL)
-            break
-    process.wait()
+
+    def die(done: int, total: int) -> None:
+        if len(list(records(target))) >= after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = fork(lambda: run(dataset, target, rows_per_group=1, progress=die))
+    assert child.wait() == -signal.SIGKILL
     done = len(list(records(target)))
-    assert not (target / "manifest.json").exists(), "the kill came too late to show anything"
+    assert not (target / "manifest.json").exists()
     assert done >= after
     assert run(dataset, target, rows_per_group=1).rows == 20 - done
     assert tree(target) == tree(tmp_path / "whole.zarr")
 
 
 def kill_loop(dataset, tmp_path, count, kills):
-    command = [sys.executable, "-m", "helpers.kill_loop", str(dataset), str(tmp_path), str(kills), "0"]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = kill_extractions(dataset, tmp_path, kills, seed=0)
     assert found["wrong"] == []
     assert found["killed"] >= kills
     count("extractions killed with SIGKILL", found["killed"])
@@ -340,14 +312,10 @@ def test_four_processes_share_one_store(dataset, tmp_path):
     writer's.
     """
     run(dataset, tmp_path / "whole.zarr", rows_per_group=1)
-    target = tmp_path / "shared.zarr"
-    command = [sys.executable, "-c", SHARED_JOB, str(dataset), str(target), str(TESTS)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([*command, str(i)], env=environment, stderr=subprocess.PIPE) for i in range(4)
-    ]
-    errors = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, errors
+    target, log = tmp_path / "shared.zarr", tmp_path / "log"
+    shares = [partial(run, dataset, target, rows_per_group=1, shard=(number, 4)) for number in range(4)]
+    children = [fork(share, log, log) for share in shares]
+    assert [child.wait() for child in children] == [0] * 4, log.read_text()
     assert tree(target) == tree(tmp_path / "whole.zarr")
 
 
