@@ -96,11 +96,16 @@ def run(deed: Callable[[], object], env: dict[str, str] | None = None) -> subpro
         return subprocess.CompletedProcess((), code, out.read_text(), err.read_text())
 
 
-def mambavl(*words: object) -> Callable[[], object]:
-    """`python -m mambavl WORDS`, to be done in a child."""
+def module(name: str, *words: object) -> Callable[[], object]:
+    """`python -m NAME WORDS`, to be done in a child."""
 
     def deed() -> None:
-        sys.argv = ["mambavl", *map(str, words)]
-        runpy.run_module("mambavl", run_name="__main__", alter_sys=True)
+        sys.argv = [name, *map(str, words)]
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
 
     return deed
+
+
+def mambavl(*words: object) -> Callable[[], object]:
+    """`python -m mambavl WORDS`, to be done in a child."""
+    return module("mambavl", *words)
