@@ -203,7 +203,7 @@ def wrong_calls(road):
         (2, "expected the path of a store", ("train", road / "mine.toml", "--set=streams.video.store=[]", "--out", road / "y")),
         (2, "letters, digits and _", ("train", road / "mine.toml", "--set", "streams.a-b.store=x", "--out", road / "y")),
         (2, "key=value", ("train", road / "mine.toml", "--set", "..=3", "--out", road / "y")),
-        (2, "stands there twice", ("sweep", road / "mine.toml", "--set", "grid.train.lr=[1e-3, 0.001]", "--out", road / "y")),
+        (2, "is listed twice", ("sweep", road / "mine.toml", "--set", "grid.train.lr=[1e-3, 0.001]", "--out", road / "y")),
         (1, "no such store", ("sweep", road / "mine.toml", "--set", "grid.train.lr=[1e-3]", "--set", "streams.video.store=n",
                               "--out", road / "y")),
         (2, "Missing option", ("questions", "generate")),
@@ -240,6 +240,8 @@ def test_a_missing_video_is_listed_by_the_check_and_stops_extraction(road, tmp_p
         "random",
         "--out",
         tmp_path / "v.zarr",
+        "--set",
+        "sampling.frames=2",
     )
     assert call(*words) == 1
     assert "1 of 8 videos are not there (P01_103)" in capsys.readouterr().err
@@ -266,15 +268,8 @@ def test_one_process_under_accelerate_and_two_under_torchrun_learn_the_same(road
     torchrun = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     started = {}
     for processes, launcher in ((1, accelerate), (2, torchrun)):
-        command = (
-            *launcher,
-            "-m",
-            "mambavl",
-            "train",
-            road / "mine.toml",
-            "--out",
-            road / f"launched{processes}",
-        )
+        command = (*launcher, "-m", "mambavl", "train", road / "mine.toml")
+        command += ("--out", road / f"launched{processes}")
         command += ("--set", "fusion.dropout=0.0", "--set", "train.batch_size=9")
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
         log = road / f"launched{processes}.log"
@@ -331,6 +326,7 @@ def test_a_signal_at_any_moment_ends_with_75_and_the_command_resumes(road, tmp_p
     words = (
         "extract", "video", "--annotations", road / "annotations", "--videos", road / "videos", "--encoder", "timm:test_vit",
         "--weights", "random", "--out", tmp_path / "v.zarr", "--set", "rows_per_group=1", "--set", "batch_rows=1",
+        "--set", "sampling.frames=2",
     )  # fmt: skip
     log = tmp_path / "log"
     if moment == "loading":
