@@ -1,48 +1,37 @@
 """What questions give away, measured without a frame: `mambavl questions audit`.
 
-    survivors   rows in which a form of the own verb or noun class still stands, by a reader that shares nothing with the masking
-    probes      top-1 of verb, noun and action from the two texts alone, learnt on train rows, scored on validation rows
-    reader      top-1 of the most frequent train class among those that hint, mask count and remaining words allow
-    masks       how many placeholders a question holds; hints: how much they tell, in bits
-
-The reader, exactly. For a row and a kind, with `question` that kind's own: a class is *compatible* when some
-train row of it has the same hint, some train row of it has the same number of placeholders, and it is not
-named in the question. Where most train questions of the file name their own class (questions that were never
-masked), it must be named instead. A condition that no class meets together with those before it is left out.
-The guess is the compatible class with the most train rows; for the action, the most frequent train pair of
-two compatible classes, or the two guesses where there is none. A probe may beat it.
+    survivors   rows in which a form of the own verb or noun class still stands, by a checker (leaks.py) that
+                shares nothing with the masking
+    prior       top-1 of the most frequent train class of verb, noun and action
+    reader      top-1 of a fixed rule that reads class names, hints and mask counts (audit_reader.py)
+    probes      top-1 from the two texts alone, learnt on train rows, scored on validation rows (probes.py);
+                a probe may beat the reader
+    masks       how many placeholders a question holds
+    hints       how much they tell, in bits
 
 Intervals: 95 %, from 1,000 bootstrap samples of the validation videos (rows of a video resemble each other).
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mambavl.cache.rows import Segment
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.annotations import Annotations, Segment
-from mambavl.extract.questions.file import QUESTION_KEYS, Question, read_questions
+from mambavl.extract.annotations import Annotations
+from mambavl.extract.questions import audit_reader
+from mambavl.extract.questions.audit_rows import SAMPLES, Rows, most_frequent, top1
+from mambavl.extract.questions.file import MASK, QUESTION_KEYS, Question, read_questions
+from mambavl.extract.questions.forms import KINDS
+from mambavl.extract.questions.labels import is_labelled
 from mambavl.extract.questions.leaks import Checker, Leak
-from mambavl.extract.questions.probes import (
-    LEAST_ROWS,
-    MANY,
-    SAMPLES,
-    TARGETS,
-    Rows,
-    Step,
-    _hints,
-    _masks,
-    _prior,
-    _probes,
-    _reader,
-    _score,
-    _sklearn,
-    guessers,
-)
+from mambavl.extract.questions.probes import Step, probe, require_scikit_learn
 
 EXAMPLES = 20  # leaking rows that are shown
+MANY_MASKS = 4  # this many or more are counted together
 
 
 def audit(
@@ -66,36 +55,22 @@ def audit(
     rows, UsageError when scikit-learn is not installed.
     """
     if not forms_only:
-        _sklearn()
+        require_scikit_learn()
     checker = Checker(annotations)
-    labelled = {
-        s.narration_id: s
-        for s in annotations.segments
-        if s.verb_class is not None and s.noun_class is not None
-    }
+    labelled = _labelled(annotations)
     if len(set(map(str, paths))) < len(paths):
         raise UsageError("a question file is named twice")
     files = []
-    for path in paths:
+    for path in map(Path, paths):
         step(f"{path}: forms")
-        rows = _covered(Path(path), annotations, labelled)
-        found = _describe(Path(path), rows, len(labelled)) | {
+        rows = _covered(path, annotations, labelled)
+        found = _describe(path, rows, len(labelled)) | {
             "survivors": _survivors(checker, rows, annotations),
             "masks": _masks(rows),
             "hints": _hints(rows),
         }
         if not forms_only:
-            train, test = rows.half(True), rows.half(False)
-            if not len(train) or not len(test):
-                raise DataError(
-                    f"{path}: covers {len(train):,} train and {len(test):,} other rows, and a probe needs both; "
-                    "audit the questions of both splits, or the forms alone with --forms-only"
-                )
-            step(f"{path}: reader")
-            found["scored_rows"], found["train_rows"] = len(test), len(train)
-            found["prior"] = _score(test, _prior(train))
-            found["reader"] = _reader(checker, train, test)
-            found["probes"] = _probes(Path(path), train, test, encoder, train_rows, seed, step)
+            found |= _guessed(path, rows, checker, encoder, train_rows, seed, step)
         files.append(found)
     return {
         "annotations": {"folder": str(annotations.folder), "sha256": annotations.sha256},
@@ -111,49 +86,56 @@ def audit(
     }
 
 
-def write_page(found: dict[str, Any], target: Path) -> None:
-    """One self-contained HTML page of what `audit` found."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    template = (
-        resources.files("mambavl.extract.questions").joinpath("audit.html.j2").read_text(encoding="utf-8")
-    )
-    rows = guessers(found)
-    charts = {target: _bars(rows, target) for target in TARGETS}
-    page = environment.from_string(template).render(
-        found=found, rows=rows, charts=charts if rows else {}, targets=TARGETS, least=LEAST_ROWS, many=MANY
-    )
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    Path(target).write_text(page, encoding="utf-8")
-
-
-def _bars(rows: list[dict[str, Any]], target: str) -> list[tuple[str, str, dict[str, float]]]:
-    """(name, kind, share) of a chart's bars; a prior that several files share stands there once."""
-    bars = []
-    for row in rows:
-        share = row["top1"][target]
-        if row["kind"] != "prior":
-            bars.append((f"{Path(row['path']).stem[:16]}: {row['name']}", row["kind"], share))
-        elif ("prior", "prior", share) not in bars:
-            bars.append(("prior", "prior", share))
-    return bars
-
-
 def check_forms(questions: Sequence[Question], annotations: Annotations) -> list[Leak]:
     """Every place where a form of a row's own class stands in its questions. Rows without labels are passed
     over.
     """
     checker = Checker(annotations)
-    segments = {
-        s.narration_id: s
-        for s in annotations.segments
-        if s.verb_class is not None and s.noun_class is not None
+    segments = _labelled(annotations)
+    leaks: list[Leak] = []
+    for question in questions:
+        if question.narration_id in segments:
+            leaks += checker.leaks(segments[question.narration_id], question)
+    return leaks
+
+
+def guessers(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Who guessed from which questions, one entry each: path, protocol, kind (prior, reader, probe), name,
+    top1.
+    """
+    rows = []
+    for file in found["files"]:
+        if "prior" not in file:
+            continue
+        scores = [("prior", "prior", file["prior"]), ("reader", "reader", file["reader"]["top1"])]
+        scores += [("probe", f"{name} probe", probe["top1"]) for name, probe in file["probes"].items()]
+        source = {"path": file["path"], "protocol": file["protocol"]}
+        rows += [{**source, "kind": kind, "name": name, "top1": top1} for kind, name, top1 in scores]
+    return rows
+
+
+def _labelled(annotations: Annotations) -> dict[str, Segment]:
+    return {segment.narration_id: segment for segment in annotations.segments if is_labelled(segment)}
+
+
+def _guessed(
+    path: Path, rows: Rows, checker: Checker, encoder: Any, train_rows: int, seed: int, step: Step
+) -> dict[str, Any]:
+    """What the prior, the reader and the probes make of a file. Raises DataError without train or other rows."""
+    train, test = rows.half(True), rows.half(False)
+    if not len(train) or not len(test):
+        raise DataError(
+            f"{path}: covers {len(train):,} train and {len(test):,} other rows, and a probe needs both; "
+            "audit the questions of both splits, or the forms alone with --forms-only"
+        )
+    step(f"{path}: reader")
+    return {
+        "scored_rows": len(test),
+        "train_rows": len(train),
+        "prior": top1(test, most_frequent(train)),
+        "reader": audit_reader.read(checker, train, test),
+        "probes": probe(path, train, test, encoder, train_rows, seed, step),
     }
-    known = [q for q in questions if q.narration_id in segments]
-    return [leak for q in known for leak in checker.leaks(segments[q.narration_id], q)]
 
 
 def _covered(path: Path, annotations: Annotations, labelled: dict[str, Segment]) -> Rows:
@@ -184,30 +166,77 @@ def _describe(path: Path, rows: Rows, of: int) -> dict[str, Any]:
 
 
 def _survivors(checker: Checker, rows: Rows, annotations: Annotations) -> dict[str, Any]:
-    leaks = [leak for s, q in zip(rows.segments, rows.questions, strict=True) for leak in checker.leaks(s, q)]
-    parts = [leak for s, q in zip(rows.segments, rows.questions, strict=True) for leak in checker.parts(s, q)]
-    told = {kind: {leak.narration_id for leak in leaks if leak.kind == kind} for kind in ("verb", "noun")}
-    by_class = {}
-    for kind, keys in (("verb", annotations.verbs.keys), ("noun", annotations.nouns.keys)):
-        own = rows.labels(kind).tolist()
-        total = Counter(own)
-        bad = Counter(c for c, s in zip(own, rows.segments, strict=True) if s.narration_id in told[kind])
-        by_class[kind] = {keys[c]: {"rows": total[c], "leaking": bad[c]} for c in sorted(total)}
+    leaks: list[Leak] = []
+    parts: list[Leak] = []
+    for segment, question in zip(rows.segments, rows.questions, strict=True):
+        leaks += checker.leaks(segment, question)
+        parts += checker.parts(segment, question)
+    leaking = {kind: {leak.narration_id for leak in leaks if leak.kind == kind} for kind in KINDS}
     return {
         "rows": len({leak.narration_id for leak in leaks}),
-        "verb_rows": len(told["verb"]),
-        "noun_rows": len(told["noun"]),
-        "by_question": {
-            f"{key} says the {kind}": len(
-                {x.narration_id for x in leaks if (x.question, x.kind) == (key, kind)}
-            )
-            for key in QUESTION_KEYS
-            for kind in ("verb", "noun")
-        },
+        "verb_rows": len(leaking["verb"]),
+        "noun_rows": len(leaking["noun"]),
+        "by_question": _by_question(leaks),
         "part_rows": len({leak.narration_id for leak in parts}),
-        "by_class": by_class,
+        "by_class": {
+            "verb": _by_class(rows, "verb", annotations.verbs.keys, leaking["verb"]),
+            "noun": _by_class(rows, "noun", annotations.nouns.keys, leaking["noun"]),
+        },
         "examples": [
-            {"narration_id": x.narration_id, "question": x.question, "kind": x.kind, "words": x.words}
-            for x in leaks[:EXAMPLES]
+            {
+                "narration_id": leak.narration_id,
+                "question": leak.question,
+                "kind": leak.kind,
+                "words": leak.words,
+            }
+            for leak in leaks[:EXAMPLES]
         ],
     }
+
+
+def _by_question(leaks: Sequence[Leak]) -> dict[str, int]:
+    """Rows by which of their questions says which of their classes."""
+    found = {}
+    for key in QUESTION_KEYS:
+        for kind in KINDS:
+            rows = {leak.narration_id for leak in leaks if (leak.question, leak.kind) == (key, kind)}
+            found[f"{key} says the {kind}"] = len(rows)
+    return found
+
+
+def _by_class(rows: Rows, kind: str, keys: dict[int, str], leaking: set[str]) -> dict[str, dict[str, int]]:
+    """By class key: how many rows it has, and in how many of them a form of it still stands."""
+    own = rows.labels(kind).tolist()
+    total = Counter(own)
+    bad = Counter(
+        label for label, segment in zip(own, rows.segments, strict=True) if segment.narration_id in leaking
+    )
+    return {keys[label]: {"rows": total[label], "leaking": bad[label]} for label in sorted(total)}
+
+
+def _masks(rows: Rows) -> dict[str, dict[str, float]]:
+    """By question: the share of rows with 0, 1, 2, 3, 4 or more placeholders, in percent."""
+    shares: dict[str, dict[str, float]] = {}
+    for key in QUESTION_KEYS:
+        counts = Counter(min(text.count(MASK), MANY_MASKS) for text in rows.texts(key))
+        shares[key] = {}
+        for number in range(MANY_MASKS + 1):
+            name = f"{number}+" if number == MANY_MASKS else str(number)
+            shares[key][name] = 100 * counts[number] / len(rows)
+    return shares
+
+
+def _hints(rows: Rows) -> dict[str, dict[str, Any]]:
+    """By question: how many rows have a hint, and the entropy of the hints in bits; no hint counts as a
+    value.
+    """
+    found = {}
+    for key in QUESTION_KEYS:
+        counts = Counter(question.hint[key] for question in rows.questions)
+        shares = np.array(list(counts.values())) / len(rows)
+        found[key] = {
+            "rows_with_hint": len(rows) - counts[None],
+            "distinct": len(counts) - (None in counts),
+            "entropy_bits": float(max(0.0, -(shares * np.log2(shares)).sum())),
+        }
+    return found

@@ -1,14 +1,16 @@
-"""A question file: JSONL, a line a row, all of one making; read strictly, written whole or not at all."""
+"""A question file: JSONL, one line for each row, all made in the same way; read strictly, written whole or not
+at all.
+"""
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract import MASK as MASK
+from mambavl.extract import MASK
 
 Protocol = Literal["oracle", "predicted", "generic", "none"]  # predicted text needs a recogniser first
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
@@ -27,15 +29,19 @@ class Question:
     backend: str
     prompt_version: str
     masked: dict[str, list[str]]  # by question: the words that `<mask>` stands for, in reading order
-    hint: dict[str, str | None]  # by question: what was told of the answer
+    hint: dict[str, str | None]  # by question: what it says about the answer
 
 
 QUESTION_KEYS = ("verb_question", "noun_question")
 FIELDS = tuple(field.name for field in fields(Question))
+TEXT_FIELDS = FIELDS[:6]  # the others hold something for each question
 
 
 def write_questions(path: Path, questions: Iterable[Question]) -> int:
-    """Write one JSON line a question and return their number; the file appears whole or not at all."""
+    """Write one JSON line for each question and return their number; the file appears whole or not at all.
+
+    Raises UsageError when the path is a folder.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
@@ -54,7 +60,11 @@ def write_questions(path: Path, questions: Iterable[Question]) -> int:
 
 
 def read_questions(path: Path) -> dict[str, Question]:
-    """The questions of a JSONL file by narration_id, in file order; one protocol a file."""
+    """The questions of a JSONL file by narration_id, in file order. A file has one protocol, backend and prompt
+    version.
+
+    Raises DataError, naming the line, for a file that cannot be read or a line that is not a question.
+    """
     path = Path(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -80,7 +90,7 @@ def read_questions(path: Path) -> dict[str, Question]:
             if getattr(question, field) != getattr(first, field):
                 raise DataError(
                     f"{where}: {field} {getattr(question, field)!r}, but line 1 says {getattr(first, field)!r}; "
-                    "keep questions of one making in a file of their own"
+                    "keep questions that were made differently in files of their own"
                 )
         if fault := broken_protocol(question, first):
             raise DataError(f"{where}: {fault}")
@@ -89,8 +99,8 @@ def read_questions(path: Path) -> dict[str, Question]:
 
 
 def broken_protocol(question: Question, first: Question) -> str | None:
-    """What a question says against its protocol, beside the first of its file: `none` is empty, `generic` one
-    pair.
+    """How a question breaks its protocol, None if it does not: `none` is empty, `generic` repeats the texts of
+    the file's first question.
     """
     texts = [getattr(question, key) for key in QUESTION_KEYS]
     if question.protocol == "none" and any(texts):
@@ -98,56 +108,71 @@ def broken_protocol(question: Question, first: Question) -> str | None:
             f"{question.narration_id} asks {next(filter(None, texts))!r}, but protocol none has empty texts"
         )
     if question.protocol == "generic" and texts != [getattr(first, key) for key in QUESTION_KEYS]:
-        return f"{question.narration_id} asks otherwise than {first.narration_id}, but protocol generic is one fixed pair"
+        return f"{question.narration_id} differs from {first.narration_id}, but protocol generic is one fixed pair"
     return None
 
 
 def _parse(where: str, line: str) -> Question:
     again = "mend the line, or make the file again with `mambavl questions generate`"
     try:
-        row = json.loads(line, object_pairs_hook=_no_twice)
+        row = json.loads(line, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is not valid JSON ({error}); {again}") from None
     if not isinstance(row, dict):
         raise DataError(f"{where}: is not a JSON object; {again}")
-    missing = [key for key in FIELDS if key not in row]
-    unknown = [key for key in row if key not in FIELDS]
-    if missing or unknown:
-        faults = [f"has no {', '.join(missing)}"] * bool(missing) + [
-            f"has unknown {', '.join(unknown)}"
-        ] * bool(unknown)
-        raise DataError(f"{where}: {' and '.join(faults)}; the keys are {', '.join(FIELDS)}; {again}")
-    for key in FIELDS[:6]:
-        if not isinstance(row[key], str):
-            raise DataError(f"{where}: {key} is {row[key]!r}, not a text; {again}")
-        if not is_text(row[key]):
-            raise DataError(f"{where}: {key} holds half a character (a lone surrogate); {again}")
-    if not row["narration_id"]:
-        raise DataError(f"{where}: narration_id is empty; {again}")
-    if row["protocol"] not in PROTOCOLS:
-        raise DataError(f"{where}: protocol {row['protocol']!r} is none of {', '.join(PROTOCOLS)}; {again}")
-    for key, is_right, right in (
-        ("masked", lambda v: isinstance(v, list) and all(isinstance(w, str) for w in v), "a list of words"),
-        ("hint", lambda v: v is None or isinstance(v, str), "a text or null"),
-    ):
-        value = row[key]
-        if (
-            not isinstance(value, dict)
-            or set(value) != set(QUESTION_KEYS)
-            or not all(map(is_right, value.values()))
-        ):
-            raise DataError(
-                f"{where}: {key} is {value!r}; it holds {' and '.join(QUESTION_KEYS)}, each {right}; {again}"
-            )
+    if fault := _fault(row):
+        raise DataError(f"{where}: {fault}; {again}")
     return Question(**row)
 
 
+def _fault(row: dict[str, Any]) -> str:
+    """What is wrong with the keys and values of a line; "" for nothing."""
+    missing = [key for key in FIELDS if key not in row]
+    unknown = [key for key in row if key not in FIELDS]
+    faults = []
+    if missing:
+        faults.append(f"has no {', '.join(missing)}")
+    if unknown:
+        faults.append(f"has unknown {', '.join(unknown)}")
+    if faults:
+        return f"{' and '.join(faults)}; the keys are {', '.join(FIELDS)}"
+    for key in TEXT_FIELDS:
+        if not isinstance(row[key], str):
+            return f"{key} is {row[key]!r}, not a text"
+        if not is_text(row[key]):
+            return f"{key} holds half a character (a lone surrogate)"
+    if not row["narration_id"]:
+        return "narration_id is empty"
+    if row["protocol"] not in PROTOCOLS:
+        return f"protocol {row['protocol']!r} is none of {', '.join(PROTOCOLS)}"
+    both = " and ".join(QUESTION_KEYS)
+    if not _are_by_question(row["masked"], _is_list_of_words):
+        return f"masked is {row['masked']!r}; it holds {both}, each a list of words"
+    if not _are_by_question(row["hint"], _is_text_or_null):
+        return f"hint is {row['hint']!r}; it holds {both}, each a text or null"
+    return ""
+
+
+def _are_by_question(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    """Whether a value holds one right entry for each of the two questions."""
+    return isinstance(value, dict) and set(value) == set(QUESTION_KEYS) and all(map(is_right, value.values()))
+
+
+def _is_list_of_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+def _is_text_or_null(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
 def is_text(text: str) -> bool:
-    """Whether it can be written as UTF-8: JSON's escapes and pickles can hold halves of characters."""
+    """Whether a text can be written as UTF-8: JSON's escapes and pickles can hold halves of characters."""
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
-def _no_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as `object_pairs_hook` gets it. Raises ValueError when a key occurs twice."""
     row = dict(pairs)
     if len(row) < len(pairs):
         raise ValueError("a key occurs twice")

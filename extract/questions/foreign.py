@@ -19,7 +19,15 @@ from mambavl.configs import did_you_mean
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract import untrusted
 from mambavl.extract.annotations import Annotations
-from mambavl.extract.questions.file import MASK, PROTOCOLS, QUESTION_KEYS, Question, broken_protocol, is_text
+from mambavl.extract.questions.file import (
+    MASK,
+    PROTOCOLS,
+    QUESTION_KEYS,
+    Question,
+    broken_protocol,
+    is_text,
+    unique_keys,
+)
 
 LIMITS = untrusted.Limits(seconds=300, room=4 * 2**30, times=16)  # of a pickle's reader
 COLUMNS = ("narration_id", *QUESTION_KEYS)
@@ -36,11 +44,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ImportedQuestions:
-    """What came of a foreign file."""
+    """The questions of a foreign file, and how it was read."""
 
     questions: list[Question]  # in canonical order of the annotations
     columns: dict[str, str]  # ours -> theirs
-    placeholders: int  # that were written otherwise
+    placeholders: int  # that were written differently from `<mask>`
     without_question: int  # rows of the annotations that the file does not have
 
 
@@ -54,12 +62,13 @@ def import_questions(
 ) -> ImportedQuestions:
     """Read the questions of a CSV (.csv, .tsv), JSONL (.jsonl), JSON (.json) or pickle (.pkl, .pickle) file.
 
-    A JSON or pickle file holds a list of rows, columns of equal length, or rows by narration_id, each a dict or two texts (verb
-    question, noun question). columns: ours -> theirs, where the guess is wrong. Texts stay as they are but for placeholders.
+    A JSON or pickle file holds a list of rows, columns of equal length, or rows by narration_id, each a dict or
+    two texts (verb question, noun question). columns: ours -> theirs, where the guess is wrong. Texts stay as
+    they are except for placeholders.
 
-    Raises UsageError for an unknown column, protocol or ending, DataError for all that is wrong with the
-    file: an id that the annotations do not have or that stands there twice, a question that is no text, a
-    pickle of anything but plain containers.
+    Raises UsageError for an unknown column, protocol or ending, DataError for whatever is wrong with the file:
+    an id that the annotations do not have or that occurs twice, a question that is not a text, a pickle of
+    anything but plain containers.
     """
     path = Path(path)
     if protocol not in PROTOCOLS:
@@ -73,7 +82,7 @@ def import_questions(
     known = {segment.narration_id for segment in annotations.segments}
     placeholders = 0
     for where, row in rows:
-        name, *texts = (_text(where, row, found[column]) for column in COLUMNS)
+        name, *texts = [_text(where, row, found[column]) for column in COLUMNS]
         if name not in known:
             raise DataError(
                 f"{where}: narration_id {name!r} is not in {annotations.folder}; see --split and --column"
@@ -104,7 +113,7 @@ def _question(name: str, verb: str, noun: str, protocol: str, prompt_version: st
 
 
 def _columns(path: Path, row: Row, given: dict[str, str]) -> dict[str, str]:
-    """ours -> theirs: as told, else the same name, else the first other name that is there."""
+    """ours -> theirs: as given, else the same name, else the first other name that the file has."""
     theirs = [str(name) for name in row]
     for column, name in given.items():
         if column not in COLUMNS:
@@ -120,12 +129,11 @@ def _columns(path: Path, row: Row, given: dict[str, str]) -> dict[str, str]:
         found[column] = given.get(column) or guess or ""
         if not found[column]:
             raise UsageError(
-                f"{path}: which column is {column}? Say --column {column}=NAME; there are {', '.join(theirs)}"
+                f"{path}: which column is {column}? Add --column {column}=NAME; there are {', '.join(theirs)}"
             )
     if len(set(found.values())) < len(found):
-        raise UsageError(
-            f"{path}: one column cannot be two: {', '.join(f'{a} = {b}' for a, b in found.items())}; see --column"
-        )
+        pairs = ", ".join(f"{ours} = {name}" for ours, name in found.items())
+        raise UsageError(f"{path}: one column cannot serve twice: {pairs}; see --column")
     return found
 
 
@@ -186,16 +194,9 @@ def _read_csv(path: Path, text: str, delimiter: str) -> list[tuple[str, Row]]:
 
 def _json(where: str, text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_no_twice)
+        return json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is not valid JSON ({error})") from None
-
-
-def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise ValueError("a key occurs twice")
-    return row
 
 
 def _rows_of(path: Path, data: Any) -> list[tuple[str, Row]]:
@@ -206,11 +207,8 @@ def _rows_of(path: Path, data: Any) -> list[tuple[str, Row]]:
         if set(map(len, data.values())) == {2} and len(data) > 3 and all(map(_are_texts, data.values())):
             return [(f"{path}: {name}", _from_two(name, texts)) for name, texts in data.items()]
         if len(set(map(len, data.values()))) > 1:
-            raise DataError(
-                f"{path}: its columns differ in length: {', '.join(f'{k} {len(v):,}' for k, v in data.items())}"[
-                    :400
-                ]
-            )
+            lengths = ", ".join(f"{name} {len(column):,}" for name, column in data.items())
+            raise DataError(f"{path}: its columns differ in length: {lengths}"[:400])
         rows = zip(*data.values(), strict=True)
         return [
             (f"{path}: row {number}", dict(zip(data, row, strict=True))) for number, row in enumerate(rows)
@@ -218,7 +216,8 @@ def _rows_of(path: Path, data: Any) -> list[tuple[str, Row]]:
     if isinstance(data, dict) and data and all(isinstance(row, dict) for row in data.values()):
         return [(f"{path}: {name}", {"narration_id": name, **row}) for name, row in data.items()]
     raise DataError(
-        f"{path}: holds a {type(data).__name__} that is no list of rows, no columns of equal length and no rows by narration_id"
+        f"{path}: holds a {type(data).__name__}, expected a list of rows, columns of equal length, or rows by "
+        "narration_id"
     )
 
 
@@ -234,9 +233,7 @@ def _from_two(name: str, texts: list[str]) -> Row:
 
 
 def _read_pickle(path: Path) -> Any:
-    """The plain containers of a pickle. Raises DataError, one line that names the file, for whatever it tries
-    beyond that.
-    """
+    """The plain containers of a pickle. Raises DataError, one line that names the file, for anything else."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     with tempfile.TemporaryDirectory() as folder:

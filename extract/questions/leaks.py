@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Literal
 
-from mambavl.extract.annotations import Annotations, Segment
+from mambavl.cache.rows import Segment
+from mambavl.extract.annotations import Annotations
 from mambavl.extract.questions.file import MASK, QUESTION_KEYS, Question
+from mambavl.extract.questions.labels import classes_of
 
 Kind = Literal["verb", "noun"]
 GAP = "\0"  # a placeholder's place among the words: what stands on its two sides does not belong together
@@ -23,8 +25,8 @@ class Names:
     """All classes of a kind, to be looked up by the words of a text.
 
     A verb is said by the head of any of its names in any inflection: "pick-up" by "picking the plate up", and
-    by "picked". A noun is said by all parts of a name side by side, in any order and number: "board:chopping"
-    by "chopping boards".
+    by "picked". A noun is said by all parts of a name next to each other, in any order and number:
+    "board:chopping" by "chopping boards".
     """
 
     def __init__(self, kind: Kind, names: Mapping[int, Iterable[str]]) -> None:
@@ -41,19 +43,19 @@ class Names:
     @lru_cache(maxsize=1 << 17)  # noqa: B019  the few Names of an audit live as long as it does
     def find(self, text: str) -> dict[int, str]:
         """class -> the words that say it (the first such words), for every class that `text` says."""
-        stood = words(text)
-        stems = [_stems(word, self.kind) for word in stood]
+        read = words(text)
+        stems = [_stems(word, self.kind) for word in read]
         found: dict[int, str] = {}
         for place, own in enumerate(stems):
             for stem in own:
                 for class_id, roots in self._by_part.get(stem, ()):
                     if class_id not in found and (span := _span(stems, place, roots)):
-                        found[class_id] = " ".join(stood[span.start : span.stop])
+                        found[class_id] = " ".join(read[span.start : span.stop])
         return found
 
 
 def _span(stems: Sequence[frozenset[str]], place: int, roots: Sequence[frozenset[str]]) -> range | None:
-    """Where around `place` all parts of a name stand side by side."""
+    """Where around `place` all parts of a name stand next to each other."""
     size = len(roots)
     for start in range(max(0, place - size + 1), min(place, len(stems) - size) + 1):
         if _pair_up(roots, stems[start : start + size]):
@@ -94,7 +96,7 @@ class Checker:
         self._keys = {"verb": annotations.verbs.keys, "noun": annotations.nouns.keys}
 
     def leaks(self, segment: Segment, question: Question) -> list[Leak]:
-        """At most one a question and kind. The segment must have both labels."""
+        """At most one for each question and kind. Raises DataError for a segment without labels."""
         found = []
         for key in QUESTION_KEYS:
             text = getattr(question, key)
@@ -108,7 +110,8 @@ class Checker:
         """Lesser traces: a particle of the own verb ("on" of turn-on), a part of the own noun ("board" of
         board:chopping).
 
-        Many are innocent ("on the table"), so they are counted apart and refuse nothing.
+        Many are innocent ("on the table"), so they are counted separately and refuse nothing. Raises DataError
+        for a segment without labels.
         """
         found = []
         for key in QUESTION_KEYS:
@@ -120,9 +123,10 @@ class Checker:
         return found
 
     def _own(self, segment: Segment) -> tuple[tuple[Kind, Names, int, str], ...]:
+        verb_class, noun_class = classes_of(segment)
         return (
-            ("verb", self.verbs, segment.verb_class, segment.verb),
-            ("noun", self.nouns, segment.noun_class, segment.noun),
+            ("verb", self.verbs, verb_class, segment.verb),
+            ("noun", self.nouns, noun_class, segment.noun),
         )
 
 
@@ -150,11 +154,9 @@ def words(text: str) -> list[str]:
 @cache
 def _stems(word: str, kind: Kind) -> frozenset[str]:
     """What a word of a text may be a form of."""
-    return (
-        _verb_stems(word)
-        if kind == "verb"
-        else _singulars(word) | {word.removesuffix("s"), word.removesuffix("es")}
-    )
+    if kind == "verb":
+        return _verb_stems(word)
+    return _singulars(word) | {word.removesuffix("s"), word.removesuffix("es")}
 
 
 @cache

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mambavl.cache.rows import Segment
 from mambavl.cache.scores import BestClasses, best_classes
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.annotations import Annotations, Segment
+from mambavl.extract.annotations import Annotations
 from mambavl.extract.questions.file import Question
+from mambavl.extract.questions.labels import classes_of, is_labelled
 from mambavl.extract.questions.template import generate
 
 Classes = dict[str, tuple[int, int]]  # narration_id -> (verb, noun)
@@ -103,12 +105,12 @@ def _as_if(annotations: Annotations, segment: Segment, verb: int, noun: int) -> 
 
 
 def _labels(segments: Sequence[Segment]) -> Classes:
-    unlabelled = [s.narration_id for s in segments if s.verb_class is None or s.noun_class is None]
+    unlabelled = [segment.narration_id for segment in segments if not is_labelled(segment)]
     if unlabelled:
         raise DataError(
             f"{len(unlabelled):,} train rows have no labels ({_some(unlabelled)}); name scores with --train-from FILE"
         )
-    return {s.narration_id: (s.verb_class, s.noun_class) for s in segments}
+    return {segment.narration_id: classes_of(segment) for segment in segments}
 
 
 def _predictions(annotations: Annotations, paths: Sequence[Path], segments: Sequence[Segment]) -> Classes:

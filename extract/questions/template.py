@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.annotations import Annotations, ClassList, Segment
+from mambavl.cache.rows import Segment
+from mambavl.configs.errors import UsageError
+from mambavl.extract.annotations import Annotations, ClassList
 from mambavl.extract.questions.file import Protocol, Question
 from mambavl.extract.questions.forms import (
     KINDS,
@@ -26,6 +27,7 @@ from mambavl.extract.questions.forms import (
     tells,
     words_of,
 )
+from mambavl.extract.questions.labels import classes_of, refuse_unlabelled
 from mambavl.extract.questions.masking import mask, own_forms
 
 BACKEND = "template"
@@ -35,7 +37,11 @@ PROMPT_VERSION = "template-2"
 # No word below, inflected or not, is a word of any EK100 instance (`use`, `something`, `it`, `hand` are), and
 # none is a particle: "turn <mask> on" must not come back through a phrasing. The tests hold this against the
 # real class files.
-GENERIC = {"verb": "What is the person doing?", "noun": "Which object does the action involve?"}
+GENERIC: dict[Kind, str] = {
+    "verb": "What is the person doing?",
+    "noun": "Which object does the action involve?",
+}
+EMPTY: dict[Kind, str] = {"verb": "", "noun": ""}  # of protocol none
 PHRASINGS: dict[Kind, tuple[tuple[str, str], ...]] = {  # (question, hint)
     "verb": (
         ('Which action is missing here: "{}"?', " Hint: {}."),
@@ -165,14 +171,9 @@ def generate(
             raise UsageError(
                 f"{protocol} questions have no answer to leave unmasked; masked=False is for `oracle`"
             )
-        texts = GENERIC if protocol == "generic" else {"verb": "", "noun": ""}
+        texts = GENERIC if protocol == "generic" else EMPTY
         return (_question(segment, protocol, texts) for segment in segments)
-    unlabelled = [s for s in segments if s.verb_class is None or s.noun_class is None]
-    if unlabelled:
-        raise DataError(
-            f"{unlabelled[0].narration_id}: has no verb and noun class ({len(unlabelled):,} of {len(segments):,} "
-            "rows have none); oracle questions need labels, use `--protocol generic`"
-        )
+    refuse_unlabelled(segments, "oracle questions need labels")
     wording = _wording(annotations)
     if not hints:
         wording = replace(wording, hints={kind: {} for kind in KINDS}, version=f"{PROMPT_VERSION}, no hints")
@@ -181,9 +182,7 @@ def generate(
 
 @dataclass(frozen=True)
 class _Wording:
-    """What our own words may say with a data set. It is settled once, for no row may choose by its own
-    answer.
-    """
+    """What our own words may say with a data set. It is settled once: no row may choose by its own answer."""
 
     phrasings: dict[Kind, tuple[tuple[str, str], ...]]
     hints: dict[Kind, dict[str, str]]  # by category
@@ -193,16 +192,15 @@ class _Wording:
 def _wording(annotations: Annotations) -> _Wording:
     taken = _every_form(annotations)
     by_kind: dict[Kind, ClassList] = {"verb": annotations.verbs, "noun": annotations.nouns}
-    phrasings = {
-        kind: tuple(pair for pair in PHRASINGS[kind] if not any(tells(text, taken) for text in pair))
-        or (BARE,)
-        for kind in KINDS
-    }
+    phrasings: dict[Kind, tuple[tuple[str, str], ...]] = {}
+    for kind in KINDS:
+        allowed = [pair for pair in PHRASINGS[kind] if not any(tells(text, taken) for text in pair)]
+        phrasings[kind] = tuple(allowed) or (BARE,)
     return _Wording(phrasings, {kind: _hints(kind, classes, taken) for kind, classes in by_kind.items()})
 
 
 def _hints(kind: Kind, classes: ClassList, taken: tuple[frozenset[Form], ...]) -> dict[str, str]:
-    """By category, what is told of it; categories that are missing are not told."""
+    """By category, the hint that it gives; a category that is missing gives none."""
     sizes = Counter(classes.categories.values())
     hints: dict[str, str] = {}
     for category, candidates in sizes.items():
@@ -210,11 +208,13 @@ def _hints(kind: Kind, classes: ClassList, taken: tuple[frozenset[Form], ...]) -
         if hint and candidates >= MIN_CANDIDATES and not tells(hint, taken):
             hints[category] = hint
     smallest = sorted(hints, key=lambda category: (sizes[category], category))
-    # silence is a hint too: it must fit as many classes
+    silent = sum(sizes[category] for category in sizes if category not in hints)
     while (
-        smallest and 0 < sum(sizes[category] for category in sizes if category not in hints) < MIN_CANDIDATES
-    ):
-        del hints[smallest.pop(0)]
+        smallest and 0 < silent < MIN_CANDIDATES
+    ):  # the lack of a hint is a hint: it must fit as many classes
+        category = smallest.pop(0)
+        del hints[category]
+        silent += sizes[category]
     return hints
 
 
@@ -225,24 +225,32 @@ def _every_form(annotations: Annotations) -> tuple[frozenset[Form], ...]:
         "verb": {*annotations.verbs.keys.values(), *(row.verb for row in rows if row.verb)},
         "noun": {*annotations.nouns.keys.values(), *(row.noun for row in rows if row.noun)},
     }
-    apart = frozenset(form for kind in KINDS for label in labels[kind] for form in label_forms(label, kind))
-    return class_forms(annotations.verbs.names, "verb"), class_forms(annotations.nouns.names, "noun"), apart
+    single_words: set[Form] = set()
+    for kind in KINDS:
+        for label in labels[kind]:
+            single_words |= label_forms(label, kind)
+    return (
+        class_forms(annotations.verbs.names, "verb"),
+        class_forms(annotations.nouns.names, "noun"),
+        frozenset(single_words),
+    )
 
 
 def _oracle(annotations: Annotations, segment: Segment, wording: _Wording, masked: bool) -> Question:
     narration = " ".join(segment.narration.split()).replace('"', "'").rstrip(" .,;:!?")
+    verb_class, noun_class = classes_of(segment)
     hidden = mask(
         narration,
         annotations,
-        segment.verb_class,
-        segment.noun_class,
+        verb_class,
+        noun_class,
         verb_word=_verb_said(annotations, segment),
         noun_word=segment.noun,
         reveal=() if masked else KINDS,
     )
-    categories = {
-        "verb": annotations.verbs.categories[segment.verb_class],
-        "noun": annotations.nouns.categories[segment.noun_class],
+    categories: dict[Kind, str] = {
+        "verb": annotations.verbs.categories[verb_class],
+        "noun": annotations.nouns.categories[noun_class],
     }
     hints = {kind: wording.hints[kind].get(categories[kind]) for kind in KINDS}
     texts = {kind: _phrase(kind, segment.narration_id, hidden.text, hints[kind], wording) for kind in KINDS}
@@ -257,8 +265,9 @@ def _verb_said(annotations: Annotations, segment: Segment) -> str:
     Rows without a verb column need it: "open tap" is turn-on.
     """
     words = words_of(segment.narration)
-    verbs = matches(words, own_forms(annotations, "verb", segment.verb_class, segment.verb))
-    nouns = matches(words, own_forms(annotations, "noun", segment.noun_class, segment.noun))
+    verb_class, noun_class = classes_of(segment)
+    verbs = matches(words, own_forms(annotations, "verb", verb_class, segment.verb))
+    nouns = matches(words, own_forms(annotations, "noun", noun_class, segment.noun))
     said = matches(words, [class_forms((segment.verb,), "verb")]) - nouns
     if not said and verbs <= nouns | matches(words, [class_forms(annotations.nouns.names, "noun")]):
         # turn-off's instances `tap-off` and `water-off` make verbs of nouns; "close tap" must not say "close"

@@ -266,8 +266,8 @@ def questions_audit(
     stands in FILE.
     """
     from mambavl.extract.encoders import build
-    from mambavl.extract.questions.audit import audit, write_page
-    from mambavl.extract.questions.probes import guessers
+    from mambavl.extract.questions.audit import audit, guessers
+    from mambavl.extract.questions.audit_page import write_page
 
     if weights and not encoder:
         raise UsageError("--weights are an encoder's; name it with --encoder")

@@ -16,11 +16,12 @@ from helpers.dataset import make_dataset
 from helpers.toyclasses import NOUNS, VERBS, annotations, segment
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.questions import generate, write_questions
-from mambavl.extract.questions.audit import audit, write_page
+from mambavl.extract.questions.audit import audit, guessers
+from mambavl.extract.questions.audit_page import write_page
+from mambavl.extract.questions.audit_rows import interval
 from mambavl.extract.questions.forms import KINDS, forms, inflections, numbers
 from mambavl.extract.questions.leaks import Checker, Names, words
 from mambavl.extract.questions.masking import mask
-from mambavl.extract.questions.probes import guessers, interval
 from mambavl.extract.questions.template import GENERIC
 
 VERBS = VERBS | {  # a hint needs three classes to choose among

@@ -90,14 +90,14 @@ def test_columns_are_guessed_or_told(tmp_path):
     for columns, message in (
         ({"verb_qestion": "uid"}, r"no column verb_qestion; did you mean `verb_question`"),
         ({"verb_question": "noun_p"}, r"q\.csv has no noun_p; did you mean `noun_q`"),
-        ({"verb_question": "noun_q"}, r"one column cannot be two"),
+        ({"verb_question": "noun_q"}, r"one column cannot serve twice"),
     ):
         with pytest.raises(UsageError, match=message):
             import_questions(tmp_path / "q.csv", DATA, "oracle", columns=columns)
     (tmp_path / "odd.csv").write_text("narration_id,text\nP01_01_0,x\n")
     with pytest.raises(
         UsageError,
-        match=r"which column is verb_question\? Say --column verb_question=NAME; there are narration_id, text",
+        match=r"which column is verb_question\? Add --column verb_question=NAME; there are narration_id, text",
     ):
         import_questions(tmp_path / "odd.csv", DATA, "oracle")
 
@@ -121,7 +121,7 @@ HEAD = "narration_id,verb_question,noun_question\n"
         ("q.jsonl", "[]\n", r"q\.jsonl:1: is not a JSON object"),
         ("q.jsonl", "[" * 100_000, "is not valid JSON"),
         ("q.jsonl", '{"id": "P01_01_0", "verb_question": null, "noun_question": "a"}', "verb_question is 'None', not a text"),
-        ("q.json", '["a"]', "holds a list that is no list of rows"),
+        ("q.json", '["a"]', "holds a list, expected a list of rows"),
         ("q.json", '{"id": ["P01_01_0"], "verb": [], "noun": ["a"]}', "columns differ in length: id 1, verb 0, noun 1"),
         ("q.pkl", b"not a pickle", "cannot be read"),
         ("q.pkl", pickle.dumps(ROWS)[:-20], "cannot be read"),
