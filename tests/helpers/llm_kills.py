@@ -17,16 +17,16 @@ from pathlib import Path
 
 import openai  # noqa: F401, before the forks
 
-from helpers.asking import ROWS, TWICE, options
+from helpers.llm_patience import hanging_ends_the_call
+from helpers.llm_runs import ROWS, TWICE, settings
 from helpers.llm_server import BAD, SOUND, Running
 from helpers.toyclasses import annotations
-from mambavl.cache import journal
 from mambavl.extract.questions.file import read_questions, write_questions
 from mambavl.extract.questions.llm.generate import generate_with_llm
 from mambavl.extract.questions.llm.ledger import Ledger
 
 CONCURRENCY = 3
-KNOBS = {"concurrency": CONCURRENCY, "attempts": 30, "retries": 30, "timeout": 1.0}
+KNOBS = {"concurrency": CONCURRENCY, "attempts": 30, "retries": 30}
 
 
 def child(server: Running, folder: Path, model: str) -> int:
@@ -34,7 +34,9 @@ def child(server: Running, folder: Path, model: str) -> int:
     if pid == 0:
         code = 1
         try:
-            found = generate_with_llm(annotations(), TWICE, options(server, model, **KNOBS), folder / "cache")
+            found = generate_with_llm(
+                annotations(), TWICE, settings(server, model, **KNOBS), folder / "cache"
+            )
             write_questions(folder / "q.jsonl", found.written.questions)
             code = int(bool(found.written.failures))
         finally:
@@ -57,12 +59,7 @@ def trial(
     lines = server.lines()[before:]
     sound = [line["key"] for line in lines if line["what"] in SOUND]
     requests = 2 * len(ROWS)
-    records = [record for path in (folder / "cache").glob("*.journal") for record in journal.read(path)]
-    late = sum("no reply in" in record.get("reason", "") for record in records) - sum(
-        line["what"] == "hang" for line in lines
-    )
-    # a busy machine may let a reply come after the client's patience
-    unknown = CONCURRENCY * killed + max(late, 0)
+    unknown = CONCURRENCY * killed
     wrong = [f"{model}: ended with {code}"] * bool(code)
     if len(sound) > requests + unknown or len(set(sound)) != requests:
         wrong.append(
@@ -74,7 +71,7 @@ def trial(
     if not kept <= paid <= kept + unknown:
         wrong.append(f"{model}: {paid} replies were sent, {kept} are in the books, after {killed} kills")
     cheapest = min(
-        options(server).cost(r.tokens_in, r.tokens_out)
+        settings(server).cost(r.tokens_in, r.tokens_out)
         for replies in ledger.replies.values()
         for r in replies
     )
@@ -101,4 +98,6 @@ def main(url: str, log: Path, folder: Path, kills: int, seed: int) -> dict:
 
 if __name__ == "__main__":
     url, log, folder, kills, seed = sys.argv[1:]
-    print(json.dumps(main(url, Path(log), Path(folder), int(kills), int(seed))))
+    with hanging_ends_the_call():
+        found = main(url, Path(log), Path(folder), int(kills), int(seed))
+    print(json.dumps(found))

@@ -7,6 +7,9 @@ Prints its port.
     faulty:SEED:RATE     a seeded schedule: which fault, if any, follows from the seed, the request and how often it came
     poison:WORDS         each request that holds these words is refused with status 400
 
+Of the faults, `hang` sends a header that says so and then nothing (see llm_patience.py), `mute` nothing at all,
+`trickle` byte after byte without an end.
+
 What befalls files and batches is set from outside, by `Running.trouble`:
 
     KIND-html, -badjson, -latin1, -404 ...   no sound answer to file, create, retrieve, list or content
@@ -51,7 +54,7 @@ USAGES = {
     "usage-huge": {"prompt_tokens": 10**400, "completion_tokens": 1},
     "usage-text": "many",
 }
-HANG = 5.0  # seconds
+HANGS = "x-hangs"  # a header: nothing more is sent
 
 
 def sound(asked: dict) -> dict:
@@ -125,14 +128,20 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.log = log.open("a", encoding="utf-8")
         self.lock = threading.Lock()
-        self.came: Counter[str] = Counter()
-        self.files: dict[str, bytes] = {}
-        self.batches: dict[str, dict] = {}
-        self.troubles: list[str] = []
+        self.forget()
+
+    def forget(self) -> None:
+        """All that was ever asked, sent and set."""
+        with self.lock:
+            self.log.truncate(0)
+            self.came: Counter[str] = Counter()
+            self.files: dict[str, bytes] = {}
+            self.batches: dict[str, dict] = {}
+            self.troubles: list[str] = []
 
     def note(self, **line: object) -> None:
         with self.lock:
-            self.log.write(json.dumps({"time": time.time(), **line}) + "\n")
+            self.log.write(json.dumps(line) + "\n")
             self.log.flush()
 
     def fault(self, body: dict) -> tuple[str, str]:
@@ -150,15 +159,13 @@ class Server(ThreadingHTTPServer):
             seed, rate = rest.split(":")
             dice = random.Random(f"{seed} {key} {count}")
             if dice.random() < float(rate):
-                # a hang costs the client its whole timeout, so it comes seldom
-                return key, dice.choice(
-                    [fault for fault in FAULTS if fault != "hang" or dice.random() < 0.1] + [*BAD, *ODD]
-                )
+                return key, dice.choice([*FAULTS, *BAD, *ODD])
         return key, "good"
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body go out apart: else each reply waits 40 ms for an ACK
     server: Server
 
     def log_message(self, *arguments: object) -> None:
@@ -182,6 +189,10 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def wait_for_the_client_to_leave(self) -> None:
+        self.close_connection = True
+        self.connection.recv(1)
+
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
         data = self.rfile.read(length)
@@ -191,6 +202,9 @@ class Handler(BaseHTTPRequestHandler):
             self.chat(json.loads(data))
         elif self.path.endswith("/trouble"):
             self.server.troubles = json.loads(data)
+            self.answer(200, {})
+        elif self.path.endswith("/forget"):
+            self.server.forget()
             self.answer(200, {})
         elif self.troubled("file" if self.path.endswith("/files") else "create"):
             pass
@@ -320,8 +334,21 @@ class Handler(BaseHTTPRequestHandler):
             case "filter":
                 self.answer(400, {"error": {**error["error"], "code": "content_filter"}})
             case "hang":
-                time.sleep(HANG)
+                self.send_response(200)
+                self.send_header(HANGS, "1")
+                self.send_header("Content-Length", "5000")
+                self.end_headers()
+                self.wait_for_the_client_to_leave()
+            case "mute":
+                self.wait_for_the_client_to_leave()
+            case "trickle":
+                self.send_response(200)
+                self.send_header("Content-Length", "5000000")
+                self.end_headers()
                 self.close_connection = True
+                while True:  # until the client has left
+                    self.wfile.write(b" ")
+                    time.sleep(0.01)
             case "cut":
                 self.send_response(200)
                 self.send_header("Content-Length", "5000")
@@ -412,10 +439,11 @@ class Running:
     def trouble(self, *troubles: str) -> None:
         """What befalls files and batches from now on."""
         data = json.dumps(troubles).encode()
-        urllib.request.urlopen(urllib.request.Request(f"{self.url}/trouble", data), timeout=10).close()
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/trouble", data), timeout=60).close()
 
     def forget(self) -> None:
-        self.log.write_text("")  # the server appends
+        """Make the server as new: no request was ever sent to it."""
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/forget", b"{}"), timeout=60).close()
 
 
 @contextmanager

@@ -1,13 +1,15 @@
-"""Tasks for a language model, their attempts, and what a run came to."""
+"""Tasks for a language model, their attempts, and what a run did."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Generic, Protocol, TypeVar
 
 from mambavl.extract.questions.llm.ledger import Ledger
 from mambavl.extract.questions.llm.replies import Rejected, is_fenced
 from mambavl.extract.questions.llm.requests import Reply, Request
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -18,18 +20,16 @@ class Failure:
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """A request and the rule its reply must pass; the rule gives what is made of the reply, or raises
-    Rejected.
-    """
+class Task(Generic[Answer]):
+    """A request and the rule that its reply must pass. The rule returns the answer, or raises Rejected."""
 
     request: Request
-    judge: Callable[[Reply], Any]
+    judge: Callable[[Reply], Answer]
 
 
 @dataclass
 class Tally:
-    """What a run did. `rejected` counts by reason over all replies that were looked at, cached ones too."""
+    """What a run did. `rejected` counts by reason over all replies that were judged, cached ones too."""
 
     calls: int = 0
     faults: int = 0
@@ -38,57 +38,60 @@ class Tally:
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float = 0.0
-    rejected: Counter = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
 
     def add(self, reply: Reply, cost: float) -> None:
+        """Count a reply that was paid for."""
         self.tokens_in += reply.tokens_in or 0
         self.tokens_out += reply.tokens_out or 0
         self.cost += cost
 
 
 class Client(Protocol):
-    """How requests are brought to a model: one by one (`live.Live`) or in batches (`batch.Batches`)."""
+    """How requests are brought to a model: one by one (`live.LiveClient`) or in batches (`batch.BatchClient`)."""
 
     tally: Tally
 
-    async def ask_all(self, asks: Sequence[Task]) -> dict[str, Any]:
-        """By request key: what the rule made of an accepted reply, or a Failure."""
+    async def run(self, tasks: Sequence[Task[Answer]]) -> dict[str, Answer | Failure]:
+        """By request key: the answer of an accepted reply, or a Failure. Raises Interrupted after a signal,
+        DataError when no request of the run can succeed.
+        """
 
 
-class Attempts:
-    """All asks of one key and what the replies so far came to. A reply must pass the rule of each."""
+class Attempts(Generic[Answer]):
+    """The tasks that share a request, and what its replies so far came to. A reply must pass the rule of each."""
 
-    def __init__(self, asks: Sequence[Task], tally: Tally) -> None:
-        self.request = asks[0].request
+    def __init__(self, tasks: Sequence[Task[Answer]], tally: Tally) -> None:
+        self.request = tasks[0].request
         self.rejected: list[Rejected] = []
-        self._judges = [ask.judge for ask in asks]
+        self._judges = [task.judge for task in tasks]
         self._tally = tally
 
-    def look(self, ledger: Ledger) -> Any:
-        """What the rules make of the first acceptable reply in the ledger, or None. Replies looked at before
-        are passed over.
+    def find_answer(self, ledger: Ledger) -> Answer | None:
+        """The answer of the first acceptable reply in the ledger, or None. Replies that were judged before are
+        passed over.
         """
         for reply in ledger.replies.get(self.request.key, ())[len(self.rejected) :]:
             try:
-                made = [judge(reply) for judge in self._judges]
+                answers = [judge(reply) for judge in self._judges]
             except Rejected as rejected:
                 self.rejected.append(rejected)
                 self._tally.rejected[rejected.kind] += 1
                 continue
             self._tally.fenced += is_fenced(reply)
-            return made[0]
+            return answers[0]
         return None
 
     def failure(self) -> Failure:
+        """Why the attempts came to nothing; at least one reply was rejected."""
         count = len(self.rejected)
-        return Failure(
-            f"{count} {'reply' if count == 1 else 'replies'} rejected, the last one as {self.rejected[-1]}"
-        )
+        replies = "reply" if count == 1 else "replies"
+        return Failure(f"{count} {replies} rejected, the last one as {self.rejected[-1]}")
 
 
-def by_key(asks: Sequence[Task], tally: Tally) -> dict[str, Attempts]:
+def by_key(tasks: Sequence[Task[Answer]], tally: Tally) -> dict[str, Attempts[Answer]]:
     """Each distinct request once, in order."""
-    found: dict[str, list[Task]] = defaultdict(list)
-    for ask in asks:
-        found[ask.request.key].append(ask)
+    found: dict[str, list[Task[Answer]]] = defaultdict(list)
+    for task in tasks:
+        found[task.request.key].append(task)
     return {key: Attempts(same, tally) for key, same in found.items()}

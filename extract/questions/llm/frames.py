@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from mambavl.cache.rows import Segment
@@ -23,7 +24,7 @@ class ClipFrames:
         self.videos, self.count, self.side, self.decoder = Path(videos), count, side, decoder
 
     def identity(self, segment: Segment) -> dict[str, Any]:
-        """What a request's key knows of the frames. Not their bytes: a resumed run decodes nothing that was
+        """The frames as a request's key knows them, without their bytes: a resumed run decodes nothing that was
         answered.
         """
         times = segment_uniform(segment.start, segment.stop, self.count)
@@ -37,22 +38,24 @@ class ClipFrames:
         }
 
     def jpegs(self, segment: Segment) -> list[bytes]:
-        """In order of time. Raises VideoError when the video is not there or a frame is damaged."""
+        """JPEG files in order of time. Raises VideoError when the video is not there or a frame is damaged."""
         path = find_video(self.videos, segment.participant_id, segment.video_id)
         if path is None:
             raise VideoError("missing_video", f"{segment.video_id}: no such video in {self.videos}")
         reader = open_video(path, self.decoder)
+        pixels: dict[int, np.ndarray] = {}
         try:
             indices, _ = reader.timeline.at(segment_uniform(segment.start, segment.stop, self.count))
-            pixels = dict(reader.frames(indices))
+            for index, frame in reader.frames(indices):
+                if isinstance(frame, VideoError):
+                    raise frame
+                pixels[index] = frame
         finally:
             reader.close()
-        broken = next((frame for frame in pixels.values() if isinstance(frame, VideoError)), None)
-        if broken is not None:
-            raise broken
         return [self._jpeg(pixels[index]) for index in indices.tolist()]
 
-    def _jpeg(self, pixels: Any) -> bytes:
+    def _jpeg(self, pixels: np.ndarray) -> bytes:
+        """pixels: (H, W, 3) uint8."""
         image = Image.fromarray(pixels)
         image.thumbnail((self.side, self.side), Image.Resampling.BICUBIC)
         file = io.BytesIO()

@@ -4,22 +4,23 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mambavl.cache.rows import Segment
 from mambavl.configs import dump
 from mambavl.configs.errors import UsageError
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.questions.file import write_questions
-from mambavl.extract.questions.llm.attempts import Tally
+from mambavl.extract.questions.llm.attempts import Client, Tally
 from mambavl.extract.questions.llm.batch import BatchClient
 from mambavl.extract.questions.llm.frames import ClipFrames
 from mambavl.extract.questions.llm.ledger import Ledger, open_ledger
 from mambavl.extract.questions.llm.live import LiveClient
 from mambavl.extract.questions.llm.local import LocalModel
 from mambavl.extract.questions.llm.options import LLMSettings
+from mambavl.extract.questions.llm.plan import Plan, plan
 from mambavl.extract.questions.llm.server import Endpoint
-from mambavl.extract.questions.llm.writer import Plan, Writer, Written, plan
+from mambavl.extract.questions.llm.writer import Writer, Written
 
 
 @dataclass(frozen=True)
@@ -47,23 +48,30 @@ def generate_with_llm(
     used.
 
     Rows without an accepted answer are in `written.failures`. Raises Interrupted after a signal, UsageError
-    for a call that cannot work, DataError when the server refuses everybody or another process has the cache.
+    for a call that cannot work, DataError when the server refuses every request or another process has the
+    cache.
     """
     if backend == "local" and options.mode == "batch":
         raise UsageError("--backend local has no batches; leave mode at live")
-    completer = Endpoint(options) if backend == "llm" else LocalModel(options)
-    names = {"model": completer.model, "backend": completer.backend}
+    completer = LocalModel(options) if backend == "local" else Endpoint(options)
     writer = Writer(
-        annotations, segments, options, protocol=protocol, pictures=_pictures(options, videos), **names
+        annotations,
+        segments,
+        options,
+        model=completer.model,
+        backend=completer.backend,
+        protocol=protocol,
+        pictures=_pictures(options, videos),
     )
-    hooks: dict[str, Any] = {"progress": progress, "should_stop": should_stop}
 
     async def run(ledger: Ledger) -> Outcome:
         async with completer:
-            asker = (BatchClient if options.mode == "batch" else LiveClient)(
-                completer, ledger, options, **hooks
-            )
-            return Outcome(await writer.write(asker), asker.tally, ledger)
+            client: Client
+            if isinstance(completer, Endpoint) and options.mode == "batch":
+                client = BatchClient(completer, ledger, options, progress=progress, should_stop=should_stop)
+            else:
+                client = LiveClient(completer, ledger, options, progress=progress, should_stop=should_stop)
+            return Outcome(await writer.write(client), client.tally, ledger)
 
     with open_ledger(cache) as ledger:
         return asyncio.run(run(ledger))
@@ -78,17 +86,22 @@ def plan_with_llm(
     protocol: str = "oracle",
     videos: Path | None = None,
 ) -> Plan:
-    """What `ask` would ask of a server now. Needs no key and sends nothing."""
-    names = {"model": options.model, "backend": f"llm:{options.model}"}
+    """What `generate_with_llm` would send to a server now. Needs no key and sends nothing."""
     writer = Writer(
-        annotations, segments, options, protocol=protocol, pictures=_pictures(options, videos), **names
+        annotations,
+        segments,
+        options,
+        model=options.model,
+        backend=f"llm:{options.model}",
+        protocol=protocol,
+        pictures=_pictures(options, videos),
     )
     return plan(writer, Ledger(cache))
 
 
 def write_outcome(target: Path, written: Written, options: LLMSettings) -> int:
-    """Write the question file and, beside it, the settings that made it (the key's variable by name, the key
-    nowhere).
+    """Write the question file and, next to it, the settings that made it: the key's variable by name, the key
+    nowhere. Returns the number of questions.
     """
     count = write_questions(target, written.questions)
     target.with_name(target.name + ".toml").write_text(dump(options), encoding="utf-8")
@@ -99,5 +112,5 @@ def _pictures(options: LLMSettings, videos: Path | None) -> ClipFrames | None:
     if videos is None:
         return None
     if not videos.is_dir():
-        raise UsageError(f"{videos}: no such folder; --videos wants the one that holds P01/videos/P01_01.MP4")
+        raise UsageError(f"{videos}: no such folder; --videos takes the one that holds P01/videos/P01_01.MP4")
     return ClipFrames(videos, options.frames, options.frame_side)

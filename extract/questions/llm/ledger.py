@@ -11,7 +11,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Ledger:
         for path in paths:
             if not _NAME.fullmatch(path.name):
                 raise DataError(
-                    f"{path}: is no journal of a cache of replies (000001-0123abcd.journal); move it elsewhere"
+                    f"{path}: is not a journal of a cache of replies (000001-0123abcd.journal); move it elsewhere"
                 )
             for record in journal.read(path):
                 self._apply(path.name, record)
@@ -78,9 +78,11 @@ class Ledger:
         return self._calls
 
     def reply(self, call: int, key: str, reply: Reply, cost: float) -> None:
+        """Settle a call that brought a reply."""
         self._add({"event": "reply", "call": call, "key": key, "cost": cost, **asdict(reply)})
 
     def fault(self, call: int, reason: str, cost: float) -> None:
+        """Settle a call that brought none."""
         self._add({"event": "fault", "call": call, "reason": reason, "cost": cost})
 
     def batch(self, token: str, reserved: dict[str, float], base_url: str) -> None:
@@ -88,13 +90,15 @@ class Ledger:
         self._add({"event": "batch", "token": token, "reserved": reserved, "base_url": base_url})
 
     def batch_id(self, token: str, batch_id: str) -> None:
+        """Note what the server calls a batch."""
         self._add({"event": "batch id", "token": token, "id": batch_id})
 
     def batch_reply(self, token: str, key: str, reply: Reply, cost: float) -> None:
+        """Settle one request of a batch."""
         self._add({"event": "batch reply", "token": token, "key": key, "cost": cost, **asdict(reply)})
 
     def batch_end(self, token: str, status: str, cost: float) -> None:
-        """`cost`: the most that those of its calls may have cost that brought no reply."""
+        """Settle all other requests of a batch. cost: the most that they may have cost."""
         self._add({"event": "batch end", "token": token, "status": status, "cost": cost})
 
     def _add(self, record: dict[str, Any]) -> None:
@@ -122,8 +126,8 @@ class Ledger:
                 del self.batches[record["token"]]
                 self.settled += record["cost"]
         if record["event"] in ("reply", "batch reply"):
-            said = {name: record[name] for name in Reply.__dataclass_fields__}
-            self.replies[record["key"]].append(Reply(**said))
+            values = {field.name: record[field.name] for field in fields(Reply)}
+            self.replies[record["key"]].append(Reply(**values))
 
 
 @contextmanager
@@ -133,7 +137,7 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
     held = fsops.lock(folder / LOCK, exclusive=True, wait=False)
     if held is None:
         raise DataError(
-            f"{folder}: another process asks questions with this cache; wait for it, or name another --cache"
+            f"{folder}: another process is using this cache; wait for it, or name another --cache"
         )
     try:
         yield Ledger(folder)

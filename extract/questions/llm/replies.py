@@ -10,13 +10,15 @@ import json
 import re
 import unicodedata
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mambavl.cache.rows import Segment
 from mambavl.extract.annotations import Annotations
-from mambavl.extract.questions.file import MASK
+from mambavl.extract.questions.file import MASK, unique_keys
 from mambavl.extract.questions.forms import Kind, contains_form, words_of
+from mambavl.extract.questions.labels import classes_of
 from mambavl.extract.questions.llm.requests import Reply, printable
 from mambavl.extract.questions.masking import Masked, mask
 
@@ -46,7 +48,12 @@ _ASKS: dict[Kind, re.Pattern[str]] = {
 
 
 class Strict(BaseModel):
+    """The JSON object of a reply: all of its fields, of these types, and nothing else."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+Form = TypeVar("Form", bound=Strict)
 
 
 class Description(Strict):
@@ -63,7 +70,7 @@ class QuestionPair(Strict):
 
 
 class Rejected(Exception):
-    """A reply that is no good. `kind` is a word to count by; the text says more."""
+    """A reply that breaks a rule. `kind` is a word to count by; the text says more."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(printable(f"{kind}: {detail}"))  # it may hold the reply's own words
@@ -103,10 +110,11 @@ def judge_questions(reply: Reply, annotations: Annotations, segment: Segment) ->
 
 
 def is_fenced(reply: Reply) -> bool:
+    """Whether the whole reply is one fenced block."""
     return bool(reply.text and _FENCE.fullmatch(reply.text.strip()))
 
 
-def read_reply(reply: Reply, kind: type[BaseModel]) -> BaseModel:
+def read_reply(reply: Reply, kind: type[Form]) -> Form:
     """The JSON object of a reply, checked field by field. Raises Rejected."""
     if reply.refusal or reply.finish_reason == "content_filter":
         raise Rejected("refused", (reply.refusal or "the server's filter cut it")[:200])
@@ -122,23 +130,15 @@ def read_reply(reply: Reply, kind: type[BaseModel]) -> BaseModel:
     if fenced := _FENCE.fullmatch(text):
         text = fenced.group(1)
     try:
-        return kind.model_validate(json.loads(text, object_pairs_hook=_no_twice))
+        return kind.model_validate(json.loads(text, object_pairs_hook=unique_keys))
     except (ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
         if _REFUSAL.match(text):
             raise Rejected("refused", text[:200]) from None
         if isinstance(error, ValidationError):
             first = error.errors(include_url=False, include_input=False)[0]
-            raise Rejected(
-                "fields", f"{'.'.join(map(str, first['loc'])) or 'reply'}: {first['msg']}"
-            ) from None
+            where = ".".join(map(str, first["loc"])) or "reply"
+            raise Rejected("fields", f"{where}: {first['msg']}") from None
         raise Rejected("malformed", f"no JSON object ({error}): {text[:100]!r}"[:300]) from None
-
-
-def _no_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key occurs twice")
-    return found
 
 
 def _plain(text: str) -> str:
@@ -164,27 +164,20 @@ def _question(kind: Kind, text: str) -> str:
 
 
 def _is_swapped(verb: str, noun: str, annotations: Annotations, segment: Segment) -> bool:
-    """What can be seen of it: the words that ask, and a pair in which each question says its own answer and
-    not the other's.
+    """Whether the two questions seem to have changed places: by the words that ask, or because each names its
+    own answer and not the other's.
     """
     if _asks_only(verb, "noun", "verb") or _asks_only(noun, "verb", "noun"):
         return True
-    verbs = (
-        segment.verb,
-        annotations.verbs.keys[segment.verb_class],
-        *annotations.verbs.instances[segment.verb_class],
-    )
-    nouns = (
-        segment.noun,
-        annotations.nouns.keys[segment.noun_class],
-        *annotations.nouns.instances[segment.noun_class],
-    )
-    said = [
-        contains_form(text, own, kind)
-        for text in (verb, noun)
-        for own, kind in ((verbs, "verb"), (nouns, "noun"))
-    ]
-    return said == [True, False, False, True]
+    verb_class, noun_class = classes_of(segment)
+    verbs = (segment.verb, annotations.verbs.keys[verb_class], *annotations.verbs.instances[verb_class])
+    nouns = (segment.noun, annotations.nouns.keys[noun_class], *annotations.nouns.instances[noun_class])
+
+    def names(text: str) -> tuple[bool, bool]:
+        """Whether a text names the verb and the noun."""
+        return contains_form(text, verbs, "verb"), contains_form(text, nouns, "noun")
+
+    return (names(verb), names(noun)) == ((True, False), (False, True))
 
 
 def _asks_only(text: str, one: Kind, other: Kind) -> bool:
@@ -192,11 +185,12 @@ def _asks_only(text: str, one: Kind, other: Kind) -> bool:
 
 
 def _mask(text: str, annotations: Annotations, segment: Segment) -> Masked:
+    verb_class, noun_class = classes_of(segment)
     masked = mask(
         text,
         annotations,
-        segment.verb_class,
-        segment.noun_class,
+        verb_class,
+        noun_class,
         verb_word=segment.verb,
         noun_word=segment.noun,
     )

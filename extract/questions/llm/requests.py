@@ -1,4 +1,4 @@
-"""What is asked of a language model and what comes back: prompts, requests with their keys, replies, faults."""
+"""What is sent to a language model and what comes back: prompts, requests with their keys, replies, faults."""
 
 import base64
 import hashlib
@@ -17,8 +17,8 @@ MESSAGE_TOKENS = 16  # more than any known chat template adds around a message
 
 @dataclass(frozen=True)
 class Prompt:
-    """A system message of ours. Its version is the name of its file; a changed text is a changed request all
-    the same.
+    """A system message. Its version is the name of its file; a changed text makes other requests even under the
+    same version.
     """
 
     version: str
@@ -37,14 +37,14 @@ def load_prompt(version: str) -> Prompt:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One thing to be asked. All that shapes the answer is in `key`; how often and where it was asked is not."""
+    """One thing to be answered. All that shapes the answer is in `key`; how often and where it was sent is not."""
 
     model: str
     prompt: Prompt
     inputs: Mapping[str, str]
     reply: type[BaseModel]  # what the reply's JSON must be
     parameters: Mapping[str, Any]
-    # which frames of which clip: what they are known by, before any is decoded
+    # which frames of which clip, as the key knows them: nothing is decoded for it
     pictures: Mapping[str, Any] | None = None
     load_pictures: Callable[[], list[bytes]] | None = None  # the same as JPEG files
 
@@ -57,7 +57,7 @@ class Request:
             "inputs": dict(self.inputs),
             "schema": self.schema,
             "parameters": dict(self.parameters),
-            "pictures": self.pictures and dict(self.pictures),
+            "pictures": dict(self.pictures) if self.pictures else self.pictures,
         }
         text = json.dumps(
             canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -77,17 +77,17 @@ class Request:
 
     @property
     def question(self) -> str:
+        """The user's message: the inputs as JSON."""
         return json.dumps(dict(self.inputs), ensure_ascii=False)
 
     def messages(self) -> list[dict[str, Any]]:
-        """In the form of a chat completion. Raises VideoError when the frames cannot be had."""
+        """In the form of a chat completion. Raises VideoError when the frames cannot be read."""
         content: Any = self.question
         if self.load_pictures is not None:
-            urls = [
-                "data:image/jpeg;base64," + base64.b64encode(jpeg).decode() for jpeg in self.load_pictures()
-            ]
-            images = [{"type": "image_url", "image_url": {"url": url, "detail": "low"}} for url in urls]
-            content = [{"type": "text", "text": self.question}, *images]
+            content = [{"type": "text", "text": self.question}]
+            for jpeg in self.load_pictures():
+                url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+                content.append({"type": "image_url", "image_url": {"url": url, "detail": "low"}})
         return [{"role": "system", "content": self.prompt.text}, {"role": "user", "content": content}]
 
     def token_bound(self, image_tokens: int) -> int:
@@ -117,8 +117,8 @@ class Fault:
     reason: str
     may_cost: bool = False
     wait: float | None = None  # seconds that the server asked for
-    again: bool = True  # asking again may help
-    everybody: bool = False  # no request of this run will fare better
+    retryable: bool = True  # another call may bring a reply
+    ends_run: bool = False  # no request of this run can succeed
     status: int | None = None  # of HTTP, where there was one
 
 
@@ -133,10 +133,10 @@ def printable(text: str) -> str:
 
 
 class Completer(Protocol):
-    """Whatever answers: a server or a model in this process. `model` names it in keys and in question files."""
+    """Whatever answers: a server or a model in this process."""
 
-    model: str
-    backend: str
+    model: str  # its name in keys
+    backend: str  # its name in question files
 
     async def complete(self, request: Request, attempt: int) -> Reply | Fault:
-        """Ask once; a later attempt asks for another answer (another seed, a higher temperature)."""
+        """One call. A later attempt brings another answer (another seed, a higher temperature)."""

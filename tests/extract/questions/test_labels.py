@@ -22,6 +22,8 @@ def test_a_segment_that_lacks_one_class_is_unlabelled_and_named(missing):
     assert not is_labelled(bare)
     with pytest.raises(DataError, match="P01_01_7: has no verb and noun class"):
         classes_of(bare)
-    with pytest.raises(DataError, match=r"P01_01_7: .* \(1 of 2 rows have none\); probes need labels, use `--pro"):
+    with pytest.raises(
+        DataError, match=r"P01_01_7: .* \(1 of 2 rows have none\); probes need labels, use `--pro"
+    ):
         refuse_unlabelled([ROW, bare], "probes need labels")
     refuse_unlabelled([ROW], "probes need labels")

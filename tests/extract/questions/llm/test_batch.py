@@ -3,16 +3,15 @@ budget.
 """
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
-from helpers.asking import PRICES, ROWS, TWICE
-from helpers.llm_server import Running, running
+from helpers.llm_runs import PRICES, ROWS, TWICE, run
+from helpers.llm_server import Running
 from helpers.toyclasses import annotations
 from mambavl.cache import journal
 from mambavl.configs.errors import DataError, Interrupted
-from mambavl.extract.questions.llm.batch import BatchClient
+from mambavl.extract.questions.llm.batch_server import BatchServer
 from mambavl.extract.questions.llm.generate import Outcome, generate_with_llm, plan_with_llm
 from mambavl.extract.questions.llm.ledger import Ledger
 from mambavl.extract.questions.llm.options import LLMSettings
@@ -24,27 +23,12 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing may catch it."""
 
 
-@pytest.fixture
-def server(tmp_path):
-    with running(tmp_path) as server:
-        yield server
-
-
-def asked(server: Running, cache, model: str = "good", rows=TWICE, **more) -> Outcome:
-    knobs = {
-        "concurrency": 3,
-        "backoff": 0.002,
-        "max_wait": 0.02,
-        "key_variable": "",
-        "batch_poll": 0.01,
-        "prices": PRICES,
-    }
-    options = LLMSettings(model=model, base_url=server.url, mode="batch", **(knobs | more))
-    return generate_with_llm(annotations(), rows, options, cache)
+def batched(server: Running, cache, model: str = "good", rows=TWICE, **more) -> Outcome:
+    return run(server, cache, model, rows, mode="batch", **more)
 
 
 def test_each_stage_is_one_batch_and_a_second_run_submits_none(server, tmp_path):
-    found = asked(server, tmp_path / "cache")
+    found = batched(server, tmp_path / "cache")
     assert not found.written.failures
     assert len(found.written.questions) == 12
     assert len(server.lines("batch")) == 2
@@ -52,7 +36,7 @@ def test_each_stage_is_one_batch_and_a_second_run_submits_none(server, tmp_path)
     assert found.tally.cost > 0
     assert found.ledger.spent == pytest.approx(found.tally.cost)
     assert not found.ledger.batches
-    assert asked(server, tmp_path / "cache").tally.calls == 0
+    assert batched(server, tmp_path / "cache").tally.calls == 0
     live = generate_with_llm(
         annotations(),
         TWICE,
@@ -64,13 +48,13 @@ def test_each_stage_is_one_batch_and_a_second_run_submits_none(server, tmp_path)
 
 
 def test_a_batch_has_no_more_requests_than_it_may(server, tmp_path):
-    assert not asked(server, tmp_path / "cache", batch_requests=4).written.failures
+    assert not batched(server, tmp_path / "cache", batch_requests=4).written.failures
     assert len(server.lines("batch")) == 4
 
 
 @pytest.mark.parametrize("fault", ["500", "malformed", "refused"])
 def test_what_failed_in_a_batch_goes_into_the_next_one(server, tmp_path, fault):
-    found = asked(server, tmp_path / "cache", f"once:{fault}")
+    found = batched(server, tmp_path / "cache", f"once:{fault}")
     assert not found.written.failures
     assert len(server.lines("batch")) == 4
     assert len(server.lines("batch line")) == 24
@@ -80,7 +64,7 @@ def test_what_failed_in_a_batch_goes_into_the_next_one(server, tmp_path, fault):
     ("fault", "reason"), [("500", "no reply in 3 batches"), ("refused", "2 replies rejected")]
 )
 def test_rows_that_no_batch_answers_are_named(server, tmp_path, fault, reason):
-    found = asked(server, tmp_path / "cache", f"always:{fault}", attempts=2, retries=2)
+    found = batched(server, tmp_path / "cache", f"always:{fault}", attempts=2, retries=2)
     assert not found.written.questions
     assert len(found.written.failures) == 12
     assert all(reason in text for text in found.written.failures.values())
@@ -89,7 +73,7 @@ def test_rows_that_no_batch_answers_are_named(server, tmp_path, fault, reason):
 def test_seeded_faults_in_batches_end_with_every_row_answered_or_named(server, tmp_path):
     good = bad = 0
     for seed in range(4):
-        found = asked(server, tmp_path / str(seed), f"faulty:{seed}:0.7", retries=2)
+        found = batched(server, tmp_path / str(seed), f"faulty:{seed}:0.7", retries=2)
         assert len(found.written.questions) + len(found.written.failures) == 12
         good, bad = good + len(found.written.questions), bad + len(found.written.failures)
     assert set(server.accepted("batch line").values()) == {1}
@@ -98,7 +82,7 @@ def test_seeded_faults_in_batches_end_with_every_row_answered_or_named(server, t
 
 def test_a_batch_whose_id_never_arrived_is_found_by_its_token(server, tmp_path):
     """The server creates it and drops the connection."""
-    assert not asked(server, tmp_path / "cache", "once:lost").written.failures
+    assert not batched(server, tmp_path / "cache", "once:lost").written.failures
     assert len(server.lines("batch")) == 2
 
 
@@ -120,8 +104,8 @@ def test_a_kill_around_any_record_submits_no_batch_twice(server, tmp_path, monke
         with monkeypatch.context() as patch:
             patch.setattr(Ledger, moment, killed)
             with pytest.raises(Killed):
-                asked(server, cache, f"good:{number}")
-        found = asked(server, cache, f"good:{number}")
+                batched(server, cache, f"good:{number}")
+        found = batched(server, cache, f"good:{number}")
         assert not found.written.failures
         assert len(server.lines("batch")) == 2 * number
         assert set(server.accepted("batch line").values()) == {1}
@@ -138,12 +122,12 @@ def test_where_batches_are_not_listed_a_lost_one_is_not_submitted_again_unasked(
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "batch_id", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
-            asked(server, tmp_path / "cache")
+            batched(server, tmp_path / "cache")
     server.trouble("list-404")
     with pytest.raises(DataError, match=r"does not list its batches .* --set resubmit=true"):
-        asked(server, tmp_path / "cache")
+        batched(server, tmp_path / "cache")
     assert len(server.lines("batch")) == 1
-    found = asked(server, tmp_path / "cache", resubmit=True)
+    found = batched(server, tmp_path / "cache", resubmit=True)
     assert not found.written.failures
     assert len(server.lines("batch")) == 3
     # the lost one is in the books with all that it may have cost
@@ -151,11 +135,11 @@ def test_where_batches_are_not_listed_a_lost_one_is_not_submitted_again_unasked(
 
 
 def test_the_budget_holds_for_batches(server, tmp_path):
-    whole = asked(server, tmp_path / "free").ledger.spent
-    found = asked(server, tmp_path / "paid", "good:b", budget=whole * 1.2)
+    whole = batched(server, tmp_path / "free").ledger.spent
+    found = batched(server, tmp_path / "paid", "good:b", budget=whole * 1.2)
     assert 0 < found.ledger.spent <= whole * 1.2
     assert any("could exceed the budget" in reason for reason in found.written.failures.values())
-    assert not asked(server, tmp_path / "paid", "good:b", budget=whole * 5).written.failures
+    assert not batched(server, tmp_path / "paid", "good:b", budget=whole * 5).written.failures
 
 
 def test_a_signal_leaves_the_batch_to_the_server_and_the_next_run_collects_it(server, tmp_path):
@@ -171,24 +155,24 @@ def test_a_signal_leaves_the_batch_to_the_server_and_the_next_run_collects_it(se
         )
     assert len(server.lines("batch")) == 1
     assert len(Ledger(tmp_path / "cache").batches) == 1
-    assert not asked(server, tmp_path / "cache", rows=ROWS).written.failures
+    assert not batched(server, tmp_path / "cache", rows=ROWS).written.failures
     assert len(server.lines("batch")) == 2
 
 
 def test_lines_of_an_output_file_that_are_damaged_or_strange_are_no_answers(server, tmp_path, monkeypatch):
-    real, broken = BatchClient._repeat, []
+    real, broken = BatchServer.download, []
 
-    async def damaged(self, make, kind, patience=1.0):
-        found = await real(self, make, kind, patience)
-        if kind is None and not broken:
-            broken.append(1)
-            first, _, rest = found.content.partition(b"\n")
-            strange = json.dumps({"custom_id": "of another", "response": None}).encode()
-            return SimpleNamespace(content=b"\n".join([strange, first[: len(first) // 2], rest]))
-        return found
+    async def damaged(self, file_id):
+        content = await real(self, file_id)
+        if broken:
+            return content
+        broken.append(1)
+        first, _, rest = content.partition(b"\n")
+        strange = json.dumps({"custom_id": "of another", "response": None}).encode()
+        return b"\n".join([strange, first[: len(first) // 2], rest])
 
-    monkeypatch.setattr(BatchClient, "_repeat", damaged)
-    found = asked(server, tmp_path / "cache")
+    monkeypatch.setattr(BatchServer, "download", damaged)
+    found = batched(server, tmp_path / "cache")
     assert not found.written.failures
     assert found.tally.calls == 13
 
@@ -206,13 +190,13 @@ def test_a_batch_of_unknown_fate_is_not_created_again_by_the_run_that_made_it(se
         with pytest.raises(
             DataError, match=r"nobody knows whether the server took the batch .* run the same command again"
         ):
-            asked(server, tmp_path / "cache")
+            batched(server, tmp_path / "cache")
         assert len(server.lines("batch")) == paid
         assert len(Ledger(tmp_path / "cache").batches) == 1
     lost = Ledger(tmp_path / "cache").settled
     assert lost > 0
     server.trouble()
-    found = asked(server, tmp_path / "cache")  # listed by now
+    found = batched(server, tmp_path / "cache")  # listed by now
     assert not found.written.failures
     assert len(server.lines("batch")) == 3
     assert found.ledger.spent == pytest.approx(lost + found.tally.cost)
@@ -220,10 +204,10 @@ def test_a_batch_of_unknown_fate_is_not_created_again_by_the_run_that_made_it(se
 
 
 def test_the_batch_is_found_on_a_later_page_of_the_list(server, tmp_path):
-    assert not asked(server, tmp_path / "other", "good:o").written.failures
-    assert not asked(server, tmp_path / "more", "good:m", rows=ROWS[:2]).written.failures
+    assert not batched(server, tmp_path / "other", "good:o").written.failures
+    assert not batched(server, tmp_path / "more", "good:m", rows=ROWS[:2]).written.failures
     server.trouble("create-lost")
-    assert not asked(server, tmp_path / "cache", rows=ROWS[:3]).written.failures
+    assert not batched(server, tmp_path / "cache", rows=ROWS[:3]).written.failures
     assert len(server.lines("batch")) == 6
 
 
@@ -250,7 +234,7 @@ def test_live_pays_for_nothing_that_waits_in_a_batch(server, tmp_path):
     assert not generate_with_llm(
         annotations(), ROWS, live.model_copy(update={"model": "good@0"}), tmp_path
     ).written.failures  # other requests
-    assert not asked(server, tmp_path, rows=ROWS).written.failures
+    assert not batched(server, tmp_path, rows=ROWS).written.failures
     assert plan_with_llm(annotations(), ROWS, live, tmp_path).waiting == (0, 0)
     assert not generate_with_llm(annotations(), ROWS, live, tmp_path).written.failures
 
@@ -264,13 +248,13 @@ def test_a_batch_that_the_server_no_longer_knows_is_let_go_when_asked(server, tm
         with pytest.raises(
             DataError, match=r"no longer knows batch batch-0 .*HTTP 404.* --set resubmit=true"
         ):
-            asked(server, tmp_path, rows=ROWS)
+            batched(server, tmp_path, rows=ROWS)
     # one that this run submitted is not let go by it
     with pytest.raises(DataError, match="no longer knows batch batch-1"):
-        asked(server, tmp_path, rows=ROWS, resubmit=True)
+        batched(server, tmp_path, rows=ROWS, resubmit=True)
     assert len(server.lines("batch")) == 2
     server.trouble()
-    found = asked(server, tmp_path, rows=ROWS)
+    found = batched(server, tmp_path, rows=ROWS)
     assert not found.written.failures
     assert len(server.lines("batch")) == 3
     assert found.ledger.spent == pytest.approx(reserved + found.tally.cost)
@@ -279,16 +263,16 @@ def test_a_batch_that_the_server_no_longer_knows_is_let_go_when_asked(server, tm
 def test_resubmit_lets_go_of_nothing_that_the_server_still_lists(server, tmp_path):
     server.trouble("create-lost", "list-none")
     with pytest.raises(DataError, match="nobody knows"):
-        asked(server, tmp_path)
+        batched(server, tmp_path)
     server.trouble()
-    assert not asked(server, tmp_path, resubmit=True).written.failures
+    assert not batched(server, tmp_path, resubmit=True).written.failures
     assert len(server.lines("batch")) == 2
 
 
 def test_a_server_without_files_is_told_so(server, tmp_path):
     server.trouble("file-404")
     with pytest.raises(DataError, match=r"takes no files, so no batches .*; leave mode at live"):
-        asked(server, tmp_path)
+        batched(server, tmp_path)
     assert Ledger(tmp_path).spent == 0.0
 
 
@@ -302,10 +286,10 @@ def test_a_batch_elsewhere_is_named_with_its_address(server, tmp_path):
 
 
 def test_batches_of_other_requests_are_not_waited_for(server, tmp_path):
-    assert not asked(server, tmp_path, "good:a", rows=ROWS).written.failures
+    assert not batched(server, tmp_path, "good:a", rows=ROWS).written.failures
     submitted(server, tmp_path)
     server.trouble("retrieve-404", "list-404")
-    assert asked(server, tmp_path, "good:a", rows=ROWS).tally.calls == 0
+    assert batched(server, tmp_path, "good:a", rows=ROWS).tally.calls == 0
     assert len(Ledger(tmp_path).batches) == 1
 
 
@@ -314,7 +298,7 @@ def test_a_state_that_nobody_knows_is_reported(server, tmp_path):
     with pytest.raises(
         DataError, match="batch batch-0 is 'paused', and this program does not know what that means"
     ):
-        asked(server, tmp_path)
+        batched(server, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -332,16 +316,16 @@ def test_what_is_no_answer_of_the_protocol_is_a_fault(server, tmp_path, troubles
     server.trouble(*troubles)
     with pytest.raises(
         DataError,
-        match=r"not what was asked for .*; (run the same command again|look at the provider's page)",
+        match=r"not of the expected form .*; (run the same command again|look at the provider's page)",
     ):
-        asked(server, tmp_path, retries=1)
+        batched(server, tmp_path, retries=1)
     server.trouble()
-    assert not asked(server, tmp_path).written.failures
+    assert not batched(server, tmp_path).written.failures
 
 
 def test_answers_in_damaged_lines_are_in_the_books(server, tmp_path):
     server.trouble("lines-bad")
-    found = asked(server, tmp_path, rows=ROWS)
+    found = batched(server, tmp_path, rows=ROWS)
     paid = len(server.lines("batch line"))
     assert paid > 12
     assert found.ledger.spent >= paid * cheapest(found.ledger)
@@ -349,6 +333,6 @@ def test_answers_in_damaged_lines_are_in_the_books(server, tmp_path):
 
 def test_an_error_that_is_a_text_is_the_reason(server, tmp_path):
     server.trouble("lines-errors")
-    found = asked(server, tmp_path, rows=ROWS, retries=0)
+    found = batched(server, tmp_path, rows=ROWS, retries=0)
     assert all("out of luck" in reason for reason in found.written.failures.values())
     assert found.ledger.spent == 0.0

@@ -197,7 +197,7 @@ def test_folders_that_are_no_chat_model_are_refused(folder, tmp_path):
     with pytest.raises(UsageError, match="has no chat template"):
         LocalModel(options(bare))
     (bare / "config.json").write_text("{}")
-    with pytest.raises(DataError, match="is no model that transformers can read"):
+    with pytest.raises(DataError, match="is not a model that transformers can read"):
         LocalModel(options(bare))
     with pytest.raises(UsageError, match="reads text only"):
         LocalModel(options(folder, frames=2))
