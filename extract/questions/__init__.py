@@ -1,7 +1,7 @@
 """Verb and noun questions for every segment: made, masked, read and written."""
 
+from mambavl.extract import MASK
 from mambavl.extract.questions.file import (
-    MASK,
     PROTOCOLS,
     QUESTION_KEYS,
     Question,

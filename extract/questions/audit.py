@@ -21,10 +21,11 @@ import numpy as np
 
 from mambavl.cache.rows import Segment
 from mambavl.configs.errors import DataError, UsageError
+from mambavl.extract import MASK
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.questions import audit_reader
 from mambavl.extract.questions.audit_rows import SAMPLES, Rows, most_frequent, top1
-from mambavl.extract.questions.file import MASK, QUESTION_KEYS, Question, read_questions
+from mambavl.extract.questions.file import QUESTION_KEYS, Question, read_questions
 from mambavl.extract.questions.forms import KINDS
 from mambavl.extract.questions.labels import is_labelled
 from mambavl.extract.questions.leaks import Checker, Leak

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from mambavl.extract import MASK
 from mambavl.extract.questions.audit_rows import TARGETS, VERB_STEP, Rows, top1
-from mambavl.extract.questions.file import MASK, Question
+from mambavl.extract.questions.file import Question
 from mambavl.extract.questions.leaks import Checker, Kind
 
 Pair = tuple[int, int]  # verb, noun

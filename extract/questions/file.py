@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract import MASK
 
 Protocol = Literal["oracle", "predicted", "generic", "none"]  # predicted text needs a recogniser first
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)

@@ -17,10 +17,9 @@ from typing import Any
 
 from mambavl.configs import did_you_mean
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract import untrusted
+from mambavl.extract import MASK, untrusted
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.questions.file import (
-    MASK,
     PROTOCOLS,
     QUESTION_KEYS,
     Question,

@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 from itertools import permutations, product
 from typing import Literal, NamedTuple
 
-from mambavl.extract.questions.file import MASK
+from mambavl.extract import MASK
 
 Kind = Literal["verb", "noun"]
 Form = tuple[str, ...]

@@ -13,8 +13,9 @@ from functools import cache, lru_cache
 from typing import Literal
 
 from mambavl.cache.rows import Segment
+from mambavl.extract import MASK
 from mambavl.extract.annotations import Annotations
-from mambavl.extract.questions.file import MASK, QUESTION_KEYS, Question
+from mambavl.extract.questions.file import QUESTION_KEYS, Question
 from mambavl.extract.questions.labels import classes_of
 
 Kind = Literal["verb", "noun"]

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from mambavl.extract import MASK
 from mambavl.extract.annotations import Annotations
-from mambavl.extract.questions.file import MASK
 from mambavl.extract.questions.forms import (
     CLAUSE_WORDS,
     PARTICLES,

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from mambavl.configs.errors import UsageError
+from mambavl.extract import MASK
 from mambavl.extract.questions.audit_rows import TARGETS, Rows, pair_up, share, top1
-from mambavl.extract.questions.file import MASK, QUESTION_KEYS
+from mambavl.extract.questions.file import QUESTION_KEYS
 
 MAX_ITERATIONS, TOLERANCE, INVERSE_PENALTY = 300, 1e-3, 10.0  # of the logistic regressions
 # of more than MANY classes, those with LEAST_ROWS rows in the sample are fitted: 600 classes take half a minute
