@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import inspect
 import re
 import shlex
 import subprocess
@@ -22,6 +23,7 @@ from mambavl.cli.settings import NAMES, section
 from mambavl.configs import find_recipe, read_toml, set_key, validate
 from mambavl.configs.errors import UsageError
 from mambavl.configs.settings import settings_of
+from mambavl.extract.encoders import base
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.sweep import flatten
 
@@ -247,6 +249,18 @@ def test_design_lists_the_keys_of_a_spec():
         "inputs": spec.Inputs,
     }
     assert table_of_records("Spec") == {part: keys_of(record) for part, record in records.items()}
+
+
+def members_of(kind: type) -> set[str]:
+    """What a class adds to those that it inherits from."""
+    inherited = set(dir(kind.__base__)) | inspect.get_annotations(kind.__base__).keys()
+    own = vars(kind).keys() | inspect.get_annotations(kind).keys()
+    return {name for name in own - inherited if not name.startswith("_")}
+
+
+def test_design_lists_what_an_encoder_has():
+    kinds = (base.Encoder, base.VideoEncoder, base.TextEncoder, base.AudioEncoder)
+    assert table_of_records("Encoder") == {kind.__name__: members_of(kind) for kind in kinds}
 
 
 def test_every_extra_that_a_page_installs_exists():
