@@ -3,21 +3,20 @@ are.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from mambavl.cache import canonical
 from mambavl.cache.reader import FeatureStore
 from mambavl.cache.rows import OK, STATUS
+from mambavl.configs.errors import some
+from mambavl.configs.progress import Progress, unseen
 
 BATCH_BYTES = 64 * 2**20
-NAMES_SHOWN = 5
 
 
-def diff(
-    ours: FeatureStore, theirs: FeatureStore, progress: Callable[[int, int], None] = lambda done, total: None
-) -> Iterator[str]:
+def diff(ours: FeatureStore, theirs: FeatureStore, progress: Progress = unseen) -> Iterator[str]:
     """Lines that say what differs; none when the stores say the same.
 
     First the spec, field by field, then rows that only one has, statuses, lengths, and for every level that
@@ -30,14 +29,14 @@ def diff(
     ]
     for mine, other, store in ((rows[0], rows[1], ours), (rows[1], rows[0], theirs)):
         if alone := [name for name in mine if name not in other]:
-            yield f"rows only in {store.path}: {_some(alone)}"
+            yield f"rows only in {store.path}: {_rows(alone)}"
     names = [name for name in rows[0] if name in rows[1]]
     left, right = (np.array([side[name] for name in names], np.int64) for side in rows)
     status = ours.status[left], theirs.status[right]
     if (changed := np.flatnonzero(status[0] != status[1])).size:
         first = changed[0]
         words = f"{STATUS[int(status[0][first])]} -> {STATUS[int(status[1][first])]}"
-        yield f"status: {_some([names[i] for i in changed])} (first: {words})"
+        yield f"status: {_rows([names[i] for i in changed])} (first: {words})"
     for name in ("flags", "frame_pts"):
         arrays = [
             store.row_array(name)[index]
@@ -49,10 +48,10 @@ def diff(
                 [np.array_equal(a, b, equal_nan=True) for a, b in zip(*arrays, strict=True)], bool
             )
             if not same.all():
-                yield f"{name}: {_some([names[i] for i in np.flatnonzero(~same)])}"
+                yield f"{name}: {_rows([names[i] for i in np.flatnonzero(~same)])}"
     reasons = [{name: reason for name, _, reason in store.failures} for store in (ours, theirs)]
     if other := [name for name in names if reasons[0].get(name) != reasons[1].get(name)]:
-        yield f"reasons: {_some(other)}"
+        yield f"reasons: {_rows(other)}"
     both = np.flatnonzero((status[0] == OK) & (status[1] == OK))
     shared = [name for name, level in ours.levels.items() if name in theirs.levels]
     for number, name in enumerate(shared):
@@ -71,7 +70,7 @@ def _values(
     lengths = ours.lengths(left, name), theirs.lengths(right, name)
     same_length = lengths[0] == lengths[1]
     if not same_length.all():
-        yield f"level {name}: other lengths in {_some([names[i] for i in np.flatnonzero(~same_length)])}"
+        yield f"level {name}: other lengths in {_rows([names[i] for i in np.flatnonzero(~same_length)])}"
     rows, worst = np.flatnonzero(same_length), 0.0
     changed: list[str] = []
     step = max(1, BATCH_BYTES // max(1, level.chunk_bytes))
@@ -89,12 +88,12 @@ def _values(
                 gaps = (a - b).abs().flatten(1)[other]
                 worst = math.nan if gaps.isnan().any() or worst != worst else max(worst, float(gaps.max()))
     if changed:
-        yield f"level {name}: other values in {_some(sorted(set(changed)))}; the largest difference is {worst:.3g}"
+        yield f"level {name}: other values in {_rows(sorted(set(changed)))}; the largest difference is {worst:.3g}"
 
 
 def _row_arrays(store: FeatureStore) -> set[str]:
     return {array.name for array in store.layout.row_arrays}
 
 
-def _some(names: list[str]) -> str:
-    return f"{len(names):,} rows ({', '.join(names[:NAMES_SHOWN])}{', ...' if names[NAMES_SHOWN:] else ''})"
+def _rows(names: Sequence[str]) -> str:
+    return f"{len(names):,} rows ({some(names)})"

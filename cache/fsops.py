@@ -69,7 +69,7 @@ def write_file(path: Path, *pieces: bytes | memoryview) -> None:
 
     Raises DataError, as everything here does, naming the path, the bytes and what to do.
     """
-    temporary = path.parent / f"{TEMPORARY}{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}"
+    temporary = _temporary(path)
     size = sum(memoryview(piece).nbytes for piece in pieces)
     with _explained(path, "written", size):
         try:
@@ -84,6 +84,24 @@ def write_file(path: Path, *pieces: bytes | memoryview) -> None:
                 calls.unlink(temporary)
             raise
         _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yields where to write a file piece by piece, or by another library; what is there in the end becomes
+    `path`, durably. Nothing is left where that fails.
+    """
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        with _explained(path, "written"):
+            with _opened(temporary, os.O_RDONLY) as descriptor:
+                calls.fsync(descriptor)
+            calls.replace(temporary, path)
+            _sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):  # mostly: it is in place already
+            calls.unlink(temporary)
 
 
 def append(path: Path, data: bytes) -> None:
@@ -191,6 +209,11 @@ def _sync_folder(path: Path) -> None:
             # file systems that cannot sync a folder say so like this
             if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                 raise
+
+
+def _temporary(path: Path) -> Path:
+    """A name next to `path` that says whose it is; see `temporaries`."""
+    return path.parent / f"{TEMPORARY}{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}"
 
 
 def temporaries(folder: Path) -> Iterator[tuple[Path, bool]]:

@@ -7,7 +7,6 @@ token, attention).
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +16,14 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from mambavl.cache import shards
+from mambavl.cache.fill import FillResult, fill
 from mambavl.cache.reader import FeatureStore
 from mambavl.cache.rows import OK
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import ParentStore, Pooling, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
-from mambavl.configs.errors import Interrupted, UsageError
+from mambavl.configs.errors import UsageError
+from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 
 FINEST_FIRST = ("patch", "grid", "frame")
 
@@ -32,8 +33,8 @@ def pool(
     out: Path,
     to: str,
     *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress = unseen,
+    should_stop: ShouldStop = never,
 ) -> str:
     """Write (or resume) a store with the one level `to` (`clip`, `frame`, `grid4`, any grid) of a finished
     store; its store id.
@@ -57,20 +58,11 @@ def pool(
     )
     writer = StoreWriter(out, spec, parent.segments, parent.classes, {"made_by": "mambavl cache pool"})
     reasons = {narration_id: reason for narration_id, _, reason in parent.failures}
-    try:
-        pending = writer.pending()
-        progress(0, len(pending))
-        for number, group in enumerate(pending):
-            if should_stop():
-                raise Interrupted(f"{out}: stopped after {number} row groups; the same command resumes")
-            writer.commit(
-                group, _row_group(parent, source, level, np.array(writer.layout.rows_of(group)), reasons)
-            )
-            progress(number + 1, len(pending))
-        manifest = writer.finish()
-    finally:
-        writer.close()
-    return manifest["store_id"] if manifest else ""
+
+    def make(rows: range, _: FillResult) -> RowGroup:
+        return _row_group(parent, source, level, np.array(rows), reasons)
+
+    return fill(writer, make, progress=progress, should_stop=should_stop).store_id
 
 
 def _source(parent: FeatureStore, to: str) -> Level:

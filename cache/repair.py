@@ -23,8 +23,9 @@ from mambavl.cache.spec import (
     read_json,
     read_spec,
 )
-from mambavl.cache.verify import Fault, Progress, file_faults, find_faults, is_itself, read_manifest
+from mambavl.cache.verify import Fault, file_faults, find_faults, is_itself, read_manifest
 from mambavl.configs.errors import DataError
+from mambavl.configs.progress import Progress, unseen
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Repair:
     needs_extraction: bool  # False: the store is as it was before, or can be finished without its maker
 
 
-def repair(path: Path, progress: Progress = lambda done, total: None) -> Repair:
+def repair(path: Path, progress: Progress = unseen) -> Repair:
     """Delete what is damaged and re-open the row groups that it belonged to. Raises DataError while somebody
     writes the store.
 

@@ -27,6 +27,7 @@ from mambavl.cache.spec import COMMIT, ENVIRONMENT, LOCK, MANIFEST, FeatureRecip
 from mambavl.cache.verify import verify
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted
+from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 
 ROWS, GROUP_ROWS = 64, 8
 LEVEL = Level("frame", "dense", (1, 16, 32), "float16", steps=16)
@@ -46,8 +47,8 @@ def selftest(
     folder: Path,
     kills: int = 20,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress = unseen,
+    should_stop: ShouldStop = never,
 ) -> Iterator[Check]:
     """Try the store's promises in a new folder under `folder`, which is deleted afterwards; one Check after
     another.
@@ -92,8 +93,8 @@ def _kill_check(
     kills: int,
     seed: int,
     seconds: float,
-    progress: Callable[[int, int], None],
-    should_stop: Callable[[], bool],
+    progress: Progress,
+    should_stop: ShouldStop,
 ) -> Check:
     """SIGKILL at a random moment, then resume, which may be killed as well; the finished store is the
     uninterrupted one.

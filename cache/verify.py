@@ -27,8 +27,7 @@ from mambavl.cache.spec import (
     read_spec,
 )
 from mambavl.configs.errors import DataError
-
-Progress = Callable[[int, int], None]  # bytes read of all bytes
+from mambavl.configs.progress import Progress, unseen
 
 
 class Fault(NamedTuple):
@@ -41,7 +40,7 @@ class Fault(NamedTuple):
         return f"{self.file}: {self.what}"
 
 
-def verify(path: Path, deep: bool = False, progress: Progress = lambda done, total: None) -> list[str]:
+def verify(path: Path, deep: bool = False, progress: Progress = unseen) -> list[str]:
     """Faults of a store, one line each; an empty list means sound.
 
     Shallow: presence and size of every file, and the manifest. `deep` also reads every byte: sha256 of every
@@ -51,9 +50,7 @@ def verify(path: Path, deep: bool = False, progress: Progress = lambda done, tot
     return [str(fault) for fault in find_faults(Path(path), deep, progress)]
 
 
-def find_faults(
-    path: Path, deep: bool = False, progress: Progress = lambda done, total: None
-) -> Iterator[Fault]:
+def find_faults(path: Path, deep: bool = False, progress: Progress = unseen) -> Iterator[Fault]:
     spec = read_spec(path)
     layout = Layout.from_spec(spec)
     manifest, faults = read_manifest(path, layout)

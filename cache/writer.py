@@ -39,7 +39,7 @@ from mambavl.cache.spec import (
     read_spec,
 )
 from mambavl.cache.verify import metadata_faults, seal, verify
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, UsageError, differs
 
 GROUP_LOCKS = 64  # row groups share so many locks
 
@@ -130,9 +130,10 @@ class StoreWriter:
 
     def _refuse_other(self, existing: Spec) -> None:
         if existing != self.spec:
-            fields = "\n  ".join(canonical.differences(existing.to_dict(), self.spec.to_dict())[:20])
+            found = canonical.differences(existing.to_dict(), self.spec.to_dict())
             raise UsageError(
-                f"{self.path}: was made by another recipe; stores never mix. What differs (there -> asked for):\n  {fields}\n"
+                f"{self.path}: was made by another recipe; stores never mix. "
+                f"{differs(found, 'there -> asked for')}\n"
                 "Use the same settings to resume, or another --out."
             )
 

@@ -4,7 +4,6 @@ An unknown key is refused with the nearest known name; every fault of a recipe i
 its key and file. `--set a.b=value` overrides a key; the resolved recipe is written back beside every result.
 """
 
-import difflib
 import tomllib
 from collections.abc import Iterable
 from importlib import resources
@@ -15,7 +14,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import UsageError, did_you_mean
 
 
 class Config(BaseModel):
@@ -134,32 +133,6 @@ def _model_in(annotation: Any) -> type[Config] | None:
     if get_origin(annotation) in (dict, list, tuple, Union, UnionType):
         return next((found for arg in get_args(annotation) if (found := _model_in(arg))), None)
     return None
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """`; did you mean ...?` for the nearest of the known names, or a full stop when nothing is near."""
-    if not known:
-        return "."
-    best = min(known, key=lambda k: (edit_distance(name, k), -difflib.SequenceMatcher(None, name, k).ratio()))
-    if edit_distance(name, best) > max(2, len(best) // 2):
-        return f"; known: {', '.join(known)}."
-    return f"; did you mean `{best}`?"
-
-
-def edit_distance(a: str, b: str) -> int:
-    """Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b` (optimal string
-    alignment).
-    """
-    rows = [list(range(len(b) + 1))]
-    for i, x in enumerate(a, 1):
-        row = [i]
-        for j, y in enumerate(b, 1):
-            cost = min(rows[-1][j] + 1, row[j - 1] + 1, rows[-1][j - 1] + (x != y))
-            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
-                cost = min(cost, rows[-2][j - 2] + 1)
-            row.append(cost)
-        rows.append(row)
-    return rows[-1][-1]
 
 
 def _copy(value: Any) -> Any:

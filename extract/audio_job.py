@@ -12,16 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from mambavl.cache import shards
+from mambavl.cache.fill import FillResult, fill
 from mambavl.cache.rows import FLAG_SILENCE, FLAG_TIME_FROM_FRAMES, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import FeatureRecipe, Inputs, SoundRecipe, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import Interrupted
+from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 from mambavl.extract import job
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.encoders.audio import audio_levels
 from mambavl.extract.encoders.base import AudioEncoder
-from mambavl.extract.job import Progress, ShouldStop, Summary
 from mambavl.extract.options import AudioExtraction
 from mambavl.extract.sound import SEAM, SoundReader
 from mambavl.extract.video import VideoError
@@ -35,9 +36,9 @@ def extract_audio(
     options: AudioExtraction,
     *,
     shard: tuple[int, int] = (0, 1),
-    progress: Progress = lambda done, total: None,
-    should_stop: ShouldStop = lambda: False,
-) -> Summary:
+    progress: Progress = unseen,
+    should_stop: ShouldStop = never,
+) -> FillResult:
     """Run a frozen audio encoder over the soundtrack of every segment and write (or resume) the store `out`.
 
     shard, errors and interrupts: as `video_job.extract_video`.
@@ -52,11 +53,11 @@ def extract_audio(
     )
     pipeline = _AudioPipeline(encoder, paths, options, writer.layout.levels)
 
-    def encode(rows: Sequence[Segment], summary: Summary) -> RowGroup:
-        return pipeline.row_group(rows, summary, should_stop)
+    def encode(rows: range, result: FillResult) -> RowGroup:
+        return pipeline.row_group(annotations.segments[rows.start : rows.stop], result, should_stop)
 
     try:
-        return job.run(writer, encode, shard, progress, should_stop)
+        return fill(writer, encode, shard=shard, progress=progress, should_stop=should_stop)
     finally:
         pipeline.videos.close()
 
@@ -81,7 +82,7 @@ class _AudioPipeline:
         self.levels = levels
         self.videos = job.ReaderCache(paths, SoundReader)
 
-    def row_group(self, rows: Sequence[Segment], summary: Summary, should_stop: ShouldStop) -> RowGroup:
+    def row_group(self, rows: Sequence[Segment], result: FillResult, should_stop: ShouldStop) -> RowGroup:
         clips: list[_Clip] = []
         found: dict[str, list[np.ndarray]] = {level.name: [] for level in self.levels}
         for first in range(0, len(rows), self.options.batch_rows):
@@ -91,12 +92,12 @@ class _AudioPipeline:
                 )
             since = time.perf_counter()
             batch = [self._hear(segment) for segment in rows[first : first + self.options.batch_rows]]
-            summary.timed("decode", since)
+            result.timed("decode", since)
             since = time.perf_counter()
             for states in self.encoder.encode([clip.samples for clip in batch]):
                 for name, values in audio_levels(states, self.options.levels, self.options.steps).items():
                     found[name].append(values.numpy())
-            summary.timed("encode", since)
+            result.timed("encode", since)
             for clip in batch:
                 clip.samples = np.empty(0, np.float32)  # the encoder was all that needs them
             clips += batch

@@ -23,16 +23,17 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mambavl.cache.fill import FillResult
 from mambavl.cache.rows import FLAG_HELD_LAST, FLAG_TIME_FROM_FRAMES, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.writer import RowGroup
 from mambavl.configs.errors import DataError, Interrupted
+from mambavl.configs.progress import ShouldStop
 from mambavl.extract import job
 from mambavl.extract.boxes import BoxSource
 from mambavl.extract.encoders.base import Pixels, VideoEncoder
 from mambavl.extract.encoders.levels import video_levels
 from mambavl.extract.encoders.published.orvit import crop_boxes
-from mambavl.extract.job import ShouldStop, Summary
 from mambavl.extract.options import VideoExtraction
 from mambavl.extract.sampling import Window, window
 from mambavl.extract.video import Reader, VideoError, open_video
@@ -61,18 +62,18 @@ class ClipEncoder:
         self._decoder.shutdown()
         self.clips.close()
 
-    def row_group(self, rows: Sequence[Segment], summary: Summary, should_stop: ShouldStop) -> RowGroup:
+    def row_group(self, rows: Sequence[Segment], result: FillResult, should_stop: ShouldStop) -> RowGroup:
         """Decode and encode the rows of a row group.
 
         Raises Interrupted when `should_stop()` turns true between two batches, DataError when a disk fails.
         """
         clips: list[Clip] = []
         features: dict[str, list[np.ndarray]] = {level.name: [] for level in self.levels}
-        for batch in self._batches(rows, summary, should_stop):
+        for batch in self._batches(rows, result, should_stop):
             since = time.perf_counter()
             for name, values in self._encode(batch).items():
                 features[name].append(values)
-            summary.timed("encode", since)
+            result.timed("encode", since)
             for clip in batch:
                 clip.forget()  # a row group of pictures would be gigabytes
             clips += batch
@@ -81,7 +82,7 @@ class ClipEncoder:
         return job.dense_group(self.options.encoder, clips, joined, self.levels, pts)
 
     def _batches(
-        self, rows: Sequence[Segment], summary: Summary, should_stop: ShouldStop
+        self, rows: Sequence[Segment], result: FillResult, should_stop: ShouldStop
     ) -> Iterator[list["Clip"]]:
         """Clips of `batch_rows` rows after another; while a batch is used, the next is decoded."""
         size = self.options.batch_rows
@@ -89,7 +90,7 @@ class ClipEncoder:
         pending = self._decoder.submit(self._timed_read, batches[0])
         for following in [*batches[1:], None]:
             clips, seconds = pending.result()
-            summary.seconds["decode"] = summary.seconds.get("decode", 0.0) + seconds
+            result.seconds["decode"] = result.seconds.get("decode", 0.0) + seconds
             if should_stop():
                 raise Interrupted(
                     "stopped inside a row group, which will be done again; the same command resumes"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mambavl.cache.rows import Segment
-from mambavl.configs.errors import DataError
+from mambavl.configs.errors import DataError, some
 from mambavl.extract.annotations import Annotations, nominal_rate
 from mambavl.extract.video import HOLD, PyAVReader, VideoError
 from mambavl.extract.video_files import find_video
@@ -64,11 +64,12 @@ def check_data(
             rates[round(float(reader.timeline.fps), 2)] += 1
             reader.close()
         on_video(done, len(rows))
-    return Report(problems, [f"{note}: {_some(videos)}" for note, videos in notes.items()], rates, len(rows))
-
-
-def _some(names: list[str]) -> str:
-    return f"{len(names)} videos ({', '.join(names[:5])}{', ...' if names[5:] else ''})"
+    return Report(
+        problems,
+        [f"{note}: {len(videos)} videos ({some(videos)})" for note, videos in notes.items()],
+        rates,
+        len(rows),
+    )
 
 
 def _open(videos: Path, video_id: str, segments: list[Segment]) -> tuple[Path, PyAVReader]:

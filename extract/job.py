@@ -1,25 +1,23 @@
-"""The job of stage one: a map over row groups, read -> encode -> commit; restartable at any instant.
+"""What the jobs of stage one share: videos and encoders found, rows that fail, features put into row groups.
 
-`video_job`, `text_job` and `audio_job` say what a row group becomes; here is what they share. It depends on
+`video_job`, `text_job` and `audio_job` say what a row group becomes, `cache.fill` does the rest. It depends on
 the row group alone, never on timing, on failures or on how many processes share the work.
 """
 
 import platform
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch
 
-from mambavl.cache import fsops
-from mambavl.cache.rows import EMPTY_WINDOW, STATUS_CODE, Segment
+from mambavl.cache.rows import STATUS_CODE
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import EncoderIdentity
-from mambavl.cache.writer import RowGroup, StoreWriter
-from mambavl.configs.errors import DataError, Interrupted, UsageError
+from mambavl.cache.writer import RowGroup
+from mambavl.configs.errors import DataError, UsageError, some
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.encoders import registry
 from mambavl.extract.encoders.base import Encoder, WeightsState
@@ -27,75 +25,6 @@ from mambavl.extract.video import VideoError
 from mambavl.extract.video_files import find_video
 
 NUMERICS = 1  # raised by hand whenever the same settings come to give other features
-
-
-@dataclass
-class Summary:
-    """What a run of the job did."""
-
-    rows: int = 0  # rows written by this run
-    bytes: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)  # busy time by stage; stages overlap
-    finalized: bool = False
-    # [narration_id, status, reason] of the whole store
-    failures: list[list[Any]] = field(default_factory=list)
-
-    @property
-    def failed(self) -> list[list[Any]]:
-        """Failures that are the data's fault; an anticipation window with nothing to observe is not."""
-        return [failure for failure in self.failures if failure[1] != EMPTY_WINDOW]
-
-    def timed(self, stage: str, since: float) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - since
-
-
-Progress = Callable[[int, int], None]  # rows done of all rows of this run
-ShouldStop = Callable[[], bool]
-
-
-def run(
-    writer: StoreWriter,
-    encode: Callable[[Sequence[Segment], Summary], RowGroup],
-    shard: tuple[int, int],
-    progress: Progress,
-    should_stop: ShouldStop,
-) -> Summary:
-    summary, layout = Summary(), writer.layout
-    try:
-        mine = [group for group in writer.pending() if group % shard[1] == shard[0]]
-        _refuse_full_disk(writer, mine)
-        total = sum(len(layout.rows_of(group)) for group in mine)
-        progress(0, total)
-        for group in mine:
-            if should_stop():
-                raise Interrupted(
-                    f"{writer.path}: stopped after {summary.rows:,} rows; the same command resumes"
-                )
-            index = layout.rows_of(group)
-            rows = encode(writer.segments[index.start : index.stop], summary)
-            since = time.perf_counter()
-            summary.bytes += writer.commit(group, rows)
-            summary.timed("write", since)
-            summary.rows += len(index)
-            progress(summary.rows, total)
-        if manifest := writer.finish():  # else others have a part of it still to do
-            summary.finalized, summary.failures = True, manifest["failures"]
-    finally:
-        writer.close()
-    return summary
-
-
-def _refuse_full_disk(writer: StoreWriter, groups: list[int]) -> None:
-    """Before hours of work: is there room for what it will write? (Compressed shards: up to; they are not
-    asked for.)
-    """
-    needed = sum(size or 0 for group in groups for size in writer.layout.file_sizes(group).values())
-    free = fsops.free_bytes(writer.path)
-    if needed > free:
-        raise DataError(
-            f"{writer.path}: {needed:,} bytes are still to be written and {free:,} are free; make room, use a smaller level "
-            "(--set levels=...) or another --out"
-        )
 
 
 def find_videos(annotations: Annotations, root: Path, allow_missing: bool) -> dict[str, Path | None]:
@@ -231,11 +160,6 @@ def device_of(name: str) -> torch.device:
         return device
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
-
-
-def some(names: list[str]) -> str:
-    """The first five of a list."""
-    return ", ".join(names[:5]) + (", ..." if names[5:] else "")
 
 
 def environment(device: str) -> dict[str, str]:

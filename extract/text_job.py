@@ -1,22 +1,23 @@
 """Text features: both questions of every row, each distinct text encoded once a row group."""
 
-import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from mambavl.cache import shards
-from mambavl.cache.rows import OK, STATUS_CODE, Segment
+from mambavl.cache.canonical import file_sha256
+from mambavl.cache.fill import FillResult, fill
+from mambavl.cache.rows import OK, STATUS_CODE
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import FeatureRecipe, Inputs, QuestionsProvenance, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, UsageError, some
+from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 from mambavl.extract import job
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.encoders.base import TextEncoder
-from mambavl.extract.job import Progress, ShouldStop, Summary
 from mambavl.extract.options import TextExtraction
 from mambavl.extract.questions import QUESTION_KEYS, read_questions
 
@@ -28,9 +29,9 @@ def extract_text(
     options: TextExtraction,
     *,
     shard: tuple[int, int] = (0, 1),
-    progress: Progress = lambda done, total: None,
-    should_stop: ShouldStop = lambda: False,
-) -> Summary:
+    progress: Progress = unseen,
+    should_stop: ShouldStop = never,
+) -> FillResult:
     """Encode both questions of every segment and write (or resume) the store `out`.
 
     Raises DataError naming the rows without a question; else as `extract_video`.
@@ -42,7 +43,7 @@ def extract_text(
     missing = [s.narration_id for s in annotations.segments if s.narration_id not in asked]
     if missing:
         raise DataError(
-            f"{questions}: has no question for {len(missing):,} of {len(annotations.segments):,} rows ({job.some(missing)}); "
+            f"{questions}: has no question for {len(missing):,} of {len(annotations.segments):,} rows ({some(missing)}); "
             "generate it for the same splits"
         )
     segments = annotations.segments
@@ -61,18 +62,16 @@ def extract_text(
     )
     spec = _text_spec(annotations, questions, provenance, encoder, options, tokens)
     writer = StoreWriter(out, spec, segments, annotations.classes, job.environment(options.device))
-    row_of = {segment.narration_id: row for row, segment in enumerate(segments)}
 
-    def encode(rows: Sequence[Segment], summary: Summary) -> RowGroup:
-        index = [row_of[segment.narration_id] for segment in rows]
-        ids = {q: [tokens[q][row] for row in index] for q in QUESTION_KEYS}
-        return _text_group(encoder, ids, options, summary)
+    def encode(rows: range, result: FillResult) -> RowGroup:
+        ids = {q: tokens[q][rows.start : rows.stop] for q in QUESTION_KEYS}
+        return _text_group(encoder, ids, options, result)
 
-    return job.run(writer, encode, shard, progress, should_stop)
+    return fill(writer, encode, shard=shard, progress=progress, should_stop=should_stop)
 
 
 def _text_group(
-    encoder: TextEncoder, ids: dict[str, list[list[int]]], options: TextExtraction, summary: Summary
+    encoder: TextEncoder, ids: dict[str, list[list[int]]], options: TextExtraction, result: FillResult
 ) -> RowGroup:
     since = time.perf_counter()
     # each text once, in order
@@ -104,7 +103,7 @@ def _text_group(
         levels[name] = (
             np.stack([_one_vector(v) for v in kept]) if name.endswith("/pooled") else np.concatenate(kept)
         )
-    summary.timed("encode", since)
+    result.timed("encode", since)
     status = np.where(bad, STATUS_CODE["nonfinite_features"], OK).astype(np.uint8)
     return RowGroup(
         levels=levels, lengths=lengths, status=status, flags=np.zeros(len(order), np.uint8), reasons=reasons
@@ -162,7 +161,7 @@ def _text_spec(
     inputs = Inputs(
         annotations=annotations.sha256,
         splits=options.splits,
-        questions_sha256=hashlib.sha256(Path(questions).read_bytes()).hexdigest(),
+        questions_sha256=file_sha256(questions),
     )
     return Spec(kind="text", recipe=recipe, inputs=inputs, levels=tuple(levels), rows_per_group=group_rows)
 

@@ -1,8 +1,9 @@
 """Where the video files are on disk, and what stands for one in a store's spec."""
 
-import hashlib
 from pathlib import Path
 from typing import Literal
+
+from mambavl.cache.canonical import file_sha256
 
 Hashing = Literal["fast", "full"]
 
@@ -38,5 +39,4 @@ def fingerprint(path: Path | None, method: Hashing) -> list[int | str] | None:
     stat = path.stat()
     if method == "fast":
         return [stat.st_size, stat.st_mtime_ns]
-    with open(path, "rb") as file:
-        return [stat.st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+    return [stat.st_size, file_sha256(path)]

@@ -1,22 +1,21 @@
 """The video job: settings -> encoder, boxes and spec -> the row groups of `clips`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mambavl.cache import shards
-from mambavl.cache.rows import Segment
+from mambavl.cache.fill import FillResult, fill
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import BoxesRecipe, FeatureRecipe, Inputs, PixelRecipe, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, UsageError, some
+from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 from mambavl.extract import job
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.boxes import BoxSource, open_boxes
 from mambavl.extract.clips import ClipEncoder, ClipReader
 from mambavl.extract.encoders.base import VideoEncoder
 from mambavl.extract.encoders.published import table
-from mambavl.extract.job import Progress, ShouldStop, Summary
 from mambavl.extract.options import VideoExtraction
 from mambavl.extract.video_files import fingerprint
 
@@ -28,9 +27,9 @@ def extract_video(
     options: VideoExtraction,
     *,
     shard: tuple[int, int] = (0, 1),
-    progress: Progress = lambda done, total: None,
-    should_stop: ShouldStop = lambda: False,
-) -> Summary:
+    progress: Progress = unseen,
+    should_stop: ShouldStop = never,
+) -> FillResult:
     """Run a frozen video encoder over every segment and write (or resume) the store `out`.
 
     shard (i, n): do every n-th row group only; whoever completes the store finalises it. Raises UsageError
@@ -47,11 +46,11 @@ def extract_video(
     clips = ClipReader(encoder, paths, options, boxes)
     pipeline = ClipEncoder(encoder, clips, options, writer.layout.levels)
 
-    def encode(rows: Sequence[Segment], summary: Summary) -> RowGroup:
-        return pipeline.row_group(rows, summary, should_stop)
+    def encode(rows: range, result: FillResult) -> RowGroup:
+        return pipeline.row_group(annotations.segments[rows.start : rows.stop], result, should_stop)
 
     try:
-        return job.run(writer, encode, shard, progress, should_stop)
+        return fill(writer, encode, shard=shard, progress=progress, should_stop=should_stop)
     finally:
         pipeline.close()
 
@@ -165,6 +164,6 @@ def _open_boxes(options: VideoExtraction, videos: list[str]) -> BoxSource | None
     if missing := source.missing(videos):
         raise DataError(
             f"{options.boxes_path}: {len(missing):,} of {len(videos):,} videos have no boxes there "
-            f"({job.some(missing)})"
+            f"({some(missing)})"
         )
     return source

@@ -15,8 +15,8 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from mambavl.configs import Config, did_you_mean, edit_distance
-from mambavl.configs.errors import UsageError
+from mambavl.configs import Config
+from mambavl.configs.errors import UsageError, did_you_mean, edit_distance
 
 Streams = dict[str, tuple[Tensor, Tensor]]  # name -> (tokens (B, L, width), lengths (B,))
 Routing = Literal["per_question", "both"]

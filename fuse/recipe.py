@@ -5,8 +5,8 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, field_validator, model_validator
 
-from mambavl.configs import Config, did_you_mean
-from mambavl.configs.errors import UsageError
+from mambavl.configs import Config
+from mambavl.configs.errors import UsageError, did_you_mean
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.data import DataConfig, FeatureData, StreamSource
 from mambavl.fuse.fusion import FusionConfig, SSMFusion

@@ -15,7 +15,7 @@ import torch
 import mambavl
 from mambavl.cache import canonical, fsops
 from mambavl.configs import dump, read_toml, validate
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, UsageError, differs
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.recipe import Recipe
 
@@ -78,9 +78,7 @@ def refuse_other_recipe(run: Path, recipe: Recipe) -> None:
     faults = canonical.differences(existing, wanted)
     if faults:
         raise UsageError(
-            f"{run}: belongs to another recipe. What differs (there -> asked for):\n  "
-            + "\n  ".join(faults[:20])
-            + "\nUse another --out."
+            f"{run}: belongs to another recipe. {differs(faults, 'there -> asked for')}\nUse another --out."
         )
 
 
@@ -89,9 +87,7 @@ def refuse_other_stores(run: Path, data: FeatureData) -> None:
     faults = differences_from_run(run, data, apart_from=("stores",)) if (run / STREAMS).exists() else []
     if faults:
         raise UsageError(
-            f"{run}: was begun with other stores. What differs (begun with -> given):\n  "
-            + "\n  ".join(faults[:20])
-            + "\nUse another --out."
+            f"{run}: was begun with other stores. {differs(faults, 'begun with -> given')}\nUse another --out."
         )
 
 
@@ -106,8 +102,7 @@ def refuse_other_features(run: Path, data: FeatureData) -> None:
     faults = differences_from_run(run, data, apart_from=("stores", "store_ids"))
     if faults:
         raise DataError(
-            f"{run}: its head was trained on other features. What differs (trained on -> given):\n  "
-            + "\n  ".join(faults[:20])
+            f"{run}: its head was trained on other features. {differs(faults, 'trained on -> given')}"
         )
 
 

@@ -29,8 +29,6 @@ from mambavl.cache.canonical import sha256
 from mambavl.cache.interchange.foreign import (
     RULSTM_FPS,
     RULSTM_KEY,
-    Progress,
-    ShouldStop,
     need_lmdb,
 )
 from mambavl.cache.reader import FeatureStore
@@ -38,6 +36,7 @@ from mambavl.cache.rows import OK, STATUS
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import CLASSES, SEGMENTS, SPEC
 from mambavl.configs.errors import DataError, Interrupted, UsageError
+from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 
 Format = Literal["hdf5", "npy", "lmdb"]
 
@@ -80,8 +79,8 @@ def export_store(
     *,
     level: str | None = None,
     fps: float = RULSTM_FPS,
-    progress: Progress = lambda done, total: None,
-    should_stop: ShouldStop = lambda: False,
+    progress: Progress = unseen,
+    should_stop: ShouldStop = never,
 ) -> int:
     """Write a finished store to `target`, row group by row group; returns the number of rows that have
     features.

@@ -13,15 +13,17 @@ from typing import Any, Literal
 import numpy as np
 
 from mambavl.cache.canonical import sha256
+from mambavl.cache.fill import FillResult, fill
 from mambavl.cache.interchange.arrays import hdf5_node, open_hdf5
 from mambavl.cache.interchange.export import INDEX, NAME_IN_EXPORT, ORIGIN, OURS, export_digest
-from mambavl.cache.interchange.foreign import FillResult, Progress, ShouldStop, fill, source_sha256
+from mambavl.cache.interchange.foreign import source_sha256
 from mambavl.cache.layout import Layout
 from mambavl.cache.rows import OK, STATUS, STATUS_CODE, Classes, read_segments
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import CLASSES, SCHEMA_VERSION, SEGMENTS, SPEC, Inputs, ParentStore, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError
+from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 
 
 @dataclass
@@ -62,8 +64,8 @@ def import_export(
     out: Path,
     *,
     content_sha256: str | None = None,
-    progress: Progress = lambda done, total: None,
-    should_stop: ShouldStop = lambda: False,
+    progress: Progress = unseen,
+    should_stop: ShouldStop = never,
 ) -> FillResult:
     """Write (or resume) the store that an export was made of: the same rows, features, times, statuses; it
     names its parent.
@@ -89,11 +91,11 @@ def import_export(
             out, spec, segments, classes, {"made_by": "mambavl cache import", "source": str(source)}
         )
 
-        def make(rows: range) -> RowGroup:
+        def make(rows: range, _: FillResult) -> RowGroup:
             with _sound(source):
                 return _row_group(export, rows)
 
-        return fill(writer, make, progress, should_stop)
+        return fill(writer, make, progress=progress, should_stop=should_stop)
 
 
 @contextlib.contextmanager

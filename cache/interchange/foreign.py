@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from mambavl.cache import canonical, shards
+from mambavl.cache.fill import FillResult, fill
 from mambavl.cache.interchange.arrays import (
     HDF5_SUFFIXES,
     NPY_SUFFIXES,
@@ -29,11 +30,12 @@ from mambavl.cache.interchange.arrays import (
     readable,
     safetensors_arrays,
 )
-from mambavl.cache.rows import EMPTY_WINDOW, OK, STATUS_CODE, Classes, Segment
+from mambavl.cache.rows import OK, STATUS_CODE, Classes, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, ImportRecipe, Inputs, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted, UsageError
+from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 
 Format = Literal["hdf5", "npy", "lmdb", "safetensors"]
 OPTIONS = {
@@ -58,9 +60,6 @@ RULSTM_KEY = "{}_frame_{:010d}.jpg"
 NEAR = 1e-6  # of a frame or a step: what rounding may move
 BLOCK = 16 * 2**20
 
-Progress = Callable[[int, int], None]
-ShouldStop = Callable[[], bool]
-
 
 @dataclass(frozen=True)
 class SamplingTimes:
@@ -71,23 +70,6 @@ class SamplingTimes:
     sampling: dict[str, Any]  # the rule, for the spec
     times: np.ndarray | None = None  # (rows, T) seconds, NaN where there is nothing to observe
     flags: np.ndarray | None = None  # (rows,) uint8
-
-
-@dataclass
-class FillResult:
-    """What an import did."""
-
-    rows: int = 0  # written by this run
-    bytes: int = 0
-    finalized: bool = False
-    # [narration_id, status, reason] of the whole store
-    failures: list[list[Any]] = field(default_factory=list)
-    unused: int = 0  # arrays of the source that belong to no row
-
-    @property
-    def failed(self) -> list[list[Any]]:
-        """Failures that are the data's fault; an anticipation window with nothing to observe is not."""
-        return [failure for failure in self.failures if failure[1] != EMPTY_WINDOW]
 
 
 def import_features(
@@ -105,8 +87,8 @@ def import_features(
     window: int | None = None,
     stride: int | None = None,
     content_sha256: str | None = None,
-    progress: Progress = lambda done, total: None,
-    should_stop: ShouldStop = lambda: False,
+    progress: Progress = unseen,
+    should_stop: ShouldStop = never,
 ) -> FillResult:
     """Write (or resume) a store of the features in `source`, a row for every segment.
 
@@ -158,41 +140,20 @@ def import_features(
             out, spec, segments, classes, {"made_by": "mambavl cache import", "source": str(source)}
         )
         flags = np.zeros(len(segments), np.uint8) if moments.flags is None else moments.flags
-        done = fill(writer, lambda rows: _row_group(found, level, rows, flags), progress, should_stop)
+
+        def make(rows: range, _: FillResult) -> RowGroup:
+            return _row_group(found, level, rows, flags)
+
+        done = fill(writer, make, progress=progress, should_stop=should_stop)
     done.unused = found.unused
-    return done
-
-
-def fill(
-    writer: StoreWriter, make: Callable[[range], RowGroup], progress: Progress, should_stop: ShouldStop
-) -> FillResult:
-    """Commit every pending row group and finish the store."""
-    done, layout = FillResult(), writer.layout
-    try:
-        pending = writer.pending()
-        total = sum(len(layout.rows_of(group)) for group in pending)
-        progress(0, total)
-        for group in pending:
-            if should_stop():
-                raise Interrupted(
-                    f"{writer.path}: stopped after {done.rows:,} rows; the same command resumes"
-                )
-            rows = layout.rows_of(group)
-            done.bytes += writer.commit(group, make(rows))
-            done.rows += len(rows)
-            progress(done.rows, total)
-        if manifest := writer.finish():  # else another writer is still at work, and will finish it
-            done.finalized, done.failures = True, manifest["failures"]
-    finally:
-        writer.close()
     return done
 
 
 def source_sha256(
     source: Path,
     format: Format,
-    progress: Progress = lambda done, total: None,
-    should_stop: ShouldStop = lambda: False,
+    progress: Progress = unseen,
+    should_stop: ShouldStop = never,
 ) -> str:
     """Of one file its sha256, as sha256sum prints it; of a folder a digest of its files' names and contents."""
     files = _files(Path(source), format)

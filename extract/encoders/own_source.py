@@ -23,8 +23,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from mambavl.configs import did_you_mean
-from mambavl.configs.errors import MambaVLError, UsageError
+from mambavl.configs.errors import MambaVLError, UsageError, did_you_mean
 
 
 def is_path(name: str) -> bool:

@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from mambavl.configs import did_you_mean
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import UsageError, did_you_mean
 from mambavl.extract.encoders import audio, hf, image, mpnet, own, own_source, text
 from mambavl.extract.encoders.base import Encoder, Kind, Pixels, WeightsState
 from mambavl.extract.encoders.published import table

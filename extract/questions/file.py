@@ -3,12 +3,12 @@ at all.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from mambavl.cache import fsops
 from mambavl.configs.errors import DataError, UsageError
 
 Protocol = Literal["oracle", "predicted", "generic", "none"]  # predicted text needs a recogniser first
@@ -42,19 +42,17 @@ def write_questions(path: Path, questions: Iterable[Question]) -> int:
     Raises UsageError when the path is a folder.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    fsops.make_folder(path.parent)
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name the file to write, such as {path / 'questions.jsonl'}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for question in questions:
-                file.write(json.dumps(asdict(question), ensure_ascii=False) + "\n")
-                count += 1
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        fsops.written_aside(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+    ):
+        for question in questions:
+            file.write(json.dumps(asdict(question), ensure_ascii=False) + "\n")
+            count += 1
     return count
 
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mambavl.configs import did_you_mean
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, UsageError, did_you_mean
 from mambavl.extract import MASK, untrusted
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.questions.file import (

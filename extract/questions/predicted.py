@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mambavl.cache.rows import Segment
 from mambavl.cache.scores import BestClasses, best_classes
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, UsageError, some
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.questions.file import Question
 from mambavl.extract.questions.labels import classes_of, is_labelled
@@ -108,7 +108,7 @@ def _labels(segments: Sequence[Segment]) -> Classes:
     unlabelled = [segment.narration_id for segment in segments if not is_labelled(segment)]
     if unlabelled:
         raise DataError(
-            f"{len(unlabelled):,} train rows have no labels ({_some(unlabelled)}); name scores with --train-from FILE"
+            f"{len(unlabelled):,} train rows have no labels ({some(unlabelled)}); name scores with --train-from FILE"
         )
     return {segment.narration_id: classes_of(segment) for segment in segments}
 
@@ -123,7 +123,7 @@ def _predictions(annotations: Annotations, paths: Sequence[Path], segments: Sequ
         twice = [guesses.narration_ids[row] for row in mine if guesses.narration_ids[row] in found]
         if twice:
             raise DataError(
-                f"{path}: holds {len(twice):,} rows that {holder[twice[0]]} holds, too ({_some(twice)}); "
+                f"{path}: holds {len(twice):,} rows that {holder[twice[0]]} holds, too ({some(twice)}); "
                 "every row has one prediction"
             )
         _refuse_unknown_classes(annotations, guesses)
@@ -134,7 +134,7 @@ def _predictions(annotations: Annotations, paths: Sequence[Path], segments: Sequ
     if missing:
         named = " and ".join(map(str, paths))
         raise DataError(
-            f"{named}: no scores for {len(missing):,} of {len(segments):,} rows ({_some(missing)})"
+            f"{named}: no scores for {len(missing):,} of {len(segments):,} rows ({some(missing)})"
         )
     return found
 
@@ -149,8 +149,3 @@ def _refuse_unknown_classes(annotations: Annotations, guesses: BestClasses) -> N
                 raise DataError(
                     f"{guesses.path}: row {guesses.narration_ids[row]}: its best {kind} class {class_id} is not in the class file"
                 )
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first five of a list."""
-    return ", ".join(names[:5]) + (", ..." if names[5:] else "")

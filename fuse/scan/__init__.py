@@ -15,8 +15,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from mambavl.configs import did_you_mean
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import UsageError, did_you_mean
 from mambavl.fuse.scan import chunked, cpu, mamba, operator, reference, triton
 from mambavl.fuse.scan.inputs import MAX_STATES, Options, ScanInputs
 

@@ -145,7 +145,7 @@ def cache_pool(
     from mambavl.cache.pool import pool
 
     parent = open_store(store, verify="read")
-    with progress("pooling", "row groups") as update, stop_on_signal() as should_stop:
+    with progress("pooling", "rows") as update, stop_on_signal() as should_stop:
         store_id = pool(parent, target, to, progress=update, should_stop=should_stop)
     state = "unfinished store: another writer is still at work on it"
     if store_id:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mambavl.cache.fill import FillResult
 from mambavl.cache.rows import STATUS
 from mambavl.cli.options import (
     AnnotationsOption,
@@ -22,7 +23,6 @@ from mambavl.cli.options import (
 )
 from mambavl.cli.settings import with_settings
 from mambavl.configs.errors import DataError
-from mambavl.extract.job import Summary
 from mambavl.terminal import progress, stop_on_signal
 
 extract_app = typer.Typer(
@@ -117,7 +117,7 @@ def extract_text(
     _print_summary(summary, store, max_failed=0)
 
 
-def _print_summary(summary: Summary, store: Path, max_failed: int) -> None:
+def _print_summary(summary: FillResult, store: Path, max_failed: int) -> None:
     """Raises DataError when more rows failed than were allowed."""
     for narration_id, status, reason in summary.failures:
         print(f"{narration_id}: {STATUS[status]}: {reason}")

@@ -9,8 +9,8 @@ import typer
 from typer.core import TyperCommand
 
 from mambavl.cli.options import FLAGS
-from mambavl.configs import Config, did_you_mean
-from mambavl.configs.errors import UsageError
+from mambavl.configs import Config
+from mambavl.configs.errors import UsageError, did_you_mean
 from mambavl.configs.settings import ABSENT, REQUIRED, Setting, settings_of
 
 NAMES = ("extract.video", "extract.text", "extract.audio", "cache.import", "questions", "train")

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mambavl.configs import did_you_mean
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import UsageError, did_you_mean
 
 QUESTION_TOKENS = 40  # of a question in the released code, padding included
 ROBERTA = {  # width, depth, heads

@@ -22,8 +22,8 @@ from mambavl.complexity.count import (
     total,
     video_encoder,
 )
-from mambavl.configs import did_you_mean, load, override
-from mambavl.configs.errors import UsageError
+from mambavl.configs import load, override
+from mambavl.configs.errors import UsageError, did_you_mean
 
 COLUMNS = ("tokens", "trainable", "frozen", "total", "G MACs", "G FLOPs", "G scan")
 PUBLISHED_TABLE_4 = {  # GFLOPs (multiply-adds, as video models print them), M parameters, why ours differ

@@ -15,11 +15,11 @@ import torch
 from rich.table import Table
 
 from mambavl.cache import fsops
+from mambavl.cache.fill import FillResult
 from mambavl.configs import find_recipe, override, read_toml, validate
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.demo import toykitchen
 from mambavl.extract.annotations import Annotations, read_annotations
-from mambavl.extract.job import Summary
 from mambavl.extract.options import TextExtraction, VideoExtraction
 from mambavl.extract.questions import generate, write_questions
 from mambavl.extract.text_job import extract_text
@@ -131,9 +131,9 @@ def _extract(folder: Path, kitchen: Path, annotations: Annotations, should_stop:
             )
 
 
-def _whole(summary: Summary) -> None:
-    if summary.failures:
-        raise DataError(f"{len(summary.failures)} rows have no features: {summary.failures[0]}")
+def _whole(result: FillResult) -> None:
+    if result.failures:
+        raise DataError(f"{len(result.failures)} rows have no features: {result.failures[0]}")
 
 
 def _text_store(folder: Path, protocol: str) -> Path:

@@ -10,8 +10,8 @@ import tomllib
 import pytest
 from pydantic import BaseModel
 
-from mambavl.configs import dump, edit_distance, find_recipe, load, override, read_toml, validate
-from mambavl.configs.errors import UsageError
+from mambavl.configs import dump, find_recipe, load, override, read_toml, validate
+from mambavl.configs.errors import UsageError, edit_distance
 from mambavl.extract.options import AudioExtraction, TextExtraction, VideoExtraction
 from mambavl.fuse.recipe import Recipe
 
@@ -144,10 +144,3 @@ def test_unknown_files_and_broken_toml_are_named(tmp_path):
     broken.write_text("a = [1,\nb = 2")
     with pytest.raises(UsageError, match=r"broken\.toml.*not valid TOML"):
         read_toml(broken)
-
-
-def test_edit_distance_counts_swaps_of_neighbours_once():
-    assert edit_distance("d_sate", "d_state") == 1
-    assert edit_distance("recieve", "receive") == 1
-    assert edit_distance("", "abc") == 3
-    assert edit_distance("kitten", "sitting") == 3

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import UsageError, some
 
 Key = tuple[str, tuple[int, ...]]  # a name and the shape of its tensor
 Pairs = list[tuple[Key, Key]]  # our key, the published one
-MOST_NAMED = 5
 
 
 def pairs(
@@ -64,13 +63,9 @@ def _convert(state: Mapping[str, Tensor], keys: Pairs, what: str) -> dict[str, T
         ],
     }
     if any(problems.values()):
-        found = [f"{len(names)} {problem} ({_some(names)})" for problem, names in problems.items() if names]
+        found = [f"{len(names)} {problem} ({some(names)})" for problem, names in problems.items() if names]
         raise UsageError(f"these are not the weights of {what}: {'; '.join(found)}")
     return {name: state[source].reshape(shape) for (source, _), (name, shape) in keys}
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
 
 
 def without_parts(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:

@@ -6,9 +6,7 @@ from_published(NAME, state_dict)                           the same, from tensor
 """
 
 import dataclasses
-import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mambavl.cache import fsops
+from mambavl.cache.canonical import file_sha256
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.published import avion, lavila, motionformer, orvit, vit
 from mambavl.extract.encoders.published.checkpoints import read_checkpoint
@@ -175,16 +175,11 @@ def convert(file: Path, name: str, out: Path) -> dict[str, Any]:
     ]
     if broken:
         raise UsageError(f"{file}: NaN or infinity in {len(broken)} tensors ({', '.join(broken[:5])})")
-    with open(file, "rb") as opened:
-        source = hashlib.file_digest(opened, "sha256").hexdigest()
+    source = file_sha256(file)
     metadata = {MADE_BY: name, "config": json.dumps(dataclasses.asdict(config)), "source_sha256": source}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    fsops.make_folder(out.parent)
+    with fsops.written_aside(out) as unfinished:
         save_file({key: tensor.contiguous() for key, tensor in ours.items()}, unfinished, metadata)
-        os.replace(unfinished, out)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return {
         "tensors": len(ours),
         "parameters": sum(tensor.numel() for tensor in ours.values()),

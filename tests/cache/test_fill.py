@@ -1,0 +1,101 @@
+"""The loop that fills a store: shares, interrupts, room on the disk, and what it says of a run."""
+
+import re
+
+import numpy as np
+import pytest
+
+from helpers.tiny import unfinished
+from mambavl.cache import fsops, open_store
+from mambavl.cache.fill import FillResult, fill
+from mambavl.cache.rows import EMPTY_WINDOW, STATUS_CODE
+from mambavl.cache.writer import RowGroup
+from mambavl.configs.errors import DataError, Interrupted, UsageError
+
+
+def maker(group):
+    """Rows of any group of the tiny unfinished store, cut from one."""
+
+    def make(rows, result):
+        count = len(rows)
+        return RowGroup(
+            levels={"frame": group.levels["frame"][:count]},
+            lengths={"length": group.lengths["length"][:count]},
+            status=group.status[:count],
+            flags=group.flags[:count],
+            frame_pts=group.frame_pts[:count],
+        )
+
+    return make
+
+
+def test_every_row_group_is_made_once_and_the_store_is_finished(tmp_path):
+    writer, group = unfinished(tmp_path / "s.zarr")
+    seen, counts = [], []
+
+    def make(rows, result):
+        seen.append((rows.start, rows.stop))
+        return maker(group)(rows, result)
+
+    result = fill(writer, make, progress=lambda done, total: counts.append((done, total)))
+    assert seen == [(0, 8), (8, 16), (16, 20)]
+    assert counts == [(0, 20), (8, 20), (16, 20), (20, 20)]
+    assert result.rows == 20
+    assert result.bytes > 0
+    assert result.finalized
+    assert result.store_id == open_store(tmp_path / "s.zarr").store_id
+    assert set(result.seconds) == {"write"}
+
+
+def test_a_run_does_its_share_and_the_last_one_finishes(tmp_path):
+    writer, group = unfinished(tmp_path / "s.zarr")
+    first = fill(writer, maker(group), shard=(0, 2))
+    assert (first.rows, first.finalized, first.store_id, first.failures) == (12, False, "", [])
+    writer, _ = unfinished(tmp_path / "s.zarr")
+    second = fill(writer, maker(group), shard=(1, 2))
+    assert (second.rows, second.finalized) == (8, True)
+
+
+def test_an_interrupt_between_row_groups_keeps_what_is_done(tmp_path):
+    writer, group = unfinished(tmp_path / "s.zarr")
+    answers = iter([False, True])
+    with pytest.raises(Interrupted, match=r"s\.zarr: stopped after 8 rows; the same command resumes"):
+        fill(writer, maker(group), should_stop=lambda: next(answers))
+    with pytest.raises(UsageError):  # it was closed
+        writer.commit(1, group)
+    writer, _ = unfinished(tmp_path / "s.zarr")
+    assert fill(writer, maker(group)).rows == 12
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+    writer, _ = unfinished(tmp_path / "s.zarr")
+    needed = sum(sum(writer.layout.file_sizes(group).values()) for group in range(3))
+    monkeypatch.setattr(fsops, "free_bytes", lambda path: needed - 1)
+    message = f"{needed:,} bytes are still to be written and {needed - 1:,} are free"
+    with pytest.raises(DataError, match=re.escape(message)):
+        fill(writer, lambda rows, result: pytest.fail("something was made"))
+
+
+def test_failures_are_the_stores_and_an_empty_window_is_none(tmp_path):
+    writer, group = unfinished(tmp_path / "s.zarr")
+
+    def make(rows, result):
+        made = maker(group)(rows, result)
+        made.status = np.where(np.array(rows) == 3, STATUS_CODE["missing_video"], made.status).astype(
+            np.uint8
+        )
+        made.status[np.array(rows) == 9] = EMPTY_WINDOW
+        made.reasons = dict.fromkeys(np.flatnonzero(made.status != 1).tolist(), "why")
+        return made
+
+    result = fill(writer, make)
+    missing, empty = ["P01_101_3", STATUS_CODE["missing_video"], "why"], ["P01_101_9", EMPTY_WINDOW, "why"]
+    assert result.failures == [missing, empty]
+    assert result.failed == [missing]
+
+
+def test_times_of_a_stage_add_up():
+    result = FillResult()
+    for since in (0.0, 0.0):
+        result.timed("decode", since)
+    assert result.seconds["decode"] > 0
