@@ -18,14 +18,20 @@ from torch import Tensor
 from mambavl.cache import FeatureStore, Joined, canonical, join, open_store
 from mambavl.cache.rows import EMPTY_WINDOW, OK, STATUS, Classes, Segment
 from mambavl.cache.shards import Level
+from mambavl.cache.spec import FeatureRecipe
 from mambavl.configs import Config
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.head import Streams, StreamShape, modality_of
+from mambavl.fuse.result import RECIPE_PARTS, StreamProvenance
 
 ORACLE_ANTICIPATION = (
     "ORACLE TEXT IN ANTICIPATION: the questions were written from the very actions that are to be foreseen. "
     "This is an upper bound, no forecast; never compare it with predicted or generic text"
 )
+
+
+# text protocols that know nothing of the action that is to be foreseen
+SAFE_IN_ANTICIPATION = ("predicted", "generic", "none", "absent")
 
 
 class StreamSource(Config):
@@ -97,9 +103,9 @@ class DataConfig(Config):
         """What is scored, as results and files of scores name it: a split, or `train_0_of_5` for what was
         held out of it.
         """
-        return (
-            f"{self.train_split}_{self.hold_out.replace('/', '_of_')}" if self.hold_out else self.eval_split
-        )
+        if self.hold_out is None:
+            return self.eval_split
+        return f"{self.train_split}_{self.hold_out.replace('/', '_of_')}"
 
 
 class FeatureData:
@@ -164,25 +170,19 @@ class FeatureData:
         }
 
     @property
-    def provenance(self) -> dict[str, dict[str, Any]]:
-        """By stream: what a result has to name: stores, spec, encoder and its weights, questions and their
-        protocol.
-        """
+    def provenance(self) -> dict[str, StreamProvenance]:
+        """By stream: where its features came from, for the result."""
         found = {}
         for name, stream in self.streams.items():
             recipe = stream.stores[0].spec.recipe.to_dict()
-            found[name] = {
-                "stores": [str(store.path) for store in stream.stores],
-                "store_ids": [store.store_id for store in stream.stores],
-                "level": self.sources[name].level,
-                "class_token": self.sources[name].class_token,
-                "views": self._levels[name].views,
-                **{
-                    key: recipe[key]
-                    for key in ("encoder", "questions", "sampling", "pixels", "boxes")
-                    if key in recipe
-                },
-            }
+            found[name] = StreamProvenance(
+                stores=tuple(str(store.path) for store in stream.stores),
+                store_ids=tuple(store.store_id for store in stream.stores),
+                level=self.sources[name].level,
+                class_token=self.sources[name].class_token,
+                views=self._levels[name].views,
+                recipe=FeatureRecipe.from_dict({key: recipe[key] for key in RECIPE_PARTS if key in recipe}),
+            )
         return found
 
     def _protocol(self) -> str:
@@ -215,12 +215,7 @@ class FeatureData:
                 f"the streams were extracted for different tasks ({listed}): "
                 "one of them sees the action itself"
             )
-        if "anticipation" not in tasks.values() or self.text_protocol in (
-            "predicted",
-            "generic",
-            "none",
-            "absent",
-        ):
+        if "anticipation" not in tasks.values() or self.text_protocol in SAFE_IN_ANTICIPATION:
             return None
         if not config.allow_oracle:
             raise UsageError(
@@ -325,33 +320,44 @@ def assign_folds(owners: list[str], parts: int) -> dict[str, int]:
 def _open(
     name: str, source: StreamSource, config: DataConfig, device: torch.device
 ) -> tuple[FeatureStore, ...]:
-    options = {
-        "resident": config.resident,
-        "verify": config.verify,
-        "device": device,
-        "pin": device.type == "cuda",
-    }
-    stores = tuple(open_store(path, **options) for path in source.stores)
-    for store in stores:
+    """The stores of a stream. Raises UsageError for a level that they lack, DataError where they were made by
+    different recipes.
+    """
+    if source.class_token and source.level == "cls":
+        raise UsageError(
+            f"stream {name}: class_token puts level cls before the tokens, and they are it already"
+        )
+    stores = []
+    for path in source.stores:
+        store = open_store(
+            path,
+            resident=config.resident,
+            verify=config.verify,
+            device=device,
+            pin=device.type == "cuda",
+        )
         store.layout.level(source.level)
         if source.class_token:
             store.layout.level("cls")
-            if source.level == "cls":
-                raise UsageError(
-                    f"stream {name}: class_token puts level cls before the tokens, and they are it already"
-                )
-        faults = canonical.differences(stores[0].spec.recipe.to_dict(), store.spec.recipe.to_dict())
-        shapes = [
-            {k: getattr(s.levels[source.level], k) for k in ("kind", "shape", "dtype", "steps")}
-            for s in (stores[0], store)
-        ]
-        faults += canonical.differences(*shapes)
+        stores.append(store)
+    for store in stores[1:]:
+        faults = _differences(stores[0], store, source.level)
         if faults:
             raise DataError(
                 f"stream {name}: {store.path} and {stores[0].path} were made by different recipes "
                 "and never mix:\n  " + "\n  ".join(faults[:20])
             )
-    return stores
+    return tuple(stores)
+
+
+def _differences(one: FeatureStore, other: FeatureStore, level: str) -> list[str]:
+    """The fields of recipe and level in which two stores differ; the number of rows is none of them."""
+    shapes = []
+    for store in (one, other):
+        found = store.levels[level]
+        shapes.append({key: getattr(found, key) for key in ("kind", "shape", "dtype", "steps")})
+    recipes = (one.spec.recipe.to_dict(), other.spec.recipe.to_dict())
+    return canonical.differences(*recipes) + canonical.differences(shapes[0], shapes[1])
 
 
 def _views(levels: dict[str, Level]) -> int:

@@ -1,33 +1,30 @@
 """A head and its stores -> scores of every row, every measure, and the result that names their origin."""
 
-import json
 import math
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mambavl.cache import canonical, fsops
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import checkpoint, metrics
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.head import Head
 from mambavl.fuse.recipe import Recipe, build_head
+from mambavl.fuse.result import Metrics, Params, Result, Rows, Training
 from mambavl.fuse.run import (
     MODEL,
-    PRIOR,
-    RESULT,
+    Prior,
     environment,
+    read_prior,
+    read_recipe,
     read_result,
     refuse_other_features,
-    run_recipe,
+    write_result,
     write_scores,
 )
-
-Prior = tuple[np.ndarray, np.ndarray]  # log-probabilities (verbs,), (nouns,) of the training labels
 
 
 @torch.inference_mode()
@@ -73,7 +70,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def measure(data: FeatureData, rows: np.ndarray, verb: np.ndarray, noun: np.ndarray) -> dict[str, Any]:
+def measure(data: FeatureData, rows: np.ndarray, verb: np.ndarray, noun: np.ndarray) -> Metrics:
     """Every measure of metrics.evaluate over the labelled rows; empty where there are none (a test list)."""
     labelled = (data.verb[rows] >= 0) & (data.noun[rows] >= 0)
     if not labelled.any():
@@ -95,65 +92,52 @@ def evaluate_head(
     recipe: Recipe,
     run: Path,
     prior: Prior,
-    extra: dict[str, Any],
+    training: Training,
     *,
     keep_result: bool = False,
-) -> dict[str, Any]:
+) -> Result:
     """Score the evaluation split, write scores/SPLIT.npz and (unless `keep_result`) result.json, return the
     result.
     """
     rows = data.evaluation
-    verb, noun = score(head, data, rows, prior, extra["precision"], recipe.train.batch_size)
+    verb, noun = score(head, data, rows, prior, training.precision, recipe.train.batch_size)
     write_scores(run, recipe.data.scored, data, rows, verb, noun)
-    guesses = [np.tile(values, (len(rows), 1)) for values in prior]
-    result = {
-        "title": recipe.title or run.name,
-        "head": recipe.head,
-        "split": recipe.data.scored,
-        "text_protocol": data.text_protocol,
-        "notice": data.notice,
-        "streams": data.provenance,
-        "metrics": measure(data, rows, verb, noun),
-        "prior_metrics": measure(data, rows, *guesses),
-        "rows": {
-            "scored": len(rows),
-            "scored_by_prior": int((~data.usable[rows]).sum()),
-            "failed": data.failed,
-        },
-        "params": {"total": head.num_params(), "without_classifiers": head.num_params(heads=False)},
-        "scan_backend": head.scan_backend,
-        "seed": recipe.train.seed,
-        "epochs": recipe.train.epochs,
-        "recipe": recipe.model_dump(mode="json", exclude_none=True),
-        "environment": environment(next(head.parameters()).device),
-        **extra,
-    }
+    guessed_verb, guessed_noun = (np.tile(values, (len(rows), 1)) for values in prior)
+    result = Result(
+        title=recipe.title or run.name,
+        head=recipe.head,
+        split=recipe.data.scored,
+        text_protocol=data.text_protocol,
+        notice=data.notice,
+        streams=data.provenance,
+        metrics=measure(data, rows, verb, noun),
+        prior_metrics=measure(data, rows, guessed_verb, guessed_noun),
+        rows=Rows(scored=len(rows), scored_by_prior=int((~data.usable[rows]).sum()), failed=data.failed),
+        params=Params(total=head.num_params(), without_classifiers=head.num_params(heads=False)),
+        scan_backend=head.scan_backend,
+        seed=recipe.train.seed,
+        epochs=recipe.train.epochs,
+        recipe=recipe.model_dump(mode="json", exclude_none=True),
+        environment=environment(next(head.parameters()).device),
+        training=training,
+    )
     if not keep_result:
-        fsops.write_file(run / RESULT, canonical.pretty_json(result))
+        write_result(run, result)
     return result
 
 
-def evaluate_run(
-    run: Path, *, split: str | None = None, streams: dict[str, Path] | None = None
-) -> dict[str, Any]:
+def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path] | None = None) -> Result:
     """Score a finished run again: another split, or the same features in stores that have moved.
 
-    streams: name -> store, where a store has moved.
-    Writes scores/SPLIT.npz; result.json is written anew for the run's own split only. Raises DataError when
-    the stores were not made by the recipe that the head was trained on.
+    streams: name -> store, where a store has moved. Writes scores/SPLIT.npz; result.json is written again for
+    the run's own split only. Raises DataError when the stores were not made by the recipe that the head was
+    trained on, or the run is damaged; UsageError for a stream that the run does not have.
     """
     run = Path(run)
-    recipe = run_recipe(run)
+    recipe = read_recipe(run)
     weights = checkpoint.load_weights(run / MODEL)
-    for name, store in (streams or {}).items():
-        if name not in recipe.streams:
-            raise UsageError(f"{run}: has no stream {name!r}; its streams are {', '.join(recipe.streams)}")
-        source = recipe.streams[name].model_copy(update={"store": store})
-        recipe = recipe.model_copy(update={"streams": {**recipe.streams, name: source}})
     own_split = recipe.data.scored
-    if split and split != own_split:
-        other = recipe.data.model_copy(update={"eval_split": split, "hold_out": None})
-        recipe = recipe.model_copy(update={"data": other})
+    recipe = _changed(recipe, run, split, streams or {})
     data = FeatureData(recipe.sources, recipe.data, training=False)
     refuse_other_features(run, data)
     head = build_head(recipe, data)
@@ -162,15 +146,24 @@ def evaluate_run(
     except RuntimeError as error:
         raise DataError(f"{run / MODEL}: does not fit the run's recipe: {error}") from None
     try:
-        old = read_result(run)
+        training = read_result(run).training
     except DataError:
-        old = {}  # gone or damaged: it is made anew
-    extra = {"precision": "fp32"} | {
-        k: old[k] for k in ("train_rows", "train_seconds", "precision", "processes") if k in old
-    }
-    stored = json.loads((run / PRIOR).read_bytes())
-    prior = (np.array(stored["verb"]), np.array(stored["noun"]))
+        training = Training(precision="fp32")  # the result is gone or damaged, and made again now
     device = "cuda" if torch.cuda.is_available() and not os.environ.get("ACCELERATE_USE_CPU") else "cpu"
+    keep_result = recipe.data.scored != own_split
     return evaluate_head(
-        head.to(device), data, recipe, run, prior, extra, keep_result=recipe.data.scored != own_split
+        head.to(device), data, recipe, run, read_prior(run), training, keep_result=keep_result
     )
+
+
+def _changed(recipe: Recipe, run: Path, split: str | None, streams: dict[str, Path]) -> Recipe:
+    """The recipe with other stores of some streams, and another split to score."""
+    for name, store in streams.items():
+        if name not in recipe.streams:
+            raise UsageError(f"{run}: has no stream {name!r}; its streams are {', '.join(recipe.streams)}")
+        source = recipe.streams[name].model_copy(update={"store": store})
+        recipe = recipe.model_copy(update={"streams": {**recipe.streams, name: source}})
+    if split and split != recipe.data.scored:
+        data = recipe.data.model_copy(update={"eval_split": split, "hold_out": None})
+        recipe = recipe.model_copy(update={"data": data})
+    return recipe

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jinja2
 import numpy as np
 
-from mambavl.cache.rows import Classes
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.head import KNOWN_STREAMS
-from mambavl.fuse.run import CLASSES, CURVES, read_result, read_scores
+from mambavl.fuse.result import Result
+from mambavl.fuse.run import read_classes, read_curves, read_result, read_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,35 +38,36 @@ class Entry:
 
     title: str
     runs: list[Path]
-    results: list[dict[str, Any]]
+    results: list[Result]
 
     @property
-    def first(self) -> dict[str, Any]:
+    def first(self) -> Result:
         return self.results[0]
 
     @property
     def streams(self) -> str:
         """Their names: the known ones in their usual order, then the user's own."""
-        names = self.first["streams"]
+        names = self.first.streams
         known = [name for name in KNOWN_STREAMS if name in names]
         own = [name for name in names if name not in KNOWN_STREAMS]
         return ", ".join(known + own)
 
     @property
     def published(self) -> dict[str, float]:
-        return self.first["recipe"].get("published", {})
+        return self.first.published
 
     @property
     def notice(self) -> str | None:
-        """What must be said aloud of the result (runs of older versions have none)."""
-        return self.first.get("notice")
+        """What must be said whenever the result is shown."""
+        return self.first.notice
 
     @property
     def seeds(self) -> list[int]:
-        return [result["seed"] for result in self.results]
+        return [result.seed for result in self.results]
 
     def values(self, key: str) -> list[float]:
-        return [value for result in self.results if (value := result["metrics"].get(key)) is not None]
+        found = [result.metrics.get(key) for result in self.results]
+        return [value for value in found if value is not None]
 
     def mean(self, key: str) -> float | None:
         values = self.values(key)
@@ -89,8 +90,13 @@ def write_report(runs: list[Path], target: Path) -> None:
     if not folders:
         raise UsageError("no run folder was named; for example `mambavl report runs/* --out report.html`")
     entries = collect(folders)
+    fewest = min(entry.first.rows.scored for entry in entries)
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: "" if value is None else value,
     )
     template = resources.files("mambavl.fuse").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = environment.from_string(template).render(
@@ -102,8 +108,8 @@ def write_report(runs: list[Path], target: Path) -> None:
         notes=_notes(entries),
         curves=_curves(entries),
         confusions=[(entry, _confusions(entry)) for entry in entries],
-        noise=196 * (0.25 / min(entry.first["rows"]["scored"] for entry in entries)) ** 0.5,
-        rows=min(entry.first["rows"]["scored"] for entry in entries),
+        noise=196 * (0.25 / fewest) ** 0.5,  # half of a 95 % interval at 50 %, in points
+        rows=fewest,
         published=any(entry.published for entry in entries),
     )
     Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -117,17 +123,16 @@ def collect(runs: list[Path]) -> list[Entry]:
     entries: dict[str, Entry] = {}
     for run in runs:
         result = read_result(run)
-        read_scores(run, result["split"])  # a run without scores cannot be shown: say so now
-        if not result["metrics"]:
-            raise DataError(f"{run}: split {result['split']} has no labels, so nothing was measured")
-        recipe = {**result["recipe"], "train": {**result["recipe"]["train"], "seed": None}}
-        fed = {name: (stream["store_ids"], stream["level"]) for name, stream in result["streams"].items()}
-        key = json.dumps([recipe, fed, result["split"]], sort_keys=True)
-        entry = entries.setdefault(key, Entry(result["title"], [], []))
-        if result["seed"] in entry.seeds:
-            raise UsageError(
-                f"{run} and {entry.runs[entry.seeds.index(result['seed'])]} are the same run; name it once"
-            )
+        read_scores(run, result.split)  # a run without scores cannot be shown: say so now
+        if not result.metrics:
+            raise DataError(f"{run}: split {result.split} has no labels, so nothing was measured")
+        recipe = {**result.recipe, "train": {**result.recipe["train"], "seed": None}}
+        fed = {name: (stream.store_ids, stream.level) for name, stream in result.streams.items()}
+        key = json.dumps([recipe, fed, result.split], sort_keys=True)
+        entry = entries.setdefault(key, Entry(result.title, [], []))
+        if result.seed in entry.seeds:
+            other = entry.runs[entry.seeds.index(result.seed)]
+            raise UsageError(f"{run} and {other} are the same run; name it once")
         entry.runs.append(run)
         entry.results.append(result)
     return list(entries.values())
@@ -135,9 +140,9 @@ def collect(runs: list[Path]) -> list[Entry]:
 
 def leak_sentences(entries: list[Entry]) -> list[str]:
     """What the questions gave away, in words and in numbers measured here."""
-    with_oracle = [entry for entry in entries if entry.first["text_protocol"] == "oracle"]
+    with_oracle = [entry for entry in entries if entry.first.text_protocol == "oracle"]
     said = [f"“{entry.title}”: {entry.notice}." for entry in entries if entry.notice]
-    said += [_text_alone(entry) for entry in with_oracle if "video" not in entry.first["streams"]]
+    said += [_text_alone(entry) for entry in with_oracle if "video" not in entry.first.streams]
     if with_oracle:
         said.append(
             "Oracle questions are written from each row's own labels, validation rows included. Where no "
@@ -149,7 +154,7 @@ def leak_sentences(entries: list[Entry]) -> list[str]:
 
 
 def _text_alone(entry: Entry) -> str:
-    verb, noun, prior = entry.mean("all_verb_top1"), entry.mean("all_noun_top1"), entry.first["prior_metrics"]
+    verb, noun, prior = entry.mean("all_verb_top1"), entry.mean("all_noun_top1"), entry.first.prior_metrics
     return (
         f"“{entry.title}” never sees a frame and still names {verb:.1f} % of the verbs and {noun:.1f} % of "
         f"the nouns; the most frequent class alone gives {prior['all_verb_top1']:.1f} % and "
@@ -161,13 +166,13 @@ def _text_alone(entry: Entry) -> str:
 def _notes(entries: list[Entry]) -> list[str]:
     notes = []
     for entry in entries:
-        rows, streams = entry.first["rows"], entry.first["streams"]
-        if rows["scored_by_prior"]:
+        rows, streams = entry.first.rows, entry.first.streams
+        if rows.scored_by_prior:
             notes.append(
-                f"“{entry.title}”: {rows['scored_by_prior']} of {rows['scored']} rows have no features and "
+                f"“{entry.title}”: {rows.scored_by_prior} of {rows.scored} rows have no features and "
                 "got the training prior."
             )
-        random = [name for name, stream in streams.items() if stream["encoder"]["state"] == "random"]
+        random = [name for name, stream in streams.items() if stream.encoder.state == "random"]
         if random:
             notes.append(
                 f"“{entry.title}”: the encoder of {', '.join(random)} is untrained (random weights)."
@@ -180,12 +185,12 @@ def _sharing(entries: list[Entry]) -> list[str]:
     controls: dict[str, tuple[Entry, float]] = {}
     for entry in entries:
         score = entry.mean(ACTION)
-        if _share(entry) == "none" and score is not None:
+        if entry.first.shared == "none" and score is not None:
             controls[_apart_from_sharing(entry)] = entry, score
     notes = []
     for entry in entries:
         score = entry.mean(ACTION)
-        if _share(entry) == "A" and score is not None and _apart_from_sharing(entry) in controls:
+        if entry.first.shared == "A" and score is not None and _apart_from_sharing(entry) in controls:
             control, score_of_control = controls[_apart_from_sharing(entry)]
             notes.append(
                 f"Sharing A is worth {score - score_of_control:+.1f} points of action top-1 here: "
@@ -194,14 +199,9 @@ def _sharing(entries: list[Entry]) -> list[str]:
     return notes
 
 
-def _share(entry: Entry) -> str | None:
-    """What MambaVL's head shares between modalities; None for the other heads."""
-    return entry.first["recipe"]["fusion"]["share"] if entry.first["head"] == "mambavl" else None
-
-
 def _apart_from_sharing(entry: Entry) -> str:
     """The recipe without title, seed and `share`: equal for a run and its control."""
-    recipe = entry.first["recipe"]
+    recipe = entry.first.recipe
     fusion = {key: value for key, value in recipe["fusion"].items() if key != "share"}
     train = {key: value for key, value in recipe["train"].items() if key != "seed"}
     return json.dumps({**recipe, "title": "", "fusion": fusion, "train": train}, sort_keys=True)
@@ -212,10 +212,10 @@ def _priors(entries: list[Entry]) -> dict[str, dict[str, str]]:
     keys = [key.format(target) for _, key in MEASURES for target in TARGETS]
     rows: dict[str, dict[str, str]] = {}
     for entry in entries:
-        measured = entry.first["prior_metrics"]
+        measured = entry.first.prior_metrics
         cells = {key: "–" if measured.get(key) is None else f"{measured[key]:.1f}" for key in keys}
         if cells not in rows.values():
-            rows[f"training prior, {entry.first['split']}" + (f" ({len(rows) + 1})" if rows else "")] = cells
+            rows[f"training prior, {entry.first.split}" + (f" ({len(rows) + 1})" if rows else "")] = cells
     return rows
 
 
@@ -225,20 +225,14 @@ def _curves(entries: list[Entry]) -> str:
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
     lines, titles = [], []
     for entry in entries:
-        path = entry.runs[0] / CURVES
-        if not path.exists():
+        epochs = read_curves(entry.runs[0])
+        if not epochs:
             continue
-        try:
-            epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except ValueError as error:
-            raise DataError(
-                f"{path}: is damaged ({error}); remove it to show the run without curves"
-            ) from None
         lines += axes[0].plot([e["epoch"] for e in epochs], [e["loss"] for e in epochs])
         titles.append(entry.title)
         scored = [e for e in epochs if "verb_top1" in e]
-        for axis, target in ((axes[1], "verb"), (axes[2], "noun")):
-            axis.plot([e["epoch"] for e in scored], [e[f"{target}_top1"] for e in scored])
+        axes[1].plot([e["epoch"] for e in scored], [e["verb_top1"] for e in scored])
+        axes[2].plot([e["epoch"] for e in scored], [e["noun_top1"] for e in scored])
     for number in range(len(lines)):  # two runs may lie on each other: let the lower one show through
         for axis in axes:
             axis.lines[number].set_linestyle(LINES[number % len(LINES)])
@@ -256,8 +250,9 @@ def _confusions(entry: Entry) -> str:
     """Verbs and nouns of the first seed: rows are labels, columns predictions, shares of each row."""
     plt = _pyplot()
     run, result = entry.runs[0], entry.first
-    scores = read_scores(run, result["split"])
-    names = _class_names(run)
+    scores = read_scores(run, result.split)
+    classes = read_classes(run)
+    names = {"verb": classes.verbs, "noun": classes.nouns}
     figure, axes = plt.subplots(1, 2, figsize=(13, 6))
     for axis, target in zip(axes, ("verb", "noun"), strict=True):
         labels, predicted = scores[f"{target}_label"], scores[target].argmax(1)
@@ -287,11 +282,6 @@ def confusion(
     if not matrix[-1].any() and not matrix[:, -1].any():
         matrix, ticks = matrix[:-1, :-1], ticks[:-1]
     return matrix / np.maximum(matrix.sum(1, keepdims=True), 1), ticks
-
-
-def _class_names(run: Path) -> dict[str, dict[int, str]]:
-    classes = Classes.from_json((run / CLASSES).read_bytes())
-    return {"verb": classes.verbs, "noun": classes.nouns}
 
 
 def _pyplot() -> ModuleType:

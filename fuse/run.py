@@ -1,4 +1,9 @@
-"""The folder of a run: its files' names, what is written into it and read back, and what is refused."""
+"""The folder of a run: its files' names, what is written into it and read back, and what is refused.
+
+recipe.toml, streams.json, classes.json, prior.json     the resolved recipe, and what it was fed
+curves.jsonl, checkpoints/                              while it trains
+model.safetensors, scores/SPLIT.npz, result.json        once it has finished
+"""
 
 import importlib.metadata
 import io
@@ -7,122 +12,154 @@ import platform
 import subprocess
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
 
 import mambavl
 from mambavl.cache import canonical, fsops
+from mambavl.cache.rows import Classes
 from mambavl.configs import dump, read_toml, validate
 from mambavl.configs.errors import DataError, UsageError, differs
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.recipe import Recipe
+from mambavl.fuse.result import Environment, Result
 
-# Files of a run: the resolved recipe, what it was fed, class names, the training prior, the head.
-RECIPE, STREAMS, CLASSES, PRIOR, MODEL = (
-    "recipe.toml",
-    "streams.json",
-    "classes.json",
-    "prior.json",
-    "model.safetensors",
-)
-
-
-def read_run_recipe(run: Path) -> dict[str, Any]:
-    """The resolved recipe of a run, as data. Raises DataError when the folder is no run."""
-    if not (run / RECIPE).is_file():
-        raise DataError(f"{run}: is no run: it has no {RECIPE}; `mambavl train RECIPE --out {run}` makes one")
-    return read_toml(run / RECIPE)
-
-
-def run_recipe(run: Path) -> Recipe:
-    """The resolved recipe of a run, checked."""
-    return validate(read_run_recipe(run), Recipe, str(run / RECIPE))
-
-
+RECIPE, STREAMS, CLASSES, PRIOR = "recipe.toml", "streams.json", "classes.json", "prior.json"
 CURVES, CHECKPOINTS = "curves.jsonl", "checkpoints"
+MODEL, SCORES, RESULT = "model.safetensors", "scores", "result.json"
+FILES = {RECIPE, STREAMS, CLASSES, PRIOR, CURVES, CHECKPOINTS, MODEL, SCORES, RESULT}
+
+Prior = tuple[np.ndarray, np.ndarray]  # log-probabilities (verbs,), (nouns,) of the training labels
+
+
+class CurveLine(TypedDict):
+    """A line of curves.jsonl: an epoch, and its scores where it was scored."""
+
+    epoch: int  # from 1
+    loss: float  # mean over the epoch's batches
+    lr: float  # of the last update, on the scale of `train.lr`
+    seconds: float  # since training began, earlier parts of a resumed run included
+    verb_top1: NotRequired[float | None]  # in percent, like the two below
+    noun_top1: NotRequired[float | None]
+    action_top1: NotRequired[float | None]
+
+
+# --- what a run was fed
 
 
 def write_inputs(run: Path, recipe: Recipe, data: FeatureData) -> None:
     """What evaluation and the report need of the recipe and the stores, so that a run stands on its own."""
-    prior = {
-        target: values.tolist() for target, values in zip(("verb", "noun"), data.log_prior(), strict=True)
-    }
+    verb, noun = data.log_prior()
     fsops.make_folder(run)
-    fsops.write_file(run / STREAMS, canonical.pretty_json(data.provenance))
+    fsops.write_file(run / STREAMS, canonical.pretty_json(_provenance(data)))
     fsops.write_file(run / CLASSES, data.classes.to_json())
-    fsops.write_file(run / PRIOR, canonical.pretty_json(prior))
+    fsops.write_file(run / PRIOR, canonical.pretty_json({"verb": verb.tolist(), "noun": noun.tolist()}))
     fsops.write_file(run / RECIPE, dump(recipe).encode())
 
 
+def read_recipe(run: Path) -> Recipe:
+    """The resolved recipe of a run. Raises DataError when the folder is not a run."""
+    return validate(_raw_recipe(run), Recipe, str(run / RECIPE))
+
+
+def read_prior(run: Path) -> Prior:
+    stored = json.loads((run / PRIOR).read_bytes())
+    return np.array(stored["verb"]), np.array(stored["noun"])
+
+
+def read_classes(run: Path) -> Classes:
+    return Classes.from_json((run / CLASSES).read_bytes())
+
+
+def _raw_recipe(run: Path) -> dict[str, Any]:
+    if not (run / RECIPE).is_file():
+        raise DataError(
+            f"{run}: is not a run: it has no {RECIPE}; `mambavl train RECIPE --out {run}` makes one"
+        )
+    return read_toml(run / RECIPE)
+
+
+def _provenance(data: FeatureData) -> dict[str, dict[str, Any]]:
+    return {name: stream.to_dict() for name, stream in data.provenance.items()}
+
+
+# --- what is refused
+
+
 def refuse_other_folder(run: Path) -> None:
-    """Nothing is written into a folder that holds something else."""
-    ours = {RECIPE, STREAMS, CLASSES, PRIOR, CURVES, CHECKPOINTS, MODEL, RESULT, SCORES}
+    """Raises UsageError where the folder holds something else: nothing is written into it then."""
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run}: is a file; name a folder for the run with --out")
-    foreign = [
-        entry.name
-        for entry in run.glob("*")
-        if entry.name not in ours and not entry.name.startswith(fsops.TEMPORARY)
-    ]
+    names = [entry.name for entry in run.glob("*")]
+    foreign = [name for name in names if name not in FILES and not name.startswith(fsops.TEMPORARY)]
     if foreign and not (run / RECIPE).exists():
-        raise UsageError(f"{run}: is no run and not empty ({foreign[0]}); use another --out")
+        raise UsageError(f"{run}: is not a run and not empty ({foreign[0]}); use another --out")
 
 
 def refuse_other_recipe(run: Path, recipe: Recipe) -> None:
+    """Raises UsageError where the folder belongs to a run of another recipe."""
     if not (run / RECIPE).exists():
         return
-    existing = read_run_recipe(run)
     wanted = recipe.model_dump(mode="json", exclude_none=True)
-    faults = canonical.differences(existing, wanted)
+    faults = canonical.differences(_raw_recipe(run), wanted)
     if faults:
-        raise UsageError(
-            f"{run}: belongs to another recipe. {differs(faults, 'there -> asked for')}\nUse another --out."
-        )
+        what = differs(faults, "there -> asked for")
+        raise UsageError(f"{run}: belongs to another recipe. {what}\nUse another --out.")
 
 
 def refuse_other_stores(run: Path, data: FeatureData) -> None:
-    """A run that was interrupted goes on with the very features that it began with."""
-    faults = differences_from_run(run, data, apart_from=("stores",)) if (run / STREAMS).exists() else []
+    """Raises UsageError where an interrupted run would go on with other features than it began with."""
+    faults = _differences_from_run(run, data, ("stores",)) if (run / STREAMS).exists() else []
     if faults:
-        raise UsageError(
-            f"{run}: was begun with other stores. {differs(faults, 'begun with -> given')}\nUse another --out."
-        )
-
-
-RESULT, SCORES = "result.json", "scores"
-
-
-REQUIRED = {"metrics", "prior_metrics", "split", "streams", "recipe", "seed"}
+        what = differs(faults, "begun with -> given")
+        raise UsageError(f"{run}: was begun with other stores. {what}\nUse another --out.")
 
 
 def refuse_other_features(run: Path, data: FeatureData) -> None:
-    # The stores and their ids may differ: the features may have moved, or be those of another split.
-    faults = differences_from_run(run, data, apart_from=("stores", "store_ids"))
+    """Raises DataError where a trained head would be scored on features of another recipe.
+
+    The stores and their ids may differ: the features may have moved, or be those of another split.
+    """
+    faults = _differences_from_run(run, data, ("stores", "store_ids"))
     if faults:
-        raise DataError(
-            f"{run}: its head was trained on other features. {differs(faults, 'trained on -> given')}"
-        )
+        what = differs(faults, "trained on -> given")
+        raise DataError(f"{run}: its head was trained on other features. {what}")
 
 
-def differences_from_run(run: Path, data: FeatureData, apart_from: tuple[str, ...]) -> list[str]:
+def _differences_from_run(run: Path, data: FeatureData, apart_from: tuple[str, ...]) -> list[str]:
     """The fields of provenance in which `data` is not what the run was fed."""
 
-    def kept(provenance: dict[str, Any]) -> dict[str, Any]:
-        return {
-            name: {k: v for k, v in entry.items() if k not in apart_from}
-            for name, entry in provenance.items()
-        }
+    def kept(provenance: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        found = {}
+        for name, stream in provenance.items():
+            found[name] = {key: value for key, value in stream.items() if key not in apart_from}
+        return found
 
-    return canonical.differences(kept(json.loads((run / STREAMS).read_bytes())), kept(data.provenance))
+    before = json.loads((run / STREAMS).read_bytes())
+    return canonical.differences(kept(before), kept(_provenance(data)))
+
+
+# --- what a run gives
+
+
+def read_curves(run: Path) -> list[CurveLine]:
+    """The lines of curves.jsonl, one per epoch; none without the file. Raises DataError where it is damaged."""
+    path = run / CURVES
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise DataError(f"{path}: is damaged ({error}); remove it to show the run without curves") from None
 
 
 def write_scores(
     run: Path, split: str, data: FeatureData, rows: np.ndarray, verb: np.ndarray, noun: np.ndarray
 ) -> None:
-    """scores/SPLIT.npz: narration_id, verb, noun (log-probabilities), and the labels they were measured
-    against.
+    """scores/SPLIT.npz of `rows` (N,): narration_id; verb (N, verbs) and noun (N, nouns), log-probabilities;
+    verb_label and noun_label (N,), the labels they were measured against.
     """
     packed = io.BytesIO()
     np.savez(
@@ -138,47 +175,53 @@ def write_scores(
 
 
 def read_scores(run: Path, split: str) -> dict[str, np.ndarray]:
-    """Raises DataError when the run has no scores."""
+    """The arrays of `write_scores`, by name. Raises DataError when there are none, or they are damaged."""
     path = run / SCORES / f"{split}.npz"
     try:
         with np.load(path, allow_pickle=False) as scores:
             return dict(scores)
     except FileNotFoundError:
         raise DataError(
-            f"{run}: has no scores ({path} is not there); `mambavl evaluate {run}` makes them"
+            f"{run}: has no scores ({path} is missing); `mambavl evaluate {run}` makes them"
         ) from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read ({error}); `mambavl evaluate {run}` makes it anew") from None
+        raise DataError(
+            f"{path}: cannot be read ({error}); `mambavl evaluate {run}` makes it again"
+        ) from None
 
 
-def read_result(run: Path) -> dict[str, Any]:
-    """Raises DataError when there is none."""
+def write_result(run: Path, result: Result) -> None:
+    fsops.write_file(run / RESULT, canonical.pretty_json(result.to_dict()))
+
+
+def read_result(run: Path) -> Result:
+    """Raises DataError when the run has no result, or one that is damaged."""
     path = Path(run) / RESULT
     try:
-        result = json.loads(path.read_bytes())
-        if not isinstance(result, dict) or not result.keys() >= REQUIRED:
-            raise ValueError("it holds no result")
-        return result
+        raw = json.loads(path.read_bytes())
+        if not isinstance(raw, dict):
+            raise ValueError("it is not an object")
+        return Result.from_dict(raw)
     except (FileNotFoundError, NotADirectoryError):
         if (Path(run) / RECIPE).exists():
             raise DataError(
                 f"{run}: has no {RESULT}: it has not finished; run the same `mambavl train` again"
             ) from None
-        raise DataError(f"{run}: is no run: it has neither {RESULT} nor {RECIPE}") from None
+        raise DataError(f"{run}: is not a run: it has neither {RESULT} nor {RECIPE}") from None
     except ValueError as error:
-        raise DataError(f"{path}: is damaged ({error}); `mambavl evaluate {run}` makes it anew") from None
+        raise DataError(f"{path}: is damaged ({error}); `mambavl evaluate {run}` makes it again") from None
 
 
-def environment(device: torch.device) -> dict[str, str | None]:
-    """What ran: recorded, never compared."""
-    return {
-        "mambavl": mambavl.__version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "accelerate": importlib.metadata.version("accelerate"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-    }
+def environment(device: torch.device) -> Environment:
+    """What runs here."""
+    return Environment(
+        mambavl=mambavl.__version__,
+        commit=_commit(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        accelerate=importlib.metadata.version("accelerate"),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    )
 
 
 def _commit() -> str | None:
@@ -186,13 +229,11 @@ def _commit() -> str | None:
     does not track it.
     """
     git = ["git", "-C", str(Path(mambavl.__file__).resolve().parent)]
+    tracked_file = [*git, "ls-files", "--error-unmatch", "__init__.py"]
+    describe = [*git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
-        tracked = subprocess.run(
-            [*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, timeout=10, check=False
-        )
-        if tracked.returncode:
+        if subprocess.run(tracked_file, capture_output=True, timeout=10, check=False).returncode:
             return None
-        describe = [*git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
         return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None  # no git here: the version alone has to do

@@ -16,7 +16,8 @@ from mambavl.configs import override, validate
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.recipe import Recipe, build_head
-from mambavl.fuse.run import RESULT
+from mambavl.fuse.result import Result
+from mambavl.fuse.run import RESULT, CurveLine
 from mambavl.fuse.train import train
 
 SUMMARY = "summary.json"
@@ -33,7 +34,7 @@ class Point:
     run: Path
     state: Literal["waiting", "skipped", "running", "done", "failed"] = "waiting"
     epoch: int = 0
-    result: dict[str, Any] | None = None
+    result: Result | None = None
     error: str = ""
 
 
@@ -92,7 +93,7 @@ def sweep(
             point.state = "running"
         on_change(points)
 
-        def report(line: dict[str, Any], point: Point = point) -> None:
+        def report(line: CurveLine, point: Point = point) -> None:
             point.epoch = line["epoch"]
             on_change(points)
 
@@ -111,7 +112,7 @@ def sweep(
             "run": p.run.name,
             "values": p.values,
             "error": p.error,
-            "metrics": p.result and p.result["metrics"],
+            "metrics": p.result.metrics if p.result else None,
         }
         for p in points
     ]
@@ -143,7 +144,7 @@ def flatten(grid: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _score(point: Point) -> float:
-    score = (point.result or {}).get("metrics", {}).get(SORT_KEY)
+    score = point.result.metrics.get(SORT_KEY) if point.result else None
     return -1.0 if score is None else score
 
 

@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +26,13 @@ from mambavl.fuse import checkpoint, evaluate
 from mambavl.fuse.data import FeatureData, epoch_batches
 from mambavl.fuse.head import Head
 from mambavl.fuse.recipe import Recipe, TrainConfig, build_head
+from mambavl.fuse.result import Metrics, Result, Training
 from mambavl.fuse.run import (
     CHECKPOINTS,
     CURVES,
     MODEL,
     RESULT,
+    CurveLine,
     read_result,
     refuse_other_folder,
     refuse_other_recipe,
@@ -39,7 +40,7 @@ from mambavl.fuse.run import (
     write_inputs,
 )
 
-OnEpoch = Callable[[dict[str, Any]], None]  # a line of curves.jsonl
+OnEpoch = Callable[[CurveLine], None]
 
 
 def train(
@@ -49,9 +50,9 @@ def train(
     data: FeatureData | None = None,
     on_epoch: OnEpoch = lambda line: None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
-    """Train, score and write `run`; returns what is in its result.json. A finished run is returned as it
-    stands.
+) -> Result:
+    """Train, score and write `run`; returns its result. A finished run is left as it is, and its result
+    returned.
 
     Raises UsageError when the folder belongs to another recipe or was fed from other stores, DataError when
     training diverges, Interrupted (after saving a checkpoint) when `should_stop()` turns true in any process.
@@ -77,20 +78,19 @@ def train(
         write_inputs(run, recipe, data)
     accelerator.wait_for_everyone()
     seconds = trainer.fit(on_epoch, should_stop)
-    result: dict[str, Any] = {}
     if accelerator.is_main_process:
         head = accelerator.unwrap_model(trainer.model)
-        extra = {
-            "train_rows": len(data.train),
-            "train_seconds": round(seconds, 2),
-            "precision": trainer.precision,
-            "processes": accelerator.num_processes,
-        }
+        training = Training(
+            precision=trainer.precision,
+            train_rows=len(data.train),
+            train_seconds=round(seconds, 2),
+            processes=accelerator.num_processes,
+        )
         checkpoint.save_weights(run / MODEL, head.state_dict())
-        result = evaluate.evaluate_head(head, data, recipe, run, data.log_prior(), extra)
+        evaluate.evaluate_head(head, data, recipe, run, data.log_prior(), training)
         fsops.remove_folder(run / CHECKPOINTS)
     accelerator.wait_for_everyone()
-    return result or read_result(run)
+    return read_result(run)
 
 
 class _Trainer:
@@ -182,9 +182,8 @@ class _Trainer:
     def _factor(self, update: int) -> float:
         return learning_rate(update / self.updates_per_epoch, self.config) / self.config.lr
 
-    def _line(self) -> dict[str, Any]:
-        """A line of curves.jsonl."""
-        line = {
+    def _line(self) -> CurveLine:
+        line: CurveLine = {
             "epoch": self.epoch + 1,
             "loss": self.loss_sum / max(self.batch, 1),
             "lr": self.config.lr * self._factor(self.epoch * self.updates_per_epoch + self.batch - 1),
@@ -192,16 +191,19 @@ class _Trainer:
         }
         is_due = (self.epoch + 1) % self.config.eval_every == 0 or self.epoch + 1 == self.config.epochs
         if is_due and self.accelerator.is_main_process:
-            head, rows = self.accelerator.unwrap_model(self.model), self.data.evaluation
-            scores = evaluate.score(
-                head, self.data, rows, self.data.log_prior(), self.precision, self.config.batch_size
-            )
-            measured = evaluate.measure(self.data, rows, *scores)
+            measured = self._measure()
             if measured:
-                line |= {
-                    f"{target}_top1": measured[f"all_{target}_top1"] for target in ("verb", "noun", "action")
-                }
+                line["verb_top1"] = measured["all_verb_top1"]
+                line["noun_top1"] = measured["all_noun_top1"]
+                line["action_top1"] = measured["all_action_top1"]
         return line
+
+    def _measure(self) -> Metrics:
+        head, rows = self.accelerator.unwrap_model(self.model), self.data.evaluation
+        verb, noun = evaluate.score(
+            head, self.data, rows, self.data.log_prior(), self.precision, self.config.batch_size
+        )
+        return evaluate.measure(self.data, rows, verb, noun)
 
     def _save(self) -> None:
         position = {

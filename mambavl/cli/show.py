@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from mambavl.fuse.result import Metrics, Result
 from mambavl.fuse.sweep import Point
 from mambavl.terminal import console, out
 
@@ -16,24 +16,22 @@ TARGETS = ("verb", "noun", "action")
 OnChange = Callable[[list[Point]], None]
 
 
-def print_result(result: dict[str, Any]) -> None:
-    """The metrics of a result.json in a table, and under it what they must be read with."""
-    measured, prior = result["metrics"], result["prior_metrics"]
-    title = f"{result['title']}, {result['split']}, {result['text_protocol']} text"
+def print_result(result: Result) -> None:
+    """The metrics of a result in a table, and under it what they must be read with."""
+    title = f"{result.title}, {result.split}, {result.text_protocol} text"
     table = Table("", *TARGETS, title=title, title_justify="left")
     for label, key in (("top-1", "top1"), ("top-5", "top5"), ("mean class recall@5", "mean_class_recall5")):
-        table.add_row(label, *_percents(measured, key))
-    table.add_row("prior top-1", *_percents(prior, "top1"))
+        table.add_row(label, *_percents(result.metrics, key))
+    table.add_row("prior top-1", *_percents(result.prior_metrics, "top1"))
     out.print(table)
     encoders = ", ".join(
-        f"{name}: {stream['encoder']['name']} ({stream['encoder']['state']})"
-        for name, stream in result["streams"].items()
+        f"{name}: {stream.encoder.name} ({stream.encoder.state})" for name, stream in result.streams.items()
     )
-    print(f"text protocol {result['text_protocol']}; {encoders}")
-    if result.get("notice"):
-        out.print(escape(result["notice"]), style="bold red")
-    rows = result["rows"]
-    print(f"{rows['scored']:,} rows scored, {rows['scored_by_prior']:,} of them by the prior (no features)")
+    print(f"text protocol {result.text_protocol}; {encoders}")
+    if result.notice:
+        out.print(escape(result.notice), style="bold red")
+    rows = result.rows
+    print(f"{rows.scored:,} rows scored, {rows.scored_by_prior:,} of them by the prior (no features)")
 
 
 @contextmanager
@@ -54,10 +52,10 @@ def sweep_table(points: list[Point]) -> Table:
         epoch = f"{point.epoch}/{point.recipe.train.epochs}" if point.epoch else ""
         text, scores = "", ["", "", ""]
         if point.result:
-            text, scores = point.result["text_protocol"], _percents(point.result["metrics"], "top1")
-            if notice := point.result.get("notice"):
+            text, scores = point.result.text_protocol, _percents(point.result.metrics, "top1")
+            if point.result.notice:
                 text += " (!)"
-                notices.add(notice)
+                notices.add(point.result.notice)
         table.add_row(point.name, point.state, epoch, text, *scores)
     table.caption = "\n".join(f"(!) {notice}" for notice in sorted(notices)) or None
     return table
@@ -76,7 +74,7 @@ class _SweepLines:
                 print(f"{point.name}: {point.state}", file=sys.stderr, flush=True)
 
 
-def _percents(metrics: dict[str, Any], key: str) -> list[str]:
+def _percents(metrics: Metrics, key: str) -> list[str]:
     """The metric over all rows of verb, noun and action, in percent; a dash where it was not measured."""
     values = [metrics.get(f"all_{target}_{key}") for target in TARGETS]
     return ["-" if value is None else f"{value:.1f}" for value in values]

@@ -26,11 +26,12 @@ def train(
     """Train a fusion head from feature stores, score it, write result.json. Run it again to resume."""
     from mambavl.configs import load
     from mambavl.fuse.recipe import Recipe
+    from mambavl.fuse.run import RESULT
     from mambavl.fuse.train import train
 
     loaded = load(recipe, Recipe, sets)
     target = folder or Path("runs") / recipe.stem
-    was_finished = (target / "result.json").exists()
+    was_finished = (target / RESULT).exists()
     with progress("training", "epochs") as update, stop_on_signal() as should_stop:
         result = train(
             loaded,
@@ -42,7 +43,7 @@ def train(
     if was_finished:
         print(f"{target}: had finished before; nothing was done")
     else:
-        print(f"wrote {target / 'result.json'}")
+        print(f"wrote {target / RESULT}")
 
 
 def sweep(
@@ -88,14 +89,15 @@ def evaluate(
 ) -> None:
     """Score a finished run again from its stores; writes scores and result.json."""
     from mambavl.fuse.evaluate import evaluate_run
+    from mambavl.fuse.run import RESULT, SCORES
 
     moved = pairs_of("--store", stores, "STREAM=PATH", "video=stores/video.zarr")
     streams = {stream: Path(path) for stream, path in moved.items()}
     result = evaluate_run(run, split=split, streams=streams)
     print_result(result)
-    written = f"{run / 'scores' / result['split']}.npz"
+    written = f"{run / SCORES / result.split}.npz"
     if split is None:
-        written += f" and {run / 'result.json'}"
+        written += f" and {run / RESULT}"
     print(f"wrote {written}")
 
 

@@ -27,6 +27,8 @@ from mambavl.extract.video_job import extract_video
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.report import write_report
+from mambavl.fuse.result import Metrics, Result
+from mambavl.fuse.run import read_result
 from mambavl.fuse.train import train
 from mambavl.terminal import out, progress, stop_on_signal
 
@@ -76,7 +78,7 @@ def run(folder: Path, *, quick: bool = False) -> None:
     report = folder / "report.html"
     with _stage("report"):
         write_report([run for paths in runs.values() for run in paths], report)
-    results = {title: [_result(path) for path in paths] for title, paths in runs.items()}
+    results = {title: [read_result(path) for path in paths] for title, paths in runs.items()}
     _print_table(results)
     out.print(
         f"wrote {report} after {time.perf_counter() - started:.0f} s; open it in a browser", style="bold"
@@ -177,25 +179,21 @@ def _slug(title: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in title.lower()).strip("_")
 
 
-def _result(path: Path) -> dict[str, Any]:
-    return json.loads((path / "result.json").read_text())
-
-
-def _print_table(results: dict[str, list[dict[str, Any]]]) -> None:
+def _print_table(results: dict[str, list[Result]]) -> None:
     table = Table("top-1, %", "text", "verb", "noun", "action", "unseen verb", "unseen noun", "seeds")
     for title, runs in results.items():
         keys = ("all_verb_top1", "all_noun_top1", "all_action_top1", "unseen_verb_top1", "unseen_noun_top1")
         table.add_row(
             title,
-            runs[0]["text_protocol"],
-            *(_mean([r["metrics"][key] for r in runs]) for key in keys),
+            runs[0].text_protocol,
+            *(_mean([_measured(run.metrics, key) for run in runs]) for key in keys),
             str(len(runs)),
         )
-    prior = results[MAIN.title][0]["prior_metrics"]
+    prior = results[MAIN.title][0].prior_metrics
     table.add_row(
         "training prior",
         "-",
-        *(f"{prior[f'all_{t}_top1']:.1f}" for t in ("verb", "noun", "action")),
+        *(f"{_measured(prior, f'all_{target}_top1'):.1f}" for target in ("verb", "noun", "action")),
         "",
         "",
         "",
@@ -203,17 +201,24 @@ def _print_table(results: dict[str, list[dict[str, Any]]]) -> None:
     out.print(table)
 
 
+def _measured(metrics: Metrics, key: str) -> float:
+    value = metrics[key]
+    if value is None:
+        raise DataError(f"{key} was not measured: the kitchen has no row for it")
+    return value
+
+
 def _mean(values: list[float]) -> str:
     return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
-def _check(results: list[dict[str, Any]]) -> None:
+def _check(results: list[Result]) -> None:
     """The demo's own test: with generic text, at least three times what guessing the commonest class gives,
     seed by seed.
     """
     for target in ("verb", "noun"):
-        prior = results[0]["prior_metrics"][f"all_{target}_top1"]
-        reached = [result["metrics"][f"all_{target}_top1"] for result in results]
+        prior = _measured(results[0].prior_metrics, f"all_{target}_top1")
+        reached = [_measured(result.metrics, f"all_{target}_top1") for result in results]
         seeds = ", ".join(f"{value:.1f}" for value in reached)
         times = f"at least {min(reached) / prior:.1f} times the prior's {prior:.1f}"
         out.print(f"{MAIN.title}: {target} top-1 {seeds} over {len(reached)} seeds, {times}")

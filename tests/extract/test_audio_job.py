@@ -200,11 +200,11 @@ def test_a_head_trains_on_sound_alone_and_on_three_modalities(stores, tmp_path, 
     lines = []
     result = train(validate(recipe, Recipe, "sound.toml"), tmp_path / "run", on_epoch=lines.append)
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
-    assert result["streams"]["audio"]["encoder"]["name"].startswith("audio:")
+    assert result.streams["audio"].encoder.name.startswith("audio:")
     assert any("audio" in name for name in load_file(tmp_path / "run" / "model.safetensors"))
     if names == ("audio",):
         # the sound tells the verb, on a video that was never trained on
-        assert result["metrics"]["all_verb_top1"] == 100.0
+        assert result.metrics["all_verb_top1"] == 100.0
 
 
 def test_the_command_fills_a_store_and_counts_what_cannot_be_heard(dataset, model, tmp_path, capsys):

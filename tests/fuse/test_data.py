@@ -101,7 +101,7 @@ def test_several_views_are_scored_by_their_mean_probability(stores, tmp_path):
         update={"streams": {"video": StreamSource(store=tmp_path / "v.zarr")}}
     )
     result = train(recipe, tmp_path / "run")
-    assert result["streams"]["video"]["views"] == 3
+    assert result.streams["video"].views == 3
     data = FeatureData(recipe.sources, recipe.data)
     head = build_head(recipe, data)
     head.load_state_dict(weights(tmp_path / "run"))
@@ -120,7 +120,7 @@ def test_the_class_token_comes_before_the_tokens(stores, tmp_path):
     assert lengths.tolist() == [3, 5]
     np.testing.assert_allclose(tokens[1, 0], features[5, 1].mean(0) + 1, rtol=1e-6)
     np.testing.assert_array_equal(tokens[1, 1:], features[5, 1])
-    assert data.provenance["video"]["class_token"]
+    assert data.provenance["video"].class_token
     with pytest.raises(UsageError, match="and they are it already"):
         FeatureData(
             {"video": StreamSource(store=tmp_path / "v.zarr", level="cls", class_token=True)}, DataConfig()
@@ -147,8 +147,8 @@ def test_rows_without_features_are_refused_or_scored_by_the_prior_and_counted(st
     result = train(loaded, tmp_path / "run")
     data = FeatureData(streams, loaded.data)
     holes = [row for row in data.evaluation if not data.usable[row]]
-    assert result["rows"]["scored_by_prior"] == len(holes) > 0
-    assert result["rows"]["failed"] == 1
+    assert result.rows.scored_by_prior == len(holes) > 0
+    assert result.rows.failed == 1
     scores = read_scores(tmp_path / "run", "validation")
     row = list(data.evaluation).index(holes[0])
     np.testing.assert_allclose(scores["verb"][row], data.log_prior()[0], rtol=1e-5)

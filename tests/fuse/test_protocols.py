@@ -3,7 +3,6 @@ rows held out.
 """
 
 import itertools
-import json
 import re
 
 import pytest
@@ -80,12 +79,12 @@ def test_a_head_trained_on_one_protocol_is_never_scored_on_another(texts, tmp_pa
 @pytest.mark.parametrize("protocol", ["predicted", "generic", "none"])
 def test_anticipation_takes_texts_that_know_nothing_of_the_answer(texts, tmp_path, protocol):
     result = train(recipe(texts, text=protocol), tmp_path / "run")
-    assert (result["text_protocol"], result["notice"]) == (protocol, None)
+    assert (result.text_protocol, result.notice) == (protocol, None)
 
 
 def test_recognition_takes_oracle_text_without_being_asked_twice(texts, tmp_path):
     result = train(recipe(texts, "recognition", "oracle"), tmp_path / "run")
-    assert (result["text_protocol"], result["notice"]) == ("oracle", None)
+    assert (result.text_protocol, result.notice) == ("oracle", None)
 
 
 def test_oracle_text_in_anticipation_must_be_asked_for_and_is_said_aloud_everywhere(texts, tmp_path, capsys):
@@ -96,8 +95,8 @@ def test_oracle_text_in_anticipation_must_be_asked_for_and_is_said_aloud_everywh
     assert not (tmp_path / "refused").exists()
     train(recipe(texts, text="oracle", allow_oracle=True), tmp_path / "run")
     train(recipe(texts, text="generic"), tmp_path / "generic")
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["notice"] == ORACLE_ANTICIPATION
+    result = read_result(tmp_path / "run")
+    assert result.notice == ORACLE_ANTICIPATION
     assert call("evaluate", tmp_path / "run") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "mine, validation, oracle text" in said
@@ -185,12 +184,12 @@ def test_one_sweep_writes_scores_of_every_train_row_by_heads_that_never_saw_it(t
     assert [file.name for file in files] == ["train_0_of_2.npz", "train_1_of_2.npz"]
     ids = [name for file in files for name in best_classes(file, num_verbs=3, num_nouns=4).narration_ids]
     assert sorted(ids) == sorted(s.narration_id for s in make_segments(ROWS, SPLITS) if s.split == "train")
-    assert {point.result["split"] for point in points} == {"train_0_of_2", "train_1_of_2"}
+    assert {point.result.split for point in points} == {"train_0_of_2", "train_1_of_2"}
     run = files[0].parents[1]
     before = read_result(run)
     assert call("evaluate", run) == 0
     assert re.search(r"wrote .*train_0_of_2\.npz and .*result\.json", capsys.readouterr().out)
-    assert read_result(run)["metrics"] == before["metrics"]
-    assert evaluate.evaluate_run(run, split="validation")["split"] == "validation"
-    assert read_result(run)["split"] == "train_0_of_2"
+    assert read_result(run).metrics == before.metrics
+    assert evaluate.evaluate_run(run, split="validation").split == "validation"
+    assert read_result(run).split == "train_0_of_2"
     report.write_report([file.parents[1] for file in files], tmp_path / "r.html")

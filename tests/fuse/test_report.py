@@ -44,7 +44,7 @@ def test_the_report_joins_seeds_names_protocols_and_says_what_the_text_leaks(pag
     assert re.fullmatch(r"[\d.]+ ± [\d.]+", entries[0].cell("all_verb_top1"))
     said = report.leak_sentences(entries)
     assert "never sees a frame" in said[0]
-    assert f"{entries[1].first['metrics']['all_verb_top1']:.1f} %" in said[0]
+    assert f"{entries[1].first.metrics['all_verb_top1']:.1f} %" in said[0]
     assert "“text only” never sees a frame" in text
     assert text.count("<svg") == 1 + 2
     assert ">oracle</span>" in text
@@ -68,7 +68,7 @@ def test_runs_fed_from_other_stores_are_never_averaged_and_none_counts_twice(sto
         }
         train(recipe.model_copy(update={"streams": moved}), tmp_path / protocol)
     entries = report.collect([tmp_path / "oracle", tmp_path / "generic"])
-    assert [(entry.seeds, entry.first["text_protocol"]) for entry in entries] == [
+    assert [(entry.seeds, entry.first.text_protocol) for entry in entries] == [
         ([0], "oracle"),
         ([1], "generic"),
     ]

@@ -23,7 +23,7 @@ def test_a_sweep_runs_every_point_once(stores, tmp_path):
     changes = []
     done = sweep(points, tmp_path, on_change=lambda now: changes.append([p.state for p in now]))
     assert {point.state for point in done} == {"done"}
-    scores = [point.result["metrics"]["all_action_top1"] for point in done]
+    scores = [point.result.metrics["all_action_top1"] for point in done]
     assert scores == sorted(scores, reverse=True)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert [line["values"] for line in summary] == [point.values for point in done]
@@ -84,7 +84,7 @@ def test_a_grid_over_precision_and_over_streams(stores, tmp_path):
         "use_streams": [["video"], ["verb_question", "noun_question"]],
     }
     points = sweep(expand({**data, "grid": grid}, tmp_path, "tiny.toml"), tmp_path)
-    assert {(point.result["precision"], tuple(sorted(point.result["streams"]))) for point in points} == {
+    assert {(point.result.training.precision, tuple(sorted(point.result.streams))) for point in points} == {
         (precision, streams)
         for precision in ("fp32", "bf16")
         for streams in (("video",), ("noun_question", "verb_question"))

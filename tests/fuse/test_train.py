@@ -22,19 +22,19 @@ def test_a_head_learns_and_its_result_names_where_it_comes_from(stores, tmp_path
     lines = []
     result = train(tiny_recipe(stores, head=head, epochs=25), tmp_path / "run", on_epoch=lines.append)
     assert lines[-1]["loss"] < lines[0]["loss"]
-    assert result["metrics"]["all_verb_top1"] > 1.5 * result["prior_metrics"]["all_verb_top1"]
-    assert result["text_protocol"] == "oracle"
-    assert result["streams"]["video"]["encoder"] == {
+    assert result.metrics["all_verb_top1"] > 1.5 * result.prior_metrics["all_verb_top1"]
+    assert result.text_protocol == "oracle"
+    assert result.streams["video"].encoder.to_dict() == {
         "name": "fake",
         "state": "random",
         "sha256": "0" * 64,
         "width": 6,
     }
-    assert result["streams"]["video"]["store_ids"][0]
-    assert result["scan_backend"] == (pick("auto") if head == "mambavl" else None)
+    assert result.streams["video"].store_ids[0]
+    assert result.scan_backend == (pick("auto") if head == "mambavl" else None)
     scores = read_scores(tmp_path / "run", "validation")
     np.testing.assert_allclose(np.exp(scores["verb"]).sum(1), 1, rtol=1e-4)
-    assert len(scores["narration_id"]) == result["rows"]["scored"]
+    assert len(scores["narration_id"]) == result.rows.scored
     assert len((tmp_path / "run" / "curves.jsonl").read_text().splitlines()) == 25
 
 
@@ -77,7 +77,7 @@ def test_a_finished_run_is_returned_and_another_recipe_refused(stores, tmp_path)
 
 
 def test_a_run_without_text_is_called_none(stores, tmp_path):
-    assert train(tiny_recipe(stores, text=False), tmp_path / "run")["text_protocol"] == "absent"
+    assert train(tiny_recipe(stores, text=False), tmp_path / "run").text_protocol == "absent"
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_rows(stores, tmp_path):
@@ -113,7 +113,7 @@ def test_a_run_does_not_go_on_with_other_features(stores, tmp_path):
 def test_a_run_may_use_some_of_its_streams(stores, tmp_path):
     recipe = tiny_recipe(stores).model_copy(update={"use_streams": ["verb_question", "noun_question"]})
     result = train(recipe, tmp_path / "run")
-    assert set(result["streams"]) == {"verb_question", "noun_question"}
+    assert set(result.streams) == {"verb_question", "noun_question"}
     with pytest.raises(UsageError, match="did you mean `video`"):
         validate(
             {**recipe.model_dump(mode="json", exclude_none=True), "use_streams": ["vidoe"]}, Recipe, "r.toml"

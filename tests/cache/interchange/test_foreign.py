@@ -403,8 +403,8 @@ def test_a_head_trains_on_imported_features_and_the_report_names_them(tmp_path):
     )
     make_text_store(tmp_path / "text.zarr", ROWS)
     result = train(tiny_recipe(tmp_path, epochs=1), tmp_path / "run")
-    assert result["streams"]["video"]["encoder"]["name"] == "slowfast"
-    assert result["streams"]["video"]["encoder"]["state"] == "unknown"
+    assert result.streams["video"].encoder.name == "slowfast"
+    assert result.streams["video"].encoder.state == "unknown"
     write_report([tmp_path / "run"], tmp_path / "report.html")
     assert "slowfast (unknown" in (tmp_path / "report.html").read_text()
 

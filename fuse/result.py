@@ -1,0 +1,177 @@
+"""result.json as a record: what was measured, and what it must be read with.
+
+    Result
+      title, head, seed, epochs, recipe, params     which run
+      split, rows, metrics, prior_metrics           what was measured, on which rows
+      streams: StreamProvenance, text_protocol, notice      what the head was fed
+      training: Training, scan_backend, environment         how it was computed
+
+`Result.from_dict(found).to_dict() == found` for every result.json of this version.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self, TypeVar
+
+from mambavl.cache.spec import EncoderIdentity, FeatureRecipe
+
+Value = TypeVar("Value")
+Metrics = dict[str, float | None]  # by name, as `metrics.evaluate` gives them; None: no row to measure on
+
+RECIPE_PARTS = ("encoder", "questions", "sampling", "pixels", "boxes")  # of a store's recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamProvenance:
+    """Where the features of a stream came from."""
+
+    stores: tuple[str, ...]  # paths
+    store_ids: tuple[str, ...]
+    level: str
+    class_token: bool
+    views: int
+    recipe: FeatureRecipe  # RECIPE_PARTS of what made the stores
+
+    @property
+    def encoder(self) -> EncoderIdentity:
+        """What made the features; `unknown` where the stores do not say."""
+        return self.recipe.encoder or EncoderIdentity(name="unknown", state="unknown")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "stores": list(self.stores),
+            "store_ids": list(self.store_ids),
+            "level": self.level,
+            "class_token": self.class_token,
+            "views": self.views,
+            **self.recipe.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """Raises ValueError, naming the key, where one is missing or of another type."""
+        return cls(
+            stores=tuple(_get(raw, "stores", list)),
+            store_ids=tuple(_get(raw, "store_ids", list)),
+            level=_get(raw, "level", str),
+            class_token=_get(raw, "class_token", bool),
+            views=_get(raw, "views", int),
+            recipe=FeatureRecipe.from_dict({key: raw[key] for key in RECIPE_PARTS if key in raw}),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """How many rows were scored."""
+
+    scored: int
+    scored_by_prior: int  # without features: they got the training prior
+    failed: int  # without features, although their windows were not empty
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """Trainable parameters of the head."""
+
+    total: int
+    without_classifiers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the head was trained; only `precision` is known of a run whose first result was lost."""
+
+    precision: str  # `fp32` or `bf16`
+    train_rows: int | None = None
+    train_seconds: float | None = None
+    processes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What ran: recorded, never compared."""
+
+    mambavl: str | None = None
+    commit: str | None = None  # of the checkout; None where git does not track it
+    python: str | None = None
+    torch: str | None = None
+    accelerate: str | None = None
+    device: str | None = None  # name of the GPU, or `cpu`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finished run, scored on one split."""
+
+    title: str
+    head: str
+    split: str
+    text_protocol: str  # `oracle`, `predicted`, `generic`, `none`; `unknown`; `absent`: no text stream
+    notice: str | None  # what must be said whenever the result is shown
+    streams: dict[str, StreamProvenance]
+    metrics: Metrics
+    prior_metrics: Metrics  # of guessing the training prior on every row
+    rows: Rows
+    params: Params
+    scan_backend: str | None
+    seed: int
+    epochs: int
+    recipe: dict[str, Any]  # the resolved recipe, as its TOML file has it
+    environment: Environment
+    training: Training
+
+    @property
+    def published(self) -> dict[str, float]:
+        """Published top-1 by target, as the recipe gives it; often nothing."""
+        return self.recipe.get("published", {})
+
+    @property
+    def shared(self) -> str | None:
+        """What MambaVL's head shares between modalities; None for the other heads."""
+        return self.recipe["fusion"]["share"] if self.head == "mambavl" else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the file: the fields of `training` are keys of the result."""
+        found = {part.name: getattr(self, part.name) for part in fields(self)}
+        training = {key: value for key, value in asdict(found.pop("training")).items() if value is not None}
+        for key in ("rows", "params", "environment"):
+            found[key] = asdict(found[key])
+        streams = {name: stream.to_dict() for name, stream in self.streams.items()}
+        return found | training | {"streams": streams}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """Raises ValueError, naming the key, where one is missing or of another type."""
+        streams, rows, params = (_get(raw, key, dict) for key in ("streams", "rows", "params"))
+        return cls(
+            title=_get(raw, "title", str),
+            head=_get(raw, "head", str),
+            split=_get(raw, "split", str),
+            text_protocol=_get(raw, "text_protocol", str),
+            notice=raw.get("notice"),
+            streams={name: StreamProvenance.from_dict(stream) for name, stream in streams.items()},
+            metrics=_get(raw, "metrics", dict),
+            prior_metrics=_get(raw, "prior_metrics", dict),
+            rows=Rows(**{part.name: _get(rows, part.name, int) for part in fields(Rows)}),
+            params=Params(**{part.name: _get(params, part.name, int) for part in fields(Params)}),
+            scan_backend=raw.get("scan_backend"),
+            seed=_get(raw, "seed", int),
+            epochs=_get(raw, "epochs", int),
+            recipe=_get(raw, "recipe", dict),
+            environment=Environment(**_known(Environment, _get(raw, "environment", dict))),
+            training=Training(**{"precision": _get(raw, "precision", str), **_known(Training, raw)}),
+        )
+
+
+def _known(kind: type[Environment | Training], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `raw` that are fields of a part; others belong to another part."""
+    return {part.name: raw[part.name] for part in fields(kind) if part.name in raw}
+
+
+def _get(raw: Mapping[str, Any], key: str, kind: type[Value]) -> Value:
+    if key not in raw:
+        raise ValueError(f"it has no {key}")
+    value = raw[key]
+    if not isinstance(value, kind):
+        raise ValueError(f"{key} is {value!r}")
+    return value

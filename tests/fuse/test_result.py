@@ -1,0 +1,92 @@
+"""result.json as a record: the same bytes out as in, and nothing half-read."""
+
+import dataclasses
+import json
+
+import pytest
+
+from helpers.tiny import make_dense_store, make_text_store, tiny_recipe
+from mambavl.cache import canonical
+from mambavl.fuse.result import Result, StreamProvenance, Training
+from mambavl.fuse.train import train
+
+
+@pytest.fixture(scope="module", params=["mambavl", "mlp"])
+def written(request, stores, tmp_path_factory):
+    """The bytes of a run's result.json."""
+    run = tmp_path_factory.mktemp("run") / request.param
+    train(tiny_recipe(stores, head=request.param, epochs=1), run)
+    return (run / "result.json").read_bytes()
+
+
+def test_a_result_is_written_as_it_was_read_to_the_byte(written):
+    assert canonical.pretty_json(Result.from_dict(json.loads(written)).to_dict()) == written
+
+
+def test_a_result_names_what_the_file_names(written):
+    raw, result = json.loads(written), Result.from_dict(json.loads(written))
+    assert result.metrics == raw["metrics"]
+    assert dataclasses.asdict(result.params) == raw["params"]
+    assert dataclasses.asdict(result.environment) == raw["environment"]
+    assert result.training == Training(
+        precision="fp32", train_rows=raw["train_rows"], train_seconds=raw["train_seconds"], processes=1
+    )
+    assert result.streams["video"].encoder.name == raw["streams"]["video"]["encoder"]["name"]
+    assert result.shared == ("A" if raw["head"] == "mambavl" else None)
+
+
+def test_what_a_lost_result_took_with_it_is_left_out(written):
+    result = dataclasses.replace(Result.from_dict(json.loads(written)), training=Training(precision="fp32"))
+    assert result.to_dict().keys() == json.loads(written).keys() - {
+        "train_rows",
+        "train_seconds",
+        "processes",
+    }
+    assert Result.from_dict(result.to_dict()) == result
+
+
+@pytest.mark.parametrize("key", ["metrics", "streams", "split", "seed", "rows", "recipe", "precision"])
+def test_a_result_without_a_key_is_refused_by_its_name(written, key):
+    raw = json.loads(written)
+    del raw[key]
+    with pytest.raises(ValueError, match=f"it has no {key}"):
+        Result.from_dict(raw)
+
+
+@pytest.mark.parametrize(("key", "value"), [("metrics", []), ("seed", "0"), ("title", None)])
+def test_a_value_of_another_type_is_refused_by_its_key(written, key, value):
+    with pytest.raises(ValueError, match=f"{key} is"):
+        Result.from_dict({**json.loads(written), key: value})
+
+
+@pytest.mark.parametrize("level", ["frame", "cls"])
+def test_a_stream_names_every_part_of_the_recipe_that_its_stores_name(level):
+    raw = {
+        "stores": ["a.zarr", "b.zarr"],
+        "store_ids": ["1", "2"],
+        "level": level,
+        "class_token": False,
+        "views": 3,
+        "encoder": {"name": "orvit", "state": "ek100", "sha256": "0" * 64, "width": 768},
+        "boxes": {"source": "given", "transform": "as the frame"},
+        "sampling": {"task": "recognition", "frames": 16},
+    }
+    found = StreamProvenance.from_dict(raw)
+    assert found.to_dict() == raw
+    assert found.recipe.boxes.source == "given"
+    assert found.recipe.questions is None
+
+
+def test_stores_that_name_no_encoder_are_of_an_unknown_one():
+    bare = {"stores": [], "store_ids": [], "level": "frame", "class_token": False, "views": 1}
+    assert StreamProvenance.from_dict(bare).encoder.name == "unknown"
+    assert StreamProvenance.from_dict(bare).to_dict() == bare
+
+
+def test_provenance_is_written_beside_the_run_as_in_its_result(tmp_path):
+    make_dense_store(tmp_path / "video.zarr", 48)
+    make_text_store(tmp_path / "text.zarr", 48)
+    train(tiny_recipe(tmp_path, epochs=1), tmp_path / "run")
+    streams = json.loads((tmp_path / "run" / "streams.json").read_text())
+    assert streams == json.loads((tmp_path / "run" / "result.json").read_text())["streams"]
+    assert streams["verb_question"]["questions"]["protocol"] == "oracle"
