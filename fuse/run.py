@@ -145,7 +145,7 @@ def _differences_from_run(run: Path, data: FeatureData, apart_from: tuple[str, .
 
 
 def read_curves(run: Path) -> list[CurveLine]:
-    """The lines of curves.jsonl, one per epoch; none without the file. Raises DataError where it is damaged."""
+    """The lines of curves.jsonl, one per epoch; none without the file. Raises DataError if it is damaged."""
     path = run / CURVES
     if not path.exists():
         return []
