@@ -24,6 +24,7 @@ from mambavl.configs import find_recipe, read_toml, set_key, validate
 from mambavl.configs.errors import UsageError
 from mambavl.configs.settings import settings_of
 from mambavl.extract.encoders import base
+from mambavl.fuse import result
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.sweep import flatten
 
@@ -249,6 +250,16 @@ def test_design_lists_the_keys_of_a_spec():
         "inputs": spec.Inputs,
     }
     assert table_of_records("Spec") == {part: keys_of(record) for part, record in records.items()}
+
+
+def test_design_lists_the_keys_of_a_result():
+    assert table_of_records("Result") == {
+        "Result": keys_of(result.Result) - {"training"} | keys_of(result.Training),  # one level in the file
+        "rows": keys_of(result.Rows),
+        "params": keys_of(result.Params),
+        "environment": keys_of(result.Environment),
+        "each of streams": keys_of(result.StreamProvenance) - {"recipe"} | {*result.RECIPE_PARTS},
+    }
 
 
 def members_of(kind: type) -> set[str]:
