@@ -1,4 +1,5 @@
-"""Scattered rows of memory-mapped shards -> one batch: plain Python loops, and their native twin (gather.c) where it was built.
+"""Scattered rows of memory-mapped shards -> one batch: plain Python loops, and their native twin (gather.c)
+where it was built.
 
 A shard is a flat array of bytes. Rows lie in it `stride` bytes apart (the row and its checksum), tokens in
 chunks of `per_chunk` that lie `stride` bytes apart. The native twin does the same copies without the
@@ -29,6 +30,12 @@ class Shards:
         self.arrays[shard] = array
         self.addresses[shard] = _at(array)
         self.are_complete = bool(self.addresses.all())
+
+    def __getitem__(self, shard: int) -> np.ndarray:
+        array = self.arrays[shard]
+        if array is None:
+            raise KeyError(f"shard {shard} is not there yet")
+        return array
 
     def missing(self, shards: np.ndarray) -> list[int]:
         """Those of `shards` that are not there yet."""
@@ -66,7 +73,7 @@ def gather_rows(
     bytes_ = out.shape[1]
     firsts = rows % rows_per_shard * stride + views * bytes_
     for i, (shard, first) in enumerate(zip((rows // rows_per_shard).tolist(), firsts.tolist(), strict=True)):
-        out[i] = shards.arrays[shard][first : first + bytes_]
+        out[i] = shards[shard][first : first + bytes_]
 
 
 def gather_tokens(
@@ -101,9 +108,7 @@ def gather_tokens(
             chunk, first = divmod(place + done, per_chunk)
             count = min(per_chunk - first, length - done)
             source = chunk * stride + first * bytes_
-            row[done * bytes_ : (done + count) * bytes_] = shards.arrays[shard][
-                source : source + count * bytes_
-            ]
+            row[done * bytes_ : (done + count) * bytes_] = shards[shard][source : source + count * bytes_]
             done += count
         row[length * bytes_ :] = 0
 
