@@ -46,18 +46,23 @@ class Names:
         """class -> the words that say it (the first such words), for every class that `text` says."""
         read = words(text)
         stems = [_stems(word, self.kind) for word in read]
+        anywhere = frozenset().union(*stems)
         found: dict[int, str] = {}
         for place, own in enumerate(stems):
             for stem in own:
                 for class_id, roots in self._by_part.get(stem, ()):
-                    if class_id not in found and (span := _span(stems, place, roots)):
+                    if class_id in found or (len(roots) > 1 and anywhere.isdisjoint(roots[1])):
+                        continue  # most names of several parts: the second stands nowhere in the text
+                    if span := _span(stems, place, roots):
                         found[class_id] = " ".join(read[span.start : span.stop])
         return found
 
 
 def _span(stems: Sequence[frozenset[str]], place: int, roots: Sequence[frozenset[str]]) -> range | None:
-    """Where around `place` all parts of a name stand next to each other."""
+    """Where around `place`, where its first part stands, all parts of a name stand next to each other."""
     size = len(roots)
+    if size == 1:
+        return range(place, place + 1)
     for start in range(max(0, place - size + 1), min(place, len(stems) - size) + 1):
         if _pair_up(roots, stems[start : start + size]):
             return range(start, start + size)
