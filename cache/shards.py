@@ -18,6 +18,7 @@ say. A ragged level (text) has values (tokens, D): row r owns `length[r]` tokens
 group begins at a fixed capacity, so that its shard can be written without knowing the others.
 """
 
+import functools
 import math
 import struct
 from dataclasses import asdict, dataclass, fields
@@ -140,6 +141,7 @@ def group_metadata(attributes: dict[str, Any]) -> bytes:
     return pretty_json({"zarr_format": 3, "node_type": "group", "attributes": attributes})
 
 
+@functools.lru_cache(maxsize=64)  # the same few for every store of a run
 def level_metadata(level: Level, rows: int, group_rows: int) -> bytes:
     """zarr.json of a level: shard = row group, inner chunk = one row (or 64 tokens), codecs bytes and crc32c."""
     groups = math.ceil(rows / group_rows)
@@ -161,6 +163,7 @@ def level_metadata(level: Level, rows: int, group_rows: int) -> bytes:
     )
 
 
+@functools.lru_cache(maxsize=64)
 def row_array_metadata(shape: tuple[int, ...], dtype: str, rows: int, group_rows: int) -> bytes:
     """zarr.json of a per-row array (status, flags, length, start, frame_pts): one chunk a row group."""
     fill: Any = "NaN" if dtype.startswith("float") else 0

@@ -245,8 +245,9 @@ def survey(job: Job, states: CrashStates, folder: Path, expected: dict, resume_e
         if number % resume_every == 0 or not acknowledged <= done:
             found["resumed"] = 1
             try:
-                found["acknowledged groups lost"] = len(acknowledged & set(job.start(path).pending()))
-                job.write(path)
+                writer = job.start(path)
+                found["acknowledged groups lost"] = len(acknowledged & set(writer.pending()))
+                job.finish(writer)
                 found["resumed otherwise"] = tree(path, leftovers=False) != expected
             except Exception:  # counted as a state that cannot be resumed, which fails the test
                 traceback.print_exc()

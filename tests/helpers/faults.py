@@ -366,7 +366,10 @@ class Job:
 
     def write(self, path: Path, acknowledge=lambda group: None) -> None:
         """The whole run, or what is left of one that was cut short."""
-        writer = self.start(path)  # holds a lock until it is finalised, or freed after an error
+        self.finish(self.start(path), acknowledge)
+
+    def finish(self, writer: StoreWriter, acknowledge=lambda group: None) -> None:
+        """What is pending; a writer holds a lock until it is finalised, or freed after an error."""
         for group in writer.pending():
             writer.commit(group, self.row_group(group))
             acknowledge(group)
