@@ -18,8 +18,12 @@ ROW = (
     "P01_101_0,P01,P01_101,00:00:01.000,00:00:01.00,00:00:02.50,50,125,cut onion,cut,0,onion,1,['onion'],[1]"
 )
 FILES = {
-    "EPIC_100_verb_classes.csv": "id,key,instances,category\n0,cut,\"['cut', 'slice']\",split\n2,turn-on,['turn-on'],access\n",
-    "EPIC_100_noun_classes.csv": "id,key,instances,category\n1,onion,['onion'],plants\n3,board:chopping,['board:chopping'],x\n",
+    "EPIC_100_verb_classes.csv": (
+        "id,key,instances,category\n0,cut,\"['cut', 'slice']\",split\n2,turn-on,['turn-on'],access\n"
+    ),
+    "EPIC_100_noun_classes.csv": (
+        "id,key,instances,category\n1,onion,['onion'],plants\n3,board:chopping,['board:chopping'],x\n"
+    ),
     "EPIC_100_tail_verbs.csv": "verb\n2\n",
     "EPIC_100_tail_nouns.csv": "noun\n3\n",
     "EPIC_100_unseen_participant_ids_validation.csv": "participant_id\nP02\n",

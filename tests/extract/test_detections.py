@@ -58,7 +58,7 @@ class Runs:
 
 
 def memo_bomb():
-    """A valid start, then a value filed under a number that makes an unpickler allocate a table of gigabytes."""
+    """A valid start, then a value filed under a number that makes an unpickler allocate gigabytes."""
     return b"\x80\x03]q\x00(C\x02ab" + b"r" + struct.pack("<I", 2**31 - 1) + b"e."
 
 

@@ -1,6 +1,7 @@
 """A tiny data set in the EPIC layout whose videos show frame numbers, and an encoder that reads them."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import torch
@@ -107,3 +108,14 @@ def numbers(patches: torch.Tensor) -> list[int]:
     """Frame numbers from (T * 10, 3) patch tokens."""
     bits = patches.reshape(-1, BITS, 3)[..., 0] > 0.5
     return [sum(int(bit) << i for i, bit in enumerate(frame)) for frame in bits]
+
+
+def broken_copy(dataset: Path, tmp_path: Path) -> Path:
+    """The data set with one video replaced by text, one missing, one shorter than its list says."""
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    videos = copy / "videos" / "P01" / "videos"
+    (videos / "P01_101.MP4").write_text("not a video")
+    (videos / "P01_102.MP4").unlink()
+    write_video(videos / "P01_103.MP4", frames=30, fps=FPS)
+    return copy
