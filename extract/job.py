@@ -1,44 +1,32 @@
-"""What the jobs of stage one share: videos and encoders found, rows that fail, features put into row groups.
+"""What the jobs of stage one share: the encoder on its device, rows that fail, features put into row groups.
 
-`video_job`, `text_job` and `audio_job` say what a row group becomes, `cache.fill` does the rest. It depends on
-the row group alone, never on timing, on failures or on how many processes share the work.
+`video_job`, `text_job` and `audio_job` say what a row group becomes, `cache.fill` does the rest. It depends
+on the row group alone, never on timing, on failures or on how many processes share the work.
 """
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Generic, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
 
+from mambavl.cache import shards
 from mambavl.cache.rows import STATUS_CODE
 from mambavl.cache.shards import Level
-from mambavl.cache.spec import EncoderIdentity
+from mambavl.cache.spec import EncoderIdentity, Inputs
 from mambavl.cache.writer import RowGroup
-from mambavl.configs.errors import DataError, UsageError, some
+from mambavl.configs.errors import UsageError
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.encoders import registry
 from mambavl.extract.encoders.base import Encoder, WeightsState
+from mambavl.extract.options import AudioExtraction, Extraction, FromVideos, VideoExtraction
 from mambavl.extract.video import VideoError
-from mambavl.extract.video_files import find_video
+from mambavl.extract.video_files import fingerprint
 
 NUMERICS = 1  # raised by hand whenever the same settings come to give other features
-
-
-def find_videos(annotations: Annotations, root: Path, allow_missing: bool) -> dict[str, Path | None]:
-    participants = {segment.video_id: segment.participant_id for segment in annotations.segments}
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; --videos wants the one that holds P01/videos/P01_01.MP4")
-    paths = {video: find_video(root, participant, video) for video, participant in participants.items()}
-    missing = [video for video, path in paths.items() if path is None]
-    if missing and not allow_missing:
-        raise DataError(
-            f"{root}: {len(missing):,} of {len(paths):,} videos are not there ({some(missing)}); "
-            "`mambavl data check` lists them, --set allow_missing=true goes on without"
-        )
-    return paths
 
 
 @dataclass(kw_only=True)
@@ -61,13 +49,17 @@ def dense_group(
     levels: Sequence[Level],
     frame_pts: np.ndarray | None = None,
 ) -> RowGroup:
-    """Features by level (rows, ...) -> a row group; rows that failed hold NaN, as do those whose features are not finite."""
-    stored = {}
+    """Features by level, (rows, ...) -> a row group.
+
+    A row whose features are not finite fails, too; one that failed holds NaN. frame_pts (rows, V, T) seconds.
+    """
+    stored: dict[str, np.ndarray] = {}
     with np.errstate(over="ignore"):  # a value past float16's range becomes infinite and is refused below
         for level in levels:
             stored[level.name] = features[level.name].reshape(len(clips), *level.shape).astype(level.dtype)
     for row, clip in enumerate(clips):
-        if broken := [name for name, values in stored.items() if not np.isfinite(values[row]).all()]:
+        broken = [name for name, values in stored.items() if not np.isfinite(values[row]).all()]
+        if broken:
             clip.fail("nonfinite_features", f"{encoder}: level {broken[0]} holds NaN or infinity")
     ok = np.array([clip.status == "ok" for clip in clips])
     for values in stored.values():
@@ -83,27 +75,79 @@ def dense_group(
     )
 
 
-class ReaderCache:
-    """The reader of one video at a time, kept open since rows of a video follow one another; for one thread."""
+def dense_levels(
+    options: VideoExtraction | AudioExtraction, shapes: Mapping[str, tuple[int, ...]], steps: int
+) -> tuple[Level, ...]:
+    """The levels that the settings name. shapes: level -> shape of a row; steps: T', of levels in time."""
+    levels: list[Level] = []
+    for name in options.levels:
+        in_time = name not in ("clip", "cls")
+        levels.append(
+            Level(
+                name,
+                "dense",
+                shapes[name],
+                options.dtype,
+                steps=steps if in_time else 0,
+                compressor=options.compressor,
+            )
+        )
+    return tuple(levels)
 
-    def __init__(self, paths: dict[str, Path | None], open_reader: Callable[[Path], Any]) -> None:
-        self.paths, self.open_reader = paths, open_reader
-        self._open: tuple[str, Any] | None = None  # the reader, or why there is none
 
-    def reader(self, video_id: str) -> Any:
+def rows_per_group(options: Extraction, levels: Sequence[Level]) -> int:
+    """As the settings say, else what brings the largest level's files near their best size."""
+    return options.rows_per_group or shards.rows_per_group(max(level.chunk_bytes for level in levels))
+
+
+def video_inputs(
+    options: FromVideos,
+    annotations: Annotations,
+    paths: Mapping[str, Path | None],
+    boxes: dict[str, Any] | None = None,
+) -> Inputs:
+    """What a store's spec says of the files behind its features. boxes: what `BoxSource.fingerprint` says."""
+    return Inputs(
+        annotations=annotations.sha256,
+        splits=options.splits,
+        videos={video: fingerprint(path, options.video_hash) for video, path in sorted(paths.items())},
+        boxes=boxes,
+    )
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+OpenReader = TypeVar("OpenReader", bound=Closable)
+
+
+class ReaderCache(Generic[OpenReader]):
+    """Keeps the reader of a video open, since rows of a video follow one another; for one thread."""
+
+    def __init__(self, paths: Mapping[str, Path | None], open_reader: Callable[[Path], OpenReader]) -> None:
+        self.paths = paths
+        self.open_reader = open_reader
+        self._open: tuple[str, OpenReader | VideoError] | None = None  # the reader, or why there is none
+
+    def reader(self, video_id: str) -> OpenReader:
         """Raises VideoError where the video is missing or cannot be opened."""
         if self._open is None or self._open[0] != video_id:
             self.close()
-            path = self.paths[video_id]
-            try:
-                if path is None:
-                    raise VideoError("missing_video", f"{video_id}: no such video file")
-                self._open = (video_id, self.open_reader(path))
-            except VideoError as error:
-                self._open = (video_id, error)
-        if isinstance(self._open[1], VideoError):
-            raise self._open[1]
-        return self._open[1]
+            self._open = (video_id, self._try_to_open(video_id))
+        found = self._open[1]
+        if isinstance(found, VideoError):
+            raise found
+        return found
+
+    def _try_to_open(self, video_id: str) -> OpenReader | VideoError:
+        path = self.paths[video_id]
+        if path is None:
+            return VideoError("missing_video", f"{video_id}: no such video file")
+        try:
+            return self.open_reader(path)
+        except VideoError as error:
+            return error
 
     def close(self) -> None:
         if self._open and not isinstance(self._open[1], VideoError):
@@ -111,36 +155,33 @@ class ReaderCache:
         self._open = None
 
 
-E = TypeVar("E", bound=Encoder)
+SomeEncoder = TypeVar("SomeEncoder", bound=Encoder)
 
 
-def build_encoder(
-    name: str,
-    kind: type[E],
-    weights: str | None,
-    weights_state: WeightsState | None,
-    device: str,
-    **sizes: Any,
-) -> E:
-    """The encoder on its device. kind: VideoEncoder, TextEncoder or AudioEncoder, what the command is for.
+def build_encoder(options: Extraction, kind: type[SomeEncoder], **sizes: Any) -> SomeEncoder:
+    """The encoder that the settings name, on its device. kind: VideoEncoder, TextEncoder or AudioEncoder,
+    what the command is for; sizes: as `registry.build`.
 
     Raises UsageError for an encoder of another kind, and where nobody says what its weights were trained on.
     """
-    if (known := registry.kind_of(name)) not in (kind.kind, None):
+    name = options.encoder
+    known = registry.kind_of(name)
+    if known not in (kind.kind, None):
         raise UsageError(f"encoder {name} reads {known}; use `mambavl extract {known}`")
-    encoder = registry.build(name, weights=weights, **sizes)
+    encoder = registry.build(name, weights=options.weights, **sizes)
     if not isinstance(encoder, kind):  # of some names the kind is known only now
         raise UsageError(f"encoder {name} reads {encoder.kind}; use `mambavl extract {encoder.kind}`")
-    encoder.state = weights_state or encoder.state
+    encoder.state = options.weights_state or encoder.state
     if encoder.state is None:
         raise UsageError(
             f"encoder {name} does not say what its weights were trained on; give --set weights_state="
             f"{'|'.join(get_args(WeightsState))}, or let the encoder have an attribute `state`"
         )
-    return encoder.to(device_of(device))
+    return encoder.to(device_of(options.device))
 
 
 def encoder_identity(encoder: Encoder) -> EncoderIdentity:
+    """What a store's spec says of an encoder."""
     return EncoderIdentity(
         name=encoder.name,
         state=encoder.state,
@@ -151,6 +192,7 @@ def encoder_identity(encoder: Encoder) -> EncoderIdentity:
 
 
 def device_of(name: str) -> torch.device:
+    """The device of a name; `auto`: the GPU if there is one. Raises UsageError where it cannot be used."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

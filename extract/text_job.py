@@ -1,7 +1,7 @@
-"""Text features: both questions of every row, each distinct text encoded once a row group."""
+"""The text job: both questions of every row, each distinct text encoded once a row group."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,9 @@ from mambavl.extract import job
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.encoders.base import TextEncoder
 from mambavl.extract.options import TextExtraction
-from mambavl.extract.questions import QUESTION_KEYS, read_questions
+from mambavl.extract.questions import QUESTION_KEYS, Question, read_questions
+
+Ids = Sequence[list[int]]  # the token ids of a question, of each row
 
 
 def extract_text(
@@ -34,128 +36,133 @@ def extract_text(
 ) -> FillResult:
     """Encode both questions of every segment and write (or resume) the store `out`.
 
-    Raises DataError naming the rows without a question; else as `extract_video`.
+    Raises DataError naming the rows without a question, UsageError for questions that say their answers where
+    that was not asked for; shard, other errors and interrupts: as `video_job.extract_video`.
     """
-    encoder = job.build_encoder(
-        options.encoder, TextEncoder, options.weights, options.weights_state, options.device
-    )
-    asked = read_questions(questions)
-    missing = [s.narration_id for s in annotations.segments if s.narration_id not in asked]
-    if missing:
-        raise DataError(
-            f"{questions}: has no question for {len(missing):,} of {len(annotations.segments):,} rows ({some(missing)}); "
-            "generate it for the same splits"
-        )
-    segments = annotations.segments
-    tokens = {
-        q: [encoder.tokenize(getattr(asked[segment.narration_id], q)) for segment in segments]
-        for q in QUESTION_KEYS
+    encoder = job.build_encoder(options, TextEncoder)
+    asked = _read_for(annotations, questions)
+    _refuse_unmasked(questions, asked[0], options)
+    ids: dict[str, Ids] = {
+        key: [encoder.tokenize(getattr(question, key)) for question in asked] for key in QUESTION_KEYS
     }
-    first = asked[segments[0].narration_id]
-    if first.backend.endswith("-unmasked") and not options.allow_unmasked:
-        raise UsageError(
-            f"{questions}: its questions say their answers (backend {first.backend}); they are for the leak audit. "
-            "--set allow_unmasked=true encodes them all the same"
-        )
-    provenance = QuestionsProvenance(
-        protocol=first.protocol, backend=first.backend, prompt_version=first.prompt_version
+    spec = _text_spec(annotations, questions, asked[0], encoder, options, ids)
+    writer = StoreWriter(
+        out, spec, annotations.segments, annotations.classes, job.environment(options.device)
     )
-    spec = _text_spec(annotations, questions, provenance, encoder, options, tokens)
-    writer = StoreWriter(out, spec, segments, annotations.classes, job.environment(options.device))
 
     def encode(rows: range, result: FillResult) -> RowGroup:
-        ids = {q: tokens[q][rows.start : rows.stop] for q in QUESTION_KEYS}
-        return _text_group(encoder, ids, options, result)
+        since = time.perf_counter()
+        group = _row_group(encoder, {key: ids[key][rows.start : rows.stop] for key in QUESTION_KEYS}, options)
+        result.timed("encode", since)
+        return group
 
     return fill(writer, encode, shard=shard, progress=progress, should_stop=should_stop)
 
 
-def _text_group(
-    encoder: TextEncoder, ids: dict[str, list[list[int]]], options: TextExtraction, result: FillResult
-) -> RowGroup:
-    since = time.perf_counter()
-    # each text once, in order
-    distinct = list({tuple(tokens): None for q in QUESTION_KEYS for tokens in ids[q]})
-    place = {tokens: i for i, tokens in enumerate(distinct)}
-    features: dict[str, list[np.ndarray]] = {level: [] for level in options.levels}
-    for batch in _chunks(distinct, options.batch_texts):
-        for level, values in encoder.encode([list(tokens) for tokens in batch], options.levels).items():
-            features[level] += [value.numpy() for value in values]
-    levels, lengths, reasons = {}, {}, {}
-    for question in QUESTION_KEYS:
-        order = [place[tuple(tokens)] for tokens in ids[question]]
-        for level in options.levels:
-            # a value past float16's range becomes infinite and is refused here
-            with np.errstate(over="ignore"):
-                found = [features[level][i].astype(options.dtype) for i in order]
-            for row, value in enumerate(found):
-                if not np.isfinite(value).all():
-                    reasons.setdefault(
-                        row, f"{options.encoder}: {question} at level {level} holds NaN or infinity"
-                    )
-            levels[f"{question}/{level}"] = found
-        lengths[f"{question}/length"] = np.array([len(tokens) for tokens in ids[question]])
-    bad = np.isin(np.arange(len(order)), list(reasons))
-    for name in lengths:
-        lengths[name] = np.where(bad, 0, lengths[name])
-    for name, found in levels.items():
-        kept = [value[:0] if row in reasons else value for row, value in enumerate(found)]
-        levels[name] = (
-            np.stack([_one_vector(v) for v in kept]) if name.endswith("/pooled") else np.concatenate(kept)
+def _read_for(annotations: Annotations, path: Path) -> list[Question]:
+    """The question of each segment. Raises DataError where some have none."""
+    questions = read_questions(path)
+    names = [segment.narration_id for segment in annotations.segments]
+    missing = [name for name in names if name not in questions]
+    if missing:
+        raise DataError(
+            f"{path}: has no question for {len(missing):,} of {len(names):,} rows ({some(missing)}); "
+            "generate it for the same splits"
         )
-    result.timed("encode", since)
-    status = np.where(bad, STATUS_CODE["nonfinite_features"], OK).astype(np.uint8)
+    return [questions[name] for name in names]
+
+
+def _refuse_unmasked(path: Path, first: Question, options: TextExtraction) -> None:
+    if first.backend.endswith("-unmasked") and not options.allow_unmasked:
+        raise UsageError(
+            f"{path}: its questions say their answers (backend {first.backend}); they are for the leak "
+            "audit. --set allow_unmasked=true encodes them all the same"
+        )
+
+
+def _row_group(encoder: TextEncoder, ids: dict[str, Ids], options: TextExtraction) -> RowGroup:
+    """The features of some rows' questions; a row whose features are not finite fails and has none."""
+    features = _encode_distinct(encoder, ids, options)
+    found: dict[str, list[np.ndarray]] = {}  # level of the store -> (L, D) of each row
+    for key in QUESTION_KEYS:
+        for level in options.levels:
+            found[f"{key}/{level}"] = [features[level][tuple(tokens)] for tokens in ids[key]]
+    reasons = _not_finite(options.encoder, found)
+    levels: dict[str, np.ndarray] = {}
+    for name, values in found.items():
+        kept = [value[:0] if row in reasons else value for row, value in enumerate(values)]
+        levels[name] = _joined(name, kept)
+    rows = len(ids[QUESTION_KEYS[0]])
+    has_failed = np.isin(np.arange(rows), list(reasons))
+    lengths: dict[str, np.ndarray] = {}
+    for key in QUESTION_KEYS:
+        lengths[f"{key}/length"] = np.where(has_failed, 0, [len(tokens) for tokens in ids[key]])
     return RowGroup(
-        levels=levels, lengths=lengths, status=status, flags=np.zeros(len(order), np.uint8), reasons=reasons
+        levels=levels,
+        lengths=lengths,
+        status=np.where(has_failed, STATUS_CODE["nonfinite_features"], OK).astype(np.uint8),
+        flags=np.zeros(rows, np.uint8),
+        reasons=reasons,
     )
 
 
-def _one_vector(value: np.ndarray) -> np.ndarray:
-    """(1, D); zeros for an empty or failed text, whose length of 0 says that it does not count."""
-    return value if len(value) else np.zeros((1, value.shape[1]), value.dtype)
+def _encode_distinct(
+    encoder: TextEncoder, ids: dict[str, Ids], options: TextExtraction
+) -> dict[str, dict[tuple[int, ...], np.ndarray]]:
+    """Encoder's level -> token ids -> (L, D), as it is stored. Each text is encoded once, in order."""
+    distinct = list(dict.fromkeys(tuple(tokens) for key in QUESTION_KEYS for tokens in ids[key]))
+    features: dict[str, dict[tuple[int, ...], np.ndarray]] = {level: {} for level in options.levels}
+    for batch in _chunks(distinct, options.batch_texts):
+        encoded = encoder.encode([list(tokens) for tokens in batch], options.levels)
+        for level, values in encoded.items():
+            for tokens, value in zip(batch, values, strict=True):
+                with np.errstate(over="ignore"):  # past float16's range: infinite, which is refused later
+                    features[level][tokens] = value.numpy().astype(options.dtype)
+    return features
+
+
+def _not_finite(encoder: str, found: dict[str, list[np.ndarray]]) -> dict[int, str]:
+    """Row -> reason, of the rows that hold NaN or infinity."""
+    reasons: dict[int, str] = {}
+    for name, values in found.items():
+        question, _, level = name.partition("/")
+        for row, value in enumerate(values):
+            if row not in reasons and not np.isfinite(value).all():
+                reasons[row] = f"{encoder}: {question} at level {level} holds NaN or infinity"
+    return reasons
+
+
+def _joined(name: str, values: list[np.ndarray]) -> np.ndarray:
+    """(rows, 1, D) of a pooled level, else the tokens of all rows one after another, (tokens, D)."""
+    if not name.endswith("/pooled"):
+        return np.concatenate(values)
+    # of an empty or failed text, whose length of 0 says that it does not count: zeros
+    return np.stack([value if len(value) else np.zeros((1, value.shape[1]), value.dtype) for value in values])
 
 
 def _text_spec(
     annotations: Annotations,
     questions: Path,
-    provenance: QuestionsProvenance,
+    first: Question,
     encoder: TextEncoder,
     options: TextExtraction,
-    tokens: dict[str, list[list[int]]],
+    ids: dict[str, Ids],
 ) -> Spec:
-    lengths = {q: np.array([len(ids) for ids in tokens[q]]) for q in QUESTION_KEYS}
-    row_bytes = (
-        max(lengths[q].mean() for q in QUESTION_KEYS) * encoder.width * np.dtype(options.dtype).itemsize
-    )
+    lengths = {key: np.array([len(tokens) for tokens in ids[key]]) for key in QUESTION_KEYS}
+    token_bytes = encoder.width * np.dtype(options.dtype).itemsize
+    row_bytes = max(lengths[key].mean() for key in QUESTION_KEYS) * token_bytes
     group_rows = options.rows_per_group or shards.rows_per_group(row_bytes)
     levels: list[Level] = []
-    for question in QUESTION_KEYS:
-        largest = max(
-            int(lengths[question][i : i + group_rows].sum())
-            for i in range(0, len(lengths[question]), group_rows)
-        )
-        capacity = max(1, -(-largest // shards.TOKEN_CHUNK)) * shards.TOKEN_CHUNK
+    for key in QUESTION_KEYS:
+        capacity = _capacity(lengths[key], group_rows)
         for level in options.levels:
-            name = f"{question}/{level}"
-            if level == "pooled":
-                levels.append(
-                    Level(name, "dense", (1, encoder.width), options.dtype, compressor=options.compressor)
-                )
-            else:
-                levels.append(
-                    Level(
-                        name,
-                        "ragged",
-                        (encoder.width,),
-                        options.dtype,
-                        capacity=capacity,
-                        compressor=options.compressor,
-                    )
-                )
+            levels.append(_level(f"{key}/{level}", encoder.width, capacity, options))
     recipe = FeatureRecipe(
         numerics=job.NUMERICS,
         encoder=job.encoder_identity(encoder),
-        questions=provenance,
+        questions=QuestionsProvenance(
+            protocol=first.protocol, backend=first.backend, prompt_version=first.prompt_version
+        ),
         batch_texts=options.batch_texts,
     )
     inputs = Inputs(
@@ -166,6 +173,19 @@ def _text_spec(
     return Spec(kind="text", recipe=recipe, inputs=inputs, levels=tuple(levels), rows_per_group=group_rows)
 
 
-def _chunks(items: list, size: int) -> Iterator[list]:
-    for i in range(0, len(items), size):
-        yield items[i : i + size]
+def _capacity(lengths: np.ndarray, group_rows: int) -> int:
+    """Tokens that the largest row group holds, in whole chunks. lengths (rows,): tokens of each row."""
+    largest = max(lengths[first : first + group_rows].sum() for first in range(0, len(lengths), group_rows))
+    chunks = max(1, -(-int(largest) // shards.TOKEN_CHUNK))
+    return chunks * shards.TOKEN_CHUNK
+
+
+def _level(name: str, width: int, capacity: int, options: TextExtraction) -> Level:
+    if name.endswith("/pooled"):
+        return Level(name, "dense", (1, width), options.dtype, compressor=options.compressor)
+    return Level(name, "ragged", (width,), options.dtype, capacity=capacity, compressor=options.compressor)
+
+
+def _chunks(items: list[tuple[int, ...]], size: int) -> Iterator[list[tuple[int, ...]]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]

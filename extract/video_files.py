@@ -4,8 +4,28 @@ from pathlib import Path
 from typing import Literal
 
 from mambavl.cache.canonical import file_sha256
+from mambavl.configs.errors import DataError, some
+from mambavl.extract.annotations import Annotations
 
 Hashing = Literal["fast", "full"]
+
+
+def find_videos(annotations: Annotations, root: Path, allow_missing: bool) -> dict[str, Path | None]:
+    """video_id -> its file under `root`, None where it is missing.
+
+    Raises DataError when `root` does not exist, and for missing videos unless they are allowed.
+    """
+    participants = {segment.video_id: segment.participant_id for segment in annotations.segments}
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; --videos wants the one that holds P01/videos/P01_01.MP4")
+    paths = {video: find_video(root, participant, video) for video, participant in participants.items()}
+    missing = [video for video, path in paths.items() if path is None]
+    if missing and not allow_missing:
+        raise DataError(
+            f"{root}: {len(missing):,} of {len(paths):,} videos are not there ({some(missing)}); "
+            "`mambavl data check` lists them, --set allow_missing=true goes on without"
+        )
+    return paths
 
 
 def find_video(root: Path, participant_id: str, video_id: str) -> Path | None:

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from mambavl.cache import shards
 from mambavl.cache.fill import FillResult, fill
-from mambavl.cache.shards import Level
-from mambavl.cache.spec import BoxesRecipe, FeatureRecipe, Inputs, PixelRecipe, Spec
+from mambavl.cache.spec import BoxesRecipe, FeatureRecipe, PixelRecipe, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, UsageError, some
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
@@ -17,7 +15,7 @@ from mambavl.extract.clips import ClipEncoder, ClipReader
 from mambavl.extract.encoders.base import VideoEncoder
 from mambavl.extract.encoders.published import table
 from mambavl.extract.options import VideoExtraction
-from mambavl.extract.video_files import fingerprint
+from mambavl.extract.video_files import find_videos
 
 
 def extract_video(
@@ -37,7 +35,7 @@ def extract_video(
     turns true between two batches.
     """
     encoder = _build_encoder(options)
-    paths = job.find_videos(annotations, Path(videos), options.allow_missing)
+    paths = find_videos(annotations, Path(videos), options.allow_missing)
     boxes = _open_boxes(options, list(paths))
     spec = _video_spec(annotations, paths, encoder, options, boxes)
     writer = StoreWriter(
@@ -63,25 +61,16 @@ def _video_spec(
     boxes: BoxSource | None,
 ) -> Spec:
     frames, size, views = options.sampling.frames, encoder.pixels.image_size, options.views
-    steps, height, width = encoder.token_grid((frames, size, size))
+    steps, rows, columns = encoder.token_grid((frames, size, size))
+    width = encoder.width
     shapes = {
-        "clip": ((views, encoder.width), 0),
-        "cls": ((views, encoder.width), 0),
-        "frame": ((views, steps, encoder.width), steps),
-        "grid": ((views, steps, options.grid, options.grid, encoder.width), steps),
-        "patch": ((views, steps * height * width, encoder.width), steps),
+        "clip": (views, width),
+        "cls": (views, width),
+        "frame": (views, steps, width),
+        "grid": (views, steps, options.grid, options.grid, width),
+        "patch": (views, steps * rows * columns, width),
     }
-    levels = tuple(
-        Level(
-            name,
-            "dense",
-            shapes[name][0],
-            options.dtype,
-            steps=shapes[name][1],
-            compressor=options.compressor,
-        )
-        for name in options.levels
-    )
+    levels = job.dense_levels(options, shapes, steps)
     pixels = encoder.pixels
     recipe = FeatureRecipe(
         numerics=job.NUMERICS,
@@ -99,22 +88,17 @@ def _video_spec(
         decoder=options.decoder,
         precision=options.precision,
         batch_rows=options.batch_rows,
-        boxes=BoxesRecipe(source=options.boxes, transform=options.box_transform) if boxes else None,
-    )
-    inputs = Inputs(
-        annotations=annotations.sha256,
-        splits=options.splits,
-        videos={video: fingerprint(path, options.video_hash) for video, path in sorted(paths.items())},
-        boxes=boxes.fingerprint(sorted(paths)) if boxes else None,
+        boxes=BoxesRecipe(source=str(options.boxes), transform=options.box_transform) if boxes else None,
     )
     return Spec(
         kind="video",
         recipe=recipe,
-        inputs=inputs,
+        inputs=job.video_inputs(
+            options, annotations, paths, boxes.fingerprint(sorted(paths)) if boxes else None
+        ),
         levels=levels,
         frame_pts=(views, frames),
-        rows_per_group=options.rows_per_group
-        or shards.rows_per_group(max(level.chunk_bytes for level in levels)),
+        rows_per_group=job.rows_per_group(options, levels),
     )
 
 
@@ -124,9 +108,7 @@ def _build_encoder(options: VideoExtraction) -> VideoEncoder:
     Raises UsageError where it lacks what they ask of it, or reads boxes and they name none.
     """
     name = options.encoder
-    encoder = job.build_encoder(
-        name, VideoEncoder, options.weights, options.weights_state, options.device, **_sizes(options)
-    )
+    encoder = job.build_encoder(options, VideoEncoder, **_sizes(options))
     reads_boxes = encoder.box_slots > 0
     if reads_boxes and options.boxes is None:
         raise UsageError(
@@ -158,7 +140,7 @@ def _sizes(options: VideoExtraction) -> dict[str, Any]:
 
 def _open_boxes(options: VideoExtraction, videos: list[str]) -> BoxSource | None:
     """The boxes that the settings name, if any. Raises DataError where videos have none."""
-    if options.boxes in (None, "none") or options.boxes_path is None:
+    if options.boxes is None or options.boxes == "none" or options.boxes_path is None:
         return None
     source = open_boxes(options.boxes, options.boxes_path, options.video_hash)
     if missing := source.missing(videos):
