@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from mambavl.cache.rows import Segment
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, UsageError, some
 from mambavl.extract import MASK
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.questions import audit_reader
@@ -122,7 +122,7 @@ def _labelled(annotations: Annotations) -> dict[str, Segment]:
 def _guessed(
     path: Path, rows: Rows, checker: Checker, encoder: Any, train_rows: int, seed: int, step: Step
 ) -> dict[str, Any]:
-    """What the prior, the reader and the probes make of a file. Raises DataError without train or other rows."""
+    """What prior, reader and probes guess. Raises DataError without train rows or without others."""
     train, test = rows.half(True), rows.half(False)
     if not len(train) or not len(test):
         raise DataError(
@@ -145,7 +145,8 @@ def _covered(path: Path, annotations: Annotations, labelled: dict[str, Segment])
     unknown = [name for name in questions if name not in known]
     if unknown:
         raise DataError(
-            f"{path}: {len(unknown):,} rows are not in {annotations.folder} ({', '.join(unknown[:5])}); see --split"
+            f"{path}: {len(unknown):,} rows are not in {annotations.folder} ({some(unknown)}); see "
+            "--split"
         )
     covered = [name for name in labelled if name in questions]
     if not covered:

@@ -1,5 +1,5 @@
-"""A question file: JSONL, one line for each row, all made in the same way; read strictly, written whole or not
-at all.
+"""A question file: JSONL, one line for each row, all made in the same way; read strictly, written whole or
+not at all.
 """
 
 import json
@@ -57,8 +57,8 @@ def write_questions(path: Path, questions: Iterable[Question]) -> int:
 
 
 def read_questions(path: Path) -> dict[str, Question]:
-    """The questions of a JSONL file by narration_id, in file order. A file has one protocol, backend and prompt
-    version.
+    """The questions of a JSONL file by narration_id, in file order. A file has one protocol, backend and
+    prompt version.
 
     Raises DataError, naming the line, for a file that cannot be read or a line that is not a question.
     """
@@ -80,13 +80,14 @@ def read_questions(path: Path) -> dict[str, Question]:
         first = next(iter(questions.values()), question)
         if question.narration_id in questions:
             raise DataError(
-                f"{where}: narration_id {question.narration_id} is already on line {lines[question.narration_id]}; "
-                "keep one of the two"
+                f"{where}: narration_id {question.narration_id} is already on line "
+                f"{lines[question.narration_id]}; keep one of the two"
             )
         for field in ("protocol", "backend", "prompt_version"):
             if getattr(question, field) != getattr(first, field):
                 raise DataError(
-                    f"{where}: {field} {getattr(question, field)!r}, but line 1 says {getattr(first, field)!r}; "
+                    f"{where}: {field} {getattr(question, field)!r}, but line 1 says "
+                    f"{getattr(first, field)!r}; "
                     "keep questions that were made differently in files of their own"
                 )
         if fault := broken_protocol(question, first):
@@ -96,8 +97,8 @@ def read_questions(path: Path) -> dict[str, Question]:
 
 
 def broken_protocol(question: Question, first: Question) -> str | None:
-    """How a question breaks its protocol, None if it does not: `none` is empty, `generic` repeats the texts of
-    the file's first question.
+    """How a question breaks its protocol, None if it does not: `none` is empty, `generic` repeats the texts
+    of the file's first question.
     """
     texts = [getattr(question, key) for key in QUESTION_KEYS]
     if question.protocol == "none" and any(texts):
@@ -105,7 +106,10 @@ def broken_protocol(question: Question, first: Question) -> str | None:
             f"{question.narration_id} asks {next(filter(None, texts))!r}, but protocol none has empty texts"
         )
     if question.protocol == "generic" and texts != [getattr(first, key) for key in QUESTION_KEYS]:
-        return f"{question.narration_id} differs from {first.narration_id}, but protocol generic is one fixed pair"
+        return (
+            f"{question.narration_id} differs from {first.narration_id}, but protocol generic is one fixed "
+            "pair"
+        )
     return None
 
 

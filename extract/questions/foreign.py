@@ -1,8 +1,9 @@
-"""Question files of other projects -> ours: CSV, JSONL, JSON and pickle, columns by name, placeholders made ours.
+"""Question files of other projects -> ours: CSV, JSONL, JSON and pickle, columns by name, placeholders made
+ours.
 
 A pickle can call any function of the machine that reads it. Here it is read by a child process of bounded
-memory and time that finds no function at all (`extract.untrusted`), so that only lists, dicts, texts and numbers can
-come out of it.
+memory and time that finds no function at all (`extract.untrusted`), so that only lists, dicts, texts and
+numbers can come out of it.
 """
 
 import csv
@@ -60,13 +61,13 @@ def import_questions(
 ) -> ImportedQuestions:
     """Read the questions of a CSV (.csv, .tsv), JSONL (.jsonl), JSON (.json) or pickle (.pkl, .pickle) file.
 
-    A JSON or pickle file holds a list of rows, columns of equal length, or rows by narration_id, each a dict or
-    two texts (verb question, noun question). columns: ours -> theirs, where the guess is wrong. Texts stay as
-    they are except for placeholders.
+    A JSON or pickle file holds a list of rows, columns of equal length, or rows by narration_id, each a dict
+    or two texts (verb question, noun question). columns: ours -> theirs, where the guess is wrong. Texts stay
+    as they are except for placeholders.
 
-    Raises UsageError for an unknown column, protocol or ending, DataError for whatever is wrong with the file:
-    an id that the annotations do not have or that occurs twice, a question that is not a text, a pickle of
-    anything but plain containers.
+    Raises UsageError for an unknown column, protocol or ending, DataError for whatever is wrong with the
+    file: an id that the annotations do not have or that occurs twice, a question that is not a text, a pickle
+    of anything but plain containers.
     """
     path = Path(path)
     if protocol not in PROTOCOLS:
@@ -154,7 +155,8 @@ def _read(path: Path) -> list[tuple[str, Row]]:
             return _rows_of(path, _read_pickle(path))
         if ending not in (".csv", ".tsv", ".jsonl", ".json"):
             raise UsageError(
-                f"{path}: ends in {ending or 'nothing'}; .csv, .tsv, .jsonl, .json, .pkl and .pickle can be read"
+                f"{path}: ends in {ending or 'nothing'}; .csv, .tsv, .jsonl, .json, .pkl and .pickle can be "
+                "read"
             )
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -214,8 +216,8 @@ def _rows_of(path: Path, data: Any) -> list[tuple[str, Row]]:
     if isinstance(data, dict) and data and all(isinstance(row, dict) for row in data.values()):
         return [(f"{path}: {name}", {"narration_id": name, **row}) for name, row in data.items()]
     raise DataError(
-        f"{path}: holds a {type(data).__name__}, expected a list of rows, columns of equal length, or rows by "
-        "narration_id"
+        f"{path}: holds a {type(data).__name__}, expected a list of rows, columns of equal length, or rows "
+        "by narration_id"
     )
 
 

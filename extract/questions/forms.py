@@ -20,8 +20,9 @@ KINDS: tuple[Kind, Kind] = ("verb", "noun")
 # Closed classes of English words. One of the second group makes a particle before it stand alone: "put it
 # down *and* go".
 _PARTICLES = """
-about above across acros after against ahead along apart around aside at away back behind between by down for forward from if in
-inside into of off on onto out outside over past round so that through to together towards under unto up upon with within without
+about above across acros after against ahead along apart around aside at away back behind between by down
+for forward from if in inside into of off on onto out outside over past round so that through to together
+towards under unto up upon with within without
 """
 PARTICLES = frozenset(_PARTICLES.split())
 CLAUSE_WORDS = frozenset(
@@ -38,18 +39,22 @@ def contains_form(text: str, instances: Iterable[str], kind: Kind) -> bool:
 def forms(instances: Iterable[str], kind: Kind) -> frozenset[Form]:
     """All forms of a class, as tuples of lower-case words.
 
-    verb: every inflection, and the head of a hyphenated instance alone ("pick-up" also stands as "pick the plate up").
-    noun: singular and plural of every part, in any order of the parts ("board:chopping" -> "chopping boards").
+    verb: every inflection, and the head of a hyphenated instance alone ("pick-up" also stands as "pick the
+    plate up"). noun: singular and plural of every part, in any order of the parts ("board:chopping" ->
+    "chopping boards").
     """
     return class_forms(tuple(instances), kind)
 
 
 @cache
 def class_forms(instances: tuple[str, ...], kind: Kind) -> frozenset[Form]:
+    """`forms` of a tuple, remembered."""
     make = _verb_phrases if kind == "verb" else _noun_phrases
-    return frozenset(
-        form for instance in instances if (words := tuple(words_of(instance))) for form in make(words)
-    )
+    found: set[Form] = set()
+    for instance in instances:
+        if words := tuple(words_of(instance)):
+            found.update(make(words))
+    return frozenset(found)
 
 
 def _verb_phrases(words: Form) -> Iterator[Form]:
@@ -70,14 +75,15 @@ def _noun_phrases(words: Form) -> Iterator[Form]:
 def label_forms(label: str, kind: Kind) -> frozenset[Form]:
     """The words of a segment's own label one by one: a particle or a part of a colon noun may stand apart."""
     one_word = inflections if kind == "verb" else numbers
-    return frozenset((form,) for word in words_of(label) for form in one_word(word))
+    found: set[Form] = set()
+    for word in words_of(label):
+        found.update((form,) for form in one_word(word))
+    return frozenset(found)
 
 
 @cache
 def inflections(verb: str) -> frozenset[str]:
-    """The forms a verb takes, by dictionary and by rule; the rules make some that no dictionary has, which
-    match nothing.
-    """
+    """The forms a verb takes, by dictionary and by rule. Words that the rules make up match nothing."""
     found: set[str] = set()
     for base in {verb, *_lemmas(verb, "VERB")}:
         found |= _spelled(base) | _inflected(base, "VERB")
@@ -137,15 +143,13 @@ MISSING = {"lie": {"lain"}, "melt": {"molten"}, "spin": {"span"}, "person": {"pe
 def _inflected(word: str, part: Literal["VERB", "NOUN"]) -> set[str]:
     from lemminflect import getAllInflections  # reads its tables on the first call, 0.3 s
 
-    return {form for forms in getAllInflections(word, part).values() for form in forms} | MISSING.get(
-        word, set()
-    )
+    return set().union(*getAllInflections(word, part).values(), MISSING.get(word, ()))
 
 
 def _lemmas(word: str, part: Literal["VERB", "NOUN"]) -> set[str]:
     from lemminflect import getAllLemmas
 
-    return {lemma for lemmas in getAllLemmas(word, part).values() for lemma in lemmas}
+    return set().union(*getAllLemmas(word, part).values())
 
 
 class Word(NamedTuple):
@@ -157,14 +161,14 @@ class Word(NamedTuple):
 
 
 def plain(text: str) -> str:
-    """The text in Unicode's compatibility form (ﬁ -> fi), without characters that nobody sees (soft hyphens)."""
+    """The words of a `plain` text. Hyphens, colons and underscores part words; `knife's` is knife."""
     if text.isascii():
         return text
     return "".join(char for char in unicodedata.normalize("NFKC", text) if unicodedata.category(char) != "Cf")
 
 
 def words_in(text: str) -> list[Word]:
-    """The words of a text that `plain` gave. Hyphens, colons and underscores part words; `knife's` is knife."""
+    """The words of a text in `plain` form. Hyphens, colons and underscores part words; `knife's` is knife."""
     found = []
     for match in _WORD.finditer(text):
         name = match.group()
@@ -210,4 +214,5 @@ def _longest(known: frozenset[Form]) -> dict[str, int]:
 
 @lru_cache(maxsize=1 << 17)  # the same few phrasings and hints meet the same classes in every row
 def tells(text: str, own: tuple[frozenset[Form], ...]) -> bool:
+    """Whether any form in `own` stands in a text."""
     return bool(matches(words_of(text), own))

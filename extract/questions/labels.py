@@ -23,6 +23,6 @@ def refuse_unlabelled(segments: Sequence[Segment], need: str) -> None:
     unlabelled = [segment for segment in segments if not is_labelled(segment)]
     if unlabelled:
         raise DataError(
-            f"{unlabelled[0].narration_id}: has no verb and noun class ({len(unlabelled):,} of {len(segments):,} "
-            f"rows have none); {need}, use `--protocol generic`"
+            f"{unlabelled[0].narration_id}: has no verb and noun class ({len(unlabelled):,} of "
+            f"{len(segments):,} rows have none); {need}, use `--protocol generic`"
         )

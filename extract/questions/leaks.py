@@ -35,7 +35,7 @@ class Names:
         self._by_part: dict[str, list[tuple[int, tuple[frozenset[str], ...]]]] = {}
         for class_id, own in names.items():
             for name in own:
-                parts = tuple(words(name))[: 1 if kind == "verb" else None]
+                parts = words(name)[:1] if kind == "verb" else words(name)
                 if parts:
                     roots = tuple(_roots(part, kind) for part in parts)
                     for root in roots[0]:
@@ -116,8 +116,8 @@ class Checker:
         """Lesser traces: a particle of the own verb ("on" of turn-on), a part of the own noun ("board" of
         board:chopping).
 
-        Many are innocent ("on the table"), so they are counted separately and refuse nothing. Raises DataError
-        for a segment without labels.
+        Many are innocent ("on the table"), so they are counted separately and refuse nothing. Raises
+        DataError for a segment without labels.
         """
         found = []
         for key in QUESTION_KEYS:
@@ -143,10 +143,12 @@ def _one(kind: Kind, name: str) -> Names:
 
 @cache
 def _pieces(kind: Kind, names: tuple[str, ...]) -> tuple[str, ...]:
-    split = [words(name) for name in names]
-    return tuple(
-        dict.fromkeys(piece for parts in split if len(parts) > 1 for piece in parts[kind == "verb" :])
-    )
+    found: dict[str, None] = {}
+    for name in names:
+        parts = words(name)
+        if len(parts) > 1:
+            found |= dict.fromkeys(parts[1:] if kind == "verb" else parts)
+    return tuple(found)
 
 
 def words(text: str) -> list[str]:
@@ -216,32 +218,56 @@ def _singulars(word: str) -> frozenset[str]:
     return frozenset(found)
 
 
+# base and past forms; "lay" is a base of its own and the past of "lie"
 _VERBS = """
-awake awoke awoken|bear bore borne born|beat beaten|become became|begin began begun|bend bent|bind bound|
-bite bit bitten|bleed bled|blend blent|blow blew blown|break broke broken|bring brought|build built|burn burnt|buy bought|
-catch caught|choose chose chosen|cling clung|come came|creep crept|deal dealt|dig dug|do did does done|draw drew drawn|
-drink drank drunk|drive drove driven|eat ate eaten|fall fell fallen|feed fed|feel felt|fight fought|find found|
-flee fled|fling flung|fly flew flown|freeze froze frozen|get got gotten|give gave given|go goes went gone|grind ground|
-grow grew grown|hang hung|have has had|hear heard|hide hid hidden|hold held|keep kept|kneel knelt|know knew known|
-lay laid|lead led|lean leant|leap leapt|leave left|lend lent|lie lay lain|light lit|lose lost|make made|mean meant|
-meet met|melt molten|pay paid|ride rode ridden|ring rang rung|rise rose risen|run ran|saw sawn|say said|see saw seen|
-seek sought|sell sold|send sent|sew sewn|shake shook shaken|shave shaven|shine shone|shoot shot|show shown|
-shrink shrank shrunk|sink sank sunk|sit sat|sleep slept|slide slid|smell smelt|speak spoke spoken|spill spilt|
-spin span spun|spoil spoilt|spring sprang sprung|stand stood|steal stole stolen|stick stuck|stink stank stunk|
-strike struck stricken|strip stript|sweep swept|swell swollen|swim swam swum|swing swung|take took taken|teach taught|
-tear tore torn|tell told|think thought|throw threw thrown|wake woke woken|wear wore worn|weave wove woven|weep wept|
-win won|wind wound|wring wrung|write wrote written
+awake awoke awoken| bear bore borne born| beat beaten| become became| begin began begun| bend bent|
+bind bound| bite bit bitten| bleed bled| blend blent| blow blew blown| break broke broken| bring brought|
+build built| burn burnt| buy bought| catch caught| choose chose chosen| cling clung| come came|
+creep crept| deal dealt| dig dug| do did does done| draw drew drawn| drink drank drunk| drive drove driven|
+eat ate eaten| fall fell fallen| feed fed| feel felt| fight fought| find found| flee fled| fling flung|
+fly flew flown| freeze froze frozen| get got gotten| give gave given| go goes went gone| grind ground|
+grow grew grown| hang hung| have has had| hear heard| hide hid hidden| hold held| keep kept| kneel knelt|
+know knew known| lay laid| lead led| lean leant| leap leapt| leave left| lend lent| lie lay lain|
+light lit| lose lost| make made| mean meant| meet met| melt molten| pay paid| ride rode ridden|
+ring rang rung| rise rose risen| run ran| saw sawn| say said| see saw seen| seek sought| sell sold|
+send sent| sew sewn| shake shook shaken| shave shaven| shine shone| shoot shot| show shown|
+shrink shrank shrunk| sink sank sunk| sit sat| sleep slept| slide slid| smell smelt| speak spoke spoken|
+spill spilt| spin span spun| spoil spoilt| spring sprang sprung| stand stood| steal stole stolen|
+stick stuck| stink stank stunk| strike struck stricken| strip stript| sweep swept| swell swollen|
+swim swam swum| swing swung| take took taken| teach taught| tear tore torn| tell told| think thought|
+throw threw thrown| wake woke woken| wear wore worn| weave wove woven| weep wept| win won| wind wound|
+wring wrung| write wrote written
 """
-_NOUNS = (
-    "mouse mice|tooth teeth|foot feet|goose geese|man men|woman women|child children|person people|die dice|penny pence|"
-    "spatula spatulae|pasta pastae|camera camerae|gas gasses|chilli chili|chilli chile|chilli chilies|chilli chiles|chilli chilis"
-)
-_BASES: dict[str, list[str]] = {}  # took -> take; "lay" is a base of its own and lie's past
-for _base, *_pasts in (row.split() for row in _VERBS.replace("\n", "").split("|")):
-    for _past in _pasts:
-        _BASES.setdefault(_past, []).append(_base)
-_PASTS_OF = {base: pasts for base, *pasts in (row.split() for row in _VERBS.replace("\n", "").split("|"))}
-_ONE_OF: dict[str, list[str]] = {}
-for _row in _NOUNS.split("|"):
-    for _one_word, _other in (_row.split(), _row.split()[::-1]):
-        _ONE_OF.setdefault(_one_word, []).append(_other)
+# forms of one word that may name the same thing
+_NOUNS = """
+mouse mice| tooth teeth| foot feet| goose geese| man men| woman women| child children| person people|
+die dice| penny pence| spatula spatulae| pasta pastae| camera camerae| gas gasses| chilli chili|
+chilli chile| chilli chilies| chilli chiles| chilli chilis
+"""
+
+
+def _rows(table: str) -> list[list[str]]:
+    return [row.split() for row in table.split("|")]
+
+
+def _bases_by_past() -> dict[str, list[str]]:
+    """took -> take"""
+    found: dict[str, list[str]] = {}
+    for base, *pasts in _rows(_VERBS):
+        for past in pasts:
+            found.setdefault(past, []).append(base)
+    return found
+
+
+def _others_by_noun() -> dict[str, list[str]]:
+    """mice -> mouse, and mouse -> mice"""
+    found: dict[str, list[str]] = {}
+    for one, other in _rows(_NOUNS):
+        found.setdefault(one, []).append(other)
+        found.setdefault(other, []).append(one)
+    return found
+
+
+_BASES = _bases_by_past()
+_PASTS_OF = {base: pasts for base, *pasts in _rows(_VERBS)}
+_ONE_OF = _others_by_noun()

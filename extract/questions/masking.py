@@ -1,22 +1,21 @@
 """What a question must not say: every form of the segment's own verb class and noun class stands as `<mask>`.
 
-The rules, in the order of the code: 1. Every form of every instance of the two classes, and of the row's own
-words (forms.py: inflections, both orders of
-   `board:chopping`); a part of the key or of the row's own word also when it stands alone.
-2. A form written as one word or as two: "choppingboard", "dish washer". Likewise the closed compound of two
-class words
-   that ends in a form: "teaspoon" is a spoon, "dishwasher" washes. One that only begins with a form has
-   another meaning ("cupboard" is no cup) and stays.
-3. The open compound that the class list itself names and that has a form as one of its words: "chopping
-board" goes whole
-   when a cut is asked for, for "<mask> board" would tell it.
-4. A particle that belongs to the verb: turn the tap *on*, put it *down*. Before an object the same word is a
-preposition
-   (put it *on* the table) and stays, unless it is part of the row's own label ("put-on").
+The rules, in the order of the code:
 
-How many masks there are must tell little as well. Neighbours of one kind are one mask, and a particle that
-stands apart from its verb is taken out without a mask of its own, so "turn tap on", "turn on tap" and "take
-plate" all read "<mask> <mask>".
+1. Every form of every instance of the two classes, and of the row's own words (forms.py: inflections, both
+   orders of `board:chopping`); a part of the key or of the row's own word also when it stands alone.
+2. A form written as one word or as two: "choppingboard", "dish washer". Likewise the closed compound of two
+   class words that ends in a form: "teaspoon" is a spoon, "dishwasher" washes. One that only begins with a
+   form has another meaning ("cupboard" is not a cup) and stays.
+3. The open compound that the class list itself names and that has a form as one of its words: "chopping
+board"
+   goes whole when the answer is a cut, because "<mask> board" would give it away.
+4. A particle that belongs to the verb: turn the tap *on*, put it *down*. Before an object the same word is a
+   preposition (put it *on* the table) and stays, unless it is part of the row's own label ("put-on").
+
+The number of masks must tell little as well. Neighbours of one kind are one mask, and a particle that stands
+apart from its verb is taken out without a mask of its own, so "turn tap on", "turn on tap" and "take plate"
+all read "<mask> <mask>".
 """
 
 import re
@@ -62,8 +61,7 @@ def mask(
     noun_word: str = "",
     reveal: Collection[Kind] = (),
 ) -> Masked:
-    """Hide every form of a verb class and a noun class in any English text; what else it says, it says as
-    before.
+    """Hide every form of a verb class and a noun class in any English text; all else stays as it is.
 
     `verb_word` and `noun_word` are the row's own words, which a class file may have forgotten. `reveal` names
     kinds that stay readable: for comparisons only. A `<mask>` that the text already has stays one.
@@ -75,17 +73,14 @@ def mask(
     own_noun = own_forms(annotations, "noun", noun_class, noun_word)
     verbs, nouns = matches(names, own_verb), matches(names, own_noun)
     known = _known(annotations.verbs.names, annotations.nouns.names)
-    pairs = [*enumerate(pairwise(names))]
     for places, own in ((verbs, own_verb), (nouns, own_noun)):
         places |= {place for place, name in enumerate(names) if _is_closed_form(name, known.words, own)}
-        places |= {
-            place + step
-            for place, (a, b) in pairs
-            for step in (0, 1)
-            if any((a + b,) in forms for forms in own)
-        }
-    compounds = [place for place, pair in pairs if pair in known.compounds]
-    nouns |= {place + step for place in compounds if {place, place + 1} & nouns for step in (0, 1)}
+        for place, (first, second) in enumerate(pairwise(names)):
+            if any((first + second,) in forms for forms in own):
+                places |= {place, place + 1}
+    compounds = [place for place, pair in enumerate(pairwise(names)) if pair in known.compounds]
+    for place in [place for place in compounds if {place, place + 1} & nouns]:
+        nouns |= {place, place + 1}
     verb_label = annotations.verbs.keys[verb_class], verb_word
     particles = _particles(text, words, verbs, verb_label, annotations.verbs.instances[verb_class])
     verbs, nouns = _one_kind_each(names, verbs | particles.keys(), nouns, known.nouns, reveal)
@@ -96,14 +91,11 @@ def mask(
 
 @lru_cache(maxsize=1 << 14)
 def _own_forms(instances: tuple[str, ...], key: str, word: str, kind: Kind) -> tuple[frozenset[Form], ...]:
-    labels = (
-        name for label in (key, word) for name in words_of(label) if kind == "noun" or name not in PARTICLES
-    )
-    return (
-        class_forms((key, *instances), kind),
-        class_forms((word,), kind),
-        frozenset(form for name in labels for form in label_forms(name, kind)),
-    )
+    parts: set[Form] = set()
+    for name in (*words_of(key), *words_of(word)):
+        if kind == "noun" or name not in PARTICLES:
+            parts |= label_forms(name, kind)
+    return class_forms((key, *instances), kind), class_forms((word,), kind), frozenset(parts)
 
 
 def own_forms(
@@ -120,7 +112,7 @@ def _particles(
     """The places of particles that belong to the verb, and whether the verb went before, in the same
     sentence.
     """
-    of_label = {name for part in label for name in words_of(part) if name in PARTICLES}
+    of_label = PARTICLES.intersection(words_of(" ".join(label)))
     of_head = _particles_of_heads((*label, *instances))
     found: dict[int, bool] = {}
     heads: list[str] = []  # own verbs, and masks that the text came with, so far in this sentence
@@ -163,14 +155,18 @@ class _Known:
 
 @lru_cache(maxsize=8)
 def _known(verbs: tuple[str, ...], nouns: tuple[str, ...]) -> _Known:
-    phrases = [tuple(words_of(name)) for name in nouns]
-    return _Known(
-        words=frozenset(word for name in (*verbs, *nouns) for word in words_of(name) if len(word) > 2),
-        nouns=frozenset(form for phrase in phrases if len(phrase) == 1 for form in numbers(phrase[0])),
-        compounds=frozenset(
-            (phrase[1], head) for phrase in phrases if len(phrase) == 2 for head in numbers(phrase[0])
-        ),
-    )
+    words: set[str] = set()
+    for name in (*verbs, *nouns):
+        words.update(word for word in words_of(name) if len(word) > 2)
+    single: set[str] = set()
+    compounds: set[Form] = set()
+    for name in nouns:
+        match words_of(name):
+            case [noun]:
+                single |= numbers(noun)
+            case [head, other]:
+                compounds.update((other, form) for form in numbers(head))
+    return _Known(frozenset(words), frozenset(single), frozenset(compounds))
 
 
 @lru_cache(maxsize=1 << 16)

@@ -108,7 +108,8 @@ def _labels(segments: Sequence[Segment]) -> Classes:
     unlabelled = [segment.narration_id for segment in segments if not is_labelled(segment)]
     if unlabelled:
         raise DataError(
-            f"{len(unlabelled):,} train rows have no labels ({some(unlabelled)}); name scores with --train-from FILE"
+            f"{len(unlabelled):,} train rows have no labels ({some(unlabelled)}); name scores with "
+            "--train-from FILE"
         )
     return {segment.narration_id: classes_of(segment) for segment in segments}
 
@@ -147,5 +148,6 @@ def _refuse_unknown_classes(annotations: Annotations, guesses: BestClasses) -> N
         for row, class_id in enumerate(best.tolist()):
             if class_id not in classes.keys:
                 raise DataError(
-                    f"{guesses.path}: row {guesses.narration_ids[row]}: its best {kind} class {class_id} is not in the class file"
+                    f"{guesses.path}: row {guesses.narration_ids[row]}: its best {kind} class {class_id} is "
+                    "not in the class file"
                 )

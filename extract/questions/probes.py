@@ -1,8 +1,8 @@
 """Trained probes: how often the classes of a row are guessed from the texts of its two questions alone.
 
 A probe is a logistic regression over features of both questions, learnt on train rows and scored on the
-others. Features: tf-idf of words and pairs of words, or the mean hidden states of a text encoder. The action is
-the pair of the best verb and the best noun; for tf-idf also by a regression over pairs.
+others. Features: tf-idf of words and pairs of words, or the mean hidden states of a text encoder. The action
+is the pair of the best verb and the best noun; for tf-idf also by a regression over pairs.
 """
 
 import warnings
@@ -18,7 +18,8 @@ from mambavl.extract.questions.audit_rows import TARGETS, Rows, pair_up, share, 
 from mambavl.extract.questions.file import QUESTION_KEYS
 
 MAX_ITERATIONS, TOLERANCE, INVERSE_PENALTY = 300, 1e-3, 10.0  # of the logistic regressions
-# of more than MANY classes, those with LEAST_ROWS rows in the sample are fitted: 600 classes take half a minute
+# of more than MANY classes, those with LEAST_ROWS rows in the sample are fitted: 600 classes take half a
+# minute
 MANY, LEAST_ROWS = 1000, 5
 TOKEN = rf"{MASK}|\w+"
 ENCODED_AT_ONCE = 64  # texts
@@ -32,7 +33,8 @@ def require_scikit_learn() -> None:
         import sklearn  # noqa: F401
     except ImportError:
         raise UsageError(
-            "the probes need scikit-learn; `pip install 'mambavl[audit]'` brings it, --forms-only goes without"
+            "the probes need scikit-learn; `pip install 'mambavl[audit]'` brings it, --forms-only goes "
+            "without"
         ) from None
 
 
@@ -94,7 +96,8 @@ def _probe_features(
 def _tf_idf(train: Rows, test: Rows) -> tuple[Any, Any]:
     """Words and pairs of neighbouring words of each question that stand in at least two train rows.
 
-    (train rows, features) and (test rows, features), sparse; one column of zeros where no question has a text.
+    (train rows, features) and (test rows, features), sparse; one column of zeros where no question has a
+    text.
     """
     import scipy.sparse
     from sklearn.feature_extraction.text import TfidfVectorizer

@@ -8,11 +8,13 @@ from functools import cache
 from itertools import permutations
 
 _PASTS = """
-take took taken, shake shook shaken, hold held, break broke broken, tear tore torn, throw threw thrown, get got gotten,
-find found, hang hung, leave left, lay laid, eat ate eaten, wear wore worn, see saw seen, choose chose chosen, make made,
-bring brought, draw drew drawn, drink drank drunk, sweep swept, grind ground, slide slid, feel felt, light lit, begin began
-begun, catch caught, have had, lie lain, spin spun, stick stuck, blow blew blown, bite bit bitten, bend bent, fall fell fallen,
-wring wrung, rise rose risen, unfreeze unfroze unfrozen, sit sat, stand stood, cling clung, freeze froze frozen, read read
+take took taken, shake shook shaken, hold held, break broke broken, tear tore torn, throw threw thrown,
+get got gotten, find found, hang hung, leave left, lay laid, eat ate eaten, wear wore worn, see saw seen,
+choose chose chosen, make made, bring brought, draw drew drawn, drink drank drunk, sweep swept,
+grind ground, slide slid, feel felt, light lit, begin began begun, catch caught, have had, lie lain,
+spin spun, stick stuck, blow blew blown, bite bit bitten, bend bent, fall fell fallen, wring wrung,
+rise rose risen, unfreeze unfroze unfrozen, sit sat, stand stood, cling clung, freeze froze frozen,
+read read
 """
 PASTS = [row.split() for row in _PASTS.split(",")]
 # After one of these, or at the end, a particle belongs to its verb and not to what follows.

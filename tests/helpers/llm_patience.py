@@ -2,8 +2,8 @@
 
 A real time limit measures the machine: where it is busy, a sound reply comes too late and a test counts other
 calls than are due. So time limits stay long, and the server says by a header that it will send nothing more;
-at that moment the limit of the very call is set to now. What follows is the real thing: `asyncio.timeout` ends
-the call within the client and the transport.
+at that moment the limit of the very call is set to now. What follows is the real thing: `asyncio.timeout`
+ends the call within the client and the transport.
 """
 
 import asyncio

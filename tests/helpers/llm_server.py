@@ -1,14 +1,13 @@
 """`python llm_server.py LOG`: a server that speaks OpenAI's protocol and misbehaves as the model's name says.
 Prints its port.
 
-    good                 sound replies                  good@0.05   each after 0.05 s
-    once:FAULT           each request meets FAULT the first time
-    always:FAULT         each request meets it every time
-    faulty:SEED:RATE     a seeded schedule: which fault, if any, follows from the seed, the request and how often it came
-    poison:WORDS         each request that holds these words is refused with status 400
+    good                 sound replies                  good@0.05   each after 0.05 s once:FAULT
+    each request meets FAULT the first time always:FAULT         each request meets it every time
+    faulty:SEED:RATE     a seeded schedule: which fault, if any, follows from the seed, the request and how
+    often it came poison:WORDS         each request that holds these words is refused with status 400
 
-Of the faults, `hang` sends a header that says so and then nothing (see llm_patience.py), `mute` nothing at all,
-`trickle` byte after byte without an end.
+Of the faults, `hang` sends a header that says so and then nothing (see llm_patience.py), `mute` nothing at
+all, `trickle` byte after byte without an end.
 
 What befalls files and batches is set from outside, by `Running.trouble`:
 
@@ -39,8 +38,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 FAULTS = ("429", "429-after", "429-date", "500", "503", "hang", "cut", "html")  # no reply comes of these
-BAD = ("malformed", "truncated", "refused", "refusal-text", "swapped", "same", "over-long", "leaking", "fields", "empty", "huge",
-       "no-question", "control", "two-fences")  # fmt: skip
+BAD = ("malformed", "truncated", "refused", "refusal-text", "swapped", "same", "over-long", "leaking",
+       "fields", "empty", "huge", "no-question", "control", "two-fences")  # fmt: skip
 ODD = ("fenced", "leak-to-mask", "spaces")  # accepted all the same
 SOUND = ("good", "lost", "echo", *ODD)
 PAGES = {
@@ -61,7 +60,8 @@ def sound(asked: dict) -> dict:
     """A reply that must be accepted."""
     if "narration" in asked:
         return {
-            "description": f"The cook is seen to {asked['verb']} the {asked['noun']}, slowly and with both arms."
+            "description": f"The cook is seen to {asked['verb']} the {asked['noun']}, slowly and with both "
+            "arms."
         }
     return {
         "verb_question": "Which action is the cook busy with near the <mask> in this short clip?",
@@ -114,7 +114,8 @@ def spoiled(fault: str, asked: dict) -> dict:
             text = f"\n  {json.dumps(fields, indent=4)} \n"
         case "leak-to-mask" if "description" in asked:
             fields[first] = (
-                f"When they {asked['verb']} the {asked['noun']} near the window, which action is shown in this clip?"
+                f"When they {asked['verb']} the {asked['noun']} near the window, which action is shown in "
+                f"this clip?"
             )
     if json.loads(json.dumps(fields)) != sound(asked):
         text = json.dumps(fields)

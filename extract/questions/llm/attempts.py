@@ -48,7 +48,9 @@ class Tally:
 
 
 class Client(Protocol):
-    """How requests are brought to a model: one by one (`live.LiveClient`) or in batches (`batch.BatchClient`)."""
+    """How requests are brought to a model: one by one (`live.LiveClient`) or in batches
+    (`batch.BatchClient`).
+    """
 
     tally: Tally
 
@@ -59,7 +61,9 @@ class Client(Protocol):
 
 
 class Attempts(Generic[Answer]):
-    """The tasks that share a request, and what its replies so far came to. A reply must pass the rule of each."""
+    """The tasks that share a request, and what its replies so far came to. A reply must pass the rule of
+    each.
+    """
 
     def __init__(self, tasks: Sequence[Task[Answer]], tally: Tally) -> None:
         self.request = tasks[0].request
@@ -68,8 +72,8 @@ class Attempts(Generic[Answer]):
         self._tally = tally
 
     def find_answer(self, ledger: Ledger) -> Answer | None:
-        """The answer of the first acceptable reply in the ledger, or None. Replies that were judged before are
-        passed over.
+        """The answer of the first acceptable reply in the ledger, or None. Replies that were judged before
+        are passed over.
         """
         for reply in ledger.replies.get(self.request.key, ())[len(self.rejected) :]:
             try:

@@ -123,7 +123,8 @@ class BatchClient:
             request = attempts.request
             bound = self.options.bound(request)
             if bound > room:
-                self._halted = f"the next call could exceed the budget of {self.options.budget:g}; raise --budget to continue"
+                budget = f"the budget of {self.options.budget:g}"
+                self._halted = f"the next call could exceed {budget}; raise --budget to continue"
                 failures[request.key] = Failure(f"not sent: {self._halted}")
                 continue
             try:
@@ -169,13 +170,14 @@ class BatchClient:
                 return
             if created.may_cost:
                 raise DataError(
-                    f"nobody knows whether the server took the batch with the metadata {TOKEN} {token} ({reason}); "
-                    "run the same command again: it looks for it, and sends its requests again only if it is not there"
+                    f"nobody knows whether the server took the batch with the metadata {TOKEN} {token} "
+                    f"({reason}); run the same command again: it looks for it, and sends its requests again "
+                    "only if it is not there"
                 )
         self.ledger.batch_end(token, "refused", 0.0)
         raise DataError(
-            f"the server takes no batch: {reason}; all answers so far are in {self.ledger.folder}; run the same "
-            "command again to continue"
+            f"the server takes no batch: {reason}; all answers so far are in {self.ledger.folder}; run the "
+            "same command again to continue"
         )
 
     # --- batches of earlier processes
@@ -188,8 +190,8 @@ class BatchClient:
             if batch.base_url not in ("", self._url):
                 if not self.options.resubmit:
                     raise DataError(
-                        f"some of these requests wait in a batch at {batch.base_url}; add --base-url {batch.base_url} "
-                        f"to collect them, or {LET_GO}"
+                        f"some of these requests wait in a batch at {batch.base_url}; add --base-url "
+                        f"{batch.base_url} to collect them, or {LET_GO}"
                     )
                 self._let_go(batch, "sent to another server")
             elif batch.id is None:
@@ -215,9 +217,9 @@ class BatchClient:
             if self.options.resubmit:
                 return None
             raise DataError(
-                f"the server does not list its batches ({error}), so nobody knows whether the batch with the metadata "
-                f"{TOKEN} {token} was submitted; look at the provider's page, and add --set resubmit=true if it is not "
-                "there"
+                f"the server does not list its batches ({error}), so nobody knows whether the batch with "
+                f"the metadata {TOKEN} {token} was submitted; look at the provider's page, and add --set "
+                "resubmit=true if it is not there"
             ) from None
 
     def _open_with(self, keys: Set[str]) -> list[Batch]:
@@ -252,16 +254,16 @@ class BatchClient:
         except NotFound as error:
             if not self.options.resubmit or batch.token in self._submitted:
                 raise DataError(
-                    f"the server no longer knows batch {printable(batch.id)} or its files ({error}); if --base-url and "
-                    f"the account are those that it was sent with, {LET_GO}"
+                    f"the server no longer knows batch {printable(batch.id)} or its files ({error}); if "
+                    f"--base-url and the account are those that it was sent with, {LET_GO}"
                 ) from None
             self._let_go(batch, "unknown to the server")
             return True
         if state.status not in GOING:
             raise DataError(
-                f"batch {printable(batch.id)} is {self.endpoint.credentials.say(state.status)!r}, and this program does "
-                "not know what that means; look at the provider's page, and run the same command again once it has "
-                "ended there"
+                f"batch {printable(batch.id)} is {self.endpoint.credentials.say(state.status)!r}, and this "
+                "program does not know what that means; look at the provider's page, and run the same "
+                "command again once it has ended there"
             )
         return False
 

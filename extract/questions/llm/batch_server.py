@@ -1,7 +1,7 @@
 """A server's interface for batches: files of requests that are uploaded, worked off later and collected.
 
-Uploading, looking and downloading cost nothing and are repeated until they succeed. Creating a batch costs, so
-one call is made and its outcome handed back.
+Uploading, looking and downloading cost nothing and are repeated until they succeed. Creating a batch costs,
+so one call is made and its outcome handed back.
 """
 
 import random
@@ -72,7 +72,7 @@ class NotFound(DataError):
 
 
 class BatchServer:
-    """The batch interface of an endpoint. `wait` sleeps for some seconds, and raises when the run must stop."""
+    """The batch interface of an endpoint. `wait` sleeps, and raises when the run must stop."""
 
     def __init__(
         self, endpoint: Endpoint, options: LLMSettings, wait: Callable[[float], Awaitable[None]]

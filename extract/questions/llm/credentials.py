@@ -1,8 +1,8 @@
 """The key of a server: where it comes from, where it may go, and how it stays out of every text.
 
 It comes from an environment variable and goes into the Authorization header. It is in no record of this
-package, and it is cut out of whatever the server says before anybody sees that. A server other than OpenAI's is
-sent a key only when `key_variable` was set by whoever runs this.
+package, and it is cut out of whatever the server says before anybody sees that. A server other than OpenAI's
+is sent a key only when `key_variable` was set by whoever runs this.
 """
 
 import os
@@ -21,8 +21,8 @@ SAID = 300  # characters of a server's message that are shown
 
 
 class Credentials:
-    """The key for one server, and texts of that server without it. Raises UsageError, without ever showing the
-    value, when there is no key or when it must not be sent to the address.
+    """The key for one server, and texts of that server without it. Raises UsageError, without ever showing
+    the value, when there is no key or when it must not be sent to the address.
     """
 
     def __init__(self, options: LLMSettings) -> None:
@@ -58,12 +58,15 @@ class Credentials:
         if self.key:
             return f"the key of the variable {name}"
         if is_key_meant_for_server(self.options):
-            return f"a call without a key ({f'the variable {name} is empty' if name else 'key_variable names none'})"
+            why = f"the variable {name} is empty" if name else "key_variable names none"
+            return f"a call without a key ({why})"
         return f"a call without a key; to send it the key of {name}, add --set key_variable={name}"
 
 
 def is_key_meant_for_server(options: LLMSettings) -> bool:
-    """Whether the key's variable is meant for this server: it is OpenAI, or whoever runs this set the variable."""
+    """Whether the key's variable is meant for this server: it is OpenAI, or whoever runs this set the
+    variable.
+    """
     return options.is_openai or "key_variable" in options.model_fields_set
 
 
@@ -76,8 +79,8 @@ def read_key(options: LLMSettings) -> str:
     if not key:
         if options.is_openai:
             raise UsageError(
-                f"the environment variable {name or '(none is named)'} holds no key; set it, name another one with "
-                "--set key_variable=NAME, or give --base-url of a local server"
+                f"the environment variable {name or '(none is named)'} holds no key; set it, name another "
+                "one with --set key_variable=NAME, or give --base-url of a local server"
             )
         return ""
     if not (key.isascii() and key.isprintable() and " " not in key):

@@ -24,8 +24,8 @@ class ClipFrames:
         self.videos, self.count, self.side, self.decoder = Path(videos), count, side, decoder
 
     def identity(self, segment: Segment) -> dict[str, Any]:
-        """The frames as a request's key knows them, without their bytes: a resumed run decodes nothing that was
-        answered.
+        """The frames as a request's key knows them, without their bytes: a resumed run decodes nothing that
+        was answered.
         """
         times = segment_uniform(segment.start, segment.stop, self.count)
         return {
@@ -38,7 +38,7 @@ class ClipFrames:
         }
 
     def jpegs(self, segment: Segment) -> list[bytes]:
-        """JPEG files in order of time. Raises VideoError when the video is not there or a frame is damaged."""
+        """JPEG files in order of time. Raises VideoError when the video is missing or a frame is damaged."""
         path = find_video(self.videos, segment.participant_id, segment.video_id)
         if path is None:
             raise VideoError("missing_video", f"{segment.video_id}: no such video in {self.videos}")

@@ -51,7 +51,8 @@ class Ledger:
         for path in paths:
             if not _NAME.fullmatch(path.name):
                 raise DataError(
-                    f"{path}: is not a journal of a cache of replies (000001-0123abcd.journal); move it elsewhere"
+                    f"{path}: is not a journal of a cache of replies (000001-0123abcd.journal); move it "
+                    "elsewhere"
                 )
             for record in journal.read(path):
                 self._apply(path.name, record)

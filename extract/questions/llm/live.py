@@ -17,8 +17,8 @@ from mambavl.extract.video import VideoError
 
 
 class LiveClient:
-    """A Client that calls a Completer. Whatever it knows is in the ledger, so that another process can continue
-    where this one was killed.
+    """A Client that calls a Completer. Whatever it knows is in the ledger, so that another process can
+    continue where this one was killed.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class LiveClient:
         done = sum(not isinstance(answer, Failure) for answer in answers.values())
         if self.should_stop() and done < len(found):
             raise Interrupted(
-                f"stopped with {done:,} of {len(found):,} requests answered, in {self.ledger.folder}; run the "
-                "same command again to continue"
+                f"stopped with {done:,} of {len(found):,} requests answered, in {self.ledger.folder}; run "
+                "the same command again to continue"
             )
         return answers
 
@@ -75,8 +75,8 @@ class LiveClient:
         if batches:
             name = printable(batches[0].id or batches[0].token)
             raise DataError(
-                f"{self.ledger.folder}: {len(batches):,} of these requests wait in a batch that is paid for ({name}); "
-                "add --set mode=batch to collect it"
+                f"{self.ledger.folder}: {len(batches):,} of these requests wait in a batch that is paid for "
+                f"({name}); add --set mode=batch to collect it"
             )
 
     async def _answer(self, attempts: Attempts[Answer]) -> Answer | Failure:
@@ -154,8 +154,8 @@ class LiveClient:
         spent = self.ledger.spent
         if not self._halted and budget is not None and spent + self.options.bound(request) > budget:
             self._halted = (
-                f"the next call could exceed the budget of {budget:g} (spent, or in open calls: {spent:.6g}); "
-                "raise --budget to continue"
+                f"the next call could exceed the budget of {budget:g} (spent, or in open calls: "
+                f"{spent:.6g}); raise --budget to continue"
             )
         if self._halted:
             return self._halted

@@ -61,7 +61,9 @@ class LocalModel:
         pass  # it goes with the process
 
     async def complete(self, request: Request, attempt: int) -> Reply | Fault:
-        """As Completer says. Nothing else runs in the meantime: the process has one model, the model one request."""
+        """As Completer says. Nothing else runs in the meantime: the process has one model, the model one
+        request.
+        """
         from transformers import BatchEncoding
 
         torch, options = self._torch, self.options

@@ -30,7 +30,8 @@ class LLMSettings(Config):
 
     # the server's name of the model; for --backend local a folder with a transformers model
     model: str = Field(min_length=1)
-    # sampling temperature of the first attempt, 0 to 2, later ones are higher; "server" leaves it to the server
+    # sampling temperature of the first attempt, 0 to 2, later ones are higher; "server" leaves it to the
+    # server
     temperature: Annotated[float, Field(ge=0, le=2)] | Literal["server"] = 0.7
     seed: int = Field(default=0, ge=0, lt=2**31)  # of the first attempt; each later attempt adds 1
     max_tokens: int = Field(default=400, ge=16, le=32_768)  # the longest reply, in tokens
@@ -47,7 +48,8 @@ class LLMSettings(Config):
     # live: one call for each request; batch: files of requests, which many providers sell at half the price
     mode: Literal["live", "batch"] = "live"
     base_url: str = OPENAI  # address of a server that speaks OpenAI's protocol
-    # name of the environment variable that holds the key; without it OpenAI alone is sent a key; "" sends none
+    # name of the environment variable that holds the key; without it OpenAI alone is sent a key; "" sends
+    # none
     key_variable: str = "OPENAI_API_KEY"
     # the name of the limit on a reply's tokens: older servers know max_tokens
     token_limit_name: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
@@ -59,7 +61,8 @@ class LLMSettings(Config):
     # seconds before the first further call; doubled each time, with jitter
     backoff: float = Field(default=1.0, ge=0)
     max_wait: float = Field(default=120.0, ge=0)  # longest wait in seconds; a longer Retry-After is cut to it
-    # live: nothing more is sent after so many requests in a row without a reply, or so many refused at the start
+    # live: nothing more is sent after so many requests in a row without a reply, or so many refused at the
+    # start
     give_up_after: int = Field(default=8, ge=1)
     # tokens that a frame is counted with in budgets and plans; no fewer than the server counts
     image_tokens: int = Field(default=3_000, ge=0)
@@ -68,7 +71,8 @@ class LLMSettings(Config):
     budget: float | None = Field(default=None, ge=0)
     batch_requests: int = Field(default=20_000, ge=1, le=50_000)  # batch: requests in one batch, at most
     batch_poll: float = Field(default=30.0, gt=0)  # batch: seconds between two looks at a batch
-    # batch: send again what is in a batch that can no longer be found or collected, though it may have been paid
+    # batch: send again what is in a batch that can no longer be found or collected, though it may have been
+    # paid
     resubmit: bool = False
     device: str = (
         "auto"  # --backend local: a torch device such as cpu or cuda; auto takes a GPU where there is one
@@ -79,7 +83,8 @@ class LLMSettings(Config):
         """A rule of the whole record, so that no message shows the value, which may be the key itself."""
         if not VARIABLE.fullmatch(self.key_variable):
             raise ValueError(
-                "key_variable: expected the NAME of an environment variable (capitals, digits, _), never a key"
+                "key_variable: expected the NAME of an environment variable (capitals, digits, _), never a "
+                "key"
             )
         return self
 

@@ -29,7 +29,8 @@ MIN_QUESTION_WORDS, MAX_QUESTION_WORDS = 3, 45
 
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL | re.IGNORECASE)
 _REFUSAL = re.compile(
-    r"\W*(?:i(?:['’]m| am) (?:sorry|unable|not able)|i (?:can(?:not|['’]t| not)|won['’]t|will not)|sorry\b|as an ai\b"
+    r"\W*(?:i(?:['’]m| am) (?:sorry|unable|not able)|i (?:can(?:not|['’]t| not)|won['’]t|will "
+    r"not)|sorry\b|as an ai\b"
     r"|unfortunately,? i\b)",
     re.IGNORECASE,
 )

@@ -1,4 +1,4 @@
-"""What is sent to a language model and what comes back: prompts, requests with their keys, replies, faults."""
+"""What is sent to a language model and what comes back: prompts, requests, replies, faults."""
 
 import base64
 import hashlib
@@ -17,8 +17,8 @@ MESSAGE_TOKENS = 16  # more than any known chat template adds around a message
 
 @dataclass(frozen=True)
 class Prompt:
-    """A system message. Its version is the name of its file; a changed text makes other requests even under the
-    same version.
+    """A system message. Its version is the name of its file; a changed text makes other requests even under
+    the same version.
     """
 
     version: str
@@ -37,7 +37,9 @@ def load_prompt(version: str) -> Prompt:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One thing to be answered. All that shapes the answer is in `key`; how often and where it was sent is not."""
+    """One thing to be answered. All that shapes the answer is in `key`; how often and where it was sent is
+    not.
+    """
 
     model: str
     prompt: Prompt
@@ -101,7 +103,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said, whether it is any good or not. Tokens are None where the server does not count them."""
+    """What a model said, acceptable or not. Tokens are None where the server does not count them."""
 
     text: str | None
     finish_reason: str | None

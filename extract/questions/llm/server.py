@@ -1,4 +1,5 @@
-"""A server that speaks OpenAI's protocol: one call, one reply or one fault. Repeating is the caller's business.
+"""A server that speaks OpenAI's protocol: one call, one reply or one fault. Repeating is the caller's
+business.
 
 A fault says whether the server may have done the work and charge for it, whether another call may help, and
 whether any other request can fare better.
@@ -149,8 +150,8 @@ class Endpoint:
             return Fault(said, may_cost=True)
 
     async def call(self, make: Callable[[], Awaitable[Result]], patience: float = 1.0) -> Result | Fault:
-        """The result of one call of the client within `patience` times the timeout, or a Fault. No exception of
-        the client, which may hold headers, leaves here.
+        """The result of one call of the client within `patience` times the timeout, or a Fault. No exception
+        of the client, which may hold headers, leaves here.
         """
         openai, say = self._openai, self.credentials.say
         try:

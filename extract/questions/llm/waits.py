@@ -9,7 +9,9 @@ PIECE = 0.5  # seconds that a signal waits at most
 
 
 class Pace:
-    """Spreads an amount per minute evenly: never a burst, so no minute holds more than the limit and one call."""
+    """Spreads an amount per minute evenly: never a burst, so no minute holds more than the limit and one
+    call.
+    """
 
     def __init__(self, per_minute: float | None, clock: Callable[[], float]) -> None:
         self._seconds = 60.0 / per_minute if per_minute else 0.0
@@ -24,8 +26,8 @@ class Pace:
 
 
 def backoff(options: LLMSettings, call: int, requested: float | None, jitter: random.Random) -> float:
-    """Seconds before the next call: doubled from call to call, cut to no less than half by the jitter. What the
-    server asks for (`requested`) is honoured up to `max_wait`.
+    """Seconds before the next call: doubled from call to call, cut to no less than half by the jitter. What
+    the server asks for (`requested`) is honoured up to `max_wait`.
     """
     own = min(options.max_wait, options.backoff * 2.0 ** min(call, 30)) * jitter.uniform(0.5, 1.0)
     if requested is None:

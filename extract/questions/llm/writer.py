@@ -58,7 +58,8 @@ class Group:
 
 
 class Writer:
-    """Writes the questions of some segments. `model` is the name in the keys; `backend` is the one in the file.
+    """Writes the questions of some segments. `model` is the name in the keys; `backend` is the one in the
+    file.
 
     Raises UsageError for a protocol that a model cannot write and for frames without videos or videos without
     frames, DataError for a segment without labels.

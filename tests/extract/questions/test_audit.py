@@ -141,8 +141,8 @@ def test_every_form_of_every_ek100_class_is_found_and_no_masked_question_raises_
     assert not alarms, (len(alarms), alarms[:5])
 
 
-DERIVED = ("", "s", "ing", "ed", "er", "ers", "able", "age", "al", "ation", "ations", "ion", "ions", "ment", "ments", "ture",
-           "tures", "ure", "ures")  # fmt: skip
+DERIVED = ("", "s", "ing", "ed", "er", "ers", "able", "age", "al", "ation", "ations", "ion", "ions", "ment",
+           "ments", "ture", "tures", "ure", "ures")  # fmt: skip
 
 
 def test_what_the_checker_would_find_is_masked_in_any_text(ek100_validation):
@@ -174,13 +174,10 @@ def test_accents_and_invisible_characters_hide_nothing():
 def found(tmp_path_factory):
     """Clean, leaking and generic questions of the same rows, side by side."""
     folder = tmp_path_factory.mktemp("audit")
-    leaking = [
-        replace(
-            q,
-            verb_question=f"{q.verb_question} Perhaps {next(iter(inflections(s.verb.split('-')[0]) - {s.verb}))}?",
-        )
-        for s, q in zip(DATA.segments, CLEAN, strict=True)
-    ]
+    leaking = []
+    for row, question in zip(DATA.segments, CLEAN, strict=True):
+        form = next(iter(inflections(row.verb.split("-")[0]) - {row.verb}))
+        leaking.append(replace(question, verb_question=f"{question.verb_question} Perhaps {form}?"))
     files = [write(folder / "clean.jsonl"), write(folder / "leaking.jsonl", leaking)]
     files.append(write(folder / "generic.jsonl", generate(DATA, "generic")))
     files.append(write(folder / "none.jsonl", generate(DATA, "none")))

@@ -101,8 +101,9 @@ def test_questions_that_their_protocol_does_not_allow_are_refused(tmp_path, chan
     protocol = changes.get("protocol", "oracle")
     text = "" if protocol == "none" else "Which?"
     rows = [
-        {"narration_id": f"P01_01_{n}", "verb_question": text, "noun_question": text, "protocol": protocol, "backend": "x",
-         "prompt_version": "x", "masked": {key: [] for key in QUESTION_KEYS}, "hint": dict.fromkeys(QUESTION_KEYS)}
+        {"narration_id": f"P01_01_{n}", "verb_question": text, "noun_question": text, "protocol": protocol,
+         "backend": "x", "prompt_version": "x", "masked": {key: [] for key in QUESTION_KEYS},
+         "hint": dict.fromkeys(QUESTION_KEYS)}
         for n in range(2)
     ]  # fmt: skip
     path = tmp_path / "q.jsonl"

@@ -97,7 +97,8 @@ def test_columns_are_guessed_or_told(tmp_path):
     (tmp_path / "odd.csv").write_text("narration_id,text\nP01_01_0,x\n")
     with pytest.raises(
         UsageError,
-        match=r"which column is verb_question\? Add --column verb_question=NAME; there are narration_id, text",
+        match=r"which column is verb_question\? Add --column verb_question=NAME; there are narration_id, "
+        "text",
     ):
         import_questions(tmp_path / "odd.csv", DATA, "oracle")
 
@@ -111,7 +112,11 @@ HEAD = "narration_id,verb_question,noun_question\n"
         ("q.csv", HEAD, "holds no row"),
         ("q.csv", HEAD + "P01_01_0,a\n", r"q\.csv:2: has fewer fields"),
         ("q.csv", HEAD + "P01_01_0,a,b,c\n", r"q\.csv:2: has more fields"),
-        ("q.csv", HEAD + "P01_01_0,a,b\nP01_01_0,c,d\n", r"q\.csv:3: narration_id P01_01_0 is already at .*q\.csv:2"),
+        (
+            "q.csv",
+            HEAD + "P01_01_0,a,b\nP01_01_0,c,d\n",
+            r"q\.csv:3: narration_id P01_01_0 is already at .*q\.csv:2",
+        ),
         ("q.csv", HEAD + "P99_01_0,a,b\n", r"q\.csv:2: narration_id 'P99_01_0' is not in toy"),
         ("q.csv", "a,a\n1,2\n", "names a column twice"),
         ("q.csv", HEAD + 'P01_01_0,"a,b\n', "is not valid CSV"),
@@ -120,9 +125,17 @@ HEAD = "narration_id,verb_question,noun_question\n"
         ("q.jsonl", '{"id": 1, "id": 2}', "a key occurs twice"),
         ("q.jsonl", "[]\n", r"q\.jsonl:1: is not a JSON object"),
         ("q.jsonl", "[" * 100_000, "is not valid JSON"),
-        ("q.jsonl", '{"id": "P01_01_0", "verb_question": null, "noun_question": "a"}', "verb_question is 'None', not a text"),
+        (
+            "q.jsonl",
+            '{"id": "P01_01_0", "verb_question": null, "noun_question": "a"}',
+            "verb_question is 'None', not a text",
+        ),
         ("q.json", '["a"]', "holds a list, expected a list of rows"),
-        ("q.json", '{"id": ["P01_01_0"], "verb": [], "noun": ["a"]}', "columns differ in length: id 1, verb 0, noun 1"),
+        (
+            "q.json",
+            '{"id": ["P01_01_0"], "verb": [], "noun": ["a"]}',
+            "columns differ in length: id 1, verb 0, noun 1",
+        ),
         ("q.pkl", b"not a pickle", "cannot be read"),
         ("q.pkl", pickle.dumps(ROWS)[:-20], "cannot be read"),
         ("q.pkl", b"", "cannot be read"),

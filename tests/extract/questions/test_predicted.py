@@ -151,6 +151,9 @@ V, N, IDS = len(VERBS), len(NOUNS), len(VALIDATION)
 ONES = np.ones((IDS, V))
 
 
+VERB_PAIRS = np.array([(verb, 0) for verb in range(V)])
+
+
 def spoilt(value, row=4):
     array = ONES.copy()
     array[row] = value
@@ -166,19 +169,37 @@ def spoilt(value, row=4):
         ({"verb": ONES[:, :-1]}, r"verb is float64 of shape \(12, 9\)"),
         ({"verb": ONES[:, 0]}, r"verb is float64 of shape \(12,\)"),
         ({"verb": ONES.astype("U3")}, r"verb is <U3 of shape"),
-        ({"verb": spoilt(np.nan)}, r"verb of row P01_01_24 holds NaN, infinity or nothing but -infinity \(1 such rows\)"),
+        (
+            {"verb": spoilt(np.nan)},
+            r"verb of row P01_01_24 holds NaN, infinity or nothing but -infinity \(1 such rows\)",
+        ),
         ({"verb": spoilt(np.inf)}, r"verb of row P01_01_24 holds NaN"),
         ({"verb": spoilt(-np.inf)}, r"verb of row P01_01_24 holds NaN"),
         ({"narration_id": np.array(["a"] * IDS)}, r"narration_id a stands there twice \(11 such rows\)"),
-        ({"narration_id": np.arange(IDS)}, r"narration_id is int64 of shape \(12,\); it is a text for each row"),
-        ({"narration_id": np.array([s.narration_id for s in VALIDATION], object)}, r"val\.npz: is no scores file"),
+        (
+            {"narration_id": np.arange(IDS)},
+            r"narration_id is int64 of shape \(12,\); it is a text for each row",
+        ),
+        (
+            {"narration_id": np.array([s.narration_id for s in VALIDATION], object)},
+            r"val\.npz: is no scores file",
+        ),
         ({"narration_id": np.array([f"P09_{n}" for n in range(IDS)])}, r"no scores for 12 of 12 rows"),
         ({"verb": None, "noun": None, "action": ONES}, r"holds narration_id, action; a scores"),
-        ({"verb": None, "noun": None, "action": ONES, "pairs": np.zeros((9, 3), int)}, r"pairs is int64 of shape \(9, 3\)"),
-        ({"verb": None, "noun": None, "action": ONES, "pairs": np.zeros((V, 2), int)}, r"names a verb-noun pair twice"),
-        ({"verb": None, "noun": None, "action": ONES, "pairs": np.array([(0, N)] * V)}, r"pairs names \[0, 10\]; there are 10"),
         (
-            {"verb": None, "noun": None, "action": spoilt(np.nan, 0), "pairs": np.array([(v, 0) for v in range(V)])},
+            {"verb": None, "noun": None, "action": ONES, "pairs": np.zeros((9, 3), int)},
+            r"pairs is int64 of shape \(9, 3\)",
+        ),
+        (
+            {"verb": None, "noun": None, "action": ONES, "pairs": np.zeros((V, 2), int)},
+            r"names a verb-noun pair twice",
+        ),
+        (
+            {"verb": None, "noun": None, "action": ONES, "pairs": np.array([(0, N)] * V)},
+            r"pairs names \[0, 10\]; there are 10",
+        ),
+        (
+            {"verb": None, "noun": None, "action": spoilt(np.nan, 0), "pairs": VERB_PAIRS},
             r"action of row P01_01_20 holds NaN",
         ),
     ],

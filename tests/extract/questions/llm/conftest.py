@@ -1,4 +1,6 @@
-"""The scripted server of these tests, a real process on loopback, and calls that run out of time without a clock."""
+"""The scripted server of these tests, a real process on loopback, and calls that run out of time without a
+clock.
+"""
 
 import pytest
 

@@ -84,8 +84,9 @@ def folder(tmp_path_factory) -> Path:
     )
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(fast), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=1024, eos_token_id=0, pad_token_id=0, bos_token_id=None,
+        vocab_size=len(fast), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024,
+        eos_token_id=0, pad_token_id=0, bos_token_id=None,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     batches = []
@@ -122,7 +123,7 @@ def options(folder: Path, **more) -> LLMSettings:
 
 
 def check(found) -> None:
-    """Both rows have the questions that were learnt; the one that was not has some or is named with a reason."""
+    """Both rows have the questions that were learnt; the other has some or is named with a reason."""
     questions = {question.narration_id: question for question in found.written.questions}
     assert (
         {"P01_01_0", "P01_01_1"}

@@ -91,7 +91,7 @@ def test_a_mask_of_the_model_counts_as_ours_however_it_is_written():
         (pair("Which\u202eaction is done there?"), "characters"),
         (pair(NOUN_QUESTION, VERB_QUESTION), "swapped"),
         (pair(VERB_QUESTION, VERB_QUESTION), "swapped"),
-        (pair("Why is the cook chopping so very fast there?", "Why is the potato lying on the worktop there?"), "swapped"),
+        (pair("Why is the cook chopping so very fast there?", "Why is the potato lying there?"), "swapped"),
         (pair("Does the cook cut potato, chop potatoes, dice potato?"), "leaking"),
         (pair("Cutting potatoes, cut potato, or slicing potatoes?"), "leaking"),
     ],

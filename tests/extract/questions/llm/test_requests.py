@@ -1,4 +1,4 @@
-"""Requests and their keys: what shapes an answer makes another request, and no text is longer than its bound."""
+"""Requests and their keys: what shapes an answer makes another request; no text exceeds its bound."""
 
 import dataclasses
 
