@@ -23,6 +23,7 @@ from mambavl.cache.rows import Segment
 from mambavl.configs.errors import DataError, UsageError, some
 from mambavl.extract import MASK
 from mambavl.extract.annotations import Annotations
+from mambavl.extract.encoders.base import TextEncoder
 from mambavl.extract.questions import audit_reader
 from mambavl.extract.questions.audit_rows import SAMPLES, Rows, most_frequent, top1
 from mambavl.extract.questions.file import QUESTION_KEYS, Question, read_questions
@@ -39,7 +40,7 @@ def audit(
     paths: Sequence[Path],
     annotations: Annotations,
     *,
-    encoder: Any = None,
+    encoder: TextEncoder | None = None,
     train_rows: int = 20_000,
     seed: int = 0,
     forms_only: bool = False,
@@ -120,7 +121,13 @@ def _labelled(annotations: Annotations) -> dict[str, Segment]:
 
 
 def _guessed(
-    path: Path, rows: Rows, checker: Checker, encoder: Any, train_rows: int, seed: int, step: Step
+    path: Path,
+    rows: Rows,
+    checker: Checker,
+    encoder: TextEncoder | None,
+    train_rows: int,
+    seed: int,
+    step: Step,
 ) -> dict[str, Any]:
     """What prior, reader and probes guess. Raises DataError without train rows or without others."""
     train, test = rows.half(True), rows.half(False)
@@ -145,8 +152,7 @@ def _covered(path: Path, annotations: Annotations, labelled: dict[str, Segment])
     unknown = [name for name in questions if name not in known]
     if unknown:
         raise DataError(
-            f"{path}: {len(unknown):,} rows are not in {annotations.folder} ({some(unknown)}); see "
-            "--split"
+            f"{path}: {len(unknown):,} rows are not in {annotations.folder} ({some(unknown)}); see --split"
         )
     covered = [name for name in labelled if name in questions]
     if not covered:

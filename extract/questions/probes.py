@@ -14,6 +14,7 @@ import numpy as np
 
 from mambavl.configs.errors import UsageError
 from mambavl.extract import MASK
+from mambavl.extract.encoders.base import TextEncoder
 from mambavl.extract.questions.audit_rows import TARGETS, Rows, pair_up, share, top1
 from mambavl.extract.questions.file import QUESTION_KEYS
 
@@ -39,7 +40,7 @@ def require_scikit_learn() -> None:
 
 
 def probe(
-    path: Path, train: Rows, test: Rows, encoder: Any, train_rows: int, seed: int, step: Step
+    path: Path, train: Rows, test: Rows, encoder: TextEncoder | None, train_rows: int, seed: int, step: Step
 ) -> dict[str, dict[str, Any]]:
     """By name of the features, what the probes of a question file came to.
 
@@ -120,7 +121,7 @@ def _tf_idf(train: Rows, test: Rows) -> tuple[Any, Any]:
     return scipy.sparse.hstack(of_train).tocsr(), scipy.sparse.hstack(of_test).tocsr()
 
 
-def _encoded(train: Rows, test: Rows, encoder: Any) -> tuple[np.ndarray, np.ndarray]:
+def _encoded(train: Rows, test: Rows, encoder: TextEncoder) -> tuple[np.ndarray, np.ndarray]:
     """Mean of the encoder's last hidden states over the tokens, of both questions, standardised by the train
     rows.
 
@@ -144,7 +145,7 @@ def _encoded(train: Rows, test: Rows, encoder: Any) -> tuple[np.ndarray, np.ndar
     return (of_train - centre) / scale, (of_test - centre) / scale
 
 
-def _mean_states(texts: list[str], encoder: Any) -> np.ndarray:
+def _mean_states(texts: list[str], encoder: TextEncoder) -> np.ndarray:
     """(texts, width) float32; zeros for a text without tokens."""
     ids = [encoder.tokenize(text) for text in texts]
     means = np.zeros((len(texts), encoder.width), np.float32)

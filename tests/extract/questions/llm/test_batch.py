@@ -203,14 +203,6 @@ def test_a_batch_of_unknown_fate_is_not_created_again_by_the_run_that_made_it(se
     assert found.ledger.spent > len(server.lines("batch line")) * cheapest(found.ledger)
 
 
-def test_the_batch_is_found_on_a_later_page_of_the_list(server, tmp_path):
-    assert not batched(server, tmp_path / "other", "good:o").written.failures
-    assert not batched(server, tmp_path / "more", "good:m", rows=ROWS[:2]).written.failures
-    server.trouble("create-lost")
-    assert not batched(server, tmp_path / "cache", rows=ROWS[:3]).written.failures
-    assert len(server.lines("batch")) == 6
-
-
 def submitted(server, cache) -> None:
     """Leave a batch with the six descriptions open."""
     options = LLMSettings(
@@ -269,13 +261,6 @@ def test_resubmit_lets_go_of_nothing_that_the_server_still_lists(server, tmp_pat
     assert len(server.lines("batch")) == 2
 
 
-def test_a_server_without_files_is_told_so(server, tmp_path):
-    server.trouble("file-404")
-    with pytest.raises(DataError, match=r"takes no files, so no batches .*; leave mode at live"):
-        batched(server, tmp_path)
-    assert Ledger(tmp_path).spent == 0.0
-
-
 def test_a_batch_elsewhere_is_named_with_its_address(server, tmp_path):
     submitted(server, tmp_path)
     other = LLMSettings(model="good", base_url="http://127.0.0.1:9/v1", mode="batch", key_variable="")
@@ -299,28 +284,6 @@ def test_a_state_that_nobody_knows_is_reported(server, tmp_path):
         DataError, match="batch batch-0 is 'paused', and this program does not know what that means"
     ):
         batched(server, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "troubles",
-    [
-        ["file-html"],
-        ["file-badjson"],
-        ["create-html"],
-        ["create-latin1"],
-        ["retrieve-html"],
-        ["list-html", "create-lost"],
-    ],
-)
-def test_what_is_no_answer_of_the_protocol_is_a_fault(server, tmp_path, troubles):
-    server.trouble(*troubles)
-    with pytest.raises(
-        DataError,
-        match=r"not of the expected form .*; (run the same command again|look at the provider's page)",
-    ):
-        batched(server, tmp_path, retries=1)
-    server.trouble()
-    assert not batched(server, tmp_path).written.failures
 
 
 def test_answers_in_damaged_lines_are_in_the_books(server, tmp_path):
