@@ -117,7 +117,7 @@ def read_annotations(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> 
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: no such folder; --annotations wants the one that holds EPIC_100_train.csv"
+            f"{folder}: no such folder; --annotations takes the folder that holds EPIC_100_train.csv"
         )
     tables = Tables(folder)
     verbs, nouns = _read_classes(tables, "verb"), _read_classes(tables, "noun")

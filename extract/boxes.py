@@ -170,7 +170,7 @@ class AuthorsBoxes(BoxSource):
             name = _first_name(images)
             if name is None:
                 raise DataError(
-                    f"{self.path}: {video_id} has no image, so no boxes; --set boxes=none says that aloud"
+                    f"{self.path}: {video_id} has no image, so no boxes; --set boxes=none runs without boxes"
                 )
             if not re.fullmatch(r"[1-9]\d*", name):
                 raise DataError(

@@ -45,7 +45,9 @@ def check_data(
     on_video(done, all): after each video. Raises DataError when the folder `videos` does not exist.
     """
     if not Path(videos).is_dir():
-        raise DataError(f"{videos}: no such folder; --videos wants the one that holds P01/videos/P01_01.MP4")
+        raise DataError(
+            f"{videos}: no such folder; --videos takes the folder that holds P01/videos/P01_01.MP4"
+        )
     rows: dict[str, list[Segment]] = {}
     for segment in annotations.segments:
         rows.setdefault(segment.video_id, []).append(segment)

@@ -46,11 +46,11 @@ class Extraction(Config):
     encoder: str  # the frozen encoder to run; `mambavl encoders list` prints the names
     # file or folder with its weights, or `random` for an untrained encoder; absent: the encoder's own
     weights: str | None = None
-    # what the weights were trained on: pretrained, ek100-finetuned or random; absent: as the encoder says
+    # what the weights were trained on; absent: as the encoder says
     weights_state: WeightsState | None = None
-    splits: Names[Split] = DEFAULT_SPLITS  # splits to extract: train, validation, test
-    dtype: Literal["float16", "float32"] = "float16"  # of the stored features
-    # of the stored features; zstd is for archives, since it has to be decoded before training
+    splits: Names[Split] = DEFAULT_SPLITS  # which parts of the data set to extract
+    dtype: Literal["float16", "float32"] = "float16"  # number format of the stored features
+    # how the stored features are compressed; zstd is for archives, since training has to decode it first
     compressor: Literal["none", "zstd"] = "none"
     # rows of a row group, the unit of work that a restart repeats; absent: about 16 MiB for each file
     rows_per_group: int | None = Field(default=None, ge=1, le=65_536)
@@ -81,20 +81,20 @@ class VideoExtraction(FromVideos):
     image_size: int | None = Field(default=None, ge=16, le=2048)
     # crop: short side to image_size and a square of it; squash: the whole frame squeezed into a square
     fit: Literal["crop", "squash"] = "crop"
-    # of a frame: 1, the centre square, or 3 along the long side; each crop is stored as a view
+    # squares cut from a frame: 1 in the centre, or 3 along the long side; each is stored as a view
     crops: Literal[1, 3] = 1
     sampling: Sampling = Sampling()  # which moments of a video a segment is seen at
-    decoder: Decoder = "pyav"  # pyav, exact for every file, or decord
-    # of the encoder's arithmetic: fp32, or bf16 and fp16 through autocast, which are for GPUs
+    decoder: Decoder = "pyav"  # what reads video files: pyav is exact for every file
+    # arithmetic of the encoder: fp32, or bf16 and fp16 through autocast, which are for GPUs
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    # which tokens of a published encoder are stored: of its last block or of the one before
+    # which tokens of a published encoder are stored: those of its last block, or of the one before
     layer: Literal["last", "penultimate"] = "last"
     # where ORViT's object boxes come from: h5 (its authors' file), hoa (EPIC's hand-object detections),
     # none (run without boxes)
     boxes: Literal["none", "h5", "hoa"] | None = None
     boxes_path: Path | None = None  # the h5 file, or the folder of hand-object detections
-    # of ORViT, how boxes are moved into a crop: correct, or as its released loader does, which loses those of
-    # every crop that does not begin at the frame's corner
+    # how ORViT's boxes are moved into a crop: correctly, or as its released loader does, which loses those
+    # of every crop that does not begin at the frame's corner
     box_transform: BoxTransform = "correct"
 
     @property
@@ -131,8 +131,9 @@ class SoundWindow(Config):
 
     # recognition: the sound of the action; anticipation: the sound before it
     task: Task = "recognition"
-    tau_a: float = Field(default=1.0, ge=0.0)  # seconds between the last sample heard and the action's start
-    # length of the window of anticipation, in seconds; by default the time of 64 frames at 30 per second
+    # anticipation: seconds between the last sample heard and the action's start
+    tau_a: float = Field(default=1.0, ge=0.0)
+    # anticipation: length of the window in seconds; by default the time of 64 frames at 30 per second
     seconds: float = Field(default=OBSERVED_FRAMES / OBSERVED_RATE, ge=SHORTEST, le=600.0)
 
     @model_validator(mode="after")

@@ -33,11 +33,11 @@ class Sampling(Config):
     # recognition: segment_uniform (even over the action) or mf_dense (Motionformer's dense windows);
     # anticipation: strict; absent: the first of the task
     rule: Rule | None = None
-    frames: int = Field(default=16, ge=1, le=1024)  # of a clip
-    # of mf_dense, in 1/30 s: from a frame to the next; motionformer-l was tested at 3
+    frames: int = Field(default=16, ge=1, le=1024)  # frames that an encoder sees of a clip
+    # mf_dense: from a frame to the next, in 1/30 s; motionformer-l was tested at 3
     stride: int = Field(default=4, ge=1, le=64)
     views: int = Field(default=1, ge=1, le=64)  # clips of a segment, `frames` long each; recognition only
-    # of anticipation: seconds from the last moment seen to the action
+    # anticipation: seconds between the last moment seen and the action's start
     tau_a: float = Field(default=1.0, ge=0.0)
 
     @model_validator(mode="after")

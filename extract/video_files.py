@@ -17,7 +17,7 @@ def find_videos(annotations: Annotations, root: Path, allow_missing: bool) -> di
     """
     participants = {segment.video_id: segment.participant_id for segment in annotations.segments}
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; --videos wants the one that holds P01/videos/P01_01.MP4")
+        raise DataError(f"{root}: no such folder; --videos takes the folder that holds P01/videos/P01_01.MP4")
     paths = {video: find_video(root, participant, video) for video, participant in participants.items()}
     missing = [video for video, path in paths.items() if path is None]
     if missing and not allow_missing:

@@ -14,8 +14,10 @@ from helpers.kill_loop import kill_extractions
 from mambavl.cache import fsops
 from mambavl.cache.layout import records
 from mambavl.cache.rows import STATUS
-from mambavl.configs.errors import DataError, Interrupted
+from mambavl.configs.errors import DataError, Interrupted, UsageError
+from mambavl.extract import job
 from mambavl.extract.encoders import registry
+from mambavl.extract.video import VideoError
 
 pytestmark = pytest.mark.usefixtures("barcode")
 
@@ -107,3 +109,45 @@ def test_four_processes_share_one_store(dataset, tmp_path):
     children = [fork(share, log, log) for share in shares]
     assert [child.wait() for child in children] == [0] * 4, log.read_text()
     assert tree(target) == tree(tmp_path / "whole.zarr")
+
+
+class Opened:
+    """A reader that remembers whether it was closed."""
+
+    is_closed = False
+
+    def close(self):
+        self.is_closed = True
+
+
+def test_one_reader_is_open_at_a_time_and_a_broken_video_is_tried_once(tmp_path):
+    tried = []
+
+    def open_reader(path):
+        tried.append(path.name)
+        if path.name == "broken":
+            raise VideoError("unreadable_video", "broken: nothing to read")
+        return Opened()
+
+    readers = job.ReaderCache({"a": tmp_path / "a", "b": tmp_path / "broken", "c": None}, open_reader)
+    first = readers.reader("a")
+    assert readers.reader("a") is first
+    for _ in range(2):
+        with pytest.raises(VideoError, match="nothing to read"):
+            readers.reader("b")
+    assert first.is_closed
+    with pytest.raises(VideoError, match="c: no such video file") as missing:
+        readers.reader("c")
+    assert missing.value.status == "missing_video"
+    last = readers.reader("a")
+    assert not last.is_closed
+    readers.close()
+    assert last.is_closed
+    assert tried == ["a", "broken", "a"]
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "meta", "nowhere"])
+def test_a_device_that_cannot_be_used_is_refused(name):
+    assert job.device_of("cpu").type == "cpu"
+    with pytest.raises(UsageError, match=f"device '{name}' cannot be used here"):
+        job.device_of(name)
