@@ -21,7 +21,9 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 @contextmanager
 def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields `update(done, total)`."""
+    """Yields `update(done, total)`: a bar on a terminal, else a line to stderr every ten seconds and at the
+    end.
+    """
     if console.is_terminal:
         columns = (
             TextColumn(what),
@@ -53,19 +55,21 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
     usual.
     """
     stopped = False
-    before: dict[int, object] = {}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def note(number: int, frame: object) -> None:
         nonlocal stopped
         stopped = True
-        for known, handler in before.items():
-            signal.signal(known, handler)
+        restore()
         print("stopping after the work in hand; once more to stop at once", file=sys.stderr, flush=True)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
+    for number in before:
+        signal.signal(number, note)
     try:
         yield lambda: stopped
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()

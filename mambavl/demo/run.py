@@ -1,7 +1,8 @@
-"""`mambavl demo`: the whole road on a rendered toy kitchen. It calls the same functions as the commands, in
-one process.
+"""`mambavl demo`: every step on a rendered toy kitchen, by the functions that the commands call, in one
+process.
 """
 
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -18,10 +19,12 @@ from mambavl.cache import fsops
 from mambavl.cache.fill import FillResult
 from mambavl.configs import find_recipe, override, read_toml, validate
 from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.progress import ShouldStop
 from mambavl.demo import toykitchen
 from mambavl.extract.annotations import Annotations, read_annotations
 from mambavl.extract.options import TextExtraction, VideoExtraction
 from mambavl.extract.questions import generate, write_questions
+from mambavl.extract.questions.file import Protocol
 from mambavl.extract.text_job import extract_text
 from mambavl.extract.video_job import extract_video
 from mambavl.fuse.data import FeatureData
@@ -33,7 +36,9 @@ from mambavl.fuse.train import train
 from mambavl.terminal import out, progress, stop_on_signal
 
 SEGMENTS, QUICK_SEGMENTS = 320, 96
-PROTOCOLS = ("oracle", "generic", "none")
+PROTOCOLS: tuple[Protocol, ...] = ("oracle", "generic", "none")
+TARGETS = ("verb", "noun", "action")
+SHOWN = ("all_verb_top1", "all_noun_top1", "all_action_top1", "unseen_verb_top1", "unseen_noun_top1")
 TIMES_PRIOR = 3.0  # what MambaVL with generic text must reach at least, or the demo has failed
 
 
@@ -42,7 +47,7 @@ class Row:
     """A line of the demo's table: the packaged recipe with a few keys overridden."""
 
     title: str
-    protocol: str = "generic"
+    protocol: Protocol = "generic"
     video: bool = True
     text: bool = True
     sets: tuple[str, ...] = ()
@@ -68,16 +73,17 @@ def run(folder: Path, *, quick: bool = False) -> None:
     segments = QUICK_SEGMENTS if quick else SEGMENTS
     kitchen = _kitchen(folder, segments)
     annotations = read_annotations(kitchen / "annotations")
+    verbs, nouns = len(annotations.verbs.keys), len(annotations.nouns.keys)
+    unseen = ", ".join(sorted(annotations.unseen_participants))
     out.print(
-        f"{len(annotations.segments)} segments of {len(annotations.verbs.keys)} verbs and {len(annotations.nouns.keys)} nouns, "
-        f"unseen kitchens {', '.join(sorted(annotations.unseen_participants))}"
+        f"{len(annotations.segments)} segments of {verbs} verbs and {nouns} nouns, unseen kitchens {unseen}"
     )
     with stop_on_signal() as should_stop:
         _extract(folder, kitchen, annotations, should_stop)
         runs = _train(folder, quick, should_stop)
     report = folder / "report.html"
     with _stage("report"):
-        write_report([run for paths in runs.values() for run in paths], report)
+        write_report(list(itertools.chain(*runs.values())), report)
     results = {title: [read_result(path) for path in paths] for title, paths in runs.items()}
     _print_table(results)
     out.print(
@@ -88,7 +94,7 @@ def run(folder: Path, *, quick: bool = False) -> None:
 
 
 def _kitchen(folder: Path, segments: int) -> Path:
-    """The rendered kitchen; one that an earlier call of the same size finished is taken as it is."""
+    """The folder of the rendered kitchen; one that an earlier call of the same size finished is kept."""
     kitchen, mark = folder / "kitchen", folder / "kitchen.json"
     wanted = {"segments": segments, "seed": 0}
     if mark.exists():
@@ -103,56 +109,49 @@ def _kitchen(folder: Path, segments: int) -> Path:
     return kitchen
 
 
-def _extract(folder: Path, kitchen: Path, annotations: Annotations, should_stop: Any) -> None:
+def _extract(folder: Path, kitchen: Path, annotations: Annotations, should_stop: ShouldStop) -> None:
     stores = folder / "stores"
     fsops.make_folder(stores)
     options = validate(read_toml(find_recipe("extract/demo")), VideoExtraction, "extract/demo.toml")
     with _stage("video features"), progress("encoding frames", "segments") as update:
-        _whole(
-            extract_video(
-                annotations,
-                kitchen / "videos",
-                stores / "video.zarr",
-                options,
-                progress=update,
-                should_stop=should_stop,
-            )
+        store = stores / "video.zarr"
+        summary = extract_video(
+            annotations, kitchen / "videos", store, options, progress=update, should_stop=should_stop
         )
+        _refuse_failures(summary)
     with _stage("text features"):
         for protocol in PROTOCOLS:
             questions = folder / f"questions_{protocol}.jsonl"
             write_questions(questions, generate(annotations, protocol))
-            _whole(
-                extract_text(
-                    annotations,
-                    questions,
-                    _text_store(folder, protocol),
-                    TextExtraction(encoder="minilm"),
-                    should_stop=should_stop,
-                )
-            )
+            store = _text_store(folder, protocol)
+            minilm = TextExtraction(encoder="minilm")
+            _refuse_failures(extract_text(annotations, questions, store, minilm, should_stop=should_stop))
 
 
-def _whole(result: FillResult) -> None:
-    if result.failures:
-        raise DataError(f"{len(result.failures)} rows have no features: {result.failures[0]}")
+def _refuse_failures(summary: FillResult) -> None:
+    if summary.failures:
+        raise DataError(f"{len(summary.failures)} rows have no features: {summary.failures[0]}")
 
 
 def _text_store(folder: Path, protocol: str) -> Path:
     return folder / "stores" / f"text_{protocol}.zarr"
 
 
-def _train(folder: Path, quick: bool, should_stop: Any) -> dict[str, list[Path]]:
+def _train(folder: Path, quick: bool, should_stop: ShouldStop) -> dict[str, list[Path]]:
     torch.set_num_threads(1)  # the heads are too small to share out
     runs: dict[str, list[Path]] = {}
-    planned = [(row, seed) for row in ROWS for seed in (row.seeds[:1] if quick else row.seeds)]
+    planned: list[tuple[Row, int]] = []
+    for row in ROWS:
+        seeds = row.seeds[:1] if quick else row.seeds
+        planned += [(row, seed) for seed in seeds]
     with _stage("training"), progress("training", "runs") as update:
-        data: dict[tuple, FeatureData] = {}
+        data: dict[tuple[str, bool, bool], FeatureData] = {}
         for done, (row, seed) in enumerate(planned):
             update(done, len(planned))
             recipe = _recipe(folder, row, seed)
             inputs = (row.protocol, row.video, row.text)
-            data[inputs] = data.get(inputs) or FeatureData(recipe.sources, recipe.data)
+            if inputs not in data:  # rows of the same inputs share them
+                data[inputs] = FeatureData(recipe.sources, recipe.data)
             path = folder / "runs" / f"{_slug(row.title)}_seed{seed}"
             train(recipe, path, data=data[inputs], should_stop=should_stop)
             runs.setdefault(row.title, []).append(path)
@@ -182,22 +181,13 @@ def _slug(title: str) -> str:
 def _print_table(results: dict[str, list[Result]]) -> None:
     table = Table("top-1, %", "text", "verb", "noun", "action", "unseen verb", "unseen noun", "seeds")
     for title, runs in results.items():
-        keys = ("all_verb_top1", "all_noun_top1", "all_action_top1", "unseen_verb_top1", "unseen_noun_top1")
-        table.add_row(
-            title,
-            runs[0].text_protocol,
-            *(_mean([_measured(run.metrics, key) for run in runs]) for key in keys),
-            str(len(runs)),
-        )
+        means = []
+        for key in SHOWN:
+            means.append(_mean([_measured(result.metrics, key) for result in runs]))
+        table.add_row(title, runs[0].text_protocol, *means, str(len(runs)))
     prior = results[MAIN.title][0].prior_metrics
-    table.add_row(
-        "training prior",
-        "-",
-        *(f"{_measured(prior, f'all_{target}_top1'):.1f}" for target in ("verb", "noun", "action")),
-        "",
-        "",
-        "",
-    )
+    guessed = [f"{_measured(prior, f'all_{target}_top1'):.1f}" for target in TARGETS]
+    table.add_row("training prior", "-", *guessed, "", "", "")
     out.print(table)
 
 
@@ -209,12 +199,13 @@ def _measured(metrics: Metrics, key: str) -> float:
 
 
 def _mean(values: list[float]) -> str:
-    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+    mean = f"{np.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.1f}"
 
 
 def _check(results: list[Result]) -> None:
-    """The demo's own test: with generic text, at least three times what guessing the commonest class gives,
-    seed by seed.
+    """The demo's own test: with generic text, every seed reaches at least three times what guessing the
+    commonest class does.
     """
     for target in ("verb", "noun"):
         prior = _measured(results[0].prior_metrics, f"all_{target}_top1")

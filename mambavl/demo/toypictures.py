@@ -21,6 +21,8 @@ CANVAS = (2 * WIDTH + 32, 2 * HEIGHT + 32)
 UNSEEN_PARTICIPANTS = ("P09", "P10")  # their light may be a little further from the usual
 
 Colour = tuple[int, int, int]
+Point = tuple[float, float]
+Paint = Callable[[int, int, int], Colour]  # red, green, blue -> the same in the shade of one object
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Kitchen:
         self.skin = home.choice(
             [(241, 200, 170), (224, 172, 130), (176, 120, 84), (120, 78, 52), (90, 56, 38)]
         )
-        self.sleeve = tuple(home.randrange(30, 220) for _ in range(3))
+        self.sleeve = _random_colour(home, 30, 220)
         self.background = _worktop(home, day)
         self._light = _light(home, day, strange=participant_id in UNSEEN_PARTICIPANTS)
         self._sway = [day.uniform(0.5, 1.4) for _ in range(2)]
@@ -148,10 +150,10 @@ def _worktop(home: Random, day: Random) -> Image.Image:
 
 
 def _clutter(pen: ImageDraw.ImageDraw, day: Random) -> None:
-    """Something at the rim of the table that is no class of ours."""
+    """Something at the rim of the table that is not one of our classes."""
     x = day.choice([day.randrange(0, 90), day.randrange(390, CANVAS[0])])
     y, size = day.randrange(0, CANVAS[1]), day.randrange(20, 55)
-    colour = tuple(day.randrange(70, 200) for _ in range(3))
+    colour = _random_colour(day, 70, 200)
     box = (x - size, y - size * 0.7, x + size, y + size * 0.7)
     day.choice([pen.ellipse, pen.rectangle])(box, fill=colour, outline=_shade(colour, 0.6), width=4)
 
@@ -172,7 +174,7 @@ def _hand(skin: Colour, sleeve: Colour) -> Image.Image:
 
 
 def _capsule(
-    pen: ImageDraw.ImageDraw, a: tuple, b: tuple, width: float, fill: Colour, edge: Colour | None = None
+    pen: ImageDraw.ImageDraw, a: Point, b: Point, width: float, fill: Colour, edge: Colour | None = None
 ) -> None:
     if edge is not None:
         _capsule(pen, a, b, width + 4, edge)
@@ -181,8 +183,14 @@ def _capsule(
         pen.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=fill)
 
 
+def _random_colour(dice: Random, low: int, high: int) -> Colour:
+    red, green, blue = (dice.randrange(low, high) for _ in range(3))
+    return red, green, blue
+
+
 def _shade(colour: Colour, factor: float) -> Colour:
-    return tuple(max(0, min(255, round(channel * factor))) for channel in colour)
+    red, green, blue = (max(0, min(255, round(channel * factor))) for channel in colour)
+    return red, green, blue
 
 
 # -- the nouns: each on a 256 x 256 sheet -----------------------------------------------------------------------------
@@ -192,16 +200,18 @@ def _sprite(noun: Word, dice: Random) -> Image.Image:
     """The object in a shade of its own, turned a little."""
     sheet = Image.new("RGBA", (256, 256))
     factor = dice.uniform(0.85, 1.12)
-    jitter = [factor * dice.uniform(0.93, 1.07) for _ in range(3)]
+    more_red, more_green, more_blue = (factor * dice.uniform(0.93, 1.07) for _ in range(3))
 
     def paint(red: int, green: int, blue: int) -> Colour:
-        return tuple(min(255, round(c * j)) for c, j in zip((red, green, blue), jitter, strict=True))
+        shades = (red * more_red, green * more_green, blue * more_blue)
+        red, green, blue = (min(255, round(shade)) for shade in shades)
+        return red, green, blue
 
     _NOUN_PAINTERS[noun.key](ImageDraw.Draw(sheet, "RGBA"), paint)
     return sheet.rotate(dice.uniform(-20, 20), Image.Resampling.BILINEAR)
 
 
-def _tomato(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
+def _tomato(pen: ImageDraw.ImageDraw, paint: Paint) -> None:
     pen.ellipse((28, 40, 228, 230), fill=paint(214, 40, 30), outline=paint(150, 20, 20), width=5)
     pen.ellipse((70, 75, 120, 115), fill=paint(240, 140, 130))
     for turn in range(5):
@@ -210,14 +220,14 @@ def _tomato(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
     pen.line((128, 60, 140, 22), fill=paint(60, 120, 40), width=10)
 
 
-def _cup(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
+def _cup(pen: ImageDraw.ImageDraw, paint: Paint) -> None:
     pen.arc((160, 90, 248, 190), 0, 360, fill=paint(40, 80, 170), width=18)
     pen.polygon([(30, 60), (200, 60), (180, 235), (50, 235)], fill=paint(50, 100, 205))
     pen.rectangle((38, 120, 192, 150), fill=paint(235, 235, 240))
     pen.ellipse((28, 35, 202, 85), fill=paint(225, 225, 235), outline=paint(40, 80, 170), width=8)
 
 
-def _carrot(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
+def _carrot(pen: ImageDraw.ImageDraw, paint: Paint) -> None:
     for x in range(56, 212, 14):
         pen.line((126, 96, x, 4 + abs(x - 126) // 3), fill=paint(60, 175 - 8 * (x % 3), 50), width=10)
     pen.polygon([(62, 100), (96, 78), (156, 78), (192, 100), (136, 254), (118, 254)], fill=paint(255, 120, 0))
@@ -226,13 +236,13 @@ def _carrot(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
         pen.line((127 - reach, y, 127 + reach * 0.4, y + 6), fill=paint(170, 70, 0), width=6)
 
 
-def _plate(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
+def _plate(pen: ImageDraw.ImageDraw, paint: Paint) -> None:
     pen.ellipse((8, 8, 248, 248), fill=paint(240, 240, 238), outline=paint(170, 175, 190), width=5)
     pen.ellipse((26, 26, 230, 230), outline=paint(60, 90, 180), width=7)
     pen.ellipse((60, 60, 196, 196), fill=paint(225, 225, 226), outline=paint(185, 185, 195), width=4)
 
 
-def _egg(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
+def _egg(pen: ImageDraw.ImageDraw, paint: Paint) -> None:
     pen.ellipse((56, 64, 200, 236), fill=paint(238, 205, 170))
     pen.ellipse((65, 24, 191, 210), fill=paint(238, 205, 170))
     pen.ellipse((92, 60, 132, 115), fill=paint(250, 235, 215))
@@ -240,7 +250,7 @@ def _egg(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
         pen.ellipse((x, y, x + 7, y + 7), fill=paint(170, 120, 80))
 
 
-def _bread(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
+def _bread(pen: ImageDraw.ImageDraw, paint: Paint) -> None:
     pen.rounded_rectangle(
         (14, 70, 242, 200), 60, fill=paint(176, 108, 45), outline=paint(115, 65, 25), width=7
     )
@@ -248,13 +258,13 @@ def _bread(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
         pen.line((x + 14, 88, x - 14, 176), fill=paint(238, 205, 145), width=13)
 
 
-def _pan(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
+def _pan(pen: ImageDraw.ImageDraw, paint: Paint) -> None:
     pen.line((150, 150, 246, 246), fill=paint(110, 60, 30), width=26)
     pen.ellipse((8, 8, 200, 200), fill=paint(45, 45, 50), outline=paint(150, 150, 155), width=9)
     pen.ellipse((36, 36, 172, 172), fill=paint(70, 70, 76), outline=paint(30, 30, 30), width=4)
 
 
-def _banana(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
+def _banana(pen: ImageDraw.ImageDraw, paint: Paint) -> None:
     pen.chord((10, -60, 246, 210), 5, 175, fill=paint(245, 215, 45), outline=paint(170, 140, 20), width=4)
     pen.ellipse((30, -60, 226, 130), fill=(0, 0, 0, 0))
     pen.pieslice((10, -60, 246, 210), 20, 60, fill=(0, 0, 0, 0), outline=None)
@@ -264,7 +274,7 @@ def _banana(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
     pen.rectangle((222, 60, 242, 88), fill=paint(90, 70, 30))
 
 
-def _onion(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
+def _onion(pen: ImageDraw.ImageDraw, paint: Paint) -> None:
     pen.polygon([(128, 8), (104, 75), (152, 75)], fill=paint(190, 150, 110))
     pen.ellipse((30, 55, 226, 232), fill=paint(150, 45, 120), outline=paint(90, 20, 70), width=5)
     for inset in (30, 58, 84):
@@ -273,7 +283,7 @@ def _onion(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
         pen.line((128, 228, x, 250), fill=paint(220, 205, 170), width=4)
 
 
-def _bottle(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
+def _bottle(pen: ImageDraw.ImageDraw, paint: Paint) -> None:
     glass = [(106, 30), (150, 30), (154, 78), (198, 116), (198, 252), (58, 252), (58, 116), (102, 78)]
     pen.rectangle((100, 2, 156, 32), fill=paint(190, 30, 40))
     pen.polygon(glass, fill=paint(20, 120, 70), outline=paint(8, 60, 35), width=6)
@@ -282,24 +292,19 @@ def _bottle(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
     pen.line((78, 118, 78, 142), fill=paint(150, 215, 180), width=10)
 
 
-def _broccoli(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
+def _broccoli(pen: ImageDraw.ImageDraw, paint: Paint) -> None:
     pen.polygon([(105, 140), (152, 140), (165, 245), (92, 245)], fill=paint(150, 195, 95))
     bunch = Random(1)
     for _ in range(46):
         angle, reach = bunch.uniform(0, 6.28), bunch.uniform(0, 1)
-        x, y, shade = (
-            128 + 88 * reach * math.cos(angle),
-            92 + 62 * reach * math.sin(angle),
-            bunch.uniform(0.6, 1.2),
-        )
+        x, y = 128 + 88 * reach * math.cos(angle), 92 + 62 * reach * math.sin(angle)
+        shade = bunch.uniform(0.6, 1.2)
         pen.ellipse((x - 22, y - 22, x + 22, y + 22), fill=_shade(paint(50, 125, 45), shade))
 
 
-def _board(pen: ImageDraw.ImageDraw, paint: Callable) -> None:
-    body, edge = (
-        paint(40, 190, 190),
-        paint(15, 110, 115),
-    )  # plastic: a wooden one would drown in crate and cutting table
+def _board(pen: ImageDraw.ImageDraw, paint: Paint) -> None:
+    # plastic: a wooden one could not be told from crate and cutting table
+    body, edge = paint(40, 190, 190), paint(15, 110, 115)
     pen.rounded_rectangle((24, 60, 232, 252), 18, fill=body, outline=edge, width=6)
     pen.rounded_rectangle((92, 4, 164, 70), 18, fill=body, outline=edge, width=6)
     pen.ellipse((112, 16, 144, 46), fill=edge)
@@ -587,7 +592,9 @@ def _peel(stage: Stage, p: float) -> None:
         pen.line((0, y, size, y + 14), fill=(250, 240, 200), width=round(size * 0.09))
     sheet.putalpha(stage.sprite.getchannel("A"))
     stage.thing(sprite=sheet)
-    skin = stage.sprite.getpixel((size // 2, round(size * 0.62)))[:3]
+    pixel = stage.sprite.getpixel((size // 2, round(size * 0.62)))
+    assert isinstance(pixel, tuple)  # a sprite is RGBA
+    skin = (pixel[0], pixel[1], pixel[2])
     for ribbon in range(bared + 1):
         x, y = stage.x + (ribbon - bared / 2) * 0.3 * size, stage.y + 0.5 * size
         for curl in range(4):
