@@ -1,1 +1,1 @@
-"""Parameters, multiply-adds and FLOPs of encoders and heads; it needs both stages, so it stands above them."""
+"""What models cost. It counts encoders and heads alike, so it stands above both stages."""

@@ -3,18 +3,32 @@ without any weights.
 
 Multiply-adds (MACs) are those of matrix products and convolutions, half of what FlopCounterMode counts; a
 scan is none of them and has a number of its own, in operations (`mambavl.fuse.scan.operator`). Published
-GFLOPs of video models are MACs of one view. `complexity_report` prints what is counted here.
+GFLOPs of video models are MACs of one view. `report` prints what is counted here.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mambavl.cache import open_store
+from mambavl.cache.rows import Classes
 from mambavl.configs.errors import UsageError, did_you_mean
+from mambavl.extract.encoders.base import VideoEncoder
+from mambavl.extract.encoders.published.motionformer import Motionformer, TrajectoryAttention
+from mambavl.extract.encoders.published.orvit import ObjectBlock, ORViTConfig
+from mambavl.extract.encoders.published.table import PUBLISHED, PublishedEncoder, sized
+from mambavl.extract.encoders.registry import ENCODERS
+from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
+from mambavl.fuse.fusion import FusionConfig, Mixer, SSMFusion
+from mambavl.fuse.head import Head, HeadConfig, StreamShape, modality_of
+from mambavl.fuse.recipe import Recipe, make_head
+
+if TYPE_CHECKING:  # it takes a second to import
+    from transformers import RobertaModel
 
 QUESTION_TOKENS = 40  # of a question in the released code, padding included
 ROBERTA = {  # width, depth, heads
@@ -35,7 +49,12 @@ class Cost:
     frozen: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(*(getattr(self, field) + getattr(other, field) for field in self.__dataclass_fields__))
+        return Cost(
+            self.macs + other.macs,
+            self.scan + other.scan,
+            self.trainable + other.trainable,
+            self.frozen + other.frozen,
+        )
 
     @property
     def parameters(self) -> int:
@@ -57,17 +76,18 @@ class Part:
 
 
 def total(parts: Iterable[Part]) -> Cost:
+    """The costs of all parts, added."""
     return sum((part.cost for part in parts), Cost())
 
 
-def count(run: Callable[[], Any], **parameters: int) -> Cost:
-    """The cost of what `run` computes on meta tensors; `trainable` and `frozen` are handed through."""
+def count(run: Callable[[], object], *, trainable: int = 0, frozen: int = 0) -> Cost:
+    """The cost of what `run` computes on meta tensors, of a model with so many parameters."""
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
         run()
     by_operator = counter.get_flop_counts()["Global"]
     scan = sum(flops for operator, flops in by_operator.items() if "selective_scan" in str(operator))
-    return Cost((sum(by_operator.values()) - scan) / 2, scan, **parameters)
+    return Cost((sum(by_operator.values()) - scan) / 2, scan, trainable, frozen)
 
 
 def parameters_of(module: nn.Module) -> int:
@@ -89,49 +109,65 @@ def encoder_cost(name: str, **sizes: Any) -> Part:
     `tokens` (40). Raises UsageError for an encoder whose sizes are in files that are not here, and for a size
     that it does not have.
     """
-    from mambavl.extract.encoders.published.table import PUBLISHED
-    from mambavl.extract.encoders.registry import ENCODERS
-
     if name in PUBLISHED:
         model, clip = video_encoder(name, **sizes)
-        cost = count(lambda: model.classify(model.pooled(*clip)), frozen=parameters_of(model))
-        return Part(name, cost, "1 + {}x{}x{}".format(*model.token_grid(tuple(clip[0].shape[2:]))))
+        cost = count(lambda: model.classify(clip.pooled_by(model)), frozen=parameters_of(model))
+        steps, height, width = model.grid_of(clip.video)
+        return Part(name, cost, f"1 + {steps}x{height}x{width}")
     if name in ROBERTA:
         return _text_cost(name, **_only(name, sizes, "tokens"))
     if name.startswith("timm:"):
         return _timm_cost(name, **_only(name, sizes, "image_size", "frames"))
     if name in ENCODERS or name.startswith("hf:"):
         raise UsageError(
-            f"encoder {name} is not counted: its sizes come with its weights, in a package or on the hub, and this reads none. "
-            f"Counted are {', '.join(PUBLISHED)}, {', '.join(ROBERTA)} and timm:NAME"
+            f"encoder {name} is not counted: its sizes come with its weights, in a package or on the hub, "
+            f"and no weights are read here. Counted are {', '.join(PUBLISHED)}, {', '.join(ROBERTA)} and timm:NAME"
         )
     raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, [*ENCODERS, 'timm:NAME'])}")
 
 
-def video_encoder(name: str, **sizes: Any) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A published video encoder and what `tokens` takes of one clip, the video and perhaps boxes, on the meta
-    device.
-    """
-    from mambavl.extract.encoders.published.table import PUBLISHED, sized
+@dataclass(frozen=True)
+class Clip:
+    """What a video encoder is given of one clip, on the meta device."""
 
+    video: Tensor  # (1, 3, T, H, W)
+    boxes: Tensor | None  # (1, T, O, 4), for encoders that look at objects
+
+    def pooled_by(self, model: VideoEncoder) -> Tensor:
+        if self.boxes is None:
+            return model.pooled(self.video)
+        return model.pool(model.tokens_with_boxes(self.video, self.boxes))
+
+
+def video_encoder(name: str, **sizes: Any) -> tuple[PublishedEncoder, Clip]:
+    """A published video encoder and a clip for it, both on the meta device."""
     known = PUBLISHED[name]
     config = sized(name, known.config, sizes)
     with torch.device("meta"):
         model = known.family.model(config).eval()
-    clip = (empty(1, 3, config.frames, config.image_size, config.image_size),)
-    return model, (*clip, empty(1, config.frames, config.objects, 4)) if hasattr(config, "objects") else clip
+    video = empty(1, 3, config.frames, config.image_size, config.image_size)
+    boxes = None
+    if isinstance(config, ORViTConfig):
+        boxes = empty(1, config.frames, config.objects, 4)
+    return model, Clip(video, boxes)
 
 
-def text_encoder(name: str) -> nn.Module:
+def text_encoder(name: str) -> "RobertaModel":
     """RoBERTa (base, large, distil) as it is built from its config, untrained, on the device in force."""
-    from transformers import RobertaConfig, RobertaModel
+    from transformers import AutoModel, RobertaConfig
 
     width, depth, heads = ROBERTA[name]
     config = RobertaConfig(
-        vocab_size=50265, hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=4 * width,
-        max_position_embeddings=514, type_vocab_size=1, attn_implementation="sdpa",
-    )  # fmt: skip
-    return RobertaModel(config).eval()
+        vocab_size=50265,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+    )
+    model: RobertaModel = AutoModel.from_config(config, attn_implementation="sdpa")
+    return model.eval()
 
 
 def _text_cost(name: str, tokens: int = QUESTION_TOKENS) -> Part:
@@ -145,6 +181,7 @@ def _timm_cost(name: str, image_size: int | None = None, frames: int = 16) -> Pa
 
     from mambavl.extract.encoders.image import create_timm
 
+    model: Any  # timm's models share forward_features, and no class that has it
     with torch.device("meta"):
         model = create_timm(name.removeprefix("timm:"), image_size=image_size).eval()
     size = image_size or resolve_data_config({}, model=model)["input_size"][-1]
@@ -160,43 +197,45 @@ def _only(name: str, sizes: dict[str, Any], *known: str) -> dict[str, Any]:
 
 
 def original_terms(name: str) -> dict[str, float]:
-    """Multiply-adds that fvcore, which published counts are made with, finds in the original of a video
-    encoder beyond ours:
+    """Multiply-adds that fvcore, by which published counts were made, finds in the original of a video
+    encoder and that ours does not have:
 
-    proj_kv        (Motionformer, ORViT) a half of it that nothing reads: D x D for each query and time step; ours leaves it out
+    proj_kv        (Motionformer, ORViT) the half of it that nothing reads, and that ours leaves out: D x D for
+                   each query and time step
     norms          a LayerNorm counts 5 for each number
-    trajectories   (Motionformer, ORViT) a query along its trajectory, scores and sum: 2 D for each query and time step
-    boxes          (ORViT) crops of boxes are products here and not counted there; painting is products here, there 4 a number
+    trajectories   (Motionformer, ORViT) a query along its trajectory, scores and sum: 2 D for each query and
+                   time step
+    boxes          (ORViT) crops of boxes are products here and not counted there; painting is products here
+                   and 4 a number there
     """
-    from mambavl.extract.encoders.published.motionformer import TrajectoryAttention
-    from mambavl.extract.encoders.published.orvit import ObjectBlock
-
     model, clip = video_encoder(name)
+    steps, _, _ = model.grid_of(clip.video)
     terms = {"proj_kv": 0.0, "norms": 0.0, "trajectories": 0.0, "boxes": 0.0}
 
-    def add(module: nn.Module, given: tuple[Tensor, ...], kwargs: dict[str, Any], out: Tensor) -> None:
+    def add(module: nn.Module, given: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
         if isinstance(module, nn.LayerNorm):
             terms["norms"] += 5 * out.numel()
         elif isinstance(module, TrajectoryAttention):
-            pairs, width = (out.shape[1] - 1) * model.config.steps, out.shape[2]  # a query and a time step
-            terms["proj_kv"] += pairs * width**2
-            terms["trajectories"] += 2 * pairs * width
+            _, tokens, width = out.shape
+            queries = (tokens - 1) * steps  # of each patch, one for each time step
+            terms["proj_kv"] += queries * width**2
+            terms["trajectories"] += 2 * queries * width
         elif isinstance(module, ObjectBlock):
-            _, (steps, height, columns), boxes = given
-            objects, patches, width = boxes.shape[2], steps * height * columns, out.shape[2]
-            crops = patches * objects * (height + columns) * width
-            terms["boxes"] += 4 * patches * objects * width - patches * objects * width - crops
+            _, (times, height, columns), boxes = given
+            pairs, width = times * height * columns * boxes.shape[2], out.shape[2]  # a patch and an object
+            crops = pairs * (height + columns) * width
+            terms["boxes"] += 4 * pairs * width - pairs * width - crops
 
     for module in model.modules():
         module.register_forward_hook(add, with_kwargs=True)
-    model.pooled(*clip)
+    clip.pooled_by(model)
     return {term: macs for term, macs in terms.items() if macs}
 
 
 # --- heads
 
 
-def head_cost(head: nn.Module, tokens: dict[str, int], *, classifiers: bool = True) -> Cost:
+def head_cost(head: Head, tokens: dict[str, int], *, classifiers: bool = True) -> Cost:
     """One row through a fusion head with so many tokens a stream."""
     head = head.to("meta").eval()
     streams = {
@@ -207,79 +246,79 @@ def head_cost(head: nn.Module, tokens: dict[str, int], *, classifiers: bool = Tr
     return whole if classifiers else replace(whole, macs=whole.macs - classifiers_cost(head).macs)
 
 
-def classifiers_cost(head: nn.Module) -> Cost:
+def classifiers_cost(head: Head) -> Cost:
     """The verb and the noun classifier of a head, once each."""
     vector = empty(1, head.config.d_model)
     trainable = head.num_params() - head.num_params(heads=False)
     return count(lambda: (head.verb_head(vector), head.noun_head(vector)), trainable=trainable)
 
 
-def default_head(width: int, text_width: int = 768, **settings: Any) -> nn.Module:
+def default_head(width: int, text_width: int = 768, **settings: Any) -> SSMFusion:
     """MambaVL's head with our settings (or `settings`), for video of `width` channels and both questions."""
-    from mambavl.fuse.fusion import FusionConfig, SSMFusion
-    from mambavl.fuse.head import StreamShape
-
-    streams = {"video": StreamShape(width=width)} | {
-        f"{q}_question": StreamShape(width=text_width) for q in ("verb", "noun")
+    streams = {
+        "video": StreamShape(width=width),
+        "verb_question": StreamShape(width=text_width),
+        "noun_question": StreamShape(width=text_width),
     }
     with torch.device("meta"):
         return SSMFusion(FusionConfig(streams=streams, **settings))
 
 
-def recipe_cost(recipe: Any, told: dict[str, tuple[int, int]]) -> list[Part]:
-    """The head of a recipe (fuse.recipe.Recipe) in two parts, head and classifiers, at the longest row of its
-    stores.
+def recipe_cost(recipe: Recipe, given: dict[str, tuple[int, int]]) -> list[Part]:
+    """The head of a recipe in two parts, head and classifiers, at the longest row of its stores.
 
-    told: stream -> (tokens, width), in place of its store. Class counts are the stores', or EK100's 97 and 300 without any.
-    Raises UsageError for a stream that is neither told nor has a store, and for one that the recipe does not have.
+    given: stream -> (tokens, width), in place of its store. Class counts are the stores', or EK100's 97 and
+    300 without any. Raises UsageError for a stream that is neither given nor has a store, and for one that
+    the recipe does not have.
     """
-    from mambavl.fuse.head import HeadConfig, StreamShape, modality_of
-    from mambavl.fuse.recipe import make_head
-
-    if strange := [name for name in told if name not in recipe.sources]:
-        raise UsageError(
-            f"--stream {strange[0]}: the recipe has no such stream{did_you_mean(strange[0], list(recipe.sources))}"
-        )
-    sizes, classes, unknown = dict(told), None, []
+    for name in given:
+        if name not in recipe.sources:
+            nearest = did_you_mean(name, list(recipe.sources))
+            raise UsageError(f"--stream {name}: the recipe has no such stream{nearest}")
+    sizes, classes = _sizes(recipe, given)
+    if classes is None:
+        verbs: int = HeadConfig.model_fields["num_verbs"].default
+        nouns: int = HeadConfig.model_fields["num_nouns"].default
+    else:
+        verbs, nouns = classes.num_verbs, classes.num_nouns
+    shapes, tokens = {}, {}
     for name, source in recipe.sources.items():
-        if name in told:
-            continue
-        if all(path.exists() for path in source.stores):
-            *sizes[name], classes = _stored(source)
-        else:
-            unknown.append(f"{name} ({', '.join(map(str, source.stores))})")
-    if unknown:
-        options = " ".join(f"--stream {entry.split()[0]}=TOKENSxWIDTH" for entry in unknown)
-        raise UsageError(f"no store of stream {', '.join(unknown)}; extract it, or tell its size: {options}")
-    shapes = {
-        name: StreamShape(width=sizes[name][1], modality=source.modality or modality_of(name))
-        for name, source in recipe.sources.items()
-    }
-    verbs, nouns = (
-        (classes.num_verbs, classes.num_nouns)
-        if classes
-        else (HeadConfig.model_fields[key].default for key in ("num_verbs", "num_nouns"))
-    )
+        length, width = sizes[name]
+        shapes[name] = StreamShape(width=width, modality=source.modality or modality_of(name))
+        tokens[name] = length + source.class_token
     # Whatever computes the scan does as much, so a recipe that asks for a GPU's is counted without one.
-    recipe = recipe.model_copy(update={"fusion": recipe.fusion.model_copy(update={"scan": "auto"})})
+    fusion = recipe.fusion.model_copy(update={"scan": "auto"})
     with torch.device("meta"):
-        head = make_head(recipe, shapes, verbs, nouns)
-    tokens = {name: sizes[name][0] + source.class_token for name, source in recipe.sources.items()}
-    given = ", ".join(f"{name} {length}x{shapes[name].width}" for name, length in tokens.items())
+        head = make_head(recipe.model_copy(update={"fusion": fusion}), shapes, verbs, nouns)
+    read = ", ".join(f"{name} {length}x{shapes[name].width}" for name, length in tokens.items())
     return [
-        Part(f"{recipe.head} head", head_cost(head, tokens, classifiers=False), given),
+        Part(f"{recipe.head} head", head_cost(head, tokens, classifiers=False), read),
         Part(f"classifiers of {verbs} verbs and {nouns} nouns", classifiers_cost(head)),
     ]
 
 
-def _stored(source: Any) -> tuple[int, int, Any]:
-    """(tokens of the longest row, width, Classes) of a stream's stores."""
-    from mambavl.cache import open_store
-
-    stores = [open_store(path) for path in source.stores]
-    levels = [store.layout.level(source.level) for store in stores]
-    longest = max(int(store.lengths(range(len(store)), source.level).max(initial=0)) for store in stores)
-    return longest, levels[0].width, stores[0].classes
+def _sizes(
+    recipe: Recipe, given: dict[str, tuple[int, int]]
+) -> tuple[dict[str, tuple[int, int]], Classes | None]:
+    """Stream -> (tokens of the longest row, width), from what is given or from its stores; and the classes of
+    the last of these.
+    """
+    sizes, classes, unknown = dict(given), None, []
+    for name, source in recipe.sources.items():
+        if name in given:
+            continue
+        if not all(path.exists() for path in source.stores):
+            unknown.append((name, ", ".join(str(path) for path in source.stores)))
+            continue
+        stores = [open_store(path) for path in source.stores]
+        longest = max(int(store.lengths(range(len(store)), source.level).max(initial=0)) for store in stores)
+        sizes[name] = (longest, stores[0].layout.level(source.level).width)
+        classes = stores[0].classes
+    if unknown:
+        missing = ", ".join(f"{name} ({paths})" for name, paths in unknown)
+        options = " ".join(f"--stream {name}=TOKENSxWIDTH" for name, _ in unknown)
+        raise UsageError(f"no store of stream {missing}; extract it, or give its size: {options}")
+    return sizes, classes
 
 
 # --- the paper's Table 4
@@ -293,50 +332,32 @@ def table_4() -> dict[str, list[Part]]:
     Transformers and the MLP take one pooled vector of RoBERTa a question, MambaVL its embedding layer alone;
     RoBERTa is frozen, and published parameters leave it out.
     """
-    from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
-    from mambavl.fuse.head import StreamShape
-
     orvit, _ = video_encoder("orvit")
+    assert isinstance(orvit, Motionformer)  # whose `pre_logits` is counted
     base = encoder_cost("orvit")
     patches, width = 1568, orvit.width
+    pre_logits = count(lambda: orvit.pre_logits(empty(1, patches, width)))
     backbone = [
         Part("ORViT-MF 224", replace(base.cost, trainable=base.cost.frozen, frozen=0), base.tokens),
         Part("unread half of its proj_kv", Cost(original_terms("orvit")["proj_kv"])),
     ]
-    shared = [
-        *backbone,
-        Part(
-            "pre_logits on every token",
-            count(lambda: orvit.pre_logits(empty(1, patches, width))),
-            str(patches),
-        ),
-    ]
+    shared = [*backbone, Part("pre_logits on every token", pre_logits, str(patches))]
     with torch.device("meta"):
         roberta = text_encoder("roberta-base")
     text = encoder_cost("roberta-base").cost
     questions = f"2 x {QUESTION_TOKENS}"
     streams = {name: StreamShape(width=768) for name in ("video", "verb_question", "noun_question")}
-    released = {"streams": streams, "video_mlp_layers": 0, "text_mlp_layers": 3, "input_norm": False}
-    with torch.device("meta"):
-        heads = {
-            "transformer_12x12": TransformerFusion(
-                TransformerConfig(**released, depth=12, num_heads=12, tokens="pooled")
-            ),
-            "transformer_6x4": TransformerFusion(
-                TransformerConfig(**released, depth=6, num_heads=4, tokens="pooled")
-            ),
-            "mlp": MLPFusion(MLPConfig(**released)),
-        }
     rows = {"orvit": backbone}
-    for name, head in heads.items():
+    for name, baseline in _released_baselines(streams).items():
         rows[name] = [
             *shared,
-            Part("head", head_cost(head, dict.fromkeys(streams, 1), classifiers=False), "1; 2 x 1"),
+            Part("head", head_cost(baseline, dict.fromkeys(streams, 1), classifiers=False), "1; 2 x 1"),
             Part("RoBERTa, two questions", Cost(2 * text.macs, frozen=text.frozen), questions),
         ]
     tokens = {"video": 1 + patches, "verb_question": QUESTION_TOKENS, "noun_question": QUESTION_TOKENS}
     head = default_head(width, preset="released")
     mixer = head.mixer["video"]
+    assert isinstance(mixer, Mixer)  # a ModuleDict has no type of its values
     one_row = count(lambda: mixer.out_proj(empty(1, mixer.config.d_inner)))
     # A mean and a linear layer commute: ours projects one vector a stream, the original each token.
     each_token = Cost(one_row.macs * (sum(tokens.values()) - len(tokens)))
@@ -347,3 +368,15 @@ def table_4() -> dict[str, list[Part]]:
         Part("RoBERTa's embedding layer", Cost(frozen=parameters_of(roberta.embeddings)), questions),
     ]
     return rows
+
+
+def _released_baselines(streams: dict[str, StreamShape]) -> dict[str, Head]:
+    released = {"streams": streams, "video_mlp_layers": 0, "text_mlp_layers": 3, "input_norm": False}
+    large = TransformerConfig(**released, depth=12, num_heads=12, tokens="pooled")
+    small = TransformerConfig(**released, depth=6, num_heads=4, tokens="pooled")
+    with torch.device("meta"):
+        return {
+            "transformer_12x12": TransformerFusion(large),
+            "transformer_6x4": TransformerFusion(small),
+            "mlp": MLPFusion(MLPConfig(**released)),
+        }

@@ -1,12 +1,12 @@
-"""`mambavl bench complexity` and `mambavl encoders show`: what `complexity` counts, in tables, published
-beside counted.
+"""`mambavl bench complexity` and `mambavl encoders show`: what `count` counts, in tables, next to what was
+published.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from mambavl.complexity.count import (
     QUESTION_TOKENS,
@@ -24,17 +24,24 @@ from mambavl.complexity.count import (
 )
 from mambavl.configs import load, override
 from mambavl.configs.errors import UsageError, did_you_mean
+from mambavl.extract.encoders.published.motionformer import Motionformer
+from mambavl.extract.encoders.published.table import PUBLISHED, PublishedEncoder
+from mambavl.extract.encoders.registry import ENCODERS
+from mambavl.fuse.recipe import Recipe
 
 COLUMNS = ("tokens", "trainable", "frozen", "total", "G MACs", "G FLOPs", "G scan")
-PUBLISHED_TABLE_4 = {  # GFLOPs (multiply-adds, as video models print them), M parameters, why ours differ
+# GFLOPs (multiply-adds, as video models print them), M parameters, why ours differ
+PUBLISHED_TABLE_4 = {
     "orvit": (405, 148, "Printed without decimals. fvcore on the original gives 405.259: see the next table."),
     "transformer_12x12": (
         413.5, 242,
-        "What it was counted with is not known. Six layers of four heads are nearer (413.36), their 199.6 M parameters are not.",
+        "What it was counted with is not known. Six layers of four heads are nearer (413.36), their 199.6 M "
+        "parameters are not.",
     ),
     "mambavl": (
         413, 157,
-        "What it was counted with is not known. fvcore sees no scan; as 9 L D N + L D multiply-adds it would add 0.37: 412.84.",
+        "What it was counted with is not known. fvcore sees no scan; as 9 L D N + L D multiply-adds it would "
+        "add 0.37: 412.84.",
     ),
 }  # fmt: skip
 # Multiply-adds that fvcore's counter gave for the originals: one view, scores and sums of attention counted.
@@ -54,13 +61,13 @@ def print_report(console: Console) -> dict[str, dict[str, float]]:
     for level, tokens in {"frame": 8, "grid 4x4": 8 * 16, "patch": 8 * 14 * 14}.items():
         lengths = {"video": tokens, "verb_question": QUESTION_TOKENS, "noun_question": QUESTION_TOKENS}
         cost = head_cost(default_head(768), lengths)
-        table.add_row(
-            *_cells(Part(f"{level} level, 8 steps of 14x14", cost, f"{tokens}; 2 x {QUESTION_TOKENS}"))
-        )
+        part = Part(f"{level} level, 8 steps of 14x14", cost, f"{tokens}; 2 x {QUESTION_TOKENS}")
+        table.add_row(*_cells(part))
     console.print(table)
     console.print(
-        "MACs: multiply-adds of products and convolutions; FLOPs: twice as many. The scan is in operations, and in neither. "
-        "Encoders and RoBERTa are frozen in this project and heads trained; the released code of Table 4 trained ORViT too."
+        "MACs: multiply-adds of products and convolutions; FLOPs: twice as many. The scan is in operations, "
+        "and in neither. Encoders and RoBERTa are frozen in this project and heads trained; the released code "
+        "of Table 4 trained ORViT too."
     )
     return {row: {"params": total(parts).trainable, "macs": total(parts).macs} for row, parts in rows.items()}
 
@@ -73,74 +80,38 @@ def _print_table_4(console: Console, rows: dict[str, list[Part]]) -> None:
             table.add_row(*_cells(part))
         table.add_row(*_cells(Part("total", total(parts))), end_section=True)
     console.print(table)
-    table = Table(
-        "row",
-        "published G",
-        "counted",
-        "differs",
-        "published M",
-        "counted",
-        "why",
-        title="published beside counted",
-    )
+    columns = ("row", "published G", "counted", "differs", "published M", "counted", "why")
+    table = Table(*columns, title="published and counted")
     for row, parts in rows.items():
         cost = total(parts)
         gmacs, millions = cost.macs / 1e9, cost.trainable / 1e6
+        macs, differs, parameters, why = "-", "-", "-", "In the released code, not in the table."
         if row in PUBLISHED_TABLE_4:
             published, published_millions, why = PUBLISHED_TABLE_4[row]
+            macs, parameters = f"{published:g}", str(published_millions)
             differs = f"{100 * (gmacs / published - 1):+.2f} %"
-            table.add_row(
-                row,
-                f"{published:g}",
-                f"{gmacs:.2f}",
-                differs,
-                str(published_millions),
-                f"{millions:.2f}",
-                why,
-            )
-        else:
-            table.add_row(
-                row,
-                "-",
-                f"{gmacs:.2f}",
-                "-",
-                "-",
-                f"{millions:.2f}",
-                "In the released code, not in the table.",
-            )
+        table.add_row(row, macs, f"{gmacs:.2f}", differs, parameters, f"{millions:.2f}", why)
     console.print(table)
 
 
 def _print_encoders(console: Console) -> None:
-    from mambavl.extract.encoders.published.table import PUBLISHED
-
     table = Table("encoder alone", *COLUMNS, title="encoders, one clip or question, classifiers included")
     counted = {name: encoder_cost(name) for name in (*PUBLISHED, *ROBERTA)}
     for part in counted.values():
         table.add_row(*_cells(part))
     console.print(table)
-    table = Table(
-        "encoder",
-        "G MACs",
-        "besides, by fvcore's rules",
-        "sum",
-        "fvcore on the original",
-        title="ours and the originals",
-    )
+    columns = ("encoder", "G MACs", "also, by fvcore's rules", "sum", "fvcore on the original")
+    table = Table(*columns, title="ours and the originals")
     for name, original in ORIGINAL_GMACS.items():
         if name in counted:
             macs, terms = counted[name].cost.macs, original_terms(name)
-            besides = ", ".join(f"{term} {value / 1e9:+.2f}" for term, value in terms.items())
-            table.add_row(
-                name,
-                f"{macs / 1e9:.2f}",
-                besides,
-                f"{(macs + sum(terms.values())) / 1e9:.2f}",
-                f"{original:.2f}",
-            )
+            also = ", ".join(f"{term} {value / 1e9:+.2f}" for term, value in terms.items())
+            sum_of_both = (macs + sum(terms.values())) / 1e9
+            table.add_row(name, f"{macs / 1e9:.2f}", also, f"{sum_of_both:.2f}", f"{original:.2f}")
     console.print(table)
     console.print(
-        "proj_kv: a half of it that the originals multiply out and never read; ours does not. The rest: how it is counted."
+        "proj_kv: the half of it that the originals compute and never read; ours does not. "
+        "The rest: how it is counted."
     )
 
 
@@ -155,12 +126,11 @@ def print_encoder(console: Console, name: str, sets: list[str]) -> dict[str, Any
 
 def print_recipe(console: Console, recipe: str, sets: list[str], streams: list[str]) -> dict[str, Any]:
     """What the head of a recipe costs a row, encoders not included. Returns {recipe: figures}."""
-    from mambavl.fuse.recipe import Recipe
-
     parts = recipe_cost(load(recipe, Recipe, sets), parse_streams(streams))
     table = Table("part", *COLUMNS, title=f"{recipe}, one row of {parts[0].tokens}")
-    for part in (*(Part(part.name, part.cost) for part in parts), Part("total", total(parts))):
-        table.add_row(*_cells(part))
+    for part in parts:
+        table.add_row(*_cells(replace(part, tokens="")))
+    table.add_row(*_cells(Part("total", total(parts))))
     console.print(table)
     return {recipe: _figures(total(parts))}
 
@@ -181,13 +151,9 @@ def parse_streams(options: list[str]) -> dict[str, tuple[int, int]]:
 
 def _cells(part: Part) -> tuple[str, ...]:
     cost = part.cost
-    parameters = (f"{number:,}" for number in (cost.trainable, cost.frozen, cost.parameters))
-    return (
-        part.name,
-        part.tokens,
-        *parameters,
-        *(f"{number / 1e9:,.3f}" for number in (cost.macs, cost.flops, cost.scan)),
-    )
+    parameters = [f"{number:,}" for number in (cost.trainable, cost.frozen, cost.parameters)]
+    operations = [f"{number / 1e9:,.3f}" for number in (cost.macs, cost.flops, cost.scan)]
+    return (part.name, part.tokens, *parameters, *operations)
 
 
 def _figures(cost: Cost) -> dict[str, float]:
@@ -199,15 +165,10 @@ def _figures(cost: Cost) -> dict[str, float]:
 
 def describe_encoder(name: str) -> dict[str, str]:
     """What `mambavl encoders show` prints. Raises UsageError for an unknown name."""
-    from mambavl.extract.encoders.published.table import PUBLISHED
-    from mambavl.extract.encoders.registry import ENCODERS
-
     if ":" in name:
-        raise UsageError(
-            f"{name}: what it is shows when it is built; `mambavl encoders check {name}` does that"
-        )
+        raise UsageError(f"{name}: is known only once it is built; `mambavl encoders check {name}` builds it")
     if name not in ENCODERS:
-        raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, ENCODERS)}")
+        raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, list(ENCODERS))}")
     record = ENCODERS[name]
     shown = {
         "kind": record.kind,
@@ -217,35 +178,42 @@ def describe_encoder(name: str) -> dict[str, str]:
     }
     if name not in PUBLISHED:
         return shown | {"state": record.state}
-    model, (video, *_) = video_encoder(name)
+    model, clip = video_encoder(name)
     cost, pixels = encoder_cost(name).cost, model.pixels
-    steps, height, width = model.token_grid(tuple(video.shape[2:]))
-    slots = getattr(model.config, "objects", 0)
+    steps, height, width = model.grid_of(clip.video)
+    convert = f"mambavl encoders convert FILE --encoder {name} --out {name}.safetensors"
+    boxes = "none"
+    if clip.boxes is not None:
+        slots = clip.boxes.shape[2]
+        boxes = f"{slots} slots a frame: --set boxes=h5 or hoa with boxes_path=..., or boxes=none"
     return shown | {
-        "state": f"{record.state} once converted: mambavl encoders convert FILE --encoder {name} --out {name}.safetensors",
-        "clip": f"{model.config.frames} frames of {pixels.image_size} px, {pixels.colour}, mean {_short(pixels.mean)}, "
-        f"std {_short(pixels.std)}",
+        "state": f"{record.state} once converted: {convert}",
+        "clip": f"{model.config.frames} frames of {pixels.image_size} px, {pixels.colour}, "
+        f"mean {_short(pixels.mean)}, std {_short(pixels.std)}",
         "tested with": _sampling(model),
         "tokens": f"1 class token, then {steps} steps x {height} x {width}",
-        "boxes": f"{slots} slots a frame: --set boxes=h5 or hoa with boxes_path=..., or boxes=none"
-        if slots
-        else "none",
+        "boxes": boxes,
         "parameters": f"{cost.parameters:,}",
         "multiply-adds": f"{cost.macs / 1e9:,.2f} G a clip",
         "keys": f"{len(model.state_dict())} tensors",
     }
 
 
-def _sampling(model: nn.Module) -> str:
+def _sampling(model: PublishedEncoder) -> str:
     """How the originals chose the frames that they were tested on, and the settings that do so here."""
-    from mambavl.extract.encoders.published.motionformer import Motionformer
-
     if not isinstance(model, Motionformer):
         return "frames spread over the segment at the file's own rate, one centre crop: the default settings"
     stride = 4 if model.config.frames == 16 else 3
-    settings = f"sampling.rule=mf_dense sampling.stride={stride} sampling.frames={model.config.frames} sampling.views=10 crops=3"
-    return f"frames {stride}/30 s apart, 10 windows x 3 crops: --set {settings.replace(' ', ' --set ')}"
+    settings = (
+        "sampling.rule=mf_dense",
+        f"sampling.stride={stride}",
+        f"sampling.frames={model.config.frames}",
+        "sampling.views=10",
+        "crops=3",
+    )
+    sets = " ".join(f"--set {setting}" for setting in settings)
+    return f"frames {stride}/30 s apart, 10 windows x 3 crops: {sets}"
 
 
-def _short(values: tuple[float, ...]) -> str:
+def _short(values: tuple[float, float, float]) -> str:
     return " ".join(f"{value:.3g}" for value in values)
