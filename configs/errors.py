@@ -37,10 +37,15 @@ def some(names: Sequence[str], most: int = 5) -> str:
 
 
 def differs(lines: Sequence[str], sides: str, most: int = 20) -> str:
-    """`What differs (there -> asked for):` and the lines, indented; `sides` names what stands on either side of
-    the arrow in each line.
+    """`What differs (there -> asked for):` and the lines, indented; `sides` names what stands on the two
+    sides of the arrow in each line.
     """
     return "\n  ".join([f"What differs ({sides}):", *lines[:most]])
+
+
+def to_install(extra: str) -> str:
+    """The command that installs an optional part of the project, which is used from a clone."""
+    return f"`pip install -e '.[{extra}]'` (in the checkout)"
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

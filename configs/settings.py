@@ -1,4 +1,4 @@
-"""What the keys of a settings record are, read from the record itself, so that no text about them can be out of date.
+"""What the keys of a settings record are, read from the record itself, so that it is never out of date.
 
 A field says what it does in a comment: at the end of its line, or on the lines directly above it. The other
 facts are its own: which values it takes, its default.
@@ -35,7 +35,7 @@ class Setting:
 
 
 def settings_of(record: type[BaseModel], prefix: str = "") -> list[Setting]:
-    """Every key of `record`, those of records inside it included; fields left out of its dumps are not keys."""
+    """Every key of `record` and of the records inside it; fields left out of its dumps are not keys."""
     meanings = comments_of(record)
     found = []
     for name, field in record.model_fields.items():
@@ -51,7 +51,7 @@ def settings_of(record: type[BaseModel], prefix: str = "") -> list[Setting]:
 
 
 def comments_of(record: type[BaseModel]) -> dict[str, str]:
-    """Field -> its comment, in `record` and the records that it inherits from; fields without one are absent."""
+    """Field -> its comment, in `record` and what it inherits from; fields without one are absent."""
     found: dict[str, str] = {}
     for owner in reversed(record.__mro__):
         if issubclass(owner, BaseModel) and owner.__module__.startswith(record.__module__.partition(".")[0]):

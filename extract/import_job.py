@@ -4,7 +4,6 @@ Features that are kept by time, a file a video, are looked up at the moments tha
 an encoder, so an imported store and an extracted one agree on what belongs to a row.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,10 +11,10 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from mambavl.cache.fill import FillResult
 from mambavl.cache.interchange.exported import import_export, is_export
 from mambavl.cache.interchange.foreign import (
     BY_TIME,
-    FillResult,
     Format,
     SamplingTimes,
     check_options,
@@ -25,11 +24,9 @@ from mambavl.cache.interchange.foreign import (
 from mambavl.cache.rows import FLAG_TIME_FROM_FRAMES, Segment
 from mambavl.configs import Config
 from mambavl.configs.errors import UsageError
+from mambavl.configs.progress import Progress, ShouldStop
 from mambavl.extract.annotations import Annotations, read_annotations
 from mambavl.extract.sampling import Sampling, window
-
-Progress = Callable[[int, int], None]
-ShouldStop = Callable[[], bool]
 
 
 class ImportSettings(Config):
@@ -119,7 +116,8 @@ def prepare(
         return ImportJob(source, format, out, settings, None)
     if annotations is None:
         raise UsageError(
-            f"{source}: is not an export of mambavl; say with --annotations DIR which rows its features belong to"
+            f"{source}: is not an export of mambavl; say with --annotations DIR which rows its features "
+            "belong to"
         )
     # before a long read
     check_options(format, settings.dataset, settings.fps, settings.window, settings.stride)

@@ -1,7 +1,8 @@
 """MambaVL: fuse video with questions from frozen features.
 
-Stage one (`mambavl.extract`) runs frozen encoders over a data set once and fills feature stores (`mambavl.cache`); stage
-two (`mambavl.fuse`) trains light heads from the stores alone, in fast sweeps. Five names to start with:
+Stage one (`mambavl.extract`) runs frozen encoders over a data set once and fills feature stores
+(`mambavl.cache`); stage two (`mambavl.fuse`) trains light heads from the stores alone, in fast sweeps. Five
+names to start with:
 
     mambavl.cache.open_store(path)             a feature store, read-only and memory-mapped
     mambavl.extract.encoders.build(name)       a frozen encoder: its tokens and pooled features

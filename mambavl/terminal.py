@@ -5,12 +5,14 @@ work.
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+
+from mambavl.configs.progress import Progress, ShouldStop
 
 LINE_EVERY = 10.0  # seconds between two lines of a log
 
@@ -20,7 +22,7 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 @contextmanager
-def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str, unit: str) -> Iterator[Progress]:
     """Yields `update(done, total)`: a bar on a terminal, else a line to stderr every ten seconds and at the
     end.
     """
@@ -50,7 +52,7 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
+def stop_on_signal() -> Iterator[ShouldStop]:
     """Yields `should_stop()`: true after SIGINT or SIGTERM. A second signal ends the program at once, as
     usual.
     """

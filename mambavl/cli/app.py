@@ -25,7 +25,7 @@ from mambavl.configs.errors import MambaVLError
 from mambavl.terminal import out
 
 app = typer.Typer(
-    help="Fuse video with questions from frozen features: extract once, then train light heads in fast sweeps.",
+    help="Fuse video with questions from frozen features: extract once, then train light heads in sweeps.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -43,8 +43,8 @@ TargetOption = Annotated[Path, typer.Option("--out", help="The question file to 
 ProtocolOption = Annotated[
     Protocol,
     typer.Option(
-        help="oracle: from each row's own labels; predicted: from a recogniser's scores; generic: one fixed pair; none: "
-        "empty texts."
+        help="oracle: from each row's own labels; predicted: from a recogniser's scores; "
+        "generic: one fixed pair; none: empty texts."
     ),
 ]
 ScoresOption = Annotated[
@@ -73,8 +73,8 @@ BaseUrlOption = Annotated[
     str | None,
     typer.Option(
         "--base-url",
-        help="llm: a server that speaks OpenAI's protocol; default: OpenAI's own. Any other is sent a key only with "
-        "--set key_variable=NAME.",
+        help="llm: a server that speaks OpenAI's protocol; default: OpenAI's own. Any other is sent a key "
+        "only with --set key_variable=NAME.",
     ),
 ]
 CacheOption = Annotated[
@@ -135,7 +135,8 @@ def questions_generate(
         )
     if unmasked and (backend, protocol) != ("template", "oracle"):
         raise UsageError(
-            "--unmasked is for --backend template --protocol oracle: the audit compares it with what masking leaves"
+            "--unmasked is for --backend template --protocol oracle: the audit compares it with what masking "
+            "leaves"
         )
     if not hints and (backend != "template" or protocol not in ("oracle", "predicted")):
         raise UsageError(
@@ -176,17 +177,17 @@ def questions_generate(
     written = outcome.written
     if written.failures:
         raise DataError(
-            f"{len(written.failures):,} of {len(read.segments):,} rows failed, so {target} was not written; what was answered is "
-            f"in {cache}: run the same command again, where replies were rejected with --set attempts={options.attempts + 2}"
+            f"{len(written.failures):,} of {len(read.segments):,} rows failed, so {target} was not written; "
+            f"what was answered is in {cache}: run the same command again, where replies were rejected with "
+            f"--set attempts={options.attempts + 2}"
         )
     if origin:
         from mambavl.extract.questions.predicted import named
 
         written = replace(written, questions=tuple(named(written.questions, origin)))
     count = write_outcome(target, written, options)
-    print(
-        f"wrote {count:,} question pairs ({protocol} protocol, {backend} backend, {options.model}) to {target}"
-    )
+    made_by = f"{protocol} protocol, {backend} backend, {options.model}"
+    print(f"wrote {count:,} question pairs ({made_by}) to {target}")
 
 
 @questions_app.command("plan", cls=with_settings("questions"))
@@ -341,9 +342,8 @@ def questions_import(
     leaks = check_forms(found.questions, read)
     rows = len({leak.narration_id for leak in leaks})
     print("columns: " + ", ".join(f"{ours} = {theirs}" for ours, theirs in found.columns.items()))
-    print(
-        f"{found.placeholders:,} placeholders were written otherwise; {found.without_question:,} rows have no question"
-    )
+    print(f"{found.placeholders:,} placeholders were written otherwise")
+    print(f"{found.without_question:,} rows have no question")
     for leak in leaks[:LEAKS_SHOWN]:
         print(f"{leak.narration_id}: {leak.question} says its {leak.kind}: {leak.words}")
     print(f"{rows:,} of {len(found.questions):,} rows say their own verb or noun")
@@ -416,9 +416,8 @@ def _print_outcome(outcome: Outcome, options: LLMSettings, cache: Path) -> None:
     for name, size in outcome.ledger.torn.items():
         print(f"note: {cache / name}: its last {size:,} bytes are not a whole record and do not count")
     rejected = ", ".join(f"{count:,} {kind}" for kind, count in sorted(tally.rejected.items())) or "none"
-    print(
-        f"calls: {tally.calls:,} ({tally.faults:,} without a reply); {tally.from_cache:,} answers came from {cache}"
-    )
+    print(f"calls: {tally.calls:,} ({tally.faults:,} without a reply)")
+    print(f"answers from {cache}: {tally.from_cache:,}")
     print(f"replies rejected: {rejected}; {tally.fenced:,} accepted ones stood in a fenced block")
     print(f"tokens: {tally.tokens_in:,} in, {tally.tokens_out:,} out")
     if options.prices is not None:

@@ -36,7 +36,7 @@ def print_result(result: Result) -> None:
 
 @contextmanager
 def show_sweep() -> Iterator[OnChange]:
-    """Yields what to call when a point changes: on a terminal it redraws a table, in a log it prints lines."""
+    """Yields what to call when a point changes: it redraws a table on a terminal, prints lines in a log."""
     if not console.is_terminal:
         yield _SweepLines()
         return

@@ -121,7 +121,7 @@ def encoder_cost(name: str, **sizes: Any) -> Part:
     if name in ENCODERS or name.startswith("hf:"):
         raise UsageError(
             f"encoder {name} is not counted: its sizes come with its weights, in a package or on the hub, "
-            f"and no weights are read here. Counted are {', '.join(PUBLISHED)}, {', '.join(ROBERTA)} and timm:NAME"
+            f"and no weights are read here. Counted are {', '.join([*PUBLISHED, *ROBERTA])} and timm:NAME"
         )
     raise UsageError(f"there is no encoder {name!r}{did_you_mean(name, [*ENCODERS, 'timm:NAME'])}")
 
@@ -200,8 +200,8 @@ def original_terms(name: str) -> dict[str, float]:
     """Multiply-adds that fvcore, by which published counts were made, finds in the original of a video
     encoder and that ours does not have:
 
-    proj_kv        (Motionformer, ORViT) the half of it that nothing reads, and that ours leaves out: D x D for
-                   each query and time step
+    proj_kv        (Motionformer, ORViT) the half of it that nothing reads, and that ours leaves out: D x D
+                   for each query and time step
     norms          a LayerNorm counts 5 for each number
     trajectories   (Motionformer, ORViT) a query along its trajectory, scores and sum: 2 D for each query and
                    time step

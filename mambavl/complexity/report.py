@@ -32,7 +32,9 @@ from mambavl.fuse.recipe import Recipe
 COLUMNS = ("tokens", "trainable", "frozen", "total", "G MACs", "G FLOPs", "G scan")
 # GFLOPs (multiply-adds, as video models print them), M parameters, why ours differ
 PUBLISHED_TABLE_4 = {
-    "orvit": (405, 148, "Printed without decimals. fvcore on the original gives 405.259: see the next table."),
+    "orvit": (
+        405, 148, "Printed without decimals. fvcore on the original gives 405.259: see the next table.",
+    ),
     "transformer_12x12": (
         413.5, 242,
         "What it was counted with is not known. Six layers of four heads are nearer (413.36), their 199.6 M "
@@ -66,8 +68,8 @@ def print_report(console: Console) -> dict[str, dict[str, float]]:
     console.print(table)
     console.print(
         "MACs: multiply-adds of products and convolutions; FLOPs: twice as many. The scan is in operations, "
-        "and in neither. Encoders and RoBERTa are frozen in this project and heads trained; the released code "
-        "of Table 4 trained ORViT too."
+        "and in neither. Encoders and RoBERTa are frozen in this project and heads trained; the released "
+        "code of Table 4 trained ORViT too."
     )
     return {row: {"params": total(parts).trainable, "macs": total(parts).macs} for row, parts in rows.items()}
 
@@ -136,7 +138,7 @@ def print_recipe(console: Console, recipe: str, sets: list[str], streams: list[s
 
 
 def parse_streams(options: list[str]) -> dict[str, tuple[int, int]]:
-    """`video=1568x768` -> {"video": (1568, 768)}: tokens and channels. Raises UsageError for anything else."""
+    """`video=1568x768` -> {"video": (1568, 768)}: tokens and channels. Raises UsageError for other texts."""
     found = {}
     for option in options:
         name, _, size = option.partition("=")

@@ -1,7 +1,7 @@
 """A toy kitchen in EPIC-KITCHENS' clothes: untrimmed videos with known answers, and the CSV files to them.
 
-    folder/annotations/EPIC_100_*.csv        the columns, ids and time formats of EK100; only the classes that occur
-    folder/videos/P01/videos/P01_101.MP4     H.264, 224x160 at 20 fps, some sixteen actions each, some overlapping
+    folder/annotations/EPIC_100_*.csv       columns, ids and time formats of EK100; only classes that occur
+    folder/videos/P01/videos/P01_101.MP4    H.264, 224x160 at 20 fps, some 16 actions each, some overlapping
 
 Verbs are motions whose marks (hand, tool, water, pieces, lid, flame) show in single frames even after global
 pooling; nouns are drawn objects; every verb meets every noun. take/put, open/close and turn-on/turn-off show
@@ -102,7 +102,7 @@ def render(
     )
 
 
-# -- what happens -----------------------------------------------------------------------------------------------------
+# --- what happens
 
 
 def plan(segments: int, seed: int) -> list[Film]:
@@ -190,7 +190,7 @@ def _instance(word: Word, dice: Random) -> str:
 def _narration(
     verb: Word, verb_word: str, noun: Word, noun_word: str, beside: Word | None, dice: Random
 ) -> str:
-    """As somebody would say it: sometimes two bare words, sometimes with manner, looks, means or a neighbour."""
+    """As somebody would say it: sometimes two bare words, sometimes with manner, looks or a neighbour."""
     parts = [spoken(verb_word)]
     if dice.random() < 0.5:
         parts.append("the")
@@ -206,7 +206,7 @@ def _narration(
     return " ".join(parts)
 
 
-# -- the CSV files ----------------------------------------------------------------------------------------------------
+# --- the CSV files
 
 
 def write_annotations(folder: Path, films: list[Film]) -> None:
@@ -280,7 +280,7 @@ def _write_csv(path: Path, header: Iterable[str], rows: Iterable[tuple[object, .
         writer.writerows(rows)
 
 
-# -- the videos -------------------------------------------------------------------------------------------------------
+# --- the videos
 
 
 def _encode(path: Path, frames: Iterable[Image.Image]) -> None:

@@ -193,7 +193,7 @@ def _shade(colour: Colour, factor: float) -> Colour:
     return red, green, blue
 
 
-# -- the nouns: each on a 256 x 256 sheet -----------------------------------------------------------------------------
+# --- the nouns: each on a 256 x 256 sheet
 
 
 def _sprite(noun: Word, dice: Random) -> Image.Image:
@@ -329,7 +329,7 @@ _NOUN_PAINTERS = {
 }
 
 
-# -- the verbs: progress p runs from 0 to 1 ---------------------------------------------------------------------------
+# --- the verbs: progress p runs from 0 to 1
 
 
 class Stage:

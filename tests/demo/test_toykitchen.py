@@ -161,7 +161,7 @@ def test_the_seed_decides_every_pixel():
 
 @pytest.mark.parametrize("noun", toykitchen.NOUNS, ids=lambda noun: noun.key)
 def test_actions_on_one_object_differ_in_a_single_frame(noun):
-    """At one moment, in one kitchen, only the verb differs; a reversed pair is compared away from its middle."""
+    """At one moment, in one kitchen, only the verb differs; a reversed pair is compared off its middle."""
     kitchen = toypictures.Kitchen("P01", "P01_101", 0)
     frames = []
     for verb in toykitchen.VERBS:

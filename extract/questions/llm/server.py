@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import UsageError, to_install
 from mambavl.extract.questions.llm.credentials import Credentials
 from mambavl.extract.questions.llm.options import LLMSettings
 from mambavl.extract.questions.llm.replies import MAX_CHARACTERS
@@ -86,7 +86,7 @@ class Endpoint:
             import openai
         except ImportError as error:
             raise UsageError(
-                f"calling a server needs the package openai ({error}); pip install 'mambavl[llm]'"
+                f"calling a server needs the package openai ({error}); {to_install('llm')}"
             ) from None
         self._openai = openai
         self.options, self.model, self.backend = options, options.model, f"llm:{options.model}"

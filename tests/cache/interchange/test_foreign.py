@@ -387,7 +387,7 @@ def test_a_value_of_another_width_is_named(tmp_path):
 def test_without_lmdb_the_error_says_what_to_install(tmp_path, monkeypatch):
     write_frames(tmp_path / "source", [1])
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(UsageError, match=r"pip install 'mambavl\[lmdb\]'"):
+    with pytest.raises(UsageError, match=r"pip install -e '\.\[lmdb\]'"):
         bring(tmp_path, "lmdb", moments_of(np.ones((12, 2))))
 
 

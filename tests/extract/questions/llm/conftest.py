@@ -16,7 +16,7 @@ def process(tmp_path_factory):
 @pytest.fixture
 def server(process):
     """The server, as if it had just been started."""
-    pytest.importorskip("openai", reason="needs the `llm` extra: pip install 'mambavl[llm]'")
+    pytest.importorskip("openai", reason="needs the `llm` extra: pip install -e '.[llm]'")
     from helpers.llm_patience import hanging_ends_the_call
 
     process.forget()

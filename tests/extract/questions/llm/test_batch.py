@@ -16,7 +16,7 @@ from mambavl.extract.questions.llm.generate import Outcome, generate_with_llm, p
 from mambavl.extract.questions.llm.ledger import Ledger
 from mambavl.extract.questions.llm.options import LLMSettings
 
-pytest.importorskip("openai", reason="needs the `llm` extra: pip install 'mambavl[llm]'")
+pytest.importorskip("openai", reason="needs the `llm` extra: pip install -e '.[llm]'")
 
 
 class Killed(BaseException):

@@ -18,7 +18,7 @@ from mambavl.extract.questions.llm.options import LLMSettings
 from mambavl.extract.questions.llm.replies import Description, judge_description
 from mambavl.extract.questions.llm.requests import Fault, Reply, Request, load_prompt
 
-pytest.importorskip("openai", reason="needs the `llm` extra: pip install 'mambavl[llm]'")
+pytest.importorskip("openai", reason="needs the `llm` extra: pip install -e '.[llm]'")
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -246,7 +246,7 @@ def test_questions_come_from_transformers_serve(folder, tmp_path):
     """No scripted server: a real one, a real model, real HTTP. It refuses response_format, hence structured =
     none.
     """
-    pytest.importorskip("openai", reason="needs the `llm` extra: pip install 'mambavl[llm]'")
+    pytest.importorskip("openai", reason="needs the `llm` extra: pip install -e '.[llm]'")
     for module in ("fastapi", "uvicorn", "starlette"):
         pytest.importorskip(module, reason="needs `transformers serve`: pip install 'transformers[serving]'")
     with serving(folder, tmp_path / "serve.log") as url:
