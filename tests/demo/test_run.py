@@ -1,6 +1,7 @@
 """The demo's edges; the demo itself is run by CI in its quick form."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_every_row_of_the_table_is_a_valid_recipe(tmp_path):
 def test_the_demo_fails_when_it_does_not_reach_three_times_the_prior():
     def result(score):
         prior = {"all_verb_top1": 12.0, "all_noun_top1": 12.0}
-        return {"metrics": {"all_verb_top1": 90.0, "all_noun_top1": score}, "prior_metrics": prior}
+        return SimpleNamespace(metrics={"all_verb_top1": 90.0, "all_noun_top1": score}, prior_metrics=prior)
 
     run._check([result(36.0), result(80.0)])
     with pytest.raises(DataError, match=r"noun top-1 35\.0 is below 3 times the prior's 12\.0"):
