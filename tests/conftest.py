@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from helpers import forks
 from mambavl.extract import untrusted
@@ -24,6 +25,10 @@ from mambavl.extract.annotations import Annotations, read_annotations
 if not torch.cuda.is_available():
     # Triton's kernels then run on the CPU; read when they are first imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# hypothesis by itself fails what takes long on a busy machine
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 COUNT = "count: "
 EK100 = SHARED / "data" / "ek100"

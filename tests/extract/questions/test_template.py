@@ -188,9 +188,9 @@ def test_no_word_of_ours_is_an_instance_or_a_particle_of_ek100(ek100_validation)
 
 
 def test_all_rows_of_validation_are_asked_fast_and_most_get_a_hint(ek100_validation):
-    begin = time.perf_counter()
+    begin = time.process_time()
     questions = list(generate(ek100_validation, "oracle"))
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     assert len(questions) == 9_668
     hints = [hint for question in questions for hint in question.hint.values()]
     coverage = sum(hint is not None for hint in hints) / len(hints)
