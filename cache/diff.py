@@ -50,8 +50,8 @@ def diff(ours: FeatureStore, theirs: FeatureStore, progress: Progress = unseen) 
             if not same.all():
                 yield f"{name}: {_rows([names[i] for i in np.flatnonzero(~same)])}"
     reasons = [{name: reason for name, _, reason in store.failures} for store in (ours, theirs)]
-    if other := [name for name in names if reasons[0].get(name) != reasons[1].get(name)]:
-        yield f"reasons: {_rows(other)}"
+    if unlike := [name for name in names if reasons[0].get(name) != reasons[1].get(name)]:
+        yield f"reasons: {_rows(unlike)}"
     both = np.flatnonzero((status[0] == OK) & (status[1] == OK))
     shared = [name for name, level in ours.levels.items() if name in theirs.levels]
     for number, name in enumerate(shared):

@@ -16,12 +16,22 @@ import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, overload
 
 from mambavl.configs.errors import DataError
 
 TEMPORARY = ".partial-"
 # a name may hold anything, and two may look alike
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+HINTS = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the quota is used up; free some space and run the same command again",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EFBIG: "the file is larger than the file-size limit (ulimit -f)",
+    errno.EIO: "input/output error; check the disk, then run the same command again",
+}
 
 
 class Calls:
@@ -234,6 +244,10 @@ def sweep_temporaries(folder: Path) -> int:
     return len(dead)
 
 
+@overload
+def lock(path: Path, *, exclusive: bool, wait: Literal[True]) -> int: ...
+@overload
+def lock(path: Path, *, exclusive: bool, wait: Literal[False]) -> int | None: ...
 def lock(path: Path, *, exclusive: bool, wait: bool) -> int | None:
     """Lock a file until `unlock` or the end of the process, however it ends; None where others hold it and
     `wait` is off.
@@ -305,13 +319,6 @@ def _explained(path: Path, deed: str, size: int | None = None) -> Iterator[None]
     try:
         yield
     except OSError as error:
-        hint = {
-            errno.ENOSPC: "the disk is full; free some space and run the same command again",
-            errno.EDQUOT: "the quota is used up; free some space and run the same command again",
-            errno.EROFS: "the file system is read-only",
-            errno.EACCES: "permission denied",
-            errno.EFBIG: "the file is larger than the file-size limit (ulimit -f)",
-            errno.EIO: "input/output error; check the disk, then run the same command again",
-        }.get(error.errno, error.strerror or str(error))
+        hint = HINTS.get(error.errno or 0, error.strerror or str(error))
         bytes_ = "" if size is None else f" ({size:,} bytes)"
         raise DataError(f"{path}: could not be {deed}{bytes_}: {hint}") from error

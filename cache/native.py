@@ -7,13 +7,12 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 
-def load(folder: Path, name: str, version: int) -> tuple[ctypes.CDLL | None, str | None]:
-    """(the library `_NAME` of a folder, None), or (None, why it cannot be used): its mambavl_NAME_version()
+def load(folder: Path, name: str, version: int) -> tuple[ctypes.CDLL | None, str]:
+    """(the library `_NAME` of a folder, ""), or (None, why it cannot be used): its mambavl_NAME_version()
     must be `version`.
     """
-    built = next(
-        (file for suffix in EXTENSION_SUFFIXES if (file := folder / f"_{name}{suffix}").exists()), None
-    )
+    candidates = [folder / f"_{name}{suffix}" for suffix in EXTENSION_SUFFIXES]
+    built = next(filter(Path.exists, candidates), None)
     if built is None:
         return None, "it was not built; install a C compiler (gcc or clang), then reinstall mambavl"
     try:
@@ -23,4 +22,4 @@ def load(folder: Path, name: str, version: int) -> tuple[ctypes.CDLL | None, str
         return None, f"{built.name} cannot be loaded ({error}); reinstall mambavl"
     if found != version:
         return None, f"{built.name} was built from another version of mambavl; reinstall mambavl"
-    return library, None
+    return library, ""

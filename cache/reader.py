@@ -156,7 +156,9 @@ class FeatureStore:
         views = np.zeros(count, np.int64)
         views[:] = np.asarray(view).astype(np.int64, casting="same_kind") if count else 0
         if count and not 0 <= views.min() <= views.max() < level.views:
-            raise UsageError(f"{self.path}: level {level.name} has {level.views} views; asked for {view}")
+            raise UsageError(
+                f"{self.path}: level {level.name} has {level.views} views; asked for {np.asarray(view)}"
+            )
         return views
 
     def _lengths(self, level: Level, rows: np.ndarray) -> np.ndarray:

@@ -1,4 +1,9 @@
-"""Mending a damaged store, and deleting what killed writers left."""
+"""Mending a damaged store, and deleting what killed writers left.
+
+`repair` deletes what is wrong and re-opens exactly the row groups that it belonged to, so that the command
+that made the store fills them again. Sound row groups are kept as long as either the manifest or the journals
+still know them. `gc` deletes the files that were never put in place.
+"""
 
 import contextlib
 import json
@@ -47,6 +52,7 @@ def repair(path: Path, progress: Progress = unseen) -> Repair:
     """
     path = Path(path)
     with _nobody_writing(path):
+        layout: Layout | None
         try:
             layout, faults = Layout.from_spec(read_spec(path)), list(find_faults(path, True, progress))
         except DataError as error:
@@ -54,11 +60,11 @@ def repair(path: Path, progress: Progress = unseen) -> Repair:
                 raise
             layout, faults = None, [Fault(SPEC, str(error)), *_faults_without_spec(path, progress)]
         bad = {fault.file for fault in faults}
-        # sound, or sound as far as it goes
-        if not bad or (bad == {MANIFEST} and not (path / MANIFEST).exists()):
-            return Repair(
-                [str(fault) for fault in faults], [], bool(bad) and bool(_open_groups(path, layout))
-            )
+        said = [str(fault) for fault in faults]
+        if not bad:
+            return Repair(said, [], needs_extraction=False)
+        if layout and bad == {MANIFEST} and not (path / MANIFEST).exists():  # sound as far as it goes
+            return Repair(said, [], needs_extraction=bool(_open_groups(path, layout)))
         if SPEC in bad:
             layout = None
         if layout:
@@ -73,7 +79,7 @@ def repair(path: Path, progress: Progress = unseen) -> Repair:
             fsops.remove(path / name)
         reopened = _open_groups(path, layout) if layout else []
         lost = any(not (path / name).exists() for name in (SPEC, SEGMENTS, CLASSES))
-        return Repair([str(fault) for fault in faults], reopened, bool(reopened) or lost)
+        return Repair(said, reopened, needs_extraction=bool(reopened) or lost)
 
 
 def _is_of_another_version(path: Path) -> bool:

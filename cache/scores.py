@@ -60,7 +60,11 @@ def best_classes(path: Path, *, num_verbs: int, num_nouns: int) -> BestClasses:
 
 
 def marginalize(
-    action_scores: np.ndarray, pairs: Sequence[tuple[int, int]], *, num_verbs: int = 97, num_nouns: int = 300
+    action_scores: np.ndarray,
+    pairs: Sequence[tuple[int, int]] | np.ndarray,
+    *,
+    num_verbs: int = 97,
+    num_nouns: int = 300,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores over verb-noun pairs (N, pairs) -> probabilities (N, num_verbs), (N, num_nouns), summed over each class's pairs.
 
@@ -116,9 +120,13 @@ def _ids(path: Path, array: np.ndarray) -> tuple[str, ...]:
         raise DataError(
             f"{path}: narration_id is {array.dtype} of shape {array.shape}; it is a text for each row, such as <U12"
         )
-    ids = tuple(array.tolist())
+    ids: tuple[str, ...] = tuple(array.tolist())
     seen: set[str] = set()
-    twice = [name for name in ids if name in seen or seen.add(name)]
+    twice = []
+    for name in ids:
+        if name in seen:
+            twice.append(name)
+        seen.add(name)
     if twice:
         raise DataError(
             f"{path}: narration_id {twice[0]} stands there twice ({len(twice):,} such rows); keep one of each"

@@ -14,6 +14,7 @@ import statistics
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,7 +108,7 @@ def _kill_check(
             if should_stop():
                 raise Interrupted(f"{place.parent}: stopped after {killed} kills; nothing is left there")
             before = _done(path)
-            child = _fork(lambda path=path: _write(path, None))
+            child = _fork(partial(_write, path, None))
             time.sleep(rng.uniform(0, seconds))
             os.kill(child, signal.SIGKILL)
             killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -127,7 +128,7 @@ def _two_writers_check(place: Path, expected: dict[str, bytes]) -> Check:
     wrong = []
     for name, shares in (("same", (None, None)), ("shared", (0, 1))):
         path = place / f"{name}.zarr"
-        children = [_fork(lambda path=path, share=share: _write(path, share)) for share in shares]
+        children = [_fork(partial(_write, path, share)) for share in shares]
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         if any(codes):
             wrong.append(f"{name} row groups: a writer ended with {codes}")

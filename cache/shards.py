@@ -151,13 +151,11 @@ def level_metadata(level: Level, rows: int, group_rows: int) -> bytes:
         "name": "sharding_indexed",
         "configuration": {
             "chunk_shape": list(level.chunk_shape),
-            "codecs": [_BYTES, _CRC],
+            "codecs": [_BYTES, _CRC] if level.compressor == "none" else [_BYTES, _ZSTD, _CRC],
             "index_codecs": [_BYTES, _CRC],
             "index_location": "end",
         },
     }
-    if level.compressor == "zstd":
-        sharding["configuration"]["codecs"].insert(1, _ZSTD)
     return _array_metadata(
         (length, *level.shape), (shard_length, *level.shape), level.dtype, "NaN", [sharding]
     )

@@ -256,7 +256,7 @@ def map_file(file: Path) -> np.ndarray:
         raise OSError(ctypes.get_errno(), "the system refused the map")
     block = (ctypes.c_ubyte * size).from_address(address)
     weakref.finalize(block, libc.munmap, address, size).atexit = False
-    mapped = np.frombuffer(block, np.uint8)
+    mapped = np.frombuffer(memoryview(block), np.uint8)
     mapped.flags.writeable = False
     return mapped
 

@@ -1,18 +1,19 @@
-"""Finding damage in a store, and mending it: verify, repair, gc.
+"""Finding damage in a store: `verify` says what is wrong, a line a file; nothing here changes features.
 
-`verify` says what is wrong, a line a file. `repair` deletes what is wrong and re-opens exactly the row groups
-that it belonged to, so that the command that made the store fills them again. Sound row groups are kept as
-long as either the manifest or the journals still know them.
+What a file must be is said by the manifest, or, while the store is unfinished, by the journals and the spec:
+size and sha256 of every file. The files of row groups carry checksums of their own, a crc32c a row. `repair`
+mends what is found here.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mambavl.cache import canonical, fsops, journal, shards
-from mambavl.cache.canonical import sha256
+from mambavl.cache.canonical import JSON, sha256
 from mambavl.cache.layout import Layout, committed_groups, file_size
 from mambavl.cache.spec import (
     CLASSES,
@@ -140,16 +141,16 @@ def file_faults(
 
 def _content_checks(layout: Layout) -> dict[str, Callable[[bytes], Iterator[str]]]:
     """By file: what its own checksums say, whatever the manifest holds."""
-    checks = {}
+    checks: dict[str, Callable[[bytes], Iterator[str]]] = {}
     for group in range(layout.groups):
         for level in layout.levels:
-            arguments = (level, layout.present_chunks(level, group), layout.chunks(level))
-            checks[layout.level_file(level, group)] = lambda data, a=arguments: _shard_faults(data, *a)
+            present, chunks = layout.present_chunks(level, group), layout.chunks(level)
+            check = partial(_shard_faults, level=level, present=present, chunks=chunks)
+            checks[layout.level_file(level, group)] = check
         for array in layout.row_arrays:
             shape = (layout.rows_per_group, *array.shape)
-            checks[layout.row_file(array, group)] = lambda data, s=shape, d=array.dtype: _row_file_faults(
-                data, s, d
-            )
+            check = partial(_row_file_faults, shape=shape, dtype=array.dtype)
+            checks[layout.row_file(array, group)] = check
     return checks
 
 
@@ -180,7 +181,7 @@ def seal(path: Path) -> None:
     for file in sorted((path / COMMIT).glob("*.journal")):
         journal.cut_torn_tail(file)
         fsops.sync_file(file)  # a writer that was killed has not
-    files = {name: [len(data), sha256(data)] for name, data in _beside(path).items()}
+    files: dict[str, JSON] = {name: [len(data), sha256(data)] for name, data in _beside(path).items()}
     fsops.write_file(path / SEAL, canonical.pretty_json({"files": files, "sha256": canonical.digest(files)}))
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from mambavl.cache import canonical, fsops, journal, shards
 from mambavl.cache.canonical import sha256
+from mambavl.cache.finalize import finalize_unless_busy
 from mambavl.cache.layout import Layout, committed_groups
 from mambavl.cache.rows import STATUS, Classes, Segment, write_segments
 from mambavl.cache.shards import Level
@@ -31,14 +32,11 @@ from mambavl.cache.spec import (
     ENVIRONMENT,
     LOCK,
     MANIFEST,
-    SCHEMA_VERSION,
     SEGMENTS,
     SPEC,
     Spec,
-    read_json,
     read_spec,
 )
-from mambavl.cache.verify import metadata_faults, seal, verify
 from mambavl.configs.errors import DataError, UsageError, differs
 
 GROUP_LOCKS = 64  # row groups share so many locks
@@ -206,23 +204,25 @@ class StoreWriter:
             self._journal = self._new_journal()  # what is written behind half a record would never be read
             raise
 
-    def _encode(self, group: int, rows: RowGroup) -> dict[str, bytes]:
+    def _encode(self, group: int, rows: RowGroup) -> dict[str, bytes | memoryview]:
         layout, count = self.layout, len(self.layout.rows_of(group))
         _check_row_group(layout, count, rows)
         values: dict[str, np.ndarray] = {"status": rows.status, "flags": rows.flags, **rows.lengths}
-        if layout.frame_pts:
+        if rows.frame_pts is not None:
             values["frame_pts"] = rows.frame_pts
-        files = {}
+        files: dict[str, bytes | memoryview] = {}
         for level in layout.levels:
-            array = rows.levels[level.name]
+            features = rows.levels[level.name]
             if level.kind == "ragged":
                 lengths = rows.lengths[level.beside("length")]
                 values[level.beside("start")] = group * level.capacity + np.cumsum(lengths) - lengths
-                array = _pad_tokens(array, level)
-            elif array.shape != (count, *level.shape):
-                raise ValueError(f"level {level.name}: expected {(count, *level.shape)}, got {array.shape}")
+                features = _pad_tokens(features, level)
+            elif features.shape != (count, *level.shape):
+                raise ValueError(
+                    f"level {level.name}: expected {(count, *level.shape)}, got {features.shape}"
+                )
             files[layout.level_file(level, group)] = shards.encode_shard(
-                array, level, level.chunks(layout.rows_per_group)
+                features, level, level.chunks(layout.rows_per_group)
             )
         for array in layout.row_arrays:
             files[layout.row_file(array, group)] = shards.encode_rows(
@@ -242,12 +242,12 @@ class StoreWriter:
         The lock goes first: of several writers, the last to let go finds the store complete and finishes it.
         """
         self.close()
-        return None if self.pending() else _finalize(self.path)
+        return None if self.pending() else finalize_unless_busy(self.path)
 
     def finalize(self) -> dict[str, Any] | None:
         """As `finish`, but DataError where rows are missing."""
         self.close()
-        return _finalize(self.path)
+        return finalize_unless_busy(self.path)
 
 
 def _check_row_group(layout: Layout, count: int, rows: RowGroup) -> None:
@@ -267,7 +267,7 @@ def _check_row_group(layout: Layout, count: int, rows: RowGroup) -> None:
             )
     if not set(np.unique(rows.status).tolist()) <= STATUS.keys() - {0}:
         raise ValueError(
-            f"status: {sorted(set(rows.status.tolist()))}, expected codes of schema.STATUS, none of them 0"
+            f"status: {sorted(set(rows.status.tolist()))}, expected codes of rows.STATUS, none of them 0"
         )
     for level in layout.levels:
         lengths = rows.lengths[level.beside("length")]
@@ -291,71 +291,3 @@ def _pad_tokens(tokens: np.ndarray, level: Level) -> np.ndarray:
     padded = np.full((level.capacity, *level.shape), np.nan, level.dtype)
     padded[: len(tokens)] = tokens
     return padded
-
-
-def finalize(path: Path) -> dict[str, Any]:
-    """Check that every row group is done, write manifest.json, drop the write bits. Training opens finalised
-    stores only.
-
-    Raises DataError when rows are missing, when another process is writing, or when the store was finished
-    and is damaged.
-    """
-    manifest = _finalize(Path(path))
-    if manifest is None:
-        raise DataError(f"{path}: another process is writing it; whoever ends last finishes it")
-    return manifest
-
-
-def _finalize(path: Path) -> dict[str, Any] | None:
-    path = path.absolute()
-    layout = Layout.from_spec(read_spec(path))
-    if not (path / MANIFEST).exists():
-        held = fsops.lock(path / LOCK, exclusive=True, wait=False)
-        if held is None:
-            return None
-        try:
-            return _write_manifest(path, layout)
-        finally:
-            fsops.unlock(held)
-    faults = verify(path)  # finished before: never written anew from files that may have changed since
-    if faults:
-        listed = "\n  ".join(faults[:20])
-        raise DataError(
-            f"{path}: was finished and is damaged since; `mambavl cache repair` re-opens what is bad:\n  {listed}"
-        )
-    manifest = read_json(path, MANIFEST)
-    fsops.sync_folder(path)  # a process killed right after its rename has not
-    _drop_write_bits(path, manifest)
-    return manifest
-
-
-def _write_manifest(path: Path, layout: Layout) -> dict[str, Any]:
-    done = committed_groups(path, layout)
-    if len(done) < layout.groups:
-        missing = sum(len(layout.rows_of(group)) for group in range(layout.groups) if group not in done)
-        raise DataError(
-            f"{path}: {layout.rows - missing:,} of {layout.rows:,} rows are done; run the command that made it again"
-        )
-    if faults := list(metadata_faults(path, layout, read_spec(path))):
-        listed = "\n  ".join(map(str, faults))
-        raise DataError(f"{path}: is damaged; `mambavl cache repair` mends what can be mended:\n  {listed}")
-    files = {name: entry for group in sorted(done) for name, entry in done[group]["files"].items()}
-    for name in [SPEC, SEGMENTS, CLASSES, *layout.metadata()]:
-        data = (path / name).read_bytes()
-        files[name] = [len(data), sha256(data)]
-    manifest = {
-        "schema": SCHEMA_VERSION,
-        "spec_sha256": layout.spec_sha256,
-        "files": files,
-        "failures": sorted(failure for record in done.values() for failure in record["failures"]),
-    }
-    manifest["store_id"] = canonical.digest(manifest)
-    seal(path)
-    fsops.write_file(path / MANIFEST, canonical.pretty_json(manifest))  # last: with it the store is finished
-    _drop_write_bits(path, manifest)
-    return manifest
-
-
-def _drop_write_bits(path: Path, manifest: dict[str, Any]) -> None:
-    for name in [*manifest["files"], MANIFEST]:
-        fsops.drop_write_bits(path / name)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from mambavl.configs.errors import UsageError, did_you_mean
 
@@ -104,7 +105,7 @@ def dump(config: Config) -> str:
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
-def _explain(fault: dict[str, Any], kind: type[Config], source: str) -> str:
+def _explain(fault: ErrorDetails, kind: type[Config], source: str) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if not fault["loc"]:
         return f"{source}: {message}"
@@ -128,10 +129,10 @@ def _model_at(kind: type[Config], path: list[str]) -> type[Config]:
 
 
 def _model_in(annotation: Any) -> type[Config] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and issubclass(annotation, Config):
         return annotation
     if get_origin(annotation) in (dict, list, tuple, Union, UnionType):
-        return next((found for arg in get_args(annotation) if (found := _model_in(arg))), None)
+        return next(filter(None, map(_model_in, get_args(annotation))), None)
     return None
 
 

@@ -16,11 +16,11 @@ from mambavl.cache.interchange.exported import import_export, is_export
 from mambavl.cache.interchange.foreign import (
     BY_TIME,
     Format,
-    SamplingTimes,
     check_options,
     import_features,
     source_sha256,
 )
+from mambavl.cache.interchange.lookup import SamplingTimes
 from mambavl.cache.rows import FLAG_TIME_FROM_FRAMES, Segment
 from mambavl.configs import Config
 from mambavl.configs.errors import UsageError

@@ -48,9 +48,10 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 @contextlib.contextmanager
 def readable(path: Path, *errors: type[Exception]) -> Iterator[None]:
     """Turn what a reader says of a damaged file into a DataError that names it."""
+    expected: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
     try:
         yield
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, *errors) as error:
+    except expected + errors as error:
         said = str(error).splitlines()
         raise DataError(f"{path}: cannot be read ({said[0] if said else type(error).__name__})") from None
 

@@ -25,12 +25,8 @@ from typing import Literal
 import numpy as np
 
 from mambavl.cache import canonical, fsops
-from mambavl.cache.canonical import sha256
-from mambavl.cache.interchange.foreign import (
-    RULSTM_FPS,
-    RULSTM_KEY,
-    need_lmdb,
-)
+from mambavl.cache.canonical import JSON, sha256
+from mambavl.cache.interchange.lookup import RULSTM_FPS, RULSTM_KEY, need_lmdb
 from mambavl.cache.reader import FeatureStore
 from mambavl.cache.rows import OK, STATUS
 from mambavl.cache.shards import Level
@@ -187,9 +183,9 @@ def _write_hdf5(
             file.create_dataset(level.name, (rows, *level.shape), level.dtype)
         done: Counter[str] = Counter()
         for _, values in groups:
-            for name, array in values.items():
-                file[name][done[name] : done[name] + len(array)] = array
-                done[name] += len(array)
+            for name, part in values.items():
+                file[name][done[name] : done[name] + len(part)] = part
+                done[name] += len(part)
         for name, found in digests.items():
             file.create_dataset(f"{name}.sha256", data=found, dtype=text)
         file.attrs["rows_sha256"] = _rows_sha256(store, *levels)
@@ -236,8 +232,13 @@ def _write_npy(
         for video, part in groupby(rows, key=lambda row: store.segments[row].video_id):
             numbers = np.array(list(part)) - rows.start
             fsops.append(folder / f"{video}.npy", values[level.name][numbers].tobytes())
-    origin = {"store_id": store.store_id, "spec": store.spec.to_dict(), "level": level.name}
-    origin |= {"sha256": digests, "rows_sha256": _rows_sha256(store, level)}
+    origin: dict[str, JSON] = {
+        "store_id": store.store_id,
+        "spec": store.spec.to_dict(),
+        "level": level.name,
+        "sha256": digests,
+        "rows_sha256": _rows_sha256(store, level),
+    }
     fsops.write_file(folder / ORIGIN, canonical.pretty_json(origin))
     for name in (SEGMENTS, CLASSES):
         fsops.write_file(folder / name, (store.path / name).read_bytes())

@@ -218,7 +218,7 @@ def _open_npy(folder: Path) -> _Export:
     layout = Layout.from_spec(spec)
     level = layout.level(origin["level"])
     table = list(csv.DictReader(io.StringIO((folder / INDEX).read_bytes().decode(), newline="")))
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "status": np.array([STATUS_CODE[line["status"]] for line in table], np.uint8),
         "flags": np.array([int(line["flags"]) for line in table], np.uint8),
         level.beside("length"): np.array([int(line["length"]) for line in table], np.int32),

@@ -76,8 +76,8 @@ def cache_repair(store: StoreArgument) -> None:
     """Delete what is damaged and re-open its row groups, so that the command that made the store fills
     only those again.
     """
+    from mambavl.cache.finalize import finalize
     from mambavl.cache.repair import repair
-    from mambavl.cache.writer import finalize
 
     with progress("verifying", "bytes") as update:
         done = repair(store, update)
@@ -179,7 +179,7 @@ def cache_finalize(store: StoreArgument) -> None:
     """Finish a complete store: write its manifest and make its files read-only. Extraction does this
     itself.
     """
-    from mambavl.cache.writer import finalize
+    from mambavl.cache.finalize import finalize
 
     manifest = finalize(store)
     failures = len(manifest["failures"])

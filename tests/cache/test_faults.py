@@ -41,9 +41,10 @@ from helpers.faults import (
 from helpers.paths import TESTS
 from helpers.tiny import CLASSES, make_segments
 from mambavl.cache import journal, open_store
+from mambavl.cache.finalize import finalize
 from mambavl.cache.repair import repair
 from mambavl.cache.verify import verify
-from mambavl.cache.writer import StoreWriter, finalize
+from mambavl.cache.writer import StoreWriter
 from mambavl.configs.errors import DataError
 from mambavl.fuse.checkpoint import load_checkpoint, save_checkpoint
 

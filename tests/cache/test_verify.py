@@ -10,10 +10,10 @@ import pytest
 
 from helpers.tiny import make_dense_store, make_text_store
 from mambavl.cache import fsops, journal, open_store
+from mambavl.cache.finalize import finalize
 from mambavl.cache.repair import gc, repair
 from mambavl.cache.spec import CLASSES, ENVIRONMENT, MANIFEST, SCHEMA_VERSION, SEAL, SEGMENTS, SPEC
 from mambavl.cache.verify import verify
-from mambavl.cache.writer import finalize
 from mambavl.configs.errors import DataError, UsageError
 
 

@@ -20,11 +20,12 @@ import zarr
 from helpers.forks import fork
 from helpers.tiny import CLASSES, make_dense_store, make_segments, make_text_store, unfinished
 from mambavl.cache import fsops, open_store, shards
+from mambavl.cache.finalize import finalize
 from mambavl.cache.rows import STATUS_CODE, read_segments, write_segments
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import SCHEMA_VERSION
 from mambavl.cache.verify import verify
-from mambavl.cache.writer import RowGroup, StoreWriter, finalize
+from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, UsageError
 
 

@@ -22,7 +22,8 @@ from helpers.tiny import CLASSES, make_dense_store, make_segments, make_text_sto
 from mambavl.cache import fsops, open_store
 from mambavl.cache.interchange.export import export_store
 from mambavl.cache.interchange.exported import import_export
-from mambavl.cache.interchange.foreign import SamplingTimes, import_features
+from mambavl.cache.interchange.foreign import import_features
+from mambavl.cache.interchange.lookup import SamplingTimes
 from mambavl.cache.rows import OK, STATUS
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, ParentStore, Spec

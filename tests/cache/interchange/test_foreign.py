@@ -14,7 +14,8 @@ from helpers.cli import call
 from helpers.dataset import make_dataset
 from helpers.tiny import CLASSES, ROWS, make_segments, make_text_store, tiny_recipe
 from mambavl.cache import open_store
-from mambavl.cache.interchange.foreign import SamplingTimes, import_features, source_sha256
+from mambavl.cache.interchange.foreign import import_features, source_sha256
+from mambavl.cache.interchange.lookup import SamplingTimes
 from mambavl.cache.rows import EMPTY_WINDOW, OK, STATUS
 from mambavl.cache.verify import verify
 from mambavl.configs.errors import DataError, Interrupted, UsageError

@@ -1,0 +1,242 @@
+"""Where a row's features are in what others made: under its own name, or by time in those of its video.
+
+    by name   one array a row: (D,), (T, D) or (T, g, g, D)
+    by time   (steps, D) a video: step i saw the frames [i stride, i stride + window) at `fps` a second
+    RULSTM    one vector a frame in LMDB: frame n is on display from second (n - 1) / fps
+
+Times are seconds. A row that cannot be served raises Fault with the status and the reason that the store
+keeps; it never gets the features of another moment.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from mambavl.cache.interchange.arrays import Arrays, readable
+from mambavl.cache.rows import Segment
+from mambavl.cache.shards import Level
+from mambavl.configs.errors import DataError, UsageError, to_install
+
+LEVEL_OF = {1: "clip", 2: "frame", 4: "grid"}  # by the number of axes
+AXES = {1: "(D,)", 2: "(steps, D)", 4: "(steps, g, g, D)"}
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+RULSTM_FPS = 30.0
+RULSTM_KEY = "{}_frame_{:010d}.jpg"
+NEAR = 1e-6  # of a frame or a step: what rounding may move
+
+
+@dataclass(frozen=True)
+class SamplingTimes:
+    """When each row is looked at. What is found by name knows its own moments; of this it needs
+    `sampling["task"]` alone.
+    """
+
+    sampling: Mapping[str, Any]  # the rule, for the spec
+    times: np.ndarray | None = None  # (rows, T) seconds, NaN where there is nothing to observe
+    flags: np.ndarray | None = None  # (rows,) uint8
+
+    def by_row(self, rows: int) -> np.ndarray:
+        """(rows, T) seconds. Raises ValueError where there are none, or not those of so many rows."""
+        if self.times is None or len(self.times) != rows:
+            found = "no" if self.times is None else len(self.times)
+            raise ValueError(f"{found} rows of times for {rows} segments")
+        return self.times
+
+
+class Fault(Exception):
+    """Why a row cannot be served."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Found(NamedTuple):
+    """What a source has for the rows."""
+
+    shape: tuple[int, ...]  # of a row: (D,), (T, D) or (T, g, g, D), T the longest
+    is_half: bool  # all of it is float16
+    # row -> values, and the seconds of its steps; raises Fault
+    read: Callable[[int], tuple[np.ndarray, np.ndarray | float]]
+    unused: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.shape[0] if len(self.shape) > 1 else 1
+
+    def level(self, dtype: Literal["float16", "float32"] | None) -> Level:
+        """The level that holds these rows; dtype: absent, float16 if all of the source is, else float32."""
+        name, steps = LEVEL_OF[len(self.shape)], self.steps if len(self.shape) > 1 else 0
+        return Level(
+            name, "dense", (1, *self.shape), dtype or ("float16" if self.is_half else "float32"), steps=steps
+        )
+
+
+def _common_shape(
+    arrays: Arrays, source: Path, names: list[str], axes: tuple[int, ...]
+) -> tuple[tuple[int, ...], bool]:
+    """The shape of all arrays with these names, the first axis that of the longest; and whether all are
+    float16.
+    """
+    present = {name: arrays.describe(name) for name in dict.fromkeys(names) if name in arrays.names}
+    if not present:
+        found = ", ".join(sorted(arrays.names)[:3]) or "nothing"
+        raise DataError(
+            f"{source}: has nothing for any row; expected names such as {names[0]}, found {found}"
+        )
+    model, (first, _) = next(iter(present.items()))
+    for name, (shape, dtype) in present.items():
+        if dtype not in FLOATS or len(shape) not in axes or 0 in (shape[1:] or shape):
+            expected = " or ".join(AXES[n] for n in axes)
+            raise DataError(
+                f"{source}: {name} is {dtype} {shape}; expected floating-point numbers {expected}"
+            )
+        if len(shape) != len(first) or shape[1:] != first[1:] or (len(shape) == 1 and shape != first):
+            raise DataError(
+                f"{source}: {name} is {shape}, {model} is {first}; all must have one form and one width"
+            )
+    longest = max(shape[0] for shape, _ in present.values())
+    return (max(longest, 1), *first[1:]), all(dtype == "float16" for _, dtype in present.values())
+
+
+# --- by name
+
+
+def by_name(arrays: Arrays, source: Path, segments: tuple[Segment, ...]) -> Found:
+    """An array named after each row's narration_id."""
+    names = [segment.narration_id for segment in segments]
+    shape, is_half = _common_shape(arrays, source, names, (1, 2, 4))
+
+    def read(row: int) -> tuple[np.ndarray, float]:
+        if names[row] not in arrays.names:
+            raise Fault("missing_video", f"no features for it in {source.name}")
+        array = arrays.read(names[row])
+        if not len(array):
+            raise Fault("short_video", f"no step of it in {source.name}")
+        return array, math.nan
+
+    return Found(shape, is_half, read, len(arrays.names - set(names)))
+
+
+# --- by time
+
+
+def by_time(
+    arrays: Arrays,
+    source: Path,
+    segments: tuple[Segment, ...],
+    moments: SamplingTimes,
+    fps: float,
+    window: int,
+    stride: int,
+) -> Found:
+    """Steps of a row's video.
+
+    Recognition: the step whose centre is nearest. Anticipation: the last step that has *ended* at that time;
+    where none has, the first, if it ends by start - tau_a, else the row is an empty window.
+    """
+    shape, is_half = _common_shape(arrays, source, [segment.video_id for segment in segments], (2,))
+    times = moments.by_row(len(segments))
+    video = lru_cache(maxsize=2)(arrays.read)  # the rows of a video follow one another
+
+    def read(row: int) -> tuple[np.ndarray, np.ndarray]:
+        segment = segments[row]
+        seconds = _observed(times[row], segment)
+        if segment.video_id not in arrays.names:
+            raise Fault("missing_video", f"no features of {segment.video_id} in {source.name}")
+        steps = video(segment.video_id)
+        # behind its last step a video has less than a stride
+        seen = (len(steps) * stride + window) / fps if len(steps) else 0.0
+        if seconds.max() > seen:
+            raise Fault(
+                "short_video", f"{seconds.max():.2f} s is beyond the {len(steps)} steps of {segment.video_id}"
+            )
+        if moments.sampling["task"] == "anticipation":
+            picks = np.floor((seconds * fps - window) / stride + NEAR)
+            if picks.min() < 0 and window / fps > segment.start - moments.sampling["tau_a"] + NEAR:
+                raise Fault(
+                    "empty_window",
+                    f"starts at {segment.start:.2f} s: no step of {window} frames has ended in time",
+                )
+        else:
+            # of two at the same distance the earlier
+            picks = np.ceil((seconds * fps - window / 2) / stride - 0.5)
+        picks = np.clip(picks, 0, len(steps) - 1).astype(np.int64)
+        return steps[picks], (picks * stride + window / 2) / fps
+
+    unused = len(arrays.names - {segment.video_id for segment in segments})
+    return Found((times.shape[1], shape[1]), is_half, read, unused)
+
+
+def rulstm(
+    source: Path,
+    segments: tuple[Segment, ...],
+    moments: SamplingTimes,
+    fps: float,
+    stack: contextlib.ExitStack,
+) -> Found:
+    """RULSTM's LMDB. The environment stays open as long as `stack`."""
+    lmdb, times = need_lmdb(), moments.by_row(len(segments))
+    with readable(source, lmdb.Error):
+        env = stack.enter_context(
+            lmdb.open(str(source), subdir=source.is_dir(), readonly=True, create=False, lock=False)
+        )
+        cursor = stack.enter_context(stack.enter_context(env.begin()).cursor())
+        width = len(cursor.value()) // 4 if cursor.first() else 0
+    if not width or len(cursor.value()) % 4:
+        raise DataError(
+            f"{source}: holds no float32 vectors; expected keys such as {RULSTM_KEY.format('P01_01', 1)}"
+        )
+
+    def on_display(video_id: str, seconds: float) -> int:
+        """Put the cursor on the frame on display, or on the nearest earlier one within a second; returns its
+        number.
+        """
+        wanted = math.floor(seconds * fps + NEAR) + 1
+        key, prefix = RULSTM_KEY.format(video_id, wanted).encode(), f"{video_id}_frame_".encode()
+        is_there = cursor.set_range(key) and cursor.key() == key
+        if is_there or (cursor.prev() if cursor.key() else cursor.last()):
+            number = cursor.key().removeprefix(prefix).removesuffix(b".jpg")
+            if cursor.key().startswith(prefix) and number.isdigit() and int(number) >= wanted - fps:
+                return int(number)
+        if not (cursor.set_range(prefix) and cursor.key().startswith(prefix)):
+            raise Fault("missing_video", f"no frame of {video_id} in {source.name}")
+        raise Fault(
+            "short_video", f"no frame of {video_id} in the second up to {seconds:.2f} s in {source.name}"
+        )
+
+    def read(row: int) -> tuple[np.ndarray, np.ndarray]:
+        numbers, vectors = [], []
+        for seconds in _observed(times[row], segments[row]).tolist():
+            numbers.append(on_display(segments[row].video_id, seconds))
+            value = cursor.value()
+            if len(value) != width * 4:
+                raise DataError(
+                    f"{source}: {cursor.key().decode()} has {len(value):,} bytes, others have {width * 4:,}"
+                )
+            vectors.append(np.frombuffer(value, "<f4"))
+        return np.stack(vectors), (np.array(numbers) - 1) / fps
+
+    return Found((times.shape[1], width), False, read)
+
+
+def need_lmdb() -> Any:
+    """The module. Raises UsageError where it is not installed."""
+    try:
+        import lmdb
+    except ImportError:
+        raise UsageError(f"LMDB needs the package lmdb: {to_install('lmdb')}") from None
+    return lmdb
+
+
+def _observed(seconds: np.ndarray, segment: Segment) -> np.ndarray:
+    """(T,) seconds; a fault where there is nothing to observe."""
+    if np.isnan(seconds).any():
+        raise Fault("empty_window", f"starts at {segment.start:.2f} s: nothing to observe before it in time")
+    return seconds
