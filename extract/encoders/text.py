@@ -135,7 +135,7 @@ def transformers_text(name: str, weights: str | None) -> TransformersTextEncoder
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(
-            f"encoder {name}: {first_line(error)} {NO_MODEL.format(beside='the tokenizer')}"
+            f"encoder {name}: {first_line(error)} {NO_MODEL.format(besides='the tokenizer')}"
         ) from None
     model, lacking = transformers_weights(name, source, "the tokenizer")
     refuse_lacking(name, source, [key for key in lacking if not key.startswith("pooler.")])

@@ -58,18 +58,18 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 NO_MODEL = (
     "Without a network, give --weights FOLDER with what the model was published with: "
-    "config, model.safetensors, and {beside}."
+    "config, model.safetensors, and {besides}."
 )
 
 
 def transformers_weights(
-    name: str, source: str, beside: str, **options: Any
+    name: str, source: str, besides: str, **options: Any
 ) -> tuple["PreTrainedModel", list[str]]:
     """A transformers base model from a folder or the hub, in float32 and from safetensors alone, and the
     names of the tensors that are missing there.
 
-    beside: what else the folder must hold, for the error. Raises UsageError, naming the encoder `name`, where
-    the model cannot be read.
+    besides: what else the folder must hold, for the error. Raises UsageError, naming the encoder `name`,
+    where the model cannot be read.
     """
     from transformers import AutoModel
     from transformers.utils import logging
@@ -84,7 +84,7 @@ def transformers_weights(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UsageError(f"encoder {name}: {first_line(error)} {NO_MODEL.format(beside=beside)}") from None
+        raise UsageError(f"encoder {name}: {first_line(error)} {NO_MODEL.format(besides=besides)}") from None
     finally:
         logging.set_verbosity(loudness)
     return model, sorted(found["missing_keys"])

@@ -31,22 +31,16 @@ REBUILT = {  # what a tensor is put together with; storages are torch.load's own
     ("torch._utils", "_rebuild_tensor_v2"),
     ("torch._utils", "_rebuild_parameter"),
     ("torch.nn.parameter", "Parameter"),
-    *(
-        ("torch", str(dtype).removeprefix("torch."))
-        for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-    ),
-    *(
-        ("torch", str(dtype).removeprefix("torch."))
-        for dtype in (torch.int64, torch.int32, torch.uint8, torch.bool)
-    ),
+    *(("torch", name) for name in ("float32", "float16", "bfloat16", "float64")),
+    *(("torch", name) for name in ("int64", "int32", "uint8", "bool")),
 }
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The weights of a checkpoint under their own names, and what else was in the file.
 
-    Raises UsageError, one line that names the file, for whatever is no checkpoint, is cut short, or tries
-    anything.
+    Raises UsageError, one line that names the file, for whatever is not a checkpoint, is cut short, or tries
+    to run something.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such checkpoint")
@@ -132,7 +126,7 @@ def _load(file: Any, **options: Any) -> Any:
 
 
 def _weights(loaded: Any) -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict in a checkpoint, and the names of what lies beside it."""
+    """The state dict in a checkpoint, and the names of what else it holds."""
     left_out: list[str] = []
     while isinstance(loaded, dict) and not any(isinstance(value, Tensor) for value in loaded.values()):
         inner = next((key for key in STATES if isinstance(loaded.get(key), dict)), None)

@@ -8,7 +8,7 @@ B clips, T frames, T' = T / 2 time steps, h x w patches, S tokens a step (hw; mo
 some), D channels, N = 1 + T' S tokens: the class token, then time, row, column. C queries a chunk.
 
 Two projects publish weights of this one function: facebookresearch/Motionformer, whose files hold a
-two-dimensional stem besides that nothing reads (`unused_stem`), and eladb3/ORViT, whose files do not. `ours`
+two-dimensional stem too, which nothing reads (`unused_stem`), and eladb3/ORViT, whose files do not. `ours`
 and `theirs` translate their keys.
 """
 
@@ -50,17 +50,13 @@ class MotionformerConfig:
     query_chunk: int = 512
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise UsageError(f"Motionformer: width {self.width} is not divisible by heads {self.heads}")
-        if self.frames % self.tubelet:
-            raise UsageError(
-                f"Motionformer: frames {self.frames} is not a multiple of tubelet {self.tubelet}"
-            )
-        if self.image_size % self.patch_size:
-            raise UsageError(
-                f"Motionformer: image_size {self.image_size} is "
-                f"not a multiple of patch_size {self.patch_size}"
-            )
+        for whole, size, part, unit in (
+            ("width", self.width, "heads", self.heads),
+            ("frames", self.frames, "tubelet", self.tubelet),
+            ("image_size", self.image_size, "patch_size", self.patch_size),
+        ):
+            if size % unit:
+                raise UsageError(f"Motionformer: {whole} {size} is not a multiple of {part} {unit}")
         if self.layer not in ("last", "penultimate"):
             raise UsageError(f"Motionformer: layer is `last` or `penultimate`, not {self.layer!r}")
 
@@ -249,13 +245,9 @@ class TrajectoryAttention(nn.Module):
         class_token = F.scaled_dot_product_attention(q[:, :, :1], k, v).transpose(1, 2).flatten(2)
         q, k, v = q[:, :, 1:], _by_step(k[:, :, 1:], steps), _by_step(v[:, :, 1:], steps)
         own_step = torch.arange(q.shape[2], device=q.device) // k.shape[2]  # (T' S,)
-        chunks = [
-            self._along_trajectories(queries, k, v, own)
-            for queries, own in zip(
-                q.split(self.query_chunk, dim=2), own_step.split(self.query_chunk), strict=True
-            )
-        ]
-        return self.proj(torch.cat([class_token, *chunks], dim=1))
+        chunks = zip(q.split(self.query_chunk, dim=2), own_step.split(self.query_chunk), strict=True)
+        patches = [self._along_trajectories(queries, k, v, own) for queries, own in chunks]
+        return self.proj(torch.cat([class_token, *patches], dim=1))
 
     def _along_trajectories(self, q: Tensor, k: Tensor, v: Tensor, own_step: Tensor) -> Tensor:
         """q (B, heads, C, d); k, v (B T', heads, S, d); own_step (C,), each query's step -> (B, C, D)."""
@@ -334,8 +326,8 @@ def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
     """`config` with what a published state dict's shapes tell: width, depth, clip length, classes, the unused
     stem.
 
-    The crop size cannot be told: the position table is that of a 224 px crop in every file. Heads are 64
-    channels wide.
+    The crop size is not among them: the position table is that of a 224 px crop in every file. Heads are 64
+    channels wide. Raises UsageError for the weights of another model.
     """
     state = unwrapped(state)
     lacking = [key for key in ("pos_embed", "temp_embed", "patch_embed_3d.proj.weight") if key not in state]

@@ -207,7 +207,7 @@ def test_sizes_and_clips_that_do_not_fit_are_refused(model):
     with pytest.raises(UsageError, match="96x100 px are not whole patches of 32 px"):
         model.token_grid((6, 96, 100))
     for sizes, said in [
-        ({"heads": 5}, "width 24 is not divisible by heads 5"),
+        ({"heads": 5}, "width 24 is not a multiple of heads 5"),
         ({"frames": 7}, "frames 7 is not a multiple of tubelet 2"),
         ({"image_size": 100}, "image_size 100 is not a multiple"),
         ({"layer": "first"}, "not 'first'"),
