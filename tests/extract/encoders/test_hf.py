@@ -1,16 +1,27 @@
-"""`hf:NAME` on tiny models saved as published ones are: tokens, their order, pixels, and what is refused."""
+"""`hf:NAME` on tiny models saved as published ones are: tokens, their order, and what is refused."""
 
 import json
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import transformers
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from helpers.dataset import make_dataset
+from helpers.hf import (
+    FRAMES,
+    PATCH,
+    PROCESSORS,
+    SIDE,
+    SIZE,
+    SMALL,
+    TUBELET,
+    image_model,
+    save,
+    save_video,
+    square,
+    video_config,
+)
 from helpers.jobs import make_roberta
 from mambavl.cache import open_store
 from mambavl.configs.errors import UsageError
@@ -19,81 +30,6 @@ from mambavl.extract.encoders.registry import build
 from mambavl.extract.encoders.text import TransformersTextEncoder
 from mambavl.extract.options import VideoExtraction
 from mambavl.extract.video_job import extract_video
-
-SIZE, PATCH, FRAMES = 32, 8, 4
-SIDE = SIZE // PATCH
-SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
-TUBELET = {"videomae": 2, "vivit": 2, "vjepa2": 2, "timesformer": 1}
-
-
-def video_config(kind: str, depth: int = 2, **more):
-    flat = {
-        "image_size": SIZE,
-        "patch_size": PATCH,
-        "num_frames": FRAMES,
-        "num_hidden_layers": depth,
-        **SMALL,
-        **more,
-    }
-    if kind == "videomae":
-        return transformers.VideoMAEConfig(**flat, tubelet_size=2)
-    if kind == "timesformer":
-        return transformers.TimesformerConfig(**flat)
-    if kind == "vivit":
-        del flat["patch_size"]
-        return transformers.VivitConfig(**flat, tubelet_size=[2, PATCH, PATCH])
-    return transformers.VJEPA2Config(
-        crop_size=SIZE, patch_size=PATCH, frames_per_clip=FRAMES, hidden_size=16, num_hidden_layers=depth,
-        num_attention_heads=2, pred_hidden_size=16, pred_num_attention_heads=2, pred_num_hidden_layers=1, num_pooler_layers=1,
-        **more,
-    )  # fmt: skip
-
-
-def save(folder: Path, model, processor: dict | None = None, file: str = "preprocessor_config.json") -> Path:
-    torch.manual_seed(1)
-    model.init_weights()
-    for name, parameter in model.named_parameters():
-        if "embed" in name or "token" in name:  # tables that start as zeros say nothing of order
-            torch.nn.init.normal_(parameter, std=0.2)
-    model.save_pretrained(folder)
-    if processor:
-        (folder / file).write_text(json.dumps(processor))
-    return folder
-
-
-def square(kind: str, size: int = SIZE, **more) -> dict:
-    """A processor file whose crop is `size`."""
-    edge, crop = {"shortest_edge": size}, {"height": size, "width": size}
-    return {"image_processor_type": kind, "size": edge, "crop_size": crop, "do_center_crop": True, **more}
-
-
-PROCESSORS = {
-    "videomae": square("VideoMAEImageProcessor", image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]),
-    "timesformer": {  # as it was published: an older name, bare numbers
-        "feature_extractor_type": "VideoMAEFeatureExtractor", "size": SIZE, "crop_size": SIZE, "do_center_crop": True,
-        "image_mean": [0.45, 0.45, 0.45], "image_std": [0.225, 0.225, 0.225],
-    },
-    "vivit": square("VivitImageProcessor", rescale_factor=1 / 127.5, offset=True),
-}  # fmt: skip
-
-
-def save_video(folder: Path, kind: str, depth: int = 2, **more) -> Path:
-    classes = {
-        "videomae": transformers.VideoMAEForVideoClassification,
-        "timesformer": transformers.TimesformerForVideoClassification,
-        "vivit": transformers.VivitForVideoClassification,
-        "vjepa2": transformers.VJEPA2ForVideoClassification,
-    }
-    model = classes[kind](video_config(kind, depth, **more))
-    if kind == "vjepa2":
-        crop = {"height": SIZE, "width": SIZE}
-        return save(
-            folder,
-            model,
-            {"video_processor_type": "VJEPA2VideoProcessor", "crop_size": crop},
-            "video_preprocessor_config.json",
-        )
-    return save(folder, model, PROCESSORS[kind])
 
 
 @pytest.fixture(scope="module")
@@ -174,40 +110,6 @@ def test_clips_of_other_lengths_and_sizes_are_refused_with_what_to_set(folders, 
         build(f"hf:{folders[kind]}", image_size=64)
 
 
-def image_model(kind: str):
-    flat = {"image_size": SIZE, "patch_size": PATCH, "num_hidden_layers": 2, **SMALL}
-    if kind == "vit":
-        return transformers.ViTForImageClassification(transformers.ViTConfig(**flat))
-    if kind == "dinov2":
-        # a larger table than its crop
-        return transformers.Dinov2Model(transformers.Dinov2Config(**{**flat, "image_size": 64}))
-    if kind == "registers":
-        return transformers.Dinov2WithRegistersModel(
-            transformers.Dinov2WithRegistersConfig(**flat, num_register_tokens=4)
-        )
-    if kind in ("clip", "siglip"):
-        family = {"clip": "CLIP", "siglip": "Siglip"}[kind]
-        words = {"vocab_size": 20, "num_hidden_layers": 1, "max_position_embeddings": 8, **SMALL}
-        config = getattr(transformers, f"{family}Config")(text_config=words, vision_config=flat)
-        return getattr(transformers, f"{family}Model")(config)
-    if kind == "clip-vision":
-        return transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**flat))
-    if kind == "swin":
-        return transformers.SwinModel(
-            transformers.SwinConfig(
-                image_size=SIZE, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4
-            )
-        )
-    if kind == "convnext":
-        sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
-        return transformers.ConvNextForImageClassification(
-            transformers.ConvNextConfig(image_size=SIZE, **sizes)
-        )
-    return transformers.ResNetModel(
-        transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
-    )
-
-
 IMAGE_MODELS = {  # its class for pictures, cells a side, channels, leading tokens
     "vit": (transformers.ViTModel, 4, 16, 1),
     "dinov2": (transformers.Dinov2Model, 4, 16, 1),
@@ -253,63 +155,6 @@ def test_a_model_with_tokens_of_unknown_places_is_refused(tmp_path):
     )
     save(tmp_path, transformers.YolosModel(config), square("CLIPImageProcessor"))
     with pytest.raises(UsageError, match="26 tokens of a frame of 32 px do not form a square grid"):
-        build(f"hf:{tmp_path}")
-
-
-FILES = {
-    "videomae": PROCESSORS["videomae"],
-    "timesformer": PROCESSORS["timesformer"],
-    "vivit": PROCESSORS["vivit"],
-    "clip": square("CLIPImageProcessor"),
-    "plain sizes": {
-        "image_processor_type": "ViTImageProcessor",
-        "size": {"height": SIZE, "width": SIZE},
-        "resample": 3,
-    },
-    "no normalisation": square("CLIPImageProcessor", do_normalize=False),
-    "numbers up to 255": square(
-        "CLIPImageProcessor", do_rescale=False, image_mean=[120, 110, 100], image_std=[60, 61, 62]
-    ),
-    "blue first": square("MobileViTImageProcessor", resample=0),
-}
-
-
-@pytest.mark.parametrize("case", FILES)
-def test_pixels_are_what_the_published_processor_makes(tmp_path, case):
-    pixels = build(f"hf:{save(tmp_path, image_model('vit'), FILES[case])}").pixels
-    frame = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
-    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
-    expected = processor(images=Image.fromarray(frame), return_tensors="np")["pixel_values"].reshape(
-        3, SIZE, SIZE
-    )
-    ours = frame[..., ::-1] if pixels.colour == "BGR" else frame
-    ours = (ours / 255 - np.array(pixels.mean)) / np.array(pixels.std)
-    np.testing.assert_allclose(ours.transpose(2, 0, 1), expected, atol=1e-4 * np.abs(expected).max())
-    assert pixels.image_size == SIZE
-    assert pixels.colour == ("BGR" if case == "blue first" else "RGB")
-    bilinear = dict.fromkeys(("videomae", "timesformer", "vivit"), "bilinear")
-    assert pixels.interpolation == {**bilinear, "blue first": "nearest"}.get(case, "bicubic")
-
-
-def test_known_means_are_kept_to_the_last_digit(folders):
-    assert build(f"hf:{folders['videomae']}").pixels.mean == pytest.approx((0.485, 0.456, 0.406), rel=1e-12)
-    assert build(f"hf:{folders['vjepa2']}").pixels.std == pytest.approx((0.229, 0.224, 0.225), rel=1e-12)
-    vivit = build(f"hf:{folders['vivit']}").pixels  # x / 127.5 - 1, then mean 0.5 and std 0.5
-    assert (vivit.mean, vivit.std) == (pytest.approx((0.75,) * 3), pytest.approx((0.25,) * 3))
-
-
-def test_a_folder_without_a_processor_file_is_told_what_to_add(tmp_path):
-    save(tmp_path, image_model("vit"))
-    with pytest.raises(
-        UsageError,
-        match=r"no preprocessor_config\.json .* put the one published with the weights next to them",
-    ):
-        build(f"hf:{tmp_path}")
-
-
-def test_a_processor_that_pads_is_refused(tmp_path):
-    save(tmp_path, image_model("vit"), square("CLIPImageProcessor", crop_size={"height": 48, "width": 48}))
-    with pytest.raises(UsageError, match="does more to a square frame than scale and normalise"):
         build(f"hf:{tmp_path}")
 
 

@@ -36,7 +36,7 @@ COMPILE_TOLERANCE = 2e-6
 
 
 class Subject:
-    """An encoder and inputs of five rows; `run(rows)` gives the tokens (and pooled features) of some of them."""
+    """An encoder and inputs of five rows; `run(rows)` gives tokens (and pooled features) of some of them."""
 
     def __init__(self, name, text_folder):
         self.name = name

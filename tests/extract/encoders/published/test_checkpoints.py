@@ -41,10 +41,13 @@ def test_the_layouts_of_published_checkpoints(tmp_path, zipped, around):
     and the new.
     """
     beside = {
-        "epoch": 7, "args": argparse.Namespace(lr=0.1, out=Path("x")), "best_acc1": np.float64(0.5), "cfg": "a: 1",
+        "epoch": 7,
+        "args": argparse.Namespace(lr=0.1, out=Path("x")),
+        "best_acc1": np.float64(0.5),
+        "cfg": "a: 1",
         "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]},
         "scaler": collections.Counter("ab"),
-    }  # fmt: skip
+    }
     file = tmp_path / "a.pth"
     torch.save(
         {**beside, around: collections.OrderedDict(STATE)} if around else STATE,

@@ -1,4 +1,4 @@
-"""LaViLa's TimeSformer: the numbers of the original, its state dicts, divided attention against a masked one."""
+"""LaViLa's TimeSformer: the original's numbers, its state dicts, divided attention against a masked one."""
 
 import math
 from dataclasses import replace

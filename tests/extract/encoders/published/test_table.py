@@ -29,9 +29,11 @@ from mambavl.extract.video_job import extract_video
 VIT = {"width": 32, "depth": 2, "heads": 4, "patch_size": 8, "image_size": 16, "frames": 4}
 MOTION = {"width": 32, "depth": 2, "heads": 4, "patch_size": 16, "image_size": 32, "frames": 4}
 SMALL = {
-    "avion-vit-b": VIT, "lavila-tsf-b": VIT, "motionformer": MOTION,
+    "avion-vit-b": VIT,
+    "lavila-tsf-b": VIT,
+    "motionformer": MOTION,
     "orvit": MOTION | {"orvit_layers": (1,), "objects": 2, "boxes": "none"},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +303,7 @@ def test_orvit_is_given_the_boxes_of_its_crop(dataset, tmp_path, monkeypatch):
 
 
 def hands(pts: np.ndarray, left: int) -> torch.Tensor:
-    """(T, 4): the right hand at some times, (cx, cy, w, h) in the 48 x 48 crop that begins at column `left`."""
+    """(T, 4): the right hand at some times, (cx, cy, w, h) in the 48 x 48 crop from column `left` on."""
     top = torch.from_numpy(np.maximum(np.floor(pts * 50), 1) / 1000).float()
     x0, x1 = (min(max(x - left, 0), 48) / 48 for x in (60, 96))
     box = torch.stack(
@@ -363,9 +365,13 @@ def test_convert_never_writes_over_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "wrong"),
-    [("avion-vit-b", {"image_size": "abc"}), ("motionformer", {"heads": 0}), ("motionformer", {"frames": True}),
-     ("orvit", {"orvit_layers": 3})],
-)  # fmt: skip
+    [
+        ("avion-vit-b", {"image_size": "abc"}),
+        ("motionformer", {"heads": 0}),
+        ("motionformer", {"frames": True}),
+        ("orvit", {"orvit_layers": 3}),
+    ],
+)
 def test_sizes_that_cannot_be_are_refused_by_name(name, wrong):
     with pytest.raises(UsageError, match=f"encoder {name}: {next(iter(wrong))} ="):
         build(name, weights="random", **SMALL[name] | wrong)
