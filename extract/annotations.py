@@ -50,9 +50,10 @@ class ClassList:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Every key and instance of every class."""
-        return tuple(
-            name for class_id in self.keys for name in (self.keys[class_id], *self.instances[class_id])
-        )
+        names: list[str] = []
+        for class_id, key in self.keys.items():
+            names += [key, *self.instances[class_id]]
+        return tuple(names)
 
     def words(self, class_id: int) -> str:
         """The key as a person would say it: `turn-on` -> `turn on`, `board:chopping` -> `chopping board`."""
@@ -105,6 +106,7 @@ def spoken(key: str) -> str:
 
 
 def canonical_order(segment: Segment) -> tuple[str, float, str]:
+    """The key by which a store's rows are sorted."""
     return (segment.video_id, segment.start, segment.narration_id)
 
 

@@ -35,7 +35,7 @@ from mambavl.extract.encoders.base import Pixels, VideoEncoder
 from mambavl.extract.encoders.levels import video_levels
 from mambavl.extract.encoders.published.orvit import crop_boxes
 from mambavl.extract.options import VideoExtraction
-from mambavl.extract.sampling import Window, window
+from mambavl.extract.sampling import Sampling, Window, window
 from mambavl.extract.video import Reader, VideoError, open_video
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -107,7 +107,10 @@ class ClipEncoder:
     def _encode(self, clips: list["Clip"]) -> dict[str, np.ndarray]:
         """A batch of clips -> features by level, (B, V, *a view's shape)."""
         views = [self._encode_view(clips, view) for view in range(self.options.views)]
-        return {level.name: np.stack([view[level.name] for view in views], axis=1) for level in self.levels}
+        found: dict[str, np.ndarray] = {}
+        for level in self.levels:
+            found[level.name] = np.stack([view[level.name] for view in views], axis=1)
+        return found
 
     @torch.inference_mode()
     def _encode_view(self, clips: list["Clip"], view: int) -> dict[str, np.ndarray]:
@@ -146,6 +149,7 @@ class Clip(job.Clip):
 
     @classmethod
     def empty(cls, options: VideoExtraction, size: int, objects: int) -> "Clip":
+        """A clip without images. size: S; objects: O."""
         views, frames = options.views, options.sampling.frames
         black = np.zeros((size, size, 3), np.uint8)
         boxes = np.zeros((views, frames, objects, 4), np.float32)
@@ -195,10 +199,7 @@ class ClipReader:
     def _of_video(self, video_id: str, segments: list[Segment]) -> list[Clip]:
         """The clips of some segments of one video; a frame that several of them show is decoded once."""
         sampling = self.options.sampling
-        windows = [
-            [window(segment.start, segment.stop, sampling, view) for view in range(sampling.views)]
-            for segment in segments
-        ]
+        windows = [_windows(segment, sampling) for segment in segments]
         clips = [self._begin(segment, views[0]) for segment, views in zip(segments, windows, strict=True)]
         try:
             reader = self.videos.reader(video_id)
@@ -210,8 +211,7 @@ class ClipReader:
         frames = self._decode(reader, places)
         for clip, index in zip(clips, places, strict=True):
             if index is not None:
-                views = [[frames[number] for number in view] for view in index.tolist()]
-                self._fill(clip, video_id, views, reader.timeline.pts[index])
+                self._fill(clip, video_id, _shown(frames, index), reader.timeline.pts[index])
         if sampling.task == "anticipation":
             _assert_nothing_late(segments, clips, sampling.tau_a)
         return clips
@@ -257,22 +257,17 @@ class ClipReader:
         return [(left, top, left + side, top + side) for top, left, side in squares]
 
     def _fill(
-        self, clip: Clip, video_id: str, views: list[list[Frame | VideoError]], pts: np.ndarray
+        self, clip: Clip, video_id: str, shown: list[list[Frame]] | VideoError, pts: np.ndarray
     ) -> None:
-        """Give a clip its images, and the boxes on them. views: the frames of each in time; pts (views, T)
-        seconds.
-        """
-        shown: list[list[Frame]] = []
-        for found in views:
-            frames = []
-            for frame in found:
-                if isinstance(frame, VideoError):
-                    clip.fail(frame.status, str(frame))
-                    return
-                frames.append(frame)
-            shown.append(frames)
+        """Give a clip its images, and the boxes on them. shown: by view in time; pts (views, T) seconds."""
+        if isinstance(shown, VideoError):
+            clip.fail(shown.status, str(shown))
+            return
         crops = self.options.crops
-        clip.images = [[frame.crops[crop] for frame in frames] for frames in shown for crop in range(crops)]
+        clip.images = []
+        for frames in shown:
+            for crop in range(crops):
+                clip.images.append([frame.crops[crop] for frame in frames])
         clip.pts = np.repeat(pts, crops, axis=0)
         if self.boxes:
             self._fill_boxes(self.boxes, clip, video_id, [frames[0].size for frames in shown], pts)
@@ -292,9 +287,7 @@ class ClipReader:
             clip.boxes[view] = self._boxes_of_crop(boxes[in_time], sizes[in_time], crop).numpy()
 
     def _boxes_of_crop(self, boxes: torch.Tensor, size: tuple[int, int], crop: int) -> torch.Tensor:
-        """boxes (T, O, 4), corners in fractions of a frame of size (H, W) -> (cx, cy, w, h) in fractions of
-        the crop.
-        """
+        """boxes (T, O, 4), corners in fractions of a frame (H, W) -> (cx, cy, w, h) in those of the crop."""
         image_size, transform = self.pixels.image_size, self.options.box_transform
         if self.options.fit == "squash":
             return crop_boxes(boxes, (1, 1), (0, 0, 1), image_size)
@@ -303,12 +296,29 @@ class ClipReader:
 
 
 def crop_squares(height: int, width: int, crops: int) -> list[tuple[float, float, float]]:
-    """(top, left, side) of the squares cut from a frame: the centre one, or three along the long side, end to
-    end.
-    """
+    """(top, left, side) of the squares cut from a frame: in the centre, or three along the long side."""
     side = min(height, width)
     places = (0.5,) if crops == 1 else (0.0, 0.5, 1.0)
     return [((height - side) * place, (width - side) * place, side) for place in places]
+
+
+def _windows(segment: Segment, sampling: Sampling) -> list[Window]:
+    """The moments of a row, by view in time."""
+    return [window(segment.start, segment.stop, sampling, view) for view in range(sampling.views)]
+
+
+def _shown(frames: dict[int, Frame | VideoError], index: np.ndarray) -> list[list[Frame]] | VideoError:
+    """The frames numbered index (views, T), by view; or what is wrong with the first that is not there."""
+    shown: list[list[Frame]] = []
+    for view in index.tolist():
+        found: list[Frame] = []
+        for number in view:
+            frame = frames[number]
+            if isinstance(frame, VideoError):
+                return frame
+            found.append(frame)
+        shown.append(found)
+    return shown
 
 
 def _locate(clip: Clip, views: list[Window], reader: Reader) -> np.ndarray | None:

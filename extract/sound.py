@@ -128,6 +128,6 @@ class SoundReader:
         frame = self._av.AudioFrame.from_ndarray(mono[None], format="fltp", layout="mono")
         frame.sample_rate, frame.pts = self._rate, 0
         resampler = self._av.AudioResampler(format="fltp", layout="mono", rate=rate)
-        parts = [part.to_ndarray()[0] for found in (frame, None) for part in resampler.resample(found)]
-        out = np.concatenate(parts)[:samples]
+        parts = [*resampler.resample(frame), *resampler.resample(None)]  # None: what the filter still holds
+        out = np.concatenate([part.to_ndarray()[0] for part in parts])[:samples]
         return np.pad(out, (0, samples - len(out)))  # the filter may keep a sample at the end

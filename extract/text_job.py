@@ -1,5 +1,6 @@
 """The text job: both questions of every row, each distinct text encoded once a row group."""
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,9 +43,9 @@ def extract_text(
     encoder = job.build_encoder(options, TextEncoder)
     asked = _read_for(annotations, questions)
     _refuse_unmasked(questions, asked[0], options)
-    ids: dict[str, Ids] = {
-        key: [encoder.tokenize(getattr(question, key)) for question in asked] for key in QUESTION_KEYS
-    }
+    ids: dict[str, Ids] = {}
+    for key in QUESTION_KEYS:
+        ids[key] = [encoder.tokenize(getattr(question, key)) for question in asked]
     spec = _text_spec(annotations, questions, asked[0], encoder, options, ids)
     writer = StoreWriter(
         out, spec, annotations.segments, annotations.classes, job.environment(options.device)
@@ -110,7 +111,8 @@ def _encode_distinct(
     encoder: TextEncoder, ids: dict[str, Ids], options: TextExtraction
 ) -> dict[str, dict[tuple[int, ...], np.ndarray]]:
     """Encoder's level -> token ids -> (L, D), as it is stored. Each text is encoded once, in order."""
-    distinct = list(dict.fromkeys(tuple(tokens) for key in QUESTION_KEYS for tokens in ids[key]))
+    texts = [tuple(tokens) for tokens in itertools.chain.from_iterable(ids[key] for key in QUESTION_KEYS)]
+    distinct = list(dict.fromkeys(texts))
     features: dict[str, dict[tuple[int, ...], np.ndarray]] = {level: {} for level in options.levels}
     for batch in _chunks(distinct, options.batch_texts):
         encoded = encoder.encode([list(tokens) for tokens in batch], options.levels)
@@ -148,7 +150,7 @@ def _text_spec(
     options: TextExtraction,
     ids: dict[str, Ids],
 ) -> Spec:
-    lengths = {key: np.array([len(tokens) for tokens in ids[key]]) for key in QUESTION_KEYS}
+    lengths = {key: np.array(list(map(len, ids[key]))) for key in QUESTION_KEYS}
     token_bytes = encoder.width * np.dtype(options.dtype).itemsize
     row_bytes = max(lengths[key].mean() for key in QUESTION_KEYS) * token_bytes
     group_rows = options.rows_per_group or shards.rows_per_group(row_bytes)

@@ -38,6 +38,7 @@ class Tracks(NamedTuple):
     corners: np.ndarray  # (rows, 4) float32
 
     def of_image(self, number: int) -> Boxes:
+        """What is seen in an image; nothing where the detections do not list it."""
         if number + 1 >= len(self.first):
             return NOTHING
         rows = slice(self.first[number], self.first[number + 1])
@@ -103,6 +104,7 @@ class _Linker:
 
 
 def smaller_side(box: Corners) -> float:
+    """The smaller of width and height, in fractions of the frame."""
     return min(box[2] - box[0], box[3] - box[1])
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mambavl.cache.fill import FillResult, fill
+from mambavl.cache.shards import Level
 from mambavl.cache.spec import BoxesRecipe, FeatureRecipe, PixelRecipe, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, UsageError, some
@@ -12,7 +13,7 @@ from mambavl.extract import job
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.boxes import BoxSource, open_boxes
 from mambavl.extract.clips import ClipEncoder, ClipReader
-from mambavl.extract.encoders.base import VideoEncoder
+from mambavl.extract.encoders.base import Pixels, VideoEncoder
 from mambavl.extract.encoders.published import table
 from mambavl.extract.options import VideoExtraction
 from mambavl.extract.video_files import find_videos
@@ -60,45 +61,52 @@ def _video_spec(
     options: VideoExtraction,
     boxes: BoxSource | None,
 ) -> Spec:
-    frames, size, views = options.sampling.frames, encoder.pixels.image_size, options.views
-    steps, rows, columns = encoder.token_grid((frames, size, size))
-    width = encoder.width
-    shapes = {
-        "clip": (views, width),
-        "cls": (views, width),
-        "frame": (views, steps, width),
-        "grid": (views, steps, options.grid, options.grid, width),
-        "patch": (views, steps * rows * columns, width),
-    }
-    levels = job.dense_levels(options, shapes, steps)
-    pixels = encoder.pixels
+    levels = _levels(encoder, options)
     recipe = FeatureRecipe(
         numerics=job.NUMERICS,
         encoder=job.encoder_identity(encoder),
-        pixels=PixelRecipe(
-            image_size=size,
-            fit=options.fit,
-            crops=options.crops,
-            interpolation=pixels.interpolation,
-            mean=tuple(pixels.mean),
-            std=tuple(pixels.std),
-            colour=pixels.colour,
-        ),
+        pixels=_pixel_recipe(encoder.pixels, options),
         sampling=options.sampling.model_dump(),
         decoder=options.decoder,
         precision=options.precision,
         batch_rows=options.batch_rows,
         boxes=BoxesRecipe(source=str(options.boxes), transform=options.box_transform) if boxes else None,
     )
+    found = boxes.fingerprint(sorted(paths)) if boxes else None
     return Spec(
         kind="video",
         recipe=recipe,
-        inputs=job.video_inputs(
-            options, annotations, paths, boxes.fingerprint(sorted(paths)) if boxes else None
-        ),
+        inputs=job.video_inputs(options, annotations, paths, found),
         levels=levels,
-        frame_pts=(views, frames),
+        frame_pts=(options.views, options.sampling.frames),
         rows_per_group=job.rows_per_group(options, levels),
+    )
+
+
+def _levels(encoder: VideoEncoder, options: VideoExtraction) -> tuple[Level, ...]:
+    """The stored levels: V views, T' steps of time, h x w patches, D channels."""
+    size = encoder.pixels.image_size
+    steps, height, width = encoder.token_grid((options.sampling.frames, size, size))
+    views, grid, channels = options.views, options.grid, encoder.width
+    shapes = {
+        "clip": (views, channels),
+        "cls": (views, channels),
+        "frame": (views, steps, channels),
+        "grid": (views, steps, grid, grid, channels),
+        "patch": (views, steps * height * width, channels),
+    }
+    return job.dense_levels(options, shapes, steps)
+
+
+def _pixel_recipe(pixels: Pixels, options: VideoExtraction) -> PixelRecipe:
+    return PixelRecipe(
+        image_size=pixels.image_size,
+        fit=options.fit,
+        crops=options.crops,
+        interpolation=pixels.interpolation,
+        mean=tuple(pixels.mean),
+        std=tuple(pixels.std),
+        colour=pixels.colour,
     )
 
 
