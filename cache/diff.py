@@ -1,11 +1,14 @@
-"""What differs between two stores: the recipes that made them, the rows that they hold, and what the rows
-are.
+"""What differs between two stores: their recipes, the rows that they hold, and what the rows are.
+
+Rows are matched by narration_id; what is compared of them are those that both stores hold.
 """
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from mambavl.cache import canonical
 from mambavl.cache.reader import FeatureStore
@@ -16,84 +19,115 @@ from mambavl.configs.progress import Progress, unseen
 BATCH_BYTES = 64 * 2**20
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """The rows that both stores hold: their names, and where they are in each, (N,) int64."""
+
+    names: np.ndarray
+    ours: np.ndarray
+    theirs: np.ndarray
+
+    def where(self, picked: np.ndarray) -> "_Shared":
+        """Some of them, by a mask (N,)."""
+        return _Shared(self.names[picked], self.ours[picked], self.theirs[picked])
+
+
 def diff(ours: FeatureStore, theirs: FeatureStore, progress: Progress = unseen) -> Iterator[str]:
     """Lines that say what differs; none when the stores say the same.
 
     First the spec, field by field, then rows that only one has, statuses, lengths, and for every level that
-    both have in the same shape the rows whose values differ, with the largest difference. Rows are matched by
-    narration_id.
+    both have in the same shape the rows whose values differ, with the largest difference. progress counts
+    levels.
     """
-    yield from (f"spec {line}" for line in canonical.differences(ours.spec.to_dict(), theirs.spec.to_dict()))
-    rows = [
-        {segment.narration_id: row for row, segment in enumerate(store.segments)} for store in (ours, theirs)
-    ]
-    for mine, other, store in ((rows[0], rows[1], ours), (rows[1], rows[0], theirs)):
-        if alone := [name for name in mine if name not in other]:
+    for line in canonical.differences(ours.spec.to_dict(), theirs.spec.to_dict()):
+        yield f"spec {line}"
+    row_of, row_of_theirs = _row_of(ours), _row_of(theirs)
+    for mine, others, store in ((row_of, row_of_theirs, ours), (row_of_theirs, row_of, theirs)):
+        if alone := [name for name in mine if name not in others]:
             yield f"rows only in {store.path}: {_rows(alone)}"
-    names = [name for name in rows[0] if name in rows[1]]
-    left, right = (np.array([side[name] for name in names], np.int64) for side in rows)
-    status = ours.status[left], theirs.status[right]
-    if (changed := np.flatnonzero(status[0] != status[1])).size:
+    names = [name for name in row_of if name in row_of_theirs]
+    shared = _Shared(
+        np.array(names, object),
+        np.array([row_of[name] for name in names], np.int64),
+        np.array([row_of_theirs[name] for name in names], np.int64),
+    )
+    yield from _per_row(ours, theirs, shared)
+    is_ok = (ours.status[shared.ours] == OK) & (theirs.status[shared.theirs] == OK)
+    levels = [name for name in ours.levels if name in theirs.levels]
+    for number, name in enumerate(levels):
+        progress(number, len(levels))
+        mine_level, their_level = ours.levels[name], theirs.levels[name]
+        if (mine_level.shape, mine_level.kind) == (their_level.shape, their_level.kind):
+            yield from _values(ours, theirs, name, shared.where(is_ok))  # else the spec's line has said it
+    progress(len(levels), len(levels))
+
+
+def _row_of(store: FeatureStore) -> dict[str, int]:
+    return {segment.narration_id: row for row, segment in enumerate(store.segments)}
+
+
+def _per_row(ours: FeatureStore, theirs: FeatureStore, shared: _Shared) -> Iterator[str]:
+    """Statuses, flags, times and reasons."""
+    status, their_status = ours.status[shared.ours], theirs.status[shared.theirs]
+    changed = np.flatnonzero(status != their_status)
+    if changed.size:
         first = changed[0]
-        words = f"{STATUS[int(status[0][first])]} -> {STATUS[int(status[1][first])]}"
-        yield f"status: {_rows([names[i] for i in changed])} (first: {words})"
+        words = f"{STATUS[int(status[first])]} -> {STATUS[int(their_status[first])]}"
+        yield f"status: {_rows(shared.names[changed])} (first: {words})"
     for name in ("flags", "frame_pts"):
-        arrays = [
-            store.row_array(name)[index]
-            for store, index in ((ours, left), (theirs, right))
-            if name in _row_arrays(store)
-        ]
-        if len(arrays) == 2 and arrays[0].shape == arrays[1].shape:
-            same = np.array(
-                [np.array_equal(a, b, equal_nan=True) for a, b in zip(*arrays, strict=True)], bool
-            )
+        if not (_has_array(ours, name) and _has_array(theirs, name)):
+            continue
+        values, their_values = ours.row_array(name)[shared.ours], theirs.row_array(name)[shared.theirs]
+        if values.shape == their_values.shape:
+            same = _equal_or_nan(values, their_values)
             if not same.all():
-                yield f"{name}: {_rows([names[i] for i in np.flatnonzero(~same)])}"
-    reasons = [{name: reason for name, _, reason in store.failures} for store in (ours, theirs)]
-    if unlike := [name for name in names if reasons[0].get(name) != reasons[1].get(name)]:
+                yield f"{name}: {_rows(shared.names[~same])}"
+    reasons = {name: reason for name, _, reason in ours.failures}
+    their_reasons = {name: reason for name, _, reason in theirs.failures}
+    if unlike := [name for name in shared.names if reasons.get(name) != their_reasons.get(name)]:
         yield f"reasons: {_rows(unlike)}"
-    both = np.flatnonzero((status[0] == OK) & (status[1] == OK))
-    shared = [name for name, level in ours.levels.items() if name in theirs.levels]
-    for number, name in enumerate(shared):
-        progress(number, len(shared))
-        pair = ours.levels[name], theirs.levels[name]
-        if (pair[0].shape, pair[0].kind) != (pair[1].shape, pair[1].kind):
-            continue  # the spec's line has said it
-        yield from _values(ours, theirs, name, left[both], right[both], [names[i] for i in both])
-    progress(len(shared), len(shared))
 
 
-def _values(
-    ours: FeatureStore, theirs: FeatureStore, name: str, left: np.ndarray, right: np.ndarray, names: list[str]
-) -> Iterator[str]:
+def _has_array(store: FeatureStore, name: str) -> bool:
+    return any(array.name == name for array in store.layout.row_arrays)
+
+
+def _equal_or_nan(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """(N,) whether all values of a row are equal, or NaN in both."""
+    same = (ours == theirs) | ((ours != ours) & (theirs != theirs))
+    return same.reshape(len(same), -1).all(1) if same.size else np.ones(len(same), bool)
+
+
+def _values(ours: FeatureStore, theirs: FeatureStore, name: str, shared: _Shared) -> Iterator[str]:
+    """Of rows that have features in both stores: where a level's lengths or values differ."""
     level = ours.levels[name]
-    lengths = ours.lengths(left, name), theirs.lengths(right, name)
-    same_length = lengths[0] == lengths[1]
+    same_length = ours.lengths(shared.ours, name) == theirs.lengths(shared.theirs, name)
     if not same_length.all():
-        yield f"level {name}: other lengths in {_rows([names[i] for i in np.flatnonzero(~same_length)])}"
-    rows, worst = np.flatnonzero(same_length), 0.0
-    changed: list[str] = []
+        yield f"level {name}: other lengths in {_rows(shared.names[~same_length])}"
+    shared = shared.where(same_length)
+    changed: set[str] = set()
+    worst = 0.0
     step = max(1, BATCH_BYTES // max(1, level.chunk_bytes))
     for view in range(level.views):
-        for first in range(0, len(rows), step):
-            part = rows[first : first + step]
-            a, b = (
-                store.batch(index[part], name, view=view)[0].double()
-                for store, index in ((ours, left), (theirs, right))
-            )
-            other = ((a != b) & ~(a.isnan() & b.isnan())).flatten(1)
-            bad = other.any(1).numpy()
-            if bad.any():
-                changed += [names[i] for i in part[bad]]
-                gaps = (a - b).abs().flatten(1)[other]
-                worst = math.nan if gaps.isnan().any() or worst != worst else max(worst, float(gaps.max()))
+        for first in range(0, len(shared.names), step):
+            part = slice(first, first + step)
+            values = ours.batch(shared.ours[part], name, view=view)[0].double()
+            their_values = theirs.batch(shared.theirs[part], name, view=view)[0].double()
+            bad, gap = _unlike(values, their_values)
+            changed.update(shared.names[part][bad])
+            worst = math.nan if math.isnan(worst) or math.isnan(gap) else max(worst, gap)
     if changed:
-        yield f"level {name}: other values in {_rows(sorted(set(changed)))}; the largest difference is {worst:.3g}"
+        listed = _rows(sorted(changed))
+        yield f"level {name}: other values in {listed}; the largest difference is {worst:.3g}"
 
 
-def _row_arrays(store: FeatureStore) -> set[str]:
-    return {array.name for array in store.layout.row_arrays}
+def _unlike(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[np.ndarray, float]:
+    """Which rows of two batches (B, L, D) differ, (B,), and by how much at most; NaN where one is NaN."""
+    other = ((ours != theirs) & ~(ours.isnan() & theirs.isnan())).flatten(1)
+    gaps = (ours - theirs).abs().flatten(1)[other]
+    gap = float(gaps.max()) if len(gaps) else 0.0  # max() hands NaN on
+    return other.any(1).numpy(), gap
 
 
-def _rows(names: Sequence[str]) -> str:
-    return f"{len(names):,} rows ({some(names)})"
+def _rows(names: Sequence[str] | np.ndarray) -> str:
+    return f"{len(names):,} rows ({some(list(names))})"

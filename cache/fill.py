@@ -52,8 +52,8 @@ def fill(
 ) -> FillResult:
     """Commit every pending row group and finish the store; the writer is closed afterwards, whatever happens.
 
-    make: the rows of a group -> what they become; it may add its stages' times to the result. shard (i, n): do
-    every n-th row group only. progress counts the rows of this run.
+    make: the rows of a group -> what they become; it may add its stages' times to the result.
+    shard (i, n): do every n-th row group only. progress counts the rows of this run.
 
     Raises DataError where the disk has no room for what is still to be written, Interrupted when
     `should_stop()` turns true between two row groups.

@@ -41,11 +41,12 @@ def finalize_unless_busy(path: Path) -> dict[str, Any] | None:
             return _write_manifest(path, layout)
         finally:
             fsops.unlock(held)
-    faults = verify(path)  # finished before: never written anew from files that may have changed since
+    faults = verify(path)  # finished before: never rewritten from files that may have changed since
     if faults:
         listed = "\n  ".join(faults[:20])
         raise DataError(
-            f"{path}: was finished and is damaged since; `mambavl cache repair` re-opens what is bad:\n  {listed}"
+            f"{path}: was finished and is damaged since; "
+            f"`mambavl cache repair` re-opens what is bad:\n  {listed}"
         )
     manifest = read_json(path, MANIFEST)
     fsops.sync_folder(path)  # a process killed right after its rename has not
@@ -58,7 +59,8 @@ def _write_manifest(path: Path, layout: Layout) -> dict[str, Any]:
     if len(done) < layout.groups:
         missing = sum(len(layout.rows_of(group)) for group in range(layout.groups) if group not in done)
         raise DataError(
-            f"{path}: {layout.rows - missing:,} of {layout.rows:,} rows are done; run the command that made it again"
+            f"{path}: {layout.rows - missing:,} of {layout.rows:,} rows are done; "
+            "run the command that made it again"
         )
     if faults := list(metadata_faults(path, layout, read_spec(path))):
         listed = "\n  ".join(map(str, faults))

@@ -166,7 +166,7 @@ def rename(source: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, for good; one that is not there is no fault."""
+    """Delete a file, for good; one that is not there is not a fault."""
     with _explained(path, "deleted"):
         try:
             calls.unlink(path)

@@ -1,4 +1,4 @@
-"""Several stores -> one table of rows: the same segments seen by a video encoder, by two questions, by a microphone.
+"""Several stores -> one table of rows: the same segments by a video encoder, two questions, a microphone.
 
 Rows are joined by narration_id once; a batch is then a gather from each store. Nothing is dropped in silence:
 a row that is in one stream and not in another, or that is labelled otherwise there, ends the join, and the
@@ -107,7 +107,8 @@ def join(streams: dict[str, FeatureStore | Sequence[FeatureStore]]) -> Joined:
         for store in stores:
             if store.classes != classes:
                 raise DataError(
-                    f"{store.path}: its classes differ from those of stream {first}; extract both from the same files"
+                    f"{store.path}: its classes differ from those of stream {first}; "
+                    "extract both from the same files"
                 )
     wrong = _mismatches(first, segments, opened)
     if wrong:

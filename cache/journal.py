@@ -32,7 +32,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def read_from(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
-    """The whole records from a place on, and the place behind them: for those who follow what others write."""
+    """The whole records from a place on, and the place after them, to follow what others write."""
     with open(path, "rb") as file:
         file.seek(position)
         found, length = _scan(file.read())

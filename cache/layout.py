@@ -120,7 +120,7 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def committed_groups(path: Path, layout: Layout, only: int | None = None) -> dict[int, dict[str, Any]]:
-    """Row group -> its record, for the groups (or for one) whose files are all there at their recorded length.
+    """Row group -> its record, of the groups (or of `only` one) whose files have their recorded length.
 
     Where several writers recorded a group with other bytes, the one whose sha256 the files have; none, if
     none has.

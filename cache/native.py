@@ -1,4 +1,4 @@
-"""Finding the plain C libraries that the install built beside their callers; they are loaded through ctypes,
+"""Finding the plain C libraries that the install built next to their callers; they are loaded through ctypes,
 never imported.
 """
 

@@ -74,7 +74,8 @@ def _source(parent: FeatureStore, to: str) -> Level:
         if level and name == to:
             break
     raise UsageError(
-        f"{parent.path}: holds {', '.join(parent.levels)}; {to} needs a finer level, one of {', '.join(FINEST_FIRST)}"
+        f"{parent.path}: holds {', '.join(parent.levels)}; "
+        f"{to} needs a finer level, one of {', '.join(FINEST_FIRST)}"
     )
 
 
@@ -101,7 +102,7 @@ def _map_size(level: Level) -> tuple[int, int]:
     side = math.isqrt(level.tokens // level.steps)
     if side * side * level.steps != level.tokens:
         raise UsageError(
-            f"level {level.name} has {level.tokens} tokens in {level.steps} steps, which is no square map"
+            f"level {level.name} has {level.tokens} tokens in {level.steps} steps, which is not a square map"
         )
     return side, side
 

@@ -206,7 +206,8 @@ class FeatureStore:
             fits = ((lengths == 0) | ((starts >= group) & (starts + lengths <= group + level.capacity))).all()
         if not fits:
             raise DataError(
-                f"{self.path}: the lengths of level {level.name} reach beyond it; run `mambavl cache verify --deep`"
+                f"{self.path}: the lengths of level {level.name} reach beyond it; "
+                "run `mambavl cache verify --deep`"
             )
 
 

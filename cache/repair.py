@@ -46,7 +46,7 @@ def repair(path: Path, progress: Progress = unseen) -> Repair:
     """Delete what is damaged and re-open the row groups that it belonged to. Raises DataError while somebody
     writes the store.
 
-    What follows from the spec is written anew here. The rest (features, segments.csv, classes.json, the spec
+    What follows from the spec is written again here. The rest (features, segments.csv, classes.json, the spec
     itself) is written by the command that made the store, run again; row groups that are sound stay done.
     Data first, manifest last: a kill in between leaves a store that is still known to be damaged.
     """
@@ -109,7 +109,7 @@ def _faults_without_spec(path: Path, progress: Progress) -> Iterator[Fault]:
 @contextlib.contextmanager
 def _nobody_writing(path: Path) -> Iterator[None]:
     if not any((path / name).exists() for name in (SPEC, MANIFEST)):
-        raise DataError(f"{path}: is no feature store: it has neither {SPEC} nor {MANIFEST}")
+        raise DataError(f"{path}: is not a feature store: it has neither {SPEC} nor {MANIFEST}")
     fsops.make_folder(path / COMMIT)
     held = fsops.lock(path / LOCK, exclusive=True, wait=False)
     if held is None:

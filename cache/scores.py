@@ -1,9 +1,9 @@
 """A scores file: what a recogniser thinks of some rows, as npz. `fuse` writes them, predicted questions are
 made from them.
 
-narration_id (N,) text, each once
-verb (N, verbs), noun (N, nouns)           log-probabilities, or any real scores
-or action (N, P) and pairs (P, 2)          scores of verb-noun pairs; verbs and nouns are sums over their pairs
+    narration_id (N,)                    text, each once
+    verb (N, verbs), noun (N, nouns)     log-probabilities, or any real scores
+    or action (N, P) and pairs (P, 2)    scores of verb-noun pairs; verbs and nouns are sums over their pairs
 """
 
 import zipfile
@@ -66,7 +66,8 @@ def marginalize(
     num_verbs: int = 97,
     num_nouns: int = 300,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores over verb-noun pairs (N, pairs) -> probabilities (N, num_verbs), (N, num_nouns), summed over each class's pairs.
+    """Scores over verb-noun pairs (N, pairs) -> probabilities (N, num_verbs) and (N, num_nouns), each summed
+    over its class's pairs.
 
     A class without a pair gets probability 0 (peers' code gives it pair 0's, which crowds the noun top 5).
     """
@@ -112,13 +113,14 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         MemoryError,
     ) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(f"{path}: is no scores file ({reason}); it is an npz of {KEYS}") from None
+        raise DataError(f"{path}: is not a scores file ({reason}); it is an npz of {KEYS}") from None
 
 
 def _ids(path: Path, array: np.ndarray) -> tuple[str, ...]:
     if array.ndim != 1 or array.dtype.kind != "U":
         raise DataError(
-            f"{path}: narration_id is {array.dtype} of shape {array.shape}; it is a text for each row, such as <U12"
+            f"{path}: narration_id is {array.dtype} of shape {array.shape}; "
+            "it is a text for each row, such as <U12"
         )
     ids: tuple[str, ...] = tuple(array.tolist())
     seen: set[str] = set()
@@ -137,14 +139,15 @@ def _ids(path: Path, array: np.ndarray) -> tuple[str, ...]:
 def _checked(path: Path, name: str, scores: np.ndarray, ids: tuple[str, ...], columns: int) -> np.ndarray:
     if scores.dtype.kind not in "fiu" or scores.shape != (len(ids), columns):
         raise DataError(
-            f"{path}: {name} is {scores.dtype} of shape {scores.shape}; {len(ids):,} ids and {columns} columns make "
-            f"numbers of shape ({len(ids)}, {columns})"
+            f"{path}: {name} is {scores.dtype} of shape {scores.shape}; "
+            f"{len(ids):,} ids and {columns} columns make numbers of shape ({len(ids)}, {columns})"
         )
     usable = (scores < np.inf).all(1) & (scores > -np.inf).any(1)  # False for NaN
     if not usable.all():
         bad = int(np.argmin(usable))
         raise DataError(
-            f"{path}: {name} of row {ids[bad]} holds NaN, infinity or nothing but -infinity ({int((~usable).sum()):,} such rows)"
+            f"{path}: {name} of row {ids[bad]} holds NaN, infinity or nothing but -infinity "
+            f"({int((~usable).sum()):,} such rows)"
         )
     return scores
 
@@ -152,7 +155,8 @@ def _checked(path: Path, name: str, scores: np.ndarray, ids: tuple[str, ...], co
 def _pairs(path: Path, pairs: np.ndarray, num_verbs: int, num_nouns: int) -> np.ndarray:
     if pairs.dtype.kind not in "iu" or pairs.ndim != 2 or pairs.shape[1:] != (2,) or not len(pairs):
         raise DataError(
-            f"{path}: pairs is {pairs.dtype} of shape {pairs.shape}; it is a verb and a noun class for each column"
+            f"{path}: pairs is {pairs.dtype} of shape {pairs.shape}; "
+            "it is a verb and a noun class for each column"
         )
     if (pairs < 0).any() or (pairs >= (num_verbs, num_nouns)).any():
         bad = pairs[((pairs < 0) | (pairs >= (num_verbs, num_nouns))).any(1)][0].tolist()

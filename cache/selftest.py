@@ -184,7 +184,8 @@ def _fsync_check(place: Path) -> Check:
     return Check(
         "fsync",
         True,
-        f"a small file is written, synced, renamed and its folder synced in {statistics.median(times) * 1e3:.1f} ms",
+        "a small file is written, synced, renamed and its folder synced "
+        f"in {statistics.median(times) * 1e3:.1f} ms",
     )
 
 

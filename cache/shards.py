@@ -5,10 +5,10 @@
       spec.json                    the recipe that made it, whole; its hash names the store's kind
       segments.csv  classes.json   rows in canonical order, labels, class names, tail and unseen lists
       <level>/c.G.0...             features: one shard a row group G, one inner chunk a row, crc32c each
-      status/ flags/ frame_pts/    per row, one chunk a row group; `length` (and `start`) beside the level they belong to
+      status/ flags/ frame_pts/    per row, one chunk a row group; `length` (and `start`) next to their level
       commit/*.journal             one record a finished row group, written last
       commit/seal.json             after `finalize`: size and sha256 of the journals and of environment.json
-      manifest.json                after `finalize`, last of all: every other file's size and sha256, and the store id
+      manifest.json                after `finalize`, last: every other file's size and sha256, the store id
 
 A level's files lie side by side in one folder (separator "." in their keys), which saves a row group a dozen
 folders and fsyncs.
@@ -57,7 +57,7 @@ class Level:
     compressor: Literal["none", "zstd"] = "none"
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what is no level: specs come from files."""
+        """Raises ValueError for what cannot be a level: specs come from files."""
         sizes = (*self.shape, self.steps, self.capacity)
         fits = (
             type(self.name) is str
@@ -143,7 +143,7 @@ def group_metadata(attributes: dict[str, Any]) -> bytes:
 
 @functools.lru_cache(maxsize=64)  # the same few for every store of a run
 def level_metadata(level: Level, rows: int, group_rows: int) -> bytes:
-    """zarr.json of a level: shard = row group, inner chunk = one row (or 64 tokens), codecs bytes and crc32c."""
+    """zarr.json of a level: shard = row group, inner chunk = one row (or 64 tokens), each with its crc32c."""
     groups = math.ceil(rows / group_rows)
     length = rows if level.kind == "dense" else groups * level.capacity
     shard_length = group_rows if level.kind == "dense" else level.capacity

@@ -110,8 +110,10 @@ class StoreFiles:
 
 
 class MappedShards:
-    """A level in its shard files: rows, or chunks of tokens, each followed by its crc32c. It holds the files and
-    not the store, so that the maps go when the store does."""
+    """A level in its shard files: rows, or chunks of tokens, each followed by its crc32c.
+
+    It holds the files and not the store, so that the maps go when the store does.
+    """
 
     def __init__(self, level: Level, files: StoreFiles) -> None:
         self.level, self.files = level, files
@@ -183,7 +185,7 @@ def open_source(level: Level, files: StoreFiles, resident: Resident, device: tor
 
 
 def _decoded(level: Level, files: StoreFiles) -> np.ndarray:
-    """All of a level in memory, every checksum compared: dense (rows, *shape), ragged (groups * capacity, D)."""
+    """All of a level in memory, every crc32c compared: (rows, *shape), or ragged (groups * capacity, D)."""
     layout = files.layout
     chunks = layout.rows if level.kind == "dense" else layout.groups * layout.chunks(level)
     out = np.zeros((chunks, *level.chunk_shape), level.dtype)
@@ -203,8 +205,8 @@ def _decoded(level: Level, files: StoreFiles) -> np.ndarray:
 
 
 def _scratch(level: Level, files: StoreFiles) -> np.ndarray:
-    """A compressed level, decoded once (in memory) into a file that all who read this store on this machine map
-    from then on.
+    """A compressed level, decoded once (in memory) into a file that all who read this store here
+    map from then on.
     """
     layout, folder = files.layout, scratch_folder() / files.store_id
     file, mark = (folder / f"{level.name.replace('/', '.')}.{kind}" for kind in ("raw", "sha256"))

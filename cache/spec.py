@@ -2,7 +2,7 @@
 
     Spec
       kind, levels, frame_pts, rows, rows_per_group    what is stored, and in which shapes
-      recipe: FeatureRecipe                            how a row became features; stores of two recipes never mix
+      recipe: FeatureRecipe                            how a row became features; two recipes never mix
       inputs: Inputs                                   which files the features were made from
       segments_sha256, classes_sha256, schema          the lists that belong to it, the version of the format
 
@@ -238,7 +238,7 @@ REQUIRED = {
 
 
 def read_spec(path: Path) -> Spec:
-    """The spec of a store; DataError when `path` is no store, or a damaged one, or one of another schema
+    """The spec of a store; DataError when `path` is not a store, or is damaged, or of another schema
     version.
     """
     found = read_json(Path(path), SPEC)
@@ -256,10 +256,11 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
         data = (path / name).read_bytes()
         found = json.loads(data)
         if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         if name == SPEC and found.get("schema") != SCHEMA_VERSION:
             raise DataError(
-                f"{path}: has schema version {found.get('schema')}; this version of mambavl reads {SCHEMA_VERSION}"
+                f"{path}: has schema version {found.get('schema')}; "
+                f"this version of mambavl reads {SCHEMA_VERSION}"
             )
         if lacking := REQUIRED[name] - found.keys():
             raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
@@ -267,7 +268,7 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
             raise ValueError("it is not laid out as it was written")
         return found
     except FileNotFoundError:
-        raise DataError(f"{path}: is no feature store: it has no {name}") from None
+        raise DataError(f"{path}: is not a feature store: it has no {name}") from None
     except ValueError as error:
         raise _damaged(path, name, error) from None
 

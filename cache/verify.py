@@ -63,7 +63,8 @@ def find_faults(path: Path, deep: bool = False, progress: Progress = unseen) -> 
         if not (path / MANIFEST).exists():
             yield Fault(
                 MANIFEST,
-                f"is not written: {len(done)} of {layout.groups} row groups are done; run the command that made it again",
+                f"is not written: {len(done)} of {layout.groups} row groups are done; "
+                "run the command that made it again",
             )
         entries = {name: entry for record in done.values() for name, entry in record["files"].items()}
         yield from metadata_faults(path, layout, spec)
@@ -79,7 +80,7 @@ def find_faults(path: Path, deep: bool = False, progress: Progress = unseen) -> 
 
 
 def read_manifest(path: Path, layout: Layout) -> tuple[dict[str, Any] | None, list[Fault]]:
-    """The manifest, if it is there and itself sound; and what is wrong with it, or with the spec beside it."""
+    """The manifest, if it is there and itself sound; and what is wrong with it, or with the spec."""
     if not (path / MANIFEST).exists():
         return None, []
     try:
@@ -105,7 +106,7 @@ def is_itself(manifest: dict[str, Any]) -> bool:
 
 
 def metadata_faults(path: Path, layout: Layout, spec: Spec) -> Iterator[Fault]:
-    """Metadata beside what the spec says of it."""
+    """Metadata compared with what the spec says of it."""
     expected = {name: sha256(data) for name, data in layout.metadata().items()}
     expected |= {name: spec.sha256_of(name) for name in (SEGMENTS, CLASSES)}
     for name, digest in expected.items():
@@ -118,7 +119,7 @@ def metadata_faults(path: Path, layout: Layout, spec: Spec) -> Iterator[Fault]:
 def file_faults(
     path: Path, layout: Layout | None, entries: dict[str, list], deep: bool, progress: Progress
 ) -> Iterator[Fault]:
-    """Every file beside its recorded [size, sha256]."""
+    """Every file compared with its recorded [size, sha256]."""
     checks = _content_checks(layout) if deep and layout else {}
     total, done = sum(size for size, _ in entries.values()), 0
     for name in sorted(entries):

@@ -104,7 +104,7 @@ class StoreWriter:
         foreign = [entry.name for entry in self.path.glob("*") if entry.name not in ours]
         if not all(name.startswith(fsops.TEMPORARY) for name in foreign):  # those are a killed creation's
             raise UsageError(
-                f"{self.path}: is no feature store and not empty ({foreign[0]}); choose another --out"
+                f"{self.path}: is not a feature store and not empty ({foreign[0]}); choose another --out"
             )
         fsops.make_folder(self.path / COMMIT)
         held = fsops.lock(self.path / LOCK, exclusive=True, wait=True)
@@ -279,7 +279,8 @@ def _check_row_group(layout: Layout, count: int, rows: RowGroup) -> None:
             )
         if level.kind == "ragged" and lengths.sum() != len(rows.levels[level.name]):
             raise ValueError(
-                f"level {level.name}: {len(rows.levels[level.name])} tokens for lengths that add up to {lengths.sum()}"
+                f"level {level.name}: {len(rows.levels[level.name])} tokens "
+                f"for lengths that add up to {lengths.sum()}"
             )
 
 

@@ -1,7 +1,7 @@
-"""Recipes: TOML files checked by pydantic models that live beside what they configure.
+"""Recipes: TOML files checked by pydantic models that live next to what they configure.
 
 An unknown key is refused with the nearest known name; every fault of a recipe is reported at once, each with
-its key and file. `--set a.b=value` overrides a key; the resolved recipe is written back beside every result.
+its key and file. `--set a.b=value` overrides a key; the resolved recipe is written next to every result.
 """
 
 import tomllib
@@ -61,8 +61,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """Apply `a.b=value` assignments to a copy of `data`. A value is read as TOML; what is no TOML is taken as
-    text.
+    """Apply `a.b=value` assignments to a copy of `data`. A value is read as TOML; what is not TOML is
+    taken as text.
     """
     data = _copy(data)
     for assignment in assignments:
@@ -124,7 +124,7 @@ def _model_at(kind: type[Config], path: list[str]) -> type[Config]:
     for part in path:
         field = kind.model_fields.get(part)
         found = _model_in(field.annotation) if field else None
-        kind = found or kind  # a part that is no field is the name of an entry in a dict of models
+        kind = found or kind  # a part that is not a field is the name of an entry in a dict of models
     return kind
 
 

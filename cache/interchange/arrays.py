@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, UsageError, some
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 NPY_SUFFIXES = (".npy", ".npz")
@@ -31,7 +31,7 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """P01_101.npy -> its path. Raises DataError where there is none, or two of one name."""
     expected = f"files NAME{' or NAME'.join(suffixes)}"
     if not folder.is_dir():
-        raise DataError(f"{folder}: is no folder; expected one with {expected}")
+        raise DataError(f"{folder}: is not a folder; expected one with {expected}")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix in suffixes:
@@ -118,7 +118,7 @@ def _dataset(node: Any, name: str | None, where: Path) -> Any:
         names = [name] if name else list(node)
         if len(names) != 1:
             raise UsageError(
-                f"{where}: {node.name} holds {', '.join(names[:5]) or 'nothing'}; name one with --set dataset=NAME"
+                f"{where}: {node.name} holds {some(names) or 'nothing'}; name one with --set dataset=NAME"
             )
         node = hdf5_node(node, names[0], where)
     if not isinstance(node, h5py.Dataset):

@@ -1,12 +1,15 @@
-"""A feature store in other people's forms, and back from two of them, exactly.
+"""A feature store in other people's forms; `exported` brings two of them back, exactly.
 
-    hdf5   one file, the whole store: every array under its name in the store (tokens of a ragged level one after another, without
-           padding), `narration_id`, `reason`, and the texts of spec.json, segments.csv and classes.json
-    npy    a folder, one dense level: VIDEO_ID.npy (rows of that video, V, ..., D); index.csv: which row is where, and its status
-    lmdb   one level of per-frame features, as RULSTM reads them: VIDEO_ID_frame_0000000001.jpg -> float32 bytes
+    hdf5   one file, the whole store: every array under its name in the store (tokens of a ragged level one
+           after another, without padding), `narration_id`, `reason`, and the texts of spec.json, segments.csv
+           and classes.json
+    npy    a folder, one dense level: VIDEO_ID.npy (rows of that video, V, ..., D); index.csv: which row is
+           where, and its status
+    lmdb   one level of per-frame features, as RULSTM reads them:
+           VIDEO_ID_frame_0000000001.jpg -> float32 bytes
 
-A row without features is NaN there, beside its status; in LMDB it is absent. An export is made in a folder
-beside its target and put in place when it is whole.
+A row without features is NaN there, next to its status; in LMDB it is absent. An export is made in a folder
+next to its target and put in place when it is whole.
 """
 
 import contextlib
@@ -100,7 +103,7 @@ def export_store(
         progress(0, len(store))
         for group in range(store.layout.groups):
             if should_stop():
-                raise Interrupted(f"{target}: stopped; nothing is left of it, the same command starts anew")
+                raise Interrupted(f"{target}: stopped; nothing is left of it, the same command starts over")
             rows = store.layout.rows_of(group)
             values = {level.name: _values(store, level, rows, ok) for level in levels}
             for name, array in values.items():
@@ -119,7 +122,7 @@ def export_store(
 
 
 def _values(store: FeatureStore, level: Level, rows: range, ok: np.ndarray) -> np.ndarray:
-    """Dense: (rows, *shape), NaN where there is nothing. Ragged: (tokens, D) of all rows, one after another."""
+    """Dense: (rows, *shape), NaN where there is nothing. Ragged: (tokens, D), all rows one after another."""
     there = np.flatnonzero(ok[rows.start : rows.stop])
     if level.kind == "ragged":
         tokens, lengths = store.batch(rows.start + there, level.name)
@@ -192,7 +195,7 @@ def _write_hdf5(
 
 
 def _rows_sha256(store: FeatureStore, *levels: Level) -> str:
-    """Of what is known of each row beside its features; of some levels only, if they are named."""
+    """Of what is known of each row apart from its features; of some levels only, if they are named."""
     layout = replace(store.layout, levels=levels or store.layout.levels)
     arrays = {
         array.name: store.row_array(array.name)
@@ -223,7 +226,7 @@ def _write_npy(
     videos = Counter(segment.video_id for segment in store.segments)
     if bad := next((video for video in videos if not NAME_IN_EXPORT.fullmatch(video)), None):
         raise DataError(
-            f"{store.path}: video_id {bad!r} makes no file name (letters, digits, _ and -); use hdf5"
+            f"{store.path}: video_id {bad!r} cannot be a file name (letters, digits, _ and -); use hdf5"
         )
     fsops.make_folder(folder)
     for video, count in videos.items():
@@ -312,6 +315,7 @@ def _two_vectors(store: FeatureStore, frames: np.ndarray, row: int, number: floa
     other = next(i for i in range(row + 1) if segments[i].video_id == video and number in frames[i])
     return DataError(
         f"{store.path}: {RULSTM_KEY.format(video, int(number))}: rows {segments[other].narration_id} and "
-        f"{segments[row].narration_id} hold different vectors for it. Either two frames fall on one number at {fps:g} a second: "
-        "try a higher --fps; or the encoder looks at several frames at once, so that none has its own features: use hdf5 or npy"
+        f"{segments[row].narration_id} hold different vectors for it. Either two frames fall on one number "
+        f"at {fps:g} a second: try a higher --fps; or the encoder looks at several frames at once, so that "
+        "none has its own features: use hdf5 or npy"
     )

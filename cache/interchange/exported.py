@@ -1,4 +1,9 @@
-"""Our own exports, back into a store: the same rows, the same values."""
+"""Our own exports, HDF5 and npy, back into a store: the same rows, values, times and statuses.
+
+An export is untrusted: what it says of its rows and of each row group's values carries a sha256, values must
+be finite where the row has features, and names in it are matched, never made into paths. LMDB does not come
+back: it keeps the features alone.
+"""
 
 import contextlib
 import csv
@@ -156,7 +161,8 @@ def _row_group(export: _Export, rows: range) -> RowGroup:
             raise ValueError(f"level {level.name} was changed in rows {rows.start} to {rows.stop - 1}")
         if values.shape != (where.stop - where.start, *level.shape) or values.dtype != level.dtype:
             raise ValueError(
-                f"level {level.name} holds {values.dtype} {values.shape} for rows {rows.start} to {rows.stop - 1}"
+                f"level {level.name} holds {values.dtype} {values.shape} "
+                f"for rows {rows.start} to {rows.stop - 1}"
             )
         finite = np.isfinite(values).reshape(len(values), level.views, level.tokens, level.width)
         if not finite[_valid(export, level, rows)].all():

@@ -164,7 +164,7 @@ def source_sha256(
         with open(file, "rb") as opened:
             while block := opened.read(BLOCK):
                 if should_stop():
-                    raise Interrupted(f"{source}: stopped while reading it; the same command starts anew")
+                    raise Interrupted(f"{source}: stopped while reading it; the same command starts over")
                 content.update(block)
                 done += len(block)
                 progress(done, total)
@@ -201,7 +201,8 @@ def check_options(
     if missing := sorted(OPTIONS[format] - {"dataset"} - given):
         wanted = " ".join(f"--set {name}=N" for name in missing)
         raise UsageError(
-            f"--format {format} needs {wanted}: step i saw the frames [i stride, i stride + window) at fps a second"
+            f"--format {format} needs {wanted}: "
+            "step i saw the frames [i stride, i stride + window) at fps a second"
         )
     for name in sorted(given - {"dataset"}):
         if not (math.isfinite(options[name]) and options[name] > 0):

@@ -716,7 +716,7 @@ def test_of_two_writers_with_other_values_each_row_group_is_wholly_ones(fast_dir
 
 
 def test_a_row_group_half_overwritten_with_other_values_is_done_again(fast_dir, count):
-    """A second writer, whose values differ, is killed at each call in the middle of a row group that is done."""
+    """A second writer, with other values, is killed at each call within a row group that is done."""
     jobs = [Job(seed=0), Job(seed=1)]
     for at in itertools.count(1):
         path, calls = fast_dir / "s.zarr", FailingCalls(at, "kill")

@@ -28,7 +28,7 @@ def test_rows_meet_by_name_in_the_order_of_the_first_stream(tmp_path):
 
 
 def test_a_stream_may_lie_in_two_stores(tmp_path, monkeypatch):
-    """Train and validation halves: joined they give what the whole store gives, ragged batches padded alike."""
+    """Train and validation halves: joined they give what the whole store gives, ragged batches padded too."""
     make_text_store(tmp_path / "whole.zarr", 40)
     whole = open_store(tmp_path / "whole.zarr")
     segments = whole.segments

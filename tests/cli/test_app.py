@@ -182,7 +182,7 @@ def wrong_calls(road):
         (1, "no such folder; --videos", ("extract", "video", *annotations, "--videos", road / "nowhere", "--out", road / "x.zarr",
                                          "--encoder", "timm:test_resnet", "--weights", "random")),
         (1, "no such store", ("cache", "info", road / "nowhere.zarr")),
-        (1, "is no feature store", ("cache", "verify", road / "videos")),
+        (1, "is not a feature store", ("cache", "verify", road / "videos")),
         (1, "no such store", ("train", road / "mine.toml", f"--set=streams.video.store={road}/none.zarr", "--out", road / "y")),
         (1, "is not a run", ("evaluate", road / "nowhere")),
         (2, "expected STREAM=PATH", ("evaluate", road / "run", "--store", "video")),

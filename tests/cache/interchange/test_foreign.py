@@ -1,4 +1,4 @@
-"""Features that others made: each row gets those of its own name or its own moments, or says why it has none."""
+"""Features that others made: a row gets those of its own name or its own moments, or says why it has none."""
 
 import hashlib
 import sys

@@ -182,7 +182,7 @@ def spoilt(value, row=4):
         ),
         (
             {"narration_id": np.array([s.narration_id for s in VALIDATION], object)},
-            r"val\.npz: is no scores file",
+            r"val\.npz: is not a scores file",
         ),
         ({"narration_id": np.array([f"P09_{n}" for n in range(IDS)])}, r"no scores for 12 of 12 rows"),
         ({"verb": None, "noun": None, "action": ONES}, r"holds narration_id, action; a scores"),
@@ -216,14 +216,14 @@ def test_what_is_no_scores_file_at_all(tmp_path):
     with pytest.raises(DataError, match=r"gone\.npz: cannot be read \(No such file"):
         predict(ALL, [tmp_path / "gone.npz"])
     (tmp_path / "text.npz").write_text("hello")
-    with pytest.raises(DataError, match=r"text\.npz: is no scores file"):
+    with pytest.raises(DataError, match=r"text\.npz: is not a scores file"):
         predict(ALL, [tmp_path / "text.npz"])
     np.save(tmp_path / "one.npy", ONES)
-    with pytest.raises(DataError, match=r"one\.npy: is no scores file \(it is a single array\)"):
+    with pytest.raises(DataError, match=r"one\.npy: is not a scores file \(it is a single array\)"):
         predict(ALL, [tmp_path / "one.npy"])
     path = scores(tmp_path / "val.npz", VALIDATION)
     path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(DataError, match=r"val\.npz: is no scores file"):
+    with pytest.raises(DataError, match=r"val\.npz: is not a scores file"):
         predict(ALL, [path])
     with pytest.raises(DataError, match="1 train rows have no labels"):
         predict(ALL, [], segments=[replace(TRAIN[0], verb_class=None)])
