@@ -11,6 +11,7 @@ band, become their mean.
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -69,9 +70,14 @@ class TransformersAudioEncoder(AudioEncoder):
         """
         if any(len(waveform) < self.shortest for waveform in waveforms):
             raise UsageError(f"a waveform has fewer than {self.shortest} samples ({SHORTEST:g} s)")
-        pieces = [self._cut(waveform) for waveform in waveforms]
-        states = iter(self._encode_pieces([piece for of_one in pieces for piece in of_one]))
-        return [torch.cat([next(states) for _ in of_one]) for of_one in pieces]
+        pieces: list[np.ndarray] = []
+        counts = []
+        for waveform in waveforms:
+            cut = self._cut(waveform)
+            pieces += cut
+            counts.append(len(cut))
+        states = iter(self._encode_pieces(pieces))
+        return [torch.cat(list(islice(states, count))) for count in counts]
 
     def _encode_pieces(self, pieces: list[np.ndarray]) -> list[Tensor]:
         """The states of each piece, (L_i, D) float32 on the CPU."""

@@ -36,10 +36,12 @@ class TextTrials(Trials[TextEncoder]):
         return self.encode(self.ids, encoder)
 
     def encode(self, ids: list[list[int]], encoder: TextEncoder | None = None) -> list[Tensor]:
+        """Last hidden states (L, D) of tokenized texts."""
         return (encoder or self.encoder).encode(ids, ("last_hidden",))["last_hidden"]
 
     @cached_property
     def ids(self) -> list[list[int]]:
+        """TEXTS, tokenized."""
         return [self.encoder.tokenize(text) for text in TEXTS]
 
     def alone(self) -> list[tuple[Tensor, Tensor]]:
@@ -50,6 +52,7 @@ class TextTrials(Trials[TextEncoder]):
         return found
 
     def shapes(self) -> tuple[Verdict, str]:
+        """One vector a token."""
         for ids, state in zip(self.ids, self.features, strict=True):
             if state.shape != (len(ids), self.encoder.width) or not state.is_floating_point():
                 raise Fault(
@@ -59,6 +62,7 @@ class TextTrials(Trials[TextEncoder]):
         return "ok", f"{lengths} tokens of {self.encoder.width} channels"
 
     def mask(self) -> tuple[Verdict, str]:
+        """The placeholder is one token, and no word has it."""
         # ☃ is there for the unknown word's token, and a lone space's
         words = self.encoder.tokenize("☃ cut the ☃")
         one = self.encoder.tokenize(f"cut the {MASK}")
@@ -72,11 +76,13 @@ class TextTrials(Trials[TextEncoder]):
         return "ok", f"{MASK} is the token {new[0]}"
 
     def empty(self) -> tuple[Verdict, str]:
+        """An empty text has no tokens and no features."""
         if self.encoder.tokenize("") or self.encode([[]])[0].shape != (0, self.encoder.width):
             raise Fault("an empty text is to have no tokens, and features (0, D)")
         return "ok", "no tokens"
 
     def input_kept(self) -> tuple[Verdict, str]:
+        """Token ids are left as they were."""
         ids = [list(tokens) for tokens in self.ids]
         self.encode(ids)
         if ids != self.ids:

@@ -45,6 +45,7 @@ class Trials(Generic[E]):
 
     @cached_property
     def features(self) -> list[Tensor]:
+        """Features of all rows, computed once."""
         return self.run(self.encoder)
 
     def again(self) -> E:
@@ -55,12 +56,14 @@ class Trials(Generic[E]):
         return encoder
 
     def finite(self) -> tuple[Verdict, str]:
+        """No NaN and no infinity."""
         if not all(torch.isfinite(row).all() for row in self.features):
             raise Fault(f"NaN or infinity in the features of a {self.row}")
         largest = max(row.abs().max() for row in self.features if len(row))
         return "ok", f"largest {largest:.3g}"
 
     def frozen(self) -> tuple[Verdict, str]:
+        """No parameter is trained, and nothing is in training mode."""
         trainable = [name for name, parameter in self.encoder.named_parameters() if parameter.requires_grad]
         training = [name or "the encoder" for name, part in self.encoder.named_modules() if part.training]
         if trainable or training:
@@ -68,6 +71,7 @@ class Trials(Generic[E]):
         return "ok", "no gradients, evaluation mode"
 
     def repeatable(self) -> tuple[Verdict, str]:
+        """The same input gives the same bits."""
         if not _equal(self.run(self.encoder), self.features):
             raise Fault(
                 f"the same {self.row}s gave other numbers the second time: "
@@ -76,6 +80,7 @@ class Trials(Generic[E]):
         return "ok", "the same bits twice"
 
     def batch(self) -> tuple[Verdict, str]:
+        """A row alone and in a batch: the same, up to the order of sums."""
         change = max(relative_difference(alone, together) for alone, together in self.alone())
         differ = f"a {self.row} alone and in a batch differ by {change:.1e}"
         if not change <= LEAK:  # NaN is a fault, too
@@ -110,6 +115,7 @@ class Trials(Generic[E]):
         return "ok", f"{encoder.state}, sha256 {encoder.sha256[:16]}, the same twice"
 
     def device(self) -> tuple[Verdict, str]:
+        """It runs on every device that there is."""
         devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
         for device in devices:
             for row in self.run_on(device):

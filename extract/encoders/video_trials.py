@@ -43,6 +43,7 @@ class VideoTrials(Trials[VideoEncoder]):
         }
 
     def clips(self, count: int, frames: int, size: int | None = None, seed: int = 0) -> Tensor:
+        """Random clips (count, 3, frames, size, size)."""
         size = size or self.size
         return torch.randn(count, 3, frames, size, size, generator=torch.Generator().manual_seed(seed))
 
@@ -51,10 +52,12 @@ class VideoTrials(Trials[VideoEncoder]):
 
     @torch.inference_mode()
     def tokens_of(self, video: Tensor, encoder: VideoEncoder | None = None) -> Tensor:
+        """video (B, 3, T, H, W) -> (B, P + T' h w, D); the video is copied first."""
         return (encoder or self.encoder).tokens(video.clone())
 
     @cached_property
     def tokens(self) -> Tensor:
+        """Tokens of the two clips, (2, P + T' h w, D), computed once."""
         return self.tokens_of(self.video)
 
     @cached_property
@@ -63,6 +66,7 @@ class VideoTrials(Trials[VideoEncoder]):
 
     @cached_property
     def grid(self) -> Shape:
+        """(T', h, w) of a clip."""
         return self.encoder.token_grid((self.frames, self.size, self.size))
 
     @cached_property
@@ -76,6 +80,7 @@ class VideoTrials(Trials[VideoEncoder]):
         return [(self.tokens_of(self.video[:1]), self.tokens[:1])]
 
     def shapes(self) -> tuple[Verdict, str]:
+        """As many tokens as the grid has cells, behind the leading ones."""
         prefix = _expect_grid(self.encoder, self.tokens, self.grid, 2)
         grid = " x ".join(map(str, self.grid))
         width = self.encoder.width
@@ -85,6 +90,7 @@ class VideoTrials(Trials[VideoEncoder]):
         )
 
     def other_frames(self) -> tuple[Verdict, str]:
+        """A clip of half the length is taken as its grid says, or refused."""
         frames = self.frames // 2 or 2
         try:
             grid = self.encoder.token_grid((frames, self.size, self.size))
@@ -97,6 +103,7 @@ class VideoTrials(Trials[VideoEncoder]):
         return "ok", f"{frames} frames give {grid[0]} time steps"
 
     def dtype(self) -> tuple[Verdict, str]:
+        """Features are floating point."""
         if not self.tokens.is_floating_point():
             raise Fault(f"tokens are {self.tokens.dtype}; features are floats")
         return "ok", str(self.tokens.dtype)
@@ -108,6 +115,7 @@ class VideoTrials(Trials[VideoEncoder]):
 
     @torch.inference_mode()
     def pool(self) -> tuple[Verdict, str]:
+        """One finite vector a clip, whatever its neighbours are."""
         pooled = self.encoder.pool(self.tokens)
         if pooled.shape != (2, self.encoder.width):
             raise Fault(f"pool(tokens) is {tuple(pooled.shape)}, not {(2, self.encoder.width)}")
@@ -131,6 +139,7 @@ class VideoTrials(Trials[VideoEncoder]):
 
     @torch.inference_mode()
     def input_kept(self) -> tuple[Verdict, str]:
+        """Clips are left as they were."""
         video = self.video.clone()
         self.encoder.tokens(video)
         if not torch.equal(video, self.video):
@@ -138,6 +147,7 @@ class VideoTrials(Trials[VideoEncoder]):
         return "ok", "left as it was"
 
     def rows(self) -> tuple[Verdict, str]:
+        """A clip does not see the pixels of another."""
         before, after = self.last_frame_changed
         if not relative_difference(after[:1], before[:1]) <= SAME:
             raise Fault(
@@ -173,6 +183,7 @@ class VideoTrials(Trials[VideoEncoder]):
         return "ok", "the last frame shows most in the last time step"
 
     def image_size(self) -> tuple[Verdict, str]:
+        """Another image size is taken and used, or refused."""
         half = max(16, self.size // 2)
         try:
             smaller = self.build(image_size=half)

@@ -32,7 +32,7 @@ TABLE_SIZE = 224
 
 @dataclass(frozen=True)
 class MotionformerConfig:
-    """The sizes of a Motionformer; the defaults are those of all published ones."""
+    """The sizes of a Motionformer; the defaults are those of all published ones. Raises UsageError."""
 
     width: int = 768
     depth: int = 12
@@ -62,6 +62,7 @@ class MotionformerConfig:
 
     @property
     def steps(self) -> int:
+        """T', the time steps of a clip."""
         return self.frames // self.tubelet
 
 

@@ -37,6 +37,8 @@ MIN_SIDE = 0.05  # a box this narrow or narrower, in fractions of the crop, was 
 
 @dataclass(frozen=True)
 class ORViTConfig(MotionformerConfig):
+    """The sizes of an ORViT. Raises UsageError for sizes that do not go together."""
+
     orvit_layers: tuple[int, ...] = (1, 6, 10)  # counted from 0
     objects: int = 4
     # none: every clip without objects, as a released loader has most of them
@@ -69,6 +71,7 @@ class ORViT(Motionformer):
         self.box_slots = config.objects if config.boxes == "given" else 0
 
     def block(self, index: int) -> nn.Module:
+        """The block at `index`, counted from 0."""
         return ObjectBlock(self.config) if index in self.config.orvit_layers else super().block(index)
 
     def _initialise(self) -> None:
@@ -87,9 +90,11 @@ class ORViT(Motionformer):
         return self._through_blocks(self.embed(video), grid, boxes)
 
     def tokens_with_boxes(self, video: Tensor, boxes: Tensor) -> Tensor:
+        """As `tokens`."""
         return self.tokens(video, boxes)
 
     def pooled(self, video: Tensor, boxes: Tensor | None = None) -> Tensor:
+        """video (B, 3, T, H, W), boxes (B, T, O, 4) -> (B, D)."""
         return self.pool(self.tokens(video, boxes))
 
     def _last_block(self, tokens: Tensor) -> Tensor:
@@ -155,9 +160,7 @@ class ObjectBlock(nn.Module):
         return tokens + self.mlp(self.norm2(tokens))
 
     def object_tokens(self, patches: Tensor, boxes: Tensor) -> Tensor:
-        """patches (B, T', h, w, D), boxes (B, T', O, 4) -> (B, T', O, D): the look of each box, its place and
-        its slot.
-        """
+        """patches (B, T', h, w, D), boxes (B, T', O, 4) -> (B, T', O, D): each box's look, place and slot."""
         # One slot at a time: the crops of all O would be the largest thing in memory.
         looks = [
             self.roi_mlp(roi_crops(patches, boxes[:, :, slot])).amax(dim=(2, 3))

@@ -27,6 +27,8 @@ CLASSIFIERS = {0: (), 1: ("action",), 3: ("verb", "noun", "action")}
 
 @dataclass(frozen=True)
 class VitConfig:
+    """The sizes of a video tower. Raises UsageError for sizes that do not go together."""
+
     width: int = 768  # D
     depth: int = 12
     heads: int = 12
@@ -132,6 +134,7 @@ class VideoTower(VideoEncoder):
 
     @property
     def blocks_used(self) -> nn.ModuleList:
+        """The blocks that `tokens` runs."""
         return self.blocks if self.config.layer == "last" else self.blocks[:-1]
 
 
