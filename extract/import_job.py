@@ -40,7 +40,7 @@ class ImportSettings(Config):
     stride: int | None = None  # npy: frames from the start of a step to the start of the next
     # what is stored; default: float16 where all of the source is, else float32
     dtype: Literal["float16", "float32"] | None = None
-    sampling: Sampling = Sampling()
+    sampling: Sampling = Sampling()  # npy, lmdb: which moments of a video a row's features are looked up at
     max_failed: int = Field(default=0, ge=0)  # rows without features above which the command exits with 1
 
 
@@ -63,7 +63,7 @@ class ImportJob:
         if self.annotations is None:
             return import_export(
                 self.source,
-                self.format,
+                "npy" if self.format == "npy" else "hdf5",  # `is_export` says yes to no other
                 self.out,
                 content_sha256=content_sha256,
                 progress=progress,
