@@ -17,13 +17,15 @@ from pathlib import Path
 
 import openai  # noqa: F401, before the forks
 
-from helpers.llm_patience import hanging_ends_the_call
+from helpers.llm_patience import quick
 from helpers.llm_runs import ROWS, TWICE, settings
-from helpers.llm_server import BAD, SOUND, Running
+from helpers.llm_server import BAD, SOUND, Running, sound
 from helpers.toyclasses import annotations
 from mambavl.extract.questions.file import read_questions, write_questions
 from mambavl.extract.questions.llm.generate import generate_with_llm
 from mambavl.extract.questions.llm.ledger import Ledger
+from mambavl.extract.questions.llm.replies import judge_questions
+from mambavl.extract.questions.llm.requests import Reply
 
 CONCURRENCY = 3
 KNOBS = {"concurrency": CONCURRENCY, "attempts": 30, "retries": 30}
@@ -44,6 +46,13 @@ def child(server: Running, folder: Path, model: str) -> int:
     return pid
 
 
+def warm_up() -> None:
+    """Have the forms of all classes in memory: else every child spends most of its time on them."""
+    for row in ROWS:
+        text = json.dumps(sound({"verb": row.verb, "noun": row.noun}))
+        judge_questions(Reply(text, "stop"), annotations(), row)
+
+
 def trial(
     server: Running, folder: Path, model: str, dice: random.Random, seconds: float
 ) -> tuple[int, list[str]]:
@@ -57,13 +66,13 @@ def trial(
         killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
     code = os.waitstatus_to_exitcode(os.waitpid(child(server, folder, model), 0)[1])
     lines = server.lines()[before:]
-    sound = [line["key"] for line in lines if line["what"] in SOUND]
+    accepted = [line["key"] for line in lines if line["what"] in SOUND]
     requests = 2 * len(ROWS)
     unknown = CONCURRENCY * killed
     wrong = [f"{model}: ended with {code}"] * bool(code)
-    if len(sound) > requests + unknown or len(set(sound)) != requests:
+    if len(accepted) > requests + unknown or len(set(accepted)) != requests:
         wrong.append(
-            f"{model}: {len(sound)} accepted replies of {len(set(sound))} requests after {killed} kills"
+            f"{model}: {len(accepted)} accepted replies of {len(set(accepted))} requests after {killed} kills"
         )
     ledger = Ledger(folder / "cache")
     kept = sum(len(replies) for replies in ledger.replies.values())
@@ -84,6 +93,7 @@ def trial(
 
 def main(url: str, log: Path, folder: Path, kills: int, seed: int) -> dict:
     server = Running(url, log)
+    warm_up()
     (folder / "whole").mkdir(parents=True)
     since = time.monotonic()
     os.waitpid(child(server, folder / "whole", "good:whole@0.01"), 0)
@@ -98,6 +108,6 @@ def main(url: str, log: Path, folder: Path, kills: int, seed: int) -> dict:
 
 if __name__ == "__main__":
     url, log, folder, kills, seed = sys.argv[1:]
-    with hanging_ends_the_call():
+    with quick():
         found = main(url, Path(log), Path(folder), int(kills), int(seed))
     print(json.dumps(found))

@@ -17,8 +17,8 @@ def process(tmp_path_factory):
 def server(process):
     """The server, as if it had just been started."""
     pytest.importorskip("openai", reason="needs the `llm` extra: pip install -e '.[llm]'")
-    from helpers.llm_patience import hanging_ends_the_call
+    from helpers.llm_patience import quick
 
     process.forget()
-    with hanging_ends_the_call():
+    with quick():
         yield process
