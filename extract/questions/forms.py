@@ -31,7 +31,7 @@ CLAUSE_WORDS = frozenset(
 
 
 def contains_form(text: str, instances: Iterable[str], kind: Kind) -> bool:
-    """Whether any form of the class stands in `text`; `<mask>` is no word."""
+    """Whether any form of the class stands in `text`; `<mask>` is not a word."""
     own = (forms(instances, kind),)
     return any(tells(part, own) for part in text.split(MASK))
 
@@ -61,7 +61,7 @@ def _verb_phrases(words: Form) -> Iterator[Form]:
     heads = inflections(words[0])
     yield from ((head,) for head in heads)
     yield from ((head, *words[1:]) for head in heads)
-    if words[-1] not in PARTICLES:  # "onion" is no form of put-on
+    if words[-1] not in PARTICLES:  # "onion" is not a form of put-on
         yield from ((*words[:-1], last) for last in inflections(words[-1]))  # stir fried, lever opening
 
 
@@ -73,7 +73,7 @@ def _noun_phrases(words: Form) -> Iterator[Form]:
 
 @cache
 def label_forms(label: str, kind: Kind) -> frozenset[Form]:
-    """The words of a segment's own label one by one: a particle or a part of a colon noun may stand apart."""
+    """The words of a segment's own label one by one: a particle or a part of a colon noun may stand alone."""
     one_word = inflections if kind == "verb" else numbers
     found: set[Form] = set()
     for word in words_of(label):

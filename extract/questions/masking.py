@@ -84,7 +84,7 @@ def mask(
     verb_label = annotations.verbs.keys[verb_class], verb_word
     particles = _particles(text, words, verbs, verb_label, annotations.verbs.instances[verb_class])
     verbs, nouns = _one_kind_each(names, verbs | particles.keys(), nouns, known.nouns, reveal)
-    # "wash bowl" is no compound, though a narration has made an instance of it; "washing bowl" is
+    # "wash bowl" is not a compound, though a narration has made an instance of it; "washing bowl" is
     verbs |= {place + 1 for place in compounds if place in verbs and names[place].endswith("ing")} - nouns
     return _written(text, words, verbs, nouns, {place for place, follows in particles.items() if follows})
 

@@ -33,7 +33,7 @@ def predict(
 
     scores: scores files (cache/scores.py) that together hold every row outside `train` exactly once.
     train_from: the same for the train rows, from runs that did not train on them (`data.hold_out`); without,
-    train rows take their labels. Rows that were not asked for may stand in any file.
+    train rows take their labels. Any file may hold other rows, too.
 
     Raises as `as_predicted`.
     """

@@ -1,4 +1,4 @@
-"""The settings of questions written by a language model: what shapes an answer, and how it is asked for."""
+"""The settings of questions written by a language model: what shapes an answer, and how it is fetched."""
 
 import re
 from typing import Annotated, Literal
@@ -41,7 +41,7 @@ class LLMSettings(Config):
     frames: int = Field(default=0, ge=0, le=64)
     frame_side: int = Field(default=336, ge=16, le=2048)  # the longer side of an attached frame, in pixels
 
-    # --- how it is asked for
+    # --- how it is fetched
 
     # replies to pay for before a request is given up, where the replies break the rules
     attempts: int = Field(default=3, ge=1, le=100)

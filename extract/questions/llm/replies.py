@@ -1,8 +1,8 @@
 """Which replies of a language model are accepted.
 
 A reply is judged whenever it is read, from the server or from the cache, so that a rule that changes holds
-for old replies too. What is accepted is a JSON object with the asked-for texts and nothing else, one fenced
-block around it at most; the texts are of the asked-for kind and length, and enough of a question is left when
+for old replies too. What is accepted is a JSON object with the expected texts and nothing else, one fenced
+block around it at most; the texts are of the expected kind and length, and enough of a question is left when
 the segment's own words are masked. The language is not checked.
 """
 

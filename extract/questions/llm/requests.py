@@ -118,7 +118,7 @@ class Fault:
 
     reason: str
     may_cost: bool = False
-    wait: float | None = None  # seconds that the server asked for
+    wait: float | None = None  # seconds that the server wants us to wait
     retryable: bool = True  # another call may bring a reply
     ends_run: bool = False  # no request of this run can succeed
     status: int | None = None  # of HTTP, where there was one
