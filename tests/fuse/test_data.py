@@ -20,7 +20,8 @@ def test_streams_are_joined_by_id_and_rows_that_do_not_match_are_named(stores, t
     }
     with pytest.raises(
         DataError,
-        match=r"2 rows do not match.*\n  P01_105_6: is in stream video and not in stream verb_question\n  P01_105_7: is",
+        match=r"2 rows do not match.*\n  P01_105_6: is in stream video and not in stream verb_question\n"
+        r"  P01_105_7: is",
     ):
         FeatureData(sources, DataConfig())
 

@@ -1,77 +1,15 @@
-"""What can be known of the GPU's scans where there is no GPU: Triton's kernels compiled ahead of time,
-mamba-ssm's signature.
-"""
+"""mamba-ssm's scan behind our signature: through a stand-in where it is not installed, and the real one."""
 
-import json
-import os
-import subprocess
 import sys
 import types
 
 import pytest
 import torch
 
-from helpers.paths import ROOT
 from helpers.scan import assert_close, draw, run
 from mambavl.configs.errors import UsageError
 from mambavl.fuse import scan
-from mambavl.fuse.fusion import FusionConfig, SSMFusion
-from mambavl.fuse.head import StreamShape
-from mambavl.fuse.scan import mamba, pick, selective_scan, triton
-
-KERNELS = ROOT / "benchmarks" / "kernels.py"
-
-
-@pytest.mark.skipif(bool(triton.unavailable()), reason=str(triton.unavailable()))
-def test_every_kernel_compiles_for_three_generations_of_gpus_and_spills_nothing():
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, KERNELS], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == {
-        "spilled_bytes": 0,
-        "most_registers": pytest.approx(255, abs=200),
-        "compiled": 24,
-    }
-
-
-@pytest.mark.skipif(bool(triton.unavailable()), reason=str(triton.unavailable()))
-def test_a_gpu_that_computes_something_else_is_not_taken(monkeypatch):
-    """The small case that is computed before Triton is trusted, with its right result, a wrong one, and a
-    compiler that fails.
-    """
-    check = triton._wrong
-    here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with torch.device("meta"):  # whatever the caller's mode is
-        assert triton._checked.__wrapped__(here) is None
-    forward = triton.forward
-    monkeypatch.setattr(triton, "forward", lambda *a: [(y * 1.01, last, c) for y, last, c in forward(*a)])
-    assert "off by 1.0e-02" in check(torch.device("cpu"))
-    monkeypatch.setattr(triton, "forward", lambda *a: 1 / 0)
-    assert check(torch.device("cpu")) == "Triton failed on cpu: ZeroDivisionError: division by zero"
-
-
-def test_triton_says_why_it_is_not_here(monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: None)
-    assert "not installed" in triton.unavailable()
-    monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: object())
-    assert triton.unavailable() == "there is no GPU"
-    with pytest.raises(UsageError, match='scan backend "triton" was asked for, but there is no GPU'):
-        pick("triton")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(triton, "_checked", lambda device: "it is off")
-    assert scan.available_backends()["triton"] == "it is off"
-    assert pick("auto", "cuda") == "chunked"
-    monkeypatch.setattr(triton, "_checked", lambda device: None)
-    assert pick("auto", "cuda") == "triton"
-    assert (
-        SSMFusion(FusionConfig(streams={"video": StreamShape(width=4)}, d_model=4, scan="triton")).config.scan
-        == "triton"
-    )
+from mambavl.fuse.scan import mamba, selective_scan
 
 
 @pytest.fixture
@@ -182,7 +120,8 @@ def test_mamba_ssm_missing_or_broken_is_said_in_its_own_words(monkeypatch):
     monkeypatch.setattr(mamba.importlib, "import_module", broken)
     mamba._import.cache_clear()
     assert scan.available_backends()["mamba"] == (
-        "mamba-ssm is installed but its scan cannot be loaded (ImportError: selective_scan_cuda.so: undefined symbol)"
+        "mamba-ssm is installed but its scan cannot be loaded "
+        "(ImportError: selective_scan_cuda.so: undefined symbol)"
     )
     mamba._import.cache_clear()
 

@@ -1,0 +1,111 @@
+"""The native scan of a CPU: every instruction set, 16-bit inputs, threads, interrupts."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from helpers.scan import assert_close, draw, run
+from mambavl.fuse.scan import cpu, pooled_selective_scan, selective_scan
+
+
+@pytest.fixture(params=cpu.INSTRUCTIONS)
+def instructions(request, monkeypatch):
+    """Every instruction set of this machine, one after another."""
+    if cpu.unavailable():
+        pytest.skip(str(cpu.unavailable()))
+    if cpu.INSTRUCTIONS[request.param] > cpu.INSTRUCTIONS[cpu.instructions()]:
+        pytest.skip(f"this machine lacks {request.param}")
+    monkeypatch.setattr(cpu, "forced_instructions", cpu.INSTRUCTIONS[request.param])
+
+
+@pytest.mark.usefixtures("instructions")
+def test_every_instruction_set_gives_the_reference():
+    for options in ({"zoh": True}, {"pooled": True}, {}):
+        x, lengths = draw(length=70, channels=37), torch.tensor([70, 33, 0])
+        assert_close(
+            run(x, "cpu", lengths=lengths, **options),
+            run(x, "reference", torch.float64, lengths=lengths, **options),
+        )
+
+
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_number_of_16_bits_is_read_and_written_as_torch_does(dtype):
+    u = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype).view(256, 1, 256)
+    zeros, a, b = torch.zeros_like(u), -torch.ones(256, 4), torch.zeros(256, 1, 4, dtype=dtype)
+    for d in (1.0, 0.7354, 1.1 / 512, 3000.3):
+        # D u, and NaN where u is not finite
+        y = selective_scan(u, zeros, a, b, b, torch.full((256,), d), backend="cpu")
+        expected = (u.float() * d).to(dtype)
+        assert torch.equal(y[u.isfinite()], expected[u.isfinite()])
+        assert y[~u.isfinite()].isnan().all()
+
+
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("coefficients", "pooled", "wide"),
+    [
+        ("step", False, ()),
+        ("step", True, ()),
+        ("groups", False, ()),
+        ("mixed", False, ()),
+        ("step", False, ("B", "z")),
+    ],
+)
+def test_low_precision_gives_what_widening_first_and_rounding_last_would(dtype, coefficients, pooled, wide):
+    x = {
+        k: v.to(dtype) if k in ("u", "delta", "z", "B", "C") and k not in wide else v
+        for k, v in draw(length=70, coefficients=coefficients).items()
+    }
+    scan_ = pooled_selective_scan if pooled else selective_scan
+    found = []
+    for given in (x, {k: v.float() for k, v in x.items()}):
+        given = {k: v.detach().requires_grad_() for k, v in given.items()}
+        y = scan_(**given, delta_softplus=True, lengths=torch.tensor([70, 33, 0]), backend="cpu")
+        dy = torch.linspace(-1, 1, y.numel()).view(y.shape).to(dtype).to(y.dtype)
+        found.append([y, *torch.autograd.grad(y, list(given.values()), dy)])
+    for name, native, widened in zip(("y", *x), *found, strict=True):
+        assert native.dtype == (dtype if name == "y" else x[name].dtype)
+        assert torch.equal(native, widened.to(native.dtype)), name
+
+
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))
+@pytest.mark.parametrize("batch", [1, 5])
+def test_threads_share_rows_and_channels_and_repeat_to_the_bit(batch):
+    x = draw(batch=batch, length=40, channels=100, coefficients="mixed")
+    expected = run(x, "reference", torch.float64)
+    for threads in (1, 2, 3, 7):
+        torch.set_num_threads(threads)
+        found = run(x, "cpu")
+        assert_close(found, expected)
+        again = run(x, "cpu")
+        assert all(torch.equal(found[name], again[name]) for name in found)
+
+
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))
+def test_an_interrupt_leaves_the_threads_their_memory(tmp_path):
+    """Ctrl-C during a scan of two threads ends as KeyboardInterrupt, not in freed memory.
+
+    Scans go on until the interrupt comes, however late a busy machine lets it come.
+    """
+    script = tmp_path / "scan.py"
+    script.write_text(
+        "import _thread, threading, torch\n"
+        "from mambavl.fuse.scan import selective_scan\n"
+        "torch.set_num_threads(2)\n"
+        "u = torch.randn(8, 1500, 512); b = torch.randn(8, 1500, 16); a = -torch.rand(512, 16)\n"
+        "stopped = 0\n"
+        "for i in range(6):\n"
+        "    timer = threading.Timer(0.004 * (i + 1), _thread.interrupt_main)\n"
+        "    try:\n"
+        "        timer.start()\n"
+        "        while True: selective_scan(u, u, a, b, b, delta_softplus=True)\n"
+        "    except KeyboardInterrupt: stopped += 1\n"
+        "    timer.join()\n"
+        "print(stopped)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stdout.strip()) == (0, "6"), done.stderr[-1000:]

@@ -1,0 +1,182 @@
+"""What heads share: which parameters train how, routes, names of streams, projections, masked means."""
+
+import pytest
+import torch
+
+from mambavl.configs.errors import UsageError
+from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
+from mambavl.fuse.fusion import FusionConfig, SSMFusion
+from mambavl.fuse.head import (
+    HeadConfig,
+    StreamShape,
+    check_stream_name,
+    masked_mean,
+    modalities_of,
+    modality_of,
+    projection,
+    routes,
+)
+
+STREAMS = {"video": StreamShape(width=6), "verb_question": StreamShape(width=5)}
+SIZES = {"streams": STREAMS, "d_model": 4, "num_verbs": 3, "num_nouns": 4}
+# of the projections and classifiers, which every head has: (of an SSM, decays) -> names
+COMMON = {
+    (False, True): {
+        "project.video.1.weight", "project.video.3.weight", "project.text.1.weight", "project.text.3.weight",
+        "verb_head.weight", "noun_head.weight",
+    },
+    (False, False): {
+        "project.video.0.weight", "project.video.0.bias", "project.video.1.bias", "project.video.3.bias",
+        "project.text.0.weight", "project.text.0.bias", "project.text.1.bias", "project.text.3.bias",
+        "verb_head.bias", "noun_head.bias",
+    },
+}  # fmt: skip
+BLOCK = "blocks.0."
+MIXERS = [f"mixer.{modality}." for modality in ("video", "text")]
+OWN = {
+    "mambavl": {
+        (True, True): {
+            f"{m}{part}.weight" for m in MIXERS
+            for part in ("in_proj", "conv1d", "x_proj", "dt_proj", "out_proj")
+        },
+        (True, False): {
+            "a_log.shared", "d_skip.video", "d_skip.text",
+            *(m + part for m in MIXERS for part in ("conv1d.bias", "dt_proj.bias")),
+        },
+    },
+    "mlp": {
+        (False, True): {"fuser.0.weight", "fuser.2.weight"},
+        (False, False): {"fuser.0.bias", "fuser.2.bias"},
+    },
+    "transformer": {
+        (False, True): {BLOCK + f"{part}.weight" for part in ("qkv", "proj", "mlp.0", "mlp.2")},
+        (False, False): {
+            "cls_token.video", "cls_token.text", "type_token.video", "type_token.text",
+            "position.video", "position.text",
+            *(BLOCK + f"{part}.{kind}" for part in ("norm1", "norm2") for kind in ("weight", "bias")),
+            *(BLOCK + f"{part}.bias" for part in ("proj", "mlp.0", "mlp.2")),
+        },
+    },
+}  # fmt: skip
+
+
+def build(kind):
+    if kind == "mambavl":
+        return SSMFusion(FusionConfig(**SIZES, d_state=2))
+    streams = {**STREAMS, "noun_question": StreamShape(width=5)}
+    if kind == "mlp":
+        return MLPFusion(MLPConfig(**{**SIZES, "streams": streams}))
+    return TransformerFusion(TransformerConfig(**SIZES, depth=1, num_heads=2, max_positions=8))
+
+
+def named_groups(head, **options):
+    """(of an SSM, decays) -> names of parameters."""
+    names = {parameter: name for name, parameter in head.named_parameters()}
+    found = {}
+    for group in head.parameter_groups(**options):
+        found[group.is_ssm, group.decays] = [names[parameter] for parameter in group.parameters]
+    return found
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_each_parameter_is_in_the_one_group_where_it_belongs(kind):
+    expected = {key: set(COMMON.get(key, ())) | OWN[kind].get(key, set()) for key in [*COMMON, *OWN[kind]]}
+    found = named_groups(build(kind))
+    assert {key: set(names) for key, names in found.items()} == expected
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_no_parameter_is_in_two_groups_or_in_none(kind):
+    head = build(kind)
+    found = [name for names in named_groups(head).values() for name in names]
+    assert sorted(found) == sorted(name for name, _ in head.named_parameters())
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_all_parameters_decay_where_that_is_asked_for(kind):
+    head = build(kind)
+    found = named_groups(head, decay_all=True)
+    assert all(decays for _, decays in found)
+    ssm = {name for (is_ssm, _), names in OWN[kind].items() if is_ssm for name in names}
+    assert set(found.get((True, True), ())) == ssm
+
+
+@pytest.mark.parametrize("share", ["A", "none", "A+D", "all"])
+def test_whatever_is_shared_the_ssm_trains_at_its_own_rate(share):
+    head = SSMFusion(FusionConfig(**SIZES, d_state=2, share=share))
+    of_ssm = {name for (is_ssm, _), names in named_groups(head).items() if is_ssm for name in names}
+    expected = [
+        name for name, _ in head.named_parameters() if name.split(".")[0] in ("mixer", "a_log", "d_skip")
+    ]
+    assert of_ssm == set(expected)
+
+
+def test_heads_without_an_ssm_name_no_scan_backend():
+    assert build("mlp").scan_backend is None
+    assert build("transformer").scan_backend is None
+    assert build("mambavl").scan_backend in ("cpu", "chunked")
+
+
+def test_a_question_goes_to_its_own_classifier_and_all_else_to_both():
+    names = ["video", "verb_question", "audio", "noun_question"]
+    assert routes(names, "per_question") == {
+        "verb": ["video", "verb_question", "audio"],
+        "noun": ["video", "audio", "noun_question"],
+    }
+    assert routes(names, "both") == {"verb": names, "noun": names}
+    with pytest.raises(UsageError, match="no stream reaches the verb head; streams: noun_question"):
+        routes(["noun_question"], "per_question")
+
+
+@pytest.mark.parametrize("name", ["video", "audio", "hands", "verb_question", "gaze2"])
+def test_any_identifier_names_a_stream(name):
+    check_stream_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("vidoe", "did you mean `video`"),
+        ("verb_questions", "did you mean `verb_question`"),
+        ("2nd", "made of letters"),
+        ("a b", "made of letters"),
+    ],
+)
+def test_a_near_miss_of_a_known_stream_is_refused(name, says):
+    with pytest.raises(UsageError, match=says):
+        check_stream_name(name)
+
+
+def test_questions_are_text_and_other_streams_are_their_own_modality():
+    assert [modality_of(name) for name in ("verb_question", "noun_question", "audio")] == [
+        "text",
+        "text",
+        "audio",
+    ]
+    config = HeadConfig(streams={**STREAMS, "hands": StreamShape(width=6, modality="video")})
+    assert modalities_of(config.streams) == {"video": 6, "text": 5}
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_projection_ends_at_the_heads_width_without_a_relu(layers):
+    config = HeadConfig(d_model=4, video_mlp_layers=layers, input_norm=False)
+    project = projection(config, "video", 6)
+    assert project(torch.randn(64, 6)).min() < 0
+    linears = [part for part in project if isinstance(part, torch.nn.Linear)]
+    assert [part.in_features for part in linears] == [6, 4, 4][:layers]
+    assert [part.bias is not None for part in linears] == (
+        [False, True, True] if layers == 3 else [True] * layers
+    )
+
+
+def test_without_a_projection_the_features_have_the_heads_width():
+    config = HeadConfig(d_model=6, video_mlp_layers=0, input_norm=False)
+    x = torch.randn(2, 3, 6)
+    assert torch.equal(projection(config, "video", 6)(x), x)
+    with pytest.raises(UsageError, match=r"set fusion\.d_model=5, or video_mlp_layers to 1 or more"):
+        projection(config, "video", 5)
+
+
+def test_a_masked_mean_counts_the_valid_tokens_alone():
+    tokens = torch.tensor([[[1.0], [3.0], [torch.nan]], [[torch.nan], [torch.nan], [torch.nan]]])
+    assert masked_mean(tokens, torch.tensor([2, 0])).tolist() == [[2.0], [0.0]]

@@ -1,0 +1,106 @@
+"""The folder of a run: what is read back, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from helpers.tiny import tiny_recipe
+from mambavl.configs.errors import DataError, UsageError
+from mambavl.fuse import run as folder
+from mambavl.fuse.data import FeatureData
+from mambavl.fuse.train import train
+
+
+@pytest.fixture(scope="module")
+def recipe(stores):
+    return tiny_recipe(stores, epochs=2)
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "run"
+    train(recipe, run)
+    return run
+
+
+def test_a_finished_run_holds_its_files_and_no_checkpoint(finished):
+    assert {path.name for path in finished.iterdir()} == folder.FILES - {folder.CHECKPOINTS}
+
+
+def test_what_a_run_was_fed_is_read_back(finished, recipe):
+    data = FeatureData(recipe.sources, recipe.data)
+    assert folder.read_recipe(finished) == recipe
+    assert folder.read_classes(finished) == data.classes
+    for found, expected in zip(folder.read_prior(finished), data.log_prior(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_curves_have_a_line_for_each_epoch_and_may_be_missing(finished, tmp_path):
+    assert [line["epoch"] for line in folder.read_curves(finished)] == [1, 2]
+    assert folder.read_curves(tmp_path) == []
+    (tmp_path / folder.CURVES).write_text('{"epoch": 1}\n{"epo')
+    with pytest.raises(DataError, match=r"curves\.jsonl: is damaged"):
+        folder.read_curves(tmp_path)
+
+
+def test_scores_name_their_rows_and_labels(finished, recipe):
+    data = FeatureData(recipe.sources, recipe.data)
+    scores = folder.read_scores(finished, "validation")
+    assert scores["narration_id"].tolist() == [data.segments[row].narration_id for row in data.evaluation]
+    np.testing.assert_array_equal(scores["verb_label"], data.verb[data.evaluation])
+    assert scores["noun"].shape == (len(data.evaluation), data.classes.num_nouns)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "has not finished; run the same"),
+        ("{", "is damaged"),
+        ("[]", "is damaged .it is not an object"),
+        ("{}", "is damaged .it has no"),
+    ],
+)
+def test_a_result_that_is_missing_or_damaged_says_what_to_do(tmp_path, content, says):
+    (tmp_path / folder.RECIPE).write_text("")
+    if content is not None:
+        (tmp_path / folder.RESULT).write_text(content)
+    with pytest.raises(DataError, match=says):
+        folder.read_result(tmp_path)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    folder.refuse_other_folder(tmp_path / "new")
+    folder.refuse_other_folder(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"is not a run and not empty \(notes\.txt\)"):
+        folder.refuse_other_folder(tmp_path)
+    with pytest.raises(UsageError, match="is a file"):
+        folder.refuse_other_folder(tmp_path / "notes.txt")
+
+
+def test_another_recipe_is_refused_with_what_differs(finished, stores):
+    folder.refuse_other_recipe(finished, tiny_recipe(stores, epochs=2))
+    with pytest.raises(UsageError, match=r"What differs \(there -> asked for\):\n  train\.epochs: 2 -> 5"):
+        folder.refuse_other_recipe(finished, tiny_recipe(stores, epochs=5))
+
+
+def test_other_stores_are_refused_and_moved_ones_are_not(finished, recipe, tmp_path):
+    data = FeatureData(recipe.sources, recipe.data)
+    for name in (folder.STREAMS, folder.RECIPE):
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    streams = json.loads((tmp_path / folder.STREAMS).read_text())
+    streams["video"]["stores"] = ["elsewhere.zarr"]
+    (tmp_path / folder.STREAMS).write_text(json.dumps(streams))
+    folder.refuse_other_stores(tmp_path, data)
+    streams["video"]["store_ids"] = ["another"]
+    (tmp_path / folder.STREAMS).write_text(json.dumps(streams))
+    folder.refuse_other_features(tmp_path, data)  # features of the same recipe may be scored
+    with pytest.raises(UsageError, match=r"begun with other stores.*\n  video\.store_ids"):
+        folder.refuse_other_stores(tmp_path, data)
+    streams["video"]["encoder"]["name"] = "another"
+    (tmp_path / folder.STREAMS).write_text(json.dumps(streams))
+    with pytest.raises(
+        DataError, match=r"trained on other features.*\n  video\.encoder\.name: 'another' -> 'fake'"
+    ):
+        folder.refuse_other_features(tmp_path, data)
