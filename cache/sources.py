@@ -283,5 +283,9 @@ def scratch_folder() -> Path:
     """Where compressed stores are decoded to: $MAMBAVL_SCRATCH, or a folder of the user's cache."""
     if named := os.environ.get("MAMBAVL_SCRATCH"):
         return Path(named)
-    user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(user_cache) / "mambavl" / "scratch"
+    return user_cache() / "scratch"
+
+
+def user_cache() -> Path:
+    """Where files lie that can be made again: `mambavl` in $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mambavl"

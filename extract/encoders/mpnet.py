@@ -6,12 +6,12 @@ hub.
 """
 
 import importlib.metadata
-import os
 import shutil
 import tempfile
 import zipfile
 from pathlib import Path
 
+from mambavl.cache.sources import user_cache
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.encoders.text import TransformersTextEncoder, transformers_text
 
@@ -31,7 +31,7 @@ def mpnet(weights: str | None) -> TransformersTextEncoder:
 
 def _unpacked() -> Path:
     """The model's folder, unpacked unless an earlier run did so."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mambavl" / ARCHIVE
+    folder = user_cache() / ARCHIVE
     if folder.is_dir():
         return folder
     pieces = [_piece(name, number) for number, name in enumerate(PACKAGES, 1)]
