@@ -7,22 +7,23 @@ the same global batches.
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from mambavl.cache import FeatureStore, Joined, canonical, join, open_store
+from mambavl.cache import Joined, join
 from mambavl.cache.rows import EMPTY_WINDOW, OK, STATUS, Classes, Segment
 from mambavl.cache.shards import Level
+from mambavl.cache.sources import Resident, Verify
 from mambavl.cache.spec import FeatureRecipe
 from mambavl.configs import Config
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.head import Streams, StreamShape, modality_of
 from mambavl.fuse.result import RECIPE_PARTS, StreamProvenance
+from mambavl.fuse.sources import StreamSource, open_stores
 
 ORACLE_ANTICIPATION = (
     "ORACLE TEXT IN ANTICIPATION: the questions were written from the very actions that are to be foreseen. "
@@ -32,32 +33,6 @@ ORACLE_ANTICIPATION = (
 
 # text protocols that know nothing of the action that is to be foreseen
 SAFE_IN_ANTICIPATION = ("predicted", "generic", "none", "absent")
-
-
-class StreamSource(Config):
-    """Where a stream's features come from: one store, or several of the same recipe (train and validation
-    halves, say).
-    """
-
-    # path of a feature store, or of several that hold different rows of one extraction
-    store: Path | tuple[Path, ...]
-    level: str = "frame"  # name of the store's level to read; `mambavl cache info STORE` lists them
-    # put the store's level `cls` before the tokens, as the released code reads its encoders
-    class_token: bool = False
-    # streams of one modality share MLP and SSM; empty: `text` for questions, else the stream's own name
-    modality: str = ""
-
-    @field_validator("store", mode="before")
-    @classmethod
-    def _path_or_paths(cls, value: Any) -> Any:
-        paths = value if isinstance(value, (list, tuple)) else [value]
-        if not paths or not all(isinstance(path, (str, Path)) and str(path) for path in paths):
-            raise ValueError("expected the path of a store, or a list of such paths")
-        return value
-
-    @property
-    def stores(self) -> tuple[Path, ...]:
-        return self.store if isinstance(self.store, tuple) else (self.store,)
 
 
 class DataConfig(Config):
@@ -74,10 +49,10 @@ class DataConfig(Config):
     # train on oracle text in anticipation, where it names the answer: an upper bound, refused without this
     allow_oracle: bool = False
     # where features are kept. mmap: in memory-mapped files; ram: in memory; device: in the GPU's memory
-    resident: Literal["mmap", "ram", "device"] = "mmap"
+    resident: Resident = "mmap"
     # what is checked. open: sizes and the manifest, when a store is opened; read: also every checksum, as it
     # is read; none: neither
-    verify: Literal["open", "read", "none"] = "open"
+    verify: Verify = "open"
 
     @field_validator("hold_out")
     @classmethod
@@ -127,7 +102,10 @@ class FeatureData:
         self.sources = sources
         self.device = torch.device(device)
         self._joined: Joined = join(
-            {name: _open(name, source, config, self.device) for name, source in sources.items()}
+            {
+                name: open_stores(name, source, config.resident, config.verify, self.device)
+                for name, source in sources.items()
+            }
         )
         self.segments: tuple[Segment, ...] = self._joined.segments
         self.classes: Classes = self._joined.classes
@@ -315,49 +293,6 @@ def assign_folds(owners: list[str], parts: int) -> dict[str, int]:
         part_of[owner] = min(range(parts), key=lambda part: (sizes[part], part))
         sizes[part_of[owner]] += counts[owner]
     return part_of
-
-
-def _open(
-    name: str, source: StreamSource, config: DataConfig, device: torch.device
-) -> tuple[FeatureStore, ...]:
-    """The stores of a stream. Raises UsageError for a level that they lack, DataError where they were made by
-    different recipes.
-    """
-    if source.class_token and source.level == "cls":
-        raise UsageError(
-            f"stream {name}: class_token puts level cls before the tokens, and they are it already"
-        )
-    stores = []
-    for path in source.stores:
-        store = open_store(
-            path,
-            resident=config.resident,
-            verify=config.verify,
-            device=device,
-            pin=device.type == "cuda",
-        )
-        store.layout.level(source.level)
-        if source.class_token:
-            store.layout.level("cls")
-        stores.append(store)
-    for store in stores[1:]:
-        faults = _differences(stores[0], store, source.level)
-        if faults:
-            raise DataError(
-                f"stream {name}: {store.path} and {stores[0].path} were made by different recipes "
-                "and never mix:\n  " + "\n  ".join(faults[:20])
-            )
-    return tuple(stores)
-
-
-def _differences(one: FeatureStore, other: FeatureStore, level: str) -> list[str]:
-    """The fields of recipe and level in which two stores differ; the number of rows is none of them."""
-    shapes = []
-    for store in (one, other):
-        found = store.levels[level]
-        shapes.append({key: getattr(found, key) for key in ("kind", "shape", "dtype", "steps")})
-    recipes = (one.spec.recipe.to_dict(), other.spec.recipe.to_dict())
-    return canonical.differences(*recipes) + canonical.differences(shapes[0], shapes[1])
 
 
 def _views(levels: dict[str, Level]) -> int:

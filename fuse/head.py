@@ -192,8 +192,8 @@ def routes(streams: Iterable[str], routing: Routing) -> dict[str, list[str]]:
 
 
 def check_stream_name(name: str) -> None:
-    """Raises UsageError for a name that is no identifier, and for a near miss of a known one: any other name
-    makes a stream, so a misspelt question would silently be routed like video.
+    """Raises UsageError for a name that is not an identifier, and for a near miss of a known one: any other
+    name makes a stream, so a misspelt question would silently be routed like video.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
         raise UsageError(f"a stream's name is made of letters, digits and _, not {name!r}")

@@ -38,7 +38,7 @@ def evaluate(
     ranks the actions in place of the products; `pairs` names its columns. Keys: `{group}_{target}_top1`,
     `_top5`, `_mean_class_recall5`, `_n` (rows), `_classes` (classes present), for group in all, unseen, tail;
     and `relaxed_action_mean_class_recall5`. A measure of no rows is None. Equal scores rank by class id.
-    Raises ValueError for NaN and infinite scores (-inf, a probability of 0, may stand beside finite ones) and
+    Raises ValueError for NaN and infinite scores (-inf, a probability of 0, is fine next to finite ones) and
     for labels that the scores have no column for.
     """
     verb_labels, noun_labels = np.asarray(verb_labels), np.asarray(noun_labels)
@@ -122,7 +122,7 @@ def _pair_rank(
     verb_labels: np.ndarray,
     noun_labels: np.ndarray,
 ) -> np.ndarray:
-    """(N,) place of the label's pair among the columns; past the last one where the label is no column."""
+    """(N,) place of the label's pair among the columns; past the last one where the label has no column."""
     if pairs is None or len(pairs) != action_scores.shape[1]:
         raise ValueError(
             f"action_scores has {action_scores.shape[1]} columns; `pairs` must name each of them"

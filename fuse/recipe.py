@@ -8,9 +8,10 @@ from pydantic import Field, field_validator, model_validator
 from mambavl.configs import Config
 from mambavl.configs.errors import UsageError, did_you_mean
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
-from mambavl.fuse.data import DataConfig, FeatureData, StreamSource
+from mambavl.fuse.data import DataConfig, FeatureData
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import Head, HeadConfig, StreamShape, check_stream_name
+from mambavl.fuse.sources import StreamSource
 
 
 class TrainConfig(Config):

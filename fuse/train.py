@@ -269,7 +269,7 @@ def _accelerator() -> Accelerator:
 
 
 def _precision(wanted: str, device: torch.device) -> str:
-    """`auto`: what Accelerate's launcher was told; else bfloat16 on a GPU that has it, float32 elsewhere."""
+    """`auto`: what Accelerate's launcher was given; else bfloat16 on a GPU that has it, float32 elsewhere."""
     if wanted != "auto":
         return wanted
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")

@@ -1,4 +1,4 @@
-"""The causal convolution beside PyTorch's own: values, gradients, stacked heads, compiled, counted."""
+"""The causal convolution against PyTorch's own: values, gradients, stacked heads, compiled, counted."""
 
 import pytest
 import torch

@@ -6,9 +6,10 @@ import torch
 
 from helpers.tiny import ROWS, make_dense_store, make_text_store, tiny_recipe, weights
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.fuse.data import DataConfig, FeatureData, StreamSource, epoch_batches
+from mambavl.fuse.data import DataConfig, FeatureData, epoch_batches
 from mambavl.fuse.recipe import build_head
 from mambavl.fuse.run import read_scores
+from mambavl.fuse.sources import StreamSource
 from mambavl.fuse.train import train
 
 
@@ -24,29 +25,6 @@ def test_streams_are_joined_by_id_and_rows_that_do_not_match_are_named(stores, t
         r"  P01_105_7: is",
     ):
         FeatureData(sources, DataConfig())
-
-
-def test_stores_of_different_recipes_never_feed_one_stream(stores, tmp_path):
-    make_dense_store(tmp_path / "other.zarr", ROWS, recipe={"encoder": {"name": "other", "width": 6}})
-    source = StreamSource(store=(stores / "video.zarr", tmp_path / "other.zarr"))
-    with pytest.raises(DataError, match=r"never mix:\n  encoder\.name: 'fake' -> 'other'"):
-        FeatureData({"video": source}, DataConfig())
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"width": 7}, "width: 6 -> 7"),
-        ({"dtype": "float16"}, "dtype: 'float32' -> 'float16'"),
-        ({"steps": 5}, "steps: 4 -> 5"),
-    ],
-    ids=["width", "dtype", "steps"],
-)
-def test_halves_of_a_stream_whose_features_differ_in_shape_never_mix(stores, tmp_path, changed, message):
-    make_dense_store(tmp_path / "other.zarr", ROWS, **changed)
-    source = StreamSource(store=(stores / "video.zarr", tmp_path / "other.zarr"))
-    with pytest.raises(DataError, match=f"never mix:\n(.*\n)*.*{message}"):
-        FeatureData({"video": source}, DataConfig())
 
 
 def test_text_streams_of_two_protocols_are_refused(stores, tmp_path):

@@ -14,9 +14,10 @@ from mambavl.cache.scores import best_classes
 from mambavl.configs import validate
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import evaluate, report
-from mambavl.fuse.data import ORACLE_ANTICIPATION, DataConfig, FeatureData, StreamSource, assign_folds
+from mambavl.fuse.data import ORACLE_ANTICIPATION, DataConfig, FeatureData, assign_folds
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.run import read_result
+from mambavl.fuse.sources import StreamSource
 from mambavl.fuse.sweep import expand, sweep
 from mambavl.fuse.train import train
 
@@ -161,7 +162,7 @@ def test_parts_held_out_cover_every_train_row_once_and_are_never_trained_on(two_
     assert sorted(seen) == whole.train.tolist()
 
 
-def test_owners_are_dealt_evenly_and_always_alike():
+def test_owners_are_assigned_evenly_and_always_alike():
     owners = [name for name, count in (("a", 50), ("b", 30), ("c", 25), ("d", 5)) for _ in range(count)]
     assert assign_folds(owners, 2) == assign_folds(owners[::-1], 2) == {"a": 0, "b": 1, "c": 1, "d": 0}
     with pytest.raises(UsageError, match="asks for 5 parts, and there are 4"):

@@ -83,7 +83,7 @@ def test_stores_that_name_no_encoder_are_of_an_unknown_one():
     assert StreamProvenance.from_dict(bare).to_dict() == bare
 
 
-def test_provenance_is_written_beside_the_run_as_in_its_result(tmp_path):
+def test_provenance_is_written_next_to_the_result_and_says_the_same(tmp_path):
     make_dense_store(tmp_path / "video.zarr", 48)
     make_text_store(tmp_path / "text.zarr", 48)
     train(tiny_recipe(tmp_path, epochs=1), tmp_path / "run")

@@ -1,5 +1,5 @@
-"""Every backend beside the float64 reference: outputs, last states, every gradient, for every option; what it
-must survive.
+"""Every backend against the float64 reference: outputs, last states, every gradient, for every option; and
+what it must survive.
 """
 
 import itertools
@@ -171,7 +171,7 @@ def test_scanning_both_ways_is_two_scans_and_a_flip_within_each_row(backend):
 @pytest.mark.parametrize("backend", ["reference", *FAST])
 @pytest.mark.parametrize("pooled", [False, True])
 def test_streams_that_share_a_give_what_each_gives_alone_and_one_gradient_of_a(backend, pooled):
-    """Two streams of different batch, length, and optional inputs, in one call beside one call each."""
+    """Two streams of different batch, length, and optional inputs, in one call and in one call each."""
     a = draw(channels=20)["A"]
     first, second = (5, 3) if is_interpreted(backend) else (7, 11)
     drawn = [

@@ -58,7 +58,7 @@ def test_its_shapes_are_what_it_promises(backend, pooled):
 @pytest.mark.parametrize("coefficients", ["step", "groups", "constant"])
 @pytest.mark.parametrize("shared", [(), ("u", "B"), ("A",)])
 def test_stacked_heads_are_groups_of_channels(backend, coefficients, shared):
-    """vmap, the gradient under vmap, and the gradient through vmap, beside a loop over the heads with the
+    """vmap, the gradient under vmap, and the gradient through vmap, against a loop over the heads with the
     reference.
     """
     count, steps, groups = (2, 3, 2) if is_interpreted(backend) else (3, 4, 3)

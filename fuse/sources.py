@@ -1,0 +1,81 @@
+"""Where the features of a stream come from: the stores that a recipe names, opened and compared."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import field_validator
+
+from mambavl.cache import FeatureStore, canonical, open_store
+from mambavl.cache.sources import Resident, Verify
+from mambavl.configs import Config
+from mambavl.configs.errors import DataError, UsageError
+
+
+class StreamSource(Config):
+    """Where a stream's features come from: one store, or several of the same recipe (train and validation
+    halves, say).
+    """
+
+    # path of a feature store, or of several that hold different rows of one extraction
+    store: Path | tuple[Path, ...]
+    level: str = "frame"  # name of the store's level to read; `mambavl cache info STORE` lists them
+    # put the store's level `cls` before the tokens, as the released code reads its encoders
+    class_token: bool = False
+    # streams of one modality share MLP and SSM; empty: `text` for questions, else the stream's own name
+    modality: str = ""
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _path_or_paths(cls, value: Any) -> Any:
+        paths = value if isinstance(value, (list, tuple)) else [value]
+        if not paths or not all(isinstance(path, (str, Path)) and str(path) for path in paths):
+            raise ValueError("expected the path of a store, or a list of such paths")
+        return value
+
+    @property
+    def stores(self) -> tuple[Path, ...]:
+        return self.store if isinstance(self.store, tuple) else (self.store,)
+
+
+def open_stores(
+    name: str, source: StreamSource, resident: Resident, verify: Verify, device: torch.device
+) -> tuple[FeatureStore, ...]:
+    """The stores of a stream. Raises UsageError for a level that they lack, DataError where they were made by
+    different recipes.
+    """
+    if source.class_token and source.level == "cls":
+        raise UsageError(
+            f"stream {name}: class_token puts level cls before the tokens, and they are it already"
+        )
+    stores = []
+    for path in source.stores:
+        store = open_store(
+            path,
+            resident=resident,
+            verify=verify,
+            device=device,
+            pin=device.type == "cuda",
+        )
+        store.layout.level(source.level)
+        if source.class_token:
+            store.layout.level("cls")
+        stores.append(store)
+    for store in stores[1:]:
+        faults = _differences(stores[0], store, source.level)
+        if faults:
+            raise DataError(
+                f"stream {name}: {store.path} and {stores[0].path} were made by different recipes "
+                "and never mix:\n  " + "\n  ".join(faults[:20])
+            )
+    return tuple(stores)
+
+
+def _differences(one: FeatureStore, other: FeatureStore, level: str) -> list[str]:
+    """The fields of recipe and level in which two stores differ; numbers of rows may differ."""
+    shapes = []
+    for store in (one, other):
+        found = store.levels[level]
+        shapes.append({key: getattr(found, key) for key in ("kind", "shape", "dtype", "steps")})
+    recipes = (one.spec.recipe.to_dict(), other.spec.recipe.to_dict())
+    return canonical.differences(*recipes) + canonical.differences(shapes[0], shapes[1])

@@ -1,0 +1,53 @@
+"""The stores of a stream: opened, compared, refused."""
+
+import pytest
+import torch
+
+from helpers.tiny import ROWS, make_dense_store
+from mambavl.configs.errors import DataError, UsageError
+from mambavl.fuse.data import DataConfig, FeatureData
+from mambavl.fuse.sources import StreamSource, open_stores
+
+CPU = torch.device("cpu")
+
+
+def test_stores_of_different_recipes_never_feed_one_stream(stores, tmp_path):
+    make_dense_store(tmp_path / "other.zarr", ROWS, recipe={"encoder": {"name": "other", "width": 6}})
+    source = StreamSource(store=(stores / "video.zarr", tmp_path / "other.zarr"))
+    with pytest.raises(DataError, match=r"never mix:\n  encoder\.name: 'fake' -> 'other'"):
+        FeatureData({"video": source}, DataConfig())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"width": 7}, "width: 6 -> 7"),
+        ({"dtype": "float16"}, "dtype: 'float32' -> 'float16'"),
+        ({"steps": 5}, "steps: 4 -> 5"),
+    ],
+    ids=["width", "dtype", "steps"],
+)
+def test_halves_of_a_stream_whose_features_differ_in_shape_never_mix(stores, tmp_path, changed, message):
+    make_dense_store(tmp_path / "other.zarr", ROWS, **changed)
+    source = StreamSource(store=(stores / "video.zarr", tmp_path / "other.zarr"))
+    with pytest.raises(DataError, match=f"never mix:\n(.*\n)*.*{message}"):
+        FeatureData({"video": source}, DataConfig())
+
+
+def test_a_stream_opens_every_store_that_it_names(stores, tmp_path):
+    make_dense_store(tmp_path / "more.zarr", 20)
+    source = StreamSource(store=(stores / "video.zarr", tmp_path / "more.zarr"))
+    opened = open_stores("video", source, "mmap", "open", CPU)
+    assert [store.path.name for store in opened] == ["video.zarr", "more.zarr"]
+
+
+def test_a_level_that_the_store_lacks_is_named(stores):
+    source = StreamSource(store=stores / "video.zarr", level="patch")
+    with pytest.raises(UsageError, match="no level 'patch'; this store holds frame"):
+        open_stores("video", source, "mmap", "open", CPU)
+
+
+@pytest.mark.parametrize("store", [[], "", ["a", ""], 3])
+def test_what_is_not_the_path_of_a_store_is_refused(store):
+    with pytest.raises(ValueError, match="expected the path of a store"):
+        StreamSource(store=store)
