@@ -22,7 +22,7 @@ from mambavl.configs.errors import DataError
 
 TEMPORARY = ".partial-"
 # a name may hold anything, and two may look alike
-_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 HINTS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -223,14 +223,14 @@ def _sync_folder(path: Path) -> None:
 
 def _temporary(path: Path) -> Path:
     """A name next to `path` that says whose it is; see `temporaries`."""
-    return path.parent / f"{TEMPORARY}{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}"
+    return path.parent / f"{TEMPORARY}{HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}"
 
 
 def temporaries(folder: Path) -> Iterator[tuple[Path, bool]]:
     """What writers have between write and rename: (file, whether its writer is known to be dead: a process of
     this host).
     """
-    ours = f"{TEMPORARY}{_HOST}-"  # then the pid: nobody sweeps a living writer's files
+    ours = f"{TEMPORARY}{HOST}-"  # then the pid: nobody sweeps a living writer's files
     for path in sorted(folder.rglob(f"{TEMPORARY}*")):
         pid = path.name.removeprefix(ours).partition("-")[0]
         yield path, path.name.startswith(ours) and pid.isdigit() and not _is_alive(int(pid))

@@ -12,9 +12,10 @@ import torch
 import zarr
 
 from helpers.paths import DATA
-from helpers.tiny import CLASSES, make_dense_store, make_segments, make_text_store, read_rows
+from helpers.tiny import CLASSES, make_dense_store, make_segments, make_text_store, read_rows, unfinished
 from mambavl.cache import open_store
 from mambavl.cache.repair import repair
+from mambavl.cache.rows import STATUS_CODE
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import SCHEMA_VERSION, Spec
 from mambavl.cache.verify import verify
@@ -333,3 +334,76 @@ def test_an_empty_store_is_read_as_empty(tmp_path, monkeypatch):
         spec = Spec(kind="video", levels=(level,), rows_per_group=8)
         StoreWriter(tmp_path / compressor, spec, (), CLASSES, {}).finalize()
         assert open_store(tmp_path / compressor).batch([], "frame")[0].shape == (0, 4, 6)
+
+
+def test_batches_are_the_rows_that_were_written_in_any_order(tmp_path):
+    features = make_dense_store(tmp_path / "s.zarr")
+    opened = open_store(tmp_path / "s.zarr")
+    rows = [19, 0, 7, 8, 7]
+    tokens, lengths = opened.batch(rows, "frame")
+    assert torch.equal(tokens, torch.from_numpy(features[rows, 0]))
+    assert lengths.tolist() == [4] * 5
+    assert opened.segments == make_segments(20)
+    assert opened.classes == CLASSES
+
+
+def test_ragged_text_is_padded_with_zeros_and_keeps_its_lengths(tmp_path):
+    texts = make_text_store(tmp_path / "t.zarr")
+    opened = open_store(tmp_path / "t.zarr")
+    rows = [3, 17, 0, 9]
+    for question in ("verb_question", "noun_question"):
+        tokens, lengths = opened.batch(rows, f"{question}/last_hidden")
+        for i, row in enumerate(rows):
+            length = len(texts[question][row])
+            assert lengths[i] == length
+            np.testing.assert_array_equal(tokens[i, :length].numpy(), texts[question][row])
+            assert not tokens[i, length:].any()
+
+
+def test_a_pickled_store_reads_the_same(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    opened = open_store(tmp_path / "s.zarr")
+    first = opened.batch([1, 2], "frame")[0]
+    assert torch.equal(pickle.loads(pickle.dumps(opened)).batch([1, 2], "frame")[0], first)
+
+
+def test_missing_and_empty_shards_never_read_as_data(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    opened = open_store(tmp_path / "s.zarr")
+    shard = tmp_path / "s.zarr/frame/c.1.0.0.0"
+    shard.chmod(0o644)
+    shard.write_bytes(b"")
+    with pytest.raises(DataError, match=r"frame/c\.1"):
+        opened.batch([9], "frame")
+    with pytest.raises(DataError, match="0 bytes"):
+        open_store(tmp_path / "s.zarr")
+
+
+def test_an_unfinished_store_is_opened_only_on_request(tmp_path):
+    writer, group = unfinished(tmp_path / "s.zarr")
+    writer.commit(1, group)
+    with pytest.raises(DataError, match="8 of 20 rows are done"):
+        open_store(tmp_path / "s.zarr")
+    opened = open_store(tmp_path / "s.zarr", partial=True)
+    assert opened.status.tolist() == [0] * 8 + [1] * 8 + [0] * 4
+    with pytest.raises(DataError, match="never written"):
+        opened.batch([0], "frame")
+    with pytest.raises(DataError, match="8 of 20"):
+        writer.finalize()
+
+
+def test_a_row_that_failed_is_never_handed_out(tmp_path):
+    writer, group = unfinished(tmp_path / "s.zarr")
+    group.status[3] = STATUS_CODE["missing_video"]
+    group.reasons = {3: "no file"}
+    writer.commit(1, group)
+    with pytest.raises(DataError, match=r"P01_102_1 .*missing_video"):
+        open_store(tmp_path / "s.zarr", partial=True).batch([8, 11], "frame")
+
+
+def test_a_mask_of_rows_selects_rows(tmp_path):
+    features = make_dense_store(tmp_path / "s.zarr")
+    mask = np.arange(20) % 7 == 0
+    assert torch.equal(
+        open_store(tmp_path / "s.zarr").batch(mask, "frame")[0], torch.from_numpy(features[mask, 0])
+    )

@@ -12,6 +12,7 @@ from mambavl.cache.layout import Layout
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import (
     CLASSES,
+    SCHEMA_VERSION,
     SEGMENTS,
     EncoderIdentity,
     FeatureRecipe,
@@ -24,6 +25,7 @@ from mambavl.cache.spec import (
     Spec,
     read_spec,
 )
+from mambavl.cache.verify import verify
 from mambavl.configs.errors import DataError
 
 GOLDEN = sorted((Path(__file__).parents[1] / "data").glob("schema-*/*.zarr"))
@@ -191,3 +193,30 @@ def test_the_record_of_a_store_says_what_its_layout_needs(tmp_path):
     assert Layout.from_spec(store.spec) == store.layout
     assert store.spec.rows == len(store)
     assert store.spec.recipe.encoder == EncoderIdentity(name="fake", state="random", sha256="0" * 64, width=6)
+
+
+def test_another_schema_version_is_refused_with_both_values(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    file = tmp_path / "s.zarr" / "spec.json"
+    file.chmod(0o644)
+    file.write_text(file.read_text().replace(f'"schema": {SCHEMA_VERSION}', '"schema": 1'))
+    for deed in (open_store, verify, make_dense_store):
+        with pytest.raises(
+            DataError, match=f"has schema version 1; this version of mambavl reads {SCHEMA_VERSION}"
+        ):
+            deed(tmp_path / "s.zarr")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"schema": 99}'])
+@pytest.mark.parametrize("name", ["spec.json", "manifest.json"])
+def test_metadata_that_says_nothing_is_a_clear_error(tmp_path, name, content):
+    make_dense_store(tmp_path / "s.zarr")
+    (tmp_path / "s.zarr" / name).chmod(0o644)
+    (tmp_path / "s.zarr" / name).write_text(content)
+    with pytest.raises(DataError, match=rf"{name}|schema version"):
+        open_store(tmp_path / "s.zarr")
+    try:
+        faults = verify(tmp_path / "s.zarr")
+    except DataError as error:
+        faults = [str(error)]
+    assert any(name in fault or "schema version" in fault for fault in faults)

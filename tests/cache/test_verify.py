@@ -1,6 +1,4 @@
-"""Verify finds what is wrong, repair re-opens exactly that, and the store filled again is the store as it
-was.
-"""
+"""Verify finds every damage, names its file, and finds nothing in a sound store."""
 
 import os
 import shutil
@@ -8,165 +6,18 @@ import shutil
 import numpy as np
 import pytest
 
-from helpers.tiny import make_dense_store, make_text_store
-from mambavl.cache import fsops, journal, open_store
-from mambavl.cache.finalize import finalize
-from mambavl.cache.repair import gc, repair
-from mambavl.cache.spec import CLASSES, ENVIRONMENT, MANIFEST, SCHEMA_VERSION, SEAL, SEGMENTS, SPEC
+from helpers.damage import content
+from helpers.tiny import make_dense_store
+from mambavl.cache import journal, open_store
+from mambavl.cache.spec import MANIFEST
 from mambavl.cache.verify import verify
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError
 
 
 @pytest.fixture
 def path(tmp_path):
     make_dense_store(tmp_path / "s.zarr")
     return tmp_path / "s.zarr"
-
-
-def content(path):
-    """The finished store: journals and the record of the environment aside."""
-    files = (file for file in sorted(path.rglob("*")) if file.is_file() and file.parent.name != "commit")
-    return {str(file.relative_to(path)): file.read_bytes() for file in files if file.name != ENVIRONMENT}
-
-
-def damage(file, kind="flip"):
-    file.chmod(0o644)
-    data = bytearray(file.read_bytes())
-    if kind == "flip":
-        data[len(data) // 2] ^= 1
-        file.write_bytes(data)
-    elif kind == "cut":
-        file.write_bytes(data[: len(data) // 2])
-    else:
-        file.unlink()
-
-
-def faults_of(path):
-    try:
-        return verify(path, deep=True)
-    except DataError as error:
-        return [str(error)]
-
-
-@pytest.mark.parametrize("kind", ["flip", "cut", "delete"])
-def test_a_bad_shard_re_opens_its_row_group_and_no_other(path, kind):
-    whole = content(path)
-    damage(path / "frame/c.1.0.0.0", kind)
-    done = repair(path)
-    assert done.reopened == [1]
-    assert done.needs_extraction
-    assert any(fault.startswith("frame/c.1.0.0.0: ") for fault in done.faults)
-    with pytest.raises(DataError, match="12 of 20 rows are done"):
-        open_store(path)
-    written = {g: (path / f"frame/c.{g}.0.0.0").stat().st_mtime_ns for g in (0, 2)}
-    make_dense_store(path)  # the command that made it, run again
-    assert content(path) == whole
-    assert verify(path, deep=True) == []
-    assert written == {g: (path / f"frame/c.{g}.0.0.0").stat().st_mtime_ns for g in (0, 2)}
-
-
-@pytest.mark.parametrize("kind", ["flip", "cut", "delete"])
-@pytest.mark.parametrize(
-    "name", [SPEC, SEGMENTS, CLASSES, MANIFEST, "zarr.json", "frame/zarr.json", SEAL, "journal", ENVIRONMENT]
-)
-def test_whatever_metadata_is_lost_no_row_group_is_done_again(path, name, kind):
-    whole = content(path)
-    written = (path / "frame/c.0.0.0.0").stat().st_mtime_ns
-    damage(next((path / "commit").glob("*.journal")) if name == "journal" else path / name, kind)
-    assert any(("journal" if name == "journal" else name) in fault for fault in faults_of(path))
-    done = repair(path)
-    assert done.reopened == []
-    assert done.needs_extraction == (name in (SPEC, SEGMENTS, CLASSES))
-    if done.needs_extraction:
-        make_dense_store(path)
-    else:
-        finalize(path)
-    assert content(path) == whole
-    assert verify(path, deep=True) == []
-    assert (path / "frame/c.0.0.0.0").stat().st_mtime_ns == written
-
-
-def test_everything_at_once_is_mended_too(path):
-    whole = content(path)
-    for name in (MANIFEST, "frame/zarr.json", "status/c.0", "frame/c.2.0.0.0", SEGMENTS):
-        damage(path / name)
-    assert repair(path).reopened == [0, 2]
-    make_dense_store(path)
-    assert content(path) == whole
-
-
-def test_a_store_whose_spec_was_lost_is_not_filled_by_another_recipe(path):
-    damage(path / SPEC, "delete")
-    repair(path)
-    other = path.parent / "other.zarr"
-    recipe = {"encoder": {"name": "other", "state": "random", "sha256": "9" * 64, "width": 6}}
-    make_dense_store(other, recipe=recipe)
-    assert not (path / MANIFEST).exists()
-    make_dense_store(path, recipe=recipe)  # same shapes, other recipe: nothing of the old one counts
-    assert content(path) == content(other)
-
-
-def test_failures_survive_the_loss_of_the_journals(tmp_path):
-    make_dense_store(tmp_path / "s.zarr", failed={3: 3, 12: 6})
-    whole = content(tmp_path / "s.zarr")
-    for file in (tmp_path / "s.zarr" / "commit").glob("*.journal"):
-        file.unlink()
-    damage(tmp_path / "s.zarr" / "frame/c.2.0.0.0")
-    assert repair(tmp_path / "s.zarr").reopened == [2]
-    make_dense_store(tmp_path / "s.zarr", failed={3: 3, 12: 6})
-    assert content(tmp_path / "s.zarr") == whole
-
-
-def test_a_sound_store_is_left_alone(path):
-    before = {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.name != "lock"}
-    assert repair(path).faults == []
-    assert before == {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.name != "lock"}
-
-
-def test_text_stores_and_compressed_ones_are_mended_alike(tmp_path):
-    make_text_store(tmp_path / "t.zarr", compressor="zstd")
-    whole = content(tmp_path / "t.zarr")
-    damage(tmp_path / "t.zarr/noun_question/last_hidden/c.1.0", "cut")
-    damage(tmp_path / "t.zarr/noun_question/start/c.2")
-    assert repair(tmp_path / "t.zarr").reopened == [1, 2]
-    make_text_store(tmp_path / "t.zarr", compressor="zstd")
-    assert content(tmp_path / "t.zarr") == whole
-
-
-def test_nobody_repairs_what_is_being_written(path):
-    damage(path / "frame/c.1.0.0.0")
-    repair(path)
-    held = fsops.lock(path / "commit/lock", exclusive=False, wait=False)
-    try:
-        for deed in (repair, gc, finalize):
-            with pytest.raises(DataError, match="another process is writing it"):
-                deed(path)
-    finally:
-        fsops.unlock(held)
-
-
-def test_what_is_no_store_is_not_touched(tmp_path):
-    (tmp_path / "x").mkdir()
-    with pytest.raises(DataError, match="no feature store"):
-        repair(tmp_path / "x")
-    assert list((tmp_path / "x").iterdir()) == []
-
-
-def test_gc_deletes_what_killed_writers_left_and_nothing_else(path):
-    whole = content(path)
-    names = (
-        f".partial-{fsops._HOST}-{os.getpid()}-1-x",
-        f".partial-{fsops._HOST}-4194305-1-x",
-        ".partial-elsewhere-7-1-x",
-    )
-    living, dead, foreign = (path / "frame" / name for name in names)
-    for file in (living, dead, foreign):
-        file.write_bytes(b"half")
-    assert gc(path) == [(dead, 4)]
-    assert living.exists()
-    assert foreign.exists()
-    assert {file for file, _ in gc(path, every_host=True)} == {living, foreign}
-    assert content(path) == whole
 
 
 def test_a_journal_that_came_later_is_noticed(path):
@@ -192,67 +43,42 @@ def test_a_store_copied_elsewhere_is_the_same_store(path, tmp_path):
     )
 
 
-def test_a_finished_store_takes_no_more_rows(path):
-    from helpers.tiny import unfinished
-
-    writer, group = unfinished(path.parent / "t.zarr")
-    writer.close()
-    with pytest.raises(UsageError, match="nothing can be added"):
-        writer.commit(1, group)
+def test_a_finished_store_is_verified_and_its_files_are_read_only(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    assert verify(tmp_path / "s.zarr", deep=True) == []
+    shard = tmp_path / "s.zarr/frame/c.0.0.0.0"
+    assert not os.stat(shard).st_mode & 0o222
 
 
-def test_a_re_opened_row_group_that_is_half_done_counts_for_nothing(path, monkeypatch):
-    """Its old record gives the very lengths that its new files have: killed in between, old and new would
-    mix.
-    """
-    damage(path / "frame/c.1.0.0.0")
-    repair(path)
-    write_file, written = fsops.write_file, []
-
-    def killed_after_one(file, *pieces):
-        if written:
-            raise KeyboardInterrupt
-        written.append(file)
-        write_file(file, *pieces)
-
-    monkeypatch.setattr(fsops, "write_file", killed_after_one)
-    with pytest.raises(KeyboardInterrupt):
-        make_dense_store(path, failed={9: 3})
-    monkeypatch.undo()
-    assert open_store(path, partial=True).status[8:16].tolist() == [0] * 8
-    make_dense_store(path, failed={9: 3})
-    assert verify(path, deep=True) == []
-
-
-def test_a_damaged_spec_does_not_hide_other_damage(path):
-    whole = content(path)
-    damage(path / SPEC, "cut")
-    damage(path / "frame/c.1.0.0.0")
-    done = repair(path)
-    assert any("frame/c.1.0.0.0" in fault for fault in done.faults)
-    make_dense_store(path)
-    assert content(path) == whole
-    assert verify(path, deep=True) == []
+@pytest.mark.parametrize(
+    "victim", ["frame/c.1.0.0.0", "status/c.0", "frame_pts/c.0.0.0", "segments.csv", "spec.json"]
+)
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "zero"])
+def test_every_damage_is_found_by_verify(tmp_path, victim, damage):
+    make_dense_store(tmp_path / "s.zarr")
+    file = tmp_path / "s.zarr" / victim
+    data = bytearray(file.read_bytes())
+    file.chmod(0o644)
+    if damage == "flip":
+        position = data.index(b"1") if victim == "spec.json" else len(data) // 2
+        data[position] ^= 1
+        file.write_bytes(data)
+    elif damage == "truncate":
+        file.write_bytes(data[:-1])
+    elif damage == "zero":
+        file.write_bytes(b"")
+    else:
+        file.unlink()
+    try:
+        faults = verify(tmp_path / "s.zarr", deep=True)
+    except DataError as error:
+        faults = [str(error)]
+    assert any(victim in fault for fault in faults)
 
 
-@pytest.mark.parametrize("name", ["frame/zarr.json", SEGMENTS])
-def test_damaged_metadata_is_never_made_part_of_a_finished_store(path, name):
-    (path / MANIFEST).unlink()
-    damage(path / name)
-    with pytest.raises(DataError, match=rf"mends what can be mended.*\n  {name}: is not what the spec says"):
-        finalize(path)
-    assert repair(path).reopened == []
-    make_dense_store(path)
-    assert verify(path, deep=True) == []
-
-
-def test_a_store_of_another_version_is_not_repaired_away(path):
-    for name in (SPEC, "zarr.json"):
-        (path / name).chmod(0o644)
-        (path / name).write_text(
-            (path / name).read_text().replace(f'"schema": {SCHEMA_VERSION}', '"schema": 1')
-        )
-    before = content(path)
-    with pytest.raises(DataError, match="has schema version 1"):
-        repair(path)
-    assert content(path) == before
+def test_a_shard_in_the_wrong_place_is_found(tmp_path):
+    make_dense_store(tmp_path / "s.zarr")
+    first, second = (tmp_path / f"s.zarr/frame/c.{g}.0.0.0" for g in (0, 1))
+    second.chmod(0o644)
+    second.write_bytes(first.read_bytes())
+    assert any("frame/c.1" in fault for fault in verify(tmp_path / "s.zarr", deep=True))

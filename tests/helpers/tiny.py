@@ -1,4 +1,4 @@
-"""Tiny segments, finished stores with known contents, and a small recipe over them, for several test modules."""
+"""Tiny segments, finished stores with known contents, and a small recipe over them."""
 
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def make_dense_store(
     """A finished video store of frame features that depend on the labels; returns them, (rows, views, steps,
     width).
 
-    class_token: with a level `cls`, the mean plus 1. failed: row -> status; short: row -> steps, NaN from there on.
+    class_token: with a level `cls`, the mean plus 1. failed: row -> status; short: row -> steps, then NaN.
     """
     segments = make_segments(rows, splits or ("train", "validation"))
     level = Level("frame", "dense", (views, steps, width), dtype, steps=steps, compressor=compressor)
@@ -201,3 +201,13 @@ def unfinished(path: Path) -> tuple[StoreWriter, RowGroup]:
         frame_pts=np.zeros((8, 1, 4)),
     )  # fmt: skip
     return StoreWriter(path, spec, make_segments(20), CLASSES, {}), group
+
+
+def shortened(group: RowGroup, rows: int) -> RowGroup:
+    return RowGroup(
+        levels={name: values[:rows] for name, values in group.levels.items()},
+        lengths={name: values[:rows] for name, values in group.lengths.items()},
+        status=group.status[:rows],
+        flags=group.flags[:rows],
+        frame_pts=group.frame_pts[:rows],
+    )

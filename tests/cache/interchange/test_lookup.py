@@ -1,0 +1,83 @@
+"""Where a row's features are: by name, by time in those of its video, or nowhere, with a reason."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.tiny import make_segments
+from mambavl.cache.interchange.arrays import Arrays
+from mambavl.cache.interchange.lookup import Fault, SamplingTimes, by_name, by_time
+from mambavl.configs.errors import DataError
+
+SOURCE = Path("features")
+SEGMENTS = make_segments(3)  # of P01_101, two seconds apart
+RECOGNITION = {"task": "recognition"}
+
+
+def arrays_of(values):
+    def describe(name):
+        return values[name].shape, values[name].dtype.name
+
+    return Arrays(set(values), describe, values.__getitem__)
+
+
+def steps(count):
+    """Step i of a video, (steps, D): its number."""
+    return arrays_of({"P01_101": np.arange(count, dtype=np.float32).repeat(2).reshape(count, 2)})
+
+
+def test_a_row_has_the_array_of_its_name_and_the_longest_sets_the_shape():
+    values = {s.narration_id: np.full((2 + i, 4), i, np.float16) for i, s in enumerate(SEGMENTS)}
+    found = by_name(arrays_of(values | {"stranger": np.ones(3)}), SOURCE, SEGMENTS)
+    assert (found.shape, found.is_half, found.unused, found.steps) == ((4, 4), True, 1, 4)
+    assert found.read(1)[0].tolist() == values[SEGMENTS[1].narration_id].tolist()
+    level = found.level(None)
+    assert (level.name, level.shape, level.dtype) == ("frame", (1, 4, 4), "float16")
+    assert found.level("float32").dtype == "float32"
+
+
+def test_a_row_without_an_array_says_so():
+    found = by_name(arrays_of({SEGMENTS[0].narration_id: np.ones((2, 4))}), SOURCE, SEGMENTS)
+    with pytest.raises(Fault, match="no features for it in features") as caught:
+        found.read(2)
+    assert caught.value.status == "missing_video"
+
+
+def test_arrays_of_two_widths_are_refused():
+    values = {SEGMENTS[0].narration_id: np.ones((2, 4)), SEGMENTS[1].narration_id: np.ones((2, 5))}
+    with pytest.raises(DataError, match="all must have one form and one width"):
+        by_name(arrays_of(values), SOURCE, SEGMENTS)
+
+
+def test_recognition_takes_the_step_whose_centre_is_nearest():
+    """Steps of 10 frames at 10 a second, one after another: their centres are at 0.5, 1.5, 2.5 s."""
+    times = np.array([[0.4, 1.6], [2.4, 0.9], [1.0, 2.0]])  # of two at the same distance the earlier
+    found = by_time(steps(3), SOURCE, SEGMENTS, SamplingTimes(RECOGNITION, times), 10, 10, 10)
+    assert [found.read(row)[0][:, 0].tolist() for row in range(3)] == [[0, 1], [2, 0], [0, 1]]
+    np.testing.assert_allclose(found.read(0)[1], [0.5, 1.5])
+
+
+def test_anticipation_takes_the_last_step_that_has_ended():
+    times = np.array([[0.99, 1.0], [1.99, 2.01], [2.99, 3.0]])
+    sampling = {"task": "anticipation", "tau_a": 0.5}
+    found = by_time(steps(3), SOURCE, SEGMENTS[1:], SamplingTimes(sampling, times[1:]), 10, 10, 10)
+    assert [found.read(row)[0][:, 0].tolist() for row in range(2)] == [[0, 1], [1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "status"), [(np.nan, "empty_window"), (9.0, "short_video")], ids=["nothing", "beyond"]
+)
+def test_a_moment_that_no_step_shows_is_a_fault(seconds, status):
+    times = np.full((3, 2), seconds)
+    found = by_time(steps(3), SOURCE, SEGMENTS, SamplingTimes(RECOGNITION, times), 10, 10, 10)
+    with pytest.raises(Fault) as caught:
+        found.read(0)
+    assert caught.value.status == status
+
+
+def test_times_of_other_rows_are_refused():
+    with pytest.raises(ValueError, match="2 rows of times for 3 segments"):
+        SamplingTimes(RECOGNITION, np.zeros((2, 1))).by_row(3)
+    with pytest.raises(ValueError, match="no rows of times for 3 segments"):
+        SamplingTimes(RECOGNITION).by_row(3)
