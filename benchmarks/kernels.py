@@ -72,15 +72,8 @@ def main() -> None:
     if arguments.out:
         arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
     most = max(row["registers"] for row in rows)
-    print(
-        json.dumps(
-            {
-                "spilled_bytes": sum(row["spilled"] for row in rows),
-                "most_registers": most,
-                "compiled": len(rows),
-            }
-        )
-    )
+    spilled = sum(row["spilled"] for row in rows)
+    print(json.dumps({"spilled_bytes": spilled, "most_registers": most, "compiled": len(rows)}))
 
 
 def calls(count: int, dtype: torch.dtype, options: Options) -> list[tuple[Any, tuple, dict]]:
@@ -95,14 +88,14 @@ def calls(count: int, dtype: torch.dtype, options: Options) -> list[tuple[Any, t
         of_channels = torch.zeros(CHANNELS)
         streams.append(
             ScanInputs(
-                empty(*wide),
-                empty(*wide),
-                empty(*narrow),
-                empty(*narrow),
-                of_channels,
-                empty(*wide),
-                of_channels,
-                lengths,
+                u=empty(*wide),
+                delta=empty(*wide),
+                B=empty(*narrow),
+                C=empty(*narrow),
+                D=of_channels,
+                z=empty(*wide),
+                delta_bias=of_channels,
+                lengths=lengths,
             )
         )
     recorded: list[tuple[Any, tuple, dict]] = []

@@ -1,5 +1,5 @@
-"""How fast does a feature store hand out random training batches, beside other ways to keep the same rows;
-and what does its safety cost?
+"""How fast does a feature store hand out random training batches, compared with other ways to keep the same
+rows; and what does its safety cost?
 
     python benchmarks/loading.py [--rows 20000] [--epoch-rows 67217] [--repeats 100] [--out
     benchmarks/results/loading.json]
@@ -13,7 +13,7 @@ noise from elsewhere on the machine meets all of them; medians are reported. RAM
 (RssAnon) that opening and reading added; mapped files are the system's cache and not counted.
 
 Then: one epoch of EK100's size in random order against a memmap; opening a store of 90,000 rows; `verify
---deep` beside sha256 alone; writing a store beside writing and syncing the same bytes as plain files.
+--deep` against sha256 alone; writing a store against writing and syncing the same bytes as plain files.
 
 The last line is JSON; ratios above 1 mean that ours is faster. Needs about 5 GB of disk in the temporary
 folder.
@@ -207,7 +207,7 @@ def without_native(make: Callable[[], Fetch]) -> Callable[[], Fetch]:
 
 
 def ragged(folder: Path, rows: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Two questions a row of 3 to 40 tokens, each padded to its longest of the batch, as a head wants them."""
+    """Two questions a row of 3 to 40 tokens, each padded to the batch's longest, as a head wants them."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     lengths = {q: rng.integers(3, TEXT_LONGEST + 1, rows) for q in QUESTIONS}
@@ -315,7 +315,7 @@ def measure(
 
 
 def private_bytes() -> int:
-    """Memory of this process that is no mapped file."""
+    """Memory of this process other than mapped files."""
     status = Path("/proc/self/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon"))) * 1024
 
@@ -376,7 +376,7 @@ def opening(folder: Path) -> dict[str, float]:
 
 
 def verifying(path: Path) -> dict[str, float]:
-    """Every byte of a store checked, one thread, beside sha256 alone over the same files; in turns, medians
+    """Every byte of a store checked, one thread, against sha256 alone over the same files; in turns, medians
     of three.
     """
     files = [file for file in sorted(path.rglob("c.*")) if file.is_file()]
@@ -400,7 +400,7 @@ def verifying(path: Path) -> dict[str, float]:
 
 
 def writing(folder: Path, rows: int) -> dict[str, float]:
-    """A store written and finished, beside the same shard bytes written to plain files, each with fsync;
+    """A store written and finished, against the same shard bytes written to plain files, each with fsync;
     medians of three.
     """
     folder.mkdir()

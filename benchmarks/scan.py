@@ -1,5 +1,5 @@
-"""How fast is the selective scan, forward and backward, beside other ways to compute it in PyTorch and beside
-what the machine could do at best; and what does a training step of the head cost beyond its matrix products?
+"""How fast is the selective scan, forward and backward, compared with other ways to compute it in PyTorch and
+with the best that the machine could do; and what does a step of training cost beyond its matrix products?
 
     PYTHONPATH=<folder with mambapy> python benchmarks/scan.py [--repeats 7] [--device cpu] [--out
     benchmarks/results/scan.json]
@@ -9,12 +9,14 @@ meets: 16 frames and 40 tokens at a batch of 128, the 1,569 tokens of a ViT at a
 without gradients; forward+backward gives those of all eight inputs. On a CPU with two threads unless
 OMP_NUM_THREADS says otherwise. Peers:
 
-    sequential     exp(delta A) and delta B u as (B, L, D, N), a loop over the steps x[:, t], stacked, contracted with C: what is
-                   usually written, written here. The gradient of each x[:, t] is a whole tensor of zeros,
-                   which makes it slow
-    unbound        the same, but its steps come by x.unbind(1), which has no such gradient: the best a loop in PyTorch does
-    mambapy        its parallel scan, pscan, called as its MambaBlock.selective_scan does (pip install mambapy)
-    transformers   mamba_selective_scan of its Mamba, the loop that runs where no kernel is; channels first, as it wants them
+    sequential     exp(delta A) and delta B u as (B, L, D, N), a loop over the steps x[:, t], stacked,
+                   contracted with C: what is usually written, written here. The gradient of each x[:, t] is
+                   a whole tensor of zeros, which makes it slow
+    unbound        the same, but its steps come from x.unbind(1), which has no such gradient: the best that a
+                   loop in PyTorch does
+    mambapy        its parallel scan, pscan, called as MambaBlock.selective_scan does (pip install mambapy)
+    transformers   mamba_selective_scan of its Mamba, the loop that runs without a kernel; channels first, as
+                   it wants them
 
 Every way's first result, gradients too, is checked against ours before it is timed. Ways take turns; medians
 of --repeats, of at most 3 where the first call took over 2 seconds. What does not fit into memory or takes
@@ -22,8 +24,8 @@ too long has a dash, and the reason below.
 
 Roofline (CPU, needs cc): the rates of vector multiply-adds, of the scan's own exp2 and of copying memory,
 measured by a small C library on as many threads; see `roofline` for what is counted. Then: a Mixer block that
-is pooled inside its scan beside one that is averaged after it; the peak memory of a long scan, each in a
-fresh process; a training step of SSMFusion (forward, two cross-entropies, backward) beside its matrix
+is pooled inside its scan against one that is averaged after it; the peak memory of a long scan, each in a
+fresh process; a training step of SSMFusion (forward, two cross-entropies, backward) against its matrix
 products alone.
 
 The last line is JSON; ratios "vs" a peer above 1 mean that ours is faster. Wants 17 GB of memory; takes about
@@ -380,7 +382,8 @@ static inline vec all(float x) { vec zero = {0}; return zero + x; }
 static inline vec pick(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
 static inline vec exp2_of(vec x) /* as in kernel.h */
 {
-    vec low = MIN(all(127.49f), MAX(all(-126.0f), x)), shifted = low + 12582912.0f, f = low - (shifted - 12582912.0f);
+    vec low = MIN(all(127.49f), MAX(all(-126.0f), x)), shifted = low + 12582912.0f;
+    vec f = low - (shifted - 12582912.0f);
     vec p = all(1.535336188319500e-4f);
     p = p * f + 1.339887440266574e-3f, p = p * f + 9.618437357674640e-3f, p = p * f + 5.550332471162809e-2f;
     p = p * f + 2.402264791363012e-1f, p = p * f + 6.931472028550421e-1f, p = p * f + 1.0f;
@@ -443,14 +446,13 @@ def roofline(
     shape: tuple[int, int, int], times: dict[str, float], rates: dict[str, float]
 ) -> dict[str, dict[str, float]]:
     """Milliseconds that the exponentials, the multiply-adds and the memory of a scan take at the machine's
-    rates; the larger of computing and memory, which is what could be reached at best, beside what was
-    measured.
+    rates; the larger of computing and memory, which is the best that could be reached, and what was measured.
 
     For each row, step, channel and state, as kernel.h has it for N = 16, a fused multiply-add or a product
     being one operation:
         forward     exp2, and 4: x = delta a;  h = e h + gain b (two);  y += h c
-        backward    forward once more, and 8: dh = carry + dy c;  dC += dy h;  carry = dh e;  dx = carry h_before;
-                    dgain += dh b;  dx_a += dx a;  dA += dx delta;  dB += dh gain
+        backward    forward once more, and 8: dh = carry + dy c;  dC += dy h;  carry = dh e;
+                    dx = carry h_before;  dgain += dh b;  dx_a += dx a;  dA += dx delta;  dB += dh gain
     exp2 and multiply-adds are added, as they want the same units. What is done once for all 16 states
     (softplus, gate, D) is left out. Memory: forward reads u, delta, z, B, C and writes y; backward reads them
     again and dy, and writes the gradients of all.
