@@ -161,7 +161,7 @@ def questions_generate(
     read = annotations_of(annotations, split)
     segments, origin = _segments(read, protocol, scores, train_from)
     cache = cache or _cache_of(target)
-    with progress("asking", "requests") as update, stop_on_signal() as should_stop:
+    with progress("writing questions", "requests") as update, stop_on_signal() as should_stop:
         outcome = generate_with_llm(
             read,
             segments,
@@ -178,7 +178,7 @@ def questions_generate(
     if written.failures:
         raise DataError(
             f"{len(written.failures):,} of {len(read.segments):,} rows failed, so {target} was not written; "
-            f"what was answered is in {cache}: run the same command again, where replies were rejected with "
+            f"all answers so far are in {cache}: run the same command again, where replies were rejected with "
             f"--set attempts={options.attempts + 2}"
         )
     if origin:
@@ -209,7 +209,7 @@ def questions_plan(
     videos: ClipsOption = None,
     sets: SetOption,
 ) -> None:
-    """Say what `generate --backend llm` would ask and what that costs. Sends nothing and needs no key."""
+    """Say what `generate --backend llm` would send and what that costs. Sends nothing and needs no key."""
     options = _model_settings("llm", model, base_url, budget, sets)
     read = annotations_of(annotations, split)
     segments, _ = _segments(read, protocol, scores, train_from)
@@ -395,7 +395,7 @@ def _write_templates(
 def _refuse_model_options(given: dict[str, object]) -> None:
     if unused := [name for name, value in given.items() if value]:
         raise UsageError(
-            f"{', '.join(unused)}: the templates ask no model; add --backend llm or --backend local"
+            f"{', '.join(unused)}: the templates use no model; add --backend llm or --backend local"
         )
 
 

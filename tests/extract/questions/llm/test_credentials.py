@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,8 @@ from mambavl.extract.questions.llm.options import LLMSettings
 from mambavl.extract.questions.llm.replies import Rejected, judge_description
 from mambavl.extract.questions.llm.requests import Reply
 from mambavl.extract.questions.llm.server import Endpoint
+
+pytest.importorskip("openai", reason="needs the `llm` extra: pip install -e '.[llm]'")
 
 
 @pytest.fixture
@@ -62,22 +66,62 @@ def test_the_key_is_sent_and_stands_nowhere_else(server, tmp_path, canary, model
     assert CANARY not in said.out + said.err
 
 
-@pytest.mark.parametrize(("model", "code"), [("good", 0), ("always:401", 1)])
-def test_the_command_tells_nobody_the_key_even_when_the_client_logs_all(server, tmp_path, model, code):
-    folder = make_dataset(tmp_path / "data", videos=2)
+BOTH = """
+import json, sys
+from mambavl.cli import app
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["mambavl", *words]
+    code = app.run()
+    for stream in (sys.stdout, sys.stderr):
+        print(f"--- ended with {code}", file=stream, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def logged(process, tmp_path_factory):
+    """By model: how the command ended, what it and its client's log said, its folder, what was sent. One
+    process runs both, since its start takes longer than its work.
+    """
+    process.forget()
+    folder = tmp_path_factory.mktemp("logged")
+    data = make_dataset(folder / "data", videos=2)
+    commands = []
+    for model in ("good", "always:401"):
+        (folder / model).mkdir()
+        words = ["questions", "generate", "--annotations", data / "annotations"]
+        words += ["--out", folder / model / "q.jsonl", "--backend", "llm", "--model", model]
+        words += ["--base-url", process.url, "--set", "key_variable=OPENAI_API_KEY"]
+        words += ["--set", "backoff=0.001", "--set", "retries=1"]
+        commands.append([str(word) for word in words])
     environment = {**os.environ, "OPENAI_API_KEY": CANARY, "OPENAI_LOG": "debug", "PYTHONFAULTHANDLER": "1"}
-    words = ["questions", "generate", "--annotations", folder / "annotations", "--out", tmp_path / "q.jsonl"]
-    words += ["--backend", "llm", "--model", model, "--base-url", server.url]
-    words += ["--set", "backoff=0.001", "--set", "retries=1", "--set", "key_variable=OPENAI_API_KEY"]
-    command = [sys.executable, "-m", "mambavl", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=tmp_path)
-    assert done.returncode == code, done.stderr
-    assert CANARY not in done.stdout + done.stderr
-    assert not [p for p in tmp_path.rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()]
-    assert (tmp_path / "q.jsonl").exists() is (code == 0)
-    assert {line["authorization"] for line in server.lines()} == {
-        hashlib.sha256(f"Bearer {CANARY}".encode()).hexdigest()
+    done = subprocess.run(
+        [sys.executable, "-c", BOTH, json.dumps(commands)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    outs, errors = (re.split(r"--- ended with (\d)\n", text) for text in (done.stdout, done.stderr))
+    sent = {line["authorization"] for line in process.lines()}
+    return {
+        model: (int(outs[2 * n + 1]), outs[2 * n], errors[2 * n], folder / model, sent)
+        for n, model in enumerate(("good", "always:401"))
     }
+
+
+@pytest.mark.parametrize(("model", "code"), [("good", 0), ("always:401", 1)])
+def test_the_command_tells_nobody_the_key_even_when_the_client_logs_all(logged, model, code):
+    ended, out, log, folder, sent = logged[model]
+    assert ended == code, log
+    assert "HTTP Request: POST" in log  # the client logs indeed
+    assert CANARY not in out + log
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if CANARY.encode() in path.read_bytes()]
+    assert (folder / "q.jsonl").exists() is (code == 0)
+    assert sent == {hashlib.sha256(f"Bearer {CANARY}".encode()).hexdigest()}
 
 
 @pytest.mark.parametrize("model", ["always:400-pieces", "always:401-pieces", "always:500-pieces"])

@@ -29,7 +29,7 @@ def test_the_commands_plan_generate_fail_and_resume(server, tmp_path, capsys, mo
     assert (tmp_path / "q.jsonl.cache").is_dir()
     for words, message in (
         (("--backend", "llm"), "--backend llm needs --model"),
-        (("--model", "good"), "the templates ask no model"),
+        (("--model", "good"), "the templates use no model"),
         (("--backend", "llm", "--model", "good", "--protocol", "none"), "makes no 'none' questions"),
         (("--backend", "llm", "--model", "good", "--set", "bugdet=2"), "did you mean `budget`"),
         (("--backend", "local", "--model", tmp_path), "holds no *.safetensors"),
