@@ -178,8 +178,8 @@ def questions_generate(
     if written.failures:
         raise DataError(
             f"{len(written.failures):,} of {len(read.segments):,} rows failed, so {target} was not written; "
-            f"all answers so far are in {cache}: run the same command again, where replies were rejected with "
-            f"--set attempts={options.attempts + 2}"
+            f"all answers so far are in {cache}: run the same command again, where replies were rejected "
+            f"with --set attempts={options.attempts + 2}"
         )
     if origin:
         from mambavl.extract.questions.predicted import named
