@@ -163,8 +163,7 @@ class _Trainer:
             ids = ", ".join(self.data.segments[row].narration_id for row in rows[:5])
             raise DataError(
                 f"{self.run}: diverged: loss {value}, gradient norm {norm} in epoch {self.epoch + 1}, "
-                f"batch {number + 1} "
-                f"(rows {ids}, ...); lower train.lr and train.lr_ssm"
+                f"batch {number + 1} (rows {ids}, ...); lower train.lr and train.lr_ssm"
             )
         self.optimizer.step()
         self.optimizer.zero_grad()

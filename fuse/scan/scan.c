@@ -5,7 +5,7 @@
  * One call does some rows of a batch and some channels; cpu.py shares them among threads. Neighbouring channels are the lanes
  * of a vector, a block. All blocks go through CHUNK steps before any goes on, a few states at a time: so memory is read in order,
  * and what a block works with stays near. Forward notes the state before every CHUNK-th step. Backward takes the chunks from the
- * last to the first: it computes the states within one anew, then walks back through them. So exp() is computed twice for each
+ * last to the first: it computes the states within one again, then walks back through them. So exp() is computed twice for each
  * state, and 1 / CHUNK of the states is all that is kept in between.
  *
  * kernel.h holds the loops. It is compiled once for each instruction set; which one runs is chosen when the program does.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mambavl.configs.errors import DataError
-from mambavl.fuse.checkpoint import load_checkpoint, save_checkpoint
+from mambavl.fuse.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_none_left_is_an_error(tmp_path):
@@ -35,3 +35,16 @@ def test_a_damaged_checkpoint_is_passed_over_and_none_left_is_an_error(tmp_path)
         else:
             with pytest.raises(DataError, match="no checkpoint can be loaded"):
                 load_checkpoint(tmp_path)
+
+
+def test_weights_are_read_back_and_a_missing_or_damaged_file_says_what_to_do(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(DataError, match=r"has not finished \(run `mambavl train` with the same --out\)"):
+        load_weights(path)
+    weights = {"w": torch.arange(6.0).view(2, 3).t(), "b": torch.zeros(2, dtype=torch.bfloat16)}
+    save_weights(path, weights)
+    found = load_weights(path)
+    assert all(torch.equal(found[name], value) for name, value in weights.items())
+    path.write_bytes(b"x" * 100)
+    with pytest.raises(DataError, match="is damaged .*; train the run again"):
+        load_weights(path)
