@@ -23,7 +23,7 @@ from mambavl.cache.rows import Segment
 from mambavl.configs.errors import DataError, UsageError, some
 from mambavl.extract import MASK
 from mambavl.extract.annotations import Annotations
-from mambavl.extract.encoders.base import TextEncoder
+from mambavl.extract.encoders.base import Encoder, TextEncoder
 from mambavl.extract.questions import audit_reader
 from mambavl.extract.questions.audit_rows import SAMPLES, Rows, most_frequent, top1
 from mambavl.extract.questions.file import QUESTION_KEYS, Question, read_questions
@@ -40,7 +40,7 @@ def audit(
     paths: Sequence[Path],
     annotations: Annotations,
     *,
-    encoder: TextEncoder | None = None,
+    encoder: Encoder | None = None,
     train_rows: int = 20_000,
     seed: int = 0,
     forms_only: bool = False,
@@ -54,10 +54,12 @@ def audit(
     forms_only: survivors, masks and hints alone, which needs neither train rows nor scikit-learn.
 
     Raises DataError for a row that the annotations do not have and for a file without train or validation
-    rows, UsageError when scikit-learn is not installed.
+    rows, UsageError when scikit-learn is not installed or the encoder reads no text.
     """
     if not forms_only:
         require_scikit_learn()
+    if encoder is not None and not isinstance(encoder, TextEncoder):
+        raise UsageError(f"encoder {encoder.name} reads no text; name a text encoder, such as minilm")
     checker = Checker(annotations)
     labelled = _labelled(annotations)
     if len(set(map(str, paths))) < len(paths):

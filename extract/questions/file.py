@@ -83,17 +83,22 @@ def read_questions(path: Path) -> dict[str, Question]:
                 f"{where}: narration_id {question.narration_id} is already on line "
                 f"{lines[question.narration_id]}; keep one of the two"
             )
-        for field in ("protocol", "backend", "prompt_version"):
-            if getattr(question, field) != getattr(first, field):
-                raise DataError(
-                    f"{where}: {field} {getattr(question, field)!r}, but line 1 says "
-                    f"{getattr(first, field)!r}; "
-                    "keep questions that were made differently in files of their own"
-                )
-        if fault := broken_protocol(question, first):
+        if fault := _difference(question, first) or broken_protocol(question, first):
             raise DataError(f"{where}: {fault}")
         questions[question.narration_id], lines[question.narration_id] = question, number
     return questions
+
+
+def _difference(question: Question, first: Question) -> str:
+    """How a question was made differently from the first of its file; "" if it was not."""
+    for field in ("protocol", "backend", "prompt_version"):
+        here, there = getattr(question, field), getattr(first, field)
+        if here != there:
+            return (
+                f"{field} {here!r}, but line 1 says {there!r}; keep questions that were made differently in "
+                "files of their own"
+            )
+    return ""
 
 
 def broken_protocol(question: Question, first: Question) -> str | None:

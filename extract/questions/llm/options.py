@@ -30,12 +30,11 @@ class LLMSettings(Config):
 
     # the server's name of the model; for --backend local a folder with a transformers model
     model: str = Field(min_length=1)
-    # sampling temperature of the first attempt, 0 to 2, later ones are higher; "server" leaves it to the
-    # server
+    # sampling temperature of the first attempt, later ones are higher; "server" leaves it to the server
     temperature: Annotated[float, Field(ge=0, le=2)] | Literal["server"] = 0.7
     seed: int = Field(default=0, ge=0, lt=2**31)  # of the first attempt; each later attempt adds 1
     max_tokens: int = Field(default=400, ge=16, le=32_768)  # the longest reply, in tokens
-    # the response format that the server is held to: json_schema, json_object or none
+    # the response format that the server is held to
     structured: Literal["json_schema", "json_object", "none"] = "json_schema"
     # frames of the clip that are attached to the first stage; above 0 each row has a request of its own
     frames: int = Field(default=0, ge=0, le=64)

@@ -10,6 +10,7 @@ from helpers.dataset import make_dataset
 from helpers.toyaudit import CLEAN, DATA, toy_rows, write
 from helpers.toyclasses import annotations
 from mambavl.configs.errors import DataError, UsageError
+from mambavl.extract.encoders.base import VideoEncoder
 from mambavl.extract.questions.audit import audit
 
 
@@ -103,3 +104,8 @@ def test_the_command_writes_page_and_numbers_and_fails_on_a_leak(tmp_path, capsy
     (tmp_path / "oracle.jsonl").write_text(text)
     assert call("questions", "audit", *both, *where, "--forms-only") == 1
     assert call("questions", "audit", *both, *where, "--weights", "x") == 2
+
+
+def test_an_encoder_that_reads_no_text_is_refused_before_any_work(tmp_path):
+    with pytest.raises(UsageError, match="encoder VideoEncoder reads no text; name a text encoder, such as"):
+        audit([tmp_path / "q.jsonl"], DATA, encoder=VideoEncoder())
