@@ -46,5 +46,5 @@ def test_weights_are_read_back_and_a_missing_or_damaged_file_says_what_to_do(tmp
     found = load_weights(path)
     assert all(torch.equal(found[name], value) for name, value in weights.items())
     path.write_bytes(b"x" * 100)
-    with pytest.raises(DataError, match="is damaged .*; train the run again"):
+    with pytest.raises(DataError, match=r"is damaged .*; train the run again"):
         load_weights(path)
