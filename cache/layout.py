@@ -52,6 +52,7 @@ class Layout:
 
     @property
     def row_arrays(self) -> tuple[RowArray, ...]:
+        """Per-row arrays, each once: levels of one Zarr group share their `length` and `start`."""
         arrays = {"status": RowArray("status", "uint8"), "flags": RowArray("flags", "uint8")}
         if self.frame_pts:
             arrays["frame_pts"] = RowArray("frame_pts", "float64", self.frame_pts)
@@ -64,6 +65,7 @@ class Layout:
         return tuple(arrays.values())
 
     def level(self, name: str) -> Level:
+        """Raises UsageError, naming those that there are, for another level."""
         for level in self.levels:
             if level.name == name:
                 return level

@@ -87,6 +87,7 @@ class Classes:
 
     @classmethod
     def from_json(cls, data: bytes) -> "Classes":
+        """What `to_json` wrote: JSON has no keys but texts, and no tuples."""
         raw = json.loads(data)
         for kind in ("verbs", "nouns"):
             raw[kind] = {int(key): name for key, name in raw[kind].items()}

@@ -52,6 +52,7 @@ def verify(path: Path, deep: bool = False, progress: Progress = unseen) -> list[
 
 
 def find_faults(path: Path, deep: bool = False, progress: Progress = unseen) -> Iterator[Fault]:
+    """As `verify`, with the file of each fault by itself."""
     spec = read_spec(path)
     layout = Layout.from_spec(spec)
     manifest, faults = read_manifest(path, layout)

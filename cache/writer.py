@@ -159,14 +159,15 @@ class StoreWriter:
         if self.is_final or not (self._lock and self._lock.alive):
             raise UsageError(f"{self.path}: is finished; nothing can be added to it")
         files = self._encode(group, rows)
+        first = self.layout.rows_of(group).start
+        failures = []
+        for row, reason in sorted((rows.reasons or {}).items()):
+            failures.append([self.segments[first + row].narration_id, int(rows.status[row]), reason])
         record = {
             "group": group,
             "spec": self.layout.spec_sha256,
             "files": {name: [len(data), sha256(data)] for name, data in files.items()},
-            "failures": [
-                [self.segments[self.layout.rows_of(group)[row]].narration_id, int(rows.status[row]), reason]
-                for row, reason in sorted((rows.reasons or {}).items())
-            ],
+            "failures": failures,
         }
         held = fsops.lock(self.path / f"{LOCK}-{group % GROUP_LOCKS}", exclusive=True, wait=True)
         try:

@@ -52,6 +52,7 @@ def find_recipe(path: Path | str) -> Path:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
+    """Raises UsageError where the file cannot be read, or is not TOML."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -74,6 +75,9 @@ def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
 
 
 def set_key(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b` of `data`, in place; sections that are not there are made. Raises UsageError where `a` is a
+    value.
+    """
     *parents, last = key.split(".")
     for parent in parents:
         data = data.setdefault(parent, {})
