@@ -39,8 +39,9 @@ def bench_complexity(
         ),
     ],
 ) -> None:
-    """Count parameters and multiply-adds: the paper's Table 4, every encoder, our head. Needs no weights
-    and no GPU; ends in JSON.
+    """Count parameters and multiply-adds: the paper's Table 4, every encoder, our head.
+
+    Needs no weights and no GPU; ends in JSON.
     """
     from mambavl.complexity.report import print_encoder, print_recipe, print_report
 

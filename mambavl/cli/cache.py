@@ -73,8 +73,9 @@ def cache_verify(
 
 @cache_app.command("repair")
 def cache_repair(store: StoreArgument) -> None:
-    """Delete what is damaged and re-open its row groups, so that the command that made the store fills
-    only those again.
+    """Delete what is damaged and re-open its row groups.
+
+    The command that made the store then fills those again, and no others.
     """
     from mambavl.cache.finalize import finalize
     from mambavl.cache.repair import repair
@@ -98,8 +99,9 @@ def cache_repair(store: StoreArgument) -> None:
 def cache_diff(
     store: StoreArgument, other: Annotated[Path, typer.Argument(help="Another feature store.")]
 ) -> None:
-    """Say what differs between two stores: the recipes field by field, the rows, their values. Exit code 1
-    if anything does.
+    """Say what differs between two stores: the recipes field by field, the rows, their values.
+
+    Exit code 1 if anything does.
     """
     from mambavl.cache import open_store
     from mambavl.cache.diff import diff
@@ -161,8 +163,9 @@ def cache_selftest(
     kills: Annotated[int, typer.Option(min=1, help="How many writers are killed.")] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the moments at which they are killed.")] = 0,
 ) -> None:
-    """Test what stores rely on, on your file system: kill writers, run two at once, ask for locks. Exit
-    code 1 if any test fails.
+    """Test what stores rely on, on your file system: kill writers, run two at once, ask for locks.
+
+    Exit code 1 if any test fails.
     """
     from mambavl.cache.selftest import selftest
 
@@ -176,8 +179,9 @@ def cache_selftest(
 
 @cache_app.command("finalize")
 def cache_finalize(store: StoreArgument) -> None:
-    """Finish a complete store: write its manifest and make its files read-only. Extraction does this
-    itself.
+    """Finish a complete store: write its manifest and make its files read-only.
+
+    Extraction does this itself.
     """
     from mambavl.cache.finalize import finalize
 

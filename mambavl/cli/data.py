@@ -19,8 +19,9 @@ def data_check(
         bool, typer.Option("--full", help="Decode every frame of every video, instead of a few.")
     ] = False,
 ) -> None:
-    """List every video that is missing, short, corrupt or not what the annotations say. Exit code 1 if
-    there is any.
+    """List every video that is missing, short, corrupt or not what the annotations say.
+
+    Exit code 1 if there is any.
     """
     from mambavl.extract.data_check import check_data
 

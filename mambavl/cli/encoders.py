@@ -47,8 +47,9 @@ def encoders_convert(
     ],
     target: Annotated[Path, typer.Option("--out", help="The safetensors file to write, for --weights.")],
 ) -> None:
-    """Turn a published checkpoint into safetensors, strict in every key and shape. Nothing in the file is
-    executed.
+    """Turn a published checkpoint into safetensors, strict in every key and shape.
+
+    Nothing in the file is executed.
     """
     from mambavl.extract.encoders.published.table import convert
 
@@ -72,8 +73,9 @@ def encoders_check(
         int | None, typer.Option(min=1, help="Frames of a clip. Default: what it was made for, else 8.")
     ] = None,
 ) -> None:
-    """Check that an encoder keeps what extraction relies on, a line for each property. Exit code 1 if any
-    fails.
+    """Check that an encoder keeps what extraction relies on, a line for each property.
+
+    Exit code 1 if any fails.
     """
     from mambavl.extract.encoders.conformance import check_encoder
 

@@ -42,6 +42,7 @@ ShardOption = Annotated[
     typer.Option("--shard", help="i/n: do every n-th row group only, from the i-th on (counted from 0)."),
 ]
 StoreOption = Annotated[Path, typer.Option("--out", help="The feature store to write or resume.")]
+QuestionsOption = Annotated[Path, typer.Option("--out", help="The question file to write, JSONL.")]
 SetOption = Annotated[
     list[str],
     typer.Option(
