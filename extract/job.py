@@ -4,6 +4,7 @@
 on the row group alone, never on timing, on failures or on how many processes share the work.
 """
 
+import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -209,10 +210,8 @@ def environment(device: str) -> dict[str, str]:
     import av
     import transformers
 
-    import mambavl
-
     return {
-        "mambavl": mambavl.__version__,
+        "mambavl": importlib.metadata.version("mambavl"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -17,7 +17,6 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 import torch
 
-import mambavl
 from mambavl.cache import canonical, fsops
 from mambavl.cache.rows import Classes
 from mambavl.configs import dump, read_toml, validate
@@ -215,7 +214,7 @@ def read_result(run: Path) -> Result:
 def environment(device: torch.device) -> Environment:
     """What runs here."""
     return Environment(
-        mambavl=mambavl.__version__,
+        mambavl=importlib.metadata.version("mambavl"),
         commit=_commit(),
         python=platform.python_version(),
         torch=torch.__version__,
@@ -228,8 +227,9 @@ def _commit() -> str | None:
     """The commit of the checkout this package runs from, `-dirty` with uncommitted changes; None where git
     does not track it.
     """
-    git = ["git", "-C", str(Path(mambavl.__file__).resolve().parent)]
-    tracked_file = [*git, "ls-files", "--error-unmatch", "__init__.py"]
+    here = Path(__file__).resolve()
+    git = ["git", "-C", str(here.parent)]
+    tracked_file = [*git, "ls-files", "--error-unmatch", here.name]
     describe = [*git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
         if subprocess.run(tracked_file, capture_output=True, timeout=10, check=False).returncode:

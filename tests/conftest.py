@@ -126,3 +126,11 @@ def forked_readers(monkeypatch: pytest.MonkeyPatch) -> None:
 
     found = SimpleNamespace(run=start, TimeoutExpired=subprocess.TimeoutExpired)
     monkeypatch.setattr(untrusted, "subprocess", found)
+
+
+@pytest.fixture(scope="session")
+def road(tmp_path_factory) -> Path:
+    """A folder with a toy data set, questions, stores v.zarr and t.zarr, mine.toml and its run."""
+    from helpers.road import make_road
+
+    return make_road(tmp_path_factory.mktemp("road"))

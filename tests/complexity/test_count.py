@@ -1,15 +1,11 @@
 """Table 4 from the models themselves, against the paper's figures and against arithmetic by hand."""
 
-import json
-
 import pytest
-import torch
 from torch import nn
-from typer.testing import CliRunner
 
 from helpers.tiny import tiny_recipe
-from mambavl.cli.app import app
-from mambavl.complexity import count, report
+from mambavl.complexity import count
+from mambavl.complexity.report import ORIGINAL_GMACS
 from mambavl.configs import load
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
@@ -109,13 +105,11 @@ def test_a_tiny_video_transformer_by_hand():
     assert part.tokens == "1 + 3x2x2"
 
 
-@pytest.mark.parametrize("name", report.ORIGINAL_GMACS)
+@pytest.mark.parametrize("name", ORIGINAL_GMACS)
 def test_ours_and_what_fvcore_counts_besides_are_the_original(name):
     """To the digits that were recorded; at 336 px fvcore also counts the position table's resize."""
     found = count.encoder_cost(name).cost.macs + sum(count.original_terms(name).values())
-    assert found / 1e9 == pytest.approx(
-        report.ORIGINAL_GMACS[name], rel=5e-5 if name.endswith("hr") else 1e-5
-    )
+    assert found / 1e9 == pytest.approx(ORIGINAL_GMACS[name], rel=5e-5 if name.endswith("hr") else 1e-5)
 
 
 def test_a_linear_layer_and_a_head_by_hand():
@@ -159,48 +153,6 @@ def test_what_is_not_counted_says_why(name, sizes, says):
         count.encoder_cost(name, **sizes)
 
 
-def bench(*options):
-    done = CliRunner().invoke(app, ["bench", "complexity", *options])
-    return done, json.loads(done.stdout.splitlines()[-1]) if done.exit_code == 0 else done.exception
-
-
-def test_the_command_ends_in_json_with_the_stable_keys(monkeypatch):
-    cost = count.Cost(2.0, 0, trainable=1, frozen=7)
-    monkeypatch.setattr(report, "table_4", lambda: {"orvit": [count.Part("part", cost)]})
-    monkeypatch.setattr("mambavl.extract.encoders.published.table.PUBLISHED", {})
-    done, found = bench()
-    assert found == {"orvit": {"params": 1, "macs": 2.0}}
-    for column in (
-        "trainable",
-        "frozen",
-        "G MACs",
-        "G FLOPs",
-        "G scan",
-        "tokens",
-        "published",
-        "patch level",
-    ):
-        assert column in done.stdout, column
-
-
-def test_the_head_of_a_packaged_recipe_is_counted_at_the_sizes_that_it_is_told():
-    streams = (
-        "--stream",
-        "video=1569x768",
-        "--stream",
-        "verb_question=40x768",
-        "--stream",
-        "noun_question=40x768",
-    )
-    done, found = bench(
-        "--recipe", "fuse/default", *streams, "--set", "fusion.preset=released", "--set", "fusion.scan=mamba"
-    )
-    own = 9_288_192 + 768 * 397 + 397
-    assert found["fuse/default"]["params"] == found["fuse/default"]["trainable"] == own
-    assert found["fuse/default"]["flops"] == 2 * found["fuse/default"]["macs"]
-    assert "video 1569x768, verb_question 40x768" in " ".join(done.stdout.split())
-
-
 def test_the_head_of_a_recipe_is_counted_at_the_sizes_of_its_stores(stores):
     recipe = tiny_recipe(stores)
     head, classifiers = count.recipe_cost(recipe, {})
@@ -228,41 +180,3 @@ def test_a_recipe_without_stores_says_what_to_type():
         UsageError, match="--stream vide: the recipe has no such stream; did you mean `video`"
     ):
         count.recipe_cost(recipe, {"vide": (8, 768)})
-
-
-def test_an_encoder_of_another_size_is_counted_from_the_command():
-    _, found = bench(
-        "--encoder", "avion-vit-b", "--set", "image_size=32", "--set", "frames=2", "--set", "depth=1"
-    )
-    assert found["avion-vit-b"]["frozen"] == found["avion-vit-b"]["params"]
-    assert found["avion-vit-b"]["trainable"] == 0
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--recipe", "fuse/default", "--encoder", "orvit"], "give one of them"),
-        (["--set", "frames=8"], "name it too"),
-        (["--encoder", "orvit", "--stream", "video=8x768"], "name it too"),
-        (["--recipe", "fuse/default", "--stream", "video=8"], "expected NAME=TOKENSxWIDTH"),
-        (["--recipe", "fuse/default", "--stream", "video=0x768"], "expected NAME=TOKENSxWIDTH"),
-    ],
-)
-def test_a_wrong_call_is_refused(options, says):
-    _, error = bench(*options)
-    assert isinstance(error, UsageError)
-    assert says in str(error)
-
-
-def test_an_encoder_is_described_without_its_weights():
-    done = CliRunner().invoke(app, ["encoders", "show", "lavila-tsf-b"])
-    assert done.exit_code == 0
-    for said in (
-        "dl.fbaipublicfiles.com",
-        "16 frames of 224 px, RGB",
-        "16 steps x 14 x 14",
-        "MIT",
-        "encoders convert",
-    ):
-        assert said in " ".join(done.stdout.split()), said
-    assert torch.get_default_dtype() == torch.float32

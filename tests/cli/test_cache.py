@@ -1,0 +1,41 @@
+"""Feature stores from the shell: looked into, checked, mended, compared, pooled."""
+
+import shutil
+
+from helpers.cli import call
+from helpers.road import extract_words
+
+
+def test_stores_are_described_and_verified(road, capsys):
+    assert call("cache", "info", road / "v.zarr") == 0
+    assert "timm:test_resnet" in capsys.readouterr().out
+    assert call("cache", "verify", "--deep", road / "t.zarr") == 0
+    assert call("cache", "finalize", road / "t.zarr") == 0
+
+
+def test_a_store_is_mended_compared_pooled_and_read_by_name(road, tmp_path, capsys):
+    shutil.copytree(road / "v.zarr", tmp_path / "v.zarr")
+    shard = next((tmp_path / "v.zarr" / "frame").glob("c.*"))
+    data = bytearray(shard.read_bytes())
+    data[10] ^= 1
+    shard.chmod(0o644)
+    shard.write_bytes(data)
+    capsys.readouterr()
+    assert call("cache", "verify", tmp_path / "v.zarr") == 0
+    assert call("cache", "verify", "--deep", tmp_path / "v.zarr") == 1
+    assert f"frame/{shard.name}: its sha256 is not the recorded one" in capsys.readouterr().out
+    assert call("cache", "repair", tmp_path / "v.zarr") == 0
+    assert "1 row groups are open; run the command that made the store again" in capsys.readouterr().out
+    assert call("cache", "verify", tmp_path / "v.zarr") == 1
+    assert call(*extract_words(road), "--out", tmp_path / "v.zarr") == 0
+    assert call("cache", "diff", road / "v.zarr", tmp_path / "v.zarr") == 0
+    assert "say the same" in capsys.readouterr().out
+    assert call("cache", "repair", tmp_path / "v.zarr") == 0
+    assert "sound; nothing was done" in capsys.readouterr().out
+    assert call("cache", "pool", road / "v.zarr", "--to", "clip", "--out", tmp_path / "clip.zarr") == 0
+    assert "rows of level clip" in capsys.readouterr().out
+    assert call("cache", "diff", road / "v.zarr", tmp_path / "clip.zarr") == 1
+    assert "spec inputs.parent: None -> {" in capsys.readouterr().out
+    assert call("cache", "pool", road / "v.zarr", "--to", "grid4", "--out", tmp_path / "never.zarr") == 2
+    assert call("cache", "gc", tmp_path / "v.zarr") == 0
+    assert "deleted 0 half-written files" in capsys.readouterr().out

@@ -1,0 +1,45 @@
+"""Training, sweeps, scoring and the page of results, from the shell."""
+
+import json
+import shutil
+
+from helpers.cli import call
+
+
+def test_the_road_ends_in_a_result_and_a_report(road, capsys):
+    result = json.loads((road / "run" / "result.json").read_text())
+    assert result["text_protocol"] == "oracle"
+    assert result["streams"]["video"]["encoder"]["state"] == "random"
+    assert call("evaluate", road / "run") == 0
+    assert call("report", road / "run", "--out", road / "r.html") == 0
+    assert "wrote 1 runs to" in capsys.readouterr().out
+    assert (road / "r.html").stat().st_size > 10_000
+
+
+def test_a_sweep_from_the_shell(road, capsys):
+    recipe = road / "grid.toml"
+    recipe.write_text((road / "mine.toml").read_text() + "\n[grid]\nfusion.share = ['A', 'none']\n")
+    assert call("sweep", recipe, "--out", road / "sweep") == 0
+    # summary.json among them
+    assert call("report", *(road / "sweep").glob("*"), "--out", road / "sweep.html") == 0
+    captured = capsys.readouterr()
+    assert "fusion.share=none: done" in captured.err
+    assert "wrote 2 runs and summary.json" in captured.out
+
+
+def test_damaged_runs_say_so_and_evaluate_mends_what_it_can(road, tmp_path, capsys):
+    shutil.copytree(road / "run", tmp_path / "run")
+    for name, content, report_says in (
+        ("result.json", "{", "is damaged"),
+        ("result.json", "{}", "is damaged"),
+        ("scores/validation.npz", "PK", "cannot be read"),
+    ):
+        (tmp_path / "run" / name).write_text(content)
+        assert call("report", tmp_path / "run", "--out", tmp_path / "r.html") == 1
+        assert report_says in capsys.readouterr().err
+        assert call("evaluate", tmp_path / "run") == 0
+        assert call("report", tmp_path / "run", "--out", tmp_path / "r.html") == 0
+        capsys.readouterr()
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"x" * 100)
+    assert call("evaluate", tmp_path / "run") == 1
+    assert "model.safetensors: is damaged" in capsys.readouterr().err
