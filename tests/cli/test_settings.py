@@ -1,10 +1,24 @@
-"""`mambavl settings` and the settings in --help."""
+"""`mambavl settings`, the settings in --help and docs/settings.md say the same, and all there is to say."""
 
 import pytest
 
 from helpers.cli import call
-from mambavl.cli.settings import NAMES, section
+from helpers.paths import ROOT
+from mambavl.cli.settings import NAMES, page, section
 from mambavl.configs.settings import settings_of
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_is_explained(name):
+    """The comment is the only description that there is."""
+    silent = [setting.key for setting in settings_of(section(name).record) if not setting.meaning]
+    assert silent == []
+
+
+def test_the_page_is_what_the_code_says():
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == page(), (
+        "out of date: run `mambavl settings --markdown > docs/settings.md`"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
