@@ -1,21 +1,82 @@
-"""The arrows between the rooms: configs <- cache <- {extract, fuse} <- mambavl; and the package list names
-every folder.
+"""What holds the house together: the arrows between the rooms (configs <- cache <- {extract, fuse} <-
+mambavl), one subject a module, a test for each, and packages that hold everything.
 """
 
 import ast
+import functools
 import os
+import shutil
+import subprocess
+import sys
+import tarfile
 import tomllib
+import zipfile
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+TESTS = ROOT / "tests"
 MAY_IMPORT = {
     "configs": {"configs"},
     "cache": {"configs", "cache"},
     "extract": {"configs", "cache", "extract"},
     "fuse": {"configs", "cache", "fuse"},
     "mambavl": {"configs", "cache", "extract", "fuse", "mambavl"},
+}
+LINKED = [room for room in MAY_IMPORT if room != "mambavl"]
+MAX_LINES = 350
+LONGER = {  # module -> why it is one subject all the same
+    "mambavl.demo.toypictures": "drawings, each a few lines, of every object of the toy kitchen",
+    "mambavl.extract.encoders.published.motionformer": "one published model and its equations",
+}
+TESTED_ELSEWHERE = {  # test file -> modules whose promises it holds; why they have no file of their own
+    # each command is called as users call it, along the road from annotations to a report
+    "cli/test_app.py": (
+        "__main__", "cli.bench", "cli.cache", "cli.data", "cli.encoders", "cli.extract", "cli.questions",
+        "cli.show", "cli.train",
+    ),
+    # the format's parts: what was written is read back, by us and by Zarr
+    "cache/test_writer.py": ("cache.rows", "cache.shards", "cache.layout"),
+    "cache/test_spec.py": ("cache.canonical",),
+    # how a reader finds its values: every way to hold a level must give the same batch
+    "cache/test_reader.py": ("cache.sources",),
+    "cache/test_gather.py": ("cache.native",),
+    # calls that fail, and damage that is mended
+    "cache/test_faults.py": ("cache.fsops",),
+    "cache/test_verify.py": ("cache.repair",),
+    "cache/test_pool.py": ("cache.diff",),
+    "cache/interchange/test_foreign.py": ("cache.interchange.arrays",),
+    "cache/interchange/test_export.py": ("cache.interchange.exported",),
+    "extract/questions/test_predicted.py": ("cache.scores",),
+    # one test, all backends: each is held to the reference
+    "fuse/scan/test_scan.py": ("fuse.scan.reference", "fuse.scan.chunked", "fuse.scan.inputs"),
+    "fuse/scan/test_backends.py": (
+        "fuse.scan.cpu", "fuse.scan.mamba", "fuse.scan.triton", "fuse.scan.triton_kernels",
+    ),
+    "fuse/test_fusion.py": ("fuse.head", "fuse.baselines"),
+    "fuse/test_train.py": ("fuse.recipe", "fuse.run"),
+    "complexity/test_count.py": ("complexity.report",),
+    "demo/test_toykitchen.py": ("demo.toypictures",),
+    "extract/encoders/test_own.py": (
+        "extract.encoders.own_source", "extract.encoders.conformance", "extract.encoders.trials",
+        "extract.encoders.text_trials", "extract.encoders.video_trials",
+    ),
+    "extract/encoders/test_registry.py": (
+        "extract.encoders.base", "extract.encoders.image", "extract.encoders.levels",
+        "extract.encoders.mpnet", "extract.encoders.text", "extract.encoders.weights",
+    ),
+    "extract/encoders/published/test_table.py": ("extract.encoders.published.keys",),
+}  # fmt: skip
+OTHER_TESTS = {  # test file -> why it belongs to no single module
+    "test_docs.py": "the pages for readers",
+    "test_layout.py": "this file",
+    "cache/test_faults.py": "every fault of a disk, through journal, writer, reader and repair",
+    "extract/encoders/test_numerics.py": "dtypes, batches and compiled graphs of all encoders",
+    "fuse/test_protocols.py": "heads, baselines and protocols through whole runs",
+    "fuse/scan/test_backends.py": "every backend against the reference",
+    "fuse/scan/test_gpu.py": "the Triton kernels, compiled for and run on GPUs",
 }
 RAW_WRITES = {
     "write_bytes",
@@ -44,60 +105,231 @@ HARMLESS = {
 }
 
 
-def modules(room: str) -> list[Path]:
-    return sorted((ROOT / room).rglob("*.py"))
+def files_of(room: str) -> list[Path]:
+    """The modules of a room; what `mambavl/` links to belongs to the other rooms."""
+    return sorted(
+        path
+        for path in (ROOT / room).rglob("*.py")
+        if room != "mambavl" or path.relative_to(ROOT / room).parts[0] not in LINKED
+    )
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """Rooms of this package that a module imports; `import mambavl` itself, for the version, is free."""
-    rooms = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
+def module_of(path: Path) -> str:
+    """cache/journal.py -> mambavl.cache.journal; a package is named by its folder."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[-1] == "__init__":
+        parts = parts[:-1]
+    return ".".join(parts if parts[0] == "mambavl" else ("mambavl", *parts))
+
+
+MODULES = {module_of(path): path for room in MAY_IMPORT for path in files_of(room)}
+
+
+@functools.cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@functools.cache
+def imports(path: Path) -> set[str]:
+    """What a file imports, anywhere in it, as full names: `from a import b` is `a.b`."""
+    found = set()
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = (
-                [node.module]
-                if node.module != "mambavl"
-                else [f"mambavl.{alias.name}" for alias in node.names]
-            )
-        for name in names:
-            parts = name.split(".")
-            if parts[0] in MAY_IMPORT and parts[0] != "mambavl":
-                raise AssertionError(f"{path}: imports {name}; write mambavl.{name}")
-            if parts[0] == "mambavl" and len(parts) > 1:
-                rooms.add(parts[1] if parts[1] in MAY_IMPORT else "mambavl")
-    return rooms
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The modules of this package among them."""
+    found = {name if name in MODULES else name.rpartition(".")[0] for name in imports(path)}
+    return found & MODULES.keys()
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in MAY_IMPORT else "mambavl"
+
+
+# --- imports
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_imports_follow_the_arrows(room):
-    for path in modules(room):
-        beyond = imported_rooms(path) - MAY_IMPORT[room]
-        assert not beyond, f"{path.relative_to(ROOT)} imports {beyond}"
+    """`import mambavl` itself, for the version, is free."""
+    for path in files_of(room):
+        rooms = {room_of(module) for module in imported_modules(path) if module != "mambavl"}
+        assert rooms <= MAY_IMPORT[room], f"{path.relative_to(ROOT)} imports {rooms - MAY_IMPORT[room]}"
+
+
+def test_a_room_is_imported_under_the_name_of_the_package():
+    for path in [*MODULES.values(), *TESTS.rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
+        bare = {name for name in imports(path) if name.split(".")[0] in LINKED}
+        assert not bare, f"{path.relative_to(ROOT)} imports {bare}; write mambavl.{min(bare)}"
+
+
+def test_no_imports_go_in_a_circle():
+    """Imports inside functions count as well: what needs them to avoid a circle stands in the wrong place."""
+    graph = {module: imported_modules(path) - {module} for module, path in MODULES.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_no_module_takes_a_private_name_of_another():
+    for path in [*MODULES.values(), *TESTS.rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
+        names = {name for name in imports(path) if name.startswith(("mambavl.", "helpers."))}
+        private = {name for name in names if is_private(name.rpartition(".")[2])}
+        assert not private, f"{path.relative_to(ROOT)} imports {private}"
+
+
+def test_no_module_reaches_into_another():
+    """`module._name` of an imported module; tests may, to put something else in its place."""
+    for path in MODULES.values():
+        ours = {name.rpartition(".")[2] for name in imports(path) if name in MODULES}
+        for node in nodes_of(path):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                reaches = node.value.id in ours and is_private(node.attr)
+                assert not reaches, f"{path.relative_to(ROOT)}:{node.lineno} {node.value.id}.{node.attr}"
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def test_importing_a_room_pulls_in_no_optional_package():
+    optional = ("mamba_ssm", "decord", "matplotlib", "timm", "efficientnet_lite_pytorch")
+    code = (
+        "import sys, mambavl.cli.app, mambavl.fuse.train, mambavl.extract.job\n"
+        f"print([m for m in {optional} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- modules and their tests
+
+
+def test_a_module_is_one_page_of_one_subject():
+    lines = {module: len(path.read_text().splitlines()) for module, path in MODULES.items()}
+    longer = {module for module, number in lines.items() if number > MAX_LINES}
+    assert longer == LONGER.keys(), {module: lines.get(module) for module in longer ^ LONGER.keys()}
+
+
+def mirrored(module: str) -> str:
+    """The test file of a module: mambavl.cache.journal -> cache/test_journal.py; a package's bears its name:
+    mambavl.fuse.scan -> fuse/scan/test_scan.py.
+    """
+    parts = module.split(".")[1:]
+    if MODULES[module].name == "__init__.py":
+        parts.append(parts[-1])
+    return "/".join([*parts[:-1], f"test_{parts[-1]}.py"])
+
+
+def is_a_face(path: Path) -> bool:
+    """Whether a package's own module only says what is in it."""
+    body = ast.parse(path.read_text()).body
+    return path.name == "__init__.py" and not any(
+        isinstance(node, ast.FunctionDef | ast.ClassDef) for node in body
+    )
+
+
+def test_each_module_has_its_test_file():
+    there = {path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")}
+    with_code = {module for module, path in MODULES.items() if not is_a_face(path)}
+    without = {module for module in with_code if mirrored(module) not in there}
+    elsewhere = {f"mambavl.{module}" for modules in TESTED_ELSEWHERE.values() for module in modules}
+    assert without == elsewhere, sorted(without ^ elsewhere)
+    of_modules = {mirrored(module) for module in with_code}
+    assert there - of_modules == OTHER_TESTS.keys(), sorted((there - of_modules) ^ OTHER_TESTS.keys())
+
+
+@pytest.mark.parametrize("test", TESTED_ELSEWHERE)
+def test_a_test_file_reaches_the_modules_that_it_holds(test):
+    reached, ahead = set(), imported_modules(TESTS / test)
+    while ahead:
+        reached |= ahead
+        ahead = {name for module in ahead for name in imported_modules(MODULES[module])} - reached
+    assert {f"mambavl.{module}" for module in TESTED_ELSEWHERE[test]} - {"mambavl.__main__"} <= reached
+
+
+def test_no_test_module_imports_a_test_module():
+    """What two share is in tests/helpers."""
+    for path in TESTS.rglob("*.py"):
+        names = {part for name in imports(path) for part in name.split(".")}
+        assert not {name for name in names if name.startswith("test_") or name == "conftest"}, path
+
+
+def test_real_annotations_and_clips_are_reached_through_their_fixture():
+    """A test that asks for the fixture `shared` is marked, and skipped where there is no such folder."""
+    for path in TESTS.rglob("*.py"):
+        if path != TESTS / "conftest.py":
+            assert "helpers.paths.SHARED" not in imports(path), path
+
+
+# --- packages
 
 
 def test_every_package_folder_is_listed_and_linked():
     """setuptools takes what is listed and nothing else: a forgotten folder is missing from every wheel."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    folders = {
-        path.parent.relative_to(ROOT) for room in MAY_IMPORT for path in (ROOT / room).rglob("__init__.py")
-    }
-    names = {
-        ".".join(folder.parts if folder.parts[0] == "mambavl" else ("mambavl", *folder.parts))
-        for folder in folders
-    }
-    assert set(settings["packages"]) == names
+    packages = {module for module, path in MODULES.items() if path.name == "__init__.py"}
+    assert set(settings["packages"]) == packages
     assert "package-dir" not in settings
+    folders = {module_of(path.parent / "__init__.py") for path in MODULES.values()}
+    assert folders <= packages, f"without __init__.py: {folders - packages}"
 
 
-@pytest.mark.parametrize("room", [room for room in MAY_IMPORT if room != "mambavl"])
+@pytest.mark.parametrize("room", LINKED)
 def test_what_is_imported_as_mambavl_is_found_there(room):
     """`mambavl.cache` is `mambavl/cache`, a link to the folder at the top: editors and readers find it
     without any setting.
     """
     assert os.readlink(ROOT / "mambavl" / room) == f"../{room}"
+
+
+def contents() -> set[str]:
+    """What a wheel and a source package must hold: modules, recipes, templates, prompts, C sources."""
+    kinds = ("*.py", "*.toml", "*.j2", "*.txt", "*.c", "*.h")
+    files = {path for room in MAY_IMPORT for kind in kinds for path in (ROOT / room).rglob(kind)}
+    rooms = {path.relative_to(ROOT) for path in files}
+    return {(path if path.parts[0] == "mambavl" else "mambavl" / path).as_posix() for path in rooms}
+
+
+def test_wheel_and_source_package_hold_every_file(tmp_path):
+    pytest.importorskip("setuptools", minversion="77", reason="building needs setuptools 77 or newer")
+    clutter = shutil.ignore_patterns(
+        ".git", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "*.so", "tests", "benchmarks"
+    )
+    shutil.copytree(ROOT, tmp_path / "copy", symlinks=True, ignore=clutter)
+    build = (
+        "from setuptools import build_meta\n"
+        f"build_meta.build_sdist({str(tmp_path)!r})\nbuild_meta.build_wheel({str(tmp_path)!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", build],
+        cwd=tmp_path / "copy",
+        env={
+            **os.environ,
+            "CC": "false",
+        },  # the native parts are optional, and compiled at every installation
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        assert contents() <= set(wheel.namelist()), contents() - set(wheel.namelist())
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as source:
+        held = {name.partition("/")[2] for name in source.getnames()}
+    assert contents() <= held, contents() - held
+
+
+# --- the store's one door to the file system
 
 
 def writes(path: Path) -> list[str]:
@@ -125,7 +357,7 @@ def writes(path: Path) -> list[str]:
 
 
 def test_the_store_touches_the_file_system_through_fsops_alone():
-    for path in [*modules("cache"), ROOT / "fuse" / "checkpoint.py"]:
+    for path in [*files_of("cache"), ROOT / "fuse" / "checkpoint.py"]:
         assert path.name == "fsops.py" or writes(path) == []
 
 
@@ -142,15 +374,3 @@ def test_a_write_of_any_kind_would_be_seen(tmp_path):
     for call in calls:
         (tmp_path / "x.py").write_text(call)
         assert writes(tmp_path / "x.py"), call
-
-
-def test_importing_a_room_pulls_in_no_optional_package():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, mambavl.cli.app, mambavl.fuse.train, mambavl.extract.job\n"
-        "print([m for m in ('mamba_ssm', 'decord', 'matplotlib', 'timm', 'efficientnet_lite_pytorch') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
