@@ -127,16 +127,17 @@ def _model_at(kind: type[Config], path: list[str]) -> type[Config]:
     """The model that the section `path` of a `kind` recipe is checked by."""
     for part in path:
         field = kind.model_fields.get(part)
-        found = _model_in(field.annotation) if field else None
+        found = model_in(field.annotation) if field else None
         kind = found or kind  # a part that is not a field is the name of an entry in a dict of models
     return kind
 
 
-def _model_in(annotation: Any) -> type[Config] | None:
+def model_in(annotation: Any) -> type[Config] | None:
+    """The record that a setting holds, itself or as the items of a dict, list or tuple."""
     if isinstance(annotation, type) and issubclass(annotation, Config):
         return annotation
     if get_origin(annotation) in (dict, list, tuple, Union, UnionType):
-        return next(filter(None, map(_model_in, get_args(annotation))), None)
+        return next(filter(None, map(model_in, get_args(annotation))), None)
     return None
 
 

@@ -29,7 +29,7 @@ LINKED = [room for room in MAY_IMPORT if room != "mambavl"]
 MAX_LINES = 350
 LONGER = {  # module -> why it is one subject all the same
     "mambavl.demo.toypictures": "drawings, each a few lines, of every object of the toy kitchen",
-    "mambavl.extract.encoders.published.motionformer": "one published model and its equations",
+    "mambavl.complexity.count": "one way of counting, for encoders, heads and the paper's Table 4",
 }
 TESTED_ELSEWHERE = {  # test file -> modules whose promises it holds; why they have no file of their own
     # what an encoder must pass is tried on encoders that break one promise each, through `check_encoder`

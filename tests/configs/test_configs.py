@@ -10,7 +10,7 @@ import tomllib
 import pytest
 from pydantic import BaseModel
 
-from mambavl.configs import dump, find_recipe, load, override, read_toml, validate
+from mambavl.configs import dump, find_recipe, load, model_in, override, read_toml, validate
 from mambavl.configs.errors import UsageError, edit_distance
 from mambavl.extract.options import AudioExtraction, TextExtraction, VideoExtraction
 from mambavl.fuse.recipe import Recipe
@@ -44,13 +44,12 @@ def test_the_packaged_extraction_recipe_is_valid():
 
 def keys(model: type[BaseModel], path=()):
     """Every key of a recipe with its section; entries of dicts of models get the name `video`."""
-    from mambavl.configs import _model_in
 
     for name, field in model.model_fields.items():
         if field.exclude:
             continue
         yield path, name
-        inner = _model_in(field.annotation)
+        inner = model_in(field.annotation)
         if inner:
             step = (name, "video") if name == "streams" else (name,)
             yield from keys(inner, path + step)
