@@ -4,9 +4,9 @@ head?
     python benchmarks/complexity.py            (also: mambavl bench complexity)
 
 Counted from the models themselves on meta tensors by PyTorch's FlopCounterMode, in half a minute, without
-weights or a GPU; mambavl/complexity.py says what is counted. The command also counts the head of a recipe
-(--recipe) and an encoder of any size (--encoder). The last line is JSON: `orvit`, `transformer_12x12`,
-`transformer_6x4`, `mlp` and `mambavl`, each with `params` and `macs`.
+weights or a GPU; mambavl/complexity/count.py says what is counted. The command also counts the head of a
+recipe (--recipe) and an encoder of any size (--encoder). The last line is JSON: `orvit`,
+`transformer_12x12`, `transformer_6x4`, `mlp` and `mambavl`, each with `params` and `macs`.
 """
 
 import json

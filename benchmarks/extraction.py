@@ -1,24 +1,24 @@
-"""How near do the frozen encoders run to the matrix products they consist of, and what memory do they take
-while they run?
+"""How close do the frozen encoders run to the matrix products they consist of, and how much
+memory do they take?
 
-    python benchmarks/extraction.py [--encoder avion-vit-b ...] [--repeats 3] [--out
-    benchmarks/results/extraction.json]
+    python benchmarks/extraction.py [--encoder avion-vit-b ...] [--repeats 3] [--out FILE]
 
 Weights are random: none of the published ones are at hand, and the time does not depend on them. Every
 encoder has its true width and depth, float32, one clip at a time; most have a shorter or smaller clip than
-their own, so that a forward takes seconds on a CPU (the table says which). On two threads unless
+their own, so that a forward takes seconds on a CPU (the table says which). It runs on two threads unless
 OMP_NUM_THREADS says otherwise. Encoders run one after the other, each in a fresh process:
 
     forward    `tokens` of one clip (RoBERTa: of a batch of questions), without gradients
-    floor      the products that the forward was seen to call, linear layers, batched products and fused attention, on operands
-               made before, of the same shapes and strides: no norm, activation, sum or copy between them. A
-               convolution whose patches do not overlap is a product too, and is timed as one
-    ratio      median over --repeats turns of a forward's time over the floor's right after it: on a busy machine neighbours in
-               time are comparable, medians of each alone are not
-    memory     peak of the process during the first forward above what it held before: everything but weights and the clip.
-               Beside it: what the scores of its largest attention call would take in memory, and what N x N
-               scores of all heads of a clip's (an image's, a question's) N tokens would. Fused attention
-               holds neither; without it this ends with an error
+    floor      the products that the forward called (linear layers, batched products, fused attention), on
+               operands of the same shapes and strides that were made before: no norm, activation, sum or
+               copy between them. A convolution whose patches do not overlap is a product too, and is timed
+               as one
+    ratio      median over --repeats turns of a forward's time over the floor's right after it: on a busy
+               machine neighbours in time are comparable, medians of each alone are not
+    memory     peak of the process during the first forward above what it held before: everything but
+               weights and the clip. Next to it: what the scores of its largest attention call would take in
+               memory, and what N x N scores of all heads of the N tokens of a clip (an image, a question)
+               would. Fused attention holds neither; without it this ends with an error
 
 The last line is JSON: {"encoders": {name: {"samples_per_s", "over_floor"}}}. Wants 4 GB; takes about 8
 minutes on two cores.

@@ -1,8 +1,7 @@
 """How fast does a feature store hand out random training batches, compared with other ways to keep the same
 rows; and what does its safety cost?
 
-    python benchmarks/loading.py [--rows 20000] [--epoch-rows 67217] [--repeats 100] [--out
-    benchmarks/results/loading.json]
+    python benchmarks/loading.py [--rows 20000] [--epoch-rows 67217] [--repeats 100] [--out FILE]
 
 Batches: 128 random rows, float16, everything in the page cache and touched once before, one process, one
 thread. Our reader gathers from the memory-mapped shard files of the Zarr archive, with and without its native

@@ -1,8 +1,7 @@
 """How fast is the selective scan, forward and backward, compared with other ways to compute it in PyTorch and
 with the best that the machine could do; and what does a step of training cost beyond its matrix products?
 
-    PYTHONPATH=<folder with mambapy> python benchmarks/scan.py [--repeats 7] [--device cpu] [--out
-    benchmarks/results/scan.json]
+    PYTHONPATH=<folder with mambapy> python benchmarks/scan.py [--repeats 7] [--device cpu] [--out FILE]
 
 Scans: float32, N = 16 states, with D, the gate z, delta's bias and softplus, at the shapes that the head
 meets: 16 frames and 40 tokens at a batch of 128, the 1,569 tokens of a ViT at a batch of 8. Forward is

@@ -62,9 +62,24 @@ def make_dataset(folder: Path, videos: int = 4) -> Path:
             verb, noun = n % 2, (n + number) % 2
             words = (("cut", "wash")[verb], ("onion", "cup")[noun])
             rows[split].append(
-                (f"{video_id}_{n}", "P01", video_id, "00:00:01.000", stamp(start), stamp(min(stop, 6.0)), 1, 2, " ".join(words),
-                 words[0], verb, words[1], noun, f"['{words[1]}']", f"[{noun}]")
-            )  # fmt: skip
+                (
+                    f"{video_id}_{n}",
+                    "P01",
+                    video_id,
+                    "00:00:01.000",
+                    stamp(start),
+                    stamp(min(stop, 6.0)),
+                    1,
+                    2,
+                    " ".join(words),
+                    words[0],
+                    verb,
+                    words[1],
+                    noun,
+                    f"['{words[1]}']",
+                    f"[{noun}]",
+                )
+            )
     for split, split_rows in rows.items():
         write(annotations / f"EPIC_100_{split}.csv", COLUMNS, split_rows)
     write(annotations / "EPIC_100_video_info.csv", ("video_id", "duration", "fps", "resolution"), info)

@@ -71,9 +71,14 @@ SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 
 WAVES = {  # 80 samples a step
-    **SMALL, "conv_dim": [8] * 3, "conv_kernel": [10, 3, 2], "conv_stride": [5, 4, 4], "num_feat_extract_layers": 3,
-    "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2,
-}  # fmt: skip
+    **SMALL,
+    "conv_dim": [8] * 3,
+    "conv_kernel": [10, 3, 2],
+    "conv_stride": [5, 4, 4],
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+}
 
 
 def model_of(kind: str):
