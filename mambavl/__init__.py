@@ -6,7 +6,7 @@ names to start with:
 
     mambavl.cache.open_store(path)             a feature store, read-only and memory-mapped
     mambavl.extract.encoders.build(name)       a frozen encoder: its tokens and pooled features
-    mambavl.fuse.fusion.SSMFusion(config)      the head: one state space model per stream, which share A
+    mambavl.fuse.fusion.SSMFusion(config)      the head: a state space model per modality, which share A
     mambavl.fuse.scan.selective_scan(...)      the scan alone, on any device
     mambavl.fuse.metrics.evaluate(...)         scores and labels -> the metrics of EPIC-KITCHENS-100
 

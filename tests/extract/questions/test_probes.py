@@ -16,7 +16,7 @@ from mambavl.extract.questions.probes import probe
 
 def test_the_probes_need_scikit_learn_and_say_so(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn", None)
-    with pytest.raises(UsageError, match=r"mambavl\[audit\]"):
+    with pytest.raises(UsageError, match=r"pip install -e '\.\[audit\]'"):
         audit([write(tmp_path / "q.jsonl")], DATA)
     audit([tmp_path / "q.jsonl"], DATA, forms_only=True)
 
