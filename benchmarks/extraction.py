@@ -121,7 +121,7 @@ def run_child(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def print_table(console: Console, rows: dict[str, dict[str, Any]]) -> None:
     table = Table("encoder", "one sample", "tokens", "samples/s", "forward, s", "floor, s", "forward / floor")
-    table.title = "forward beside its matrix products"
+    table.title = "forward next to its matrix products"
     for name, row in rows.items():
         times = (
             f"{row[key]:.3f}" for key in ("samples_per_s", "forward_seconds", "floor_seconds", "over_floor")
@@ -302,7 +302,7 @@ def random_strided(shape: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
 
 
 def reset_peak() -> int:
-    """Bytes that the process holds now, from which its peak begins anew (Linux)."""
+    """Bytes that the process holds now, from which its peak is counted again (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
     return status_bytes("VmRSS")
 

@@ -35,7 +35,7 @@ HINTS = {
 
 
 class Calls:
-    """The system calls that change a disk, one method each. Signals are no fault here: Python repeats what
+    """The system calls that change a disk, one method each. Signals are not faults here: Python repeats what
     EINTR cut short.
     """
 

@@ -57,10 +57,10 @@ class Layout:
         if self.frame_pts:
             arrays["frame_pts"] = RowArray("frame_pts", "float64", self.frame_pts)
         for level in self.levels:
-            length = level.beside("length")
+            length = level.sibling("length")
             arrays[length] = RowArray(length, "int32")
             if level.kind == "ragged":
-                start = level.beside("start")
+                start = level.sibling("start")
                 arrays[start] = RowArray(start, "int64")
         return tuple(arrays.values())
 
@@ -108,7 +108,7 @@ class Layout:
         for level in self.levels:
             files[f"{level.name}/zarr.json"] = shards.level_metadata(level, self.rows, self.rows_per_group)
             if "/" in level.name:
-                files[level.beside("zarr.json")] = shards.group_metadata({})
+                files[level.sibling("zarr.json")] = shards.group_metadata({})
         for array in self.row_arrays:
             files[f"{array.name}/zarr.json"] = shards.row_array_metadata(
                 array.shape, array.dtype, self.rows, self.rows_per_group

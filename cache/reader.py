@@ -162,7 +162,7 @@ class FeatureStore:
         return views
 
     def _lengths(self, level: Level, rows: np.ndarray) -> np.ndarray:
-        steps = self.row_array(level.beside("length"))[rows].astype(np.int64)
+        steps = self.row_array(level.sibling("length"))[rows].astype(np.int64)
         if level.kind == "ragged":
             return steps
         return steps * (level.tokens // level.steps) if level.steps else np.minimum(steps, 1)
@@ -192,16 +192,16 @@ class FeatureStore:
         if level.kind == "dense":
             return np.empty(0, np.int64)
         return np.where(
-            self.row_array(level.beside("length"))[rows] > 0, self.row_array(level.beside("start"))[rows], 0
+            self.row_array(level.sibling("length"))[rows] > 0, self.row_array(level.sibling("start"))[rows], 0
         )
 
     def _refuse_bounds(self, level: Level) -> None:
         """Before anything is copied by address: do `length` (and `start`) stay within the level?"""
-        lengths = self.row_array(level.beside("length")).astype(np.int64)
+        lengths = self.row_array(level.sibling("length")).astype(np.int64)
         most = level.capacity if level.kind == "ragged" else level.steps or lengths.max(initial=0)
         fits = (lengths >= 0).all() and (lengths <= most).all()
         if level.kind == "ragged" and fits:
-            starts = self.row_array(level.beside("start"))
+            starts = self.row_array(level.sibling("start"))
             group = np.arange(len(self)) // self.layout.rows_per_group * level.capacity
             fits = ((lengths == 0) | ((starts >= group) & (starts + lengths <= group + level.capacity))).all()
         if not fits:

@@ -34,8 +34,8 @@ def best_classes(path: Path, *, num_verbs: int, num_nouns: int) -> BestClasses:
     """Read a scores file; equal scores go to the smaller class. A file that has verb and noun scores is not
     asked for pairs.
 
-    Raises DataError for a file that is none, lacks an array, holds an id twice, a wrong shape, NaN or
-    infinity (-inf, a probability of 0, may stand beside finite scores).
+    Raises DataError for a file that is not a scores file, lacks an array, holds an id twice, a wrong shape,
+    NaN or infinity (-inf, a probability of 0, may stand next to finite scores).
     """
     path = Path(path)
     arrays = _read(path)

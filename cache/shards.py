@@ -104,7 +104,7 @@ class Level:
         """Inner chunks in one shard."""
         return rows_per_group if self.kind == "dense" else self.capacity // TOKEN_CHUNK
 
-    def beside(self, array: str) -> str:
+    def sibling(self, array: str) -> str:
         """The name of a per-row array that stands in the same Zarr group (`length`, `start`)."""
         parent = self.name.rpartition("/")[0]
         return f"{parent}/{array}" if parent else array

@@ -44,9 +44,8 @@ class StoreFiles:
     store_id: str  # "" while the store is unfinished
     entries: dict[str, list]  # file -> recorded [size, sha256]
     groups: list[int]  # row groups that are done
-    opened_as: tuple[int, int] | None = field(
-        init=False
-    )  # what tells the manifest from one that takes its place
+    # what tells the manifest from one that takes its place
+    opened_as: tuple[int, int] | None = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "opened_as", self._manifest_mark())

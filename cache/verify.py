@@ -183,11 +183,13 @@ def seal(path: Path) -> None:
     for file in sorted((path / COMMIT).glob("*.journal")):
         journal.cut_torn_tail(file)
         fsops.sync_file(file)  # a writer that was killed has not
-    files: dict[str, JSON] = {name: [len(data), sha256(data)] for name, data in _beside(path).items()}
+    files: dict[str, JSON] = {
+        name: [len(data), sha256(data)] for name, data in _outside_manifest(path).items()
+    }
     fsops.write_file(path / SEAL, canonical.pretty_json({"files": files, "sha256": canonical.digest(files)}))
 
 
-def _beside(path: Path) -> dict[str, bytes]:
+def _outside_manifest(path: Path) -> dict[str, bytes]:
     files = [*sorted((path / COMMIT).glob("*.journal")), path / ENVIRONMENT]
     return {str(file.relative_to(path)): file.read_bytes() for file in files if file.exists()}
 
@@ -204,7 +206,7 @@ def _seal_faults(path: Path) -> Iterator[Fault]:
     if canonical.digest(sealed["files"]) != sealed["sha256"]:
         yield Fault(SEAL, "does not match its own sha256")
         return
-    found = _beside(path)
+    found = _outside_manifest(path)
     for name in sorted(sealed["files"].keys() | found.keys()):
         if name not in found:
             yield Fault(name, "is missing")

@@ -56,7 +56,7 @@ class RowGroup:
 
 
 class StoreWriter:
-    """Creates a store or resumes one of the very same spec; then `pending()`, `commit()`, `finalize()`."""
+    """Creates a store or resumes one of the very same spec; then `pending()`, `commit()`, `finish()`."""
 
     def __init__(
         self,
@@ -113,9 +113,8 @@ class StoreWriter:
                 self._write_metadata(
                     {**files, ENVIRONMENT: canonical.pretty_json(environment), **self.layout.metadata()}
                 )
-                fsops.write_file(
-                    self.path / SPEC, canonical.pretty_json(self.spec.to_dict())
-                )  # last: a folder without it is not yet a store
+                # last: a folder without it is not yet a store
+                fsops.write_file(self.path / SPEC, canonical.pretty_json(self.spec.to_dict()))
         finally:
             fsops.unlock(held)
 
@@ -215,8 +214,8 @@ class StoreWriter:
         for level in layout.levels:
             features = rows.levels[level.name]
             if level.kind == "ragged":
-                lengths = rows.lengths[level.beside("length")]
-                values[level.beside("start")] = group * level.capacity + np.cumsum(lengths) - lengths
+                lengths = rows.lengths[level.sibling("length")]
+                values[level.sibling("start")] = group * level.capacity + np.cumsum(lengths) - lengths
                 features = _pad_tokens(features, level)
             elif features.shape != (count, *level.shape):
                 raise ValueError(
@@ -271,7 +270,7 @@ def _check_row_group(layout: Layout, count: int, rows: RowGroup) -> None:
             f"status: {sorted(set(rows.status.tolist()))}, expected codes of rows.STATUS, none of them 0"
         )
     for level in layout.levels:
-        lengths = rows.lengths[level.beside("length")]
+        lengths = rows.lengths[level.sibling("length")]
         # no limit to one vector's
         most = level.capacity if level.kind == "ragged" else level.steps or lengths.max(initial=0)
         if len(lengths) and not 0 <= lengths.min() <= lengths.max() <= most:

@@ -206,7 +206,7 @@ def device_of(name: str) -> torch.device:
 
 
 def environment(device: str) -> dict[str, str]:
-    """Recorded beside the features, not part of the spec."""
+    """Recorded next to the features, not part of the spec."""
     import av
     import transformers
 

@@ -69,8 +69,8 @@ class FromVideos(Extraction):
 
 
 class VideoExtraction(FromVideos):
-    """Settings of `mambavl extract video`. All but device, allow_missing and max_failed shape the features
-    and are part of the spec.
+    """Settings of `mambavl extract video`. All but device, allow_missing and max_failed, and the place of
+    the weights, are recorded in the spec: a store is resumed under the same settings only.
     """
 
     # what to store of a clip: clip (one vector, what the encoder's classifier reads), cls (its class token),
@@ -144,8 +144,8 @@ class SoundWindow(Config):
 
 
 class AudioExtraction(FromVideos):
-    """Settings of `mambavl extract audio`. All but device, allow_missing and max_failed shape the features
-    and are part of the spec.
+    """Settings of `mambavl extract audio`. All but device, allow_missing and max_failed, and the place of
+    the weights, are recorded in the spec: a store is resumed under the same settings only.
     """
 
     # what to store of a sound: clip (one vector), frame (a vector for each of `steps` parts)

@@ -182,7 +182,7 @@ def _write_hdf5(
                 _starts(store, array.name) if array.name.endswith("start") else store.row_array(array.name)
             )
         for level in levels:
-            rows = store.row_array(level.beside("length")).sum() if level.kind == "ragged" else len(store)
+            rows = store.row_array(level.sibling("length")).sum() if level.kind == "ragged" else len(store)
             file.create_dataset(level.name, (rows, *level.shape), level.dtype)
         done: Counter[str] = Counter()
         for _, values in groups:
@@ -260,7 +260,7 @@ def _index(store: FeatureStore, level: Level) -> bytes:
     # a bare carriage return would end the row
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(COLUMNS)
-    reasons, lengths = _reasons(store), store.row_array(level.beside("length"))
+    reasons, lengths = _reasons(store), store.row_array(level.sibling("length"))
     times = (
         store.row_array("frame_pts").reshape(len(store), math.prod(store.layout.frame_pts))
         if store.layout.frame_pts
@@ -290,7 +290,7 @@ def _write_lmdb(store: FeatureStore, folder: Path, level: Level, groups: Groups,
         )
     # a frame is on display from its time on
     frames = np.ceil(store.row_array("frame_pts")[:, 0] * fps - ROUNDING) + 1
-    there = np.arange(level.steps) < store.row_array(level.beside("length"))[:, None]
+    there = np.arange(level.steps) < store.row_array(level.sibling("length"))[:, None]
     there[store.status != OK] = False
     if np.isnan(frames[there]).any():
         raise UsageError(f"{store.path}: does not know the times of its frames; use hdf5 or npy")

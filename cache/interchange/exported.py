@@ -149,7 +149,7 @@ def _row_group(export: _Export, rows: range) -> RowGroup:
     arrays = {name: array[rows.start : rows.stop] for name, array in export.arrays.items()}
     levels = {}
     for level in export.levels:
-        lengths = export.arrays[level.beside("length")]
+        lengths = export.arrays[level.sibling("length")]
         where = slice(rows.start, rows.stop)
         if level.kind == "ragged":
             where = slice(int(lengths[: rows.start].sum()), int(lengths[: rows.stop].sum()))
@@ -185,7 +185,7 @@ def _valid(export: _Export, level: Level, rows: range) -> np.ndarray | slice:
     if level.kind == "ragged":
         return slice(None)
     there = slice(rows.start, rows.stop)
-    ok, lengths = export.arrays["status"][there] == OK, export.arrays[level.beside("length")][there]
+    ok, lengths = export.arrays["status"][there] == OK, export.arrays[level.sibling("length")][there]
     tokens = lengths * (level.tokens // level.steps) if level.steps else np.minimum(lengths, 1)
     valid = (np.arange(level.tokens) < tokens[:, None]) & ok[:, None]
     return np.broadcast_to(valid[:, None], (len(rows), level.views, level.tokens))
@@ -227,7 +227,7 @@ def _open_npy(folder: Path) -> _Export:
     arrays: dict[str, np.ndarray] = {
         "status": np.array([STATUS_CODE[line["status"]] for line in table], np.uint8),
         "flags": np.array([int(line["flags"]) for line in table], np.uint8),
-        level.beside("length"): np.array([int(line["length"]) for line in table], np.int32),
+        level.sibling("length"): np.array([int(line["length"]) for line in table], np.int32),
     }
     if layout.frame_pts:
         times = np.array([[float(seconds) for seconds in line["frame_pts"].split()] for line in table])

@@ -164,7 +164,7 @@ def _film(video_id: str, participant: str, split: str, pairs: list[tuple[Word, W
 def _act(
     narration_id: str, verb: Word, noun: Word, begin: float, end: float, stop: float, dice: Random
 ) -> Act:
-    beside = dice.choice([word for word in NOUNS if word is not noun]) if dice.random() < 0.2 else None
+    second = dice.choice([word for word in NOUNS if word is not noun]) if dice.random() < 0.2 else None
     verb_word, noun_word = _instance(verb, dice), _instance(noun, dice)
     start = round(begin - dice.uniform(0.0, 0.1), 2)
     return Act(
@@ -178,8 +178,8 @@ def _act(
         narrated=round(start + dice.uniform(0.0, 0.6), 3),
         verb_word=verb_word,
         noun_word=noun_word,
-        narration=_narration(verb, verb_word, noun, noun_word, beside, dice),
-        beside=beside,
+        narration=_narration(verb, verb_word, noun, noun_word, second, dice),
+        second=second,
     )
 
 
@@ -188,7 +188,7 @@ def _instance(word: Word, dice: Random) -> str:
 
 
 def _narration(
-    verb: Word, verb_word: str, noun: Word, noun_word: str, beside: Word | None, dice: Random
+    verb: Word, verb_word: str, noun: Word, noun_word: str, second: Word | None, dice: Random
 ) -> str:
     """As somebody would say it: sometimes two bare words, sometimes with manner, looks or a neighbour."""
     parts = [spoken(verb_word)]
@@ -197,8 +197,8 @@ def _narration(
     if dice.random() < 0.4:
         parts.append(dice.choice(noun.hints))
     parts.append(spoken(noun_word))
-    if beside:
-        parts.append(f"beside the {spoken(beside.key)}")
+    if second:
+        parts.append(f"beside the {spoken(second.key)}")
     if dice.random() < 0.4:
         parts.append(dice.choice(verb.hints))
     if dice.random() < 0.3:
@@ -230,8 +230,8 @@ def write_annotations(folder: Path, films: list[Film]) -> None:
 
 
 def _row(film: Film, act: Act) -> tuple[object, ...]:
-    nouns = [act.noun_word] + ([act.beside.key] if act.beside else [])
-    noun_classes = [act.noun.class_id] + ([act.beside.class_id] if act.beside else [])
+    nouns = [act.noun_word] + ([act.second.key] if act.second else [])
+    noun_classes = [act.noun.class_id] + ([act.second.class_id] if act.second else [])
     return (
         act.narration_id,
         film.participant_id,

@@ -54,7 +54,7 @@ class Act:
     verb_word: str
     noun_word: str
     narration: str
-    beside: Word | None  # a second noun, in the picture and in the narration
+    second: Word | None  # a second noun, in the picture and in the narration
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def draw_film(film: Film, seed: int) -> Iterator[Image.Image]:
         seconds = index / FPS
         if upcoming and seconds >= upcoming[0].begin:
             act = upcoming.pop(0)
-            stage = Stage(kitchen, act.noun, act.beside, Random(f"{seed} {act.narration_id}"))
+            stage = Stage(kitchen, act.noun, act.second, Random(f"{seed} {act.narration_id}"))
         if stage is not None and seconds >= act.end:
             stage = None
         if stage is None:
@@ -335,7 +335,7 @@ _NOUN_PAINTERS = {
 class Stage:
     """One action's place on the worktop: the object, where it lies, and the tools that act on it."""
 
-    def __init__(self, kitchen: Kitchen, noun: Word, beside: Word | None, dice: Random) -> None:
+    def __init__(self, kitchen: Kitchen, noun: Word, second: Word | None, dice: Random) -> None:
         self.kitchen = kitchen
         self.size = dice.randrange(150, 198)  # px on the canvas, half of it in the video
         self.x = CANVAS[0] // 2 + dice.randrange(-34, 35)
@@ -346,9 +346,9 @@ class Stage:
         self.grains = [(dice.gauss(0, 0.42), dice.gauss(0, 0.3), dice.random()) for _ in range(160)]
         self.liquid = dice.choice([(95, 50, 20), (235, 150, 30), (240, 230, 205)])
         self.ground = kitchen.background
-        if beside is not None:
+        if second is not None:
             self.ground = kitchen.background.copy()
-            small = _sprite(beside, dice).resize((84, 84), Image.Resampling.BILINEAR)
+            small = _sprite(second, dice).resize((84, 84), Image.Resampling.BILINEAR)
             self.ground.paste(small, (self.x - self.tilt * 165 - 42, self.y + 20), small)
 
     def picture(self, verb: Word, progress: float) -> Image.Image:

@@ -326,7 +326,7 @@ class Job:
     def per_row(self) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([2, self.seed])
         arrays = {"status": self.status, "flags": rng.integers(0, 8, ROWS).astype(np.uint8)}
-        arrays[self.level.beside("length")] = np.array([len(row) for row in self.tokens], np.int32)
+        arrays[self.level.sibling("length")] = np.array([len(row) for row in self.tokens], np.int32)
         return arrays | ({"frame_pts": rng.normal(size=(ROWS, 1, 4))} if self.kind == "dense" else {})
 
     @property
@@ -338,7 +338,7 @@ class Job:
 
     def row_group(self, group: int) -> RowGroup:
         rows = self.rows_of(group)
-        length = self.level.beside("length")
+        length = self.level.sibling("length")
         if self.kind == "dense":
             values = np.full((rows.stop - rows.start, *self.level.shape), np.nan, np.float32)
             for out, tokens in zip(values, self.tokens[rows], strict=True):
@@ -386,7 +386,7 @@ class Job:
         values, lengths = (tensor.numpy() for tensor in opened.batch(rows[good], self.level.name))
         truth = self.padded[rows[good], : values.shape[1]]
         wrong[good] |= (values != truth).any(axis=(1, 2)) | (
-            lengths != self.per_row[self.level.beside("length")][rows[good]]
+            lengths != self.per_row[self.level.sibling("length")][rows[good]]
         )
         return rows[wrong]
 

@@ -15,9 +15,11 @@ from mambavl.extract.encoders.published.motionformer import MotionformerConfig
 from mambavl.extract.encoders.published.orvit import ORViTConfig
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}  # of max |a - b| / max |b|
+# 3 steps of 3 x 3 patches
 SMALL_MOTIONFORMER = MotionformerConfig(
     width=24, depth=2, heads=3, patch_size=32, frames=6, image_size=96, num_classes=(5, 7), query_chunk=1000
-)  # 3 steps of 3 x 3 patches
+)
+# 3 steps of 3 x 3 patches and 2 objects
 SMALL_ORVIT = ORViTConfig(
     width=24,
     depth=3,
@@ -28,7 +30,7 @@ SMALL_ORVIT = ORViTConfig(
     num_classes=(5, 7),
     orvit_layers=(1,),
     objects=2,
-)  # 3 steps of 3 x 3 patches and 2 objects
+)
 
 
 class Recording:

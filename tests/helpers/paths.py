@@ -1,4 +1,4 @@
-"""Where things are: the checkout, its tests and their data, and the shared facts beside the checkout where
+"""Where things are: the checkout, its tests and their data, and the shared facts next to the checkout where
 there are any.
 """
 

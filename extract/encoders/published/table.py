@@ -143,8 +143,8 @@ def from_published(name: str, state: Mapping[str, Tensor], **sizes: Any) -> Publ
     known = PUBLISHED[name]
     state = without_module(state)
     # image_size and frames resize a table; the others say what the file's own tensors are
-    told = {key: value for key, value in sizes.items() if key not in ("image_size", "frames")}
-    config = known.family.fitted(sized(name, known.config, told), state)
+    given = {key: value for key, value in sizes.items() if key not in ("image_size", "frames")}
+    config = known.family.fitted(sized(name, known.config, given), state)
     return _loaded(name, known.family.ours(state, config), config, sizes, {})
 
 

@@ -63,9 +63,8 @@ class BatchClient:
         self._faults: dict[str, str] = {}  # key -> why its last call brought no reply
         self._calls: Counter[str] = Counter()
         self._url = options.base_url.rstrip("/")
-        self._submitted: set[str] = (
-            set()
-        )  # tokens of batches that this run submitted; it lets go of none of them
+        # tokens of batches that this run submitted; it lets go of none of them
+        self._submitted: set[str] = set()
         self._halted = ""  # why nothing more is sent
 
     async def run(self, tasks: Sequence[Task[Answer]]) -> dict[str, Answer | Failure]:

@@ -71,7 +71,7 @@ def test_questions_are_those_of_the_predicted_classes_in_pseudo_narration(tmp_pa
 
 
 def test_no_label_and_no_narration_of_a_scored_row_is_read(tmp_path):
-    """Labels and words of the validation rows are dealt out anew: the file is the same, byte for byte."""
+    """Labels and words of the validation rows are shuffled: the file is the same, byte for byte."""
     found = scores(tmp_path / "val.npz", VALIDATION)
     write_questions(tmp_path / "a.jsonl", predict(ALL, [found]))
     dice = random.Random(1)

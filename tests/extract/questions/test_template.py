@@ -1,4 +1,4 @@
-"""The templates: what is told beside the masked narration, chosen by the id, in words that are no answer."""
+"""The templates: what is said next to the masked narration, chosen by the id, in words that are no answer."""
 
 import re
 import time
