@@ -6,9 +6,14 @@ over given pairs). Two recalls share a name in the literature and have two names
 `{group}_action_mean_class_recall5` is EK100's official one (the pair is among the five best pairs),
 `relaxed_action_mean_class_recall5` the easier one of InAViT and of MambaVL's release (the verb among five
 verbs *and* the noun among five nouns). An action is tail when its verb or its noun is.
+
+Classes of equal scores stand in no order, so a row counts with the probability that its label is among the
+best k when every order of them is equally likely. Any fixed order is worse: EK100's class ids are sorted by
+frequency, and a tie that goes to the smaller id goes to the likelier class.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +23,20 @@ from mambavl.cache.scores import marginalize as marginalize  # lives where stage
 K = 5
 GROUPS = ("all", "unseen", "tail")
 TARGETS = ("verb", "noun", "action")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the labels of N rows stand among their rows' scores."""
+
+    above: np.ndarray  # (N,) classes with a higher score
+    tied: np.ndarray  # (N,) classes with the label's score, the label among them
+
+    def among_best(self, k: int) -> np.ndarray:
+        """(N,) float64: the probability that the label is among the best k, when classes of equal scores are
+        ordered at random. Exactly 0 or 1 unless a tie runs across the border.
+        """
+        return np.clip((k - self.above) / self.tied, 0.0, 1.0)
 
 
 def evaluate(
@@ -37,7 +56,9 @@ def evaluate(
     verb_scores (N, verbs), noun_scores (N, nouns), labels (N,), unseen (N,) bool. action_scores (N, pairs)
     ranks the actions in place of the products; `pairs` names its columns. Keys: `{group}_{target}_top1`,
     `_top5`, `_mean_class_recall5`, `_n` (rows), `_classes` (classes present), for group in all, unseen, tail;
-    and `relaxed_action_mean_class_recall5`. A measure of no rows is None. Equal scores rank by class id.
+    and `relaxed_action_mean_class_recall5`. A measure of no rows is None. `{group}_{target}_ties`, there only
+    where it is not 0: the rows that count as a fraction, because their label's score equals another and the
+    border of the best 1 or 5 lies between the two.
     Raises ValueError for NaN and infinite scores (-inf, a probability of 0, is fine next to finite ones) and
     for labels that the scores have no column for.
     """
@@ -45,18 +66,19 @@ def evaluate(
     rows = len(verb_labels)
     _check("verb", verb_scores, verb_labels, rows)
     _check("noun", noun_scores, noun_labels, rows)
-    verb_rank, noun_rank = _rank(verb_scores, verb_labels), _rank(noun_scores, noun_labels)
+    places = {"verb": _places(verb_scores, verb_labels), "noun": _places(noun_scores, noun_labels)}
     if action_scores is None:
-        action_rank = _product_rank(
+        places["action"] = _product_places(
             log_softmax(verb_scores), log_softmax(noun_scores), verb_labels, noun_labels
         )
     else:
-        action_rank = _pair_rank(action_scores, pairs, verb_labels, noun_labels)
+        places["action"] = _pair_places(action_scores, pairs, verb_labels, noun_labels)
     stride = int(max(noun_labels.max(initial=0), noun_scores.shape[1] - 1)) + 1
     action_labels = verb_labels.astype(np.int64) * stride + noun_labels
     is_tail = {"verb": np.isin(verb_labels, list(tail_verbs)), "noun": np.isin(noun_labels, list(tail_nouns))}
     is_tail["action"] = is_tail["verb"] | is_tail["noun"]
-    ranks = {"verb": verb_rank, "noun": noun_rank, "action": action_rank}
+    best1 = {target: places[target].among_best(1) for target in TARGETS}
+    best5 = {target: places[target].among_best(K) for target in TARGETS}
     labels = {"verb": verb_labels, "noun": noun_labels, "action": action_labels}
     everything = np.ones(rows, bool)
     unseen = np.zeros(rows, bool) if unseen is None else np.asarray(unseen, bool)
@@ -64,13 +86,17 @@ def evaluate(
     for group in GROUPS:
         for target in TARGETS:
             mask = {"all": everything, "unseen": unseen, "tail": is_tail[target]}[group]
-            rank, label = ranks[target][mask], labels[target][mask]
-            out[f"{group}_{target}_top1"] = _percent(rank < 1)
-            out[f"{group}_{target}_top5"] = _percent(rank < K)
-            out[f"{group}_{target}_mean_class_recall5"] = _class_mean(rank < K, label)
+            top1, top5, label = best1[target][mask], best5[target][mask], labels[target][mask]
+            out[f"{group}_{target}_top1"] = _percent(top1)
+            out[f"{group}_{target}_top5"] = _percent(top5)
+            out[f"{group}_{target}_mean_class_recall5"] = _class_mean(top5, label)
             out[f"{group}_{target}_n"] = int(mask.sum())
             out[f"{group}_{target}_classes"] = len(np.unique(label))
-    out["relaxed_action_mean_class_recall5"] = _class_mean((verb_rank < K) & (noun_rank < K), action_labels)
+            ties = int((_is_fraction(top1) | _is_fraction(top5)).sum())
+            if ties:
+                out[f"{group}_{target}_ties"] = ties
+    # verbs and nouns tie independently of each other
+    out["relaxed_action_mean_class_recall5"] = _class_mean(best5["verb"] * best5["noun"], action_labels)
     return out
 
 
@@ -88,41 +114,38 @@ def _check(name: str, scores: np.ndarray, labels: np.ndarray, rows: int) -> None
         )
 
 
-def _rank(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(N,) place of the label among its row's scores, 0 = best; equal scores stand in order of class id."""
+def _places(scores: np.ndarray, labels: np.ndarray) -> Places:
+    """The places of the labels (N,) among their rows' scores (N, classes)."""
     own = np.take_along_axis(scores, labels[:, None].astype(np.int64), 1)
-    before = np.arange(scores.shape[1]) < labels[:, None]
-    return ((scores > own) | ((scores == own) & before)).sum(1)
+    return Places((scores > own).sum(1), (scores == own).sum(1))
 
 
-def _product_rank(
+def _product_places(
     verbs: np.ndarray, nouns: np.ndarray, verb_labels: np.ndarray, noun_labels: np.ndarray
-) -> np.ndarray:
-    """(N,) place of the label's pair among all pairs, exact up to K: those lie within the K best verbs x K
-    best nouns.
+) -> Places:
+    """The places of the labels' pairs among all pairs, from log-probabilities; exact where fewer than K pairs
+    are above.
+
+    i * j pairs are at least as good as that of the i-th best verb and the j-th best noun. So whichever pairs
+    reach some score, the K + 1 best verbs x K + 1 best nouns hold all of them, or more than K. Rows with
+    fewer than K pairs above the label's and more than K at least as good have a tie across the border: for
+    those alone every pair is looked at.
     """
-    rows = np.arange(len(verbs))[:, None]
-    best_verbs = np.argsort(-verbs, axis=1, kind="stable")[:, :K]
-    best_nouns = np.argsort(-nouns, axis=1, kind="stable")[:, :K]
-    scores = (verbs[rows, best_verbs][:, :, None] + nouns[rows, best_nouns][:, None, :]).reshape(
-        len(verbs), -1
-    )
-    pair_verbs = np.repeat(best_verbs, best_nouns.shape[1], axis=1)
-    pair_nouns = np.tile(best_nouns, (1, best_verbs.shape[1]))
-    order = np.lexsort((pair_nouns, pair_verbs, -scores), axis=1)[:, :K]
-    hits = (pair_verbs[rows, order] == verb_labels[:, None]) & (
-        pair_nouns[rows, order] == noun_labels[:, None]
-    )
-    return np.where(hits.any(1), hits.argmax(1), K)
+    own = (_of_labels(verbs, verb_labels) + _of_labels(nouns, noun_labels))[:, None]
+    best = (_best(verbs, K + 1)[:, :, None] + _best(nouns, K + 1)[:, None, :]).reshape(len(verbs), -1)
+    above, at_least = (best > own).sum(1), (best >= own).sum(1)
+    for row in np.flatnonzero((above < K) & (at_least > K)):
+        at_least[row] = (verbs[row][:, None] + nouns[row] >= own[row]).sum()
+    return Places(above, np.maximum(at_least - above, 1))
 
 
-def _pair_rank(
+def _pair_places(
     action_scores: np.ndarray,
     pairs: Sequence[tuple[int, int]] | None,
     verb_labels: np.ndarray,
     noun_labels: np.ndarray,
-) -> np.ndarray:
-    """(N,) place of the label's pair among the columns; past the last one where the label has no column."""
+) -> Places:
+    """The places of the labels' pairs among the columns; past the K best where the label has no column."""
     if pairs is None or len(pairs) != action_scores.shape[1]:
         raise ValueError(
             f"action_scores has {action_scores.shape[1]} columns; `pairs` must name each of them"
@@ -133,8 +156,22 @@ def _pair_rank(
     found = np.array(
         [column.get((int(v), int(n)), -1) for v, n in zip(verb_labels, noun_labels, strict=True)]
     )
-    rank = _rank(action_scores, np.maximum(found, 0))
-    return np.where(found >= 0, rank, action_scores.shape[1])
+    places = _places(action_scores, np.maximum(found, 0))
+    return Places(np.where(found >= 0, places.above, K), places.tied)
+
+
+def _of_labels(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(N, classes), (N,) -> (N,): the score of each row's label."""
+    return scores[np.arange(len(scores)), labels]
+
+
+def _best(scores: np.ndarray, count: int) -> np.ndarray:
+    """The `count` highest scores of each row, or all of them where there are fewer."""
+    return np.sort(scores, axis=1)[:, -count:]
+
+
+def _is_fraction(hits: np.ndarray) -> np.ndarray:
+    return (hits > 0) & (hits < 1)
 
 
 def _percent(hits: np.ndarray) -> float | None:
@@ -142,7 +179,7 @@ def _percent(hits: np.ndarray) -> float | None:
 
 
 def _class_mean(hits: np.ndarray, labels: np.ndarray) -> float | None:
-    """The share of hits within each class that is present, averaged over those classes."""
+    """The share of hits (N,) within each class that is present, averaged over those classes."""
     if not len(labels):
         return None
     _, index = np.unique(labels, return_inverse=True)

@@ -1,5 +1,7 @@
 """The measures: hand-counted cases, slow twins, and the traps of the two recalls."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -88,11 +90,117 @@ def test_scores_of_any_scale_and_offset_rank_the_same():
     assert evaluate(log_softmax(case[0]), log_softmax(case[1]), *case[2:]) == evaluate(*case)
 
 
-def test_equal_scores_rank_by_class_id():
-    verb = np.zeros((2, 7))
-    out = evaluate(verb, verb, np.array([0, 4]), np.array([0, 0]))
-    assert out["all_verb_top1"] == 50
-    assert out["all_verb_top5"] == 100
+def by_all_orders(scores, label, k):
+    """How often the label is among the best k, over every order of the classes, ties kept in that order."""
+    orders = list(itertools.permutations(range(len(scores))))
+    hits = [label in sorted(order, key=lambda one: -scores[one])[:k] for order in orders]
+    return sum(hits) / len(hits)
+
+
+def tied_case(rows, verbs, nouns, values, seed=0):
+    """Scores of a few values only, so that most rows tie somewhere."""
+    rng = np.random.default_rng(seed)
+    return (
+        rng.integers(0, values, (rows, verbs)).astype(float),
+        rng.integers(0, values, (rows, nouns)).astype(float),
+        rng.integers(0, verbs, rows),
+        rng.integers(0, nouns, rows),
+    )
+
+
+@pytest.mark.parametrize("values", [1, 2, 3])
+def test_a_tie_counts_as_often_as_an_order_of_the_tied_classes_makes_a_hit(values):
+    """Every order of seven classes tried, against the closed form."""
+    verb, _, labels, _ = tied_case(12, 7, 7, values)
+    out = evaluate(verb, verb, labels, labels)
+    for k in (1, 5):
+        expected = [by_all_orders(scores, label, k) for scores, label in zip(verb, labels, strict=True)]
+        assert out[f"all_verb_top{k}"] == pytest.approx(100 * np.mean(expected))
+    by_class = [np.mean([expected[i] for i in np.flatnonzero(labels == c)]) for c in np.unique(labels)]
+    assert out["all_verb_mean_class_recall5"] == pytest.approx(100 * np.mean(by_class))
+
+
+@pytest.mark.parametrize("values", [1, 2])
+def test_pairs_that_tie_count_likewise(values):
+    """Every order of the eight pairs of 2 verbs and 4 nouns; as products, and as scores over given pairs."""
+    verb, noun, verb_labels, noun_labels = tied_case(6, 2, 4, values)
+    pairs = list(itertools.product(range(2), range(4)))
+    sums = log_softmax(verb)[:, [v for v, _ in pairs]] + log_softmax(noun)[:, [n for _, n in pairs]]
+    columns = [pairs.index(pair) for pair in zip(verb_labels, noun_labels, strict=True)]
+    products = evaluate(verb, noun, verb_labels, noun_labels)
+    given = evaluate(verb, noun, verb_labels, noun_labels, action_scores=sums, pairs=pairs)
+    for k in (1, 5):
+        expected = [by_all_orders(scores, column, k) for scores, column in zip(sums, columns, strict=True)]
+        assert products[f"all_action_top{k}"] == pytest.approx(100 * np.mean(expected))
+        assert given[f"all_action_top{k}"] == products[f"all_action_top{k}"]
+
+
+@pytest.mark.parametrize("values", [2, 3, 6, 40])
+def test_products_count_ties_over_all_pairs(values):
+    """Places from the few best verbs and nouns, against every pair of 30 verbs and 50 nouns."""
+    case = tied_case(300, 30, 50, values)
+    verbs, nouns, rows = log_softmax(case[0]), log_softmax(case[1]), np.arange(300)
+    own = verbs[rows, case[2]] + nouns[rows, case[3]]
+    sums = verbs[:, :, None] + nouns[:, None, :]
+    above = (sums > own[:, None, None]).sum((1, 2))
+    tied = (sums == own[:, None, None]).sum((1, 2))
+    out = evaluate(*case)
+    fractions = 0
+    for k in (1, 5):
+        expected = np.clip((k - above) / tied, 0, 1)
+        assert out[f"all_action_top{k}"] == pytest.approx(100 * expected.mean())
+        fractions = fractions | ((expected > 0) & (expected < 1))
+    assert out.get("all_action_ties", 0) == fractions.sum()
+
+
+def test_equal_scores_are_worth_a_guess_and_are_counted():
+    """All-zero scores of EK100's size: class ids are sorted by frequency, and rank nothing."""
+    labels = np.minimum(np.random.default_rng(0).geometric(0.2, 1000) - 1, 96)  # the small ids are frequent
+    zeros = np.zeros((1000, 97)), np.zeros((1000, 300))
+    out = evaluate(*zeros, labels, labels, tail_verbs=range(10, 97))
+    assert out["all_verb_top1"] == pytest.approx(100 / 97)
+    assert out["all_verb_top5"] == pytest.approx(500 / 97)
+    assert out["all_verb_mean_class_recall5"] == pytest.approx(500 / 97)
+    assert out["all_noun_top1"] == pytest.approx(100 / 300)
+    assert out["all_action_top1"] == pytest.approx(100 / 29_100)
+    assert out["all_action_top5"] == pytest.approx(500 / 29_100)
+    assert out["relaxed_action_mean_class_recall5"] == pytest.approx(100 * 5 / 97 * 5 / 300)
+    assert [out[f"all_{target}_ties"] for target in ("verb", "noun", "action")] == [1000] * 3
+    assert out["tail_verb_ties"] == (labels >= 10).sum()
+    assert "unseen_verb_ties" not in out  # no row
+
+
+def test_only_a_tie_across_a_border_makes_a_fraction():
+    """Three classes share the first place: a third of a hit at 1, a whole one at 5."""
+    verb = np.array([[3.0, 3, 3, 2, 1, 0, -1]])
+    tied = [evaluate(verb, verb, np.array([label]), np.array([label])) for label in (0, 1, 2)]
+    assert tied[0] == tied[1] == tied[2]  # the label's number plays no part
+    assert tied[0]["all_verb_top1"] == pytest.approx(100 / 3)
+    assert tied[0]["all_verb_top5"] == 100
+    assert tied[0]["all_verb_ties"] == 1
+    below = evaluate(verb, verb, np.array([6]), np.array([6]))
+    assert below["all_verb_top5"] == 0
+    assert not [key for key in below if key.endswith("_ties")]
+
+
+def test_scores_without_ties_give_no_key_of_ties():
+    assert not [key for key in evaluate(*random_case()) if key.endswith("_ties")]
+
+
+def test_probability_zero_ties_with_probability_zero():
+    """-inf equals -inf: a label of probability 0 shares the places that are left over."""
+    verb = np.array([[0.0, -1, -2, -np.inf, -np.inf, -np.inf, -np.inf]])
+    out = evaluate(verb, verb, np.array([5]), np.array([0]))
+    assert out["all_verb_top5"] == pytest.approx(100 * 2 / 4)
+    assert out["all_action_top5"] == 0  # nine pairs have a probability
+
+
+def test_a_label_without_a_column_is_a_miss_however_few_columns_there_are():
+    verb, noun = np.zeros((1, 7)), np.zeros((1, 9))
+    out = evaluate(
+        verb, noun, np.array([3]), np.array([3]), action_scores=np.ones((1, 2)), pairs=[(0, 0), (1, 1)]
+    )
+    assert out["all_action_top5"] == 0
 
 
 def test_empty_groups_are_none():
