@@ -92,14 +92,26 @@ class Head(nn.Module):
 
     def forward(self, streams: Streams) -> dict[str, Tensor]:
         """streams: name -> (tokens (B, L, width), lengths (B,)). Returns logits {"verb": (B, verbs), "noun":
-        (B, nouns)}. Raises ValueError for other streams than the head was built for.
+        (B, nouns)}. What tokens hold from a row's length on reaches neither them nor a gradient. Raises
+        ValueError for other streams than the head was built for.
         """
         check_streams(streams, self.config.streams)
-        fused = self.fuse(streams)
+        fused = self.fuse(without_padding(streams))
         return {
-            "verb": self.verb_head(self.dropout(fused["verb"])),
-            "noun": self.noun_head(self.dropout(fused["noun"])),
+            "verb": self._classify(self.verb_head, fused["verb"]),
+            "noun": self._classify(self.noun_head, fused["noun"]),
         }
+
+    def _classify(self, classifier: nn.Linear, fused: Tensor) -> Tensor:
+        """(B, d) -> logits (B, classes); in evaluation in float32 also under autocast: of 300 bfloat16 logits
+        the best one is often not the only one.
+        """
+        fused, device = self.dropout(fused), fused.device.type
+        has_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        if self.training or not has_autocast:
+            return classifier(fused)
+        with torch.autocast(device, enabled=False):
+            return classifier(fused.to(classifier.weight.dtype))
 
     def fuse(self, streams: Streams) -> dict[str, Tensor]:
         """What the classifiers read, {"verb": (B, d), "noun": (B, d)}."""
@@ -217,7 +229,23 @@ def check_streams(streams: Streams, shapes: dict[str, StreamShape]) -> None:
             )
 
 
+def without_padding(streams: Streams) -> Streams:
+    """The streams with zeros from each row's length on. A mask is not enough: it may multiply NaN by 0, and a
+    norm squares 1e30.
+    """
+    return {
+        name: (torch.where(valid_tokens(tokens, lengths), tokens, 0.0), lengths)
+        for name, (tokens, lengths) in streams.items()
+    }
+
+
+def valid_tokens(tokens: Tensor, lengths: Tensor) -> Tensor:
+    """(B, L, D), (B,) -> (B, L, 1) bool: which tokens come before their row's length."""
+    return (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None])[..., None]
+
+
 def masked_mean(tokens: Tensor, lengths: Tensor) -> Tensor:
     """(B, L, D), (B,) -> (B, D): the mean over each row's first `length` tokens; 0 for an empty row."""
-    valid = (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None])[..., None]
-    return torch.where(valid, tokens, 0.0).sum(1) / lengths.clamp(min=1)[:, None].to(tokens.dtype)
+    return torch.where(valid_tokens(tokens, lengths), tokens, 0.0).sum(1) / lengths.clamp(min=1)[:, None].to(
+        tokens.dtype
+    )

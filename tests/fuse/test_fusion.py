@@ -68,6 +68,35 @@ def test_padding_changes_nothing(kind):
         torch.testing.assert_close(head(padded)[target], logits)
 
 
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf"), -float("inf"), 1e30])
+@pytest.mark.parametrize("kind", [*HEADS, "counted"])
+def test_what_padding_holds_reaches_neither_outputs_nor_gradients(kind, garbage):
+    """To the bit as if it held zeros; also where padding counts, as zeros, in the mean (`counted`)."""
+
+    def outputs_and_gradients(fill):
+        head = build("mambavl", pad_text_to=9) if kind == "counted" else build(kind)
+        filled = {}
+        for name, (tokens, lengths) in make_streams().items():
+            valid = torch.arange(tokens.shape[1])[None, :, None] < lengths[:, None, None]
+            filled[name] = torch.where(valid, tokens, fill), lengths
+        out = head(filled)
+        (out["verb"].square().sum() + out["noun"].square().sum()).backward()
+        return {**out, **{name: p.grad for name, p in head.named_parameters()}}
+
+    expected = outputs_and_gradients(0.0)
+    for name, found in outputs_and_gradients(garbage).items():
+        assert found.isfinite().all(), name
+        assert torch.equal(found, expected[name]), name
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_head_leaves_the_padding_of_what_it_is_given(kind):
+    given = make_streams()
+    before = {name: tokens.fill_(7.0).clone() for name, (tokens, _) in given.items()}
+    build(kind)(given)
+    assert all(torch.equal(given[name][0], before[name]) for name in given)
+
+
 @pytest.mark.parametrize("kind", HEADS)
 def test_rows_do_not_see_each_other(kind):
     head, streams = build(kind), make_streams()
@@ -182,6 +211,7 @@ def test_released_counts_padding_and_says_so_by_its_knob():
     torch.manual_seed(0)
     head = SSMFusion(config).eval()
     tokens, lengths = torch.randn(2, 4, 6), torch.tensor([4, 2])
+    tokens[1, 2:] = 0.0
     streams = dict.fromkeys(WIDTHS, (tokens, lengths))
     assert config.pad_text_to == 40
     out = head(streams)["verb"]

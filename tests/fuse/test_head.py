@@ -60,13 +60,16 @@ OWN = {
 }  # fmt: skip
 
 
-def build(kind):
+def build(kind, **options):
+    sizes = {**SIZES, **options}
     if kind == "mambavl":
-        return SSMFusion(FusionConfig(**SIZES, d_state=2))
+        return SSMFusion(FusionConfig(**sizes, d_state=2))
     streams = {**STREAMS, "noun_question": StreamShape(width=5)}
     if kind == "mlp":
-        return MLPFusion(MLPConfig(**{**SIZES, "streams": streams}))
-    return TransformerFusion(TransformerConfig(**SIZES, depth=1, num_heads=2, max_positions=8))
+        return MLPFusion(MLPConfig(**{**sizes, "streams": streams}))
+    return TransformerFusion(
+        TransformerConfig(**sizes, depth=1, num_heads=2, max_positions=8, block_dropout=0.0)
+    )
 
 
 def named_groups(head, **options):
@@ -109,6 +112,47 @@ def test_whatever_is_shared_the_ssm_trains_at_its_own_rate(share):
         name for name, _ in head.named_parameters() if name.split(".")[0] in ("mixer", "a_log", "d_skip")
     ]
     assert of_ssm == set(expected)
+
+
+def scored_in_bfloat16(kind, rows, **options):
+    torch.manual_seed(0)
+    head = build(kind, **options).eval()
+    lengths = torch.full((rows,), 3)
+    streams = {}
+    for name, shape in head.config.streams.items():
+        streams[name] = torch.randn(rows, 3, shape.width), lengths
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        scored, trained = head(streams), head.train()(streams)
+    return scored, trained
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_logits_are_float32_when_scored_under_autocast_and_as_ever_when_trained(kind):
+    scored, trained = scored_in_bfloat16(kind, 4, dropout=0.0)
+    for target in ("verb", "noun"):
+        assert scored[target].dtype == torch.float32
+        assert trained[target].dtype == torch.bfloat16
+        torch.testing.assert_close(scored[target], trained[target].float(), rtol=2e-2, atol=2e-2)
+
+
+def test_logits_of_many_classes_do_not_tie_when_scored_under_autocast():
+    """1,000 rows of 300 classes: in bfloat16 the best logit is shared in several rows."""
+    scored, trained = scored_in_bfloat16("mlp", 1000, num_nouns=300)
+    ties = {}
+    for name, logits in (("scored", scored["noun"]), ("trained", trained["noun"])):
+        ties[name] = int(((logits == logits.amax(1, keepdim=True)).sum(1) > 1).sum())
+    assert ties["scored"] == 0
+    assert ties["trained"] > 5
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_a_head_in_double_precision_scores_in_it(kind):
+    head = build(kind).double().eval()
+    streams = {
+        name: (torch.randn(2, 3, shape.width, dtype=torch.float64), torch.tensor([3, 2]))
+        for name, shape in head.config.streams.items()
+    }
+    assert head(streams)["verb"].dtype == torch.float64
 
 
 def test_heads_without_an_ssm_name_no_scan_backend():
