@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import checkpoint, metrics
 from mambavl.fuse.data import FeatureData
-from mambavl.fuse.head import Head
+from mambavl.fuse.head import Head, valid_tokens
 from mambavl.fuse.recipe import Recipe, build_head
 from mambavl.fuse.result import Metrics, Params, Result, Rows, Training
 from mambavl.fuse.run import (
@@ -26,16 +27,25 @@ from mambavl.fuse.run import (
     write_scores,
 )
 
+ROWS_SHOWN = 5  # in a message
+
 
 @torch.inference_mode()
 def score(
-    head: Head, data: FeatureData, rows: np.ndarray, prior: Prior, precision: str, batch_size: int
+    head: Head,
+    data: FeatureData,
+    rows: np.ndarray,
+    prior: Prior,
+    precision: str,
+    batch_size: int,
+    *,
+    run: Path,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities (rows, verbs), (rows, nouns), float32: of the mean probabilities where rows have
     several views.
 
-    A row without features gets the training prior.
-    Raises DataError when the head gives anything that is not a number.
+    A row without features gets the training prior. `run` is named in errors only.
+    Raises DataError when the head gives anything that is not a number, naming the features at fault if any.
     """
     head.eval()
     device = next(head.parameters()).device
@@ -52,11 +62,56 @@ def score(
         )
     finite = np.isfinite(verb).all(1) & np.isfinite(noun).all(1)
     if not finite.all():
-        row = data.segments[rows[int(np.argmin(finite))]].narration_id
+        failed = rows[~finite]
+        for first in range(0, len(failed), batch_size):
+            refuse_broken_features(run, data, failed[first : first + batch_size], range(data.views))
         raise DataError(
-            f"diverged: the head's scores of row {row} are not finite; lower train.lr and train.lr_ssm"
+            f"{run}: diverged: the head's scores of row {_id(data, failed[0])} are not finite; "
+            "lower train.lr and train.lr_ssm"
         )
     return verb, noun
+
+
+def refuse_broken_features(
+    run: Path, data: FeatureData, rows: np.ndarray, views: Iterable[int | np.ndarray]
+) -> None:
+    """Raises DataError where features of `rows` hold NaN or infinity: no learning rate mends those, so both
+    training and scoring look for them before they advise one. views: those to look at, as `FeatureData.batch`
+    takes them.
+    """
+    broken: dict[int, str] = {}  # row of the batch -> where its first fault is
+    for view in views:
+        for name, (tokens, lengths) in data.batch(rows, "cpu", view).items():
+            for row, step in _broken_steps(tokens, lengths).items():
+                what = "NaN" if tokens[row, step].isnan().any() else "infinity"
+                at = _named_step(step, data.sources[name].class_token)
+                broken.setdefault(row, f"row {_id(data, rows[row])}, stream {name}: {what} at {at}")
+    if broken:
+        lines = [broken[row] for row in sorted(broken)]
+        more = f"\n  and {len(lines) - ROWS_SHOWN} more rows" if len(lines) > ROWS_SHOWN else ""
+        listed = "\n  ".join(lines[:ROWS_SHOWN])
+        raise DataError(
+            f"{run}: features are not finite (steps count from 0):\n  {listed}{more}\n"
+            "`mambavl cache verify STORE` says whether the store is damaged; if not, make these rows again."
+        )
+
+
+def _broken_steps(tokens: Tensor, lengths: Tensor) -> dict[int, int]:
+    """tokens (B, L, D), lengths (B,) -> row: its first step that is not finite, of rows that have one."""
+    broken = valid_tokens(tokens, lengths)[..., 0] & ~tokens.isfinite().all(-1)  # (B, L)
+    rows = broken.any(1).nonzero()[:, 0]
+    return dict(zip(rows.tolist(), broken[rows].int().argmax(1).tolist(), strict=True))
+
+
+def _named_step(step: int, class_token: bool) -> str:
+    """A step as the store counts it: the class token, where there is one, was put before the first."""
+    if not class_token:
+        return f"step {step}"
+    return f"step {step - 1}" if step else "the class token"
+
+
+def _id(data: FeatureData, row: int) -> str:
+    return data.segments[row].narration_id
 
 
 def _mean_probability(logits: list[Tensor]) -> np.ndarray:
@@ -100,7 +155,7 @@ def evaluate_head(
     result.
     """
     rows = data.evaluation
-    verb, noun = score(head, data, rows, prior, training.precision, recipe.train.batch_size)
+    verb, noun = score(head, data, rows, prior, training.precision, recipe.train.batch_size, run=run)
     write_scores(run, recipe.data.scored, data, rows, verb, noun)
     guessed_verb, guessed_noun = (np.tile(values, (len(rows), 1)) for values in prior)
     result = Result(

@@ -160,6 +160,7 @@ class _Trainer:
         value = self._sum(float(loss.detach())) / processes
         # gradients are averaged, so all processes see the same
         if not (math.isfinite(norm) and math.isfinite(value)):
+            evaluate.refuse_broken_features(self.run, self.data, rows, [self.views[rows]])
             ids = ", ".join(self.data.segments[row].narration_id for row in rows[:5])
             raise DataError(
                 f"{self.run}: diverged: loss {value}, gradient norm {norm} in epoch {self.epoch + 1}, "
@@ -200,7 +201,7 @@ class _Trainer:
     def _measure(self) -> Metrics:
         head, rows = self.accelerator.unwrap_model(self.model), self.data.evaluation
         verb, noun = evaluate.score(
-            head, self.data, rows, self.data.log_prior(), self.precision, self.config.batch_size
+            head, self.data, rows, self.data.log_prior(), self.precision, self.config.batch_size, run=self.run
         )
         return evaluate.measure(self.data, rows, verb, noun)
 

@@ -2,11 +2,16 @@
 
 import shutil
 
+import numpy as np
 import pytest
+import torch
 
-from helpers.tiny import ROWS, make_dense_store, tiny_recipe
+from helpers.tiny import ROWS, make_dense_store, make_segments, tiny_recipe
+from mambavl.configs import validate
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import evaluate, report
+from mambavl.fuse.data import DataConfig, FeatureData
+from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.run import read_result
 from mambavl.fuse.train import train
 
@@ -52,3 +57,77 @@ def test_runs_that_cannot_be_shown_say_what_to_type(stores, tmp_path):
         report.write_report([tmp_path / "run"], tmp_path / "r.html")
     with pytest.raises(DataError, match="is not a run: it has no recipe"):
         evaluate.evaluate_run(tmp_path / "nowhere")
+
+
+def broken_store(path, holes, **options):
+    """A video store in which a step of some rows is not finite.
+
+    holes: narration_id -> (view, step, value).
+    """
+    numbers = {segment.narration_id: row for row, segment in enumerate(make_segments(ROWS))}
+    broken = {(numbers[name], view, step): value for name, (view, step, value) in holes.items()}
+    make_dense_store(path / "video.zarr", ROWS, broken=broken, **options)
+
+
+def ids_of(split):
+    return [segment.narration_id for segment in make_segments(ROWS) if segment.split == split]
+
+
+def test_a_feature_that_is_not_finite_is_named_in_training(tmp_path):
+    row = ids_of("train")[3]
+    broken_store(tmp_path, {row: (0, 2, np.nan)})
+    with pytest.raises(DataError) as error:
+        train(tiny_recipe(tmp_path, text=False), tmp_path / "run")
+    assert f"row {row}, stream video: NaN at step 2\n" in str(error.value)
+    assert str(error.value).startswith(f"{tmp_path / 'run'}: features are not finite")
+    assert "train.lr" not in str(error.value)
+
+
+def test_a_feature_that_is_not_finite_is_named_in_scoring(tmp_path):
+    """In whichever view it is; by the encoder's overflow of float16, say."""
+    row = ids_of("validation")[5]
+    broken_store(tmp_path, {row: (1, 3, -np.inf)}, views=2)
+    with pytest.raises(DataError, match=rf"row {row}, stream video: infinity at step 3\n") as error:
+        train(tiny_recipe(tmp_path, text=False), tmp_path / "run")
+    assert str(tmp_path / "run") in str(error.value)
+    assert "train.lr" not in str(error.value)
+
+
+@pytest.mark.parametrize("head", ["mambavl", "mlp", "transformer"])
+def test_every_row_at_fault_is_named_up_to_five(tmp_path, head):
+    rows = ids_of("validation")
+    broken_store(tmp_path, {row: (0, number % 4, np.nan) for number, row in enumerate(rows[:7])})
+    with pytest.raises(DataError) as error:
+        train(tiny_recipe(tmp_path, text=False, head=head, batch_size=24), tmp_path / "run")
+    for number, row in enumerate(rows[:5]):
+        assert f"\n  row {row}, stream video: NaN at step {number % 4}\n" in str(error.value)
+    assert f"row {rows[5]}," not in str(error.value)
+    assert "\n  and 2 more rows\n" in str(error.value)
+
+
+def test_a_step_is_counted_as_the_store_counts_it(tmp_path, monkeypatch):
+    """The class token, read before the steps, moves them by one; and it may be broken itself."""
+    row = ids_of("train")[0]
+    broken_store(tmp_path, {row: (0, 1, np.inf)}, class_token=True)
+    raw = tiny_recipe(tmp_path, text=False).model_dump(mode="json", exclude_none=True)
+    raw["streams"]["video"]["class_token"] = True
+    data = FeatureData(validate(raw, Recipe, "r.toml").sources, DataConfig())
+    where = np.flatnonzero([segment.narration_id == row for segment in data.segments])
+    with pytest.raises(DataError, match=f"row {row}, stream video: infinity at step 1"):
+        evaluate.refuse_broken_features(tmp_path, data, where, [0])
+    tokens, lengths = data.batch(where)["video"]
+    tokens[:, 0] = torch.nan
+    monkeypatch.setattr(data, "batch", lambda rows, device, view: {"video": (tokens, lengths)})
+    with pytest.raises(DataError, match=f"row {row}, stream video: NaN at the class token"):
+        evaluate.refuse_broken_features(tmp_path, data, where, [0])
+    lengths[:] = 0
+    evaluate.refuse_broken_features(tmp_path, data, where, [0])  # padding may hold anything
+
+
+def test_finite_features_are_not_blamed(stores, tmp_path):
+    """Weights that exploded: the advice is about the learning rate, and names the run."""
+    recipe = tiny_recipe(stores, lr=1e30, lr_ssm=1e30, warmup_epochs=0, batch_size=100, epochs=1)
+    with pytest.raises(DataError) as error:
+        train(recipe, tmp_path / "run")
+    assert str(error.value).startswith(f"{tmp_path / 'run'}: diverged: the head's scores of row P01_")
+    assert "lower train.lr and train.lr_ssm" in str(error.value)

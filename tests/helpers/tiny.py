@@ -63,6 +63,7 @@ def make_dense_store(
     recipe=None,
     failed=None,
     short=None,
+    broken=None,
     splits=None,
     class_token: bool = False,
 ):
@@ -70,6 +71,7 @@ def make_dense_store(
     width).
 
     class_token: with a level `cls`, the mean plus 1. failed: row -> status; short: row -> steps, then NaN.
+    broken: (row, view, step) -> a value that all its channels have.
     """
     segments = make_segments(rows, splits or ("train", "validation"))
     level = Level("frame", "dense", (views, steps, width), dtype, steps=steps, compressor=compressor)
@@ -84,6 +86,8 @@ def make_dense_store(
     ).astype(np.float32)
     lengths = np.array([(short or {}).get(row, steps) for row in range(rows)])
     features[np.broadcast_to((np.arange(steps) >= lengths[:, None])[:, None], features.shape[:3])] = np.nan
+    for where, value in (broken or {}).items():
+        features[where] = value
     fake = {"encoder": {"name": "fake", "state": "random", "sha256": "0" * 64, "width": width}}
     spec = Spec(
         kind="video",
