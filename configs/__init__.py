@@ -93,10 +93,16 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def validate(data: dict[str, Any], kind: type[ConfigType], source: str) -> ConfigType:
-    """Validate `data` as `kind`; all faults in one UsageError, a line each."""
+def validate(
+    data: dict[str, Any], kind: type[ConfigType], source: str, *, recorded: bool = False
+) -> ConfigType:
+    """Validate `data` as `kind`; all faults in one UsageError, a line each.
+
+    recorded: `data` was written by a run, and is read, not asked for: validators let pass what was meant
+    wrongly but done (they find `recorded` in their context).
+    """
     try:
-        return kind.model_validate(data)
+        return kind.model_validate(data, context={"recorded": recorded})
     except ValidationError as error:
         lines = [_explain(fault, kind, source) for fault in error.errors(include_url=False)]
         raise UsageError("\n".join(lines)) from None

@@ -1,9 +1,10 @@
 """A training recipe: which streams, which head, which optimiser; and the head that it stands for."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mambavl.configs import Config
 from mambavl.configs.errors import UsageError, did_you_mean
@@ -25,11 +26,14 @@ class TrainConfig(Config):
     optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: with Nesterov momentum
     lr: float = Field(default=1e-3, gt=0)  # peak learning rate of everything but the SSM
     lr_ssm: float = Field(default=3e-3, gt=0)  # peak learning rate of the SSM, A included
-    # learning rate at which the warm-up begins, on the scale of `lr`; lr_ssm keeps its ratio to lr throughout
+    # learning rate at which the warm-up begins, at most `lr` and on its scale; lr_ssm keeps its ratio to lr
+    # throughout
     lr_start: float = Field(default=1e-6, ge=0)
-    # learning rate at which the cosine ends, on the scale of `lr` (the paper prints its peak, a misprint)
+    # learning rate at which the cosine ends, at most `lr` and on its scale (the paper prints its peak, a
+    # misprint)
     lr_end: float = Field(default=1e-5, ge=0)
-    warmup_epochs: float = Field(default=2.0, ge=0)  # epochs of linear warm-up; half a cosine follows
+    # epochs of linear warm-up, fewer than `epochs`; half a cosine follows
+    warmup_epochs: float = Field(default=2.0, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)  # of sgd; adamw has its own
     weight_decay: float = Field(default=0.05, ge=0)  # of matrices; biases, norms, A_log and D do not decay
     decay_all: bool = False  # decay A_log, D, biases and norms as well, as the released code does
@@ -80,10 +84,56 @@ class Recipe(Config):
                 raise ValueError(f"use_streams names {name!r}, which is not in [streams]{hint}")
         return self
 
+    @model_validator(mode="after")
+    def _schedule_can_be_meant(self, info: ValidationInfo) -> "Recipe":
+        if info.context and info.context.get("recorded"):
+            return self  # a run that was trained so can still be scored and shown
+        faults = list(schedule_faults(self.train))
+        if faults:
+            raise ValueError(f"[train] {'; '.join(faults)}")
+        return self
+
     @property
     def sources(self) -> dict[str, StreamSource]:
         """The streams in use."""
         return {n: s for n, s in self.streams.items() if self.use_streams is None or n in self.use_streams}
+
+
+# Keys that change no weight: names, where features are kept and when their bytes are checked, how often a run
+# is scored and saved (scoring draws no random number, and the draws of an update depend on its place alone).
+WITHOUT_WEIGHT = (
+    "title",
+    "published",
+    "data.resident",
+    "data.verify",
+    "train.eval_every",
+    "train.checkpoint_every",
+)
+
+
+def what_decides(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as in its TOML file, defaults filled in, without the keys that change no weight."""
+    found = recipe.model_dump(mode="json", exclude_none=True)
+    for key in WITHOUT_WEIGHT:
+        *sections, name = key.split(".")
+        owner = found
+        for section in sections:
+            owner = owner[section]
+        owner.pop(name, None)
+    return found
+
+
+def schedule_faults(train: TrainConfig) -> Iterator[str]:
+    """Why a schedule cannot be meant: it never reaches its peak, or begins or ends above it."""
+    if train.warmup_epochs >= train.epochs:
+        yield (
+            f"warmup_epochs = {train.warmup_epochs:g} is not below epochs = {train.epochs}, so training "
+            f"would end before it reaches lr; set train.warmup_epochs={train.epochs / 2:g}, or more epochs"
+        )
+    for key in ("lr_start", "lr_end"):
+        rate = getattr(train, key)
+        if rate > train.lr:
+            yield f"{key} = {rate:g} is above the peak lr = {train.lr:g}; set train.{key} to at most that"
 
 
 HEADS: dict[str, tuple[str, type[Head]]] = {  # `head` of a recipe -> its section, its class

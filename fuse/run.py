@@ -22,7 +22,7 @@ from mambavl.cache.rows import Classes
 from mambavl.configs import dump, read_toml, validate
 from mambavl.configs.errors import DataError, UsageError, differs
 from mambavl.fuse.data import FeatureData
-from mambavl.fuse.recipe import Recipe
+from mambavl.fuse.recipe import Recipe, what_decides
 from mambavl.fuse.result import Environment, Result
 
 RECIPE, STREAMS, CLASSES, PRIOR = "recipe.toml", "streams.json", "classes.json", "prior.json"
@@ -60,7 +60,7 @@ def write_inputs(run: Path, recipe: Recipe, data: FeatureData) -> None:
 
 def read_recipe(run: Path) -> Recipe:
     """The resolved recipe of a run. Raises DataError when the folder is not a run."""
-    return validate(_raw_recipe(run), Recipe, str(run / RECIPE))
+    return validate(_raw_recipe(run), Recipe, str(run / RECIPE), recorded=True)
 
 
 def read_prior(run: Path) -> Prior:
@@ -98,11 +98,16 @@ def refuse_other_folder(run: Path) -> None:
 
 
 def refuse_other_recipe(run: Path, recipe: Recipe) -> None:
-    """Raises UsageError where the folder belongs to a run of another recipe."""
+    """Raises UsageError where the folder belongs to a run whose recipe gives other weights: keys that the run
+    is older than have their defaults, and keys that change no weight may differ.
+    """
     if not (run / RECIPE).exists():
         return
-    wanted = recipe.model_dump(mode="json", exclude_none=True)
-    faults = canonical.differences(_raw_recipe(run), wanted)
+    try:
+        begun_with = read_recipe(run)
+    except UsageError as error:
+        raise UsageError(f"{run}: has a recipe that cannot be compared; use another --out\n{error}") from None
+    faults = canonical.differences(what_decides(begun_with), what_decides(recipe))
     if faults:
         what = differs(faults, "there -> asked for")
         raise UsageError(f"{run}: belongs to another recipe. {what}\nUse another --out.")

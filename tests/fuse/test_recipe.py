@@ -1,13 +1,17 @@
 """A recipe and the head that it stands for."""
 
+import copy
+from pathlib import Path
+
 import pytest
 import torch
 
 from helpers.tiny import tiny_recipe
-from mambavl.configs import validate
+from mambavl.configs import find_recipe, load, set_key, validate
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.head import StreamShape
-from mambavl.fuse.recipe import HEADS, Recipe, make_head
+from mambavl.fuse.recipe import HEADS, Recipe, make_head, schedule_faults, what_decides
+from mambavl.fuse.sweep import flatten
 
 STREAMS = {name: StreamShape(width=6) for name in ("video", "verb_question", "noun_question")}
 
@@ -46,3 +50,110 @@ def test_a_misspelt_stream_is_refused_in_its_recipe(stores):
 def test_a_resolved_recipe_is_read_back_as_it_was(stores):
     recipe = tiny_recipe(stores)
     assert validate(recipe.model_dump(mode="json", exclude_none=True), Recipe, "r.toml") == recipe
+
+
+SCHEDULES = {  # what is set -> what is said
+    (
+        ("epochs", 2),
+        ("warmup_epochs", 2),
+    ): "warmup_epochs = 2 is not below epochs = 2.* train.warmup_epochs=1,",
+    (
+        ("epochs", 1),
+        ("warmup_epochs", 1.5),
+    ): "warmup_epochs = 1.5 is not below epochs = 1.*warmup_epochs=0.5,",
+    (("lr_start", 0.02),): "lr_start = 0.02 is above the peak lr = 0.01; set train.lr_start to at most that",
+    (("lr", 1e-6),): "lr_end = 1e-05 is above the peak lr = 1e-06; set train.lr_end to at most that",
+}
+
+
+@pytest.mark.parametrize(("sets", "said"), SCHEDULES.items())
+def test_a_schedule_that_cannot_be_meant_is_refused_and_read_from_a_run(stores, sets, said):
+    raw = tiny_recipe(stores).model_dump(mode="json", exclude_none=True)
+    raw["train"] |= dict(sets)
+    with pytest.raises(UsageError, match=rf"^r\.toml: \[train\] {said}"):
+        validate(raw, Recipe, "r.toml")
+    recorded = validate(raw, Recipe, "r.toml", recorded=True)
+    assert recorded.train.epochs == raw["train"]["epochs"]
+
+
+def test_all_faults_of_a_schedule_are_said_at_once(stores):
+    with pytest.raises(UsageError, match=r"warmup_epochs = 9.*; lr_start = 2 .*; lr_end = 3 "):
+        tiny_recipe(stores, warmup_epochs=9, lr_start=2, lr_end=3)
+
+
+def test_the_bounds_of_a_schedule_belong_to_it(stores):
+    """No warm-up; a constant rate; a warm-up of all but the last of the updates."""
+    tiny_recipe(stores, epochs=1, warmup_epochs=0)
+    tiny_recipe(stores, lr=1e-2, lr_start=1e-2, lr_end=1e-2)
+    tiny_recipe(stores, epochs=4, warmup_epochs=3.99)
+
+
+def test_two_epochs_of_the_default_recipe_are_told_what_to_set():
+    with pytest.raises(UsageError, match=r"set train\.warmup_epochs=1,"):
+        load("fuse/default", Recipe, ["train.epochs=2"])
+    load("fuse/default", Recipe, ["train.epochs=2", "train.warmup_epochs=1"])
+
+
+PACKAGED = sorted(path.stem for path in find_recipe("fuse/default").parent.glob("*.toml"))
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_every_packaged_recipe_has_a_schedule_that_can_be_meant(name):
+    assert not list(schedule_faults(load(f"fuse/{name}", Recipe).train))
+
+
+# --- recipes compared by meaning
+
+RAW = tiny_recipe(Path("stores")).model_dump(mode="json")
+OTHER = {  # other values of keys that are no plain number or truth value
+    "title": "another",
+    "published": {"verb": 70.9},
+    "head": "mlp",
+    "use_streams": ["video"],
+    "data.train_split": "others",
+    "data.eval_split": "test",
+    "data.hold_out": "0/5",
+    "data.hold_out_by": "video",
+    "data.resident": "ram",
+    "data.verify": "read",
+    "fusion.preset": "paper",
+    "fusion.mixer": "plain",
+    "fusion.dt_rank": 3,
+    "fusion.share": "none",
+    "fusion.init": "released",
+    "fusion.scan": "reference",
+    "transformer.tokens": "pooled",
+    "train.optimizer": "sgd",
+    "train.precision": "fp32",
+    "grid": {"train.seed": [0, 1]},
+    **{f"{head}.question_routing": "both" for head in ("fusion", "mlp", "transformer")},
+    **{f"streams.{stream}.store": "elsewhere.zarr" for stream in RAW["streams"]},
+    **{f"streams.{stream}.level": "patch" for stream in RAW["streams"]},
+    **{f"streams.{stream}.modality": "sound" for stream in RAW["streams"]},
+}
+HARMLESS = {  # listed once more: test_train.py resumes with another value of each
+    "title",
+    "published",
+    "data.resident",
+    "data.verify",
+    "train.eval_every",
+    "train.checkpoint_every",
+}
+VALUES = flatten({**RAW, "published": None, "grid": None})  # every key of a recipe -> its value
+
+
+def other_value(key):
+    if key in OTHER:
+        return OTHER[key]
+    value = VALUES[key]
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int) else value / 2
+
+
+@pytest.mark.parametrize("key", VALUES)
+def test_a_recipe_is_another_when_a_key_differs_that_can_change_a_weight(key):
+    changed = copy.deepcopy(RAW)
+    set_key(changed, key, other_value(key))
+    one, other = (what_decides(validate(raw, Recipe, "r.toml")) for raw in (RAW, changed))
+    assert (one == other) == (key in HARMLESS)

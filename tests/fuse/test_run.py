@@ -1,14 +1,19 @@
 """The folder of a run: what is read back, and what is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import tomli_w
 
 from helpers.tiny import tiny_recipe
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import run as folder
 from mambavl.fuse.data import FeatureData
+from mambavl.fuse.evaluate import evaluate_run
+from mambavl.fuse.fusion import FusionConfig
+from mambavl.fuse.report import write_report
 from mambavl.fuse.train import train
 
 
@@ -83,6 +88,48 @@ def test_another_recipe_is_refused_with_what_differs(finished, stores):
     folder.refuse_other_recipe(finished, tiny_recipe(stores, epochs=2))
     with pytest.raises(UsageError, match=r"What differs \(there -> asked for\):\n  train\.epochs: 2 -> 5"):
         folder.refuse_other_recipe(finished, tiny_recipe(stores, epochs=5))
+
+
+def begun(run, recipe, **changes):
+    """A folder of a run whose recipe.toml differs from `recipe` in some keys; None: the key is left out."""
+    raw = recipe.model_dump(mode="json", exclude_none=True)
+    for key, value in changes.items():
+        section, name = key.split("__")
+        raw[section][name] = value
+        if value is None:
+            del raw[section][name]
+    (run / folder.RECIPE).write_text(tomli_w.dumps(raw))
+
+
+def test_a_run_that_is_older_than_a_key_stays_its_own(recipe, stores, tmp_path):
+    """What a version without `decay_all` and `share` wrote; their defaults are what it did."""
+    begun(tmp_path, recipe, train__decay_all=None, fusion__share=None)
+    folder.refuse_other_recipe(tmp_path, recipe)
+    with pytest.raises(UsageError, match=r"belongs to another recipe.*\n  train\.decay_all: False -> True"):
+        folder.refuse_other_recipe(tmp_path, tiny_recipe(stores, epochs=2, decay_all=True))
+
+
+def test_a_preset_fills_in_its_own_defaults(recipe, tmp_path):
+    paper = recipe.model_copy(update={"fusion": FusionConfig(preset="paper", d_model=16, d_state=4)})
+    begun(tmp_path, paper, fusion__mixer=None, fusion__zoh=None)
+    folder.refuse_other_recipe(tmp_path, paper)
+
+
+def test_a_recipe_of_another_version_is_refused_by_its_key(recipe, tmp_path):
+    begun(tmp_path, recipe, train__colour="red")
+    with pytest.raises(UsageError, match=r"cannot be compared; use another --out\n.*no key `colour`"):
+        folder.refuse_other_recipe(tmp_path, recipe)
+
+
+def test_a_finished_run_of_a_schedule_that_is_refused_now_is_still_scored_and_shown(
+    finished, recipe, tmp_path
+):
+    run = shutil.copytree(finished, tmp_path / "run")
+    begun(run, recipe, train__epochs=2, train__warmup_epochs=2.0, train__lr_end=1.0)
+    assert evaluate_run(run).metrics == folder.read_result(finished).metrics
+    write_report([run], tmp_path / "report.html")
+    with pytest.raises(UsageError, match=r"train\.warmup_epochs: 2\.0 -> 1\.0"):
+        folder.refuse_other_recipe(run, recipe)
 
 
 def test_other_stores_are_refused_and_moved_ones_are_not(finished, recipe, tmp_path):

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from helpers.tiny import make_dense_store, tiny_recipe, weights
-from mambavl.configs import validate
+from mambavl.configs import set_key, validate
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.recipe import Recipe, TrainConfig, build_head
-from mambavl.fuse.run import read_scores
+from mambavl.fuse.run import read_recipe, read_scores
 from mambavl.fuse.scan import pick
 from mambavl.fuse.train import build_optimizer, learning_rate, train
 
@@ -67,6 +67,30 @@ def test_an_interrupted_run_resumes_to_the_same_bits(stores, tmp_path, stop_afte
         assert {k: v for k, v in one.items() if k != "seconds"} == {
             k: v for k, v in other.items() if k != "seconds"
         }
+
+
+HARMLESS = {  # keys that change no weight -> another value
+    "title": "another name",
+    "published": {"verb": 70.9},
+    "data.resident": "ram",
+    "data.verify": "read",
+    "train.eval_every": 3,
+    "train.checkpoint_every": 2,
+}
+
+
+@pytest.mark.parametrize("key", HARMLESS)
+def test_a_run_resumes_with_another_value_of_a_key_that_changes_no_weight(stores, tmp_path, key):
+    train(tiny_recipe(stores), tmp_path / "whole")
+    calls = iter(range(1000))
+    with pytest.raises(Interrupted):
+        train(tiny_recipe(stores), tmp_path / "run", should_stop=lambda: next(calls) >= 5)
+    raw = tiny_recipe(stores).model_dump(mode="json", exclude_none=True)
+    set_key(raw, key, HARMLESS[key])
+    result = train(validate(raw, Recipe, "r.toml"), tmp_path / "run")
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert result.recipe == read_recipe(tmp_path / "run").model_dump(mode="json", exclude_none=True) == raw
 
 
 def test_a_finished_run_is_returned_and_another_recipe_refused(stores, tmp_path):

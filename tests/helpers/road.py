@@ -43,6 +43,7 @@ def make_road(folder: Path) -> Path:
         d_state = 4
         [train]
         epochs = 2
+        warmup_epochs = 1
         batch_size = 8
         """
     )

@@ -171,6 +171,7 @@ def tiny_recipe(stores, *, text=True, head="mambavl", title="tiny", **train_keys
         for question in ("verb_question", "noun_question"):
             streams[question] = {"store": str(stores / "text.zarr"), "level": f"{question}/last_hidden"}
     small = {"d_model": 16, "dropout": 0.1}
+    warmup = 0 if train_keys.get("epochs") == 1 else 1
     data = {
         "title": title,
         "head": head,
@@ -178,7 +179,14 @@ def tiny_recipe(stores, *, text=True, head="mambavl", title="tiny", **train_keys
         "fusion": {**small, "d_state": 4},
         "mlp": small,
         "transformer": {**small, "depth": 2, "num_heads": 2, "max_positions": 32},
-        "train": {"epochs": 4, "batch_size": 8, "lr": 1e-2, "lr_ssm": 1e-2, "warmup_epochs": 1, **train_keys},
+        "train": {
+            "epochs": 4,
+            "batch_size": 8,
+            "lr": 1e-2,
+            "lr_ssm": 1e-2,
+            "warmup_epochs": warmup,
+            **train_keys,
+        },
     }
     return validate(data, Recipe, "tiny.toml")
 
