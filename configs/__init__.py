@@ -98,8 +98,8 @@ def validate(
 ) -> ConfigType:
     """Validate `data` as `kind`; all faults in one UsageError, a line each.
 
-    recorded: `data` was written by a run, and is read, not asked for: validators let pass what was meant
-    wrongly but done (they find `recorded` in their context).
+    recorded: `data` is the record of a run, not a request for one. Validators find this in their context, and
+    let pass what is refused only because nobody should train it.
     """
     try:
         return kind.model_validate(data, context={"recorded": recorded})

@@ -75,7 +75,7 @@ def score(
 def refuse_broken_features(
     run: Path, data: FeatureData, rows: np.ndarray, views: Iterable[int | np.ndarray]
 ) -> None:
-    """Raises DataError where features of `rows` hold NaN or infinity: no learning rate mends those, so both
+    """Raises DataError where features of `rows` hold NaN or infinity: no learning rate mends those, so
     training and scoring look for them before they advise one. views: those to look at, as `FeatureData.batch`
     takes them.
     """
