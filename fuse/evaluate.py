@@ -88,7 +88,7 @@ def refuse_broken_features(
                 broken.setdefault(row, f"row {_id(data, rows[row])}, stream {name}: {what} at {at}")
     if broken:
         lines = [broken[row] for row in sorted(broken)]
-        more = f"\n  and {len(lines) - ROWS_SHOWN} more rows" if len(lines) > ROWS_SHOWN else ""
+        more = "\n  ..." if len(lines) > ROWS_SHOWN else ""
         listed = "\n  ".join(lines[:ROWS_SHOWN])
         raise DataError(
             f"{run}: features are not finite (steps count from 0):\n  {listed}{more}\n"
