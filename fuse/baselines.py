@@ -134,8 +134,7 @@ class Block(nn.Module):
         """x (B, L, d); mask (B, 1, 1, L), True where a token may be attended to."""
         qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         queries, keys, values = qkv
-        attended = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask
-        )  # (B, heads, L, d / heads)
+        # (B, heads, L, d / heads)
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         x = x + self.dropout(self.proj(attended.transpose(1, 2).flatten(2)))
         return x + self.dropout(self.mlp(self.norm2(x)))

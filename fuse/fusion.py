@@ -52,9 +52,8 @@ class FusionConfig(HeadConfig):
     d_state: int = Field(default=16, ge=1, le=256)  # states of each channel, N
     d_conv: int = Field(default=4, ge=1, le=16)  # taps of the causal Conv1d, in tokens
     expand: int = Field(default=2, ge=1, le=8)  # channels inside a Mamba block, in multiples of d_model
-    dt_rank: int | None = Field(
-        default=None, ge=1
-    )  # rank of delta's projection; absent: d_model / 16, rounded up
+    # rank of delta's projection; absent: d_model / 16, rounded up
+    dt_rank: int | None = Field(default=None, ge=1)
     # what modalities share. A: the state matrix, as in the paper; none: nothing; A+D: also the skip D; all:
     # also the mixer, which is all but the MLP
     share: Literal["A", "none", "A+D", "all"] = "A"

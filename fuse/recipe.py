@@ -52,9 +52,8 @@ class Recipe(Config):
     title: str = ""  # name of the run in tables and reports; empty: the name of its folder
     # published top-1 of verb, noun and action in percent, shown next to what is measured
     published: dict[Literal["verb", "noun", "action"], float] = Field(default={})
-    head: Literal["mambavl", "mlp", "transformer"] = (
-        "mambavl"  # has its settings in [fusion], [mlp], [transformer]
-    )
+    # which head is trained: mambavl (settings in [fusion]), mlp (in [mlp]), transformer (in [transformer])
+    head: Literal["mambavl", "mlp", "transformer"] = "mambavl"
     streams: dict[str, StreamSource]  # name of a stream -> where its features are
     # names of the streams to use; absent: all of [streams]. A grid over it gives video-only and text-only
     # controls
