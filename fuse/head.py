@@ -158,8 +158,8 @@ def projection(config: HeadConfig, modality: str, width: int) -> nn.Module:
     if layers == 0 and width != d_model:
         key = "video_mlp_layers" if modality == "video" else "text_mlp_layers"
         raise UsageError(
-            f"{modality} features have {width} channels and d_model is {d_model}; in the section of the head, "
-            f"set d_model = {width}, or {key} to 1 or more"
+            f"{modality} features have {width} channels and d_model is {d_model}; in the section of the "
+            f"head, set d_model = {width}, or {key} to 1 or more"
         )
     linears: list[nn.Module] = []
     for i in range(layers):
