@@ -79,7 +79,7 @@ def write_file(path: Path, *pieces: bytes | memoryview) -> None:
 
     Raises DataError, as everything here does, naming the path, the bytes and what to do.
     """
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     size = sum(memoryview(piece).nbytes for piece in pieces)
     with _explained(path, "written", size):
         try:
@@ -101,7 +101,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     """Yields where to write a file piece by piece, or by another library; what is there in the end becomes
     `path`, durably. Nothing is left where that fails.
     """
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         yield temporary
         with _explained(path, "written"):
@@ -221,7 +221,7 @@ def _sync_folder(path: Path) -> None:
                 raise
 
 
-def _temporary(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
     """A name next to `path` that says whose it is; see `temporaries`."""
     return path.parent / f"{TEMPORARY}{HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}"
 
@@ -270,6 +270,13 @@ def lock(path: Path, *, exclusive: bool, wait: bool) -> int | None:
                 calls.close(descriptor)
                 raise
         return descriptor
+
+
+def sign(path: Path, descriptor: int, data: bytes) -> None:
+    """Write who holds a lock into its file: `lock` of the same path gave the descriptor."""
+    with _explained(path, "written", len(data)):
+        _write_all(descriptor, data)
+        calls.truncate(descriptor, len(data))
 
 
 def unlock(descriptor: int) -> None:

@@ -26,7 +26,8 @@ def save_checkpoint(
     folder: Path, step: int, model: dict[str, Tensor], optimizer: dict[str, Any], state: dict[str, Any]
 ) -> None:
     """Write `folder/step-N` whole or not at all, then remove all but the newest two."""
-    temporary, final = folder / f"{fsops.TEMPORARY}{step:08d}", folder / f"step-{step:08d}"
+    final = folder / f"step-{step:08d}"
+    temporary = fsops.temporary_name(final)
     # saved before; the same step of the same run is the same checkpoint
     if final.is_dir() and _read(final)[1] is None:
         fsops.make_folder(folder)
@@ -40,7 +41,7 @@ def save_checkpoint(
         "optimizer.safetensors": save(tensors),
         "state.json": json.dumps({**state, "step": step, "optimizer": scalars}, sort_keys=True).encode(),
     }
-    fsops.remove_folder(temporary)
+    _sweep_temporaries(folder)
     fsops.make_folder(temporary)
     for name, data in files.items():
         fsops.write_file(temporary / name, data)
@@ -74,6 +75,13 @@ def load_checkpoint(
             "no checkpoint can be loaded:\n" + "\n".join(complaints) + "\nremove the folder to start over"
         )
     return None
+
+
+def _sweep_temporaries(folder: Path) -> None:
+    """Remove what killed processes of this machine left between write and rename."""
+    for path, is_dead in list(fsops.temporaries(folder)):
+        if is_dead and path.is_dir():
+            fsops.remove_folder(path)
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -97,6 +97,10 @@ class Recipe(Config):
         """The streams in use."""
         return {n: s for n, s in self.streams.items() if self.use_streams is None or n in self.use_streams}
 
+    def has_stores(self) -> bool:
+        """Whether the stores of its streams are all there."""
+        return all(store.exists() for source in self.sources.values() for store in source.stores)
+
 
 # Keys that change no weight: names, where features are kept and when their bytes are checked, how often a run
 # is scored and saved (scoring draws no random number, and the draws of an update depend on its place alone).

@@ -13,8 +13,10 @@ import numpy as np
 
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.head import KNOWN_STREAMS
+from mambavl.fuse.owner import why_unfinished
 from mambavl.fuse.result import Result
 from mambavl.fuse.run import read_classes, read_curves, read_result, read_scores
+from mambavl.fuse.sweep import SUMMARY, points_without_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,15 +83,26 @@ class Entry:
         return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
-def write_report(runs: list[Path], target: Path) -> None:
-    """Write the page for some finished runs. Raises DataError for a run without result or scores, naming the
-    command to run.
+def write_report(runs: list[Path], target: Path) -> dict[str, str]:
+    """Write the page of the finished ones of some runs; returns why each of the others is not in it, by name.
+    A sweep's summary.json names the points that have no folder yet.
+
+    Raises DataError where none has finished, and for a damaged result or scores, naming the command to run.
     """
-    # `runs/sweep/*` names the sweep's summary.json, too
+    files = [Path(run) for run in runs if Path(run).is_file()]
     folders = [Path(run) for run in runs if not Path(run).is_file()]
     if not folders:
         raise UsageError("no run folder was named; for example `mambavl report runs/* --out report.html`")
-    entries = collect(folders)
+    unfinished = {run: why_unfinished(run) for run in folders}
+    missing = {str(run): why for run, why in unfinished.items() if why}
+    for file in files:
+        if file.name == SUMMARY:
+            missing |= points_without_folder(file)
+    finished = [run for run in folders if not unfinished[run]]
+    if not finished:
+        listed = "\n".join(f"  {name}: {why}" for name, why in missing.items())
+        raise DataError(f"no run has finished, so there is nothing to show:\n{listed}")
+    entries = collect(finished)
     fewest = min(entry.first.rows.scored for entry in entries)
     environment = jinja2.Environment(
         autoescape=True,
@@ -101,6 +114,7 @@ def write_report(runs: list[Path], target: Path) -> None:
     template = resources.files("mambavl.fuse").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = environment.from_string(template).render(
         entries=entries,
+        missing=missing,
         measures=MEASURES,
         targets=TARGETS,
         priors=_priors(entries),
@@ -114,6 +128,7 @@ def write_report(runs: list[Path], target: Path) -> None:
     )
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     Path(target).write_text(page, encoding="utf-8")
+    return missing
 
 
 def collect(runs: list[Path]) -> list[Entry]:

@@ -3,6 +3,7 @@
 recipe.toml, streams.json, classes.json, prior.json     the resolved recipe, and what it was fed
 curves.jsonl, checkpoints/                              while it trains
 model.safetensors, scores/SPLIT.npz, result.json        once it has finished
+lock, failure.json                                      who trains it, why the last attempt failed (`owner`)
 """
 
 import importlib.metadata
@@ -28,7 +29,8 @@ from mambavl.fuse.result import Environment, Result
 RECIPE, STREAMS, CLASSES, PRIOR = "recipe.toml", "streams.json", "classes.json", "prior.json"
 CURVES, CHECKPOINTS = "curves.jsonl", "checkpoints"
 MODEL, SCORES, RESULT = "model.safetensors", "scores", "result.json"
-FILES = {RECIPE, STREAMS, CLASSES, PRIOR, CURVES, CHECKPOINTS, MODEL, SCORES, RESULT}
+LOCK, FAILURE = "lock", "failure.json"
+FILES = {RECIPE, STREAMS, CLASSES, PRIOR, CURVES, CHECKPOINTS, MODEL, SCORES, RESULT, LOCK, FAILURE}
 
 Prior = tuple[np.ndarray, np.ndarray]  # log-probabilities (verbs,), (nouns,) of the training labels
 

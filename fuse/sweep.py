@@ -1,27 +1,45 @@
-"""`mambavl sweep`: a recipe with a [grid] -> a run for each point. A point with a result.json is skipped."""
+"""`mambavl sweep`: a recipe with a [grid] -> a run for each point. A point with a result.json is skipped, one
+that another process trains is left to it.
+"""
 
+import gc
 import itertools
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
 
 from mambavl.cache import canonical, fsops
 from mambavl.configs import override, validate
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, Interrupted, MambaVLError, UsageError
 from mambavl.fuse.data import FeatureData
+from mambavl.fuse.owner import RunHeld, last_failure, reason
+from mambavl.fuse.processes import Processes
 from mambavl.fuse.recipe import Recipe, build_head
 from mambavl.fuse.result import Result
-from mambavl.fuse.run import RESULT, CurveLine
+from mambavl.fuse.run import (
+    RECIPE,
+    RESULT,
+    CurveLine,
+    read_recipe,
+    refuse_other_folder,
+    refuse_other_recipe,
+    refuse_other_stores,
+)
 from mambavl.fuse.train import train
 
 SUMMARY = "summary.json"
 SORT_KEY = "all_action_top1"
+WAIT = 1.0  # seconds between two looks at points that other processes train
+
+# skipped: had finished before this sweep; elsewhere: another process trains it
+State = Literal["waiting", "skipped", "running", "elsewhere", "done", "failed"]
+Failure = dict[str, str] | None  # as owner.last_failure gives it
 
 
 @dataclass
@@ -32,10 +50,14 @@ class Point:
     values: dict[str, Any]
     recipe: Recipe
     run: Path
-    state: Literal["waiting", "skipped", "running", "done", "failed"] = "waiting"
+    state: State = "waiting"
     epoch: int = 0
     result: Result | None = None
-    error: str = ""
+    error: str = ""  # why it failed, or who trains it elsewhere
+    failure_before: Failure = None  # of an attempt before this sweep
+
+
+OnChange = Callable[[list[Point]], None]
 
 
 def expand(data: dict[str, Any], out: Path, source: str) -> list[Point]:
@@ -71,65 +93,190 @@ def sweep(
     points: list[Point],
     out: Path,
     *,
-    on_change: Callable[[list[Point]], None] = lambda points: None,
+    on_change: OnChange = lambda points: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Point]:
-    """Run every unfinished point, then write summary.json; returns the points, best action top-1 first.
+    """Run every unfinished point; returns the points, best action top-1 first. summary.json lists them after
+    every one that ends.
 
-    Stores are opened once and every head is built without memory before the first point runs, so that a wrong
-    width or a missing store stops the sweep at once. A point that diverges is marked failed; the others go
-    on.
+    Stores are opened once, every folder is compared with its recipe and every head is built without memory
+    before the first point runs, so that a changed recipe, a wrong width or a missing store stops the sweep at
+    once: UsageError or DataError. A point that ends in any other error is marked failed, with its reason; the
+    others go on. A point that another process trains is passed over and looked at again later, so several
+    sweeps in one folder share its points. Raises Interrupted when `should_stop()` turns true in any process.
     """
-    opened: dict[str, FeatureData] = {}
-    for point in points:
-        point.state = "skipped" if (point.run / RESULT).exists() else "waiting"
-        if point.state == "waiting":
-            with torch.device("meta"):
-                build_head(point.recipe, _data(point.recipe, opened))
-    fsops.make_folder(out)
-    for point in points:
-        is_waiting = point.state == "waiting"
-        if is_waiting:
-            point.state = "running"
-        on_change(points)
+    return _Sweep(points, out, on_change, should_stop).run()
 
-        def report(line: CurveLine, point: Point = point) -> None:
+
+class _Sweep:
+    def __init__(
+        self, points: list[Point], out: Path, on_change: OnChange, should_stop: Callable[[], bool]
+    ) -> None:
+        self.points, self.out, self.should_stop = points, out, should_stop
+        self.processes = Processes()
+        self.on_change = on_change if self.processes.is_main else lambda points: None
+        self.opened: dict[str, FeatureData] = {}
+
+    def run(self) -> list[Point]:
+        for point, found in zip(self.points, self.processes.once(self._found), strict=True):
+            point.run, point.recipe, point.state, point.failure_before = found
+        self.processes.every(self._check)
+        self.processes.once(lambda: fsops.make_folder(self.out))
+        ahead = self.points
+        while ahead:
+            for point in ahead:
+                self._run(point)
+            ahead = [point for point in self.points if point.state == "elsewhere"]
+            if ahead:
+                self._wait(len(ahead))
+        self.processes.once(self._write_summary)
+        return self._ranked()
+
+    def _found(self) -> list[tuple[Path, Recipe, State, Failure]]:
+        """Where each point is on the disk, and how far it was before this sweep."""
+        found: list[tuple[Path, Recipe, State, Failure]] = []
+        for run, recipe in find_folders(self.points, self.out):
+            state: State = "skipped" if (run / RESULT).exists() else "waiting"
+            found.append((run, recipe, state, last_failure(run)))
+        return found
+
+    def _check(self) -> None:
+        """Everything that can be refused before the first update."""
+        for point in self.points:
+            refuse_other_folder(point.run)
+            refuse_other_recipe(point.run, point.recipe)
+            if point.state == "skipped" and not point.recipe.has_stores():
+                continue  # the stores have moved on, the run stands
+            data = self._data(point.recipe)
+            refuse_other_stores(point.run, data)
+            if point.state == "waiting":
+                with torch.device("meta"):
+                    build_head(point.recipe, data)
+
+    def _run(self, point: Point) -> None:
+        before = point.state, point.error
+
+        def started() -> None:
+            point.state, point.error = "running", ""
+            self.on_change(self.points)
+
+        def report(line: CurveLine) -> None:
             point.epoch = line["epoch"]
-            on_change(points)
+            self.on_change(self.points)
 
-        data = _data(point.recipe, opened) if is_waiting else None
         try:
-            point.result = train(point.recipe, point.run, data=data, on_epoch=report, should_stop=should_stop)
-            if is_waiting:
-                point.state = "done"
-        except DataError as error:
-            point.state, point.error = "failed", str(error)
-        on_change(points)
-    points = sorted(points, key=_score, reverse=True)
-    lines = [
-        {
-            "name": p.name,
-            "run": p.run.name,
-            "values": p.values,
-            "error": p.error,
-            "metrics": p.result.metrics if p.result else None,
-        }
-        for p in points
-    ]
-    if PartialState().is_main_process:
-        fsops.write_file(out / SUMMARY, canonical.pretty_json(lines))
-    return points
+            failure = self.processes.once(lambda: last_failure(point.run))
+            if failure and failure != point.failure_before:
+                raise DataError(failure["error"])  # in another sweep, since this one began
+            has_stores = self.processes.once(point.recipe.has_stores)
+            point.result = train(
+                point.recipe,
+                point.run,
+                data=self._data(point.recipe) if has_stores else None,
+                on_start=started,
+                on_epoch=report,
+                should_stop=self.should_stop,
+            )
+            if point.state != "skipped":
+                point.state, point.error = "done", ""
+        except Interrupted:
+            raise
+        except RunHeld as held:
+            point.state, point.error = "elsewhere", str(held)
+        except Exception as error:
+            if self.processes.count > 1 and not isinstance(error, MambaVLError):
+                raise  # of this process alone: the others wait in the middle of an exchange
+            point.state, point.error = "failed", reason(error)
+        if point.state == "failed":
+            _free_memory()
+        if (point.state, point.error) != before:
+            self.processes.once(self._write_summary)
+            self.on_change(self.points)
+
+    def _wait(self, number: int) -> None:
+        if self.processes.any(self.should_stop()):
+            raise Interrupted(
+                f"{self.out}: stopped while other processes train {number} of the points; "
+                "the same command resumes"
+            )
+        time.sleep(WAIT)
+
+    def _data(self, recipe: Recipe) -> FeatureData:
+        """The recipe's streams; points that read the same ones share them."""
+        sources = {name: source.model_dump(mode="json") for name, source in recipe.sources.items()}
+        key = canonical.digest([sources, recipe.data.model_dump()])
+        if key not in self.opened:
+            self.opened[key] = FeatureData(recipe.sources, recipe.data, device=self.processes.device)
+        return self.opened[key]
+
+    def _ranked(self) -> list[Point]:
+        return sorted(self.points, key=_score, reverse=True)
+
+    def _write_summary(self) -> None:
+        lines = [
+            {
+                "name": point.name,
+                "run": point.run.name,
+                "values": point.values,
+                "state": point.state,
+                "error": point.error,
+                "metrics": point.result.metrics if point.result else None,
+            }
+            for point in self._ranked()
+        ]
+        fsops.write_file(self.out / SUMMARY, canonical.pretty_json(lines))
 
 
-def _data(recipe: Recipe, opened: dict[str, FeatureData]) -> FeatureData:
-    """The recipe's streams; points that read the same ones share them."""
-    sources = {name: source.model_dump(mode="json") for name, source in recipe.sources.items()}
-    key = canonical.digest([sources, recipe.data.model_dump()])
-    if key not in opened:
-        opened[key] = FeatureData(
-            recipe.sources, recipe.data, device="cuda" if torch.cuda.is_available() else "cpu"
-        )
-    return opened[key]
+def find_folders(points: list[Point], out: Path) -> list[tuple[Path, Recipe]]:
+    """The folder of each point in `out`, and its recipe with the title that it has there.
+
+    A run whose recipe is the point's is the point's, whatever its folder is called: its name, and its title
+    where the recipe has none, come from the grid, and an axis added to the grid changes both. A finished run
+    comes first, then one under the point's own name.
+    """
+    there: dict[str, list[tuple[Path, Recipe]]] = {}
+    for recipe_file in sorted(out.glob(f"*/{RECIPE}")):
+        try:
+            recipe = read_recipe(recipe_file.parent)
+        except UsageError:
+            continue  # of another version, or not ours: no point can be this run
+        there.setdefault(_digest(recipe), []).append((recipe_file.parent, recipe))
+    found = []
+    for point in points:
+        is_by_title = "title" in point.values
+        runs = there.get(_digest(point.recipe), []) if not is_by_title else []
+        runs = sorted(runs, key=lambda run: (not (run[0] / RESULT).exists(), run[0] != point.run))
+        if runs and runs[0][0] != point.run:
+            run, recipe = runs[0]
+            found.append((run, point.recipe.model_copy(update={"title": recipe.title})))
+        else:
+            found.append((point.run, point.recipe))
+    return found
+
+
+def points_without_folder(summary: Path) -> dict[str, str]:
+    """Points of a summary.json for which no folder is there: their names, and why. Raises DataError where the
+    file is damaged.
+    """
+    found = {}
+    try:
+        for line in json.loads(summary.read_bytes()):
+            if not (summary.parent / line["run"]).exists():
+                found[str(summary.parent / line["run"])] = line["error"] or "has not begun"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{summary}: is damaged ({error}); leave it out, or run the sweep again") from None
+    return found
+
+
+def _digest(recipe: Recipe) -> str:
+    return canonical.digest({**recipe.model_dump(mode="json"), "title": ""})
+
+
+def _free_memory() -> None:
+    """What the failed point still holds; the next one may need all there is."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def flatten(grid: dict[str, Any], prefix: str = "") -> dict[str, Any]:

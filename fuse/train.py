@@ -6,25 +6,26 @@ model.safetensors, scores/, result.json. Everything random is a function of (see
 resumed run continues as if it had not stopped. The learning rate counts optimiser updates.
 """
 
+import contextlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
 from mambavl.cache import fsops
 from mambavl.configs.errors import DataError, Interrupted, UsageError
-from mambavl.fuse import checkpoint, evaluate
+from mambavl.fuse import checkpoint, evaluate, owner
 from mambavl.fuse.data import FeatureData, epoch_batches
 from mambavl.fuse.head import Head
+from mambavl.fuse.processes import Processes
 from mambavl.fuse.recipe import Recipe, TrainConfig, build_head
 from mambavl.fuse.result import Metrics, Result, Training
 from mambavl.fuse.run import (
@@ -48,6 +49,7 @@ def train(
     run: Path,
     *,
     data: FeatureData | None = None,
+    on_start: Callable[[], None] = lambda: None,
     on_epoch: OnEpoch = lambda line: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Result:
@@ -56,53 +58,84 @@ def train(
 
     Raises UsageError when the folder belongs to another recipe or was fed from other stores, DataError when
     training diverges, Interrupted (after saving a checkpoint) when `should_stop()` turns true in any process.
-    One job at a time in a folder.
+    One job at a time in a folder: RunHeld, a UsageError, names the process that has it. on_start: called once
+    it is ours.
     """
     if recipe.grid:
         raise UsageError("this recipe has a [grid]; run it with `mambavl sweep`")
     run = Path(run)
+    processes = Processes()
+    is_finished = processes.once(lambda: _is_finished(run, recipe))
+    if is_finished and not processes.once(recipe.has_stores):
+        return processes.once(lambda: read_result(run))  # the stores have moved on, the run stands
+    opened = data or processes.every(
+        lambda: FeatureData(recipe.sources, recipe.data, device=processes.device)
+    )
+    processes.once(lambda: refuse_other_stores(run, opened))
+    if not is_finished:
+        with _owned(run, processes):
+            # whoever held the folder until now may have finished, or begun another recipe
+            if not processes.once(lambda: _is_finished(run, recipe)):
+                on_start()
+                _train(recipe, run, opened, processes, on_epoch, should_stop)
+    return processes.once(lambda: read_result(run))
+
+
+def _is_finished(run: Path, recipe: Recipe) -> bool:
     refuse_other_folder(run)
     refuse_other_recipe(run, recipe)
-    is_finished = (run / RESULT).exists()
-    if is_finished and not all(
-        store.exists() for source in recipe.sources.values() for store in source.stores
-    ):
-        return read_result(run)  # the stores have moved on, the run stands
-    accelerator = _accelerator()
-    data = data or FeatureData(recipe.sources, recipe.data, device=accelerator.device)
-    refuse_other_stores(run, data)
-    if is_finished:
-        return read_result(run)
-    trainer = _Trainer(recipe, run, data, accelerator)
-    if accelerator.is_main_process:
-        write_inputs(run, recipe, data)
-    accelerator.wait_for_everyone()
+    return (run / RESULT).exists()
+
+
+@contextlib.contextmanager
+def _owned(run: Path, processes: Processes) -> Iterator[None]:
+    """The main process holds the folder; where it cannot, all raise RunHeld."""
+    with contextlib.ExitStack() as stack:
+        processes.once(lambda: stack.enter_context(owner.owned(run)))
+        yield
+
+
+def _train(
+    recipe: Recipe,
+    run: Path,
+    data: FeatureData,
+    processes: Processes,
+    on_epoch: OnEpoch,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Everything from the first update to result.json, in a folder that is ours."""
+    processes.once(lambda: _refuse_stores_and_forget_failure(run, data))
+    head = processes.every(lambda: build_head(recipe, data).to(processes.device))
+    trainer = _Trainer(recipe, run, data, head, processes)
+    processes.once(lambda: write_inputs(run, recipe, data))
     seconds = trainer.fit(on_epoch, should_stop)
-    if accelerator.is_main_process:
-        head = accelerator.unwrap_model(trainer.model)
-        training = Training(
-            precision=trainer.precision,
-            train_rows=len(data.train),
-            train_seconds=round(seconds, 2),
-            processes=accelerator.num_processes,
-        )
-        checkpoint.save_weights(run / MODEL, head.state_dict())
-        evaluate.evaluate_head(head, data, recipe, run, data.log_prior(), training)
-        fsops.remove_folder(run / CHECKPOINTS)
-    accelerator.wait_for_everyone()
-    return read_result(run)
+    training = Training(
+        precision=trainer.precision,
+        train_rows=len(data.train),
+        train_seconds=round(seconds, 2),
+        processes=processes.count,
+    )
+    processes.once(lambda: trainer.finish(training))
+
+
+def _refuse_stores_and_forget_failure(run: Path, data: FeatureData) -> None:
+    refuse_other_stores(run, data)
+    owner.forget_failure(run)
 
 
 class _Trainer:
-    def __init__(self, recipe: Recipe, run: Path, data: FeatureData, accelerator: Accelerator) -> None:
-        self.config, self.run, self.data, self.accelerator = recipe.train, run, data, accelerator
-        self.precision = _precision(recipe.train.precision, accelerator.device)
-        head = build_head(recipe, data)
+    def __init__(
+        self, recipe: Recipe, run: Path, data: FeatureData, head: Head, processes: Processes
+    ) -> None:
+        self.recipe, self.config, self.run, self.data = recipe, recipe.train, run, data
+        self.processes, self.accelerator = processes, processes.accelerator
+        self.precision = _precision(recipe.train.precision, processes.device)
         self.updates_per_epoch = math.ceil(len(data.train) / self.config.batch_size)
-        self.model, self.optimizer = accelerator.prepare(head, build_optimizer(head, self.config))
+        self.model, self.optimizer = self.accelerator.prepare(head, build_optimizer(head, self.config))
         self.epoch, self.batch, self.loss_sum = 0, 0, 0.0
         self.seconds = 0.0
-        self._resume()
+        processes.every(self._resume)
+        processes.once(self._cut_curves)
 
     def fit(self, on_epoch: OnEpoch, should_stop: Callable[[], bool]) -> float:
         """Train to the last epoch; returns the seconds spent, earlier parts of a resumed run included."""
@@ -110,16 +143,24 @@ class _Trainer:
             since = time.perf_counter()
             self._one_epoch(should_stop)
             self.seconds += time.perf_counter() - since
-            line = self._line()
+            line = self.processes.once(self._line)
             self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
-            if self.accelerator.is_main_process:
-                with open(self.run / CURVES, "a", encoding="utf-8") as curves:
-                    curves.write(json.dumps(line) + "\n")
-                if self.epoch % self.config.checkpoint_every == 0 and self.epoch < self.config.epochs:
-                    self._save()
-                on_epoch(line)
-            self.accelerator.wait_for_everyone()
+            self.processes.once(partial(self._record, line, on_epoch))
         return self.seconds
+
+    def finish(self, training: Training) -> None:
+        """Write the weights, score them, write the result; the checkpoints have served."""
+        head = self.accelerator.unwrap_model(self.model)
+        checkpoint.save_weights(self.run / MODEL, head.state_dict())
+        evaluate.evaluate_head(head, self.data, self.recipe, self.run, self.data.log_prior(), training)
+        fsops.remove_folder(self.run / CHECKPOINTS)
+
+    def _record(self, line: CurveLine, on_epoch: OnEpoch) -> None:
+        with open(self.run / CURVES, "a", encoding="utf-8") as curves:
+            curves.write(json.dumps(line) + "\n")
+        if self.epoch % self.config.checkpoint_every == 0 and self.epoch < self.config.epochs:
+            self._save()
+        on_epoch(line)
 
     def _one_epoch(self, should_stop: Callable[[], bool]) -> None:
         self.model.train()
@@ -128,36 +169,42 @@ class _Trainer:
         for number, rows in enumerate(batches):
             if number < self.batch:
                 continue  # done before the run was interrupted
-            if self._sum(float(should_stop())) > 0:  # every process stops at the same batch
-                if self.accelerator.is_main_process:
-                    self._save()
-                self.accelerator.wait_for_everyone()
+            loss = self.processes.step(partial(self._loss, number, rows), stop=should_stop())
+            if loss is None:  # every process stops at the same batch
+                self.processes.once(self._save)
                 raise Interrupted(f"{self.run}: stopped in epoch {self.epoch + 1}; the same command resumes")
-            self.loss_sum += self._update(number, rows)
+            self.loss_sum += self._update(number, rows, loss)
             self.batch = number + 1
 
-    def _update(self, number: int, rows: np.ndarray) -> float:
-        """One optimiser update on a global batch, of which this process takes every n-th row; returns the
-        batch's mean loss.
+    def _loss(self, number: int, rows: np.ndarray) -> Tensor:
+        """The loss of a global batch, of which this process takes every n-th row; weighted so that the mean
+        over processes is the mean over rows.
         """
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        rank, processes = self.processes.index, self.processes.count
         mine = rows[rank::processes]
         weight = len(mine) * processes / len(rows)  # DDP averages over processes, the loss over rows
         if not len(mine):
             mine = rows[:1]  # the last batch is smaller than the number of processes: take part, at weight 0
-        update = self.epoch * self.updates_per_epoch + number
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * self._factor(update)
         torch.manual_seed(_seed(self.config.seed, self.epoch, number, rank))  # dropout
         device = self.accelerator.device
         verb, noun = self.data.labels(mine, device)
         with evaluate.autocast(device, self.precision):
             out = self.model(self.data.batch(mine, device, self.views[mine]))
-        loss = weight * (self._cross_entropy(out["verb"], verb) + self._cross_entropy(out["noun"], noun))
+        return weight * (self._cross_entropy(out["verb"], verb) + self._cross_entropy(out["noun"], noun))
+
+    def _update(self, number: int, rows: np.ndarray, loss: Tensor) -> float:
+        """One optimiser update; returns the batch's mean loss.
+
+        From here to its end a step is one exchange between the processes. An error of one alone cannot be
+        agreed upon: it ends that process, and the launcher ends the others.
+        """
+        update = self.epoch * self.updates_per_epoch + number
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * self._factor(update)
         self.accelerator.backward(loss)
         limit = self.config.clip_norm or math.inf
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
-        value = self._sum(float(loss.detach())) / processes
+        value = self.processes.sum([float(loss.detach())])[0] / self.processes.count
         # gradients are averaged, so all processes see the same
         if not (math.isfinite(norm) and math.isfinite(value)):
             evaluate.refuse_broken_features(self.run, self.data, rows, [self.views[rows]])
@@ -169,12 +216,6 @@ class _Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return value
-
-    def _sum(self, value: float) -> float:
-        """Over all processes."""
-        if self.accelerator.num_processes == 1:
-            return value
-        return float(self.accelerator.reduce(torch.tensor(value, device=self.accelerator.device), "sum"))
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
@@ -190,12 +231,11 @@ class _Trainer:
             "seconds": round(self.seconds, 3),
         }
         is_due = (self.epoch + 1) % self.config.eval_every == 0 or self.epoch + 1 == self.config.epochs
-        if is_due and self.accelerator.is_main_process:
-            measured = self._measure()
-            if measured:
-                line["verb_top1"] = measured["all_verb_top1"]
-                line["noun_top1"] = measured["all_noun_top1"]
-                line["action_top1"] = measured["all_action_top1"]
+        measured = self._measure() if is_due else {}
+        if measured:
+            line["verb_top1"] = measured["all_verb_top1"]
+            line["noun_top1"] = measured["all_noun_top1"]
+            line["action_top1"] = measured["all_action_top1"]
         return line
 
     def _measure(self) -> Metrics:
@@ -221,8 +261,6 @@ class _Trainer:
     def _resume(self) -> None:
         found = checkpoint.load_checkpoint(self.run / CHECKPOINTS)
         if found is None:
-            if self.accelerator.is_main_process and (self.run / CURVES).exists():
-                fsops.write_file(self.run / CURVES, b"")
             return
         model, optimizer, state, complaints = found
         for complaint in complaints:
@@ -231,7 +269,10 @@ class _Trainer:
         self.optimizer.load_state_dict(optimizer)
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.loss_sum, self.seconds = state["loss_sum"], state["seconds"]
-        if self.accelerator.is_main_process and (self.run / CURVES).exists():
+
+    def _cut_curves(self) -> None:
+        """Keep the lines of epochs that the checkpoint has behind it; those after it are trained again."""
+        if (self.run / CURVES).exists():
             lines = (self.run / CURVES).read_text(encoding="utf-8").splitlines(keepends=True)
             fsops.write_file(self.run / CURVES, "".join(lines[: self.epoch]).encode())
 
@@ -260,12 +301,6 @@ def build_optimizer(head: Head, config: TrainConfig) -> torch.optim.Optimizer:
             described, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
         )
     return torch.optim.AdamW(described, lr=config.lr, betas=(0.9, 0.999))
-
-
-def _accelerator() -> Accelerator:
-    """Devices and DDP. Precision is ours (evaluate.autocast), so that runs of one sweep may differ in it."""
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-    return Accelerator(mixed_precision="no", kwargs_handlers=[ddp])
 
 
 def _precision(wanted: str, device: torch.device) -> str:

@@ -1,7 +1,7 @@
 """Tables of results and of sweeps."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.live import Live
@@ -9,11 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from mambavl.fuse.result import Metrics, Result
-from mambavl.fuse.sweep import Point
+from mambavl.fuse.sweep import OnChange, Point
 from mambavl.terminal import console, out
 
 TARGETS = ("verb", "noun", "action")
-OnChange = Callable[[list[Point]], None]
 
 
 def print_result(result: Result) -> None:
@@ -71,7 +70,8 @@ class _SweepLines:
         for point in points:
             if self.states.get(point.name, "waiting") != point.state:
                 self.states[point.name] = point.state
-                print(f"{point.name}: {point.state}", file=sys.stderr, flush=True)
+                why = f" ({point.error})" if point.error else ""
+                print(f"{point.name}: {point.state}{why}", file=sys.stderr, flush=True)
 
 
 def _percents(metrics: Metrics, key: str) -> list[str]:

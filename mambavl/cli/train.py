@@ -54,7 +54,10 @@ def sweep(
         Path | None, typer.Option("--out", help="Folder of the runs. Default: runs/RECIPE.")
     ] = None,
 ) -> None:
-    """Train one run for every point of a recipe's grid. Finished points are skipped."""
+    """Train one run for every point of a recipe's grid. Finished points are skipped.
+
+    Started several times with one folder, the sweeps share its points.
+    """
     from mambavl.configs import find_recipe, override, read_toml
     from mambavl.fuse.sweep import SUMMARY, expand
     from mambavl.fuse.sweep import sweep as run_sweep
@@ -66,7 +69,7 @@ def sweep(
         points = run_sweep(points, target, on_change=on_change, should_stop=should_stop)
     out.print(sweep_table(points))
     print(f"wrote {len(points)} runs and {SUMMARY} to {target}")
-    errors = [point.error for point in points if point.state == "failed"]
+    errors = [f"{point.name}: {point.error}" for point in points if point.state == "failed"]
     if errors:
         raise DataError("\n".join(errors))
 
@@ -108,5 +111,7 @@ def report(
     """Write one page: every run next to published numbers; curves, confusions, what the text gives away."""
     from mambavl.fuse.report import write_report
 
-    write_report(runs, target)
+    missing = write_report(runs, target)
     print(f"wrote {len(runs)} runs to {target}")
+    for name, why in missing.items():
+        print(f"left out {name}: {why}")

@@ -22,9 +22,11 @@ def result(notice=None, **metrics):
     )
 
 
-def point(name, state="waiting", epoch=0, result=None):
+def point(name, state="waiting", epoch=0, result=None, error=""):
     recipe = SimpleNamespace(train=SimpleNamespace(epochs=4))
-    return SimpleNamespace(name=name, run=Path(name), state=state, epoch=epoch, result=result, recipe=recipe)
+    return SimpleNamespace(
+        name=name, run=Path(name), state=state, epoch=epoch, result=result, recipe=recipe, error=error
+    )
 
 
 def test_a_result_shows_its_numbers_and_a_dash_for_what_was_not_measured(capsys):

@@ -1,0 +1,110 @@
+"""Who trains a run: a lock on its folder that ends with the process, however it ends; and why a run that
+nobody finished has no result.
+
+lock             the host and process id of whoever trains here, or was the last to
+failure.json     the error that ended the last attempt, until the next one begins
+"""
+
+import contextlib
+import json
+import os
+import socket
+import traceback
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from mambavl.cache import canonical, fsops
+from mambavl.configs.errors import DataError, Interrupted, MambaVLError, UsageError
+from mambavl.fuse.run import CURVES, FAILURE, LOCK, RECIPE, RESULT, read_recipe
+
+
+class RunHeld(UsageError):
+    """Another process trains the run."""
+
+
+@contextlib.contextmanager
+def owned(run: Path) -> Iterator[None]:
+    """Hold the folder of a run, as one process at a time can.
+
+    An error that ends the work in here leaves its reason in failure.json. Raises RunHeld, which names the
+    holder, while another process holds the folder.
+    """
+    fsops.make_folder(run)
+    held = fsops.lock(run / LOCK, exclusive=True, wait=False)
+    if held is None:
+        raise RunHeld(f"{run}: {_holder(run)} trains this run; wait for it, or use another --out")
+    try:
+        fsops.sign(
+            run / LOCK, held, canonical.pretty_json({"host": socket.gethostname(), "pid": os.getpid()})
+        )
+        yield
+    except (Interrupted, UsageError):
+        raise  # nothing has failed: the run waits, or was refused
+    except Exception as error:
+        with contextlib.suppress(
+            DataError
+        ):  # the disk may be what failed; the first error is the one to report
+            _note(run, error)
+        raise
+    finally:
+        fsops.unlock(held)
+
+
+def _holder(run: Path) -> str:
+    try:
+        found = json.loads((run / LOCK).read_bytes())
+        return f"another process (pid {found['pid']} on host {found['host']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"  # it holds the lock and has not signed it yet
+
+
+# --- runs without a result
+
+
+def reason(error: BaseException) -> str:
+    """The message of an error; where it was not written for users, its first line with kind and place."""
+    if isinstance(error, MambaVLError):
+        return str(error)
+    first_line = str(error).partition("\n")[0]
+    place = ""
+    if frames := traceback.extract_tb(error.__traceback__):
+        place = f" (in {Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+    return f"{type(error).__name__}: {first_line}{place}"
+
+
+def _note(run: Path, error: Exception) -> None:
+    note = {"error": reason(error), "id": uuid.uuid4().hex}  # the id tells two attempts with one error apart
+    fsops.write_file(run / FAILURE, canonical.pretty_json(note))
+
+
+def last_failure(run: Path) -> dict[str, str] | None:
+    """`error` and `id` of the attempt that failed last; None where none has since training began."""
+    try:
+        found = json.loads((run / FAILURE).read_bytes())
+        return {"error": str(found["error"]), "id": str(found["id"])}
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return {"error": f"{run / FAILURE} is damaged", "id": ""}
+
+
+def forget_failure(run: Path) -> None:
+    fsops.remove(run / FAILURE)
+
+
+def why_unfinished(run: Path) -> str | None:
+    """Why a run has no result, in words; None where it has one, or the folder is not a run at all."""
+    if (run / RESULT).exists() or not ((run / RECIPE).exists() or (run / LOCK).exists()):
+        return None
+    if failure := last_failure(run):
+        return f"failed: {failure['error']}"
+    if not (run / RECIPE).exists():
+        return "has not begun"
+    try:
+        epochs = read_recipe(run).train.epochs
+    except UsageError as error:
+        return f"has not finished, and its recipe cannot be read: {error}"
+    # a process that is killed may leave half a line
+    done = (run / CURVES).read_bytes().count(b"\n") if (run / CURVES).exists() else 0
+    return f"has not finished: {done} of {epochs} epochs; the command that began it resumes"
