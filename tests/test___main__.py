@@ -47,7 +47,9 @@ def test_the_folder_that_holds_the_checkout_does_not_shadow_the_package(tmp_path
 
 
 def test_one_process_under_accelerate_and_two_under_torchrun_learn_the_same(road):
-    """Two processes share each global batch between them, so the learned weights agree to rounding."""
+    """Two processes share each global batch between them, so the learned weights agree to rounding. torchrun
+    says nothing of CPUs: without a GPU its processes find each other all the same.
+    """
     accelerate = ("accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
                   "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
     torchrun = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
@@ -56,7 +58,8 @@ def test_one_process_under_accelerate_and_two_under_torchrun_learn_the_same(road
         command = (*launcher, "-m", "mambavl", "train", road / "mine.toml")
         command += ("--out", road / f"launched{processes}")
         command += ("--set", "fusion.dropout=0.0", "--set", "train.batch_size=9")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        environment.pop("ACCELERATE_USE_CPU", None)
         log = road / f"launched{processes}.log"
         started[processes] = fork(module(*command), log, log, environment)
     learned, losses = {}, {}

@@ -112,6 +112,7 @@ def report(
     from mambavl.fuse.report import write_report
 
     missing = write_report(runs, target)
-    print(f"wrote {len(runs)} runs to {target}")
+    shown = [run for run in runs if run.is_dir() and str(run) not in missing]
+    print(f"wrote {len(shown)} runs to {target}")
     for name, why in missing.items():
         print(f"left out {name}: {why}")

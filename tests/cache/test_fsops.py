@@ -77,3 +77,11 @@ def test_an_exclusive_lock_keeps_everybody_else_out_and_a_shared_one_does_not(tm
     assert alone is not None
     assert fsops.lock(tmp_path / "lock", exclusive=False, wait=False) is None
     fsops.unlock(alone)
+
+
+def test_a_lock_is_signed_by_its_holder_and_a_longer_signature_leaves_nothing_behind(tmp_path):
+    for data in (b"a long one", b"short"):
+        held = fsops.lock(tmp_path / "lock", exclusive=True, wait=False)
+        fsops.sign(tmp_path / "lock", held, data)
+        assert (tmp_path / "lock").read_bytes() == data
+        fsops.unlock(held)

@@ -66,8 +66,10 @@ def test_in_a_log_each_change_of_a_state_is_one_line(capsys):
         on_change([point("a"), point("b")])
         on_change([point("a", "running"), point("b")])
         on_change([point("a", "running", 1), point("b")])
-        on_change([point("a", "done"), point("b", "failed")])
-    assert capsys.readouterr().err.splitlines() == ["a: running", "a: done", "b: failed"]
+        on_change([point("a", "done"), point("b", "elsewhere", error="pid 12 trains it")])
+        on_change([point("a", "done"), point("b", "failed", error="no room")])
+    lines = ["a: running", "a: done", "b: elsewhere (pid 12 trains it)", "b: failed (no room)"]
+    assert capsys.readouterr().err.splitlines() == lines
 
 
 @pytest.mark.parametrize("value", [0.0, 12.345])

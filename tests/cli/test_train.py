@@ -1,9 +1,11 @@
 """Training, sweeps, scoring and the page of results, from the shell."""
 
 import json
+import os
 import shutil
 
 from helpers.cli import call
+from mambavl.fuse.owner import owned
 
 
 def test_the_road_ends_in_a_result_and_a_report(road, capsys):
@@ -43,3 +45,29 @@ def test_damaged_runs_say_so_and_evaluate_mends_what_it_can(road, tmp_path, caps
     (tmp_path / "run" / "model.safetensors").write_bytes(b"x" * 100)
     assert call("evaluate", tmp_path / "run") == 1
     assert "model.safetensors: is damaged" in capsys.readouterr().err
+
+
+def test_a_held_run_is_refused_with_2_and_its_holder(road, tmp_path, capsys):
+    with owned(tmp_path / "run"):
+        assert call("train", road / "mine.toml", "--out", tmp_path / "run") == 2
+    assert f"another process (pid {os.getpid()} on host" in capsys.readouterr().err
+
+
+def test_a_failed_point_is_named_with_its_reason_and_left_out_of_the_report(road, tmp_path, capsys):
+    """Nothing of the sweep is lost, and the exit code says that something is."""
+    recipe = tmp_path / "grid.toml"
+    grid = "\nclip_norm = 0.0\nwarmup_epochs = 0.0\n[grid]\ntrain.lr = [1e30, 1e-3]\n"
+    recipe.write_text((road / "mine.toml").read_text() + grid)
+    assert call("sweep", recipe, "--out", tmp_path / "sweep") == 1
+    captured = capsys.readouterr()
+    assert "train.lr=0.001: done\n" in captured.err
+    assert "train.lr=1e+30: failed (" in captured.err
+    assert "mambavl: train.lr=1e+30: " in captured.err
+    assert "wrote 2 runs and summary.json" in captured.out
+    runs = sorted((tmp_path / "sweep").glob("*"))
+    assert call("report", *runs, "--out", tmp_path / "r.html") == 0
+    said = capsys.readouterr().out
+    assert "wrote 1 runs to" in said
+    assert f"left out {tmp_path / 'sweep' / 'train.lr=1e+30'}: failed: " in said
+    assert call("report", tmp_path / "sweep" / "train.lr=1e+30", "--out", tmp_path / "r.html") == 1
+    assert "no run has finished" in capsys.readouterr().err

@@ -1,8 +1,12 @@
 """Checkpoints: whole or not at all, the newest sound one wins."""
 
+import os
+
 import pytest
 import torch
 
+from helpers.forks import fork
+from mambavl.cache import fsops
 from mambavl.configs.errors import DataError
 from mambavl.fuse.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 
@@ -48,3 +52,26 @@ def test_weights_are_read_back_and_a_missing_or_damaged_file_says_what_to_do(tmp
     path.write_bytes(b"x" * 100)
     with pytest.raises(DataError, match=r"is damaged .*; train the run again"):
         load_weights(path)
+
+
+def test_a_name_in_the_making_says_whose_it_is_and_a_dead_ones_is_swept(tmp_path, monkeypatch):
+    """The folders of living processes, and of other hosts, are theirs."""
+    left = {}
+    child = fork(lambda: None)
+    child.wait()
+    for name, host, pid in (
+        ("dead", fsops.HOST, child.pid),
+        ("living", fsops.HOST, os.getppid()),
+        ("far", "0" * 8, child.pid),
+    ):
+        left[name] = tmp_path / f"{fsops.TEMPORARY}{host}-{pid}-abcd-step-00000001"
+        left[name].mkdir()
+        (left[name] / "model.safetensors").write_bytes(b"x")
+    made = []
+    make_folder = fsops.make_folder
+    monkeypatch.setattr(fsops, "make_folder", lambda path: made.append(path.name) or make_folder(path))
+    model, optimizer = {"w": torch.zeros(2)}, {"state": {}, "param_groups": []}
+    save_checkpoint(tmp_path, 2, model, optimizer, {"epoch": 1})
+    assert made[0].startswith(f"{fsops.TEMPORARY}{fsops.HOST}-{os.getpid()}-")
+    assert {name for name, path in left.items() if path.exists()} == {"living", "far"}
+    assert load_checkpoint(tmp_path)[2]["epoch"] == 1

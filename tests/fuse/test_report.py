@@ -1,13 +1,15 @@
 """The report: self-contained, escaped, honest about text."""
 
+import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from helpers.tiny import ROWS, make_text_store, tiny_recipe
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse import report
 from mambavl.fuse.train import train
 
@@ -83,3 +85,39 @@ def test_a_title_may_hold_anything_and_stores_may_be_gone(stores, tmp_path):
     report.write_report([tmp_path / "run"], tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text()
     assert r"_$\frac$ &amp; co" in text
+
+
+def test_runs_that_failed_or_wait_are_listed_and_the_others_shown(stores, tmp_path):
+    train(tiny_recipe(stores, title="whole"), tmp_path / "whole")
+    calls = iter(range(1000))
+    with pytest.raises(Interrupted):
+        train(tiny_recipe(stores), tmp_path / "half", should_stop=lambda: next(calls) >= 4)
+    with pytest.raises(DataError, match="diverged"):
+        train(tiny_recipe(stores, lr=1e30, clip_norm=0, warmup_epochs=0), tmp_path / "failed")
+    waiting = {"run": "<b>waiting</b>", "error": ""}
+    (tmp_path / "summary.json").write_text(json.dumps([waiting, {"run": "whole", "error": ""}]))
+    runs = [tmp_path / name for name in ("whole", "half", "failed", "summary.json")]
+    missing = report.write_report(runs, tmp_path / "r.html")
+    assert [Path(name).name for name in missing] == ["half", "failed", "b>"]
+    half, failed, new = missing.values()
+    assert half == "has not finished: 1 of 4 epochs; the command that began it resumes"
+    assert failed.startswith("failed: ")
+    assert "diverged" in failed
+    assert new == "has not begun"
+    text = (tmp_path / "r.html").read_text()
+    assert "Not on this page" in text
+    assert "1 of 4 epochs" in text
+    assert "&lt;b&gt;waiting" in text
+    assert "“whole”" in text or ">whole<" in text
+    with pytest.raises(DataError, match=r"no run has finished.*\n.*half: has not finished"):
+        report.write_report([tmp_path / "half"], tmp_path / "r.html")
+    with pytest.raises(DataError, match="is not a run"):
+        report.write_report([tmp_path / "whole", stores], tmp_path / "r.html")
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(DataError, match=r"summary\.json: is damaged"):
+        report.write_report(runs, tmp_path / "r.html")
+
+
+def test_a_page_of_finished_runs_has_no_list_of_others(page):
+    _, text = page
+    assert "Not on this page" not in text

@@ -1,15 +1,56 @@
-"""Sweeps: every point once, each checked before any runs."""
+"""Sweeps: every point once, each checked before any runs, none lost to what happens to another."""
 
 import json
+import os
+import re
+import time
+from collections import Counter
 
 import pytest
+import torch
 
-from helpers.tiny import tiny_recipe
+from helpers.forks import fork
+from helpers.group import start_group, wait_for_group
+from helpers.tiny import tiny_recipe, weights
 from mambavl.configs import validate
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import DataError, Interrupted, UsageError
+from mambavl.fuse import train as training
+from mambavl.fuse.owner import owned
 from mambavl.fuse.recipe import Recipe
-from mambavl.fuse.sweep import expand, sweep
+from mambavl.fuse.run import read_curves
+from mambavl.fuse.sweep import expand, points_without_folder, sweep
 from mambavl.fuse.train import train
+
+
+def grid_of(stores, out, grid, **train_keys):
+    """The points of a grid over the tiny recipe without a title, as people write them."""
+    data = tiny_recipe(stores, title="", **train_keys).model_dump(mode="json", exclude_none=True)
+    del data["title"]
+    return expand({**data, "grid": grid}, out, "tiny.toml")
+
+
+def count_updates(monkeypatch, log):
+    """Every update appends the name of its run to `log`, in forks too; returns what counts them."""
+    log.touch()
+    update = training._Trainer._update
+
+    def counted(self, *args):
+        descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+        os.write(descriptor, f"{self.run.name}\n".encode())
+        os.close(descriptor)
+        return update(self, *args)
+
+    monkeypatch.setattr(training._Trainer, "_update", counted)
+    return lambda: Counter(log.read_text().split())
+
+
+def states(points):
+    return {point.name: point.state for point in points}
+
+
+def wait_for(path):
+    while not path.exists():
+        time.sleep(0.01)
 
 
 def test_a_sweep_runs_every_point_once(stores, tmp_path):
@@ -89,3 +130,266 @@ def test_a_grid_over_precision_and_over_streams(stores, tmp_path):
         for precision in ("fp32", "bf16")
         for streams in (("video",), ("noun_question", "verb_question"))
     }
+
+
+# --- whatever happens to a point is a state of that point
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"),
+            "OutOfMemoryError: CUDA out of mem",
+        ),
+        (MemoryError("no room"), "MemoryError: no room (in test_sweep.py, line "),
+        (RuntimeError("device-side assert"), "RuntimeError: device-side assert (in "),
+        (ValueError("y_true"), "ValueError: y_true (in "),
+        (DataError("could not be written"), "could not be written"),
+    ],
+)
+def test_any_error_of_a_point_is_its_state_and_the_others_go_on(stores, tmp_path, monkeypatch, error, says):
+    update = training._Trainer._update
+
+    def fail(self, *args):
+        if self.config.lr == 5e-3:
+            raise error
+        return update(self, *args)
+
+    monkeypatch.setattr(training._Trainer, "_update", fail)
+    points = grid_of(stores, tmp_path, {"train": {"lr": [5e-3, 1e-2]}}, epochs=1)
+    found = sweep(points, tmp_path)
+    assert states(found) == {"train.lr=0.005": "failed", "train.lr=0.01": "done"}
+    assert found[1].error.startswith(says)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [(line["state"], line["error"]) for line in summary] == [("done", ""), ("failed", found[1].error)]
+    monkeypatch.undo()
+    again = sweep(grid_of(stores, tmp_path, {"train": {"lr": [5e-3, 1e-2]}}, epochs=1), tmp_path)
+    assert states(again) == {"train.lr=0.005": "done", "train.lr=0.01": "skipped"}
+
+
+@pytest.mark.parametrize("stop", [Interrupted, KeyboardInterrupt])
+def test_a_stop_ends_the_sweep_and_the_summary_holds_what_was_done(stores, tmp_path, stop):
+    def stop_in_second(points):
+        if points[1].epoch:
+            raise stop("now")
+
+    points = grid_of(stores, tmp_path, {"train": {"lr": [5e-3, 1e-2, 2e-2]}}, epochs=2)
+    with pytest.raises(stop):
+        sweep(points, tmp_path, on_change=stop_in_second)
+    summary = {line["name"]: line for line in json.loads((tmp_path / "summary.json").read_text())}
+    assert summary["train.lr=0.005"]["metrics"]
+    assert summary["train.lr=0.02"]["state"] == "waiting"
+    waiting = points_without_folder(tmp_path / "summary.json")
+    assert waiting == {str(tmp_path / "train.lr=0.02"): "has not begun"}
+    again = sweep(grid_of(stores, tmp_path, {"train": {"lr": [5e-3, 1e-2, 2e-2]}}, epochs=2), tmp_path)
+    assert sorted(states(again).values()) == ["done", "done", "skipped"]
+
+
+def test_a_changed_recipe_is_refused_before_anything_trains(stores, tmp_path, monkeypatch):
+    sweep(grid_of(stores, tmp_path, {"train": {"lr": [1e-2]}}, epochs=1), tmp_path)
+    before = (tmp_path / "summary.json").read_bytes()
+    updates = count_updates(monkeypatch, tmp_path / "log")
+    with pytest.raises(UsageError, match=r"train\.epochs: 1 -> 2"):
+        sweep(grid_of(stores, tmp_path, {"train": {"lr": [1e-3, 1e-2]}}, epochs=2), tmp_path)
+    assert not updates()
+    assert not (tmp_path / "train.lr=0.001").exists()
+    assert (tmp_path / "summary.json").read_bytes() == before
+
+
+def test_an_axis_added_later_leaves_finished_points_where_they_are(stores, tmp_path, monkeypatch):
+    """Both the folder's name and the title that the grid gives change with the axes."""
+    sweep(grid_of(stores, tmp_path, {"train": {"lr": [1e-2]}}, epochs=1), tmp_path)
+    updates = count_updates(monkeypatch, tmp_path / "log")
+    grid = {"train": {"seed": [0, 1], "lr": [1e-2]}, "fusion": {"share": ["A", "none"]}}
+    found = sweep(grid_of(stores, tmp_path, grid, epochs=1), tmp_path)
+    assert Counter(states(found).values()) == {"done": 3, "skipped": 1}
+    assert len(updates()) == 3
+    old = next(point for point in found if point.state == "skipped")
+    assert (old.name, old.run.name) == ("train.seed=0,train.lr=0.01,fusion.share=A", "train.lr=0.01")
+    assert not (tmp_path / old.name).exists()
+    assert {line["run"] for line in json.loads((tmp_path / "summary.json").read_text())} == {
+        path.name for path in tmp_path.iterdir() if path.is_dir()
+    }
+    again = sweep(grid_of(stores, tmp_path, grid, epochs=1), tmp_path)
+    assert set(states(again).values()) == {"skipped"}
+
+
+def test_a_grid_over_titles_and_folders_of_others_are_never_taken_for_a_point(stores, tmp_path):
+    found = sweep(grid_of(stores, tmp_path, {"title": ["a", "b"]}, epochs=1), tmp_path)
+    assert sorted((point.run.name, point.state) for point in found) == [
+        ("title=a", "done"),
+        ("title=b", "done"),
+    ]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "recipe.toml").write_text("another = 'program'")
+    again = sweep(grid_of(stores, tmp_path, {"title": ["a", "b"]}, epochs=1), tmp_path)
+    assert set(states(again).values()) == {"skipped"}
+
+
+# --- several sweeps in one folder
+
+
+def test_two_sweeps_at_once_train_every_point_once(stores, tmp_path, monkeypatch):
+    """Whoever comes first holds its first point until the other has found it held."""
+    out = tmp_path / "both"
+    updates = count_updates(monkeypatch, tmp_path / "log")
+
+    def one(name):
+        def on_change(points):
+            (tmp_path / name).touch()
+            for other in "ab":
+                wait_for(tmp_path / other)
+            if any(point.state == "elsewhere" for point in points):
+                (tmp_path / "met").touch()
+
+        points = grid_of(stores, out, {"train": {"seed": list(range(20))}}, epochs=2)
+        assert {point.state for point in sweep(points, out, on_change=on_change)} <= {"done", "skipped"}
+
+    children = {name: fork(lambda name=name: one(name), *[tmp_path / f"{name}.log"] * 2) for name in "ab"}
+    codes = {name: child.wait() for name, child in children.items()}
+    assert codes == {"a": 0, "b": 0}, [(tmp_path / f"{name}.log").read_text() for name in "ab"]
+    assert (tmp_path / "met").exists()
+    assert updates() == {f"train.seed={seed}": 6 for seed in range(20)}
+    runs = sorted(path for path in out.iterdir() if path.is_dir())
+    assert len(runs) == 20
+    for run in runs:
+        assert [line["epoch"] for line in read_curves(run)] == [1, 2]
+        assert not (run / "checkpoints").exists()
+    assert {line["state"] for line in json.loads((out / "summary.json").read_text())} <= {"done", "skipped"}
+    monkeypatch.undo()
+    train(grid_of(stores, out, {"train": {"seed": [7]}}, epochs=2)[0].recipe, tmp_path / "alone")
+    alone, shared = weights(tmp_path / "alone"), weights(out / "train.seed=7")
+    assert all(torch.equal(alone[key], shared[key]) for key in alone)
+
+
+def held_by_another(run, release, deed):
+    """A process that holds a run until there is a file `release`, then does `deed` in it."""
+
+    def hold():
+        with owned(run):
+            wait_for(release)
+            deed()
+
+    child = fork(hold)
+    wait_for(run / "lock")
+    while not (run / "lock").read_bytes():
+        time.sleep(0.01)
+    return child
+
+
+def fail():
+    raise DataError("diverged")
+
+
+@pytest.mark.parametrize(
+    ("deed", "ends"), [(lambda: None, "done"), (fail, "failed")], ids=["given up", "failed"]
+)
+def test_a_point_that_another_trains_is_looked_at_again(stores, tmp_path, monkeypatch, deed, ends):
+    """Given up, it is trained here; failed there, it has failed."""
+    points = grid_of(stores, tmp_path, {"train": {"lr": [5e-3, 1e-2]}}, epochs=1)
+    other = held_by_another(points[0].run, tmp_path / "release", deed)
+    updates = count_updates(monkeypatch, tmp_path / "log")
+    seen = []
+
+    def on_change(now):
+        seen.append([(point.state, point.error) for point in now])
+        if now[1].state == "done" and other.code is None:
+            (tmp_path / "release").touch()
+            other.wait()
+
+    found = sweep(points, tmp_path, on_change=on_change)
+    assert seen[0][0][0] == "elsewhere"
+    assert f"another process (pid {other.pid} on host" in seen[0][0][1]
+    assert states(found) == {"train.lr=0.005": ends, "train.lr=0.01": "done"}
+    assert updates()["train.lr=0.005"] == (3 if ends == "done" else 0)
+    assert ends == "done" or found[1].error == "diverged"
+
+
+def test_waiting_for_others_can_be_stopped(stores, tmp_path):
+    points = grid_of(stores, tmp_path, {"train": {"lr": [5e-3]}}, epochs=1)
+    other = held_by_another(points[0].run, tmp_path / "release", lambda: None)
+    with pytest.raises(Interrupted, match="stopped while other processes train 1 of the points"):
+        sweep(points, tmp_path, should_stop=lambda: True)
+    (tmp_path / "release").touch()
+    other.wait()
+
+
+# --- several processes in one sweep
+
+
+def test_an_evaluation_that_diverges_ends_its_point_on_all_processes(stores, tmp_path):
+    """The main process alone scores: the others hear of it, and all go on with the next point."""
+    grid = {"train": {"lr": [1e30, 1e-2]}, "fusion": {"dropout": [0.0]}}
+    keys = {"warmup_epochs": 0, "batch_size": 100, "epochs": 1}
+
+    def two():
+        found = sweep(grid_of(stores, tmp_path / "two", grid, **keys), tmp_path / "two")
+        good, bad = found
+        assert (good.state, bad.state) == ("done", "failed")
+        assert re.search("diverged.*scores", bad.error)
+        assert good.result.training.processes == 2
+
+    codes = wait_for_group(start_group(two, tmp_path))
+    assert codes == [0, 0], "".join(path.read_text() for path in sorted(tmp_path.glob("rank-*.log")))
+    one = sweep(grid_of(stores, tmp_path / "one", grid, **keys), tmp_path / "one")
+    assert [point.state for point in one] == ["done", "failed"]
+    alone, shared = (weights(tmp_path / name / one[0].run.name) for name in ("one", "two"))
+    for name, value in alone.items():
+        torch.testing.assert_close(shared[name], value, rtol=2e-3, atol=2e-4)
+
+
+def test_an_error_on_one_process_is_everybodys(stores, tmp_path, monkeypatch):
+    """Out of memory in the forward pass of the second process alone; the next point is trained by both."""
+    loss = training._Trainer._loss
+
+    def fail_on_second(self, *args):
+        if self.config.lr == 5e-3 and self.processes.index == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return loss(self, *args)
+
+    monkeypatch.setattr(training._Trainer, "_loss", fail_on_second)
+    out = tmp_path / "out"
+
+    def two():
+        good, bad = sweep(grid_of(stores, out, {"train": {"lr": [5e-3, 1e-2]}}, epochs=1), out)
+        assert (good.state, bad.state) == ("done", "failed")
+        assert bad.error.startswith("OutOfMemoryError: CUDA out of memory.")
+
+    codes = wait_for_group(start_group(two, tmp_path))
+    assert codes == [0, 0], "".join(path.read_text() for path in sorted(tmp_path.glob("rank-*.log")))
+
+
+def test_an_error_amid_an_exchange_ends_the_process_that_met_it(stores, tmp_path, monkeypatch):
+    """It cannot be agreed upon: a launcher ends the others, and nobody goes on alone with the next point."""
+    update = training._Trainer._update
+
+    def fail_on_second(self, *args):
+        if self.processes.index == 1:
+            raise MemoryError("no room")
+        return update(self, *args)
+
+    monkeypatch.setattr(training._Trainer, "_update", fail_on_second)
+    out = tmp_path / "out"
+    codes = wait_for_group(
+        start_group(lambda: sweep(grid_of(stores, out, {"train": {"lr": [5e-3, 1e-2]}}), out), tmp_path)
+    )
+    assert codes[1] == 1
+    assert "MemoryError: no room" in (tmp_path / "rank-1.log").read_text()
+    assert not (out / "train.lr=0.01").exists()
+
+
+def test_two_processes_look_at_a_held_point_again_together(stores, tmp_path):
+    points = grid_of(stores, tmp_path / "out", {"train": {"lr": [5e-3, 1e-2]}}, epochs=1)
+    other = held_by_another(points[0].run, tmp_path / "release", lambda: None)
+
+    def two():
+        def on_change(now):
+            if now[1].state == "done":
+                (tmp_path / "release").touch()
+
+        assert {p.state for p in sweep(points, tmp_path / "out", on_change=on_change)} == {"done"}
+
+    codes = wait_for_group(start_group(two, tmp_path))
+    assert codes == [0, 0], "".join(path.read_text() for path in sorted(tmp_path.glob("rank-*.log")))
+    assert other.wait() == 0
