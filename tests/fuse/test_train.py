@@ -10,6 +10,7 @@ import torch
 from helpers.tiny import make_dense_store, tiny_recipe, weights
 from mambavl.configs import set_key, validate
 from mambavl.configs.errors import DataError, Interrupted, UsageError
+from mambavl.fuse import owner
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.recipe import Recipe, TrainConfig, build_head
 from mambavl.fuse.run import read_recipe, read_scores
@@ -98,6 +99,22 @@ def test_a_finished_run_is_returned_and_another_recipe_refused(stores, tmp_path)
     assert train(tiny_recipe(stores), tmp_path / "run") == first
     with pytest.raises(UsageError, match=r"train\.seed: 0 -> 3"):
         train(tiny_recipe(stores, seed=3), tmp_path / "run")
+
+
+def test_a_run_finished_meanwhile_is_not_trained_again(stores, tmp_path, monkeypatch):
+    """Another process had the folder between the first look at it and the lock."""
+    recipe, run, started = tiny_recipe(stores, epochs=1), tmp_path / "run", []
+
+    def finish_first(run):
+        monkeypatch.undo()
+        train(recipe, run)
+        return owner.owned(run)
+
+    monkeypatch.setattr(owner, "owned", finish_first)
+    assert train(recipe, run, on_start=lambda: started.append(1)).epochs == 1
+    assert not started
+    assert train(recipe, tmp_path / "another", on_start=lambda: started.append(1)).epochs == 1
+    assert started == [1]
 
 
 def test_a_run_without_text_is_called_none(stores, tmp_path):

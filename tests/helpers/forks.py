@@ -58,6 +58,8 @@ def fork(
         return Child(pid)
     code = 1
     try:
+        # not a handler of the tests', such as pytest-timeout's: it would wait for Python to go on
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(HANGING)
         _print_into(stdout or Path(os.devnull), stderr or Path(os.devnull))
         warnings.simplefilter("ignore")  # as in a program, where no test turns them into errors
