@@ -20,7 +20,14 @@ from mambavl.fuse.run import CURVES, FAILURE, LOCK, RECIPE, RESULT, read_recipe
 
 
 class RunHeld(UsageError):
-    """Another process trains the run."""
+    """Another process trains the run; `holder` says which."""
+
+    def __init__(self, run: Path, holder: str) -> None:
+        super().__init__(run, holder)
+        self.run, self.holder = run, holder
+
+    def __str__(self) -> str:
+        return f"{self.run}: {self.holder} trains this run; wait for it, or use another --out"
 
 
 @contextlib.contextmanager
@@ -33,7 +40,7 @@ def owned(run: Path) -> Iterator[None]:
     fsops.make_folder(run)
     held = fsops.lock(run / LOCK, exclusive=True, wait=False)
     if held is None:
-        raise RunHeld(f"{run}: {_holder(run)} trains this run; wait for it, or use another --out")
+        raise RunHeld(run, _holder(run))
     try:
         fsops.sign(
             run / LOCK, held, canonical.pretty_json({"host": socket.gethostname(), "pid": os.getpid()})

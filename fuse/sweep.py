@@ -182,7 +182,7 @@ class _Sweep:
         except Interrupted:
             raise
         except RunHeld as held:
-            point.state, point.error = "elsewhere", str(held)
+            point.state, point.error = "elsewhere", f"{held.holder} trains it"
         except Exception as error:
             if self.processes.count > 1 and not isinstance(error, MambaVLError):
                 raise  # of this process alone: the others wait in the middle of an exchange

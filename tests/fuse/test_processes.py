@@ -1,5 +1,7 @@
 """Processes that decide together: one value or one error for all, and no one is left waiting."""
 
+from pathlib import Path
+
 import pytest
 
 from helpers.group import start_group, wait_for_group
@@ -25,9 +27,11 @@ def decide():
     assert not processes.any(False)
     assert processes.step(lambda: processes.index, stop=False) == processes.index
     assert processes.step(lambda: processes.index, stop=processes.index == 1) is None
-    with pytest.raises(RunHeld, match="mine"):
-        processes.once(lambda: fail_on(0, processes, RunHeld("mine")))
-    assert processes.once(lambda: fail_on(1, processes, RunHeld("mine"))) == 0  # never called there
+    with pytest.raises(RunHeld, match="run: mine trains this run"):
+        processes.once(lambda: fail_on(0, processes, RunHeld(Path("run"), "mine")))
+    assert (
+        processes.once(lambda: fail_on(1, processes, RunHeld(Path("run"), "mine"))) == 0
+    )  # never called there
     for together in (processes.every, lambda deed: processes.step(deed, stop=False)):
         for rank in (0, 1):
             deed = lambda rank=rank: fail_on(rank, processes, MemoryError("no room"))
