@@ -20,7 +20,7 @@ from mambavl.configs.errors import DataError, Interrupted, MambaVLError, UsageEr
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.owner import RunHeld, last_failure, reason
 from mambavl.fuse.processes import Processes
-from mambavl.fuse.recipe import Recipe, build_head
+from mambavl.fuse.recipe import WITHOUT_WEIGHT, Recipe, build_head, what_decides
 from mambavl.fuse.result import Result
 from mambavl.fuse.run import (
     RECIPE,
@@ -230,9 +230,9 @@ class _Sweep:
 def find_folders(points: list[Point], out: Path) -> list[tuple[Path, Recipe]]:
     """The folder of each point in `out`, and its recipe with the title that it has there.
 
-    A run whose recipe is the point's is the point's, whatever its folder is called: its name, and its title
-    where the recipe has none, come from the grid, and an axis added to the grid changes both. A finished run
-    comes first, then one under the point's own name.
+    A run whose recipe gives the point's weights is the point's, whatever its folder is called: its name, and
+    its title where the recipe has none, come from the grid, and an axis added to the grid changes both. A
+    finished run comes first, then one under the point's own name.
     """
     there: dict[str, list[tuple[Path, Recipe]]] = {}
     for recipe_file in sorted(out.glob(f"*/{RECIPE}")):
@@ -243,8 +243,8 @@ def find_folders(points: list[Point], out: Path) -> list[tuple[Path, Recipe]]:
         there.setdefault(_digest(recipe), []).append((recipe_file.parent, recipe))
     found = []
     for point in points:
-        is_by_title = "title" in point.values
-        runs = there.get(_digest(point.recipe), []) if not is_by_title else []
+        has_twins = any(key in WITHOUT_WEIGHT for key in point.values)  # other points with the same weights
+        runs = [] if has_twins else there.get(_digest(point.recipe), [])
         runs = sorted(runs, key=lambda run: (not (run[0] / RESULT).exists(), run[0] != point.run))
         if runs and runs[0][0] != point.run:
             run, recipe = runs[0]
@@ -269,7 +269,7 @@ def points_without_folder(summary: Path) -> dict[str, str]:
 
 
 def _digest(recipe: Recipe) -> str:
-    return canonical.digest({**recipe.model_dump(mode="json"), "title": ""})
+    return canonical.digest(what_decides(recipe))
 
 
 def _free_memory() -> None:

@@ -56,9 +56,9 @@ def test_a_held_run_is_refused_with_2_and_its_holder(road, tmp_path, capsys):
 def test_a_failed_point_is_named_with_its_reason_and_left_out_of_the_report(road, tmp_path, capsys):
     """Nothing of the sweep is lost, and the exit code says that something is."""
     recipe = tmp_path / "grid.toml"
-    grid = "\nclip_norm = 0.0\nwarmup_epochs = 0.0\n[grid]\ntrain.lr = [1e30, 1e-3]\n"
-    recipe.write_text((road / "mine.toml").read_text() + grid)
-    assert call("sweep", recipe, "--out", tmp_path / "sweep") == 1
+    recipe.write_text((road / "mine.toml").read_text() + "\n[grid]\ntrain.lr = [1e30, 1e-3]\n")
+    sets = ("--set", "train.clip_norm=0.0", "--set", "train.warmup_epochs=0.0")
+    assert call("sweep", recipe, *sets, "--out", tmp_path / "sweep") == 1
     captured = capsys.readouterr()
     assert "train.lr=0.001: done\n" in captured.err
     assert "train.lr=1e+30: failed (" in captured.err
