@@ -49,9 +49,8 @@ def owned(run: Path) -> Iterator[None]:
     except (Interrupted, UsageError):
         raise  # nothing has failed: the run waits, or was refused
     except Exception as error:
-        with contextlib.suppress(
-            DataError
-        ):  # the disk may be what failed; the first error is the one to report
+        # the disk may be what failed; the first error is the one to report
+        with contextlib.suppress(DataError):
             _note(run, error)
         raise
     finally:

@@ -24,12 +24,13 @@ from mambavl.fuse.owner import reason
 Value = TypeVar("Value")
 
 ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
+# one is set where WORLD_SIZE counts
 RANKS = (
     "RANK",
     "PMI_RANK",
     "OMPI_COMM_WORLD_RANK",
     "MV2_COMM_WORLD_RANK",
-)  # one is set where WORLD_SIZE counts
+)
 
 
 class Processes:
