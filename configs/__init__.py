@@ -31,14 +31,18 @@ def load(path: Path | str, kind: type[ConfigType], overrides: Iterable[str] = ()
     """Read the recipe at `path` (or the packaged one of that name, `fuse/default`), apply `key=value`
     overrides, check it.
 
-    Raises UsageError naming the file, the key and, for an unknown key, the nearest known name.
+    Raises UsageError naming the file or `--set`, the key and, for an unknown key, the nearest known name.
     """
-    source = find_recipe(path)
-    return validate(override(read_toml(source), overrides), kind, source.name)
+    source, assignments = find_recipe(path), list(overrides)
+    return validate(override(read_toml(source), assignments), kind, source.name, assignments)
 
 
 def find_recipe(path: Path | str) -> Path:
-    """The recipe file: a path, or the name of a packaged recipe with or without `.toml`."""
+    """The recipe file: a path, or the name of a packaged recipe with or without `.toml`.
+
+    Raises UsageError where it is neither, with the nearest name or all names of packaged training recipes:
+    the commands that take a recipe train or count a head.
+    """
     if Path(path).is_file():
         return Path(path)
     packaged = Path(str(resources.files("mambavl.configs")))
@@ -46,9 +50,8 @@ def find_recipe(path: Path | str) -> Path:
     known = sorted(p.relative_to(packaged).with_suffix("").as_posix() for p in packaged.rglob("*.toml"))
     if name in known:
         return packaged / f"{name}.toml"
-    raise UsageError(
-        f"{path}: no such recipe file{did_you_mean(name, known)} Packaged recipes: {', '.join(known)}"
-    )
+    offered = [recipe for recipe in known if recipe.startswith("fuse/")]
+    raise UsageError(f"{path}: no such recipe file{did_you_mean(name, offered)}")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -94,17 +97,28 @@ def parse_value(text: str) -> Any:
 
 
 def validate(
-    data: dict[str, Any], kind: type[ConfigType], source: str, *, recorded: bool = False
+    data: dict[str, Any],
+    kind: type[ConfigType],
+    source: str,
+    assignments: Iterable[str] = (),
+    *,
+    recorded: bool = False,
 ) -> ConfigType:
     """Validate `data` as `kind`; all faults in one UsageError, a line each.
 
+    A line begins with `source`, or with `--set` where one of the `assignments` (`a.b=value`) gave the key.
     recorded: `data` is the record of a run, not a request for one. Validators find this in their context, and
     let pass what is refused only because nobody should train it.
     """
+    set_keys = [assignment.partition("=")[0].strip() for assignment in assignments]
     try:
         return kind.model_validate(data, context={"recorded": recorded})
     except ValidationError as error:
-        lines = [_explain(fault, kind, source) for fault in error.errors(include_url=False)]
+        lines = []
+        for fault in error.errors(include_url=False):
+            key = ".".join(map(str, fault["loc"]))
+            is_set = any(f"{key}.".startswith(f"{set_key}.") for set_key in set_keys)
+            lines.append(_explain(fault, kind, "--set" if is_set else source))
         raise UsageError("\n".join(lines)) from None
 
 
@@ -126,7 +140,21 @@ def _explain(fault: ErrorDetails, kind: type[Config], source: str) -> str:
         return f"{source}{section}: there is no key `{key}`{did_you_mean(key, list(owner.model_fields))}"
     if fault["type"] == "missing":
         return f"{source}{section}: the key `{key}` is missing"
+    if fault["type"] in ("model_type", "dict_type"):
+        hint = _section_hint(kind, fault["type"], [*path, key])
+        return f"{source}{section}: {key} = {fault['input']!r}: {hint}"
     return f"{source}{section}: {key} = {fault['input']!r}: {message}"
+
+
+def _section_hint(kind: type[Config], fault: str, path: list[str]) -> str:
+    """What to do where the section `path` of a `kind` recipe was given a value."""
+    hint = f"[{'.'.join(path)}] is a section: set its keys"
+    record = _model_at(kind, path)
+    if fault == "dict_type" and record is _model_at(kind, path[:-1]):  # of values: `published`, `grid`
+        return hint
+    names = [*path, "NAME"] if fault == "dict_type" else path
+    first = next(name for name, field in record.model_fields.items() if not field.exclude)
+    return f"{hint}, such as {'.'.join([*names, first])}"
 
 
 def _model_at(kind: type[Config], path: list[str]) -> type[Config]:

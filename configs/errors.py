@@ -36,6 +36,11 @@ def some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 row`, `1,200 rows`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def differs(lines: Sequence[str], sides: str, most: int = 20) -> str:
     """`What differs (there -> asked for):` and the lines, indented; `sides` names what stands on the two
     sides of the arrow in each line.

@@ -30,12 +30,15 @@ class Setting:
 
     key: str  # as `--set` takes it: `sampling.frames`; NAME stands for a name of the user's own
     values: str  # which values it takes
-    default: str  # as a recipe would say it, or `required`, or `absent`
+    default: str  # as a recipe would say it, or `absent`, or `required`, perhaps with a condition
     meaning: str  # the field's comment; empty where it has none
 
 
-def settings_of(record: type[BaseModel], prefix: str = "") -> list[Setting]:
-    """Every key of `record` and of the records inside it; fields left out of its dumps are not keys."""
+def settings_of(record: type[BaseModel], prefix: str = "", required: str = REQUIRED) -> list[Setting]:
+    """Every key of `record` and of the records inside it; fields left out of its dumps are not keys.
+
+    prefix: put before each key. required: what a key without a default has in place of one.
+    """
     meanings = comments_of(record)
     found = []
     for name, field in record.model_fields.items():
@@ -44,9 +47,11 @@ def settings_of(record: type[BaseModel], prefix: str = "") -> list[Setting]:
         key = prefix + name
         inner, is_named = _record_in(field.annotation)
         if inner is not None:
-            found += settings_of(inner, f"{key}.NAME." if is_named else f"{key}.")
+            # an optional record need not be there, but its own keys are required once it is
+            needed = f"{REQUIRED} once {key} is set" if _is_optional(field) else required
+            found += settings_of(inner, f"{key}.NAME." if is_named else f"{key}.", needed)
         else:
-            found.append(Setting(key, _values(field), _default(field), meanings.get(name, "")))
+            found.append(Setting(key, _values(field), _default(field, required), meanings.get(name, "")))
     return found
 
 
@@ -99,9 +104,13 @@ def _record_in(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
     return None, False
 
 
-def _default(field: FieldInfo) -> str:
+def _is_optional(field: FieldInfo) -> bool:
+    return not field.is_required() and field.default is None
+
+
+def _default(field: FieldInfo, required: str) -> str:
     if field.is_required():
-        return REQUIRED
+        return required
     default = field.get_default(call_default_factory=True, validated_data={})
     if default is None:
         return ABSENT

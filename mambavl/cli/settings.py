@@ -14,6 +14,7 @@ from mambavl.configs.errors import UsageError, did_you_mean
 from mambavl.configs.settings import ABSENT, REQUIRED, Setting, settings_of
 
 NAMES = ("extract.video", "extract.text", "extract.audio", "cache.import", "questions", "train")
+MOST_EXPLAINED = 40  # keys that --help explains; of more it lists the defaults alone
 PAGE_START = """\
 # Settings
 
@@ -53,10 +54,10 @@ def section(name: str) -> Section:
         "train": ("mambavl train, mambavl sweep", Recipe),
     }
     if name not in sections:
-        there_are = ", ".join(NAMES)
-        raise UsageError(
-            f"there are no settings {name!r}{did_you_mean(name, list(NAMES))} There are: {there_are}"
-        )
+        hint = did_you_mean(name, list(NAMES))
+        if NAMES[0] not in hint:
+            hint += f" Names: {', '.join(NAMES)}"
+        raise UsageError(f"no settings are called {name!r}{hint}")
     commands, record = sections[name]
     return Section(name, commands, record)
 
@@ -87,21 +88,25 @@ def long_text(found: Section, width: int) -> str:
     lines = [f"{found.commands}: --set KEY=VALUE"]
     for setting in settings_of(found.record):
         lines += ["", f"{setting.key}    {_given(setting)}; {setting.values}"]
-        lines += textwrap.wrap(
-            setting.meaning, width, initial_indent="    ", subsequent_indent="    ", break_long_words=False
-        )
+        lines += _wrapped(setting.meaning, width, "    ")
     return "\n".join(lines)
 
 
 def short_text(found: Section, width: int) -> str:
-    """A line for each key: its default and the beginning of its meaning."""
-    shown = [(setting.key, _given(setting), setting.meaning) for setting in settings_of(found.record)]
-    keys = max(len(key) for key, _, _ in shown)
-    lines = [f" Settings, by --set KEY=VALUE (`mambavl settings {found.name}` says more):", ""]
-    for key, given, meaning in shown:
-        line = f"   {key:<{keys}}  {given}: {meaning}"
-        lines.append(line if len(line) <= width else f"{line[: width - 3].rstrip()}...")
+    """A line for each key with its default, and under it what it does; of many keys the lines alone."""
+    shown = settings_of(found.record)
+    is_explained = len(shown) <= MOST_EXPLAINED
+    more = "says more" if is_explained else "says more, and what each does"
+    lines = [f" Settings, by --set KEY=VALUE (`mambavl settings {found.name}` {more}):", ""]
+    for setting in shown:
+        lines.append(f"   {setting.key} {_assigned(setting)}")
+        if is_explained:
+            lines += _wrapped(setting.meaning, width, " " * 7)
     return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
 
 
 def page() -> str:
@@ -115,7 +120,7 @@ def page() -> str:
         )
         for setting in settings_of(found.record):
             given = FLAGS.get(setting.key) or setting.default
-            if given not in (REQUIRED, ABSENT):
+            if not _is_word(given):
                 given = f"`{given}`"
             cells = (f"`{setting.key}`", given, setting.values, setting.meaning)
             parts.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n")
@@ -126,7 +131,21 @@ def _given(setting: Setting) -> str:
     """How a key gets its value when nobody sets it: by its flag, or from its default."""
     if setting.key in FLAGS:
         return f"by {FLAGS[setting.key]}"
-    return setting.default if setting.default == REQUIRED else f"default {setting.default}"
+    if setting.default.startswith(REQUIRED):
+        return setting.default
+    return f"default {setting.default}" if setting.default == ABSENT else f"default `{setting.default}`"
+
+
+def _assigned(setting: Setting) -> str:
+    """`= 16`, or in brackets what there is in place of a default."""
+    if setting.key in FLAGS:
+        return f"({_given(setting)})"
+    return f"({setting.default})" if _is_word(setting.default) else f"= {setting.default}"
+
+
+def _is_word(default: str) -> bool:
+    """Whether it says that there is no default."""
+    return default == ABSENT or default.startswith(REQUIRED)
 
 
 def _width() -> int:

@@ -4,7 +4,7 @@ import pytest
 
 from helpers.cli import call
 from helpers.paths import ROOT
-from mambavl.cli.settings import NAMES, page, section
+from mambavl.cli.settings import NAMES, page, section, short_text
 from mambavl.configs.settings import settings_of
 
 
@@ -34,7 +34,7 @@ def test_without_a_name_the_names_are_listed_and_an_unknown_one_is_refused(capsy
     listed = capsys.readouterr().out
     assert [line.split()[0] for line in listed.splitlines()] == list(NAMES)
     assert call("settings", "extract.vidoe") == 2
-    assert "did you mean `extract.video`? There are: extract.video, extract.text" in capsys.readouterr().err
+    assert "no settings are called 'extract.vidoe'; did you mean `extract.video`?" in capsys.readouterr().err
     assert call("settings", "train", "--markdown") == 2
 
 
@@ -62,3 +62,18 @@ def test_the_help_of_a_command_that_takes_set_ends_with_its_settings(capsys, wor
 def test_a_setting_with_a_flag_is_said_to_be_given_by_it(capsys):
     assert call("settings", "extract.video") == 0
     assert "\nsampling.task    by --task; recognition or anticipation\n" in capsys.readouterr().out
+
+
+def test_help_says_each_meaning_in_full_unless_there_are_many_keys():
+    short, long = section("extract.video"), section("train")
+    said = " ".join(short_text(short, 60).split())
+    for setting in settings_of(short.record):
+        assert setting.meaning in said
+    assert "\n   fusion.preset = default\n" in short_text(long, 60)
+    assert "\n   streams.NAME.store (required)\n" in short_text(long, 60)
+    assert "..." not in short_text(long, 60)
+
+
+def test_a_default_is_told_from_the_values(capsys):
+    assert call("settings", "train") == 0
+    assert "\nfusion.preset    default `default`; default, paper or released\n" in capsys.readouterr().out

@@ -92,6 +92,28 @@ def test_every_key_mistyped_by_one_letter_is_refused_with_the_right_suggestion(k
     assert tried > 20
 
 
+def test_a_fault_of_an_override_is_said_to_be_of_set_and_of_no_file(tmp_path):
+    (tmp_path / "mine.toml").write_text("[train]\nepochs = 0\n[streams.video]\nstore = 'v.zarr'\n")
+    with pytest.raises(UsageError) as error:
+        load(tmp_path / "mine.toml", Recipe, ["train.lrr=3", "fusion={d_sate = 4}", "data.allow_missing=-1"])
+    assert [line.split(":")[0] for line in sorted(str(error.value).split("\n"))] == [
+        "--set [data]", "--set [fusion]", "--set [train]", "mine.toml [train]",
+    ]  # fmt: skip
+
+
+def test_a_value_in_place_of_a_section_is_answered_with_a_key():
+    for assignment, hint in (
+        ("fusion=3", "fusion = 3: [fusion] is a section: set its keys, such as fusion.d_model"),
+        ("streams=3", "streams = 3: [streams] is a section: set its keys, such as streams.NAME.store"),
+        ("published=3", "published = 3: [published] is a section: set its keys"),
+    ):
+        with pytest.raises(UsageError) as error:
+            validate(override({"streams": STREAMS}, [assignment]), Recipe, "--set")
+        assert str(error.value) == f"--set: {hint}"
+    with pytest.raises(UsageError, match=r"such as streams\.video\.store$"):
+        validate({"streams": {"video": 2}}, Recipe, "r")
+
+
 def test_a_mistyped_stream_is_refused():
     """A stream may have any name, but a near miss of a known one would be routed wrongly without a word."""
     for wrong, right in (
@@ -139,6 +161,10 @@ def test_the_written_back_recipe_reads_as_the_same_recipe():
 def test_unknown_files_and_broken_toml_are_named(tmp_path):
     with pytest.raises(UsageError, match="did you mean `fuse/default`"):
         find_recipe("fuse/defalt")
+    with pytest.raises(UsageError) as error:
+        find_recipe("nofile.toml")
+    assert str(error.value).count("fuse/default") == 1
+    assert "extract/demo" not in str(error.value)
     broken = tmp_path / "broken.toml"
     broken.write_text("a = [1,\nb = 2")
     with pytest.raises(UsageError, match=r"broken\.toml.*not valid TOML"):

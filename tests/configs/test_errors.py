@@ -1,6 +1,6 @@
 """What messages are made of."""
 
-from mambavl.configs.errors import did_you_mean, differs, edit_distance, some
+from mambavl.configs.errors import counted, did_you_mean, differs, edit_distance, some
 
 
 def test_a_long_list_of_names_is_cut():
@@ -9,6 +9,10 @@ def test_a_long_list_of_names_is_cut():
     assert some(list("abcde")) == "a, b, c, d, e"
     assert some(list("abcdef")) == "a, b, c, d, e, ..."
     assert some(list("abc"), 2) == "a, b, ..."
+
+
+def test_one_is_counted_in_the_singular():
+    assert [counted(n, "row") for n in (0, 1, 1200)] == ["0 rows", "1 row", "1,200 rows"]
 
 
 def test_what_differs_is_listed_under_its_sides_and_cut():

@@ -19,6 +19,12 @@ class Inner(Config):
     wait: float = Field(default=0.5, gt=0)
 
 
+class Price(Config):
+    """A part that need not be there, and is whole if it is."""
+
+    unit: str
+
+
 class Base(Config):
     """What others inherit."""
 
@@ -43,6 +49,7 @@ class Record(Base):
     maybe: Inner | None = None
     named: dict[str, Inner]
     anything: dict[str, Any] = Field(default={})  # a # within stays
+    price: Price | None = None
     hidden: int = Field(default=3, exclude=True)
 
     def method(self) -> int:
@@ -56,7 +63,7 @@ FOUND = {setting.key: setting for setting in settings_of(Record)}
 def test_every_key_is_listed_as_set_takes_it():
     assert list(FOUND) == [
         "encoder", "weights", "levels", "crops", "temperature", "published", "inner.depth", "inner.wait",
-        "maybe.depth", "maybe.wait", "named.NAME.depth", "named.NAME.wait", "anything",
+        "maybe.depth", "maybe.wait", "named.NAME.depth", "named.NAME.wait", "anything", "price.unit",
     ]  # fmt: skip
 
 
@@ -92,6 +99,7 @@ def test_a_comment_set_apart_belongs_to_no_field():
         ("published", "section of verb or noun = number", "{}"),
         ("inner.depth", "whole number (1 to 1,024)", "2"),
         ("inner.wait", "number (above 0)", "0.5"),
+        ("price.unit", "text", "required once price is set"),
         ("named.NAME.wait", "number (above 0)", "0.5"),
     ],
 )
