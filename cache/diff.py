@@ -13,7 +13,7 @@ import torch
 from mambavl.cache import canonical
 from mambavl.cache.reader import FeatureStore
 from mambavl.cache.rows import OK, STATUS
-from mambavl.configs.errors import some
+from mambavl.configs.errors import counted, some
 from mambavl.configs.progress import Progress, unseen
 
 BATCH_BYTES = 64 * 2**20
@@ -130,4 +130,4 @@ def _unlike(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[np.ndarray, float
 
 
 def _rows(names: Sequence[str] | np.ndarray) -> str:
-    return f"{len(names):,} rows ({some(list(names))})"
+    return f"{counted(len(names), 'row')} ({some(list(names))})"

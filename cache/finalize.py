@@ -60,7 +60,7 @@ def _write_manifest(path: Path, layout: Layout) -> dict[str, Any]:
         missing = sum(len(layout.rows_of(group)) for group in range(layout.groups) if group not in done)
         raise DataError(
             f"{path}: {layout.rows - missing:,} of {layout.rows:,} rows are done; "
-            "run the command that made it again"
+            "run again the command that made it"
         )
     if faults := list(metadata_faults(path, layout, read_spec(path))):
         listed = "\n  ".join(map(str, faults))

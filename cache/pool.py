@@ -88,7 +88,7 @@ def _target(parent: FeatureStore, to: str) -> Level:
     if to == "frame":
         return Level("frame", "dense", (views, steps, width), source.dtype, steps=steps)
     if not grid:
-        raise UsageError(f"--to {to}: there are clip, frame, and grid with a number of cells, such as grid4")
+        raise UsageError(f"--to {to}: use clip, frame, or grid with a number of cells, such as grid4")
     cells, (height, _) = int(grid[1]), _map_size(source)
     if source.name != "patch" or cells > height:
         raise UsageError(f"{parent.path}: {to} needs level patch with at least {cells} patches a side")

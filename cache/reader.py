@@ -58,6 +58,18 @@ class FeatureStore:
         return state
 
     @property
+    def done_groups(self) -> int:
+        """Row groups that are written; of a finished store all."""
+        return len(self._files.groups)
+
+    def level(self, name: str) -> Level:
+        """Raises UsageError, naming the store and its levels, for another level."""
+        try:
+            return self.layout.level(name)
+        except UsageError as error:
+            raise UsageError(f"{self.path}: {error}") from None
+
+    @property
     def levels(self) -> dict[str, Level]:
         return {level.name: level for level in self.layout.levels}
 
@@ -103,7 +115,7 @@ class FeatureStore:
         a row whose status is not ok, or (with verify="read") whose bytes are damaged, IndexError for a row
         that is not there.
         """
-        found, rows = self.layout.level(level), self._row_numbers(rows)
+        found, rows = self.level(level), self._row_numbers(rows)
         self._refuse_rows_without_features(rows)
         views = self._views(found, view, len(rows))
         lengths = self._lengths(found, rows)
@@ -123,7 +135,7 @@ class FeatureStore:
 
     def lengths(self, rows: ArrayLike, level: str) -> np.ndarray:
         """(B,) int64: valid tokens of some rows at a level, without reading them."""
-        return self._lengths(self.layout.level(level), self._row_numbers(rows))
+        return self._lengths(self.level(level), self._row_numbers(rows))
 
     def _source(self, level: Level) -> Source:
         if level.name not in self._sources:
@@ -218,7 +230,7 @@ def _open_files(path: Path, layout: Layout, verify: Verify, partial: bool) -> St
         if not partial:
             rows = sum(len(layout.rows_of(group)) for group in done)
             raise DataError(
-                f"{path}: {rows:,} of {layout.rows:,} rows are done; run the command that made it again"
+                f"{path}: {rows:,} of {layout.rows:,} rows are done; run again the command that made it"
             )
         entries = {name: entry for record in done.values() for name, entry in record["files"].items()}
         return StoreFiles(path, layout, verify, "", entries, sorted(done))

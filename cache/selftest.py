@@ -27,7 +27,7 @@ from mambavl.cache.shards import Level
 from mambavl.cache.spec import COMMIT, ENVIRONMENT, LOCK, MANIFEST, FeatureRecipe, Spec, read_spec
 from mambavl.cache.verify import verify
 from mambavl.cache.writer import RowGroup, StoreWriter
-from mambavl.configs.errors import DataError, Interrupted
+from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 
 ROWS, GROUP_ROWS = 64, 8
@@ -54,9 +54,11 @@ def selftest(
     """Try the store's promises in a new folder under `folder`, which is deleted afterwards; one Check after
     another.
 
-    Forks, so call it from a process without threads. Raises DataError where nothing can be written at all,
-    Interrupted when `should_stop()` turns true between two kills.
+    Forks, so call it from a process without threads. Raises UsageError where `folder` is not there, DataError
+    where nothing can be written at all, Interrupted when `should_stop()` turns true between two kills.
     """
+    if not Path(folder).exists():
+        raise UsageError(f"{folder}: there is no such folder; name one on the file system to test")
     place = Path(folder) / f"mambavl-selftest-{uuid.uuid4().hex[:8]}"
     fsops.make_folder(place)
     try:

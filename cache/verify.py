@@ -65,7 +65,7 @@ def find_faults(path: Path, deep: bool = False, progress: Progress = unseen) -> 
             yield Fault(
                 MANIFEST,
                 f"is not written: {len(done)} of {layout.groups} row groups are done; "
-                "run the command that made it again",
+                "run again the command that made it",
             )
         entries = {name: entry for record in done.values() for name, entry in record["files"].items()}
         yield from metadata_faults(path, layout, spec)

@@ -57,9 +57,9 @@ def open_stores(
             device=device,
             pin=device.type == "cuda",
         )
-        store.layout.level(source.level)
-        if source.class_token:
-            store.layout.level("cls")
+        wanted = (source.level, "cls") if source.class_token else (source.level,)
+        for level in wanted:
+            _check_level(name, store, level)
         stores.append(store)
     for store in stores[1:]:
         faults = _differences(stores[0], store, source.level)
@@ -69,6 +69,13 @@ def open_stores(
                 "and never mix:\n  " + "\n  ".join(faults[:20])
             )
     return tuple(stores)
+
+
+def _check_level(stream: str, store: FeatureStore, level: str) -> None:
+    try:
+        store.level(level)
+    except UsageError as error:
+        raise UsageError(f"stream {stream}: {error}") from None
 
 
 def _differences(one: FeatureStore, other: FeatureStore, level: str) -> list[str]:

@@ -91,7 +91,7 @@ def export_store(
     """
     if not store.store_id:
         raise UsageError(f"{store.path}: is not finished; only finished stores are exported")
-    levels = tuple(store.layout.level(name) for name in ([level] if level else store.levels))
+    levels = tuple(store.level(name) for name in ([level] if level else store.levels))
     if format != "hdf5" and len(levels) > 1:
         raise UsageError(
             f"{store.path}: holds {', '.join(store.levels)}; {format} takes one of them: name it with --level"

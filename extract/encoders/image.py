@@ -133,9 +133,10 @@ def timm_model(name: str, weights: str | None, *, image_size: int | None = None)
 
     try:
         backbone = create_timm(name, pretrained=weights is None, image_size=image_size)
-    except (OSError, RuntimeError, ConnectionError) as error:
+    except (OSError, RuntimeError) as error:
+        said = first_line(error).rstrip(".")
         raise UsageError(
-            f"encoder timm:{name}: {first_line(error)}. Without a network, give --weights FILE (safetensors)"
+            f"encoder timm:{name}: {said}. Without a network, give --weights FILE (safetensors)"
         ) from None
     if weights is not None and weights != "random":
         load_weights(backbone, Path(weights))

@@ -84,7 +84,8 @@ def transformers_weights(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UsageError(f"encoder {name}: {first_line(error)} {NO_MODEL.format(besides=besides)}") from None
+        said = first_line(error).rstrip(".")
+        raise UsageError(f"encoder {name}: {said}. {NO_MODEL.format(besides=besides)}") from None
     finally:
         logging.set_verbosity(loudness)
     return model, sorted(found["missing_keys"])

@@ -12,8 +12,9 @@ from mambavl.cache.interchange.export import Format as ExportFormat
 from mambavl.cache.interchange.foreign import Format as ImportFormat
 from mambavl.cache.rows import STATUS
 from mambavl.cli.extract import refuse_failures
-from mambavl.cli.options import SetOption, SplitOption, StoreOption, settings_of, splits_of
+from mambavl.cli.options import SplitOption, StoreOption, set_option, settings_of, splits_of
 from mambavl.cli.settings import with_settings
+from mambavl.configs.errors import counted
 from mambavl.extract.sampling import Task
 from mambavl.terminal import out, progress, stop_on_signal
 
@@ -38,7 +39,8 @@ def cache_info(store: StoreArgument) -> None:
     facts = {
         "store id": opened.store_id or "not finalised",
         "rows": f"{len(opened):,}: " + ", ".join(counts),
-        "row groups": f"{opened.layout.groups} of {opened.layout.rows_per_group} rows",
+        "row groups": f"{opened.done_groups:,} of {opened.layout.groups:,} done, "
+        f"{counted(opened.layout.rows_per_group, 'row')} each",
         "size": f"{size / 1e6:,.1f} MB",
     }
     for level in opened.layout.levels:
@@ -87,8 +89,8 @@ def cache_repair(store: StoreArgument) -> None:
     if done.needs_extraction:
         lost = "what describes its rows has to be written again"
         if done.reopened:
-            lost = f"{len(done.reopened)} row groups are open"
-        print(f"{store}: {lost}; run the command that made the store again, with the same options")
+            lost = f"{counted(len(done.reopened), 'row group')} to fill"
+        print(f"{store}: {lost}; run again the command that made the store, with the same options")
     elif done.faults:
         print(f"{store}: mended, store id {finalize(store)['store_id'][:16]}")
     else:
@@ -186,8 +188,8 @@ def cache_finalize(store: StoreArgument) -> None:
     from mambavl.cache.finalize import finalize
 
     manifest = finalize(store)
-    failures = len(manifest["failures"])
-    print(f"{store}: finalised, store id {manifest['store_id'][:16]}, {failures} rows without features")
+    failures = counted(len(manifest["failures"]), "row")
+    print(f"{store}: finalised, store id {manifest['store_id'][:16]}, {failures} without features")
 
 
 @cache_app.command("export")
@@ -214,8 +216,9 @@ def cache_export(
         count = export_store(
             opened, target, to, level=level, fps=fps, progress=update, should_stop=should_stop
         )
-    without = f", {len(opened) - count:,} have none" if count < len(opened) else ""
-    print(f"wrote the features of {count:,} rows{without} to {target}")
+    without = len(opened) - count
+    left_out = f"; left out {counted(without, 'row')} without features" if without else ""
+    print(f"wrote the features of {counted(count, 'row')} to {target}{left_out}")
 
 
 @cache_app.command("import", cls=with_settings("cache.import"))
@@ -238,11 +241,12 @@ def cache_import(
     task: Annotated[
         Task | None,
         typer.Option(
-            help="recognition (the default): the action; anticipation: what ends 1 s before it.",
+            help="recognition (the default): the action; "
+            "anticipation: the window that ends sampling.tau_a before it.",
         ),
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="What made the features, for the record.")] = None,
-    sets: SetOption,
+    sets: Annotated[list[str], set_option("fps=60")],
 ) -> None:
     """Make a feature store of an export, or of features that others made. Run it again to resume."""
     from mambavl.extract.import_job import ImportSettings, prepare

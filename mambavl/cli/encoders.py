@@ -16,7 +16,9 @@ def encoders_list() -> None:
     """List the encoders that features can be extracted with."""
     from mambavl.extract.encoders.registry import ENCODERS, FAMILIES
 
-    table = Table("name", "kind", "channels", "state", "weights", "licence")
+    table = Table()
+    for heading in ("name", "kind", "channels", "state", "weights", "licence"):
+        table.add_column(heading, overflow="fold")  # an address that does not fit goes on in the next line
     for record in ENCODERS.values():
         table.add_row(
             record.name, record.kind, str(record.width), record.state, record.weights, record.licence

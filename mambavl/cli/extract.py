@@ -10,20 +10,24 @@ from mambavl.cache.rows import STATUS
 from mambavl.cli.options import (
     AnnotationsOption,
     EncoderOption,
-    SetOption,
     ShardOption,
     SplitOption,
     StoreOption,
     TaskOption,
     VideosOption,
     annotations_of,
+    set_option,
     settings_of,
     shard_of,
     splits_of,
 )
 from mambavl.cli.settings import with_settings
-from mambavl.configs.errors import DataError
+from mambavl.configs.errors import DataError, counted
 from mambavl.terminal import progress, stop_on_signal
+
+VideoSets = Annotated[list[str], set_option("sampling.frames=8")]
+AudioSets = Annotated[list[str], set_option("steps=8")]
+TextSets = Annotated[list[str], set_option("levels=pooled")]
 
 extract_app = typer.Typer(
     help="Stage one: run a frozen encoder over a data set and fill a feature store.", no_args_is_help=True
@@ -39,9 +43,9 @@ def extract_video(
     store: StoreOption,
     split: SplitOption = "train,validation",
     task: TaskOption = "recognition",
-    weights: Annotated[str | None, typer.Option(help="A weights file, or `random`.")] = None,
+    weights: Annotated[str | None, typer.Option(help="A file or folder of weights, or `random`.")] = None,
     shard: ShardOption = "0/1",
-    sets: SetOption,
+    sets: VideoSets,
 ) -> None:
     """Fill a video feature store. Run it again to resume."""
     from mambavl.extract import video_job
@@ -69,9 +73,9 @@ def extract_audio(
     store: StoreOption,
     split: SplitOption = "train,validation",
     task: TaskOption = "recognition",
-    weights: Annotated[str | None, typer.Option(help="A folder to use instead, or `random`.")] = None,
+    weights: Annotated[str | None, typer.Option(help="A folder with weights, or `random`.")] = None,
     shard: ShardOption = "0/1",
-    sets: SetOption,
+    sets: AudioSets,
 ) -> None:
     """Fill a feature store with the videos' soundtracks. Run it again to resume."""
     from mambavl.extract import audio_job
@@ -100,7 +104,7 @@ def extract_text(
         str | None, typer.Option(help="A folder with config, tokenizer and model.safetensors.")
     ] = None,
     shard: ShardOption = "0/1",
-    sets: SetOption,
+    sets: TextSets,
 ) -> None:
     """Fill a text feature store: both questions of every row. Run it again to resume."""
     from mambavl.extract import text_job
@@ -114,11 +118,11 @@ def extract_text(
         summary = text_job.extract_text(
             read, questions, store, options, shard=part, progress=update, should_stop=should_stop
         )
-    _print_summary(summary, store, max_failed=0)
+    _print_summary(summary, store)
 
 
-def _print_summary(summary: FillResult, store: Path, max_failed: int) -> None:
-    """Raises DataError when more rows failed than were allowed."""
+def _print_summary(summary: FillResult, store: Path, max_failed: int | None = None) -> None:
+    """Raises as `refuse_failures`."""
     for narration_id, status, reason in summary.failures:
         print(f"{narration_id}: {STATUS[status]}: {reason}")
     if summary.seconds:
@@ -128,13 +132,17 @@ def _print_summary(summary: FillResult, store: Path, max_failed: int) -> None:
     state = "finished store" if summary.finalized else "unfinished store, other writers have a part of it"
     print(f"wrote {summary.rows:,} rows ({summary.bytes / 1e6:.1f} MB) to {store}: {state}")
     if summary.failures:
-        print(f"{len(summary.failures)} rows have no features")
+        print(f"rows without features: {len(summary.failures):,}")
     refuse_failures(store, len(summary.failed), max_failed)
 
 
-def refuse_failures(store: Path, failed: int, max_failed: int) -> None:
-    """Raises DataError when more rows failed than were allowed."""
-    if failed > max_failed:
-        raise DataError(
-            f"{store}: {failed} rows failed; at most {max_failed} were allowed (--set max_failed=N)"
-        )
+def refuse_failures(store: Path, failed: int, max_failed: int | None) -> None:
+    """Raises DataError when more rows failed than the setting max_failed allows; None: there is no such
+    setting, and no row may fail.
+    """
+    if failed <= (max_failed or 0):
+        return
+    message = f"{store}: {counted(failed, 'row')} failed"
+    if max_failed is not None:
+        message += f", but max_failed is {max_failed:,} (--set max_failed=N allows N)"
+    raise DataError(message)

@@ -12,9 +12,9 @@ from mambavl.cache.rows import Segment
 from mambavl.cli.options import (
     AnnotationsOption,
     QuestionsOption,
-    SetOption,
     SplitOption,
     annotations_of,
+    set_option,
     settings_of,
 )
 from mambavl.configs.errors import DataError, UsageError
@@ -57,6 +57,7 @@ TrainFromOption = Annotated[
         help="predicted: `labels` (the default), or scores of runs that held the train rows out. Repeatable.",
     ),
 ]
+ModelSets = Annotated[list[str], set_option("concurrency=16")]
 ModelOption = Annotated[
     str | None,
     typer.Option("--model", help="llm: the server's name for it; local: a folder of a transformers model."),
@@ -117,7 +118,7 @@ def generate(
     cache: CacheOption = None,
     budget: BudgetOption = None,
     videos: ClipsOption = None,
-    sets: SetOption,
+    sets: ModelSets,
 ) -> None:
     """Write a verb question and a noun question for every segment. With a model, run it again to resume."""
     if target.is_dir():  # before anything is paid for
@@ -195,7 +196,7 @@ def plan(
     cache: CacheOption = None,
     budget: BudgetOption = None,
     videos: ClipsOption = None,
-    sets: SetOption,
+    sets: ModelSets,
 ) -> None:
     """Say what `generate --backend llm` would send and what that costs. Sends nothing and needs no key."""
     options = _model_settings("llm", model, base_url, budget, sets)

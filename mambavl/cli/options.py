@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.models import OptionInfo
 
 from mambavl.configs import ConfigType, override, set_key, validate
 from mambavl.configs.errors import UsageError
-from mambavl.extract.annotations import Annotations, read_annotations
+from mambavl.extract.annotations import SPLITS, Annotations, read_annotations
 from mambavl.extract.sampling import Task
 
 # keys of the settings records that are flags of the commands
@@ -34,7 +35,10 @@ SplitOption = Annotated[
     str, typer.Option("--split", help="Splits, separated by commas: train, validation, test.")
 ]
 TaskOption = Annotated[
-    Task, typer.Option("--task", help="recognition: the action; anticipation: what ends 1 s before it.")
+    Task,
+    typer.Option(
+        "--task", help="recognition: the action; anticipation: the window that ends sampling.tau_a before it."
+    ),
 ]
 EncoderOption = Annotated[str, typer.Option("--encoder", help="A name that `mambavl encoders list` knows.")]
 ShardOption = Annotated[
@@ -43,24 +47,33 @@ ShardOption = Annotated[
 ]
 StoreOption = Annotated[Path, typer.Option("--out", help="The feature store to write or resume.")]
 QuestionsOption = Annotated[Path, typer.Option("--out", help="The question file to write, JSONL.")]
-SetOption = Annotated[
-    list[str],
-    typer.Option(
+
+
+def set_option(example: str) -> OptionInfo:
+    """`--set` of a command that takes the assignment `example`."""
+    return typer.Option(
         "--set",
         default_factory=list,
         show_default=False,
-        help="Set a key, such as --set batch_rows=16. Repeatable.",
-    ),
-]
+        help=f"Set a key, such as --set {example}. Repeatable.",
+    )
+
+
+SetOption = Annotated[list[str], set_option("train.lr=3e-4")]  # of the commands that take a recipe
 
 
 def splits_of(text: str) -> tuple[str, ...]:
-    """`train,validation` as names. Raises UsageError when it names none, or one twice."""
+    """`train,validation` as names. Raises UsageError for an unknown split, when it names none, or one
+    twice.
+    """
     splits = [part.strip() for part in text.split(",") if part.strip()]
     if not splits:
         raise UsageError(
             f"--split {text!r}: names no split; use train, validation or test, separated by commas"
         )
+    for split in splits:
+        if split not in SPLITS:
+            raise UsageError(f"--split {split}: use train, validation or test")
     if len(set(splits)) < len(splits):
         raise UsageError(f"--split {text!r}: names a split twice")
     return tuple(splits)

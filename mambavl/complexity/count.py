@@ -312,7 +312,7 @@ def _sizes(
             continue
         stores = [open_store(path) for path in source.stores]
         longest = max(int(store.lengths(range(len(store)), source.level).max(initial=0)) for store in stores)
-        sizes[name] = (longest, stores[0].layout.level(source.level).width)
+        sizes[name] = (longest, stores[0].level(source.level).width)
         classes = stores[0].classes
     if unknown:
         missing = ", ".join(f"{name} ({paths})" for name, paths in unknown)

@@ -24,8 +24,8 @@ def test_diff_names_fields_rows_and_values(tmp_path):
     assert "spec rows: 20 -> 24" in lines
     assert "spec rows_per_group: 8 -> 4" in lines
     assert f"rows only in {theirs.path}: 4 rows ({', '.join(ids[20:])})" in lines
-    assert f"status: 1 rows ({ids[2]}) (first: ok -> missing_video)" in lines
-    assert f"level frame: other lengths in 1 rows ({ids[5]})" in lines
+    assert f"status: 1 row ({ids[2]}) (first: ok -> missing_video)" in lines
+    assert f"level frame: other lengths in 1 row ({ids[5]})" in lines
     assert not any("other values" in line for line in lines)
 
 
@@ -57,5 +57,5 @@ def test_diff_sees_differences_beside_and_beneath_nan(tmp_path, monkeypatch):
     monkeypatch.setattr(theirs, "row_array", lambda name: arrays(name) + (name == "flags"))
     lines = list(diff(ours, theirs))
     assert lines[0].startswith("flags: 20 rows")
-    assert lines[1].startswith("level frame: other values in 1 rows (P01_101_0)")
+    assert lines[1].startswith("level frame: other values in 1 row (P01_101_0)")
     assert len(lines) == 2

@@ -105,7 +105,7 @@ def test_pooling_a_pooled_store_goes_on_down_and_not_up(tmp_path):
         (frames, "frame", "needs a finer level"),
         (frames, "grid2", "needs level patch"),
         (open_store(tmp_path / "patch.zarr"), "grid9", "at least 9 patches a side"),
-        (frames, "pyramid", "there are clip, frame, and grid"),
+        (frames, "pyramid", "--to pyramid: use clip, frame, or grid"),
     ):
         with pytest.raises(UsageError, match=message):
             pool(store, tmp_path / "never.zarr", to)

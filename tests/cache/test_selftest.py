@@ -103,6 +103,13 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_folder_that_is_not_there_is_refused_and_not_made(tmp_path):
+    done = selftest(tmp_path / "nosuch")
+    assert done.returncode == 2
+    assert "nosuch: there is no such folder" in done.stderr
+    assert not (tmp_path / "nosuch").exists()
+
+
 def test_an_interrupted_selftest_leaves_nothing_behind(tmp_path):
     place, log = tmp_path / "place", tmp_path / "log"
     place.mkdir()

@@ -43,7 +43,7 @@ def wrong_calls(road):
         (2, "did you mean `minilm`", (*text, "minilmm")),
         (2, "use `mambavl extract text`", (*video, "minilm")),
         (2, "--shard '4/4'", (*video, *resnet, "--shard", "4/4")),
-        (2, "splits", (*video, "timm:test_resnet", "--split", "val")),
+        (2, "--split val: use", (*video, "timm:test_resnet", "--split", "val")),
         (1, "is empty; expected a header", (*check, "--annotations", empty, *videos)),
         (1, "no such folder", (*check, "--annotations", road / "nowhere", *videos)),
         (1, "no such folder; --videos", (*video, *resnet, "--videos", road / "nowhere")),

@@ -1,16 +1,27 @@
 """Feature stores from the shell: looked into, checked, mended, compared, pooled."""
 
+import re
 import shutil
 
 from helpers.cli import call
 from helpers.road import extract_words
+from helpers.tiny import unfinished
 
 
 def test_stores_are_described_and_verified(road, capsys):
     assert call("cache", "info", road / "v.zarr") == 0
-    assert "timm:test_resnet" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "timm:test_resnet" in said
+    assert re.search(r"row groups *│ 1 of 1 done, \d+ rows each", said)
     assert call("cache", "verify", "--deep", road / "t.zarr") == 0
     assert call("cache", "finalize", road / "t.zarr") == 0
+
+
+def test_an_unfinished_store_says_how_much_is_done(tmp_path, capsys):
+    writer, group = unfinished(tmp_path / "s.zarr")
+    writer.commit(0, group)
+    assert call("cache", "info", tmp_path / "s.zarr") == 0
+    assert re.search(r"row groups *│ 1 of 3 done, 8 rows each", capsys.readouterr().out)
 
 
 def test_a_store_is_mended_compared_pooled_and_read_by_name(road, tmp_path, capsys):
@@ -25,7 +36,7 @@ def test_a_store_is_mended_compared_pooled_and_read_by_name(road, tmp_path, caps
     assert call("cache", "verify", "--deep", tmp_path / "v.zarr") == 1
     assert f"frame/{shard.name}: its sha256 is not the recorded one" in capsys.readouterr().out
     assert call("cache", "repair", tmp_path / "v.zarr") == 0
-    assert "1 row groups are open; run the command that made the store again" in capsys.readouterr().out
+    assert "1 row group to fill; run again the command that made the store" in capsys.readouterr().out
     assert call("cache", "verify", tmp_path / "v.zarr") == 1
     assert call(*extract_words(road), "--out", tmp_path / "v.zarr") == 0
     assert call("cache", "diff", road / "v.zarr", tmp_path / "v.zarr") == 0

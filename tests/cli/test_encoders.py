@@ -1,6 +1,9 @@
 """The list of encoders, and the check of one's own."""
 
+from rich.console import Console
+
 from helpers.cli import call
+from mambavl.cli import encoders
 from mambavl.extract.encoders.registry import ENCODERS, FAMILIES
 
 
@@ -9,6 +12,13 @@ def test_every_encoder_and_every_family_is_listed(capsys):
     listed = capsys.readouterr().out
     for name in (*ENCODERS, *(family.name for family in FAMILIES)):
         assert name in listed
+
+
+def test_an_address_that_does_not_fit_is_folded_and_not_cut(monkeypatch, capsys):
+    monkeypatch.setattr(encoders, "out", Console(width=70))
+    assert call("encoders", "list") == 0
+    listed = capsys.readouterr().out
+    assert "…" not in listed
 
 
 def test_a_check_says_ok_and_an_encoder_that_is_not_there_is_refused(capsys):

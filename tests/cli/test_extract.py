@@ -2,8 +2,12 @@
 
 import shutil
 
+import pytest
+
 from helpers.cli import call
 from helpers.road import extract_words
+from mambavl.cli.extract import refuse_failures
+from mambavl.configs.errors import DataError
 
 
 def test_running_a_command_again_resumes_and_refuses_other_settings(road, capsys):
@@ -28,5 +32,14 @@ def test_a_missing_video_is_listed_by_the_check_and_stops_extraction(road, tmp_p
     assert call(*words, "--set", "allow_missing=true") == 1
     captured = capsys.readouterr()
     assert captured.out.count("missing_video:") == 5
-    assert "5 rows failed; at most 0 were allowed" in captured.err
+    assert "5 rows failed, but max_failed is 0 (--set max_failed=N allows N)\n" in captured.err
     assert (tmp_path / "v.zarr" / "manifest.json").exists()
+
+
+def test_rows_that_fail_are_refused_and_the_setting_is_named_where_there_is_one(tmp_path):
+    refuse_failures(tmp_path, 2, 2)
+    refuse_failures(tmp_path, 0, None)
+    with pytest.raises(DataError, match=r"2 rows failed, but max_failed is 1 \(--set max_failed=N allows N"):
+        refuse_failures(tmp_path, 2, 1)
+    with pytest.raises(DataError, match=r"1 row failed$"):
+        refuse_failures(tmp_path, 1, None)

@@ -1,11 +1,17 @@
 """What commands share: one way to say each thing, and texts that are read strictly."""
 
+import re
+
 import pytest
 
 from helpers.cli import call
 from mambavl.cli.options import pairs_of, settings_of, shard_of, splits_of
 from mambavl.configs.errors import UsageError
-from mambavl.extract.options import TextExtraction, VideoExtraction
+from mambavl.configs.settings import settings_of as keys_of
+from mambavl.extract.import_job import ImportSettings
+from mambavl.extract.options import AudioExtraction, TextExtraction, VideoExtraction
+from mambavl.extract.questions.llm.options import LLMSettings
+from mambavl.fuse.recipe import Recipe
 
 FLAGS = {"encoder": "orvit", "splits": ("train",), "sampling.task": "anticipation", "weights": None}
 
@@ -60,6 +66,8 @@ def test_splits_are_named_once_each():
     for text in (",", "", "train,train"):
         with pytest.raises(UsageError, match="--split"):
             splits_of(text)
+    with pytest.raises(UsageError, match=r"^--split val: use train, validation or test$"):
+        splits_of("train,val")
 
 
 def test_a_shard_is_one_of_n():
@@ -75,3 +83,24 @@ def test_pairs_keep_what_follows_the_first_equals_sign():
         UsageError, match="--store 'video': expected STREAM=PATH, for example --store video=x"
     ):
         pairs_of("--store", ["video"], "STREAM=PATH", "video=x")
+
+
+@pytest.mark.parametrize(
+    ("words", "record"),
+    [
+        ("extract video", VideoExtraction),
+        ("extract audio", AudioExtraction),
+        ("extract text", TextExtraction),
+        ("questions generate", LLMSettings),
+        ("questions plan", LLMSettings),
+        ("cache import", ImportSettings),
+        ("train", Recipe),
+        ("sweep", Recipe),
+    ],
+)
+def test_the_example_of_set_is_a_key_of_the_command(capsys, words, record):
+    assert call(*words.split(), "--help") == 0
+    said = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+    example = re.search(r"such as --set (\S+=\S+)\. ", said)[1]
+    key = example.partition("=")[0]
+    assert key in [setting.key for setting in keys_of(record)]

@@ -43,7 +43,9 @@ def test_a_stream_opens_every_store_that_it_names(stores, tmp_path):
 
 def test_a_level_that_the_store_lacks_is_named(stores):
     source = StreamSource(store=stores / "video.zarr", level="patch")
-    with pytest.raises(UsageError, match="no level 'patch'; this store holds frame"):
+    with pytest.raises(
+        UsageError, match=r"^stream video: .*video\.zarr: there is no level 'patch'; this store"
+    ):
         open_stores("video", source, "mmap", "open", CPU)
 
 

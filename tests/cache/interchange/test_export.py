@@ -278,7 +278,8 @@ def test_an_unfinished_store_is_not_exported(tmp_path):
 def test_the_commands_take_a_store_out_and_back(tmp_path, capsys):
     make_dense_store(tmp_path / "s.zarr", failed=FAILED)
     assert call("cache", "export", tmp_path / "s.zarr", "--to", "hdf5", "--out", tmp_path / "out/s.h5") == 0
-    assert f"wrote the features of 17 rows, 3 have none to {tmp_path}/out/s.h5" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"wrote the features of 17 rows to {tmp_path}/out/s.h5; left out 3 rows without features" in said
     words = ("cache", "import", tmp_path / "out/s.h5", "--format", "hdf5", "--out", tmp_path / "back.zarr")
     assert call(*words, "--encoder", "mine") == 2
     assert (
@@ -303,4 +304,4 @@ def test_the_commands_take_a_store_out_and_back(tmp_path, capsys):
         )
         == 2
     )
-    assert "there is no level 'gird'" in capsys.readouterr().err
+    assert f"{tmp_path}/s.zarr: there is no level 'gird'" in capsys.readouterr().err

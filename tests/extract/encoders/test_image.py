@@ -5,6 +5,8 @@ import importlib.util
 import pytest
 import torch
 
+from mambavl.configs.errors import UsageError
+from mambavl.extract.encoders import image
 from mambavl.extract.encoders.image import lite0_file
 from mambavl.extract.encoders.levels import video_levels
 from mambavl.extract.encoders.registry import build
@@ -51,3 +53,13 @@ def test_lite0s_folded_batch_norms_change_nothing():
         frames = video_levels(encoder, video, ("frame",), 1)["frame"]
     assert ((frames - expected).abs().max() / expected.abs().max()).item() < 1e-5
     assert (encoder.width, encoder.state, encoder.sha256) == (1280, "pretrained", weights_sha256(plain))
+
+
+@pytest.mark.parametrize("said", ["the hub cannot be reached", "the hub cannot be reached."])
+def test_weights_that_cannot_be_fetched_are_asked_for_as_a_file(monkeypatch, said):
+    def unreachable(*_, **__):
+        raise OSError(said)
+
+    monkeypatch.setattr(image, "create_timm", unreachable)
+    with pytest.raises(UsageError, match=r"^encoder timm:x: the hub cannot be reached\. Without a network, "):
+        image.timm_model("x", None)
