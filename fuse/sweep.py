@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,8 +60,10 @@ class Point:
 OnChange = Callable[[list[Point]], None]
 
 
-def expand(data: dict[str, Any], out: Path, source: str) -> list[Point]:
-    """The points of `data`'s [grid]. Every point's recipe is checked before any is run."""
+def expand(data: dict[str, Any], out: Path, source: str, assignments: Sequence[str] = ()) -> list[Point]:
+    """The points of `data`'s [grid]. Every point's recipe is checked before any is run: UsageError, which
+    names `source`, or --set where one of the `assignments` already made to `data` is at fault.
+    """
     grid = flatten(data.get("grid", {}))
     if not grid:
         raise UsageError(
@@ -74,16 +76,15 @@ def expand(data: dict[str, Any], out: Path, source: str) -> list[Point]:
     for values in itertools.product(*grid.values()):
         chosen = dict(zip(grid, values, strict=True))
         # JSON scalars and lists are TOML, too
-        assignments = [f"{key}={json.dumps(value)}" for key, value in chosen.items()]
-        recipe = override({key: value for key, value in data.items() if key != "grid"}, assignments)
+        at_point = [f"{key}={json.dumps(value)}" for key, value in chosen.items()]
+        recipe = override({key: value for key, value in data.items() if key != "grid"}, at_point)
         name = ",".join(f"{key}={value}" for key, value in chosen.items())
         if "title" not in recipe:  # runs that differ in their seed alone carry one title
             recipe["title"] = ", ".join(
                 f"{key} = {value}" for key, value in chosen.items() if key != "train.seed"
             )
-        point = Point(
-            name, chosen, validate(recipe, Recipe, f"{source} [grid {name}]"), out / _folder(name, chosen)
-        )
+        checked = validate(recipe, Recipe, f"{source} [grid {name}]", assignments)
+        point = Point(name, chosen, checked, out / _folder(name, chosen))
         if points.setdefault(canonical.digest(point.recipe.model_dump(mode="json")), point) is not point:
             raise UsageError(f"{source} [grid]: {name} is listed twice")
     return list(points.values())

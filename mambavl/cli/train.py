@@ -64,7 +64,7 @@ def sweep(
 
     source = find_recipe(recipe)
     target = folder or Path("runs") / recipe.stem
-    points = expand(override(read_toml(source), sets), target, source.name)
+    points = expand(override(read_toml(source), sets), target, source.name, sets)
     with stop_on_signal() as should_stop, show_sweep() as on_change:
         points = run_sweep(points, target, on_change=on_change, should_stop=should_stop)
     out.print(sweep_table(points))

@@ -97,6 +97,15 @@ def test_a_grid_is_checked_before_anything_runs(stores, tmp_path):
         train(validate({**data, "grid": {"train": {"lr": [1]}}}, Recipe, "tiny.toml"), tmp_path / "run")
 
 
+def test_a_key_that_was_set_by_hand_is_blamed_on_set(stores, tmp_path):
+    recipe = tiny_recipe(stores).model_dump(mode="json", exclude_none=True)
+    data = {**recipe, "train": {"lrr": 3}, "grid": {"train": {"seed": [0, 1]}}}
+    with pytest.raises(UsageError, match=r"^--set \[train\]: there is no key `lrr`"):
+        expand(data, tmp_path, "x.toml", ["train.lrr=3"])
+    with pytest.raises(UsageError, match=r"^x\.toml \[grid .*\[train\]: there is no key `lrr`"):
+        expand(data, tmp_path, "x.toml", ["train.lr=3"])
+
+
 def test_points_keep_apart_and_are_not_repeated(stores, tmp_path):
     data = tiny_recipe(stores).model_dump(mode="json", exclude_none=True)
     near = expand({**data, "grid": {"train": {"lr": [0.0012345678, 0.0012345679]}}}, tmp_path, "tiny.toml")
