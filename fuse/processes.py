@@ -72,12 +72,7 @@ class Processes:
         """
         if self.count == 1:
             return deed()
-        found: list[Value] = []
-        own: Exception | None = None
-        try:
-            found.append(deed())
-        except Exception as error:  # raised again below, by all
-            own = error
+        found, own = _attempt(deed)
         self._raise_together(own)
         return found[0]
 
@@ -87,12 +82,7 @@ class Processes:
         """
         if self.count == 1:
             return None if stop else deed()
-        found: list[Value] = []
-        own: Exception | None = None
-        try:
-            found.append(deed())
-        except Exception as error:  # raised again below, by all
-            own = error
+        found, own = _attempt(deed)
         stops, failures = self.sum([float(stop), float(own is not None)])
         if failures:
             self._raise_together(own)
@@ -114,6 +104,14 @@ class Processes:
         for error in errors:
             if error is not None:
                 raise error from own
+
+
+def _attempt(deed: Callable[[], Value]) -> tuple[list[Value], Exception | None]:
+    """What a deed returned, alone in a list, or the error that it ended in."""
+    try:
+        return [deed()], None
+    except Exception as error:  # raised again by the caller, in all processes
+        return [], error
 
 
 def _portable(error: Exception) -> MambaVLError:
