@@ -83,6 +83,21 @@ def error(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
+def classified(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
+    """What Motionformer's family makes of its tokens, by the names of the recordings."""
+    features = model.pool(tokens)
+    verb, noun = model.classify(features)
+    return {
+        "tokens": tokens,
+        "cls_normed": tokens[:, 0],
+        "features": features,
+        "logits.verb": verb,
+        "logits.noun": noun,
+        "prob.verb": verb.softmax(-1),
+        "prob.noun": noun.softmax(-1),
+    }
+
+
 def redrawn(model: nn.Module) -> nn.Module:
     """Every parameter drawn again, so that no bias, table or norm is silent."""
     generator = torch.Generator().manual_seed(0)

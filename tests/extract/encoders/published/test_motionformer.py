@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from helpers.parity import SMALL_MOTIONFORMER as SMALL
-from helpers.parity import Recording, clips, error, motionformer_config, outputs_of_blocks, redrawn
+from helpers.parity import (
+    Recording,
+    classified,
+    clips,
+    error,
+    motionformer_config,
+    outputs_of_blocks,
+    redrawn,
+)
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.published.motionformer import CONFIGS, Motionformer, ours, theirs
 
@@ -35,16 +43,7 @@ def test_the_originals_numbers(shared, folder, name, dtype, group, within):
     seen["embed"] = model.embed(tensors["input/video"].to(dtype))
     with torch.inference_mode():
         tokens = model.tokens(tensors["input/video"].to(dtype))
-        features = model.pool(tokens)
-        verb, noun = model.classify(features)
-    found = {
-        "tokens": tokens,
-        "cls_normed": tokens[:, 0],
-        "features": features,
-        "logits.verb": verb,
-        "logits.noun": noun,
-    }
-    found |= {"prob.verb": verb.softmax(-1), "prob.noun": noun.softmax(-1)}
+        found = classified(model, tokens)
     for key, value in found.items():
         assert error(value, tensors[f"{group}/{key}"]) <= within, key
     if dtype == torch.float32:

@@ -10,7 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helpers.parity import SMALL_ORVIT as SMALL
-from helpers.parity import Recording, clips, error, motionformer_config, outputs_of_blocks, redrawn
+from helpers.parity import (
+    Recording,
+    classified,
+    clips,
+    error,
+    motionformer_config,
+    outputs_of_blocks,
+    redrawn,
+)
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.published import motionformer
 from mambavl.extract.encoders.published.motionformer import Motionformer, MotionformerConfig
@@ -62,16 +70,7 @@ def test_the_originals_numbers(shared, dtype, group, within):
     seen = outputs_of_blocks(model)
     with torch.inference_mode():
         tokens = model.tokens(tensors["input/video"].to(dtype), tensors["input/boxes"])
-        features = model.pool(tokens)
-        verb, noun = model.classify(features)
-    found = {
-        "tokens": tokens,
-        "cls_normed": tokens[:, 0],
-        "features": features,
-        "logits.verb": verb,
-        "logits.noun": noun,
-    }
-    found |= {"prob.verb": verb.softmax(-1), "prob.noun": noun.softmax(-1)}
+        found = classified(model, tokens)
     for key, value in found.items():
         assert error(value, tensors[f"{group}/{key}"]) <= within, key
     if dtype == torch.float32:
