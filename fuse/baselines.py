@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mambavl.configs.errors import UsageError
+from mambavl.fuse.dropout import dropout, keys_at
 from mambavl.fuse.head import Head, HeadConfig, Streams, masked_mean
 
 
@@ -50,7 +51,7 @@ class MLPFusion(Head):
         self.fuser = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.d_model))
         self.add_classifiers()
 
-    def fuse(self, streams: Streams) -> dict[str, Tensor]:
+    def fuse(self, streams: Streams, keys: Tensor | None = None) -> dict[str, Tensor]:
         vectors = {name: self._vector(name, *stream) for name, stream in streams.items()}
         return {
             target: self.fuser(torch.cat([vectors[name] for name in names], -1))
@@ -85,14 +86,14 @@ class TransformerFusion(Head):
         )
         self.add_classifiers()
 
-    def fuse(self, streams: Streams) -> dict[str, Tensor]:
+    def fuse(self, streams: Streams, keys: Tensor | None = None) -> dict[str, Tensor]:
         embedded = {name: self._embed(name, *stream) for name, stream in streams.items()}
         out = {}
         for target, names in self.routes.items():
             x = torch.cat([embedded[name][0] for name in names], dim=1)  # (B, tokens of all streams, d)
             mask = torch.cat([embedded[name][1] for name in names], dim=1)[:, None, None]  # (B, 1, 1, tokens)
-            for block in self.blocks:
-                x = block(x, mask)
+            for i, block in enumerate(self.blocks):
+                x = block(x, mask, keys_at(keys, f"{target} block {i}"))
             out[target] = x[:, 0]
         return out
 
@@ -123,18 +124,20 @@ class Block(nn.Module):
 
     def __init__(self, d_model: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.dropout = num_heads, dropout
         self.norm1, self.norm2 = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
         self.proj = nn.Linear(d_model, d_model)
         self.mlp = nn.Sequential(nn.Linear(d_model, 4 * d_model), nn.GELU(), nn.Linear(4 * d_model, d_model))
-        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (B, L, d); mask (B, 1, 1, L), True where a token may be attended to."""
+    def forward(self, x: Tensor, mask: Tensor, row_keys: Tensor | None) -> Tensor:
+        """x (B, L, d); mask (B, 1, 1, L), True where a token may be attended to; row_keys (B,), of its
+        dropout, None in evaluation.
+        """
         qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         queries, keys, values = qkv
         # (B, heads, L, d / heads)
         attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-        x = x + self.dropout(self.proj(attended.transpose(1, 2).flatten(2)))
-        return x + self.dropout(self.mlp(self.norm2(x)))
+        attended = self.proj(attended.transpose(1, 2).flatten(2))
+        x = x + dropout(attended, self.dropout, keys_at(row_keys, "attention"))
+        return x + dropout(self.mlp(self.norm2(x)), self.dropout, keys_at(row_keys, "mlp"))

@@ -105,7 +105,7 @@ class SSMFusion(Head):
         if config.init == "released":
             reset_like_release(self)
 
-    def fuse(self, streams: Streams) -> dict[str, Tensor]:
+    def fuse(self, streams: Streams, keys: Tensor | None = None) -> dict[str, Tensor]:
         """Algorithm 1: name -> (tokens (B, L, width), lengths (B,)) to {"verb": (B, d), "noun": (B, d)}."""
         scans = {m: self._scan_inputs(m, streams) for m in self.modalities}
         pooled: dict[str, Tensor] = {}  # stream -> (B, d)

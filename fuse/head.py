@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mambavl.configs import Config
 from mambavl.configs.errors import UsageError, did_you_mean, edit_distance
+from mambavl.fuse.dropout import dropout, keys_at, random_keys
 
 Streams = dict[str, tuple[Tensor, Tensor]]  # name -> (tokens (B, L, width), lengths (B,))
 Routing = Literal["per_question", "both"]
@@ -85,36 +86,44 @@ class Head(nn.Module):
         self.project = nn.ModuleDict(projections)
 
     def add_classifiers(self) -> None:
-        """Dropout and the two classifiers. Called last: they come last in the weights and are drawn last."""
-        self.dropout = nn.Dropout(self.config.dropout)
+        """The two classifiers. Called last: they come last in the weights and are drawn last."""
         self.verb_head = nn.Linear(self.config.d_model, self.config.num_verbs)
         self.noun_head = nn.Linear(self.config.d_model, self.config.num_nouns)
 
-    def forward(self, streams: Streams) -> dict[str, Tensor]:
+    def forward(self, streams: Streams, keys: Tensor | None = None) -> dict[str, Tensor]:
         """streams: name -> (tokens (B, L, width), lengths (B,)). Returns logits {"verb": (B, verbs), "noun":
         (B, nouns)}. What tokens hold from a row's length on reaches neither them nor a gradient. Raises
         ValueError for other streams than the head was built for.
+
+        keys: (B,) int64, what the dropout of each row is drawn from in training (`dropout.row_keys`); None
+        draws them at random. In evaluation nothing is dropped.
         """
         check_streams(streams, self.config.streams)
-        fused = self.fuse(without_padding(streams))
+        if not self.training:
+            keys = None
+        elif keys is None:
+            _, lengths = next(iter(streams.values()))
+            keys = random_keys(len(lengths), lengths.device)
+        fused = self.fuse(without_padding(streams), keys)
         return {
-            "verb": self._classify(self.verb_head, fused["verb"]),
-            "noun": self._classify(self.noun_head, fused["noun"]),
+            "verb": self._classify(self.verb_head, fused["verb"], keys_at(keys, "verb")),
+            "noun": self._classify(self.noun_head, fused["noun"], keys_at(keys, "noun")),
         }
 
-    def _classify(self, classifier: nn.Linear, fused: Tensor) -> Tensor:
+    def _classify(self, classifier: nn.Linear, fused: Tensor, keys: Tensor | None) -> Tensor:
         """(B, d) -> logits (B, classes); in evaluation in float32 also under autocast: of 300 bfloat16 logits
         the best one is often not the only one.
         """
-        fused, device = self.dropout(fused), fused.device.type
+        fused = dropout(fused, self.config.dropout, keys)
+        device = fused.device.type
         has_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         if self.training or not has_autocast:
             return classifier(fused)
         with torch.autocast(device, enabled=False):
             return classifier(fused.to(classifier.weight.dtype))
 
-    def fuse(self, streams: Streams) -> dict[str, Tensor]:
-        """What the classifiers read, {"verb": (B, d), "noun": (B, d)}."""
+    def fuse(self, streams: Streams, keys: Tensor | None = None) -> dict[str, Tensor]:
+        """What the classifiers read, {"verb": (B, d), "noun": (B, d)}. keys: those of a dropout inside."""
         raise NotImplementedError
 
     @property

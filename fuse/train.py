@@ -2,8 +2,9 @@
 everything else is here.
 
 A run is a folder: recipe.toml (resolved), streams.json (what it was fed), curves.jsonl, checkpoints/, then
-model.safetensors, scores/, result.json. Everything random is a function of (seed, epoch, batch, rank), so a
-resumed run continues as if it had not stopped. The learning rate counts optimiser updates.
+model.safetensors, scores/, result.json. Everything random is a function of seed, epoch and row, so a resumed
+run continues as if it had not stopped, and several processes train what one would. The learning rate counts
+optimiser updates.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from mambavl.cache import fsops
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse import checkpoint, evaluate, owner
 from mambavl.fuse.data import FeatureData, epoch_batches
+from mambavl.fuse.dropout import row_keys
 from mambavl.fuse.head import Head
 from mambavl.fuse.processes import Processes
 from mambavl.fuse.recipe import Recipe, TrainConfig, build_head
@@ -169,14 +171,14 @@ class _Trainer:
         for number, rows in enumerate(batches):
             if number < self.batch:
                 continue  # done before the run was interrupted
-            loss = self.processes.step(partial(self._loss, number, rows), stop=should_stop())
+            loss = self.processes.step(partial(self._loss, rows), stop=should_stop())
             if loss is None:  # every process stops at the same batch
                 self.processes.once(self._save)
                 raise Interrupted(f"{self.run}: stopped in epoch {self.epoch + 1}; the same command resumes")
             self.loss_sum += self._update(number, rows, loss)
             self.batch = number + 1
 
-    def _loss(self, number: int, rows: np.ndarray) -> Tensor:
+    def _loss(self, rows: np.ndarray) -> Tensor:
         """The loss of a global batch, of which this process takes every n-th row; weighted so that the mean
         over processes is the mean over rows.
         """
@@ -185,11 +187,11 @@ class _Trainer:
         weight = len(mine) * processes / len(rows)  # DDP averages over processes, the loss over rows
         if not len(mine):
             mine = rows[:1]  # the last batch is smaller than the number of processes: take part, at weight 0
-        torch.manual_seed(_seed(self.config.seed, self.epoch, number, rank))  # dropout
         device = self.accelerator.device
+        keys = row_keys(self.config.seed, self.epoch, mine).to(device)
         verb, noun = self.data.labels(mine, device)
         with evaluate.autocast(device, self.precision):
-            out = self.model(self.data.batch(mine, device, self.views[mine]))
+            out = self.model(self.data.batch(mine, device, self.views[mine]), keys)
         return weight * (self._cross_entropy(out["verb"], verb) + self._cross_entropy(out["noun"], noun))
 
     def _update(self, number: int, rows: np.ndarray, loss: Tensor) -> float:
@@ -314,8 +316,3 @@ def _precision(wanted: str, device: torch.device) -> str:
         )
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return "bf16" if launched == "bf16" or has_bf16 else "fp32"
-
-
-def _seed(*parts: int) -> int:
-    """One 63-bit seed from several numbers."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

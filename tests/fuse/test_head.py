@@ -1,10 +1,14 @@
 """What heads share: which parameters train how, routes, names of streams, projections, masked means."""
 
+import numpy as np
 import pytest
 import torch
 
 from mambavl.configs.errors import UsageError
+from mambavl.fuse import baselines
+from mambavl.fuse import head as head_module
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
+from mambavl.fuse.dropout import row_keys
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import (
     HeadConfig,
@@ -61,15 +65,16 @@ OWN = {
 
 
 def build(kind, **options):
+    """A small head; what only the Transformer has is left out of the others'."""
+    own = {"depth": 1, "num_heads": 2, "max_positions": 8, "block_dropout": 0.0}
+    own |= {name: options.pop(name) for name in own.keys() & options}
     sizes = {**SIZES, **options}
     if kind == "mambavl":
         return SSMFusion(FusionConfig(**sizes, d_state=2))
     streams = {**STREAMS, "noun_question": StreamShape(width=5)}
     if kind == "mlp":
         return MLPFusion(MLPConfig(**{**sizes, "streams": streams}))
-    return TransformerFusion(
-        TransformerConfig(**sizes, depth=1, num_heads=2, max_positions=8, block_dropout=0.0)
-    )
+    return TransformerFusion(TransformerConfig(**sizes, **own))
 
 
 def named_groups(head, **options):
@@ -153,6 +158,68 @@ def test_a_head_in_double_precision_scores_in_it(kind):
         for name, shape in head.config.streams.items()
     }
     assert head(streams)["verb"].dtype == torch.float64
+
+
+def rows_of(head, count, length=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: (torch.randn(count, length, shape.width, generator=generator), torch.full((count,), 3))
+        for name, shape in head.config.streams.items()
+    }
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_a_row_is_dropped_the_same_in_any_batch_and_with_any_padding(kind):
+    torch.manual_seed(0)
+    head = build(kind, dropout=0.4, block_dropout=0.4).train()
+    streams, keys = rows_of(head, 6), row_keys(0, 0, np.arange(6))
+    whole = head(streams, keys)
+    some = {
+        name: (torch.cat([tokens[2:4], torch.zeros(2, 2, tokens.shape[2])], 1), lengths[2:4])
+        for name, (tokens, lengths) in streams.items()
+    }
+    for target, logits in head(some, keys[2:4]).items():
+        torch.testing.assert_close(logits, whole[target][2:4])
+        assert not torch.allclose(whole[target], head(streams, row_keys(0, 1, np.arange(6)))[target])
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_training_without_keys_draws_them_and_evaluation_drops_nothing(kind):
+    head = build(kind, dropout=0.4, block_dropout=0.4)
+    streams = rows_of(head, 4)
+    torch.manual_seed(1)
+    first, second = head(streams)["verb"], head(streams)["verb"]
+    assert not torch.allclose(first, second)
+    torch.manual_seed(1)
+    assert torch.equal(head(streams)["verb"], first)
+    head.eval()
+    scored = head(streams)["verb"]
+    assert torch.equal(head(streams, row_keys(0, 0, np.arange(4)))["verb"], scored)
+    torch.testing.assert_close(build_alike(kind, head)(streams)["verb"], scored)
+
+
+def build_alike(kind, head):
+    """The same weights in a head without dropout, in training."""
+    alike = build(kind, dropout=0.0, block_dropout=0.0)
+    alike.load_state_dict(head.state_dict())
+    return alike.train()
+
+
+@pytest.mark.parametrize(("kind", "places"), [("mambavl", 2), ("mlp", 2), ("transformer", 2 + 2 * 2 * 3)])
+def test_every_place_in_a_head_has_a_mask_of_its_own(kind, places, monkeypatch):
+    """Each classifier, and per target each of the two dropouts of each block."""
+    seen = []
+
+    def record(x, p, keys):
+        seen.append((p, tuple(keys.tolist())))
+        return x
+
+    for module in (head_module, baselines):
+        monkeypatch.setattr(module, "dropout", record)
+    head = build(kind, depth=3, dropout=0.4, block_dropout=0.4).train()
+    head(rows_of(head, 2), row_keys(0, 0, np.arange(2)))
+    assert len(seen) == len(set(seen)) == places
+    assert {p for p, _ in seen} == {0.4}
 
 
 def test_heads_without_an_ssm_name_no_scan_backend():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.group import start_group, wait_for_group
 from helpers.tiny import make_dense_store, tiny_recipe, weights
 from mambavl.configs import set_key, validate
 from mambavl.configs.errors import DataError, Interrupted, UsageError
@@ -21,7 +22,7 @@ from mambavl.fuse.train import build_optimizer, learning_rate, train
 @pytest.mark.parametrize("head", ["mambavl", "mlp", "transformer"])
 def test_a_head_learns_and_its_result_names_where_it_comes_from(stores, tmp_path, head):
     lines = []
-    result = train(tiny_recipe(stores, head=head, epochs=25), tmp_path / "run", on_epoch=lines.append)
+    result = train(tiny_recipe(stores, head=head, epochs=25, seed=1), tmp_path / "run", on_epoch=lines.append)
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert result.metrics["all_verb_top1"] > 1.5 * result.prior_metrics["all_verb_top1"]
     assert result.text_protocol == "oracle"
@@ -92,6 +93,27 @@ def test_a_run_resumes_with_another_value_of_a_key_that_changes_no_weight(stores
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert result.recipe == read_recipe(tmp_path / "run").model_dump(mode="json", exclude_none=True) == raw
+
+
+@pytest.mark.parametrize("head", ["mambavl", "transformer"])
+def test_two_processes_train_what_one_trains_with_dropout(stores, tmp_path, head):
+    """Batches of 7, so that one process has a row more: a mask belongs to its row, whoever has it."""
+    keys = {"head": head, "batch_size": 7, "epochs": 2, "optimizer": "sgd"}
+    raw = tiny_recipe(stores, **keys).model_dump(mode="json", exclude_none=True)
+    for key in ("fusion.dropout", "transformer.dropout", "transformer.block_dropout"):
+        set_key(raw, key, 0.3)
+    recipe = validate(raw, Recipe, "r.toml")
+    train(recipe, tmp_path / "one")
+    codes = wait_for_group(start_group(lambda: train(recipe, tmp_path / "two"), tmp_path))
+    assert codes == [0, 0], "".join(path.read_text() for path in sorted(tmp_path.glob("rank-*.log")))
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-6)
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "curves.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_finished_run_is_returned_and_another_recipe_refused(stores, tmp_path):

@@ -1,0 +1,67 @@
+"""Dropout whose mask belongs to a row: a function of (seed, epoch, row, place in the head, position) alone.
+
+A row is dropped the same on CPU and GPU, in whatever batch and process it is trained, however far its batch
+is padded. No generator has a state: every 64 bits are SplitMix64's (Steele, Lea and Flood, 2014), of a key
+and a counter, and each quarter of them decides about one channel. B batch, L tokens, D channels.
+"""
+
+import math
+import zlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# SplitMix64's increment and multipliers as int64, whose arithmetic wraps as it wants it
+GAMMA = 0x9E3779B97F4A7C15 - 2**64
+FIRST = 0xBF58476D1CE4E5B9 - 2**64
+SECOND = 0x94D049BB133111EB - 2**64
+LEVELS = 2**16  # a probability is taken to the nearest of so many: four channels share one word
+
+
+def row_keys(seed: int, epoch: int, rows: np.ndarray) -> Tensor:
+    """(B,) int64 on the CPU: what `dropout` draws a row's masks from in one epoch."""
+    of_epoch = _derived(torch.tensor(seed), torch.tensor(epoch))
+    return _derived(of_epoch, torch.from_numpy(rows))
+
+
+def random_keys(count: int, device: torch.device) -> Tensor:
+    """(count,) int64 from torch's global generator, for rows that have no name."""
+    return torch.randint(-(2**63), 2**63 - 1, (count,), device=device)
+
+
+def keys_at(keys: Tensor | None, place: str) -> Tensor | None:
+    """The keys of one place in the head, or of one inside it; places of other names have independent masks.
+    None stays None.
+    """
+    return None if keys is None else _derived(keys, torch.tensor(zlib.crc32(place.encode())))
+
+
+def dropout(x: Tensor, p: float, keys: Tensor | None) -> Tensor:
+    """x (B, D) or (B, L, D) with channels set to 0 with probability p, the others scaled to keep the
+    expectation. keys: one for each row of x, (B,) int64; None leaves x as it is.
+    """
+    kept = LEVELS - min(round(p * LEVELS), LEVELS - 1)
+    if keys is None or kept == LEVELS:
+        return x
+    return (x * (LEVELS / kept)).masked_fill(_levels(keys, x.shape[1:]) >= kept - LEVELS // 2, 0.0)
+
+
+def _levels(keys: Tensor, shape: torch.Size) -> Tensor:
+    """(B, *shape) int16, every value as likely: of a row, token and channel, not of the number of tokens."""
+    words = math.ceil(shape[-1] / 4)  # of a token
+    counter = torch.arange(shape[:-1].numel() * words, device=keys.device)
+    drawn = _derived(keys[:, None], counter)
+    return drawn.view(len(keys), *shape[:-1], words).view(torch.int16)[..., : shape[-1]]
+
+
+def _derived(keys: Tensor, numbers: Tensor) -> Tensor:
+    """SplitMix64's output number `numbers` for the seeds `keys`, both int64 and broadcast."""
+    words = keys + (numbers + 1) * GAMMA
+    # `>>` keeps the sign, so what it brings in is cut
+    words ^= (words >> 30) & (2**34 - 1)
+    words *= FIRST
+    words ^= (words >> 27) & (2**37 - 1)
+    words *= SECOND
+    words ^= (words >> 31) & (2**33 - 1)
+    return words

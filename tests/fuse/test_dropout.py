@@ -1,0 +1,158 @@
+"""Dropout by row: a known generator, its twin in numpy, chance on fixed seeds, what a mask depends on."""
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.plain import drop, keys_of_place, keys_of_rows
+from mambavl.fuse.dropout import dropout, keys_at, row_keys
+
+ROWS = np.arange(200)
+
+
+def mask(keys, channels=512, p=0.5):
+    """(B, channels) float64: 1 where a channel stays."""
+    return (dropout(torch.ones(len(keys), channels), p, keys) > 0).double()
+
+
+def test_words_are_those_of_splitmix64():
+    """The first five outputs for the seed 1234567, as published with the generator's other ports."""
+    known = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    bits = np.array(known, np.uint64).view(np.int16)
+    stays = dropout(torch.ones(1, 20), 0.3, torch.tensor([1234567]))[0] > 0
+    assert stays.tolist() == (bits < round(0.7 * 65536) - 32768).tolist()
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (5, 7), (5, 3, 8), (5, 3, 6), (1, 1, 1), (5, 0, 4)])
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.95])
+def test_the_mask_is_that_of_numpy(shape, p):
+    rows = np.arange(shape[0]) * 31
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = dropout(x, p, keys_at(row_keys(7, 2, rows), "noun"))
+    twin = drop(x, p, keys_of_place(keys_of_rows(7, 2, rows), "noun"))
+    torch.testing.assert_close(found, twin, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
+def test_keys_are_those_of_numpy(seed):
+    rows = np.array([0, 5, 2**40])
+    keys = row_keys(seed, 3, rows)
+    assert (keys.numpy().view(np.uint64) == keys_of_rows(seed, 3, rows)).all()
+    assert (
+        keys_at(keys, "verb").numpy().view(np.uint64) == keys_of_place(keys_of_rows(seed, 3, rows), "verb")
+    ).all()
+
+
+@pytest.mark.parametrize("p", [0.01, 0.1, 0.3, 0.5, 0.9])
+def test_channels_stay_as_often_as_asked_and_the_expectation_stays(p):
+    """102,400 draws: the share is within 4 standard deviations, over all, and in every quarter of a word."""
+    x = dropout(torch.ones(200, 512, dtype=torch.float64), p, row_keys(0, 0, ROWS))
+    deviation = (p * (1 - p) / x.numel()) ** 0.5
+    assert abs(float((x > 0).double().mean()) - (1 - p)) < 4 * deviation
+    for quarter in range(4):
+        assert abs(float((x[:, quarter::4] > 0).double().mean()) - (1 - p)) < 8 * deviation
+    assert x.unique().tolist() == pytest.approx([0, 1 / (1 - p)], rel=1e-4)
+    assert float(x.mean()) == pytest.approx(1, abs=4 * deviation / (1 - p))
+
+
+def test_all_levels_are_as_likely():
+    """Chi-square over 64 classes of equal probability, read off 63 masks of the same keys: 63 degrees of
+    freedom, below 112 with probability 0.9998.
+    """
+    keys = row_keys(0, 0, ROWS)
+    dropped = [int((1 - mask(keys, p=i / 64)).sum()) for i in range(1, 64)]
+    total = len(keys) * 512
+    counts = np.diff([0, *dropped, total])
+    assert (counts > 0).all()
+    assert ((counts - total / 64) ** 2 / (total / 64)).sum() < 112
+
+
+def correlations(masks):
+    """(M, n) -> those of all pairs, times sqrt(n): standard normal where the masks are independent."""
+    return torch.corrcoef(masks)[*torch.triu_indices(len(masks), len(masks), 1)] * masks.shape[1] ** 0.5
+
+
+KINDS = {
+    "rows": lambda: mask(row_keys(1, 0, ROWS)),
+    "rows far apart": lambda: mask(row_keys(0, 0, ROWS * 2**32)),
+    "epochs": lambda: torch.cat([mask(row_keys(0, epoch, ROWS[:1])) for epoch in range(200)]),
+    "seeds": lambda: torch.cat([mask(row_keys(seed, 0, ROWS[:1])) for seed in range(200)]),
+    "places": lambda: torch.cat([mask(keys_at(row_keys(0, 0, ROWS[:1]), f"place {i}")) for i in range(200)]),
+    "channels": lambda: mask(row_keys(0, 0, np.arange(512)), 200).T.contiguous(),
+    "tokens": lambda: (dropout(torch.ones(1, 200, 512), 0.5, row_keys(0, 0, ROWS[:1]))[0] > 0).double(),
+    "row and epoch": lambda: torch.cat([mask(row_keys(0, 200 - i, ROWS[i : i + 1])) for i in range(200)]),
+    "seed and row": lambda: torch.cat([mask(row_keys(200 - i, 0, ROWS[i : i + 1])) for i in range(200)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_that_differ_in_one_thing_are_independent(kind):
+    """Of 19,900 correlations the largest is below 5.5 deviations (its chance to be above: 1 in 1,300), and
+    their mean square is 1 within 4 deviations of its own.
+    """
+    found = correlations(KINDS[kind]())
+    assert float(found.abs().max()) < 5.5
+    assert float(found.square().mean()) == pytest.approx(1, abs=4 * (2 / len(found)) ** 0.5)
+
+
+def test_a_mask_is_of_its_row_whatever_the_batch_and_its_padding():
+    keys = row_keys(3, 1, ROWS[:8])
+    x = torch.randn(8, 6, 10, generator=torch.Generator().manual_seed(0))
+    whole = dropout(x, 0.4, keys)
+    assert torch.equal(dropout(x[5:], 0.4, row_keys(3, 1, ROWS[5:8])), whole[5:])
+    assert torch.equal(dropout(x[::3], 0.4, row_keys(3, 1, ROWS[:8:3])), whole[::3])
+    padded = torch.cat([x, torch.zeros(8, 5, 10)], 1)
+    assert torch.equal(dropout(padded, 0.4, keys)[:, :6], whole)
+
+
+def test_a_gradient_goes_through_what_stays_and_is_scaled_as_it_is():
+    x = torch.randn(8, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    keys = row_keys(0, 0, ROWS[:8])
+    out = dropout(x, 0.25, keys)
+    out.backward(torch.ones_like(out))
+    assert torch.equal(x.grad, dropout(torch.ones_like(x), 0.25, keys))
+    assert torch.autograd.gradcheck(lambda x: dropout(x, 0.25, keys), x)
+
+
+def test_without_keys_or_probability_nothing_is_dropped():
+    x, keys = torch.randn(3, 4), row_keys(0, 0, ROWS[:3])
+    assert dropout(x, 0.5, None) is x
+    assert dropout(x, 0.0, keys) is x
+    assert keys_at(None, "verb") is None
+
+
+@pytest.mark.parametrize("p", [1e-6, 1 - 1e-6])
+def test_a_probability_next_to_0_or_1_keeps_the_expectation(p):
+    """Taken to the nearest of 65,536 levels, but never to 1."""
+    x = dropout(torch.ones(4096, 64), p, row_keys(0, 0, np.arange(4096)))
+    assert float(x.max()) == (1 if p < 0.5 else 65536)
+    assert torch.isfinite(x).all()
+
+
+def test_the_type_and_the_input_stay():
+    x, keys = torch.ones(3, 4, dtype=torch.bfloat16), row_keys(0, 0, ROWS[:3])
+    before = keys.clone()
+    out = dropout(x, 0.25, keys)
+    assert out.dtype == torch.bfloat16
+    assert set(out.unique().tolist()) == {0.0, float(torch.tensor(4 / 3, dtype=torch.bfloat16))}
+    assert torch.equal(x, torch.ones_like(x))
+    assert torch.equal(keys, before)
+
+
+def test_no_generator_is_asked():
+    state = torch.random.get_rng_state()
+    dropout(torch.ones(3, 4), 0.5, keys_at(row_keys(0, 0, ROWS[:3]), "verb"))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.cuda
+def test_a_gpu_drops_the_same():
+    x, keys = torch.randn(16, 9, 30), keys_at(row_keys(5, 2, ROWS[:16]), "verb")
+    on_gpu = dropout(x.cuda(), 0.3, keys_at(row_keys(5, 2, ROWS[:16]).cuda(), "verb"))
+    torch.testing.assert_close(on_gpu.cpu(), dropout(x, 0.3, keys), rtol=1e-6, atol=0)
