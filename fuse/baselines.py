@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mambavl.configs.errors import UsageError
-from mambavl.fuse.dropout import dropout, keys_at
+from mambavl.fuse.dropout import dropout, keys_at, keys_of_tokens
 from mambavl.fuse.head import Head, HeadConfig, Streams, masked_mean
 
 
@@ -92,8 +92,10 @@ class TransformerFusion(Head):
         for target, names in self.routes.items():
             x = torch.cat([embedded[name][0] for name in names], dim=1)  # (B, tokens of all streams, d)
             mask = torch.cat([embedded[name][1] for name in names], dim=1)[:, None, None]  # (B, 1, 1, tokens)
+            lengths = {name: embedded[name][0].shape[1] for name in names}
+            of_tokens = None if keys is None else keys_of_tokens(keys, lengths)  # (B, tokens)
             for i, block in enumerate(self.blocks):
-                x = block(x, mask, keys_at(keys, f"{target} block {i}"))
+                x = block(x, mask, keys_at(of_tokens, f"{target} block {i}"))
             out[target] = x[:, 0]
         return out
 
@@ -130,14 +132,14 @@ class Block(nn.Module):
         self.proj = nn.Linear(d_model, d_model)
         self.mlp = nn.Sequential(nn.Linear(d_model, 4 * d_model), nn.GELU(), nn.Linear(4 * d_model, d_model))
 
-    def forward(self, x: Tensor, mask: Tensor, row_keys: Tensor | None) -> Tensor:
-        """x (B, L, d); mask (B, 1, 1, L), True where a token may be attended to; row_keys (B,), of its
-        dropout, None in evaluation.
+    def forward(self, x: Tensor, mask: Tensor, of_tokens: Tensor | None) -> Tensor:
+        """x (B, L, d); mask (B, 1, 1, L), True where a token may be attended to; of_tokens (B, L), the keys
+        of its dropout, None in evaluation.
         """
         qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         queries, keys, values = qkv
         # (B, heads, L, d / heads)
         attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         attended = self.proj(attended.transpose(1, 2).flatten(2))
-        x = x + dropout(attended, self.dropout, keys_at(row_keys, "attention"))
-        return x + dropout(self.mlp(self.norm2(x)), self.dropout, keys_at(row_keys, "mlp"))
+        x = x + dropout(attended, self.dropout, keys_at(of_tokens, "attention"))
+        return x + dropout(self.mlp(self.norm2(x)), self.dropout, keys_at(of_tokens, "mlp"))

@@ -31,28 +31,41 @@ def random_keys(count: int, device: torch.device) -> Tensor:
 
 
 def keys_at(keys: Tensor | None, place: str) -> Tensor | None:
-    """The keys of one place in the head, or of one inside it; places of other names have independent masks.
-    None stays None.
+    """Keys (B,) or (B, L) of one place in the head; places of other names have independent masks. None stays
+    None.
     """
-    return None if keys is None else _derived(keys, torch.tensor(zlib.crc32(place.encode())))
+    return None if keys is None else _of_name(keys, place)
+
+
+def keys_of_tokens(keys: Tensor, lengths: dict[str, int]) -> Tensor:
+    """(B,) -> (B, L): the keys of the tokens of several streams, one after the other; lengths: stream -> its
+    tokens, padding included. A token's key counts from the start of its own stream, as the padding of the one
+    before it is another in another batch.
+    """
+    found = []
+    for stream, length in lengths.items():
+        found.append(_derived(_of_name(keys, stream)[:, None], torch.arange(length, device=keys.device)))
+    return torch.cat(found, 1)
 
 
 def dropout(x: Tensor, p: float, keys: Tensor | None) -> Tensor:
     """x (B, D) or (B, L, D) with channels set to 0 with probability p, the others scaled to keep the
-    expectation. keys: one for each row of x, (B,) int64; None leaves x as it is.
+    expectation. keys: one for each vector of x, (B,) or (B, L) int64; None leaves x as it is.
     """
     kept = LEVELS - min(round(p * LEVELS), LEVELS - 1)
     if keys is None or kept == LEVELS:
         return x
-    return (x * (LEVELS / kept)).masked_fill(_levels(keys, x.shape[1:]) >= kept - LEVELS // 2, 0.0)
+    return (x * (LEVELS / kept)).masked_fill(_levels(keys, x.shape[-1]) >= kept - LEVELS // 2, 0.0)
 
 
-def _levels(keys: Tensor, shape: torch.Size) -> Tensor:
-    """(B, *shape) int16, every value as likely: of a row, token and channel, not of the number of tokens."""
-    words = math.ceil(shape[-1] / 4)  # of a token
-    counter = torch.arange(shape[:-1].numel() * words, device=keys.device)
-    drawn = _derived(keys[:, None], counter)
-    return drawn.view(len(keys), *shape[:-1], words).view(torch.int16)[..., : shape[-1]]
+def _levels(keys: Tensor, channels: int) -> Tensor:
+    """(...) -> (..., channels) int16, every value as likely."""
+    words = torch.arange(math.ceil(channels / 4), device=keys.device)
+    return _derived(keys[..., None], words).view(torch.int16)[..., :channels]
+
+
+def _of_name(keys: Tensor, name: str) -> Tensor:
+    return _derived(keys, torch.tensor(zlib.crc32(name.encode())))
 
 
 def _derived(keys: Tensor, numbers: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.plain import drop, keys_of_place, keys_of_rows
-from mambavl.fuse.dropout import dropout, keys_at, row_keys
+from helpers import plain
+from mambavl.fuse.dropout import dropout, keys_at, keys_of_tokens, row_keys
 
 ROWS = np.arange(200)
 
@@ -29,24 +29,28 @@ def test_words_are_those_of_splitmix64():
     assert stays.tolist() == (bits < round(0.7 * 65536) - 32768).tolist()
 
 
-@pytest.mark.parametrize("shape", [(5, 8), (5, 7), (5, 3, 8), (5, 3, 6), (1, 1, 1), (5, 0, 4)])
+@pytest.mark.parametrize("channels", [8, 7, 6, 1])
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.95])
-def test_the_mask_is_that_of_numpy(shape, p):
-    rows = np.arange(shape[0]) * 31
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    found = dropout(x, p, keys_at(row_keys(7, 2, rows), "noun"))
-    twin = drop(x, p, keys_of_place(keys_of_rows(7, 2, rows), "noun"))
-    torch.testing.assert_close(found, twin, rtol=1e-6, atol=0)
+def test_the_mask_is_that_of_numpy(channels, p):
+    rows, lengths = np.array([0, 31, 62, 2**33]), {"video": 3, "verb_question": 0, "noun_question": 2}
+    keys, twins = row_keys(7, 2, rows), plain.keys_of_rows(7, 2, rows)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, channels, generator=generator)
+    twin = plain.drop(x, p, plain.keys_of_place(twins, "noun"))
+    torch.testing.assert_close(dropout(x, p, keys_at(keys, "noun")), twin, rtol=1e-6, atol=0)
+    x = torch.randn(4, 5, channels, generator=generator)
+    twin = plain.drop(
+        x, p, np.concatenate([plain.keys_of_tokens(twins, name, n) for name, n in lengths.items()], 1)
+    )
+    torch.testing.assert_close(dropout(x, p, keys_of_tokens(keys, lengths)), twin, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
 def test_keys_are_those_of_numpy(seed):
     rows = np.array([0, 5, 2**40])
-    keys = row_keys(seed, 3, rows)
-    assert (keys.numpy().view(np.uint64) == keys_of_rows(seed, 3, rows)).all()
-    assert (
-        keys_at(keys, "verb").numpy().view(np.uint64) == keys_of_place(keys_of_rows(seed, 3, rows), "verb")
-    ).all()
+    keys, twins = row_keys(seed, 3, rows), plain.keys_of_rows(seed, 3, rows)
+    assert (keys.numpy().view(np.uint64) == twins).all()
+    assert (keys_at(keys, "verb").numpy().view(np.uint64) == plain.keys_of_place(twins, "verb")).all()
 
 
 @pytest.mark.parametrize("p", [0.01, 0.1, 0.3, 0.5, 0.9])
@@ -85,7 +89,10 @@ KINDS = {
     "seeds": lambda: torch.cat([mask(row_keys(seed, 0, ROWS[:1])) for seed in range(200)]),
     "places": lambda: torch.cat([mask(keys_at(row_keys(0, 0, ROWS[:1]), f"place {i}")) for i in range(200)]),
     "channels": lambda: mask(row_keys(0, 0, np.arange(512)), 200).T.contiguous(),
-    "tokens": lambda: (dropout(torch.ones(1, 200, 512), 0.5, row_keys(0, 0, ROWS[:1]))[0] > 0).double(),
+    "tokens": lambda: mask(keys_of_tokens(row_keys(0, 0, ROWS[:1]), {"video": 200})[0]),
+    "streams": lambda: mask(
+        keys_of_tokens(row_keys(0, 0, ROWS[:1]), {f"stream{i}": 1 for i in range(200)})[0]
+    ),
     "row and epoch": lambda: torch.cat([mask(row_keys(0, 200 - i, ROWS[i : i + 1])) for i in range(200)]),
     "seed and row": lambda: torch.cat([mask(row_keys(200 - i, 0, ROWS[i : i + 1])) for i in range(200)]),
 }  # fmt: skip
@@ -101,14 +108,15 @@ def test_masks_that_differ_in_one_thing_are_independent(kind):
     assert float(found.square().mean()) == pytest.approx(1, abs=4 * (2 / len(found)) ** 0.5)
 
 
-def test_a_mask_is_of_its_row_whatever_the_batch_and_its_padding():
+def test_a_mask_is_of_its_row_and_token_whatever_the_batch_and_its_padding():
     keys = row_keys(3, 1, ROWS[:8])
-    x = torch.randn(8, 6, 10, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
     whole = dropout(x, 0.4, keys)
     assert torch.equal(dropout(x[5:], 0.4, row_keys(3, 1, ROWS[5:8])), whole[5:])
     assert torch.equal(dropout(x[::3], 0.4, row_keys(3, 1, ROWS[:8:3])), whole[::3])
-    padded = torch.cat([x, torch.zeros(8, 5, 10)], 1)
-    assert torch.equal(dropout(padded, 0.4, keys)[:, :6], whole)
+    of_tokens = keys_of_tokens(keys, {"verb_question": 3, "noun_question": 4})
+    padded = keys_of_tokens(keys, {"verb_question": 5, "noun_question": 6})
+    assert torch.equal(torch.cat([padded[:, :3], padded[:, 5:9]], 1), of_tokens)
 
 
 def test_a_gradient_goes_through_what_stays_and_is_scaled_as_it_is():
@@ -153,6 +161,8 @@ def test_no_generator_is_asked():
 
 @pytest.mark.cuda
 def test_a_gpu_drops_the_same():
-    x, keys = torch.randn(16, 9, 30), keys_at(row_keys(5, 2, ROWS[:16]), "verb")
-    on_gpu = dropout(x.cuda(), 0.3, keys_at(row_keys(5, 2, ROWS[:16]).cuda(), "verb"))
-    torch.testing.assert_close(on_gpu.cpu(), dropout(x, 0.3, keys), rtol=1e-6, atol=0)
+    x, keys = torch.randn(16, 9, 30), row_keys(5, 2, ROWS[:16])
+    on_cpu, on_gpu = (keys_at(keys_of_tokens(k, {"video": 9}), "verb") for k in (keys, keys.cuda()))
+    torch.testing.assert_close(
+        dropout(x.cuda(), 0.3, on_gpu).cpu(), dropout(x, 0.3, on_cpu), rtol=1e-6, atol=0
+    )

@@ -97,9 +97,13 @@ def test_a_run_resumes_with_another_value_of_a_key_that_changes_no_weight(stores
 
 @pytest.mark.parametrize("head", ["mambavl", "transformer"])
 def test_two_processes_train_what_one_trains_with_dropout(stores, tmp_path, head):
-    """Batches of 7, so that one process has a row more: a mask belongs to its row, whoever has it."""
+    """Batches of 7, so that one process has a row more and the texts of one are longer: a mask belongs to
+    its row, whoever has it.
+    """
     keys = {"head": head, "batch_size": 7, "epochs": 2, "optimizer": "sgd"}
     raw = tiny_recipe(stores, **keys).model_dump(mode="json", exclude_none=True)
+    for section in ("fusion", "transformer"):
+        set_key(raw, f"{section}.question_routing", "both")
     for key in ("fusion.dropout", "transformer.dropout", "transformer.block_dropout"):
         set_key(raw, key, 0.3)
     recipe = validate(raw, Recipe, "r.toml")

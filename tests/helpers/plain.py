@@ -26,14 +26,16 @@ def keys_of_place(keys: np.ndarray, place: str) -> np.ndarray:
     return splitmix(keys, zlib.crc32(place.encode()))
 
 
+def keys_of_tokens(keys: np.ndarray, stream: str, length: int) -> np.ndarray:
+    return splitmix(keys_of_place(keys, stream)[:, None], np.arange(length))
+
+
 def drop(x: Tensor, p: float, keys: np.ndarray) -> Tensor:
-    """x (B, D) or (B, L, D), keys (B,): channel c of token t has quarter c % 4 of word t * ceil(D / 4) +
-    c // 4; it stays where the quarter, signed, is below (1/2 - p) 2^16.
+    """x (..., D), keys (...): channel c has quarter c % 4 of word c // 4 of its key; it stays where the
+    quarter, signed, is below (1/2 - p) 2^16.
     """
-    tokens, channels = (x.shape[1] if x.ndim == 3 else 1), x.shape[-1]
-    t, c = np.arange(tokens)[:, None], np.arange(channels)
-    words = splitmix(keys[:, None, None], t * -(-channels // 4) + c // 4)  # (B, L, D)
-    quarter = (words >> (16 * (c % 4)).astype(np.uint64)).astype(np.uint16).astype(np.int16)
+    c = np.arange(x.shape[-1])
+    quarter = (splitmix(keys[..., None], c // 4) >> (16 * (c % 4)).astype(np.uint64)).astype(np.uint16)
     kept = 65536 - round(p * 65536)
-    stays = torch.from_numpy(quarter < kept - 32768).view(x.shape).to(x.dtype)
+    stays = torch.from_numpy(quarter.astype(np.int16) < kept - 32768).to(x.dtype)
     return x * stays * (65536 / kept)
