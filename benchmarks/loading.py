@@ -43,7 +43,8 @@ from rich.table import Table
 from safetensors.numpy import save_file
 
 from mambavl.cache import FeatureStore, gather, open_store, reader, shards
-from mambavl.cache.rows import Classes, Segment
+from mambavl.cache.classes import Classes, Target
+from mambavl.cache.rows import Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import Spec
 from mambavl.cache.verify import verify
@@ -446,7 +447,7 @@ def segments(rows: int) -> tuple[Segment, ...]:
     return tuple(Segment(f"V_{i:06d}", "P01", "V", "", float(i), i + 1.0, 1, 2, "train") for i in range(rows))
 
 
-CLASSES = Classes({0: "verb"}, {0: "noun"}, 1, 1, (), (), ())
+CLASSES = Classes({"thing": Target({0: "a thing"}, 1)})
 
 
 def write_dense(path: Path, values: np.ndarray) -> FeatureStore:

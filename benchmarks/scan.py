@@ -628,8 +628,7 @@ def step_times(width: int, batch: int, device: torch.device, repeats: int) -> di
         )
         for stream, length in steps.items()
     }
-    classes = {"verb": config.num_verbs, "noun": config.num_nouns}
-    targets = {key: torch.randint(count, (batch,), device=device) for key, count in classes.items()}
+    targets = {key: torch.randint(count, (batch,), device=device) for key, count in config.targets.items()}
 
     def loss() -> Tensor:
         logits = head(streams)

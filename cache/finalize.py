@@ -11,7 +11,7 @@ from typing import Any
 from mambavl.cache import canonical, fsops
 from mambavl.cache.canonical import sha256
 from mambavl.cache.layout import Layout, committed_groups
-from mambavl.cache.spec import CLASSES, LOCK, MANIFEST, SCHEMA_VERSION, SEGMENTS, SPEC, read_json, read_spec
+from mambavl.cache.spec import CLASSES, LOCK, MANIFEST, SEGMENTS, SPEC, read_json, read_spec
 from mambavl.cache.verify import metadata_faults, seal, verify
 from mambavl.configs.errors import DataError
 
@@ -70,7 +70,7 @@ def _write_manifest(path: Path, layout: Layout) -> dict[str, Any]:
         data = (path / name).read_bytes()
         files[name] = [len(data), sha256(data)]
     manifest: dict[str, Any] = {
-        "schema": SCHEMA_VERSION,
+        "schema": layout.schema,
         "spec_sha256": layout.spec_sha256,
         "files": files,
         "failures": sorted(failure for record in done.values() for failure in record["failures"]),

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mambavl.cache.classes import Classes
 from mambavl.cache.reader import FeatureStore
-from mambavl.cache.rows import Classes, Segment
+from mambavl.cache.rows import Segment, label_column
 from mambavl.configs.errors import DataError, UsageError
 
 ROWS_SHOWN = 50
@@ -140,9 +141,13 @@ def _mismatches(
 
 
 def _differs(segment: Segment, other: Segment) -> str | None:
-    for field in ("verb_class", "noun_class", "split"):
-        if getattr(segment, field) != getattr(other, field):
-            return f"has {field} {getattr(segment, field)!r}"
+    if segment.split != other.split:
+        return f"has split {segment.split!r}"
+    if segment.labels != other.labels:
+        for target in (*segment.labels, *other.labels):
+            label = segment.labels.get(target)
+            if label != other.labels.get(target):
+                return f"has {label_column(target, isinstance(label, tuple))} {label!r}"
     return None
 
 

@@ -37,10 +37,11 @@ class Layout:
     rows_per_group: int
     spec_sha256: str
     frame_pts: tuple[int, ...] = ()  # (V, T) where the rows are video
+    schema: int = SCHEMA_VERSION
 
     @classmethod
     def from_spec(cls, spec: Spec) -> "Layout":
-        return cls(spec.levels, spec.rows, spec.rows_per_group, spec.digest(), spec.frame_pts)
+        return cls(spec.levels, spec.rows, spec.rows_per_group, spec.digest(), spec.frame_pts, spec.schema)
 
     @property
     def groups(self) -> int:
@@ -103,7 +104,7 @@ class Layout:
 
     def metadata(self) -> dict[str, bytes]:
         """Every zarr.json of the store."""
-        attributes = {"mambavl": {"schema": SCHEMA_VERSION, "spec_sha256": self.spec_sha256}}
+        attributes = {"mambavl": {"schema": self.schema, "spec_sha256": self.spec_sha256}}
         files = {"zarr.json": shards.group_metadata(attributes)}
         for level in self.levels:
             files[f"{level.name}/zarr.json"] = shards.level_metadata(level, self.rows, self.rows_per_group)

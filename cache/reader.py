@@ -16,8 +16,9 @@ from torch import Tensor
 
 from mambavl.cache import verify as verification
 from mambavl.cache.canonical import sha256
+from mambavl.cache.classes import Classes
 from mambavl.cache.layout import Layout, committed_groups
-from mambavl.cache.rows import OK, STATUS, Classes, Segment, read_segments
+from mambavl.cache.rows import OK, STATUS, Segment, read_segments
 from mambavl.cache.shards import Level
 from mambavl.cache.sources import Resident, Source, StoreFiles, Verify, open_source, take
 from mambavl.cache.spec import CLASSES, MANIFEST, SEGMENTS, SPEC, Spec, read_json, read_spec

@@ -21,7 +21,7 @@ from mambavl.cache.spec import (
     COMMIT,
     LOCK,
     MANIFEST,
-    SCHEMA_VERSION,
+    READABLE,
     SEAL,
     SEGMENTS,
     SPEC,
@@ -91,7 +91,7 @@ def _is_of_another_version(path: Path) -> bool:
         }
     except (OSError, ValueError, LookupError, TypeError):
         return False
-    return len(versions) == 1 and versions != {SCHEMA_VERSION}
+    return len(versions) == 1 and versions.isdisjoint(READABLE)
 
 
 def _faults_without_spec(path: Path, progress: Progress) -> Iterator[Fault]:

@@ -1,4 +1,4 @@
-"""The rows of a store: segments with their labels, class names, statuses and flags; segments.csv."""
+"""The rows of a store: segments with their labels, statuses and flags; segments.csv."""
 
 import csv
 import functools
@@ -6,11 +6,11 @@ import gc
 import io
 import itertools
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from mambavl.cache.canonical import pretty_json
+Label = int | tuple[int, ...]  # a class; or, where a target may have several, all of them
 
 STATUS = {
     0: "never written",
@@ -46,8 +46,8 @@ FLAG_BEFORE_START, FLAG_TIME_FROM_FRAMES, FLAG_HELD_LAST, FLAG_SILENCE = FLAGS
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One annotated action, a row of a store. Classes are None where the data set gives no labels (EK100's
-    test list).
+    """One annotated action, a row of a store. EK100's words have fields of their own; what a row is
+    classified by is in `labels`, which lacks a target where the data set gives none (EK100's test list).
     """
 
     narration_id: str
@@ -61,50 +61,72 @@ class Segment:
     split: str
     narration: str = ""
     verb: str = ""
-    verb_class: int | None = None
     noun: str = ""
-    noun_class: int | None = None
     all_nouns: tuple[str, ...] = ()
     all_noun_classes: tuple[int, ...] = ()
     time_from_frames: bool = False  # no timestamp in the file: start_frame / 60 or 50 was used
     words_from_classes: bool = False  # no narration in the file: the class keys stand in for the words
+    labels: Mapping[str, Label] = field(default_factory=dict)  # target -> its class, or its classes
+
+    @property
+    def verb_class(self) -> int | None:
+        return self._class_of("verb")
+
+    @property
+    def noun_class(self) -> int | None:
+        return self._class_of("noun")
+
+    def labelled(self, **labels: Label | None) -> "Segment":
+        """The segment with some labels changed; None takes one away."""
+        changed = {**self.labels, **labels}
+        return replace(self, labels={name: label for name, label in changed.items() if label is not None})
+
+    def _class_of(self, target: str) -> int | None:
+        label = self.labels.get(target)
+        return label if isinstance(label, int) else None
 
 
-@dataclass(frozen=True)
-class Classes:
-    """Names of the verb and noun classes and the groups that EK100 reports apart."""
-
-    verbs: dict[int, str]
-    nouns: dict[int, str]
-    num_verbs: int
-    num_nouns: int
-    tail_verbs: tuple[int, ...]
-    tail_nouns: tuple[int, ...]
-    unseen_participants: tuple[str, ...]
-
-    def to_json(self) -> bytes:
-        return pretty_json(asdict(self))
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "Classes":
-        """What `to_json` wrote: JSON has no keys but texts, and no tuples."""
-        raw = json.loads(data)
-        for kind in ("verbs", "nouns"):
-            raw[kind] = {int(key): name for key, name in raw[kind].items()}
-        for group in ("tail_verbs", "tail_nouns", "unseen_participants"):
-            raw[group] = tuple(raw[group])
-        return cls(**raw)
+FIELDS = tuple(part.name for part in fields(Segment) if part.name != "labels")  # columns of segments.csv
 
 
 def write_segments(segments: tuple[Segment, ...]) -> bytes:
-    """segments.csv: every column of the data set in seconds and classes, lists as JSON."""
+    """segments.csv: every column of the data set in seconds and classes, lists as JSON. A target's label
+    stands in `TARGET_class`, or as a list in `TARGET_classes`, next to the words of that name if there are.
+    """
+    columns = _columns(segments)
     text = io.StringIO(newline="")
     # a bare carriage return would end the row
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writerow([f.name for f in fields(Segment)])
-    for segment in segments:
-        writer.writerow([_cell(getattr(segment, f.name)) for f in fields(Segment)])
+    writer.writerow(columns)
+    cells = [_cells(segments, name, target) for name, target in columns.items()]
+    writer.writerows(zip(*cells, strict=True))
     return text.getvalue().encode()
+
+
+def _columns(segments: tuple[Segment, ...]) -> dict[str, str | None]:
+    """Column -> the target whose labels it has; None for a column that is a field."""
+    several = {"verb": False, "noun": False}  # EK100's columns are there whatever is labelled
+    for segment in segments:
+        for target, label in segment.labels.items():
+            several[target] = several.get(target, False) or not isinstance(label, int)
+    label_columns = {target: label_column(target, many) for target, many in several.items()}
+    found: dict[str, str | None] = {}
+    for name in FIELDS:
+        found[name] = None
+        if name in label_columns:
+            found[label_columns.pop(name)] = name
+    return found | {column: target for target, column in label_columns.items()}
+
+
+def label_column(target: str, several: bool) -> str:
+    """The column of segments.csv, and of annotation files, that holds a target's labels."""
+    return f"{target}_classes" if several else f"{target}_class"
+
+
+def _cells(segments: tuple[Segment, ...], column: str, target: str | None) -> Iterator[str]:
+    if target is None:
+        return (_cell(getattr(segment, column)) for segment in segments)
+    return (_cell(segment.labels.get(target)) for segment in segments)
 
 
 @functools.lru_cache(maxsize=2)  # a second of work, and the stores of a run have the same list
@@ -113,15 +135,34 @@ def read_segments(data: bytes) -> tuple[Segment, ...]:
     rows = csv.reader(io.StringIO(data.decode(), newline=""))
     names = next(rows)
     columns = dict(zip(names, list(zip(*rows, strict=True)) or [()] * len(names), strict=True))
-    values = (map(_READ.get(f.name, _as_it_is), columns[f.name]) for f in fields(Segment))
+    label_columns = [name for name in names if name not in FIELDS]
     was_on = gc.isenabled()
     # a million small objects, none of them garbage: the collector would take a third of the time
     gc.disable()
     try:
-        return tuple(itertools.starmap(Segment, zip(*values, strict=True)))
+        values = [map(_READ.get(name, _as_it_is), columns[name]) for name in FIELDS]
+        labels = map(
+            _label_reader(label_columns), zip(*(columns[name] for name in label_columns), strict=True)
+        )
+        return tuple(itertools.starmap(Segment, zip(*values, labels, strict=True)))
     finally:
         if was_on:
             gc.enable()
+
+
+def _label_reader(columns: list[str]) -> Callable[[tuple[str, ...]], Mapping[str, Label]]:
+    """Cells of the label columns -> labels. Rows of the same labels share one mapping."""
+    targets = [column.removesuffix("_classes").removesuffix("_class") for column in columns]
+
+    @functools.cache
+    def read(cells: tuple[str, ...]) -> Mapping[str, Label]:
+        found: dict[str, Label] = {}
+        for column, target, cell in zip(columns, targets, cells, strict=True):
+            if cell:
+                found[target] = _list(cell) if column.endswith("_classes") else int(cell)
+        return found
+
+    return read
 
 
 def _cell(value: Any) -> str:
@@ -130,10 +171,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, tuple):
         return json.dumps(value, ensure_ascii=False)
     return repr(value) if isinstance(value, float) else str(value)
-
-
-def _class_or_none(text: str) -> int | None:
-    return int(text) if text else None
 
 
 @functools.lru_cache(maxsize=4096)
@@ -154,8 +191,6 @@ _READ: dict[str, Callable[[str], Any]] = {
     "stop": float,
     "start_frame": int,
     "stop_frame": int,
-    "verb_class": _class_or_none,
-    "noun_class": _class_or_none,
     "all_nouns": _list,
     "all_noun_classes": _list,
     "time_from_frames": _truth,

@@ -71,12 +71,21 @@ def marginalize(
 
     A class without a pair gets probability 0 (peers' code gives it pair 0's, which crowds the noun top 5).
     """
-    probabilities = np.exp(log_softmax(action_scores))
-    verb_of, noun_of = np.asarray(pairs).T
-    verbs, nouns = np.zeros((len(probabilities), num_verbs)), np.zeros((len(probabilities), num_nouns))
-    np.add.at(verbs.T, verb_of, probabilities.T)
-    np.add.at(nouns.T, noun_of, probabilities.T)
+    verbs, nouns = sums_over_pairs(action_scores, pairs, (num_verbs, num_nouns))
     return verbs, nouns
+
+
+def sums_over_pairs(
+    scores: np.ndarray, pairs: Sequence[Sequence[int]] | np.ndarray, counts: Sequence[int]
+) -> list[np.ndarray]:
+    """Scores over combinations (N, pairs) -> probabilities (N, count) of each part, as `marginalize`."""
+    probabilities = np.exp(log_softmax(scores))
+    found = []
+    for class_of, count in zip(np.asarray(pairs).T, counts, strict=True):
+        sums = np.zeros((len(probabilities), count))
+        np.add.at(sums.T, class_of, probabilities.T)
+        found.append(sums)
+    return found
 
 
 def log_softmax(scores: np.ndarray) -> np.ndarray:

@@ -21,8 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mambavl.cache import fsops
+from mambavl.cache.classes import Classes, Target
 from mambavl.cache.layout import Layout, committed_groups
-from mambavl.cache.rows import OK, Classes, Segment
+from mambavl.cache.rows import OK, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import COMMIT, ENVIRONMENT, LOCK, MANIFEST, FeatureRecipe, Spec, read_spec
 from mambavl.cache.verify import verify
@@ -32,7 +33,7 @@ from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 
 ROWS, GROUP_ROWS = 64, 8
 LEVEL = Level("frame", "dense", (1, 16, 32), "float16", steps=16)
-CLASSES = Classes({0: "verb"}, {0: "noun"}, 1, 1, (), (), ())
+CLASSES = Classes({"thing": Target({0: "a thing"}, 1)})
 DEADLINE = 120.0  # seconds after which a writer counts as hanging
 
 

@@ -8,7 +8,7 @@
 
 A part is absent (None) where it does not apply: text has no `pixels`, a store that was not pooled no
 `pooled`. What is absent is not written; `more` keeps the keys that this version does not know, so that
-`Spec.from_dict(found).to_dict() == found` for every spec of this schema version, and its digest stays.
+`Spec.from_dict(found).to_dict() == found` for every spec that can be read, and its digest stays.
 """
 
 import json
@@ -23,7 +23,8 @@ from mambavl.cache.canonical import JSON
 from mambavl.cache.shards import Level
 from mambavl.configs.errors import DataError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE = (2, SCHEMA_VERSION)  # 2: classes.json knew a verb and a noun only
 
 SPEC, SEGMENTS, CLASSES, MANIFEST = "spec.json", "segments.csv", "classes.json", "manifest.json"
 ENVIRONMENT, COMMIT, SEAL, LOCK = "environment.json", "commit", "commit/seal.json", "commit/lock"
@@ -257,10 +258,10 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
         found = json.loads(data)
         if not isinstance(found, dict):
             raise ValueError("it is not a JSON object")
-        if name == SPEC and found.get("schema") != SCHEMA_VERSION:
+        if name == SPEC and found.get("schema") not in READABLE:
             raise DataError(
                 f"{path}: has schema version {found.get('schema')}; "
-                f"this version of mambavl reads {SCHEMA_VERSION}"
+                f"this version of mambavl reads {' and '.join(map(str, READABLE))}"
             )
         if lacking := REQUIRED[name] - found.keys():
             raise ValueError(f"it lacks {', '.join(sorted(lacking))}")

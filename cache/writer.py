@@ -22,9 +22,10 @@ import numpy as np
 
 from mambavl.cache import canonical, fsops, journal, shards
 from mambavl.cache.canonical import sha256
+from mambavl.cache.classes import Classes, fits_schema_2
 from mambavl.cache.finalize import finalize_unless_busy
 from mambavl.cache.layout import Layout, committed_groups
-from mambavl.cache.rows import STATUS, Classes, Segment, write_segments
+from mambavl.cache.rows import STATUS, Segment, write_segments
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import (
     CLASSES,
@@ -32,6 +33,7 @@ from mambavl.cache.spec import (
     ENVIRONMENT,
     LOCK,
     MANIFEST,
+    SCHEMA_VERSION,
     SEGMENTS,
     SPEC,
     Spec,
@@ -70,9 +72,11 @@ class StoreWriter:
         else.
         """
         self.path = Path(path).absolute()
-        files = {SEGMENTS: write_segments(segments), CLASSES: classes.to_json()}
+        schema = _schema(self.path, classes)
+        files = {SEGMENTS: write_segments(segments), CLASSES: classes.to_json(schema)}
         self.spec = replace(
             spec,
+            schema=schema,
             rows=len(segments),
             segments_sha256=sha256(files[SEGMENTS]),
             classes_sha256=sha256(files[CLASSES]),
@@ -292,3 +296,13 @@ def _pad_tokens(tokens: np.ndarray, level: Level) -> np.ndarray:
     padded = np.full((level.capacity, *level.shape), np.nan, level.dtype)
     padded[: len(tokens)] = tokens
     return padded
+
+
+def _schema(path: Path, classes: Classes) -> int:
+    """The schema version to write: that of the store being resumed, where its classes.json is of an older
+    one.
+    """
+    before = path / CLASSES
+    if fits_schema_2(classes) and before.is_file() and before.read_bytes() == classes.to_json(2):
+        return 2
+    return SCHEMA_VERSION

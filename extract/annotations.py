@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mambavl.cache.rows import Classes, Segment
+from mambavl.cache.classes import Classes, verb_noun_classes
+from mambavl.cache.rows import Segment
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.tables import Row, Tables
 
@@ -76,26 +77,28 @@ class Annotations:
 
     folder: Path
     segments: tuple[Segment, ...]  # in canonical order: video, start, id
-    verbs: ClassList
-    nouns: ClassList
-    tail_verbs: frozenset[int]
-    tail_nouns: frozenset[int]
-    unseen_participants: frozenset[str]
+    classes: Classes  # what a store keeps of the class files, so that stage two needs no annotation file
+    lists: dict[str, ClassList]  # target -> its classes with all their words
     videos: dict[str, VideoInfo]
     sha256: dict[str, str] = field(default_factory=dict)  # file name -> digest, for every file that was read
 
     @property
-    def classes(self) -> Classes:
-        """What a store keeps of the class files, so that stage two needs no annotation file."""
-        return Classes(
-            verbs=self.verbs.keys,
-            nouns=self.nouns.keys,
-            num_verbs=self.verbs.size,
-            num_nouns=self.nouns.size,
-            tail_verbs=tuple(sorted(self.tail_verbs)),
-            tail_nouns=tuple(sorted(self.tail_nouns)),
-            unseen_participants=tuple(sorted(self.unseen_participants)),
-        )
+    def verbs(self) -> ClassList:
+        """Raises UsageError where the data set has no such target: questions are of a verb and a noun."""
+        return self._list("verb")
+
+    @property
+    def nouns(self) -> ClassList:
+        """As `verbs`."""
+        return self._list("noun")
+
+    def _list(self, target: str) -> ClassList:
+        if target not in self.lists:
+            raise UsageError(
+                f"{self.folder}: has no target `{target}` (its targets are {', '.join(self.lists)}), and "
+                "questions are about verbs and nouns; leave text out, or name the targets so"
+            )
+        return self.lists[target]
 
 
 def spoken(key: str) -> str:
@@ -133,11 +136,14 @@ def read_annotations(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> 
     annotations = Annotations(
         folder=folder,
         segments=tuple(sorted(segments, key=canonical_order)),
-        verbs=verbs,
-        nouns=nouns,
-        tail_verbs=frozenset(_read_class_ids(tables, "EPIC_100_tail_verbs.csv", "verb", verbs)),
-        tail_nouns=frozenset(_read_class_ids(tables, "EPIC_100_tail_nouns.csv", "noun", nouns)),
-        unseen_participants=frozenset(unseen),
+        classes=verb_noun_classes(
+            verbs.keys,
+            nouns.keys,
+            tail_verbs=set(_read_class_ids(tables, "EPIC_100_tail_verbs.csv", "verb", verbs)),
+            tail_nouns=set(_read_class_ids(tables, "EPIC_100_tail_nouns.csv", "noun", nouns)),
+            unseen_participants=unseen,
+        ),
+        lists={"verb": verbs, "noun": nouns},
         videos=_read_videos(tables),
         sha256=tables.sha256,
     )
@@ -291,8 +297,7 @@ def _labels(row: Row, verbs: ClassList, nouns: ClassList) -> dict[str, Any]:
         "narration": narration or f"{verbs.words(verb_class)} {nouns.words(noun_class)}",
         "verb": verb or verbs.keys[verb_class],
         "noun": noun,
-        "verb_class": verb_class,
-        "noun_class": noun_class,
+        "labels": {"verb": verb_class, "noun": noun_class},
         "all_nouns": tuple(all_nouns),
         "all_noun_classes": tuple(all_classes),
         "words_from_classes": is_blank,

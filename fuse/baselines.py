@@ -35,7 +35,7 @@ class TransformerConfig(HeadConfig):
 
 
 class MLPFusion(Head):
-    """Two layers on the concatenated means of the streams; the same two for the verb and for the noun."""
+    """Two layers on the concatenated means of the streams; the same two for every target."""
 
     config: MLPConfig
 
@@ -43,9 +43,10 @@ class MLPFusion(Head):
         super().__init__(config)
         inputs = {len(names) for names in self.routes.values()}
         if len(inputs) > 1:
+            numbers = ", ".join(f"{len(names)} reach {target}" for target, names in self.routes.items())
             raise UsageError(
-                "the MLP head needs as many streams for the verb as for the noun: "
-                "give both questions or neither"
+                f"the MLP head needs as many streams for one target as for another, and {numbers}: give a "
+                "question about each target or about none"
             )
         width = inputs.pop() * config.d_model
         self.fuser = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.d_model))

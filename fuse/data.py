@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import Field, field_validator
-from torch import Tensor
 
 from mambavl.cache import Joined, join
-from mambavl.cache.rows import EMPTY_WINDOW, OK, STATUS, Classes, Segment
+from mambavl.cache.classes import Classes, RowGroup
+from mambavl.cache.rows import EMPTY_WINDOW, OK, STATUS, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.sources import Resident, Verify
 from mambavl.cache.spec import FeatureRecipe
@@ -24,6 +24,7 @@ from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.head import Streams, StreamShape, modality_of
 from mambavl.fuse.result import RECIPE_PARTS, StreamProvenance
 from mambavl.fuse.sources import StreamSource, open_stores
+from mambavl.fuse.targets import is_labelled, read_labels
 
 ORACLE_ANTICIPATION = (
     "ORACLE TEXT IN ANTICIPATION: the questions were written from the very actions that are to be foreseen. "
@@ -114,11 +115,9 @@ class FeatureData:
             name: stream.stores[0].levels[sources[name].level] for name, stream in self.streams.items()
         }
         self.views = _views(self._levels)
-        self.verb = _labels(self.segments, "verb_class")
-        self.noun = _labels(self.segments, "noun_class")
+        self.labels = read_labels(self.segments, self.classes)
         self.split = np.array([segment.split for segment in self.segments])
-        unseen = set(self.classes.unseen_participants)
-        self.unseen = np.array([segment.participant_id in unseen for segment in self.segments])
+        self.groups = {name: _in_group(self.segments, group) for name, group in self.classes.groups.items()}
         statuses = np.stack([stream.status for stream in self.streams.values()])
         self.usable = (statuses == OK).all(0)
         self._check_missing(statuses, config)
@@ -226,18 +225,6 @@ class FeatureData:
         """(rows,) the view that each row is seen at in an epoch, a pure function of the arguments."""
         return np.random.default_rng([seed, epoch, self.views]).integers(self.views, size=len(self))
 
-    def labels(self, rows: np.ndarray, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """(verb (B,), noun (B,)) int64."""
-        return torch.from_numpy(self.verb[rows]).to(device), torch.from_numpy(self.noun[rows]).to(device)
-
-    def log_prior(self) -> tuple[np.ndarray, np.ndarray]:
-        """Log-probabilities (verbs,), (nouns,) of the training labels, float64; counts are plus 1."""
-        counts = (
-            np.bincount(self.verb[self.train], minlength=self.classes.num_verbs) + 1.0,
-            np.bincount(self.noun[self.train], minlength=self.classes.num_nouns) + 1.0,
-        )
-        return np.log(counts[0] / counts[0].sum()), np.log(counts[1] / counts[1].sum())
-
     def _hold_out(self, config: DataConfig, held_out: tuple[int, int]) -> None:
         """Train without part i of n of the training split, and score that part instead."""
         part, parts = held_out
@@ -255,7 +242,7 @@ class FeatureData:
             known = ", ".join(sorted(set(self.split)))
             raise UsageError(f"no row of the stores belongs to split {split!r}; they hold {known}")
         if labelled:
-            mask &= (self.verb >= 0) & (self.noun >= 0)
+            mask &= np.any([is_labelled(labels) for labels in self.labels.values()], axis=0)
         rows = np.flatnonzero(mask & self.usable if usable_only else mask)
         if not len(rows):
             raise DataError(f"split {split!r} has no row with features and labels")
@@ -305,11 +292,10 @@ def _views(levels: dict[str, Level]) -> int:
     return max(level.views for level in levels.values())
 
 
-def _labels(segments: tuple[Segment, ...], column: str) -> np.ndarray:
-    """(rows,) int64; -1 where the data set gives no label."""
-    return np.array(
-        [-1 if (label := getattr(segment, column)) is None else label for segment in segments], np.int64
-    )
+def _in_group(segments: tuple[Segment, ...], group: RowGroup) -> np.ndarray:
+    """(rows,) bool."""
+    values = set(group.values)
+    return np.array([getattr(segment, group.column) in values for segment in segments], bool)
 
 
 def epoch_batches(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:

@@ -1,6 +1,5 @@
 """A head and its stores -> scores of every row, every measure, and the result that names their origin."""
 
-import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,12 +12,14 @@ from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import checkpoint, metrics
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.head import Head, valid_tokens
-from mambavl.fuse.recipe import Recipe, build_head
+from mambavl.fuse.recipe import Recipe, build_head, run_targets
 from mambavl.fuse.result import Metrics, Params, Result, Rows, Training
 from mambavl.fuse.run import (
     MODEL,
     Prior,
+    Scores,
     environment,
+    read_classes,
     read_prior,
     read_recipe,
     read_result,
@@ -26,6 +27,7 @@ from mambavl.fuse.run import (
     write_result,
     write_scores,
 )
+from mambavl.fuse.targets import RunTargets, is_labelled, log_probabilities
 
 ROWS_SHOWN = 5  # in a message
 
@@ -34,22 +36,23 @@ ROWS_SHOWN = 5  # in a message
 def score(
     head: Head,
     data: FeatureData,
+    targets: RunTargets,
     rows: np.ndarray,
     prior: Prior,
     precision: str,
     batch_size: int,
     *,
     run: Path,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities (rows, verbs), (rows, nouns), float32: of the mean probabilities where rows have
-    several views.
+) -> dict[str, np.ndarray]:
+    """Log-probabilities (rows, classes) by target, float32: of the mean probabilities where rows have several
+    views.
 
     A row without features gets the training prior. `run` is named in errors only.
     Raises DataError when the head gives anything that is not a number, naming the features at fault if any.
     """
     head.eval()
     device = next(head.parameters()).device
-    verb, noun = (np.tile(values.astype(np.float32), (len(rows), 1)) for values in prior)
+    scores = _guess(prior, len(rows))
     usable = np.flatnonzero(data.usable[rows])
     for first in range(0, len(usable), batch_size):
         where = usable[first : first + batch_size]
@@ -57,10 +60,9 @@ def score(
         for view in range(data.views):
             with autocast(device, precision):
                 views.append(head(data.batch(rows[where], device, view)))
-        verb[where], noun[where] = (
-            _mean_probability([out[target] for out in views]) for target in ("verb", "noun")
-        )
-    finite = np.isfinite(verb).all(1) & np.isfinite(noun).all(1)
+        for name, found in log_probabilities(targets, views).items():
+            scores[name][where] = found
+    finite = np.all([np.isfinite(scores[name]).all(1) for name in targets.outputs], axis=0)
     if not finite.all():
         failed = rows[~finite]
         for first in range(0, len(failed), batch_size):
@@ -69,7 +71,11 @@ def score(
             f"{run}: diverged: the head's scores of row {_id(data, failed[0])} are not finite; "
             "lower train.lr and train.lr_ssm"
         )
-    return verb, noun
+    return scores
+
+
+def _guess(prior: Prior, rows: int) -> dict[str, np.ndarray]:
+    return {name: np.tile(values.astype(np.float32), (rows, 1)) for name, values in prior.items()}
 
 
 def refuse_broken_features(
@@ -114,36 +120,24 @@ def _id(data: FeatureData, row: int) -> str:
     return data.segments[row].narration_id
 
 
-def _mean_probability(logits: list[Tensor]) -> np.ndarray:
-    """Views of logits (B, C) -> the logarithm of their mean probability (B, C)."""
-    found = torch.stack([one.float().log_softmax(-1) for one in logits])
-    return (found.logsumexp(0) - math.log(len(logits))).cpu().numpy()
-
-
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """bfloat16 for matrix products where `precision` is bf16; the scan's state stays float32 either way."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def measure(data: FeatureData, rows: np.ndarray, verb: np.ndarray, noun: np.ndarray) -> Metrics:
-    """Every measure of metrics.evaluate over the labelled rows; empty where there are none (a test list)."""
-    labelled = (data.verb[rows] >= 0) & (data.noun[rows] >= 0)
-    if not labelled.any():
+def measure(data: FeatureData, targets: RunTargets, rows: np.ndarray, scores: Scores) -> Metrics:
+    """Every measure of metrics.measure over the labelled rows; empty where there are none (a test list)."""
+    labels = {name: data.labels[name][rows] for name in targets.classes.targets}
+    if not any(is_labelled(one).any() for one in labels.values()):
         return {}
-    return metrics.evaluate(
-        verb[labelled],
-        noun[labelled],
-        data.verb[rows][labelled],
-        data.noun[rows][labelled],
-        unseen=data.unseen[rows][labelled],
-        tail_verbs=data.classes.tail_verbs,
-        tail_nouns=data.classes.tail_nouns,
-    )
+    groups = {name: mask[rows] for name, mask in data.groups.items()}
+    return metrics.measure(targets.classes, scores, labels, groups)
 
 
 def evaluate_head(
     head: Head,
     data: FeatureData,
+    targets: RunTargets,
     recipe: Recipe,
     run: Path,
     prior: Prior,
@@ -155,9 +149,9 @@ def evaluate_head(
     result.
     """
     rows = data.evaluation
-    verb, noun = score(head, data, rows, prior, training.precision, recipe.train.batch_size, run=run)
-    write_scores(run, recipe.data.scored, data, rows, verb, noun)
-    guessed_verb, guessed_noun = (np.tile(values, (len(rows), 1)) for values in prior)
+    scores = score(head, data, targets, rows, prior, training.precision, recipe.train.batch_size, run=run)
+    write_scores(run, recipe.data.scored, data, targets, rows, scores)
+    guessed = {name: np.tile(values, (len(rows), 1)) for name, values in prior.items()}
     result = Result(
         title=recipe.title or run.name,
         head=recipe.head,
@@ -165,8 +159,9 @@ def evaluate_head(
         text_protocol=data.text_protocol,
         notice=data.notice,
         streams=data.provenance,
-        metrics=measure(data, rows, verb, noun),
-        prior_metrics=measure(data, rows, guessed_verb, guessed_noun),
+        targets=targets.classes.names,
+        metrics=measure(data, targets, rows, scores),
+        prior_metrics=measure(data, targets, rows, guessed),
         rows=Rows(scored=len(rows), scored_by_prior=int((~data.usable[rows]).sum()), failed=data.failed),
         params=Params(total=head.num_params(), without_classifiers=head.num_params(heads=False)),
         scan_backend=head.scan_backend,
@@ -195,7 +190,8 @@ def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path
     recipe = _changed(recipe, run, split, streams or {})
     data = FeatureData(recipe.sources, recipe.data, training=False)
     refuse_other_features(run, data)
-    head = build_head(recipe, data)
+    targets = run_targets(recipe, data, read_classes(run))
+    head = build_head(recipe, data, targets)
     try:
         head.load_state_dict(weights)
     except RuntimeError as error:
@@ -207,7 +203,7 @@ def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path
     device = "cuda" if torch.cuda.is_available() and not os.environ.get("ACCELERATE_USE_CPU") else "cpu"
     keep_result = recipe.data.scored != own_split
     return evaluate_head(
-        head.to(device), data, recipe, run, read_prior(run), training, keep_result=keep_result
+        head.to(device), data, targets, recipe, run, read_prior(run), training, keep_result=keep_result
     )
 
 

@@ -106,7 +106,7 @@ class SSMFusion(Head):
             reset_like_release(self)
 
     def fuse(self, streams: Streams, keys: Tensor | None = None) -> dict[str, Tensor]:
-        """Algorithm 1: name -> (tokens (B, L, width), lengths (B,)) to {"verb": (B, d), "noun": (B, d)}."""
+        """Algorithm 1: name -> (tokens (B, L, width), lengths (B,)) to (B, d) by target."""
         scans = {m: self._scan_inputs(m, streams) for m in self.modalities}
         pooled: dict[str, Tensor] = {}  # stream -> (B, d)
         for key, a_log in self.a_log.items():  # one A, unless nothing is shared
@@ -151,7 +151,8 @@ class SSMFusion(Head):
 
     @property
     def scan_backend(self) -> str:
-        return pick(self.config.scan, self.verb_head.weight.device, self.verb_head.weight.dtype)
+        weight = next(self.parameters())
+        return pick(self.config.scan, weight.device, weight.dtype)
 
     def ssm_parameters(self) -> Iterable[nn.Parameter]:
         return [*self.mixer.parameters(), *self.a_log.parameters(), *self.d_skip.parameters()]

@@ -1,13 +1,13 @@
-"""What every fusion head has: named streams in, verb and noun logits out.
+"""What every fusion head has: named streams in, logits of each target (verb, noun) out.
 
-    streams -> project (an MLP per modality, eq. 5) -> fuse (each head's own) -> dropout -> two classifiers
+    streams -> project (an MLP per modality, eq. 5) -> fuse (each head's own) -> dropout -> classifiers
 
 A head is a `HeadConfig` with settings of its own and a `Head` with a `fuse` of its own. B batch, L tokens,
 d = d_model.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,7 @@ from mambavl.fuse.dropout import dropout, keys_at, random_keys
 
 Streams = dict[str, tuple[Tensor, Tensor]]  # name -> (tokens (B, L, width), lengths (B,))
 Routing = Literal["per_question", "both"]
+EK100 = {"verb": 97, "noun": 300}
 KNOWN_STREAMS = ("video", "verb_question", "noun_question", "audio")
 
 
@@ -36,17 +37,18 @@ class HeadConfig(Config):
 
     # input streams and their widths; read from the stores, a recipe leaves it out
     streams: dict[str, StreamShape] = Field(default={}, exclude=True)
-    # verb classes; read from the stores, a recipe leaves it out
-    num_verbs: int = Field(default=97, ge=1, exclude=True)
-    # noun classes; read from the stores, a recipe leaves it out
-    num_nouns: int = Field(default=300, ge=1, exclude=True)
+    # target -> classes, each target with a classifier; read from the stores, a recipe leaves it out
+    targets: dict[str, int] = Field(default=EK100, exclude=True)
+    # target -> the streams that reach its classifier, in place of question_routing; a recipe says it in
+    # [targets]
+    routes: dict[str, list[str]] = Field(default={}, exclude=True)
     d_model: int = Field(default=768, ge=1)  # width of every token inside the head, in channels
     # layers of the MLP on video features, 0 to 3; 0 takes them as they are, at d_model channels
     video_mlp_layers: int = Field(default=2, ge=0, le=3)
     # layers of the MLP on the features of every other modality, 0 to 3; 0 as for video
     text_mlp_layers: int = Field(default=2, ge=0, le=3)
     input_norm: bool = True  # LayerNorm on the incoming features, before the MLP
-    # per_question: each question reaches its own classifier only; both: each reaches both classifiers
+    # per_question: TARGET_question reaches the classifier of that target only; both: each reaches all
     question_routing: Routing = "per_question"
     dropout: float = Field(default=0.3, ge=0.0, lt=1.0)  # probability, right before the classifiers
 
@@ -74,26 +76,31 @@ class Head(nn.Module):
     """
 
     config: HeadConfig
-    verb_head: nn.Linear
-    noun_head: nn.Linear
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         self.config = config
-        self.routes = routes(config.streams, config.question_routing)
+        self.routes = routes(config.streams, config.targets, config.question_routing, config.routes)
         self.modalities = modalities_of(config.streams)
         projections = {name: projection(config, name, width) for name, width in self.modalities.items()}
         self.project = nn.ModuleDict(projections)
 
     def add_classifiers(self) -> None:
-        """The two classifiers. Called last: they come last in the weights and are drawn last."""
-        self.verb_head = nn.Linear(self.config.d_model, self.config.num_verbs)
-        self.noun_head = nn.Linear(self.config.d_model, self.config.num_nouns)
+        """The classifiers, `TARGET_head`. Called last: they come last in the weights and are drawn last."""
+        for target, classes in self.config.targets.items():
+            self.add_module(f"{target}_head", nn.Linear(self.config.d_model, classes))
+
+    @property
+    def classifiers(self) -> dict[str, nn.Linear]:
+        """By target."""
+        found = {target: getattr(self, f"{target}_head") for target in self.config.targets}
+        assert all(isinstance(classifier, nn.Linear) for classifier in found.values())
+        return found
 
     def forward(self, streams: Streams, keys: Tensor | None = None) -> dict[str, Tensor]:
-        """streams: name -> (tokens (B, L, width), lengths (B,)). Returns logits {"verb": (B, verbs), "noun":
-        (B, nouns)}. What tokens hold from a row's length on reaches neither them nor a gradient. Raises
-        ValueError for other streams than the head was built for.
+        """streams: name -> (tokens (B, L, width), lengths (B,)). Returns logits (B, classes) by target. What
+        tokens hold from a row's length on reaches neither them nor a gradient. Raises ValueError for other
+        streams than the head was built for.
 
         keys: (B,) int64, what the dropout of each row is drawn from in training (`dropout.row_keys`); None
         draws them at random. In evaluation nothing is dropped.
@@ -105,10 +112,10 @@ class Head(nn.Module):
             _, lengths = next(iter(streams.values()))
             keys = random_keys(len(lengths), lengths.device)
         fused = self.fuse(without_padding(streams), keys)
-        return {
-            "verb": self._classify(self.verb_head, fused["verb"], keys_at(keys, "verb")),
-            "noun": self._classify(self.noun_head, fused["noun"], keys_at(keys, "noun")),
-        }
+        logits = {}
+        for target, classifier in self.classifiers.items():
+            logits[target] = self._classify(classifier, fused[target], keys_at(keys, target))
+        return logits
 
     def _classify(self, classifier: nn.Linear, fused: Tensor, keys: Tensor | None) -> Tensor:
         """(B, d) -> logits (B, classes); in evaluation in float32 also under autocast: of 300 bfloat16 logits
@@ -123,7 +130,7 @@ class Head(nn.Module):
             return classifier(fused.to(classifier.weight.dtype))
 
     def fuse(self, streams: Streams, keys: Tensor | None = None) -> dict[str, Tensor]:
-        """What the classifiers read, {"verb": (B, d), "noun": (B, d)}. keys: those of a dropout inside."""
+        """What each target's classifier reads, (B, d) by target. keys: those of a dropout inside."""
         raise NotImplementedError
 
     @property
@@ -132,8 +139,8 @@ class Head(nn.Module):
         return None
 
     def num_params(self, *, heads: bool = True) -> int:
-        """Trainable parameters, with or without the two classifiers."""
-        left_out = set() if heads else {*self.verb_head.parameters(), *self.noun_head.parameters()}
+        """Trainable parameters, with or without the classifiers."""
+        left_out = set() if heads else {p for one in self.classifiers.values() for p in one.parameters()}
         return sum(p.numel() for p in self.parameters() if p.requires_grad and p not in left_out)
 
     def ssm_parameters(self) -> Iterable[nn.Parameter]:
@@ -197,18 +204,29 @@ def modalities_of(streams: dict[str, StreamShape]) -> dict[str, int]:
     return widths
 
 
-def routes(streams: Iterable[str], routing: Routing) -> dict[str, list[str]]:
-    """The streams that reach each classifier. A question reaches only its own unless `routing` is both.
+def routes(
+    streams: Iterable[str],
+    targets: Iterable[str],
+    routing: Routing = "per_question",
+    given: Mapping[str, Iterable[str]] | None = None,
+    *,
+    untrained: Iterable[str] = (),
+) -> dict[str, list[str]]:
+    """The streams that reach each target's classifier: those that are given, else all but the questions about
+    other targets, `untrained` ones among them; those too where `routing` is both.
 
-    Raises UsageError where a classifier gets none.
+    Raises UsageError where a classifier gets none, or one that is not there.
     """
-    streams = list(streams)
+    streams, targets, given = list(streams), list(targets), given or {}
     found = {}
-    for target, other in (("verb", "noun"), ("noun", "verb")):
-        skip = f"{other}_question" if routing == "per_question" else None
-        found[target] = [name for name in streams if name != skip]
-        if not found[target]:
-            raise UsageError(f"no stream reaches the {target} head; streams: {', '.join(streams) or 'none'}")
+    for target in targets:
+        others = {f"{other}_question" for other in (*targets, *untrained) if other != target}
+        skipped = others if routing == "per_question" else set()
+        found[target] = list(given.get(target, [name for name in streams if name not in skipped]))
+        unknown = [name for name in found[target] if name not in streams]
+        if unknown or not found[target]:
+            what = f"{unknown[0]} is to reach" if unknown else "no stream reaches"
+            raise UsageError(f"{what} the {target} head; streams: {', '.join(streams) or 'none'}")
     return found
 
 

@@ -1,18 +1,20 @@
 """A training recipe: which streams, which head, which optimiser; and the head that it stands for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from mambavl.cache.classes import Classes
 from mambavl.configs import Config
 from mambavl.configs.errors import UsageError, did_you_mean
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.data import DataConfig, FeatureData
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
-from mambavl.fuse.head import Head, HeadConfig, StreamShape, check_stream_name
+from mambavl.fuse.head import Head, HeadConfig, StreamShape, check_stream_name, routes
 from mambavl.fuse.sources import StreamSource
+from mambavl.fuse.targets import RunTargets, TargetConfig, choose, pairs_of
 
 
 class TrainConfig(Config):
@@ -50,14 +52,17 @@ class Recipe(Config):
     """All that decides a run."""
 
     title: str = ""  # name of the run in tables and reports; empty: the name of its folder
-    # published top-1 of verb, noun and action in percent, shown next to what is measured
-    published: dict[Literal["verb", "noun", "action"], float] = Field(default={})
+    # published top-1 by target in percent, shown next to what is measured
+    published: dict[str, float] = Field(default={})
     # which head is trained: mambavl (settings in [fusion]), mlp (in [mlp]), transformer (in [transformer])
     head: Literal["mambavl", "mlp", "transformer"] = "mambavl"
     streams: dict[str, StreamSource]  # name of a stream -> where its features are
     # names of the streams to use; absent: all of [streams]. A grid over it gives video-only and text-only
     # controls
     use_streams: list[str] | None = None
+    # names of the targets to train, such as verb; absent: all that the stores have labels for
+    use_targets: list[str] | None = None
+    targets: dict[str, TargetConfig] = Field(default={})  # name of a target -> how it is trained
     data: DataConfig = DataConfig()  # which rows are trained on and scored
     fusion: FusionConfig = FusionConfig()  # settings of head mambavl
     mlp: MLPConfig = MLPConfig()  # settings of head mlp
@@ -117,6 +122,8 @@ WITHOUT_WEIGHT = (
 def what_decides(recipe: Recipe) -> dict[str, Any]:
     """The recipe as in its TOML file, defaults filled in, without the keys that change no weight."""
     found = recipe.model_dump(mode="json", exclude_none=True)
+    own = {name: config for name, config in recipe.targets.items() if config != TargetConfig()}
+    found["targets"] = {name: found["targets"][name] for name in own}  # a section of defaults says nothing
     for key in WITHOUT_WEIGHT:
         *sections, name = key.split(".")
         owner = found
@@ -146,24 +153,45 @@ HEADS: dict[str, tuple[str, type[Head]]] = {  # `head` of a recipe -> its sectio
 }
 
 
-def build_head(recipe: Recipe, data: FeatureData) -> Head:
-    """The recipe's head, its stream widths and class counts taken from the stores; seeded.
+def build_head(recipe: Recipe, data: FeatureData, targets: RunTargets) -> Head:
+    """The recipe's head for the stores' stream widths and the run's targets; seeded.
 
     Raises as `make_head` does.
     """
-    return make_head(recipe, data.shapes, data.classes.num_verbs, data.classes.num_nouns)
+    return make_head(recipe, data.shapes, targets)
 
 
-def make_head(recipe: Recipe, streams: dict[str, StreamShape], num_verbs: int, num_nouns: int) -> Head:
-    """The recipe's head for streams of these widths, seeded. Raises UsageError where the recipe names other
-    class counts, and where the head cannot be built for these streams.
+def run_targets(recipe: Recipe, data: FeatureData, trained: Classes | None = None) -> RunTargets:
+    """What the recipe trains of the stores' targets. trained: the classes of a run that is scored again,
+    whose classifiers keep their columns. Raises UsageError for targets that the stores do not have.
+    """
+    pairs = pairs_of(data.classes, data.labels, data.train)
+    if trained:
+        pairs |= {name: derived.pairs for name, derived in trained.derived.items() if derived.pairs}
+    return choose(data.classes, recipe.use_targets, recipe.targets, pairs)
+
+
+def _routes(recipe: Recipe, streams: Iterable[str], targets: RunTargets) -> dict[str, list[str]]:
+    """Target with a classifier -> the streams that reach it; a derived one, those that reach its parts."""
+    routing = getattr(recipe, HEADS[recipe.head][0]).question_routing
+    given = {name: config.streams for name, config in recipe.targets.items() if config.streams is not None}
+    derived = {name: one for name, one in targets.classes.derived.items() if name in targets.outputs}
+    direct = [name for name in targets.outputs if name not in derived or name in given]
+    known = targets.classes.targets
+    found = routes(streams, direct, routing, given, untrained=known)
+    for name in derived.keys() - found.keys():
+        parts = routes(streams, derived[name].of, routing, given, untrained=known)
+        found[name] = [stream for stream in streams if any(stream in reached for reached in parts.values())]
+    return {name: found[name] for name in targets.outputs}
+
+
+def make_head(recipe: Recipe, streams: dict[str, StreamShape], targets: RunTargets) -> Head:
+    """The recipe's head for streams of these widths and classifiers of these targets, seeded. Raises
+    UsageError where the head cannot be built for these streams.
     """
     section, head = HEADS[recipe.head]
     config: HeadConfig = getattr(recipe, section)
-    for key, found in (("num_verbs", num_verbs), ("num_nouns", num_nouns)):
-        wanted = getattr(config, key)
-        if key in config.model_fields_set and wanted != found:
-            raise UsageError(f"[{section}] {key} = {wanted}, but the stores have {found}; leave it out")
     torch.manual_seed(recipe.train.seed)
-    from_stores = {"streams": streams, "num_verbs": num_verbs, "num_nouns": num_nouns}
+    from_stores = {"streams": streams, "targets": dict(targets.outputs)}
+    from_stores["routes"] = _routes(recipe, streams, targets)
     return head(type(config).model_validate({**config.model_dump(), **from_stores}))

@@ -1,37 +1,30 @@
 """Every result.json -> one self-contained page: what was measured and published, what the text leaks."""
 
-import io
+import itertools
 import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 import jinja2
 import numpy as np
 
+from mambavl.cache.classes import Classes
 from mambavl.configs.errors import DataError, UsageError
+from mambavl.fuse import pictures
 from mambavl.fuse.head import KNOWN_STREAMS
 from mambavl.fuse.owner import why_unfinished
-from mambavl.fuse.result import Result
+from mambavl.fuse.result import Result, spoken
 from mambavl.fuse.run import read_classes, read_curves, read_result, read_scores
 from mambavl.fuse.sweep import SUMMARY, points_without_folder
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-TARGETS = ("verb", "noun", "action")
-ACTION = "all_action_top1"
-LINES = ("-", "--", ":", "-.")
-CLASSES_SHOWN = 20  # in a confusion matrix; the rest is one row and one column
 MEASURES = (
     ("top-1", "all_{}_top1"),
     ("top-5", "all_{}_top5"),
     ("mean class recall@5 (official)", "all_{}_mean_class_recall5"),
-    ("unseen kitchens, top-1", "unseen_{}_top1"),
-    ("tail classes, top-1", "tail_{}_top1"),
+    ("mAP", "all_{}_map"),
 )
+GROUPS = {"unseen": "unseen kitchens", "tail": "tail classes"}  # EK100's, as people know them
 
 
 @dataclass
@@ -41,10 +34,16 @@ class Entry:
     title: str
     runs: list[Path]
     results: list[Result]
+    classes: Classes  # of its first run
 
     @property
     def first(self) -> Result:
         return self.results[0]
+
+    @property
+    def single(self) -> list[str]:
+        """Its targets of one class a row that have labels of their own."""
+        return [name for name, target in self.classes.targets.items() if target.kind == "single"]
 
     @property
     def streams(self) -> str:
@@ -103,6 +102,7 @@ def write_report(runs: list[Path], target: Path) -> dict[str, str]:
         listed = "\n".join(f"  {name}: {why}" for name, why in missing.items())
         raise DataError(f"no run has finished, so there is nothing to show:\n{listed}")
     entries = collect(finished)
+    targets = list(dict.fromkeys(itertools.chain(*(entry.first.targets for entry in entries))))
     fewest = min(entry.first.rows.scored for entry in entries)
     environment = jinja2.Environment(
         autoescape=True,
@@ -115,16 +115,16 @@ def write_report(runs: list[Path], target: Path) -> dict[str, str]:
     page = environment.from_string(template).render(
         entries=entries,
         missing=missing,
-        measures=MEASURES,
-        targets=TARGETS,
+        headlines=_headlines(entries, targets),
+        measures=_measures(entries, targets),
         priors=_priors(entries),
         leaks=leak_sentences(entries),
         notes=_notes(entries),
         curves=_curves(entries),
-        confusions=[(entry, _confusions(entry)) for entry in entries],
+        confusions=[(entry, _confusions(entry)) for entry in entries if entry.single],
         noise=196 * (0.25 / fewest) ** 0.5,  # half of a 95 % interval at 50 %, in points
         rows=fewest,
-        published=any(entry.published for entry in entries),
+        published=[name for name in targets if any(name in entry.published for entry in entries)],
     )
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     Path(target).write_text(page, encoding="utf-8")
@@ -144,7 +144,7 @@ def collect(runs: list[Path]) -> list[Entry]:
         recipe = {**result.recipe, "train": {**result.recipe["train"], "seed": None}}
         fed = {name: (stream.store_ids, stream.level) for name, stream in result.streams.items()}
         key = json.dumps([recipe, fed, result.split], sort_keys=True)
-        entry = entries.setdefault(key, Entry(result.title, [], []))
+        entry = entries.setdefault(key, Entry(result.title, [], [], read_classes(run)))
         if result.seed in entry.seeds:
             other = entry.runs[entry.seeds.index(result.seed)]
             raise UsageError(f"{run} and {other} are the same run; name it once")
@@ -169,11 +169,13 @@ def leak_sentences(entries: list[Entry]) -> list[str]:
 
 
 def _text_alone(entry: Entry) -> str:
-    verb, noun, prior = entry.mean("all_verb_top1"), entry.mean("all_noun_top1"), entry.first.prior_metrics
+    prior = entry.first.prior_metrics
+    keys = {name: f"all_{name}_top1" for name in entry.single}
+    named = " and ".join(f"{entry.mean(key):.1f} % of the {name}s" for name, key in keys.items())
+    guessed = " and ".join(f"{prior[key]:.1f} %" for key in keys.values())
     return (
-        f"“{entry.title}” never sees a frame and still names {verb:.1f} % of the verbs and {noun:.1f} % of "
-        f"the nouns; the most frequent class alone gives {prior['all_verb_top1']:.1f} % and "
-        f"{prior['all_noun_top1']:.1f} %. The difference is what the oracle questions leak from the labels: "
+        f"“{entry.title}” never sees a frame and still names {named}; the most frequent class alone gives "
+        f"{guessed}. The difference is what the oracle questions leak from the labels: "
         "the category of the answer and the other words of the narration."
     )
 
@@ -199,17 +201,18 @@ def _sharing(entries: list[Entry]) -> list[str]:
     """What sharing A was worth, where both a run and its control that shares nothing were named."""
     controls: dict[str, tuple[Entry, float]] = {}
     for entry in entries:
-        score = entry.mean(ACTION)
+        score = entry.mean(entry.first.main_measure)
         if entry.first.shared == "none" and score is not None:
             controls[_apart_from_sharing(entry)] = entry, score
     notes = []
     for entry in entries:
-        score = entry.mean(ACTION)
+        main = entry.first.main_measure
+        score = entry.mean(main)
         if entry.first.shared == "A" and score is not None and _apart_from_sharing(entry) in controls:
             control, score_of_control = controls[_apart_from_sharing(entry)]
             notes.append(
-                f"Sharing A is worth {score - score_of_control:+.1f} points of action top-1 here: "
-                f"{entry.cell(ACTION)} (“{entry.title}”) against {control.cell(ACTION)} with nothing shared."
+                f"Sharing A is worth {score - score_of_control:+.1f} points of {spoken(main)} here: "
+                f"{entry.cell(main)} (“{entry.title}”) against {control.cell(main)} with nothing shared."
             )
     return notes
 
@@ -222,97 +225,63 @@ def _apart_from_sharing(entry: Entry) -> str:
     return json.dumps({**recipe, "title": "", "fusion": fusion, "train": train}, sort_keys=True)
 
 
+def _headlines(entries: list[Entry], targets: list[str]) -> list[tuple[str, str]]:
+    """A column for each target: its name on the page, and the key of its measure."""
+    found = []
+    for name in targets:
+        is_multi = any(f"all_{name}_map" in entry.first.metrics for entry in entries)
+        found.append(
+            (f"{name} {'mAP' if is_multi else 'top-1'}", f"all_{name}_{'map' if is_multi else 'top1'}")
+        )
+    return found
+
+
+def _measures(entries: list[Entry], targets: list[str]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What was measured of anything: its name on the page, and (target, key) for each of its columns."""
+    groups = dict.fromkeys(itertools.chain(*(entry.classes.group_names[1:] for entry in entries)))
+    asked = list(MEASURES)
+    for group in groups:
+        label = GROUPS.get(group, group)
+        asked += [(f"{label}, top-1", f"{group}_{{}}_top1"), (f"{label}, mAP", f"{group}_{{}}_map")]
+    there = set(itertools.chain(*(entry.first.metrics for entry in entries)))
+    found = []
+    for label, template in asked:
+        columns = [(name, template.format(name)) for name in targets if template.format(name) in there]
+        if columns:
+            found.append((label, columns))
+    relaxed = [(name, f"relaxed_{name}_mean_class_recall5") for name in targets]
+    columns = [(name, key) for name, key in relaxed if key in there]
+    return [*found, ("relaxed recall@5", columns)] if columns else found
+
+
 def _priors(entries: list[Entry]) -> dict[str, dict[str, str]]:
     """A row for every distinct training prior: its name, and its cells by measure."""
-    keys = [key.format(target) for _, key in MEASURES for target in TARGETS]
     rows: dict[str, dict[str, str]] = {}
     for entry in entries:
         measured = entry.first.prior_metrics
-        cells = {key: "–" if measured.get(key) is None else f"{measured[key]:.1f}" for key in keys}
+        cells = {key: f"{value:.1f}" for key, value in measured.items() if value is not None}
         if cells not in rows.values():
             rows[f"training prior, {entry.first.split}" + (f" ({len(rows) + 1})" if rows else "")] = cells
     return rows
 
 
 def _curves(entries: list[Entry]) -> str:
-    """Loss, verb and noun top-1 by epoch, one line an entry (its first run), as SVG."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
-    lines, titles = [], []
+    """One line an entry, its first run."""
+    lines = [(entry.title, read_curves(entry.runs[0])) for entry in entries]
+    measures = {}
     for entry in entries:
-        epochs = read_curves(entry.runs[0])
-        if not epochs:
-            continue
-        lines += axes[0].plot([e["epoch"] for e in epochs], [e["loss"] for e in epochs])
-        titles.append(entry.title)
-        scored = [e for e in epochs if "verb_top1" in e]
-        axes[1].plot([e["epoch"] for e in scored], [e["verb_top1"] for e in scored])
-        axes[2].plot([e["epoch"] for e in scored], [e["noun_top1"] for e in scored])
-    for number in range(len(lines)):  # two runs may lie on each other: let the lower one show through
-        for axis in axes:
-            axis.lines[number].set_linestyle(LINES[number % len(LINES)])
-    for axis, title in zip(axes, ("training loss", "verb top-1, %", "noun top-1, %"), strict=True):
-        axis.set_title(title)
-        axis.set_xlabel("epoch")
-        axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
-        axis.grid(alpha=0.3)
-    if lines:
-        figure.legend(lines, titles, loc="outside lower center", ncols=4, fontsize=8)
-    return _svg(plt, figure)
+        for name, target in entry.classes.targets.items():
+            key, kind = ("top1", "top-1") if target.kind == "single" else ("map", "mAP")
+            measures[f"{name}_{key}"] = f"{name} {kind}, %"
+    return pictures.curves(lines, measures)
 
 
 def _confusions(entry: Entry) -> str:
-    """Verbs and nouns of the first seed: rows are labels, columns predictions, shares of each row."""
-    plt = _pyplot()
-    run, result = entry.runs[0], entry.first
-    scores = read_scores(run, result.split)
-    classes = read_classes(run)
-    names = {"verb": classes.verbs, "noun": classes.nouns}
-    figure, axes = plt.subplots(1, 2, figsize=(13, 6))
-    for axis, target in zip(axes, ("verb", "noun"), strict=True):
-        labels, predicted = scores[f"{target}_label"], scores[target].argmax(1)
-        known = labels >= 0
-        matrix, ticks = confusion(labels[known], predicted[known], names[target])
-        shares = axis.imshow(100 * matrix, vmin=0, vmax=100, cmap="viridis")
-        figure.colorbar(shares, ax=axis, shrink=0.7, label="% of the label's rows")
-        axis.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=7)
-        axis.set_yticks(range(len(ticks)), ticks, fontsize=7)
-        axis.set_title(f"{target}: label (row) and prediction (column)")
-    return _svg(plt, figure)
-
-
-def confusion(
-    labels: np.ndarray, predicted: np.ndarray, names: dict[int, str]
-) -> tuple[np.ndarray, list[str]]:
-    """(matrix, class names): rows sum to 1; the most frequent classes of the labels, everything else as
-    `other`.
-    """
-    classes, counts = np.unique(labels, return_counts=True)
-    shown = sorted(classes[np.argsort(-counts, kind="stable")][:CLASSES_SHOWN].tolist())
-    place = {c: i for i, c in enumerate(shown)}
-    matrix = np.zeros((len(shown) + 1, len(shown) + 1))
-    for label, guess in zip(labels.tolist(), predicted.tolist(), strict=True):
-        matrix[place.get(label, len(shown)), place.get(guess, len(shown))] += 1
-    ticks = [names.get(c, str(c)) for c in shown] + ["other"]
-    if not matrix[-1].any() and not matrix[:, -1].any():
-        matrix, ticks = matrix[:-1, :-1], ticks[:-1]
-    return matrix / np.maximum(matrix.sum(1, keepdims=True), 1), ticks
-
-
-def _pyplot() -> ModuleType:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams["text.parse_math"] = False  # a title with a dollar sign is a title
-    plt.rcParams["svg.hashsalt"] = "mambavl"  # the same runs give the same page
-    plt.rcParams["figure.constrained_layout.use"] = True
-    return plt
-
-
-def _svg(plt: ModuleType, figure: "Figure") -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    """Of the first seed."""
+    scores = read_scores(entry.runs[0], entry.first.split)
+    tables = {}
+    for name in entry.single:
+        labels, known = scores[f"{name}_label"], scores[f"{name}_label"] >= 0
+        predicted = scores[name].argmax(1)
+        tables[name] = labels[known], predicted[known], entry.classes.targets[name].classes
+    return pictures.confusions(tables)

@@ -109,6 +109,7 @@ class Result:
     text_protocol: str  # `oracle`, `predicted`, `generic`, `none`; `unknown`; `absent`: no text stream
     notice: str | None  # what must be said whenever the result is shown
     streams: dict[str, StreamProvenance]
+    targets: tuple[str, ...]  # what was measured, in the order of the stores; derived targets last
     metrics: Metrics
     prior_metrics: Metrics  # of guessing the training prior on every row
     rows: Rows
@@ -119,6 +120,14 @@ class Result:
     recipe: dict[str, Any]  # the resolved recipe, as its TOML file has it
     environment: Environment
     training: Training
+
+    @property
+    def main_measure(self) -> str:
+        """The measure that runs are ranked by: top-1, or mAP, of the last target over all rows; a derived
+        target, such as EK100's action, is the last.
+        """
+        name = self.targets[-1]
+        return f"all_{name}_map" if f"all_{name}_map" in self.metrics else f"all_{name}_top1"
 
     @property
     def published(self) -> dict[str, float]:
@@ -137,7 +146,7 @@ class Result:
         for key in ("rows", "params", "environment"):
             found[key] = asdict(found[key])
         streams = {name: stream.to_dict() for name, stream in self.streams.items()}
-        return found | training | {"streams": streams}
+        return found | training | {"streams": streams, "targets": list(self.targets)}
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
@@ -150,6 +159,7 @@ class Result:
             text_protocol=_get(raw, "text_protocol", str),
             notice=raw.get("notice"),
             streams={name: StreamProvenance.from_dict(stream) for name, stream in streams.items()},
+            targets=tuple(raw.get("targets", ("verb", "noun", "action"))),
             metrics=_get(raw, "metrics", dict),
             prior_metrics=_get(raw, "prior_metrics", dict),
             rows=Rows(**{part.name: _get(rows, part.name, int) for part in fields(Rows)}),
@@ -161,6 +171,12 @@ class Result:
             environment=Environment(**_known(Environment, _get(raw, "environment", dict))),
             training=Training(**{"precision": _get(raw, "precision", str), **_known(Training, raw)}),
         )
+
+
+def spoken(measure: str) -> str:
+    """A measure over all rows as people say it: `all_action_top1` -> `action top-1`."""
+    target, _, kind = measure.removeprefix("all_").rpartition("_")
+    return f"{target} {'mAP' if kind == 'map' else 'top-1'}"
 
 
 def _known(kind: type[Environment | Training], raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,19 +12,21 @@ import json
 import platform
 import subprocess
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
 
 from mambavl.cache import canonical, fsops
-from mambavl.cache.rows import Classes
+from mambavl.cache.classes import Classes
 from mambavl.configs import dump, read_toml, validate
 from mambavl.configs.errors import DataError, UsageError, differs
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.recipe import Recipe, what_decides
 from mambavl.fuse.result import Environment, Result
+from mambavl.fuse.targets import RunTargets
 
 RECIPE, STREAMS, CLASSES, PRIOR = "recipe.toml", "streams.json", "classes.json", "prior.json"
 CURVES, CHECKPOINTS = "curves.jsonl", "checkpoints"
@@ -32,31 +34,25 @@ MODEL, SCORES, RESULT = "model.safetensors", "scores", "result.json"
 LOCK, FAILURE = "lock", "failure.json"
 FILES = {RECIPE, STREAMS, CLASSES, PRIOR, CURVES, CHECKPOINTS, MODEL, SCORES, RESULT, LOCK, FAILURE}
 
-Prior = tuple[np.ndarray, np.ndarray]  # log-probabilities (verbs,), (nouns,) of the training labels
+Scores = Mapping[str, np.ndarray]  # target -> log-probabilities (rows, classes)
+Prior = Mapping[str, np.ndarray]  # target -> log-probabilities (classes,) of the training labels
 
-
-class CurveLine(TypedDict):
-    """A line of curves.jsonl: an epoch, and its scores where it was scored."""
-
-    epoch: int  # from 1
-    loss: float  # mean over the epoch's batches
-    lr: float  # of the last update, on the scale of `train.lr`
-    seconds: float  # since training began, earlier parts of a resumed run included
-    verb_top1: NotRequired[float | None]  # in percent, like the two below
-    noun_top1: NotRequired[float | None]
-    action_top1: NotRequired[float | None]
+# A line of curves.jsonl: epoch (from 1), loss (mean over its batches), lr (of the last update, on the scale
+# of `train.lr`), seconds (since training began, earlier parts of a resumed run included); and, where it was
+# scored, TARGET_top1 or TARGET_map in percent.
+CurveLine = dict[str, Any]
 
 
 # --- what a run was fed
 
 
-def write_inputs(run: Path, recipe: Recipe, data: FeatureData) -> None:
+def write_inputs(run: Path, recipe: Recipe, data: FeatureData, targets: RunTargets, prior: Prior) -> None:
     """What evaluation and the report need of the recipe and the stores, so that a run stands on its own."""
-    verb, noun = data.log_prior()
     fsops.make_folder(run)
     fsops.write_file(run / STREAMS, canonical.pretty_json(_provenance(data)))
-    fsops.write_file(run / CLASSES, data.classes.to_json())
-    fsops.write_file(run / PRIOR, canonical.pretty_json({"verb": verb.tolist(), "noun": noun.tolist()}))
+    fsops.write_file(run / CLASSES, targets.classes.to_json())
+    priors = {name: values.tolist() for name, values in prior.items()}
+    fsops.write_file(run / PRIOR, canonical.pretty_json(priors))
     fsops.write_file(run / RECIPE, dump(recipe).encode())
 
 
@@ -66,8 +62,7 @@ def read_recipe(run: Path) -> Recipe:
 
 
 def read_prior(run: Path) -> Prior:
-    stored = json.loads((run / PRIOR).read_bytes())
-    return np.array(stored["verb"]), np.array(stored["noun"])
+    return {name: np.array(values) for name, values in json.loads((run / PRIOR).read_bytes()).items()}
 
 
 def read_classes(run: Path) -> Classes:
@@ -162,20 +157,23 @@ def read_curves(run: Path) -> list[CurveLine]:
 
 
 def write_scores(
-    run: Path, split: str, data: FeatureData, rows: np.ndarray, verb: np.ndarray, noun: np.ndarray
+    run: Path, split: str, data: FeatureData, targets: RunTargets, rows: np.ndarray, scores: Scores
 ) -> None:
-    """scores/SPLIT.npz of `rows` (N,): narration_id; verb (N, verbs) and noun (N, nouns), log-probabilities;
-    verb_label and noun_label (N,), the labels they were measured against.
+    """scores/SPLIT.npz of `rows` (N,): narration_id; by target TARGET (N, classes), log-probabilities, and
+    TARGET_label, the labels that they were measured against, as `Labels`; of a derived target with a
+    classifier TARGET (N, pairs), and what its columns are: TARGET_pairs (pairs, parts), for actions `pairs`.
     """
+    arrays: dict[str, Any] = {
+        "narration_id": np.array([data.segments[row].narration_id for row in rows]),
+        **scores,
+    }
+    for name in scores:
+        if name not in targets.classes.derived:
+            arrays[f"{name}_label"] = data.labels[name][rows]
+        elif pairs := targets.classes.derived[name].pairs:
+            arrays["pairs" if name == "action" else f"{name}_pairs"] = np.array(pairs)
     packed = io.BytesIO()
-    np.savez(
-        packed,
-        narration_id=np.array([data.segments[row].narration_id for row in rows]),
-        verb=verb,
-        noun=noun,
-        verb_label=data.verb[rows],
-        noun_label=data.noun[rows],
-    )
+    np.savez(packed, **arrays)
     fsops.make_folder(run / SCORES)
     fsops.write_file(run / SCORES / f"{split}.npz", packed.getvalue())
 

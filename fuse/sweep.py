@@ -20,7 +20,7 @@ from mambavl.configs.errors import DataError, Interrupted, MambaVLError, UsageEr
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.owner import RunHeld, last_failure, reason
 from mambavl.fuse.processes import Processes
-from mambavl.fuse.recipe import WITHOUT_WEIGHT, Recipe, build_head, what_decides
+from mambavl.fuse.recipe import WITHOUT_WEIGHT, Recipe, build_head, run_targets, what_decides
 from mambavl.fuse.result import Result
 from mambavl.fuse.run import (
     RECIPE,
@@ -152,7 +152,7 @@ class _Sweep:
             refuse_other_stores(point.run, data)
             if point.state == "waiting":
                 with torch.device("meta"):
-                    build_head(point.recipe, data)
+                    build_head(point.recipe, data, run_targets(point.recipe, data))
 
     def _run(self, point: Point) -> None:
         before = point.state, point.error

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mambavl.cache import fsops
@@ -28,7 +27,7 @@ from mambavl.fuse.data import FeatureData, epoch_batches
 from mambavl.fuse.dropout import row_keys
 from mambavl.fuse.head import Head
 from mambavl.fuse.processes import Processes
-from mambavl.fuse.recipe import Recipe, TrainConfig, build_head
+from mambavl.fuse.recipe import Recipe, TrainConfig, build_head, run_targets
 from mambavl.fuse.result import Metrics, Result, Training
 from mambavl.fuse.run import (
     CHECKPOINTS,
@@ -42,6 +41,8 @@ from mambavl.fuse.run import (
     refuse_other_stores,
     write_inputs,
 )
+from mambavl.fuse.targets import RunTargets, is_labelled, log_prior
+from mambavl.fuse.targets import loss as target_loss
 
 OnEpoch = Callable[[CurveLine], None]
 
@@ -107,13 +108,14 @@ def _train(
 ) -> None:
     """Everything from the first update to result.json, in a folder that is ours."""
     processes.once(lambda: _refuse_stores_and_forget_failure(run, data))
-    head = processes.every(lambda: build_head(recipe, data).to(processes.device))
-    trainer = _Trainer(recipe, run, data, head, processes)
-    processes.once(lambda: write_inputs(run, recipe, data))
+    targets = processes.every(lambda: run_targets(recipe, data))
+    head = processes.every(lambda: build_head(recipe, data, targets).to(processes.device))
+    trainer = _Trainer(recipe, run, data, targets, head, processes)
+    processes.once(lambda: write_inputs(run, recipe, data, targets, trainer.prior))
     seconds = trainer.fit(on_epoch, should_stop)
     training = Training(
         precision=trainer.precision,
-        train_rows=len(data.train),
+        train_rows=len(trainer.rows),
         train_seconds=round(seconds, 2),
         processes=processes.count,
     )
@@ -127,12 +129,22 @@ def _refuse_stores_and_forget_failure(run: Path, data: FeatureData) -> None:
 
 class _Trainer:
     def __init__(
-        self, recipe: Recipe, run: Path, data: FeatureData, head: Head, processes: Processes
+        self,
+        recipe: Recipe,
+        run: Path,
+        data: FeatureData,
+        targets: RunTargets,
+        head: Head,
+        processes: Processes,
     ) -> None:
         self.recipe, self.config, self.run, self.data = recipe, recipe.train, run, data
+        self.targets = targets
+        self.labels = {name: targets.labels(data.labels, name) for name in targets.outputs}
+        self.rows = data.train[np.any([is_labelled(one)[data.train] for one in self.labels.values()], axis=0)]
+        self.prior = log_prior(targets, data.labels, self.rows)
         self.processes, self.accelerator = processes, processes.accelerator
         self.precision = _precision(recipe.train.precision, processes.device)
-        self.updates_per_epoch = math.ceil(len(data.train) / self.config.batch_size)
+        self.updates_per_epoch = math.ceil(len(self.rows) / self.config.batch_size)
         self.model, self.optimizer = self.accelerator.prepare(head, build_optimizer(head, self.config))
         self.epoch, self.batch, self.loss_sum = 0, 0, 0.0
         self.seconds = 0.0
@@ -154,7 +166,7 @@ class _Trainer:
         """Write the weights, score them, write the result; the checkpoints have served."""
         head = self.accelerator.unwrap_model(self.model)
         checkpoint.save_weights(self.run / MODEL, head.state_dict())
-        evaluate.evaluate_head(head, self.data, self.recipe, self.run, self.data.log_prior(), training)
+        evaluate.evaluate_head(head, self.data, self.targets, self.recipe, self.run, self.prior, training)
         fsops.remove_folder(self.run / CHECKPOINTS)
 
     def _record(self, line: CurveLine, on_epoch: OnEpoch) -> None:
@@ -167,7 +179,7 @@ class _Trainer:
     def _one_epoch(self, should_stop: Callable[[], bool]) -> None:
         self.model.train()
         self.views = self.data.training_views(self.config.seed, self.epoch)
-        batches = epoch_batches(self.data.train, self.config.batch_size, self.config.seed, self.epoch)
+        batches = epoch_batches(self.rows, self.config.batch_size, self.config.seed, self.epoch)
         for number, rows in enumerate(batches):
             if number < self.batch:
                 continue  # done before the run was interrupted
@@ -179,20 +191,27 @@ class _Trainer:
             self.batch = number + 1
 
     def _loss(self, rows: np.ndarray) -> Tensor:
-        """The loss of a global batch, of which this process takes every n-th row; weighted so that the mean
-        over processes is the mean over rows.
-        """
+        """The loss of a global batch, of which this process takes every n-th row."""
         rank, processes = self.processes.index, self.processes.count
         mine = rows[rank::processes]
-        weight = len(mine) * processes / len(rows)  # DDP averages over processes, the loss over rows
+        share = dict.fromkeys(self.labels, 0.0)
         if not len(mine):
             mine = rows[:1]  # the last batch is smaller than the number of processes: take part, at weight 0
+        else:
+            for name, labels in self.labels.items():
+                # DDP averages over processes, the loss over labelled rows
+                labelled = is_labelled(labels[rows])
+                share[name] = labelled[rank::processes].sum() * processes / max(labelled.sum(), 1)
         device = self.accelerator.device
         keys = row_keys(self.config.seed, self.epoch, mine).to(device)
-        verb, noun = self.data.labels(mine, device)
         with evaluate.autocast(device, self.precision):
             out = self.model(self.data.batch(mine, device, self.views[mine]), keys)
-        return weight * (self._cross_entropy(out["verb"], verb) + self._cross_entropy(out["noun"], noun))
+        losses = []
+        for name, logits in out.items():
+            wanted = torch.from_numpy(self.labels[name][mine]).to(device)
+            own = target_loss(name, self.targets, logits, wanted, self.config.label_smoothing)
+            losses.append(float(share[name]) * self.targets.weights[name] * own)
+        return torch.stack(losses).sum()
 
     def _update(self, number: int, rows: np.ndarray, loss: Tensor) -> float:
         """One optimiser update; returns the batch's mean loss.
@@ -219,9 +238,6 @@ class _Trainer:
         self.optimizer.zero_grad()
         return value
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
-
     def _factor(self, update: int) -> float:
         return learning_rate(update / self.updates_per_epoch, self.config) / self.config.lr
 
@@ -234,18 +250,25 @@ class _Trainer:
         }
         is_due = (self.epoch + 1) % self.config.eval_every == 0 or self.epoch + 1 == self.config.epochs
         measured = self._measure() if is_due else {}
-        if measured:
-            line["verb_top1"] = measured["all_verb_top1"]
-            line["noun_top1"] = measured["all_noun_top1"]
-            line["action_top1"] = measured["all_action_top1"]
+        for name in self.targets.classes.names:
+            for key in ("top1", "map"):
+                if f"all_{name}_{key}" in measured:
+                    line[f"{name}_{key}"] = measured[f"all_{name}_{key}"]
         return line
 
     def _measure(self) -> Metrics:
         head, rows = self.accelerator.unwrap_model(self.model), self.data.evaluation
-        verb, noun = evaluate.score(
-            head, self.data, rows, self.data.log_prior(), self.precision, self.config.batch_size, run=self.run
+        scores = evaluate.score(
+            head,
+            self.data,
+            self.targets,
+            rows,
+            self.prior,
+            self.precision,
+            self.config.batch_size,
+            run=self.run,
         )
-        return evaluate.measure(self.data, rows, verb, noun)
+        return evaluate.measure(self.data, self.targets, rows, scores)
 
     def _save(self) -> None:
         position = {

@@ -18,14 +18,15 @@ from typing import Any, Literal
 import numpy as np
 
 from mambavl.cache.canonical import sha256
+from mambavl.cache.classes import Classes
 from mambavl.cache.fill import FillResult, fill
 from mambavl.cache.interchange.arrays import hdf5_node, open_hdf5
 from mambavl.cache.interchange.export import INDEX, NAME_IN_EXPORT, ORIGIN, OURS, export_digest
 from mambavl.cache.interchange.foreign import source_sha256
 from mambavl.cache.layout import Layout
-from mambavl.cache.rows import OK, STATUS, STATUS_CODE, Classes, read_segments
+from mambavl.cache.rows import OK, STATUS, STATUS_CODE, read_segments
 from mambavl.cache.shards import Level
-from mambavl.cache.spec import CLASSES, SCHEMA_VERSION, SEGMENTS, SPEC, Inputs, ParentStore, Spec
+from mambavl.cache.spec import CLASSES, READABLE, SEGMENTS, SPEC, Inputs, ParentStore, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
@@ -134,10 +135,9 @@ def _check(export: _Export) -> None:
 
 def _spec(found: dict[str, Any]) -> Spec:
     """A spec that came from outside; names of levels become folders."""
-    if found["schema"] != SCHEMA_VERSION:
-        raise ValueError(
-            f"its schema version is {found['schema']}, this version of mambavl reads {SCHEMA_VERSION}"
-        )
+    if found["schema"] not in READABLE:
+        readable = " and ".join(map(str, READABLE))
+        raise ValueError(f"its schema version is {found['schema']}, this version of mambavl reads {readable}")
     spec = Spec.from_dict(found)
     for level in spec.levels:
         if not all(map(NAME_IN_EXPORT.fullmatch, level.name.split("/"))):

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mambavl.cache import canonical, shards
+from mambavl.cache.classes import Classes
 from mambavl.cache.fill import FillResult, fill
 from mambavl.cache.interchange.arrays import (
     HDF5_SUFFIXES,
@@ -37,7 +38,7 @@ from mambavl.cache.interchange.lookup import (
     by_time,
     rulstm,
 )
-from mambavl.cache.rows import OK, STATUS_CODE, Classes, Segment
+from mambavl.cache.rows import OK, STATUS_CODE, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, ImportRecipe, Inputs, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter

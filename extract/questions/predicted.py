@@ -95,11 +95,10 @@ def _as_if(annotations: Annotations, segment: Segment, verb: int, noun: int) -> 
         segment,
         narration=f"{verbs.words(verb)} {nouns.words(noun)}",
         verb=verbs.keys[verb],
-        verb_class=verb,
         noun=nouns.keys[noun],
-        noun_class=noun,
         all_nouns=(nouns.keys[noun],),
         all_noun_classes=(noun,),
+        labels={"verb": verb, "noun": noun},
         words_from_classes=True,
     )
 

@@ -12,16 +12,21 @@ from mambavl.fuse.result import Metrics, Result
 from mambavl.fuse.sweep import OnChange, Point
 from mambavl.terminal import console, out
 
-TARGETS = ("verb", "noun", "action")
+KINDS = (("top-1", "top1"), ("top-5", "top5"), ("mean class recall@5", "mean_class_recall5"), ("mAP", "map"))
 
 
 def print_result(result: Result) -> None:
     """The metrics of a result in a table, and under it what they must be read with."""
     title = f"{result.title}, {result.split}, {result.text_protocol} text"
-    table = Table("", *TARGETS, title=title, title_justify="left")
-    for label, key in (("top-1", "top1"), ("top-5", "top5"), ("mean class recall@5", "mean_class_recall5")):
-        table.add_row(label, *_percents(result.metrics, key))
-    table.add_row("prior top-1", *_percents(result.prior_metrics, "top1"))
+    table = Table("", *result.targets, title=title, title_justify="left")
+    for label, key in KINDS:
+        cells = _percents(result, result.metrics, key)
+        if key == "top1" or any(cell != "-" for cell in cells):
+            table.add_row(label, *cells)
+    for label, key in (KINDS[0], KINDS[-1]):
+        cells = _percents(result, result.prior_metrics, key)
+        if key == "top1" or any(cell != "-" for cell in cells):
+            table.add_row(f"prior {label}", *cells)
     out.print(table)
     encoders = ", ".join(
         f"{name}: {stream.encoder.name} ({stream.encoder.state})" for name, stream in result.streams.items()
@@ -45,13 +50,15 @@ def show_sweep() -> Iterator[OnChange]:
 
 def sweep_table(points: list[Point]) -> Table:
     """A row for every point of the grid: its state, and its scores once it has them."""
-    table = Table("point", "state", "epoch", "text", *TARGETS)
+    results = [point.result for point in points if point.result]
+    targets = list(dict.fromkeys(name for result in results for name in result.targets))
+    table = Table("point", "state", "epoch", "text", *targets)
     notices = set()
     for point in points:
         epoch = f"{point.epoch}/{point.recipe.train.epochs}" if point.epoch else ""
-        text, scores = "", ["", "", ""]
+        text, scores = "", [""] * len(targets)
         if point.result:
-            text, scores = point.result.text_protocol, _percents(point.result.metrics, "top1")
+            text, scores = point.result.text_protocol, _headlines(point.result, targets)
             if point.result.notice:
                 text += " (!)"
                 notices.add(point.result.notice)
@@ -74,7 +81,16 @@ class _SweepLines:
                 print(f"{point.name}: {point.state}{why}", file=sys.stderr, flush=True)
 
 
-def _percents(metrics: Metrics, key: str) -> list[str]:
-    """The metric over all rows of verb, noun and action, in percent; a dash where it was not measured."""
-    values = [metrics.get(f"all_{target}_{key}") for target in TARGETS]
-    return ["-" if value is None else f"{value:.1f}" for value in values]
+def _percents(result: Result, metrics: Metrics, key: str) -> list[str]:
+    """A measure over all rows of each target, in percent; a dash where it was not measured."""
+    return [_percent(metrics.get(f"all_{target}_{key}")) for target in result.targets]
+
+
+def _headlines(result: Result, targets: list[str]) -> list[str]:
+    """Top-1 over all rows of each target, or mAP where a row may have several classes."""
+    metrics = result.metrics
+    return [_percent(metrics.get(f"all_{name}_top1", metrics.get(f"all_{name}_map"))) for name in targets]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mambavl.cache import open_store
-from mambavl.cache.rows import Classes
+from mambavl.cache import FeatureStore, open_store
+from mambavl.cache.classes import verb_noun_classes
 from mambavl.configs.errors import UsageError, did_you_mean
 from mambavl.extract.encoders.base import VideoEncoder
 from mambavl.extract.encoders.published.motionformer import Motionformer, TrajectoryAttention
@@ -24,8 +25,9 @@ from mambavl.extract.encoders.published.table import PUBLISHED, PublishedEncoder
 from mambavl.extract.encoders.registry import ENCODERS
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.fusion import FusionConfig, Mixer, SSMFusion
-from mambavl.fuse.head import Head, HeadConfig, StreamShape, modality_of
+from mambavl.fuse.head import EK100, Head, StreamShape, modality_of
 from mambavl.fuse.recipe import Recipe, make_head
+from mambavl.fuse.targets import Pairs, RunTargets, choose, pairs_of, read_labels
 
 if TYPE_CHECKING:  # it takes a second to import
     from transformers import RobertaModel
@@ -247,10 +249,12 @@ def head_cost(head: Head, tokens: dict[str, int], *, classifiers: bool = True) -
 
 
 def classifiers_cost(head: Head) -> Cost:
-    """The verb and the noun classifier of a head, once each."""
+    """The classifiers of a head, once each."""
     vector = empty(1, head.config.d_model)
     trainable = head.num_params() - head.num_params(heads=False)
-    return count(lambda: (head.verb_head(vector), head.noun_head(vector)), trainable=trainable)
+    return count(
+        lambda: [classifier(vector) for classifier in head.classifiers.values()], trainable=trainable
+    )
 
 
 def default_head(width: int, text_width: int = 768, **settings: Any) -> SSMFusion:
@@ -267,20 +271,16 @@ def default_head(width: int, text_width: int = 768, **settings: Any) -> SSMFusio
 def recipe_cost(recipe: Recipe, given: dict[str, tuple[int, int]]) -> list[Part]:
     """The head of a recipe in two parts, head and classifiers, at the longest row of its stores.
 
-    given: stream -> (tokens, width), in place of its store. Class counts are the stores', or EK100's 97 and
-    300 without any. Raises UsageError for a stream that is neither given nor has a store, and for one that
-    the recipe does not have.
+    given: stream -> (tokens, width), in place of its store. Targets are the stores', or EK100's 97 verbs and
+    300 nouns without any. Raises UsageError for a stream that is neither given nor has a store, and for one
+    that the recipe does not have.
     """
     for name in given:
         if name not in recipe.sources:
             nearest = did_you_mean(name, list(recipe.sources))
             raise UsageError(f"--stream {name}: the recipe has no such stream{nearest}")
-    sizes, classes = _sizes(recipe, given)
-    if classes is None:
-        verbs: int = HeadConfig.model_fields["num_verbs"].default
-        nouns: int = HeadConfig.model_fields["num_nouns"].default
-    else:
-        verbs, nouns = classes.num_verbs, classes.num_nouns
+    sizes, store = _sizes(recipe, given)
+    targets = _targets(recipe, store)
     shapes, tokens = {}, {}
     for name, source in recipe.sources.items():
         length, width = sizes[name]
@@ -289,21 +289,34 @@ def recipe_cost(recipe: Recipe, given: dict[str, tuple[int, int]]) -> list[Part]
     # Whatever computes the scan does as much, so a recipe that asks for a GPU's is counted without one.
     fusion = recipe.fusion.model_copy(update={"scan": "auto"})
     with torch.device("meta"):
-        head = make_head(recipe.model_copy(update={"fusion": fusion}), shapes, verbs, nouns)
+        head = make_head(recipe.model_copy(update={"fusion": fusion}), shapes, targets)
     read = ", ".join(f"{name} {length}x{shapes[name].width}" for name, length in tokens.items())
+    columns = " and ".join(f"{count} {name}s" for name, count in targets.outputs.items())
     return [
         Part(f"{recipe.head} head", head_cost(head, tokens, classifiers=False), read),
-        Part(f"classifiers of {verbs} verbs and {nouns} nouns", classifiers_cost(head)),
+        Part(f"classifiers of {columns}", classifiers_cost(head)),
     ]
+
+
+def _targets(recipe: Recipe, store: FeatureStore | None) -> RunTargets:
+    """What the recipe trains of the targets of a store; of EK100's without one."""
+    if store is None:
+        classes = verb_noun_classes({}, {}, num_verbs=EK100["verb"], num_nouns=EK100["noun"])
+        pairs: dict[str, Pairs] = dict.fromkeys(classes.derived, ())
+    else:
+        classes = store.classes
+        labels = read_labels(store.segments, classes)
+        is_train = np.array([segment.split == recipe.data.train_split for segment in store.segments], bool)
+        pairs = pairs_of(classes, labels, is_train)
+    return choose(classes, recipe.use_targets, recipe.targets, pairs)
 
 
 def _sizes(
     recipe: Recipe, given: dict[str, tuple[int, int]]
-) -> tuple[dict[str, tuple[int, int]], Classes | None]:
-    """Stream -> (tokens of the longest row, width), from what is given or from its stores; and the classes of
-    the last of these.
-    """
-    sizes, classes, unknown = dict(given), None, []
+) -> tuple[dict[str, tuple[int, int]], FeatureStore | None]:
+    """Stream -> (tokens of the longest row, width), from what is given or its stores; and one of these."""
+    sizes, unknown = dict(given), []
+    store: FeatureStore | None = None
     for name, source in recipe.sources.items():
         if name in given:
             continue
@@ -313,12 +326,12 @@ def _sizes(
         stores = [open_store(path) for path in source.stores]
         longest = max(int(store.lengths(range(len(store)), source.level).max(initial=0)) for store in stores)
         sizes[name] = (longest, stores[0].level(source.level).width)
-        classes = stores[0].classes
+        store = stores[0]
     if unknown:
         missing = ", ".join(f"{name} ({paths})" for name, paths in unknown)
         options = " ".join(f"--stream {name}=TOKENSxWIDTH" for name, _ in unknown)
         raise UsageError(f"no store of stream {missing}; extract it, or give its size: {options}")
-    return sizes, classes
+    return sizes, store
 
 
 # --- the paper's Table 4

@@ -73,7 +73,7 @@ def run(folder: Path, *, quick: bool = False) -> None:
     kitchen = _kitchen(folder, segments)
     annotations = read_annotations(kitchen / "annotations")
     verbs, nouns = len(annotations.verbs.keys), len(annotations.nouns.keys)
-    unseen = ", ".join(sorted(annotations.unseen_participants))
+    unseen = ", ".join(annotations.classes.groups["unseen"].values)
     out.print(
         f"{len(annotations.segments)} segments of {verbs} verbs and {nouns} nouns, unseen kitchens {unseen}"
     )

@@ -59,7 +59,7 @@ def test_a_stream_may_lie_in_two_stores(tmp_path, monkeypatch):
 def test_every_row_that_does_not_match_is_named(tmp_path, monkeypatch):
     make_dense_store(tmp_path / "a.zarr", 70)
     segments = open_store(tmp_path / "a.zarr").segments
-    changed = [replace(segments[3], verb_class=(segments[3].verb_class + 1) % 3), *segments[4:-60]]
+    changed = [segments[3].labelled(verb=(segments[3].verb_class + 1) % 3), *segments[4:-60]]
     extra = replace(segments[-1], video_id="P09_01", narration_id="P09_01_0")
     monkeypatch.setattr(tiny, "make_segments", lambda *_: (*changed, extra))
     make_dense_store(tmp_path / "b.zarr", len(changed) + 1)
@@ -84,7 +84,7 @@ def test_a_row_twice_in_a_stream_is_named(tmp_path):
 
 def test_other_classes_are_refused(tmp_path, monkeypatch):
     make_dense_store(tmp_path / "a.zarr")
-    monkeypatch.setattr(tiny, "CLASSES", replace(tiny.CLASSES, tail_verbs=()))
+    monkeypatch.setattr(tiny, "CLASSES", replace(tiny.CLASSES, groups={}))
     make_dense_store(tmp_path / "b.zarr")
     with pytest.raises(DataError, match="its classes differ from those of stream video"):
         join({"video": open_store(tmp_path / "a.zarr"), "audio": open_store(tmp_path / "b.zarr")})

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from helpers.tiny import CLASSES, make_segments
-from mambavl.cache.rows import FLAGS, STATUS, STATUS_CODE, Classes, Segment, read_segments, write_segments
+from helpers.tiny import make_segments
+from mambavl.cache.rows import FLAGS, STATUS, STATUS_CODE, Segment, read_segments, write_segments
 
 
 def test_any_text_in_a_narration_survives(tmp_path):
@@ -26,12 +26,6 @@ def test_segments_come_back_with_their_types_and_their_gaps():
     assert back[0].start == 0.1 + 0.2
     assert back[1].verb_class is None
     assert read_segments(write_segments(())) == ()
-
-
-def test_classes_come_back_with_numbers_for_keys():
-    back = Classes.from_json(CLASSES.to_json())
-    assert back == CLASSES
-    assert set(back.verbs) == {0, 1, 2}
 
 
 def test_statuses_and_flags_have_one_meaning_each():

@@ -1,6 +1,7 @@
 """Writing a store: resumed after a kill, shared by several writers, never mixed with another recipe."""
 
 import re
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -9,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.damage import content
 from helpers.forks import fork
+from helpers.paths import DATA
 from helpers.tiny import make_dense_store, shortened, unfinished
 from mambavl.cache import open_store
+from mambavl.cache.spec import MANIFEST, SEAL
 from mambavl.cache.verify import verify
 from mambavl.configs.errors import DataError, UsageError
 
@@ -132,3 +136,16 @@ def test_parts_of_a_row_group_that_do_not_fit_each_other_are_refused(tmp_path):
         with pytest.raises(ValueError, match=message):
             writer.commit(1, replace(group, **changed))
     assert writer.pending() == [0, 1, 2]
+
+
+def test_an_extraction_begun_with_schema_2_goes_on_in_it(tmp_path):
+    """Days of work are not lost to a new form of classes.json: what was there stays, the rest is added."""
+    whole = DATA / "schema-2" / "video.zarr"
+    path = tmp_path / "v.zarr"
+    shutil.copytree(whole, path)
+    for name in (MANIFEST, SEAL, "frame/c.1.0.0.0"):
+        (path / name).unlink()
+    make_dense_store(path, 5, group_rows=4, width=3, steps=2, views=2, failed={3: 3}, short={1: 1})
+    assert content(path) == content(whole)
+    assert verify(path, deep=True) == []
+    assert open_store(path).spec.schema == 2

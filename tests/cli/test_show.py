@@ -7,6 +7,8 @@ import pytest
 
 from mambavl.cli import show
 
+TARGETS = ("verb", "noun", "action")
+
 
 def result(notice=None, **metrics):
     encoder = SimpleNamespace(name="orvit", state="random")
@@ -14,7 +16,8 @@ def result(notice=None, **metrics):
         title="Mine",
         split="validation",
         text_protocol="oracle",
-        metrics={f"all_{target}_top1": 50.0 for target in show.TARGETS} | metrics,
+        targets=TARGETS,
+        metrics={f"all_{target}_top1": 50.0 for target in TARGETS} | metrics,
         prior_metrics={},
         streams={"video": SimpleNamespace(encoder=encoder)},
         notice=notice,

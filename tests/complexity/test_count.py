@@ -118,7 +118,7 @@ def test_a_linear_layer_and_a_head_by_hand():
         3 * 5 * 7, 0, trainable=42
     )
     streams = {"video": StreamShape(width=4)}
-    head = SSMFusion(FusionConfig(streams=streams, d_model=4, num_verbs=2, num_nouns=3))
+    head = SSMFusion(FusionConfig(streams=streams, d_model=4, targets={"verb": 2, "noun": 3}))
     with_classifiers = count.head_cost(head, {"video": 6})
     without = count.head_cost(head, {"video": 6}, classifiers=False)
     assert with_classifiers.macs - without.macs == 4 * (2 + 3)

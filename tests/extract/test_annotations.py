@@ -56,7 +56,7 @@ def test_a_row_is_read_in_seconds_with_its_classes(tmp_path):
     assert annotations.verbs.size == 3  # the largest id plus one, gaps or not
     assert annotations.verbs.instances[0] == ("cut", "slice")
     assert annotations.nouns.words(3) == "chopping board"
-    assert annotations.classes.unseen_participants == ("P02",)
+    assert annotations.classes.groups["unseen"].values == ("P02",)
     assert set(annotations.sha256) == set(FILES)
 
 
@@ -96,7 +96,7 @@ def test_the_test_list_has_no_labels(tmp_path):
     (tmp_path / "EPIC_100_unseen_participant_ids_test.csv").write_text("participant_id\nP33\n")
     annotations = read_annotations(tmp_path, ("test",))
     assert annotations.segments[0].verb_class is None
-    assert annotations.unseen_participants == {"P33"}
+    assert annotations.classes.groups["unseen"].values == ("P33",)
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ def test_the_real_lists(shared, ek100):
     }
     assert {split: len(rows) for split, rows in by_split.items()} == {"train": 67_217, "validation": 9_668}
     assert (annotations.verbs.size, annotations.nouns.size) == (97, 300)
-    assert (len(annotations.tail_verbs), len(annotations.tail_nouns)) == (86, 228)
-    assert annotations.unseen_participants == {"P18", "P32"}
+    assert [len(target.sets["tail"]) for target in annotations.classes.targets.values()] == [86, 228]
+    assert annotations.classes.groups["unseen"].values == ("P18", "P32")
     assert len(annotations.videos) == 700
     assert sum(s.time_from_frames for s in annotations.segments) == 839
     assert sum(s.words_from_classes for s in annotations.segments) == 12_122

@@ -8,7 +8,7 @@ from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, Tran
 from mambavl.fuse.head import StreamShape
 
 NAMES = ("video", "verb_question", "noun_question")
-SMALL = {"d_model": 8, "num_verbs": 5, "num_nouns": 7, "dropout": 0.0}
+SMALL = {"d_model": 8, "targets": {"verb": 5, "noun": 7}, "dropout": 0.0}
 
 
 def shapes(width=6, names=NAMES):
@@ -50,7 +50,7 @@ def test_no_text_says_nothing_to_the_mlp():
 
 
 def test_the_mlp_needs_as_many_streams_for_the_verb_as_for_the_noun():
-    with pytest.raises(UsageError, match="give both questions or neither"):
+    with pytest.raises(UsageError, match="2 reach verb, 1 reach noun: give a question about each"):
         MLPFusion(MLPConfig(**SMALL, streams=shapes(names=NAMES[:2])))
 
 

@@ -7,10 +7,10 @@ from safetensors.torch import load_file
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
-from mambavl.fuse.head import StreamShape, masked_mean, routes
+from mambavl.fuse.head import EK100, StreamShape, masked_mean, routes
 
 WIDTHS = {"video": 12, "verb_question": 6, "noun_question": 6}
-SMALL = {"d_model": 8, "num_verbs": 5, "num_nouns": 7, "dropout": 0.0}
+SMALL = {"d_model": 8, "targets": {"verb": 5, "noun": 7}, "dropout": 0.0}
 HEADS = {
     "mambavl": lambda **kw: SSMFusion(FusionConfig(**SMALL, d_state=3, **kw)),
     "plain": lambda **kw: SSMFusion(FusionConfig(**SMALL, preset="paper", d_state=3, **kw)),
@@ -237,7 +237,7 @@ def test_any_number_of_streams_and_a_third_modality():
     streams = {n: (torch.randn(2, 3, w), torch.tensor([3, 2])) for n, w in names.items()}
     assert head(streams)["verb"].shape == (2, 5)
     assert set(head.mixer) == {"video", "audio", "text"}
-    assert routes(names, "per_question") == {
+    assert routes(names, EK100, "per_question") == {
         "verb": ["video", "audio", "verb_question"],
         "noun": ["video", "audio", "noun_question"],
     }

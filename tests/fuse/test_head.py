@@ -11,6 +11,7 @@ from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, Tran
 from mambavl.fuse.dropout import row_keys
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import (
+    EK100,
     HeadConfig,
     StreamShape,
     check_stream_name,
@@ -22,7 +23,7 @@ from mambavl.fuse.head import (
 )
 
 STREAMS = {"video": StreamShape(width=6), "verb_question": StreamShape(width=5)}
-SIZES = {"streams": STREAMS, "d_model": 4, "num_verbs": 3, "num_nouns": 4}
+SIZES = {"streams": STREAMS, "d_model": 4, "targets": {"verb": 3, "noun": 4}}
 # of the projections and classifiers, which every head has: (of an SSM, decays) -> names
 COMMON = {
     (False, True): {
@@ -142,7 +143,7 @@ def test_logits_are_float32_when_scored_under_autocast_and_as_ever_when_trained(
 
 def test_logits_of_many_classes_do_not_tie_when_scored_under_autocast():
     """1,000 rows of 300 classes: in bfloat16 the best logit is shared in several rows."""
-    scored, trained = scored_in_bfloat16("mlp", 1000, num_nouns=300)
+    scored, trained = scored_in_bfloat16("mlp", 1000, targets={"verb": 3, "noun": 300})
     ties = {}
     for name, logits in (("scored", scored["noun"]), ("trained", trained["noun"])):
         ties[name] = int(((logits == logits.amax(1, keepdim=True)).sum(1) > 1).sum())
@@ -231,13 +232,13 @@ def test_heads_without_an_ssm_name_no_scan_backend():
 
 def test_a_question_goes_to_its_own_classifier_and_all_else_to_both():
     names = ["video", "verb_question", "audio", "noun_question"]
-    assert routes(names, "per_question") == {
+    assert routes(names, EK100, "per_question") == {
         "verb": ["video", "verb_question", "audio"],
         "noun": ["video", "audio", "noun_question"],
     }
-    assert routes(names, "both") == {"verb": names, "noun": names}
+    assert routes(names, EK100, "both") == {"verb": names, "noun": names}
     with pytest.raises(UsageError, match="no stream reaches the verb head; streams: noun_question"):
-        routes(["noun_question"], "per_question")
+        routes(["noun_question"], EK100, "per_question")
 
 
 @pytest.mark.parametrize("name", ["video", "audio", "hands", "verb_question", "gaze2"])

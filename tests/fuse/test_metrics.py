@@ -256,9 +256,9 @@ def test_guessing_the_prior_on_the_real_validation_list_gives_the_known_figures(
         np.log(noun + 1e-9),
         np.array([s.verb_class for s in rows]),
         np.array([s.noun_class for s in rows]),
-        unseen=np.array([s.participant_id in ek100.unseen_participants for s in rows]),
-        tail_verbs=sorted(ek100.tail_verbs),
-        tail_nouns=sorted(ek100.tail_nouns),
+        unseen=np.array([s.participant_id in ek100.classes.groups["unseen"].values for s in rows]),
+        tail_verbs=ek100.classes.targets["verb"].sets["tail"],
+        tail_nouns=ek100.classes.targets["noun"].sets["tail"],
         action_scores=np.tile(np.log(counts), (len(rows), 1)),
         pairs=pairs.tolist(),
     )

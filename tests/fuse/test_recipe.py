@@ -6,19 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.tiny import tiny_recipe
+from helpers.tiny import CLASSES, tiny_recipe
 from mambavl.configs import find_recipe, load, set_key, validate
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.head import StreamShape
 from mambavl.fuse.recipe import HEADS, Recipe, make_head, schedule_faults, what_decides
 from mambavl.fuse.sweep import flatten
+from mambavl.fuse.targets import TargetConfig, choose
 
 STREAMS = {name: StreamShape(width=6) for name in ("video", "verb_question", "noun_question")}
+TARGETS = choose(CLASSES, None, {}, {})
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_a_head_is_built_for_the_streams_and_classes_of_the_stores(stores, name):
-    head = make_head(tiny_recipe(stores, head=name), STREAMS, 3, 4)
+    head = make_head(tiny_recipe(stores, head=name), STREAMS, TARGETS)
     assert isinstance(head, HEADS[name][1])
     assert head.config.streams.keys() == STREAMS.keys()
     assert (head.verb_head.out_features, head.noun_head.out_features) == (3, 4)
@@ -27,17 +29,12 @@ def test_a_head_is_built_for_the_streams_and_classes_of_the_stores(stores, name)
 
 @pytest.mark.parametrize("name", HEADS)
 def test_the_seed_decides_the_weights(stores, name):
-    same = [make_head(tiny_recipe(stores, head=name, seed=7), STREAMS, 3, 4).state_dict() for _ in range(2)]
-    other = make_head(tiny_recipe(stores, head=name, seed=8), STREAMS, 3, 4).state_dict()
+    same = [
+        make_head(tiny_recipe(stores, head=name, seed=7), STREAMS, TARGETS).state_dict() for _ in range(2)
+    ]
+    other = make_head(tiny_recipe(stores, head=name, seed=8), STREAMS, TARGETS).state_dict()
     assert all(torch.equal(same[0][key], same[1][key]) for key in other)
     assert any(not torch.equal(same[0][key], other[key]) for key in other)
-
-
-def test_other_class_counts_than_the_stores_have_are_refused(stores):
-    raw = tiny_recipe(stores).model_dump(mode="json", exclude_none=True)
-    recipe = validate({**raw, "fusion": {**raw["fusion"], "num_verbs": 97}}, Recipe, "r.toml")
-    with pytest.raises(UsageError, match=r"\[fusion\] num_verbs = 97, but the stores have 3; leave it out"):
-        make_head(recipe, STREAMS, 3, 4)
 
 
 def test_a_misspelt_stream_is_refused_in_its_recipe(stores):
@@ -105,11 +102,15 @@ def test_every_packaged_recipe_has_a_schedule_that_can_be_meant(name):
 # --- recipes compared by meaning
 
 RAW = tiny_recipe(Path("stores")).model_dump(mode="json")
+RAW["targets"] = {"verb": TargetConfig().model_dump()}
 OTHER = {  # other values of keys that are no plain number or truth value
     "title": "another",
     "published": {"verb": 70.9},
     "head": "mlp",
     "use_streams": ["video"],
+    "use_targets": ["verb"],
+    "targets.verb.streams": ["video"],
+    "targets.verb.ranked_by": "pairs",
     "data.train_split": "others",
     "data.eval_split": "test",
     "data.hold_out": "0/5",

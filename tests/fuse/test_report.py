@@ -5,7 +5,6 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from helpers.tiny import ROWS, make_text_store, tiny_recipe
@@ -51,12 +50,6 @@ def test_the_report_joins_seeds_names_protocols_and_says_what_the_text_leaks(pag
     assert text.count("<svg") == 1 + 2
     assert ">oracle</span>" in text
     assert "random weights" in text
-
-
-def test_a_confusion_matrix_counts_by_hand():
-    matrix, names = report.confusion(np.array([0, 0, 2, 2]), np.array([0, 2, 2, 7]), {0: "cut", 2: "open"})
-    assert names == ["cut", "open", "other"]
-    np.testing.assert_allclose(matrix[:2], [[0.5, 0.5, 0], [0, 0.5, 0.5]])
 
 
 def test_runs_fed_from_other_stores_are_never_averaged_and_none_counts_twice(stores, tmp_path):

@@ -13,7 +13,9 @@ from mambavl.fuse import run as folder
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.evaluate import evaluate_run
 from mambavl.fuse.fusion import FusionConfig
+from mambavl.fuse.recipe import run_targets
 from mambavl.fuse.report import write_report
+from mambavl.fuse.targets import log_prior
 from mambavl.fuse.train import train
 
 
@@ -37,8 +39,11 @@ def test_what_a_run_was_fed_is_read_back(finished, recipe):
     data = FeatureData(recipe.sources, recipe.data)
     assert folder.read_recipe(finished) == recipe
     assert folder.read_classes(finished) == data.classes
-    for found, expected in zip(folder.read_prior(finished), data.log_prior(), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    found = folder.read_prior(finished)
+    expected = log_prior(run_targets(recipe, data), data.labels, data.train)
+    assert found.keys() == expected.keys() == {"verb", "noun"}
+    for name in found:
+        np.testing.assert_array_equal(found[name], expected[name])
 
 
 def test_curves_have_a_line_for_each_epoch_and_may_be_missing(finished, tmp_path):
@@ -53,8 +58,8 @@ def test_scores_name_their_rows_and_labels(finished, recipe):
     data = FeatureData(recipe.sources, recipe.data)
     scores = folder.read_scores(finished, "validation")
     assert scores["narration_id"].tolist() == [data.segments[row].narration_id for row in data.evaluation]
-    np.testing.assert_array_equal(scores["verb_label"], data.verb[data.evaluation])
-    assert scores["noun"].shape == (len(data.evaluation), data.classes.num_nouns)
+    np.testing.assert_array_equal(scores["verb_label"], data.labels["verb"][data.evaluation])
+    assert scores["noun"].shape == (len(data.evaluation), data.classes.targets["noun"].count)
 
 
 @pytest.mark.parametrize(

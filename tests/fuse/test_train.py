@@ -13,7 +13,7 @@ from mambavl.configs import set_key, validate
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse import owner
 from mambavl.fuse.data import FeatureData
-from mambavl.fuse.recipe import Recipe, TrainConfig, build_head
+from mambavl.fuse.recipe import Recipe, TrainConfig, build_head, run_targets
 from mambavl.fuse.run import read_recipe, read_scores
 from mambavl.fuse.scan import pick
 from mambavl.fuse.train import build_optimizer, learning_rate, train
@@ -199,7 +199,7 @@ def test_the_schedule_warms_up_and_falls_along_half_a_cosine():
 def test_parameter_groups_follow_the_rules(stores):
     loaded = tiny_recipe(stores)
     data = FeatureData(loaded.streams, loaded.data)
-    head = build_head(loaded, data)
+    head = build_head(loaded, data, run_targets(loaded, data))
     names = {id(p): n for n, p in head.named_parameters()}
     groups = build_optimizer(head, TrainConfig()).param_groups
     found = {

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
-from mambavl.cache.rows import Classes, Segment
+from mambavl.cache.classes import verb_noun_classes
+from mambavl.cache.rows import Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, QuestionsProvenance, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
@@ -28,18 +29,17 @@ def make_segments(count: int, splits: tuple[str, ...] = ("train", "validation"))
             split=splits[i // 6 % len(splits)],
             narration=f"cut onion {i}",
             verb="cut",
-            verb_class=i % 3,
             noun="onion",
-            noun_class=i % 4,
             all_nouns=("onion",),
             all_noun_classes=(i % 4,),
+            labels={"verb": i % 3, "noun": i % 4},
         )
         for i in range(count)
     ]
     return tuple(sorted(segments, key=lambda s: (s.video_id, s.start, s.narration_id)))
 
 
-CLASSES = Classes(
+CLASSES = verb_noun_classes(
     verbs={0: "cut", 1: "wash", 2: "open"},
     nouns={0: "onion", 1: "cup", 2: "pan", 3: "lid"},
     num_verbs=3,

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from mambavl.cache.classes import verb_noun_classes
 from mambavl.extract.annotations import Annotations, ClassList, Segment
 from mambavl.extract.questions import Question, generate
 
@@ -44,11 +45,8 @@ def annotations(verbs: dict = VERBS, nouns: dict = NOUNS, segments: tuple[Segmen
     return Annotations(
         folder=Path("toy"),
         segments=segments,
-        verbs=class_list(verbs),
-        nouns=class_list(nouns),
-        tail_verbs=frozenset(),
-        tail_nouns=frozenset(),
-        unseen_participants=frozenset(),
+        classes=verb_noun_classes(class_list(verbs).keys, class_list(nouns).keys),
+        lists={"verb": class_list(verbs), "noun": class_list(nouns)},
         videos={},
     )
 
@@ -75,9 +73,8 @@ def segment(
         split="validation",
         narration=narration,
         verb=verb or verb_class,
-        verb_class=list(VERBS).index(verb_class),
         noun=noun or noun_class,
-        noun_class=list(NOUNS).index(noun_class),
+        labels={"verb": list(VERBS).index(verb_class), "noun": list(NOUNS).index(noun_class)},
         **more,
     )
 

@@ -16,9 +16,9 @@ def test_both_classes_are_read():
     assert classes_of(ROW) == (list(VERBS).index("take"), list(NOUNS).index("plate"))
 
 
-@pytest.mark.parametrize("missing", ["verb_class", "noun_class"])
+@pytest.mark.parametrize("missing", ["verb", "noun"])
 def test_a_segment_that_lacks_one_class_is_unlabelled_and_named(missing):
-    bare = replace(ROW, narration_id="P01_01_7", **{missing: None})
+    bare = replace(ROW.labelled(**{missing: None}), narration_id="P01_01_7")
     assert not is_labelled(bare)
     with pytest.raises(DataError, match="P01_01_7: has no verb and noun class"):
         classes_of(bare)

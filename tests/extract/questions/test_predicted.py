@@ -57,7 +57,7 @@ def test_questions_are_those_of_the_predicted_classes_in_pseudo_narration(tmp_pa
         at = guesses.narration_ids.index(row.narration_id)
         verb, noun = int(guesses.verb[at]), int(guesses.noun[at])
         stand_in = replace(
-            row, verb=verbs.keys[verb], verb_class=verb, noun=nouns.keys[noun], noun_class=noun,
+            row, verb=verbs.keys[verb], noun=nouns.keys[noun], labels={"verb": verb, "noun": noun},
             narration=f"{verbs.words(verb)} {nouns.words(noun)}",
         )  # fmt: skip
         (expected,) = generate(ALL, "oracle", [stand_in])
@@ -80,11 +80,10 @@ def test_no_label_and_no_narration_of_a_scored_row_is_read(tmp_path):
         words = (
             "narration",
             "verb",
-            "verb_class",
             "noun",
-            "noun_class",
             "all_nouns",
             "all_noun_classes",
+            "labels",
             "words_from_classes",
         )
         shuffled = tuple(
@@ -92,7 +91,7 @@ def test_no_label_and_no_narration_of_a_scored_row_is_read(tmp_path):
             for row, other in zip(VALIDATION, dealt, strict=True)
         )
         assert shuffled != VALIDATION
-        blank = replace(shuffled[0], narration="", verb="", verb_class=None, noun="", noun_class=None)
+        blank = replace(shuffled[0], narration="", verb="", noun="", labels={})
         write_questions(
             tmp_path / "b.jsonl", predict(annotations(segments=(*TRAIN, blank, *shuffled[1:])), [found])
         )
@@ -110,9 +109,7 @@ def test_train_rows_may_come_from_runs_that_held_them_out(tmp_path):
     val = scores(tmp_path / "val.npz", VALIDATION)
     folds = [scores(tmp_path / f"{n}.npz", TRAIN[n::3], seed=n) for n in range(3)]
     questions = list(predict(ALL, [val], train_from=folds))
-    bare = [
-        replace(s, narration="", verb="", verb_class=None, noun="", noun_class=None) for s in ALL.segments
-    ]
+    bare = [replace(s, narration="", verb="", noun="", labels={}) for s in ALL.segments]
     # no label of any row is read now
     assert list(predict(ALL, [val], train_from=folds, segments=bare)) == questions
     assert questions[0].prompt_version.endswith("train rows from scores")
@@ -226,7 +223,7 @@ def test_what_is_no_scores_file_at_all(tmp_path):
     with pytest.raises(DataError, match=r"val\.npz: is not a scores file"):
         predict(ALL, [path])
     with pytest.raises(DataError, match="1 train rows have no labels"):
-        predict(ALL, [], segments=[replace(TRAIN[0], verb_class=None)])
+        predict(ALL, [], segments=[TRAIN[0].labelled(verb=None)])
 
 
 def test_a_best_class_that_the_class_file_does_not_have_is_refused(tmp_path):

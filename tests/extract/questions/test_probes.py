@@ -24,7 +24,8 @@ def test_the_probes_need_scikit_learn_and_say_so(tmp_path, monkeypatch):
 def test_pairs_that_mostly_have_one_row_are_fitted_without_a_warning(tmp_path):
     rows = toy_rows(60)
     own = [
-        replace(row, noun=f"thing{n}", noun_class=list(NOUNS).index(row.noun)) for n, row in enumerate(rows)
+        replace(row.labelled(noun=list(NOUNS).index(row.noun)), noun=f"thing{n}")
+        for n, row in enumerate(rows)
     ]
     result = audit([write(tmp_path / "q.jsonl", CLEAN[:60])], annotations(segments=tuple(own)))["files"][0]
     fit = result["probes"]["tf-idf"]["fits"]["action"]

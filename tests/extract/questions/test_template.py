@@ -51,7 +51,7 @@ def test_a_hint_fits_three_classes_at_least_and_says_none_of_them():
         "water": None,  # its category says another class: without a hint it would be told from `leaf`
         "table": None,
     }.items():
-        row = replace(segment(f"take {key}", "take", "plate"), noun_class=list(nouns).index(key), noun=key)
+        row = replace(segment(f"take {key}", "take", "plate").labelled(noun=list(nouns).index(key)), noun=key)
         question = ask(row, annotations(nouns=nouns))
         assert question.hint["noun_question"] == hint
         assert question.noun_question.count('"') == 2
@@ -67,7 +67,7 @@ def test_silence_fits_three_classes_too():
     }
     hints = {}
     for number, key in enumerate(nouns):
-        row = replace(segment(f"take {key}", "take", "plate"), noun_class=number, noun=key)
+        row = replace(segment(f"take {key}", "take", "plate").labelled(noun=number), noun=key)
         hints[key] = ask(row, annotations(nouns=nouns)).hint["noun_question"]
     assert hints == {**dict.fromkeys("abcd"), **dict.fromkeys("efgh", "more")}
 

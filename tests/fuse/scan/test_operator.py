@@ -109,7 +109,7 @@ def test_stacked_heads_may_have_lengths_of_their_own():
 
 def test_whole_heads_are_stacked_and_trained_at_once():
     shapes = {"video": StreamShape(width=8), "verb_question": StreamShape(width=6)}
-    config = FusionConfig(streams=shapes, num_verbs=3, num_nouns=4, d_model=8, d_state=4, dropout=0.0)
+    config = FusionConfig(streams=shapes, targets={"verb": 3, "noun": 4}, d_model=8, d_state=4, dropout=0.0)
     torch.manual_seed(0)
     heads = [SSMFusion(config) for _ in range(3)]
     streams = {

@@ -1,7 +1,5 @@
 """From rows to requests and back: which rows share one, which are refused, what is attached."""
 
-import dataclasses
-
 import pytest
 
 from helpers.dataset import make_dataset
@@ -28,7 +26,7 @@ def test_each_distinct_narration_is_asked_once_and_serves_all_its_rows(server, t
 
 
 def test_rows_without_labels_and_other_protocols_are_refused(server, tmp_path):
-    bare = dataclasses.replace(ROWS[0], verb_class=None)
+    bare = ROWS[0].labelled(verb=None)
     with pytest.raises(DataError, match="P01_01_0: has no verb and noun class"):
         run(server, tmp_path, rows=[bare])
     with pytest.raises(UsageError, match="makes no 'generic' questions"):

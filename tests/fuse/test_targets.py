@@ -1,0 +1,202 @@
+"""What a run trains of the stores' targets: choices, labels, losses and priors, counted by hand."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.tiny import CLASSES, make_segments
+from mambavl.cache.classes import Classes, Derived, Target
+from mambavl.configs.errors import DataError, UsageError
+from mambavl.fuse.targets import (
+    TargetConfig,
+    choose,
+    is_labelled,
+    log_prior,
+    log_probabilities,
+    loss,
+    pairs_of,
+    read_labels,
+)
+
+OWN = Classes(
+    targets={
+        "tool": Target({0: "knife", 1: "fork"}, 3),
+        "grip": Target({0: "firm", 1: "loose"}, 2),
+        "scene": Target({0: "in", 1: "night", 2: "wet"}, 3, "multi"),
+    },
+    derived={"use": Derived(("tool", "grip"))},
+)
+ROWS = tuple(
+    replace(segment, labels=labels)
+    for segment, labels in zip(
+        make_segments(5),
+        (
+            {"tool": 2, "grip": 1, "scene": (0, 2)},
+            {"tool": 0, "scene": ()},
+            {"grip": 0},
+            {"tool": 2, "grip": 1},
+            {"tool": 0, "grip": 1, "scene": (1,)},
+        ),
+        strict=True,
+    )
+)
+LABELS = read_labels(ROWS, OWN)
+PAIRS = TargetConfig(ranked_by="pairs")
+
+
+def test_labels_say_what_a_row_has_and_what_it_lacks():
+    assert LABELS["tool"].tolist() == [2, 0, -1, 2, 0]
+    assert LABELS["grip"].tolist() == [1, -1, 0, 1, 1]
+    # a list without a class is a label: none of them; no list is no label
+    assert LABELS["scene"].tolist() == [[1, 0, 1], [0, 0, 0], [-1] * 3, [-1] * 3, [0, 1, 0]]
+    assert is_labelled(LABELS["scene"]).tolist() == [True, True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ({"tool": 3}, "its tool is 3, expected one of 3 classes"),
+        ({"tool": (1,)}, r"its tool is \(1,\), expected one of 3"),
+        ({"scene": 1}, "its scene is 1, expected a list of 3 classes"),
+        ({"scene": (0, 3)}, r"its scene is \(0, 3\)"),
+        ({"grip": -1}, "its grip is -1"),
+    ],
+)
+def test_a_label_that_no_class_list_allows_is_named_with_its_row(label, said):
+    with pytest.raises(DataError, match=rf"row {ROWS[1].narration_id}: {said}"):
+        read_labels((ROWS[0], replace(ROWS[1], labels=label)), OWN)
+
+
+def test_all_targets_are_trained_and_a_product_needs_no_classifier():
+    found = choose(OWN, None, {}, {})
+    assert list(found.outputs.items()) == [("tool", 3), ("grip", 2), ("scene", 3)]
+    assert found.scored == ("tool", "grip", "scene")
+    assert found.classes == OWN
+    assert found.weights == {"tool": 1.0, "grip": 1.0, "scene": 1.0}
+
+
+def test_a_choice_of_targets_measures_no_others():
+    found = choose(OWN, ["scene", "tool"], {"tool": TargetConfig(weight=0.5)}, {})
+    assert list(found.outputs) == ["tool", "scene"]  # in the order of the stores
+    assert found.classes.names == ("tool", "scene")
+    assert found.weights == {"tool": 0.5, "scene": 1.0}
+
+
+def test_pairs_are_those_that_training_rows_show_and_a_label_is_a_column():
+    pairs = pairs_of(OWN, LABELS, np.array([0, 1, 2, 3]))
+    assert pairs == {"use": ((2, 1),)}
+    pairs = pairs_of(OWN, LABELS, np.array([4, 3, 0]))
+    assert pairs == {"use": ((0, 1), (2, 1))}
+    found = choose(OWN, None, {"use": PAIRS}, pairs)
+    assert found.outputs["use"] == 2
+    assert found.labels(LABELS, "use").tolist() == [1, -1, -1, 1, 0]  # unlabelled in a part: in none
+    alone = choose(OWN, ["use"], {"use": PAIRS}, pairs)
+    assert alone.outputs == {"use": 2}
+    assert alone.scored == ("tool", "grip", "use")  # the parts are sums over their pairs
+    listed = replace(OWN, derived={"use": Derived(("tool", "grip"), ((1, 0), (2, 1)))})
+    assert pairs_of(listed, LABELS, np.array([4])) == {"use": ((1, 0), (2, 1))}
+
+
+@pytest.mark.parametrize(
+    ("used", "configs", "said"),
+    [
+        (["tol"], {}, "no target 'tol'; they have tool, grip, scene, use.*did you mean `tool`"),
+        (None, {"weather": TargetConfig()}, "no target 'weather'"),
+        (["use"], {}, "product of tool and grip, and use_targets leaves out tool"),
+        (["use", "tool"], {}, "leaves out grip"),
+        ([], {}, "no target to train"),
+        (None, {"tool": PAIRS}, "tool is not derived"),
+        (None, {"use": TargetConfig(weight=2.0)}, "targets.use changes nothing"),
+        (["grip"], {"tool": TargetConfig(weight=2.0)}, "targets.tool changes nothing"),
+        (None, {"use": PAIRS}, "no training row shows a combination"),
+    ],
+)
+def test_a_choice_that_cannot_be_meant_is_refused(used, configs, said):
+    with pytest.raises(UsageError, match=said):
+        choose(OWN, used, configs, {"use": ()})
+
+
+def test_single_label_losses_are_cross_entropies_over_labelled_rows():
+    """By the formula: -sum_c q_c log p_c with q = (1 - s) one-hot + s / C."""
+    targets, logits = choose(OWN, None, {}, {}), torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    found = loss("tool", targets, logits, torch.from_numpy(LABELS["tool"]), 0.25)
+    per_row = []
+    for row, label in enumerate(LABELS["tool"].tolist()):
+        if label >= 0:
+            logs = logits[row].double() - logits[row].double().exp().sum().log()
+            wanted = torch.full((3,), 0.25 / 3, dtype=torch.float64)
+            wanted[label] += 0.75
+            per_row.append(-(wanted * logs).sum())
+    assert len(per_row) == 4
+    torch.testing.assert_close(found.double(), torch.stack(per_row).mean(), rtol=1e-6, atol=0)
+
+
+def test_multi_label_losses_are_binary_and_masked():
+    targets, logits = choose(OWN, None, {}, {}), torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    logits.requires_grad_()
+    found = loss("scene", targets, logits, torch.from_numpy(LABELS["scene"]), 0.25)
+    terms = []
+    for row in (0, 1, 4):
+        for column in range(3):
+            p = 1 / (1 + math.exp(-logits[row, column].item()))
+            terms.append(-math.log(p if LABELS["scene"][row, column] else 1 - p))
+    assert found.item() == pytest.approx(sum(terms) / 9, rel=1e-6)
+    found.backward()
+    assert (logits.grad[[2, 3]] == 0).all()
+    assert (logits.grad[[0, 1, 4]] != 0).all()
+
+
+@pytest.mark.parametrize("name", ["tool", "scene"])
+def test_a_batch_without_a_label_costs_nothing_and_keeps_its_gradient(name):
+    targets, logits = choose(OWN, None, {}, {}), torch.randn(2, 3, requires_grad=True)
+    labels = torch.from_numpy(np.full_like(LABELS[name][:2], -1))
+    found = loss(name, targets, logits, labels, 0.1)
+    found.backward()
+    assert found.item() == 0
+    assert (logits.grad == 0).all()
+
+
+def test_priors_count_labels_and_one_more():
+    targets = choose(OWN, None, {"use": PAIRS}, {"use": ((0, 1), (2, 1))})
+    found = log_prior(targets, LABELS, np.array([0, 1, 3, 4]))
+    np.testing.assert_allclose(np.exp(found["tool"]), np.array([3, 1, 3]) / 7)
+    np.testing.assert_allclose(np.exp(found["grip"]), np.array([1, 4]) / 5)
+    np.testing.assert_allclose(np.exp(found["use"]), np.array([2, 3]) / 5)
+    np.testing.assert_allclose(np.exp(found["scene"]), np.array([2, 2, 2]) / 5)  # one of three rows each
+
+
+def test_probabilities_are_means_over_views_and_of_parts_sums_over_their_pairs():
+    targets = choose(OWN, ["use", "scene"], {"use": PAIRS}, {"use": ((0, 1), (2, 0), (2, 1))})
+    assert list(targets.outputs) == ["scene", "use"]
+    views = [
+        {
+            "use": torch.log(torch.tensor([[0.2, 0.3, 0.5]])),
+            "scene": torch.logit(torch.tensor([[0.5, 0.2, 0.9]])),
+        },
+        {
+            "use": torch.log(torch.tensor([[0.6, 0.1, 0.3]])),
+            "scene": torch.logit(torch.tensor([[0.1, 0.2, 0.3]])),
+        },
+    ]
+    found = {name: np.exp(logs) for name, logs in log_probabilities(targets, views).items()}
+    np.testing.assert_allclose(found["use"], [[0.4, 0.2, 0.4]], rtol=1e-6)
+    np.testing.assert_allclose(found["scene"], [[0.3, 0.2, 0.6]], rtol=1e-6)
+    np.testing.assert_allclose(found["tool"], [[0.4, 0.0, 0.6]], rtol=1e-6)
+    np.testing.assert_allclose(found["grip"], [[0.2, 0.8]], rtol=1e-6)
+    assert list(found) == ["tool", "grip", "scene", "use"]
+
+
+def test_a_part_with_a_classifier_keeps_its_own_scores():
+    targets = choose(OWN, ["use", "grip", "tool"], {"use": PAIRS}, {"use": ((0, 1), (2, 0))})
+    views = [{"tool": torch.zeros(1, 3), "grip": torch.zeros(1, 2), "use": torch.tensor([[5.0, 0.0]])}]
+    found = log_probabilities(targets, views)
+    np.testing.assert_allclose(np.exp(found["tool"]), [[1 / 3] * 3], rtol=1e-6)
+
+
+def test_ek100s_targets_are_verb_and_noun():
+    found = choose(CLASSES, None, {}, {})
+    assert found.outputs == {"verb": 3, "noun": 4}
+    assert found.classes.names == ("verb", "noun", "action")
