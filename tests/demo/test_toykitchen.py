@@ -72,8 +72,9 @@ def test_unseen_participants_cook_in_validation_only(tmp_path, segments):
         split: {s.participant_id for s in annotations.segments if s.split == split}
         for split in ("train", "validation")
     }
-    assert annotations.unseen_participants == cooks["validation"] - cooks["train"]
-    assert len(annotations.unseen_participants) == 2
+    unseen = annotations.classes.groups["unseen"].values
+    assert set(unseen) == cooks["validation"] - cooks["train"]
+    assert len(unseen) == 2
     assert cooks["validation"] & cooks["train"]
 
 
@@ -84,8 +85,8 @@ def test_train_shows_every_class(tmp_path, segments):
     train = [segment for segment in annotations.segments if segment.split == "train"]
     assert {segment.verb_class for segment in train} == set(annotations.verbs.keys)
     assert {segment.noun_class for segment in train} == set(annotations.nouns.keys)
-    for kind, tail in (("verb", annotations.tail_verbs), ("noun", annotations.tail_nouns)):
-        rows = sum(getattr(segment, f"{kind}_class") in tail for segment in train)
+    for name, target in annotations.classes.targets.items():
+        rows = sum(segment.labels[name] in target.sets["tail"] for segment in train)
         assert 0 < rows <= max(0.2 * len(train), len(train) / 12)
 
 
