@@ -60,13 +60,15 @@ class MLPFusion(Head):
         }
 
     def _vector(self, name: str, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """(B, d): the projected mean; exactly 0 for an empty row, so that no text says nothing."""
+        """(B, d): the projected mean; exactly 0 for a row without tokens, so that no text says nothing."""
         vector = self.project[self.config.streams[name].modality](masked_mean(tokens, lengths))
         return torch.where(lengths[:, None] > 0, vector, 0.0)
 
 
 class TransformerFusion(Head):
-    """Self-attention over all streams of a target; the first stream's class token is read."""
+    """Self-attention over all streams of a target. The class token of a row's first stream is read: of the
+    first that the row has; 0 for a row that has none.
+    """
 
     config: TransformerConfig
 
@@ -92,12 +94,16 @@ class TransformerFusion(Head):
         out = {}
         for target, names in self.routes.items():
             x = torch.cat([embedded[name][0] for name in names], dim=1)  # (B, tokens of all streams, d)
-            mask = torch.cat([embedded[name][1] for name in names], dim=1)[:, None, None]  # (B, 1, 1, tokens)
+            counts = torch.cat([embedded[name][1] for name in names], dim=1)  # (B, tokens of all streams)
+            has_any = counts.any(1, keepdim=True)
+            # attention to nothing at all would be NaN; what such a row computes is not read
+            mask = (counts | ~has_any)[:, None, None]  # (B, 1, 1, tokens of all streams)
             lengths = {name: embedded[name][0].shape[1] for name in names}
             of_tokens = None if keys is None else keys_of_tokens(keys, lengths)  # (B, tokens)
             for i, block in enumerate(self.blocks):
                 x = block(x, mask, keys_at(of_tokens, f"{target} block {i}"))
-            out[target] = x[:, 0]
+            first = counts.int().argmax(1)[:, None, None]  # a stream's class token comes before its tokens
+            out[target] = torch.where(has_any, x.take_along_dim(first, 1)[:, 0], 0.0)
         return out
 
     def undecayed_matrices(self) -> Iterable[nn.Parameter]:
@@ -118,7 +124,7 @@ class TransformerFusion(Head):
         x = self.project[modality](tokens)
         x = torch.cat([self.cls_token[modality].expand(len(x), 1, -1), x], dim=1)
         x = x + self.position[modality][: x.shape[1]] + self.type_token[modality]
-        # the class token always counts
+        # the class token always counts, unless the row does not have the stream (length -1)
         return x, torch.arange(x.shape[1], device=x.device) <= lengths[:, None]
 
 

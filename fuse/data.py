@@ -6,22 +6,24 @@ the same global batches.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field, field_validator
+from torch import Tensor
 
 from mambavl.cache import Joined, join
 from mambavl.cache.classes import Classes, RowGroup
-from mambavl.cache.rows import EMPTY_WINDOW, OK, STATUS, Segment
+from mambavl.cache.rows import OK, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.sources import Resident, Verify
 from mambavl.cache.spec import FeatureRecipe
 from mambavl.configs import Config
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.head import Streams, StreamShape, modality_of
+from mambavl.fuse.missing import Table, describe_failed, failed_rows, spread, usable_rows
 from mambavl.fuse.result import RECIPE_PARTS, StreamProvenance
 from mambavl.fuse.sources import StreamSource, open_stores
 from mambavl.fuse.targets import is_labelled, read_labels
@@ -41,7 +43,12 @@ class DataConfig(Config):
 
     train_split: str = "train"  # name of the split that is trained on
     eval_split: str = "validation"  # name of the split that is scored
-    # rows without features that are tolerated; rows with an empty window are not counted
+    # a row without features in some stream (no sound, no text, an empty window). refuse: it is not trained on
+    # and is scored by the training prior; mask: it is trained on and scored without that stream
+    missing: Literal["refuse", "mask"] = "refuse"
+    # of mask: names of streams without which a row is not trained on and is scored by the prior all the same
+    require: list[str] = Field(default=[])
+    # rows of the two splits for which the prior is all there is, tolerated; an empty window is not counted
     allow_missing: int = Field(default=0, ge=0)
     # i/n: part i (from 0) of n nearly equal parts of train_split is not trained on, and is scored in place of
     # eval_split
@@ -65,6 +72,10 @@ class DataConfig(Config):
             ):
                 raise ValueError("expected i/n with i from 0 to n-1 and n of 2 or more, for example 0/5")
         return value
+
+    def required(self, streams: Iterable[str]) -> list[str]:
+        """Those of the streams without which a row is not used."""
+        return [name for name in streams if self.missing == "refuse" or name in self.require]
 
     @property
     def held_out(self) -> tuple[int, int] | None:
@@ -118,9 +129,14 @@ class FeatureData:
         self.labels = read_labels(self.segments, self.classes)
         self.split = np.array([segment.split for segment in self.segments])
         self.groups = {name: _in_group(self.segments, group) for name, group in self.classes.groups.items()}
-        statuses = np.stack([stream.status for stream in self.streams.values()])
-        self.usable = (statuses == OK).all(0)
-        self._check_missing(statuses, config)
+        statuses = {name: stream.status for name, stream in self.streams.items()}
+        self.has: Table = {name: status == OK for name, status in statuses.items()}
+        self.usable = usable_rows(self.has, config.required(self.has))
+        in_use = [config.train_split, config.train_split if config.hold_out else config.eval_split]
+        failed = failed_rows(statuses, self.usable) & np.isin(self.split, in_use)
+        self.failed = int(failed.sum())
+        if self.failed > config.allow_missing:
+            raise DataError(describe_failed(failed, statuses, self.segments, config.missing))
         self.train = (
             self._rows(config.train_split, labelled=True, usable_only=True)
             if training
@@ -203,23 +219,45 @@ class FeatureData:
         return ORACLE_ANTICIPATION
 
     def batch(
-        self, rows: np.ndarray, device: torch.device | str | None = None, view: int | np.ndarray = 0
+        self,
+        rows: np.ndarray,
+        device: torch.device | str | None = None,
+        view: int | np.ndarray = 0,
+        dropped: Mapping[str, np.ndarray] | None = None,
     ) -> Streams:
-        """stream -> (tokens (B, L, D) float32, lengths (B,)) of some rows, in the order given.
+        """stream -> (tokens (B, L, D) float32, lengths (B,)) of some rows, in the order given; length ABSENT
+        where a row does not have a stream.
 
         device: where the batch goes; the data's own if None. view: which of the extracted `views`, one for
-        all rows or one for each; of a stream with a single view it is always that one.
+        all rows or one for each; of a stream with a single view it is always that one. dropped: rows that
+        lose a stream, as `draw_dropped` gives them. Raises DataError for rows that are not `usable`.
         """
+        if not self.usable[rows].all():
+            first = self.segments[rows[~self.usable[rows]][0]].narration_id
+            raise DataError(f"row {first} has no features to be trained on or scored with")
         where = torch.device(device) if device else self.device
         found = {}
-        for name, source in self.sources.items():
-            seen = view if self._levels[name].views > 1 else 0
-            tokens, lengths = self.streams[name].batch(rows, source.level, seen)
-            if source.class_token:
-                tokens = torch.cat([self.streams[name].batch(rows, "cls", seen)[0], tokens], dim=1)
-                lengths = lengths + 1
+        for name in self.sources:
+            present = self.has[name][rows]
+            if dropped and name in dropped:
+                present &= ~dropped[name][rows]
+            if present.all():
+                tokens, lengths = self._read(name, rows, view)
+            else:
+                of_present = view if isinstance(view, int) else view[present]
+                tokens, lengths = spread(*self._read(name, rows[present], of_present), present)
             found[name] = tokens.to(where, non_blocking=True).float(), lengths.to(where, non_blocking=True)
         return found
+
+    def _read(self, name: str, rows: np.ndarray, view: int | np.ndarray) -> tuple[Tensor, Tensor]:
+        """(tokens, lengths) of rows that have the stream, class token included, as the stores keep them."""
+        source = self.sources[name]
+        seen = view if self._levels[name].views > 1 else 0
+        tokens, lengths = self.streams[name].batch(rows, source.level, seen)
+        if source.class_token:
+            tokens = torch.cat([self.streams[name].batch(rows, "cls", seen)[0], tokens], dim=1)
+            lengths = lengths + 1
+        return tokens, lengths
 
     def training_views(self, seed: int, epoch: int) -> np.ndarray:
         """(rows,) the view that each row is seen at in an epoch, a pure function of the arguments."""
@@ -247,20 +285,6 @@ class FeatureData:
         if not len(rows):
             raise DataError(f"split {split!r} has no row with features and labels")
         return rows
-
-    def _check_missing(self, statuses: np.ndarray, config: DataConfig) -> None:
-        failed = ((statuses != OK) & (statuses != EMPTY_WINDOW)).any(0)
-        failed &= np.isin(
-            self.split, [config.train_split, config.train_split if config.hold_out else config.eval_split]
-        )
-        self.failed = int(failed.sum())
-        if self.failed > config.allow_missing:
-            first = int(np.flatnonzero(failed)[0])
-            worst = next(int(s) for s in statuses[:, first] if s not in (OK, EMPTY_WINDOW))
-            raise DataError(
-                f"{self.failed} rows have no features (first: {self.segments[first].narration_id}, "
-                f"{STATUS[worst]}); extract them, or accept it with --set data.allow_missing={self.failed}"
-            )
 
 
 def assign_folds(owners: list[str], parts: int) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import checkpoint, metrics
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.head import Head, valid_tokens
+from mambavl.fuse.missing import count_missing
 from mambavl.fuse.recipe import Recipe, build_head, run_targets
 from mambavl.fuse.result import Metrics, Params, Result, Rows, Training
 from mambavl.fuse.run import (
@@ -162,7 +164,12 @@ def evaluate_head(
         targets=targets.classes.names,
         metrics=measure(data, targets, rows, scores),
         prior_metrics=measure(data, targets, rows, guessed),
-        rows=Rows(scored=len(rows), scored_by_prior=int((~data.usable[rows]).sum()), failed=data.failed),
+        rows=Rows(
+            scored=len(rows),
+            scored_by_prior=int((~data.usable[rows]).sum()),
+            failed=data.failed,
+            missing=count_missing(data.has, rows),
+        ),
         params=Params(total=head.num_params(), without_classifiers=head.num_params(heads=False)),
         scan_backend=head.scan_backend,
         seed=recipe.train.seed,
@@ -176,12 +183,43 @@ def evaluate_head(
     return result
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A finished run with what it takes to score it."""
+
+    recipe: Recipe  # with the stores and the split that were asked for
+    targets: RunTargets
+    data: FeatureData
+    head: Head  # trained, where it is to compute
+    training: Training
+    own_split: str  # what the run was scored on
+
+
 def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path] | None = None) -> Result:
     """Score a finished run again: another split, or the same features in stores that have moved.
 
-    streams: name -> store, where a store has moved. Writes scores/SPLIT.npz; result.json is written again for
-    the run's own split only. Raises DataError when the stores were not made by the recipe that the head was
-    trained on, or the run is damaged; UsageError for a stream that the run does not have.
+    split, streams: as `open_run` takes them. Writes scores/SPLIT.npz; result.json is written again for the
+    run's own split only. Raises as `open_run` does.
+    """
+    opened = open_run(run, split=split, streams=streams)
+    keep_result = opened.recipe.data.scored != opened.own_split
+    return evaluate_head(
+        opened.head,
+        opened.data,
+        opened.targets,
+        opened.recipe,
+        run,
+        read_prior(run),
+        opened.training,
+        keep_result=keep_result,
+    )
+
+
+def open_run(run: Path, *, split: str | None = None, streams: dict[str, Path] | None = None) -> Opened:
+    """streams: name -> store, where a store has moved; split: another one to score.
+
+    Raises DataError when the stores were not made by the recipe that the head was trained on, or the run is
+    damaged; UsageError for a stream that the run does not have.
     """
     run = Path(run)
     recipe = read_recipe(run)
@@ -201,10 +239,7 @@ def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path
     except DataError:
         training = Training(precision="fp32")  # the result is gone or damaged, and made again now
     device = "cuda" if torch.cuda.is_available() and not os.environ.get("ACCELERATE_USE_CPU") else "cpu"
-    keep_result = recipe.data.scored != own_split
-    return evaluate_head(
-        head.to(device), data, targets, recipe, run, read_prior(run), training, keep_result=keep_result
-    )
+    return Opened(recipe, targets, data, head.to(device), training, own_split)
 
 
 def _changed(recipe: Recipe, run: Path, split: str | None, streams: dict[str, Path]) -> Recipe:

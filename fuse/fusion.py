@@ -139,7 +139,9 @@ class SSMFusion(Head):
         longest = pad_to or max(1, *(tokens.shape[1] for tokens, _ in streams))
         tokens = torch.cat([_fit_length(tokens, longest) for tokens, _ in streams])
         lengths = torch.cat([lengths for _, lengths in streams])
-        return tokens, torch.full_like(lengths, pad_to) if pad_to else lengths
+        if pad_to:
+            lengths = torch.where(lengths < 0, 0, pad_to)
+        return tokens, lengths.clamp(min=0)  # no step of a stream that a row does not have: a mean of 0
 
     def _names_of(self, modality: str) -> list[str]:
         return [name for name, shape in self.config.streams.items() if shape.modality == modality]

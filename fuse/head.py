@@ -4,6 +4,14 @@
 
 A head is a `HeadConfig` with settings of its own and a `Head` with a `fuse` of its own. B batch, L tokens,
 d = d_model.
+
+A row's length in a stream says what it has of it:
+
+    n > 0   tokens
+    0       no token, an empty text: it has the stream, and nothing is in it
+    -1      not the stream: no sound, no video. The row's scores are those of its other streams alone, and no
+            gradient reaches what belongs to this one. A row without any stream that reaches a classifier
+            gives it what no tokens at all would
 """
 
 import re
@@ -20,6 +28,7 @@ from mambavl.configs.errors import UsageError, did_you_mean, edit_distance
 from mambavl.fuse.dropout import dropout, keys_at, random_keys
 
 Streams = dict[str, tuple[Tensor, Tensor]]  # name -> (tokens (B, L, width), lengths (B,))
+ABSENT = -1  # the length of a row that does not have the stream
 Routing = Literal["per_question", "both"]
 EK100 = {"verb": 97, "noun": 300}
 KNOWN_STREAMS = ("video", "verb_question", "noun_question", "audio")

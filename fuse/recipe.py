@@ -1,7 +1,7 @@
 """A training recipe: which streams, which head, which optimiser; and the head that it stands for."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -41,11 +41,19 @@ class TrainConfig(Config):
     decay_all: bool = False  # decay A_log, D, biases and norms as well, as the released code does
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)  # share of each label spread over all classes
     clip_norm: float = Field(default=1.0, ge=0)  # largest norm of all gradients together; 0: no clipping
-    seed: int = Field(default=0, ge=0, lt=2**63)  # of initial weights, order of rows, views and dropout
+    # names of streams -> probability that a row loses them for an epoch of training. A row that would lose
+    # every stream it has loses none
+    drop_streams: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default={})
+    seed: int = Field(default=0, ge=0, lt=2**63)  # of initial weights, order of rows, views and all dropping
     # of matrix products. auto: bf16 on a GPU that has it, else fp32; the scan's state is float32 always
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     eval_every: int = Field(default=1, ge=1)  # epochs between two scorings while training
     checkpoint_every: int = Field(default=1, ge=1)  # epochs between two checkpoints
+
+    @field_validator("drop_streams")
+    @classmethod
+    def _that_drop(cls, chances: dict[str, float]) -> dict[str, float]:
+        return {name: chance for name, chance in chances.items() if chance}  # a chance of 0 is none
 
 
 class Recipe(Config):
@@ -81,11 +89,17 @@ class Recipe(Config):
         return streams
 
     @model_validator(mode="after")
-    def _used_streams_exist(self) -> "Recipe":
-        for name in self.use_streams or ():
-            if name not in self.streams:
-                hint = did_you_mean(name, list(self.streams))
-                raise ValueError(f"use_streams names {name!r}, which is not in [streams]{hint}")
+    def _named_streams_exist(self) -> "Recipe":
+        named = {
+            "use_streams": self.use_streams or (),
+            "data.require": self.data.require,
+            "train.drop_streams": self.train.drop_streams,
+        }
+        for key, names in named.items():
+            for name in names:
+                if name not in self.streams:
+                    hint = did_you_mean(name, list(self.streams))
+                    raise ValueError(f"{key} names {name!r}, which is not in [streams]{hint}")
         return self
 
     @model_validator(mode="after")

@@ -189,6 +189,9 @@ def _notes(entries: list[Entry]) -> list[str]:
                 f"“{entry.title}”: {rows.scored_by_prior} of {rows.scored} rows have no features and "
                 "got the training prior."
             )
+        lacking = [f"{name} {count}" for name, count in (rows.missing or {}).items() if count]
+        if lacking:
+            notes.append(f"“{entry.title}”: rows without a stream, of {rows.scored}: {', '.join(lacking)}.")
         random = [name for name, stream in streams.items() if stream.encoder.state == "random"]
         if random:
             notes.append(

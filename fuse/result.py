@@ -67,6 +67,7 @@ class Rows:
     scored: int
     scored_by_prior: int  # without features: they got the training prior
     failed: int  # without features, although their windows were not empty
+    missing: dict[str, int] | None = None  # stream -> rows without it; None where it was not counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,7 @@ class Training:
     train_rows: int | None = None
     train_seconds: float | None = None
     processes: int | None = None
+    missing: dict[str, int] | None = None  # stream -> rows trained on without it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +147,8 @@ class Result:
         training = {key: value for key, value in asdict(found.pop("training")).items() if value is not None}
         for key in ("rows", "params", "environment"):
             found[key] = asdict(found[key])
+        if self.rows.missing is None:
+            del found["rows"]["missing"]
         streams = {name: stream.to_dict() for name, stream in self.streams.items()}
         return found | training | {"streams": streams, "targets": list(self.targets)}
 
@@ -162,7 +166,12 @@ class Result:
             targets=tuple(raw.get("targets", ("verb", "noun", "action"))),
             metrics=_get(raw, "metrics", dict),
             prior_metrics=_get(raw, "prior_metrics", dict),
-            rows=Rows(**{part.name: _get(rows, part.name, int) for part in fields(Rows)}),
+            rows=Rows(
+                scored=_get(rows, "scored", int),
+                scored_by_prior=_get(rows, "scored_by_prior", int),
+                failed=_get(rows, "failed", int),
+                missing=_get(rows, "missing", dict) if "missing" in rows else None,
+            ),
             params=Params(**{part.name: _get(params, part.name, int) for part in fields(Params)}),
             scan_backend=raw.get("scan_backend"),
             seed=_get(raw, "seed", int),

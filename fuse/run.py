@@ -175,22 +175,26 @@ def write_scores(
     packed = io.BytesIO()
     np.savez(packed, **arrays)
     fsops.make_folder(run / SCORES)
-    fsops.write_file(run / SCORES / f"{split}.npz", packed.getvalue())
+    fsops.write_file(scores_file(run, split), packed.getvalue())
+
+
+def scores_file(run: Path, split: str) -> Path:
+    return Path(run) / SCORES / f"{split}.npz"
 
 
 def read_scores(run: Path, split: str) -> dict[str, np.ndarray]:
     """The arrays of `write_scores`, by name. Raises DataError when there are none, or they are damaged."""
-    path = run / SCORES / f"{split}.npz"
+    path = scores_file(run, split)
     try:
         with np.load(path, allow_pickle=False) as scores:
             return dict(scores)
     except FileNotFoundError:
         raise DataError(
-            f"{run}: has no scores ({path} is missing); `mambavl evaluate {run}` makes them"
+            f"{run}: has no scores ({path} is missing); `mambavl evaluate {run} --split {split}` makes them"
         ) from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{path}: cannot be read ({error}); `mambavl evaluate {run}` makes it again"
+            f"{path}: cannot be read ({error}); `mambavl evaluate {run} --split {split}` makes it again"
         ) from None
 
 

@@ -26,6 +26,7 @@ from mambavl.fuse import checkpoint, evaluate, owner
 from mambavl.fuse.data import FeatureData, epoch_batches
 from mambavl.fuse.dropout import row_keys
 from mambavl.fuse.head import Head
+from mambavl.fuse.missing import count_missing, draw_dropped
 from mambavl.fuse.processes import Processes
 from mambavl.fuse.recipe import Recipe, TrainConfig, build_head, run_targets
 from mambavl.fuse.result import Metrics, Result, Training
@@ -118,6 +119,7 @@ def _train(
         train_rows=len(trainer.rows),
         train_seconds=round(seconds, 2),
         processes=processes.count,
+        missing=count_missing(data.has, trainer.rows),
     )
     processes.once(lambda: trainer.finish(training))
 
@@ -179,6 +181,7 @@ class _Trainer:
     def _one_epoch(self, should_stop: Callable[[], bool]) -> None:
         self.model.train()
         self.views = self.data.training_views(self.config.seed, self.epoch)
+        self.dropped = draw_dropped(self.data.has, self.config.drop_streams, self.config.seed, self.epoch)
         batches = epoch_batches(self.rows, self.config.batch_size, self.config.seed, self.epoch)
         for number, rows in enumerate(batches):
             if number < self.batch:
@@ -205,7 +208,7 @@ class _Trainer:
         device = self.accelerator.device
         keys = row_keys(self.config.seed, self.epoch, mine).to(device)
         with evaluate.autocast(device, self.precision):
-            out = self.model(self.data.batch(mine, device, self.views[mine]), keys)
+            out = self.model(self.data.batch(mine, device, self.views[mine], self.dropped), keys)
         losses = []
         for name, logits in out.items():
             wanted = torch.from_numpy(self.labels[name][mine]).to(device)

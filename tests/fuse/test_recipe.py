@@ -49,6 +49,31 @@ def test_a_resolved_recipe_is_read_back_as_it_was(stores):
     assert validate(recipe.model_dump(mode="json", exclude_none=True), Recipe, "r.toml") == recipe
 
 
+@pytest.mark.parametrize(("key", "value"), [("data.require", ["vidoe"]), ("train.drop_streams.vidoe", 0.1)])
+def test_a_stream_that_is_not_there_can_be_neither_required_nor_dropped(stores, key, value):
+    raw = tiny_recipe(stores).model_dump(mode="json", exclude_none=True)
+    set_key(raw, key, value)
+    with pytest.raises(UsageError, match=r"names 'vidoe', which is not in \[streams\]; did you mean `video`"):
+        validate(raw, Recipe, "r.toml")
+
+
+@pytest.mark.parametrize("chance", [-0.1, 1.0])
+def test_a_stream_is_dropped_with_a_probability_below_one(stores, chance):
+    raw = tiny_recipe(stores).model_dump(mode="json", exclude_none=True)
+    set_key(raw, "train.drop_streams.video", chance)
+    with pytest.raises(UsageError, match=r"train\.drop_streams"):
+        validate(raw, Recipe, "r.toml")
+
+
+def test_a_stream_that_is_never_dropped_is_as_one_that_is_not_named(stores):
+    raw = tiny_recipe(stores).model_dump(mode="json", exclude_none=True)
+    plain = validate(raw, Recipe, "r.toml")
+    set_key(raw, "train.drop_streams.video", 0.0)
+    assert validate(raw, Recipe, "r.toml") == plain
+    set_key(raw, "train.drop_streams.video", 0.1)
+    assert what_decides(validate(raw, Recipe, "r.toml")) != what_decides(plain)
+
+
 SCHEDULES = {  # what is set -> what is said
     (
         ("epochs", 2),
@@ -113,6 +138,8 @@ OTHER = {  # other values of keys that are no plain number or truth value
     "targets.verb.ranked_by": "pairs",
     "data.train_split": "others",
     "data.eval_split": "test",
+    "data.missing": "mask",
+    "data.require": ["video"],
     "data.hold_out": "0/5",
     "data.hold_out_by": "video",
     "data.resident": "ram",
@@ -125,6 +152,7 @@ OTHER = {  # other values of keys that are no plain number or truth value
     "fusion.scan": "reference",
     "transformer.tokens": "pooled",
     "train.optimizer": "sgd",
+    "train.drop_streams": {"video": 0.5},
     "train.precision": "fp32",
     "grid": {"train.seed": [0, 1]},
     **{f"{head}.question_routing": "both" for head in ("fusion", "mlp", "transformer")},
@@ -140,7 +168,9 @@ HARMLESS = {  # listed once more: test_train.py resumes with another value of ea
     "train.eval_every",
     "train.checkpoint_every",
 }
-VALUES = flatten({**RAW, "published": None, "grid": None})  # every key of a recipe -> its value
+# every key of a recipe -> its value; sections that are empty are keys
+EMPTY = {"published": None, "grid": None, "train": {**RAW["train"], "drop_streams": None}}
+VALUES = flatten({**RAW, **EMPTY})
 
 
 def other_value(key):

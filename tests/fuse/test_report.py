@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.holed import holed_recipe, make_holed_stores
 from helpers.tiny import ROWS, make_text_store, tiny_recipe
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse import report
@@ -114,3 +115,11 @@ def test_runs_that_failed_or_wait_are_listed_and_the_others_shown(stores, tmp_pa
 def test_a_page_of_finished_runs_has_no_list_of_others(page):
     _, text = page
     assert "Not on this page" not in text
+
+
+def test_rows_without_a_stream_are_counted_on_the_page(tmp_path):
+    train(holed_recipe(make_holed_stores(tmp_path), epochs=1, title="holed"), tmp_path / "run")
+    report.write_report([tmp_path / "run"], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert "“holed”: rows without a stream, of 24: audio 2, video 1." in text
+    assert "“holed”: 1 of 24 rows have no features and got the training prior." in text

@@ -29,7 +29,11 @@ def test_a_result_names_what_the_file_names(written):
     assert dataclasses.asdict(result.params) == raw["params"]
     assert dataclasses.asdict(result.environment) == raw["environment"]
     assert result.training == Training(
-        precision="fp32", train_rows=raw["train_rows"], train_seconds=raw["train_seconds"], processes=1
+        precision="fp32",
+        train_rows=raw["train_rows"],
+        train_seconds=raw["train_seconds"],
+        processes=1,
+        missing=raw["missing"],
     )
     assert result.streams["video"].encoder.name == raw["streams"]["video"]["encoder"]["name"]
     assert result.shared == ("A" if raw["head"] == "mambavl" else None)
@@ -41,8 +45,18 @@ def test_what_a_lost_result_took_with_it_is_left_out(written):
         "train_rows",
         "train_seconds",
         "processes",
+        "missing",
     }
     assert Result.from_dict(result.to_dict()) == result
+
+
+def test_rows_without_a_stream_are_unknown_where_an_older_version_did_not_count_them(written):
+    raw = json.loads(written)
+    assert Result.from_dict(raw).rows.missing == {"video": 0, "verb_question": 0, "noun_question": 0}
+    del raw["rows"]["missing"]
+    older = Result.from_dict(raw)
+    assert older.rows.missing is None
+    assert older.to_dict() == raw
 
 
 @pytest.mark.parametrize("key", ["metrics", "streams", "split", "seed", "rows", "recipe", "precision"])
