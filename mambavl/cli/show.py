@@ -10,6 +10,7 @@ from rich.table import Table
 
 from mambavl.fuse.result import Metrics, Result
 from mambavl.fuse.sweep import OnChange, Point
+from mambavl.fuse.without import Without
 from mambavl.terminal import console, out
 
 KINDS = (("top-1", "top1"), ("top-5", "top5"), ("mean class recall@5", "mean_class_recall5"), ("mAP", "map"))
@@ -36,6 +37,30 @@ def print_result(result: Result) -> None:
         out.print(escape(result.notice), style="bold red")
     rows = result.rows
     print(f"{rows.scored:,} rows scored, {rows.scored_by_prior:,} of them by the prior (no features)")
+    lacking = {name: count for name, count in (rows.missing or {}).items() if count}
+    if lacking:
+        print("rows without a stream: " + ", ".join(f"{name} {count:,}" for name, count in lacking.items()))
+
+
+def print_without(found: Without) -> None:
+    """The metrics of a run with and without some streams, and the difference: what they are worth."""
+    names = ", ".join(found.streams)
+    title = f"{found.title}, {found.split}, without {names}"
+    table = Table("", *found.targets, title=title, title_justify="left")
+    for label, key in KINDS:
+        cells = _percents(found, found.with_all, key)
+        if key == "top1" or any(cell != "-" for cell in cells):
+            table.add_row(label, *cells)
+            table.add_row(f"  without {names}", *_percents(found, found.without, key))
+            worth = [found.difference(f"all_{target}_{key}") for target in found.targets]
+            table.add_row("  difference", *("-" if points is None else f"{points:+.1f}" for points in worth))
+    out.print(table)
+    if found.notice:
+        out.print(escape(found.notice), style="bold red")
+    print(
+        f"{found.rows:,} rows scored, {found.changed:,} of them had {' or '.join(found.streams)}; "
+        f"{found.left_with_nothing:,} of these had nothing else and got the prior"
+    )
 
 
 @contextmanager
@@ -81,7 +106,7 @@ class _SweepLines:
                 print(f"{point.name}: {point.state}{why}", file=sys.stderr, flush=True)
 
 
-def _percents(result: Result, metrics: Metrics, key: str) -> list[str]:
+def _percents(result: Result | Without, metrics: Metrics, key: str) -> list[str]:
     """A measure over all rows of each target, in percent; a dash where it was not measured."""
     return [_percent(metrics.get(f"all_{target}_{key}")) for target in result.targets]
 

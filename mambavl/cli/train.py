@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mambavl.cli.options import SetOption, pairs_of
-from mambavl.cli.show import print_result, show_sweep, sweep_table
+from mambavl.cli.show import print_result, print_without, show_sweep, sweep_table
 from mambavl.configs.errors import DataError
 from mambavl.terminal import out, progress, stop_on_signal
 
@@ -89,13 +89,27 @@ def evaluate(
             help="STREAM=PATH: the same features, moved or of another split. Repeatable.",
         ),
     ],
+    without: Annotated[
+        list[str],
+        typer.Option(
+            default_factory=list,
+            show_default=False,
+            help="A stream to mask in every row: what is it worth? Leaves result.json alone. Repeatable.",
+        ),
+    ],
 ) -> None:
     """Score a finished run again from its stores; writes scores and result.json."""
     from mambavl.fuse.evaluate import evaluate_run
     from mambavl.fuse.run import RESULT, SCORES
+    from mambavl.fuse.without import evaluate_without
 
     moved = pairs_of("--store", stores, "STREAM=PATH", "video=stores/video.zarr")
     streams = {stream: Path(path) for stream, path in moved.items()}
+    if without:
+        found = evaluate_without(run, without, split=split, streams=streams)
+        print_without(found)
+        print(f"wrote {found.scores}")
+        return
     result = evaluate_run(run, split=split, streams=streams)
     print_result(result)
     written = f"{run / SCORES / result.split}.npz"

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from mambavl.cli import show
+from mambavl.fuse.without import Without
 
 TARGETS = ("verb", "noun", "action")
 
 
-def result(notice=None, **metrics):
+def result(notice=None, missing=None, **metrics):
     encoder = SimpleNamespace(name="orvit", state="random")
     return SimpleNamespace(
         title="Mine",
@@ -21,7 +22,7 @@ def result(notice=None, **metrics):
         prior_metrics={},
         streams={"video": SimpleNamespace(encoder=encoder)},
         notice=notice,
-        rows=SimpleNamespace(scored=1200, scored_by_prior=3),
+        rows=SimpleNamespace(scored=1200, scored_by_prior=3, missing=missing),
     )
 
 
@@ -41,6 +42,38 @@ def test_a_result_shows_its_numbers_and_a_dash_for_what_was_not_measured(capsys)
     assert "-" in said
     assert "text protocol oracle; video: orvit (random)" in said
     assert "1,200 rows scored, 3 of them by the prior (no features)" in said
+
+
+def test_rows_are_counted_by_the_stream_that_they_do_not_have(capsys):
+    show.print_result(result(missing={"video": 0, "audio": 1234, "hands": 1}))
+    assert "rows without a stream: audio 1,234, hands 1\n" in capsys.readouterr().out
+    for nothing in (None, {"video": 0}):
+        show.print_result(result(missing=nothing))
+        assert "without a stream" not in capsys.readouterr().out
+
+
+def test_what_a_stream_is_worth_stands_below_both_scores(capsys):
+    found = Without(
+        title="Mine",
+        split="validation",
+        streams=("audio", "hands"),
+        targets=TARGETS,
+        notice="ORACLE",
+        rows=1200,
+        changed=1100,
+        left_with_nothing=2,
+        with_all={"all_verb_top1": 50.0, "all_noun_top1": 40.0, "all_action_top1": None},
+        without={"all_verb_top1": 47.5, "all_noun_top1": 40.25, "all_action_top1": None},
+        scores=Path("x.npz"),
+    )
+    show.print_without(found)
+    said = capsys.readouterr().out
+    assert "Mine, validation, without audio, hands" in said
+    lines = [line.split() for line in said.splitlines()]
+    assert ["top-1", "50.0", "40.0", "-"] in [[w for w in line if w not in "│┃"] for line in lines]
+    assert ["difference", "+2.5", "-0.2", "-"] in [[w for w in line if w not in "│┃"] for line in lines]
+    assert "ORACLE" in said
+    assert "1,200 rows scored, 1,100 of them had audio or hands; 2 of these had nothing else" in said
 
 
 def test_a_notice_is_printed_as_it_is(capsys):

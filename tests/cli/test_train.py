@@ -18,6 +18,22 @@ def test_the_road_ends_in_a_result_and_a_report(road, capsys):
     assert (road / "r.html").stat().st_size > 10_000
 
 
+def test_what_the_text_is_worth_is_measured_and_the_result_left_alone(road, tmp_path, capsys):
+    shutil.copytree(road / "run", tmp_path / "run")
+    before = (tmp_path / "run" / "result.json").read_bytes()
+    questions = ("--without", "verb_question", "--without", "noun_question")
+    assert call("evaluate", tmp_path / "run", *questions) == 0
+    said = capsys.readouterr().out
+    assert "without verb_question, noun_question" in said
+    assert "difference" in said
+    written = tmp_path / "run" / "scores" / "validation-without-verb_question-noun_question.npz"
+    assert f"wrote {written}" in said
+    assert written.exists()
+    assert (tmp_path / "run" / "result.json").read_bytes() == before
+    assert call("evaluate", tmp_path / "run", "--without", "sound") == 2
+    assert "has no stream 'sound' to be left out" in capsys.readouterr().err
+
+
 def test_a_sweep_from_the_shell(road, capsys):
     recipe = road / "grid.toml"
     recipe.write_text((road / "mine.toml").read_text() + "\n[grid]\nfusion.share = ['A', 'none']\n")
