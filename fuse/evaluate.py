@@ -1,7 +1,8 @@
 """A head and its stores -> scores of every row, every measure, and the result that names their origin."""
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from mambavl.fuse import checkpoint, metrics
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.head import Head, valid_tokens
 from mambavl.fuse.missing import count_missing
+from mambavl.fuse.owner import held
 from mambavl.fuse.recipe import Recipe, build_head, run_targets
-from mambavl.fuse.result import Metrics, Params, Result, Rows, Training
+from mambavl.fuse.result import Metrics, Params, Result, Rows, Scored, Trained
 from mambavl.fuse.run import (
     MODEL,
     Prior,
@@ -143,7 +145,7 @@ def evaluate_head(
     recipe: Recipe,
     run: Path,
     prior: Prior,
-    training: Training,
+    trained: Trained,
     *,
     keep_result: bool = False,
 ) -> Result:
@@ -151,7 +153,7 @@ def evaluate_head(
     result.
     """
     rows = data.evaluation
-    scores = score(head, data, targets, rows, prior, training.precision, recipe.train.batch_size, run=run)
+    scores = score(head, data, targets, rows, prior, trained.precision, recipe.train.batch_size, run=run)
     write_scores(run, recipe.data.scored, data, targets, rows, scores)
     guessed = {name: np.tile(values, (len(rows), 1)) for name, values in prior.items()}
     result = Result(
@@ -171,12 +173,15 @@ def evaluate_head(
             missing=count_missing(data.has, rows),
         ),
         params=Params(total=head.num_params(), without_classifiers=head.num_params(heads=False)),
-        scan_backend=head.scan_backend,
         seed=recipe.train.seed,
         epochs=recipe.train.epochs,
         recipe=recipe.model_dump(mode="json", exclude_none=True),
-        environment=environment(next(head.parameters()).device),
-        training=training,
+        trained=trained,
+        scored=Scored(
+            environment=environment(next(head.parameters()).device),
+            scan_backend=head.scan_backend,
+            precision=trained.precision,
+        ),
     )
     if not keep_result:
         write_result(run, result)
@@ -191,7 +196,7 @@ class Opened:
     targets: RunTargets
     data: FeatureData
     head: Head  # trained, where it is to compute
-    training: Training
+    trained: Trained
     own_split: str  # what the run was scored on
 
 
@@ -199,33 +204,41 @@ def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path
     """Score a finished run again: another split, or the same features in stores that have moved.
 
     split, streams: as `open_run` takes them. Writes scores/SPLIT.npz; result.json is written again for the
-    run's own split only. Raises as `open_run` does.
+    run's own split only, and what it says of training stays. Raises as `open_run` does.
     """
-    opened = open_run(run, split=split, streams=streams)
-    keep_result = opened.recipe.data.scored != opened.own_split
-    return evaluate_head(
-        opened.head,
-        opened.data,
-        opened.targets,
-        opened.recipe,
-        run,
-        read_prior(run),
-        opened.training,
-        keep_result=keep_result,
-    )
+    with open_run(run, split=split, streams=streams) as opened:
+        return evaluate_head(
+            opened.head,
+            opened.data,
+            opened.targets,
+            opened.recipe,
+            run,
+            read_prior(run),
+            opened.trained,
+            keep_result=opened.recipe.data.scored != opened.own_split,
+        )
 
 
-def open_run(run: Path, *, split: str | None = None, streams: dict[str, Path] | None = None) -> Opened:
-    """streams: name -> store, where a store has moved; split: another one to score.
+@contextlib.contextmanager
+def open_run(
+    run: Path, *, split: str | None = None, streams: dict[str, Path] | None = None
+) -> Iterator[Opened]:
+    """A finished run, to be scored; nobody else works on it meanwhile.
 
-    Raises DataError when the stores were not made by the recipe that the head was trained on, or the run is
-    damaged; UsageError for a stream that the run does not have.
+    streams: name -> store, where a store has moved; split: another one to score. Raises DataError when the
+    stores were not made by the recipe that the head was trained on, or the run is damaged; UsageError for a
+    stream that the run does not have; RunHeld while another process works on it.
     """
     run = Path(run)
     recipe = read_recipe(run)
+    with held(run):
+        yield _open(run, recipe, split, streams or {})
+
+
+def _open(run: Path, recipe: Recipe, split: str | None, streams: dict[str, Path]) -> Opened:
     weights = checkpoint.load_weights(run / MODEL)
     own_split = recipe.data.scored
-    recipe = _changed(recipe, run, split, streams or {})
+    recipe = _changed(recipe, run, split, streams)
     data = FeatureData(recipe.sources, recipe.data, training=False)
     refuse_other_features(run, data)
     targets = run_targets(recipe, data, read_classes(run))
@@ -235,11 +248,11 @@ def open_run(run: Path, *, split: str | None = None, streams: dict[str, Path] | 
     except RuntimeError as error:
         raise DataError(f"{run / MODEL}: does not fit the run's recipe: {error}") from None
     try:
-        training = read_result(run).training
+        trained = read_result(run).trained
     except DataError:
-        training = Training(precision="fp32")  # the result is gone or damaged, and made again now
+        trained = Trained(precision="fp32")  # the result is gone or damaged, and made again now
     device = "cuda" if torch.cuda.is_available() and not os.environ.get("ACCELERATE_USE_CPU") else "cpu"
-    return Opened(recipe, targets, data, head.to(device), training, own_split)
+    return Opened(recipe, targets, data, head.to(device), trained, own_split)
 
 
 def _changed(recipe: Recipe, run: Path, split: str | None, streams: dict[str, Path]) -> Recipe:

@@ -1,7 +1,7 @@
 """Who trains a run: a lock on its folder that ends with the process, however it ends; and why a run that
 nobody finished has no result.
 
-lock             the host and process id of whoever trains here, or was the last to
+lock             the host and process id of whoever trains or scores here, or was the last to
 failure.json     the error that ended the last attempt, until the next one begins
 """
 
@@ -20,41 +20,49 @@ from mambavl.fuse.run import CURVES, FAILURE, LOCK, RECIPE, RESULT, read_recipe
 
 
 class RunHeld(UsageError):
-    """Another process trains the run; `holder` says which."""
+    """Another process trains the run, or scores it; `holder` says which."""
 
     def __init__(self, run: Path, holder: str) -> None:
         super().__init__(run, holder)
         self.run, self.holder = run, holder
 
     def __str__(self) -> str:
-        return f"{self.run}: {self.holder} trains this run; wait for it, or use another --out"
+        return f"{self.run}: {self.holder} works on this run; wait for it, or use another --out"
 
 
 @contextlib.contextmanager
 def owned(run: Path) -> Iterator[None]:
-    """Hold the folder of a run, as one process at a time can.
+    """Hold the folder of a run, to train it. An error that ends the work in here leaves its reason in
+    failure.json. Raises as `held` does.
+    """
+    with held(run):
+        try:
+            yield
+        except (Interrupted, UsageError):
+            raise  # nothing has failed: the run waits, or was refused
+        except Exception as error:
+            # the disk may be what failed; the first error is the one to report
+            with contextlib.suppress(DataError):
+                _note(run, error)
+            raise
 
-    An error that ends the work in here leaves its reason in failure.json. Raises RunHeld, which names the
-    holder, while another process holds the folder.
+
+@contextlib.contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Hold the folder of a run, as one process at a time can. Raises RunHeld, which names the holder, while
+    another process holds it.
     """
     fsops.make_folder(run)
-    held = fsops.lock(run / LOCK, exclusive=True, wait=False)
-    if held is None:
+    lock = fsops.lock(run / LOCK, exclusive=True, wait=False)
+    if lock is None:
         raise RunHeld(run, _holder(run))
     try:
         fsops.sign(
-            run / LOCK, held, canonical.pretty_json({"host": socket.gethostname(), "pid": os.getpid()})
+            run / LOCK, lock, canonical.pretty_json({"host": socket.gethostname(), "pid": os.getpid()})
         )
         yield
-    except (Interrupted, UsageError):
-        raise  # nothing has failed: the run waits, or was refused
-    except Exception as error:
-        # the disk may be what failed; the first error is the one to report
-        with contextlib.suppress(DataError):
-            _note(run, error)
-        raise
     finally:
-        fsops.unlock(held)
+        fsops.unlock(lock)
 
 
 def _holder(run: Path) -> str:

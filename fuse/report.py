@@ -14,7 +14,7 @@ from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import pictures
 from mambavl.fuse.head import KNOWN_STREAMS
 from mambavl.fuse.owner import why_unfinished
-from mambavl.fuse.result import Result, spoken
+from mambavl.fuse.result import Environment, Result, spoken
 from mambavl.fuse.run import read_classes, read_curves, read_result, read_scores
 from mambavl.fuse.sweep import SUMMARY, points_without_folder
 
@@ -120,6 +120,7 @@ def write_report(runs: list[Path], target: Path) -> dict[str, str]:
         priors=_priors(entries),
         leaks=leak_sentences(entries),
         notes=_notes(entries),
+        what_ran=what_ran,
         curves=_curves(entries),
         confusions=[(entry, _confusions(entry)) for entry in entries if entry.single],
         noise=196 * (0.25 / fewest) ** 0.5,  # half of a 95 % interval at 50 %, in points
@@ -198,6 +199,26 @@ def _notes(entries: list[Entry]) -> list[str]:
                 f"“{entry.title}”: the encoder of {', '.join(random)} is untrained (random weights)."
             )
     return notes + _sharing(entries)
+
+
+def what_ran(result: Result) -> list[str]:
+    """What trained the head, and what scored it where that is not the same."""
+    trained, scored = result.trained, result.scored
+    by_scorer = _named(scored.environment, scored.scan_backend)
+    if trained.environment is None:
+        return ["what trained it: not recorded", f"scored {by_scorer}"]
+    by_trainer = _named(trained.environment, trained.scan_backend)
+    if by_trainer == by_scorer:
+        return [f"trained and scored {by_trainer}"]
+    return [f"trained {by_trainer}", f"scored {by_scorer}"]
+
+
+def _named(environment: Environment, scan_backend: str | None) -> str:
+    commit = f" at commit {environment.commit[:12]}" if environment.commit else ""
+    return (
+        f"on {environment.device} with mambavl {environment.mambavl}{commit}, torch {environment.torch}, "
+        f"scan backend {scan_backend or 'none'}"
+    )
 
 
 def _sharing(entries: list[Entry]) -> list[str]:

@@ -4,9 +4,11 @@
       title, head, seed, epochs, recipe, params     which run
       split, rows, metrics, prior_metrics           what was measured, on which rows
       streams: StreamProvenance, text_protocol, notice      what the head was fed
-      training: Training, scan_backend, environment         how it was computed
+      trained: Trained, scored: Scored              what ran: who trained the head, who scored it last
+      selection: Selection                          what it was chosen among, and on which rows
 
-`Result.from_dict(found).to_dict() == found` for every result.json of this version.
+`Result.from_dict(found).to_dict() == found` for every result.json of this version; `older.result` brings
+those of older ones into its form.
 """
 
 from collections.abc import Mapping
@@ -79,17 +81,6 @@ class Params:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """How the head was trained; only `precision` is known of a run whose first result was lost."""
-
-    precision: str  # `fp32` or `bf16`
-    train_rows: int | None = None
-    train_seconds: float | None = None
-    processes: int | None = None
-    missing: dict[str, int] | None = None  # stream -> rows trained on without it
-
-
-@dataclass(frozen=True, kw_only=True)
 class Environment:
     """What ran: recorded, never compared."""
 
@@ -99,6 +90,41 @@ class Environment:
     torch: str | None = None
     accelerate: str | None = None
     device: str | None = None  # name of the GPU, or `cpu`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What trained the head, in the process that finished it. Scoring it again changes none of this; only
+    `precision` is known of a run whose first result was lost.
+    """
+
+    environment: Environment | None = None  # None: not recorded
+    scan_backend: str | None = None  # None: not recorded, or a head without a scan
+    precision: str  # `fp32` or `bf16`
+    train_rows: int | None = None
+    train_seconds: float | None = None
+    processes: int | None = None
+    missing: dict[str, int] | None = None  # stream -> rows trained on without it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What computed the scores that the result is of."""
+
+    environment: Environment
+    scan_backend: str | None  # None: a head without a scan
+    precision: str  # that of training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """A sweep chose the run's recipe, on rows that are not those it is scored on."""
+
+    among: int  # candidates that were compared; points that differ in their seed alone are one
+    failed: int  # candidates besides that could not be: a point of theirs failed
+    on: str  # rows they were compared on, as `split` names them: `train_0_of_5`
+    by: str  # measure they were compared by, a mean over seeds
+    score: float  # of the one that was chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +142,12 @@ class Result:
     prior_metrics: Metrics  # of guessing the training prior on every row
     rows: Rows
     params: Params
-    scan_backend: str | None
     seed: int
     epochs: int
     recipe: dict[str, Any]  # the resolved recipe, as its TOML file has it
-    environment: Environment
-    training: Training
+    trained: Trained
+    scored: Scored
+    selection: Selection | None = None  # None: no sweep chose it
 
     @property
     def main_measure(self) -> str:
@@ -142,20 +168,20 @@ class Result:
         return self.recipe["fusion"]["share"] if self.head == "mambavl" else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the file: the fields of `training` are keys of the result."""
         found = {part.name: getattr(self, part.name) for part in fields(self)}
-        training = {key: value for key, value in asdict(found.pop("training")).items() if value is not None}
-        for key in ("rows", "params", "environment"):
+        for key in ("rows", "params", "trained", "scored"):
             found[key] = asdict(found[key])
-        if self.rows.missing is None:
-            del found["rows"]["missing"]
         streams = {name: stream.to_dict() for name, stream in self.streams.items()}
-        return found | training | {"streams": streams, "targets": list(self.targets)}
+        chosen = self.selection and asdict(self.selection)
+        return found | {"streams": streams, "targets": list(self.targets), "selection": chosen}
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         """Raises ValueError, naming the key, where one is missing or of another type."""
-        streams, rows, params = (_get(raw, key, dict) for key in ("streams", "rows", "params"))
+        streams, rows, params, trained, scored = (
+            _get(raw, key, dict) for key in ("streams", "rows", "params", "trained", "scored")
+        )
+        chosen = raw.get("selection")
         return cls(
             title=_get(raw, "title", str),
             head=_get(raw, "head", str),
@@ -163,22 +189,34 @@ class Result:
             text_protocol=_get(raw, "text_protocol", str),
             notice=raw.get("notice"),
             streams={name: StreamProvenance.from_dict(stream) for name, stream in streams.items()},
-            targets=tuple(raw.get("targets", ("verb", "noun", "action"))),
+            targets=tuple(_get(raw, "targets", list)),
             metrics=_get(raw, "metrics", dict),
             prior_metrics=_get(raw, "prior_metrics", dict),
             rows=Rows(
                 scored=_get(rows, "scored", int),
                 scored_by_prior=_get(rows, "scored_by_prior", int),
                 failed=_get(rows, "failed", int),
-                missing=_get(rows, "missing", dict) if "missing" in rows else None,
+                missing=rows.get("missing"),
             ),
             params=Params(**{part.name: _get(params, part.name, int) for part in fields(Params)}),
-            scan_backend=raw.get("scan_backend"),
             seed=_get(raw, "seed", int),
             epochs=_get(raw, "epochs", int),
             recipe=_get(raw, "recipe", dict),
-            environment=Environment(**_known(Environment, _get(raw, "environment", dict))),
-            training=Training(**{"precision": _get(raw, "precision", str), **_known(Training, raw)}),
+            trained=Trained(
+                environment=_environment(trained) if trained.get("environment") else None,
+                scan_backend=trained.get("scan_backend"),
+                precision=_get(trained, "precision", str),
+                train_rows=trained.get("train_rows"),
+                train_seconds=trained.get("train_seconds"),
+                processes=trained.get("processes"),
+                missing=trained.get("missing"),
+            ),
+            scored=Scored(
+                environment=_environment(scored),
+                scan_backend=scored.get("scan_backend"),
+                precision=_get(scored, "precision", str),
+            ),
+            selection=None if chosen is None else selection_of(chosen),
         )
 
 
@@ -188,9 +226,20 @@ def spoken(measure: str) -> str:
     return f"{target} {'mAP' if kind == 'map' else 'top-1'}"
 
 
-def _known(kind: type[Environment | Training], raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of `raw` that are fields of a part; others belong to another part."""
-    return {part.name: raw[part.name] for part in fields(kind) if part.name in raw}
+def selection_of(raw: Mapping[str, Any]) -> Selection:
+    """Raises ValueError, naming the key, where one is missing or of another type."""
+    return Selection(
+        among=_get(raw, "among", int),
+        failed=_get(raw, "failed", int),
+        on=_get(raw, "on", str),
+        by=_get(raw, "by", str),
+        score=_get(raw, "score", float),
+    )
+
+
+def _environment(raw: Mapping[str, Any]) -> Environment:
+    found = _get(raw, "environment", dict)
+    return Environment(**{part.name: found.get(part.name) for part in fields(Environment)})
 
 
 def _get(raw: Mapping[str, Any], key: str, kind: type[Value]) -> Value:

@@ -23,6 +23,7 @@ from mambavl.cache import canonical, fsops
 from mambavl.cache.classes import Classes
 from mambavl.configs import dump, read_toml, validate
 from mambavl.configs.errors import DataError, UsageError, differs
+from mambavl.fuse import older
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.recipe import Recipe, what_decides
 from mambavl.fuse.result import Environment, Result
@@ -209,7 +210,7 @@ def read_result(run: Path) -> Result:
         raw = json.loads(path.read_bytes())
         if not isinstance(raw, dict):
             raise ValueError("it is not an object")
-        return Result.from_dict(raw)
+        return Result.from_dict(older.result(raw))
     except (FileNotFoundError, NotADirectoryError):
         if (Path(run) / RECIPE).exists():
             raise DataError(

@@ -53,7 +53,7 @@ class Point:
     state: State = "waiting"
     epoch: int = 0
     result: Result | None = None
-    error: str = ""  # why it failed, or who trains it elsewhere
+    error: str = ""  # why it failed, or who works on it elsewhere
     failure_before: Failure = None  # of an attempt before this sweep
 
 
@@ -183,7 +183,7 @@ class _Sweep:
         except Interrupted:
             raise
         except RunHeld as held:
-            point.state, point.error = "elsewhere", f"{held.holder} trains it"
+            point.state, point.error = "elsewhere", f"{held.holder} works on it"
         except Exception as error:
             if self.processes.count > 1 and not isinstance(error, MambaVLError):
                 raise  # of this process alone: the others wait in the middle of an exchange

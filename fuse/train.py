@@ -29,13 +29,14 @@ from mambavl.fuse.head import Head
 from mambavl.fuse.missing import count_missing, draw_dropped
 from mambavl.fuse.processes import Processes
 from mambavl.fuse.recipe import Recipe, TrainConfig, build_head, run_targets
-from mambavl.fuse.result import Metrics, Result, Training
+from mambavl.fuse.result import Metrics, Result, Trained
 from mambavl.fuse.run import (
     CHECKPOINTS,
     CURVES,
     MODEL,
     RESULT,
     CurveLine,
+    environment,
     read_result,
     refuse_other_folder,
     refuse_other_recipe,
@@ -114,14 +115,16 @@ def _train(
     trainer = _Trainer(recipe, run, data, targets, head, processes)
     processes.once(lambda: write_inputs(run, recipe, data, targets, trainer.prior))
     seconds = trainer.fit(on_epoch, should_stop)
-    training = Training(
+    trained = Trained(
+        environment=environment(processes.device),
+        scan_backend=head.scan_backend,
         precision=trainer.precision,
         train_rows=len(trainer.rows),
         train_seconds=round(seconds, 2),
         processes=processes.count,
         missing=count_missing(data.has, trainer.rows),
     )
-    processes.once(lambda: trainer.finish(training))
+    processes.once(lambda: trainer.finish(trained))
 
 
 def _refuse_stores_and_forget_failure(run: Path, data: FeatureData) -> None:
@@ -164,11 +167,11 @@ class _Trainer:
             self.processes.once(partial(self._record, line, on_epoch))
         return self.seconds
 
-    def finish(self, training: Training) -> None:
+    def finish(self, trained: Trained) -> None:
         """Write the weights, score them, write the result; the checkpoints have served."""
         head = self.accelerator.unwrap_model(self.model)
         checkpoint.save_weights(self.run / MODEL, head.state_dict())
-        evaluate.evaluate_head(head, self.data, self.targets, self.recipe, self.run, self.prior, training)
+        evaluate.evaluate_head(head, self.data, self.targets, self.recipe, self.run, self.prior, trained)
         fsops.remove_folder(self.run / CHECKPOINTS)
 
     def _record(self, line: CurveLine, on_epoch: OnEpoch) -> None:

@@ -52,29 +52,29 @@ def evaluate_without(
     stream in `names` that the run does not have, and where none would be left; DataError also where the run's
     own scores of the split are missing or of other rows.
     """
-    opened = open_run(run, split=split, streams=streams)
-    recipe, targets, data = opened.recipe, opened.targets, opened.data
-    rows, split = data.evaluation, recipe.data.scored
-    left_out = _checked(run, names, data)
-    with_all = _measured_before(run, split, data, targets)
-    masked = mask_streams(data, left_out)
-    precision, batch_size = opened.training.precision, recipe.train.batch_size
-    scores = score(opened.head, masked, targets, rows, read_prior(run), precision, batch_size, run=run)
-    name = "-".join([split, "without", *left_out])
-    write_scores(run, name, data, targets, rows, scores)
-    return Without(
-        title=recipe.title or Path(run).name,
-        split=split,
-        streams=left_out,
-        targets=targets.classes.names,
-        notice=data.notice,
-        rows=len(rows),
-        changed=int((data.usable & usable_rows({n: data.has[n] for n in left_out}))[rows].sum()),
-        left_with_nothing=int((data.usable & ~masked.usable)[rows].sum()),
-        with_all=with_all,
-        without=measure(data, targets, rows, scores),
-        scores=scores_file(run, name),
-    )
+    with open_run(run, split=split, streams=streams) as opened:
+        recipe, targets, data = opened.recipe, opened.targets, opened.data
+        rows, split = data.evaluation, recipe.data.scored
+        left_out = _checked(run, names, data)
+        with_all = _measured_before(run, split, data, targets)
+        masked = mask_streams(data, left_out)
+        precision, batch_size = opened.trained.precision, recipe.train.batch_size
+        scores = score(opened.head, masked, targets, rows, read_prior(run), precision, batch_size, run=run)
+        name = "-".join([split, "without", *left_out])
+        write_scores(run, name, data, targets, rows, scores)
+        return Without(
+            title=recipe.title or Path(run).name,
+            split=split,
+            streams=left_out,
+            targets=targets.classes.names,
+            notice=data.notice,
+            rows=len(rows),
+            changed=int((data.usable & usable_rows({n: data.has[n] for n in left_out}))[rows].sum()),
+            left_with_nothing=int((data.usable & ~masked.usable)[rows].sum()),
+            with_all=with_all,
+            without=measure(data, targets, rows, scores),
+            scores=scores_file(run, name),
+        )
 
 
 def mask_streams(data: FeatureData, names: Collection[str]) -> FeatureData:

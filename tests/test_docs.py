@@ -254,9 +254,12 @@ def test_design_lists_the_keys_of_a_spec():
 
 def test_design_lists_the_keys_of_a_result():
     assert table_of_records("Result") == {
-        "Result": keys_of(result.Result) - {"training"} | keys_of(result.Training),  # one level in the file
+        "Result": keys_of(result.Result),
         "rows": keys_of(result.Rows),
         "params": keys_of(result.Params),
+        "trained": keys_of(result.Trained),
+        "scored": keys_of(result.Scored),
+        "selection": keys_of(result.Selection),
         "environment": keys_of(result.Environment),
         "each of streams": keys_of(result.StreamProvenance) - {"recipe"} | {*result.RECIPE_PARTS},
     }

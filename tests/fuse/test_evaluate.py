@@ -1,18 +1,22 @@
 """Scoring a run again, and what is refused."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from helpers.cli import call
 from helpers.tiny import ROWS, make_dense_store, make_segments, tiny_recipe
 from mambavl.configs import validate
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import evaluate, report
 from mambavl.fuse.data import DataConfig, FeatureData
+from mambavl.fuse.owner import RunHeld, last_failure, owned
 from mambavl.fuse.recipe import Recipe
-from mambavl.fuse.run import read_result
+from mambavl.fuse.result import Environment
+from mambavl.fuse.run import read_result, write_result
 from mambavl.fuse.train import train
 
 
@@ -32,7 +36,7 @@ def test_a_store_of_another_split_alone_can_be_scored(stores, tmp_path):
     make_dense_store(tmp_path / "test.zarr", ROWS, splits=("test",))
     result = evaluate.evaluate_run(tmp_path / "run", split="test", streams={"video": tmp_path / "test.zarr"})
     assert result.rows.scored == ROWS
-    assert result.training.precision == first.training.precision
+    assert result.scored.precision == first.trained.precision
     with pytest.raises(UsageError, match="no row of the stores belongs to split 'validation'"):
         evaluate.evaluate_run(tmp_path / "run", streams={"video": tmp_path / "test.zarr"})
 
@@ -131,3 +135,56 @@ def test_finite_features_are_not_blamed(stores, tmp_path):
         train(recipe, tmp_path / "run")
     assert str(error.value).startswith(f"{tmp_path / 'run'}: diverged: the head's scores of row P01_")
     assert "lower train.lr and train.lr_ssm" in str(error.value)
+
+
+def test_scoring_again_says_who_scored_and_leaves_who_trained(stores, tmp_path):
+    """The run of another machine, scored on this one."""
+    run = tmp_path / "run"
+    first = train(tiny_recipe(stores, epochs=1), run)
+    elsewhere = Environment(mambavl="0.0.9", commit="c0ffee", torch="2.10.0", device="NVIDIA H100")
+    there = replace(first.trained, environment=elsewhere, scan_backend="triton", train_seconds=12.5)
+    before = replace(first, trained=there, scored=replace(first.scored, environment=elsewhere))
+    write_result(run, before)
+    again = evaluate.evaluate_run(run)
+    assert again == read_result(run)
+    assert again.trained == there
+    assert again.scored == first.scored
+    assert again == replace(before, scored=first.scored)
+    assert [line.split(" with ")[0] for line in report.what_ran(again)] == [
+        "trained on NVIDIA H100",
+        "scored on cpu",
+    ]
+    assert len(report.what_ran(first)) == 1
+    report.write_report([run], tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "trained on NVIDIA H100 with mambavl 0.0.9 at commit c0ffee" in page
+    assert "scored on cpu with" in page
+
+
+def test_a_run_that_somebody_works_on_is_not_scored(stores, tmp_path, capsys):
+    run = tmp_path / "run"
+    train(tiny_recipe(stores, epochs=1), run)
+    (run / "scores" / "validation.npz").unlink()
+    before = (run / "result.json").read_bytes()
+    with owned(run):
+        with pytest.raises(RunHeld, match=r"another process \(pid \d+ on host .*\) works on this run"):
+            evaluate.evaluate_run(run)
+        assert call("evaluate", run) == 2
+        assert call("evaluate", run, "--without", "video") == 2
+    assert "works on this run" in capsys.readouterr().err
+    assert (run / "result.json").read_bytes() == before
+    assert not (run / "scores" / "validation.npz").exists()
+    evaluate.evaluate_run(run)
+    assert (run / "scores" / "validation.npz").exists()
+
+
+def test_a_scoring_that_fails_is_no_attempt_at_training(stores, tmp_path):
+    """And what is not a run is not made one by a lock."""
+    with pytest.raises(DataError, match="is not a run"):
+        evaluate.evaluate_run(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    train(tiny_recipe(stores, epochs=1), tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    with pytest.raises(DataError, match="has not finished"):
+        evaluate.evaluate_run(tmp_path / "run")
+    assert last_failure(tmp_path / "run") is None

@@ -255,8 +255,8 @@ def test_a_row_without_sound_is_trained_on_and_scored_without_it_and_counted(hol
     assert result.rows.missing == {"video": 1, "audio": 2}  # rows 20; 7 and 20
     assert result.rows.scored_by_prior == 1  # row 20
     assert result.rows.failed == 1
-    assert result.training.train_rows == 24
-    assert result.training.missing == {"video": 1, "audio": 0}  # row 5
+    assert result.trained.train_rows == 24
+    assert result.trained.missing == {"video": 1, "audio": 0}  # row 5
     data = FeatureData(recipe.sources, recipe.data)
     scores, row = read_scores(tmp_path / "run", "validation"), data.evaluation.tolist().index(7)
     head = build_head(recipe, data, run_targets(recipe, data))
@@ -279,8 +279,8 @@ def test_rows_are_counted_by_stream_where_they_are_refused_too(holed, tmp_path):
     )
     assert result.rows.missing == {"video": 1, "audio": 2}
     assert result.rows.scored_by_prior == 2  # rows 7 and 20
-    assert result.training.missing == {"video": 0, "audio": 0}
-    assert result.training.train_rows == 23
+    assert result.trained.missing == {"video": 0, "audio": 0}
+    assert result.trained.train_rows == 23
 
 
 # --- dropped in training

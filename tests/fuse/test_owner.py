@@ -38,7 +38,7 @@ def test_a_second_job_is_refused_by_name_and_results_are_read_all_the_same(store
         assert call("train", recipe, "--out", run) == 0  # it has finished: nothing is written
         assert call("train", recipe, "--out", tmp_path / "new") == 2
         said = capsys.readouterr().err
-        assert f"another process (pid {os.getpid()} on host {socket.gethostname()}) trains this run" in said
+        assert f"another process (pid {os.getpid()} on host {socket.gethostname()}) works on this run" in said
         assert not (tmp_path / "new" / RECIPE).exists()
     assert call("train", recipe, "--out", tmp_path / "new") == 0
 
@@ -55,7 +55,9 @@ def test_the_orphan_of_a_killed_launcher_holds_the_run(stores, tmp_path):
     launcher.send_signal(signal.SIGKILL)
     assert launcher.wait() == -signal.SIGKILL
     orphan = (tmp_path / "training").read_text()
-    with pytest.raises(RunHeld, match=rf"another process \(pid {orphan} on host .*\) trains this run; wait"):
+    with pytest.raises(
+        RunHeld, match=rf"another process \(pid {orphan} on host .*\) works on this run; wait"
+    ):
         train(recipe, run)
     (tmp_path / "go on").touch()
     while not (run / "result.json").exists():
@@ -82,7 +84,7 @@ def test_a_lock_ends_with_its_process(tmp_path, number):
 def test_a_holder_that_has_not_signed_yet_has_no_name(tmp_path):
     with owned(tmp_path):
         (tmp_path / LOCK).write_bytes(b"")
-        with pytest.raises(RunHeld, match="another process trains this run"), owned(tmp_path):
+        with pytest.raises(RunHeld, match="another process works on this run"), owned(tmp_path):
             pass
 
 

@@ -27,7 +27,7 @@ def decide():
     assert not processes.any(False)
     assert processes.step(lambda: processes.index, stop=False) == processes.index
     assert processes.step(lambda: processes.index, stop=processes.index == 1) is None
-    with pytest.raises(RunHeld, match="run: mine trains this run"):
+    with pytest.raises(RunHeld, match="run: mine works on this run"):
         processes.once(lambda: fail_on(0, processes, RunHeld(Path("run"), "mine")))
     assert (
         processes.once(lambda: fail_on(1, processes, RunHeld(Path("run"), "mine"))) == 0

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.tiny import make_dense_store, make_text_store, tiny_recipe
 from mambavl.cache import canonical
-from mambavl.fuse.result import Result, StreamProvenance, Training
+from mambavl.fuse.result import Result, Selection, StreamProvenance, Trained
 from mambavl.fuse.train import train
 
 
@@ -27,39 +27,51 @@ def test_a_result_names_what_the_file_names(written):
     raw, result = json.loads(written), Result.from_dict(json.loads(written))
     assert result.metrics == raw["metrics"]
     assert dataclasses.asdict(result.params) == raw["params"]
-    assert dataclasses.asdict(result.environment) == raw["environment"]
-    assert result.training == Training(
-        precision="fp32",
-        train_rows=raw["train_rows"],
-        train_seconds=raw["train_seconds"],
-        processes=1,
-        missing=raw["missing"],
-    )
+    assert dataclasses.asdict(result.trained) == raw["trained"]
+    assert dataclasses.asdict(result.scored) == raw["scored"]
+    assert result.trained.environment == result.scored.environment
+    assert (result.trained.precision, result.trained.train_rows, result.trained.processes) == ("fp32", 24, 1)
+    assert result.selection is None
     assert result.streams["video"].encoder.name == raw["streams"]["video"]["encoder"]["name"]
     assert result.shared == ("A" if raw["head"] == "mambavl" else None)
-
-
-def test_what_a_lost_result_took_with_it_is_left_out(written):
-    result = dataclasses.replace(Result.from_dict(json.loads(written)), training=Training(precision="fp32"))
-    assert result.to_dict().keys() == json.loads(written).keys() - {
-        "train_rows",
-        "train_seconds",
-        "processes",
-        "missing",
-    }
-    assert Result.from_dict(result.to_dict()) == result
 
 
 def test_rows_without_a_stream_are_unknown_where_an_older_version_did_not_count_them(written):
     raw = json.loads(written)
     assert Result.from_dict(raw).rows.missing == {"video": 0, "verb_question": 0, "noun_question": 0}
     del raw["rows"]["missing"]
-    older = Result.from_dict(raw)
-    assert older.rows.missing is None
-    assert older.to_dict() == raw
+    assert Result.from_dict(raw).rows.missing is None
 
 
-@pytest.mark.parametrize("key", ["metrics", "streams", "split", "seed", "rows", "recipe", "precision"])
+def test_what_a_lost_result_took_with_it_is_not_recorded(written):
+    lost = Trained(precision="fp32")
+    result = dataclasses.replace(Result.from_dict(json.loads(written)), trained=lost)
+    assert result.to_dict()["trained"]["environment"] is None
+    assert Result.from_dict(result.to_dict()) == result
+
+
+def test_a_selection_is_read_as_it_was_written(written):
+    chosen = Selection(among=3, failed=1, on="train_0_of_5", by="all_action_top1", score=12.5)
+    result = dataclasses.replace(Result.from_dict(json.loads(written)), selection=chosen)
+    again = json.loads(canonical.pretty_json(result.to_dict()))
+    assert again["selection"] == dataclasses.asdict(chosen)
+    assert Result.from_dict(again) == result
+    del again["selection"]["failed"]
+    with pytest.raises(ValueError, match="it has no failed"):
+        Result.from_dict(again)
+
+
+@pytest.mark.parametrize("block", ["trained", "scored"])
+def test_a_block_without_a_precision_is_refused(written, block):
+    raw = json.loads(written)
+    del raw[block]["precision"]
+    with pytest.raises(ValueError, match="it has no precision"):
+        Result.from_dict(raw)
+
+
+@pytest.mark.parametrize(
+    "key", ["metrics", "streams", "split", "seed", "rows", "recipe", "targets", "trained", "scored"]
+)
 def test_a_result_without_a_key_is_refused_by_its_name(written, key):
     raw = json.loads(written)
     del raw[key]

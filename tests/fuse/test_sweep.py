@@ -134,7 +134,7 @@ def test_a_grid_over_precision_and_over_streams(stores, tmp_path):
         "use_streams": [["video"], ["verb_question", "noun_question"]],
     }
     points = sweep(expand({**data, "grid": grid}, tmp_path, "tiny.toml"), tmp_path)
-    assert {(point.result.training.precision, tuple(sorted(point.result.streams))) for point in points} == {
+    assert {(point.result.trained.precision, tuple(sorted(point.result.streams))) for point in points} == {
         (precision, streams)
         for precision in ("fp32", "bf16")
         for streams in (("video",), ("noun_question", "verb_question"))
@@ -337,7 +337,7 @@ def test_an_evaluation_that_diverges_ends_its_point_on_all_processes(stores, tmp
         good, bad = found
         assert (good.state, bad.state) == ("done", "failed")
         assert re.search("diverged.*scores", bad.error)
-        assert good.result.training.processes == 2
+        assert good.result.trained.processes == 2
 
     codes = wait_for_group(start_group(two, tmp_path))
     assert codes == [0, 0], "".join(path.read_text() for path in sorted(tmp_path.glob("rank-*.log")))

@@ -33,7 +33,7 @@ def test_a_head_learns_and_its_result_names_where_it_comes_from(stores, tmp_path
         "width": 6,
     }
     assert result.streams["video"].store_ids[0]
-    assert result.scan_backend == (pick("auto") if head == "mambavl" else None)
+    assert result.trained.scan_backend == (pick("auto") if head == "mambavl" else None)
     scores = read_scores(tmp_path / "run", "validation")
     np.testing.assert_allclose(np.exp(scores["verb"]).sum(1), 1, rtol=1e-4)
     assert len(scores["narration_id"]) == result.rows.scored
