@@ -110,16 +110,21 @@ def validate(
     recorded: `data` is the record of a run, not a request for one. Validators find this in their context, and
     let pass what is refused only because nobody should train it.
     """
-    set_keys = [assignment.partition("=")[0].strip() for assignment in assignments]
+    assignments = list(assignments)
     try:
         return kind.model_validate(data, context={"recorded": recorded})
     except ValidationError as error:
         lines = []
         for fault in error.errors(include_url=False):
             key = ".".join(map(str, fault["loc"]))
-            is_set = any(f"{key}.".startswith(f"{set_key}.") for set_key in set_keys)
-            lines.append(_explain(fault, kind, "--set" if is_set else source))
+            lines.append(_explain(fault, kind, "--set" if is_set(key, assignments) else source))
         raise UsageError("\n".join(lines)) from None
+
+
+def is_set(key: str, assignments: Iterable[str]) -> bool:
+    """Whether one of the assignments (`a.b=value`) gave the key, or a section that it is in."""
+    keys = [assignment.partition("=")[0].strip() for assignment in assignments]
+    return any(f"{key}.".startswith(f"{given}.") for given in keys)
 
 
 def dump(config: Config) -> str:

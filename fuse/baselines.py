@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from mambavl.configs import Config
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.dropout import dropout, keys_at, keys_of_tokens
 from mambavl.fuse.head import Head, HeadConfig, Streams, masked_mean
@@ -22,8 +23,8 @@ class MLPConfig(HeadConfig):
     """Settings of MLPFusion."""
 
 
-class TransformerConfig(HeadConfig):
-    """Settings of TransformerFusion; 6x4 by default, `depth = 12, num_heads = 12` for the larger one."""
+class TransformerSettings(Config):
+    """TransformerFusion's own settings; 6x4 by default, `depth = 12, num_heads = 12` for the larger one."""
 
     depth: int = Field(default=6, ge=1)  # blocks
     num_heads: int = Field(default=4, ge=1)  # attention heads of a block; they divide d_model
@@ -32,6 +33,10 @@ class TransformerConfig(HeadConfig):
     # rows of the learnt position table, in tokens of a stream, class token included; 5000 is the release's
     max_positions: int = Field(default=5000, ge=1)
     block_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)  # probability, inside the blocks
+
+
+class TransformerConfig(HeadConfig, TransformerSettings):
+    """All settings of TransformerFusion."""
 
 
 class MLPFusion(Head):
@@ -77,7 +82,8 @@ class TransformerFusion(Head):
         d_model, modalities = config.d_model, list(self.modalities)
         if d_model % config.num_heads:
             raise UsageError(
-                f"[transformer] d_model {d_model} is not divisible by num_heads {config.num_heads}"
+                f"head.d_model = {d_model} is no multiple of transformer.num_heads = {config.num_heads}; "
+                "change one of them"
             )
         self.cls_token = nn.ParameterDict({m: nn.Parameter(torch.randn(d_model) * 0.02) for m in modalities})
         self.type_token = nn.ParameterDict({m: nn.Parameter(torch.randn(d_model) * 0.02) for m in modalities})

@@ -158,7 +158,7 @@ def evaluate_head(
     guessed = {name: np.tile(values, (len(rows), 1)) for name, values in prior.items()}
     result = Result(
         title=recipe.title or run.name,
-        head=recipe.head,
+        head=recipe.head.name,
         split=recipe.data.scored,
         text_protocol=data.text_protocol,
         notice=data.notice,

@@ -10,7 +10,7 @@ inner width, N states, R rank of delta.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from mambavl.configs import Config
 from mambavl.fuse.conv import causal_conv
 from mambavl.fuse.head import Head, HeadConfig, Streams
 from mambavl.fuse.scan import pick, pooled_selective_scans, require, selective_scan
@@ -42,8 +43,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class FusionConfig(HeadConfig):
-    """Settings of SSMFusion. `preset` sets the defaults of the others; keys given as well take precedence."""
+class FusionSettings(Config):
+    """SSMFusion's own settings. `preset` sets the defaults of the others, and of what all heads have in
+    common; keys given as well take precedence.
+    """
 
     # default: ours; paper: as its text describes; released: as the authors' code computes
     preset: Literal["default", "paper", "released"] = "default"
@@ -70,8 +73,18 @@ class FusionConfig(HeadConfig):
     def _apply_preset(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        preset = data.get("preset", "default")
-        return {**(PRESETS.get(preset, {}) if isinstance(preset, str) else {}), **data}
+        return {**preset_of(data, cls.model_fields), **data}
+
+
+def preset_of(settings: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    """What the preset of `settings` gives to some `keys`; nothing for a preset that there is not."""
+    preset = settings.get("preset", "default")
+    values = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
+    return {key: value for key, value in values.items() if key in keys}
+
+
+class FusionConfig(HeadConfig, FusionSettings):
+    """All settings of SSMFusion."""
 
     @property
     def d_inner(self) -> int:

@@ -41,16 +41,9 @@ class StreamShape(Config):
     modality: str = ""  # empty: `text` for questions, else the stream's own name
 
 
-class HeadConfig(Config):
-    """The settings that all heads have in common."""
+class HeadSettings(Config):
+    """The settings that all heads have in common, [head] of a recipe."""
 
-    # input streams and their widths; read from the stores, a recipe leaves it out
-    streams: dict[str, StreamShape] = Field(default={}, exclude=True)
-    # target -> classes, each target with a classifier; read from the stores, a recipe leaves it out
-    targets: dict[str, int] = Field(default=EK100, exclude=True)
-    # target -> the streams that reach its classifier, in place of question_routing; a recipe says it in
-    # [targets]
-    routes: dict[str, list[str]] = Field(default={}, exclude=True)
     d_model: int = Field(default=768, ge=1)  # width of every token inside the head, in channels
     # layers of the MLP on video features, 0 to 3; 0 takes them as they are, at d_model channels
     video_mlp_layers: int = Field(default=2, ge=0, le=3)
@@ -60,6 +53,17 @@ class HeadConfig(Config):
     # per_question: TARGET_question reaches the classifier of that target only; both: each reaches all
     question_routing: Routing = "per_question"
     dropout: float = Field(default=0.3, ge=0.0, lt=1.0)  # probability, right before the classifiers
+
+
+class HeadConfig(HeadSettings):
+    """These settings, and what the stores and [targets] say."""
+
+    # input streams and their widths
+    streams: dict[str, StreamShape] = Field(default={})
+    # target -> classes, each target with a classifier
+    targets: dict[str, int] = Field(default=EK100)
+    # target -> the streams that reach its classifier, in place of question_routing
+    routes: dict[str, list[str]] = Field(default={})
 
     @field_validator("streams")
     @classmethod
@@ -183,8 +187,8 @@ def projection(config: HeadConfig, modality: str, width: int) -> nn.Module:
     if layers == 0 and width != d_model:
         key = "video_mlp_layers" if modality == "video" else "text_mlp_layers"
         raise UsageError(
-            f"{modality} features have {width} channels and d_model is {d_model}; in the section of the "
-            f"head, set d_model = {width}, or {key} to 1 or more"
+            f"{modality} features have {width} channels and d_model is {d_model}; "
+            f"set head.d_model = {width}, or head.{key} to 1 or more"
         )
     linears: list[nn.Module] = []
     for i in range(layers):

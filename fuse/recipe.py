@@ -4,15 +4,24 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mambavl.cache.classes import Classes
-from mambavl.configs import Config
+from mambavl.configs import Config, model_in
 from mambavl.configs.errors import UsageError, did_you_mean
-from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
+from mambavl.fuse import older
+from mambavl.fuse.baselines import (
+    MLPConfig,
+    MLPFusion,
+    TransformerConfig,
+    TransformerFusion,
+    TransformerSettings,
+)
 from mambavl.fuse.data import DataConfig, FeatureData
-from mambavl.fuse.fusion import FusionConfig, SSMFusion
-from mambavl.fuse.head import Head, HeadConfig, StreamShape, check_stream_name, routes
+from mambavl.fuse.fusion import FusionConfig, FusionSettings, SSMFusion, preset_of
+from mambavl.fuse.head import Head, HeadConfig, HeadSettings, StreamShape, check_stream_name, routes
+from mambavl.fuse.idle import OWN, Need, flatten, idle, own_section, without
 from mambavl.fuse.sources import StreamSource
 from mambavl.fuse.targets import RunTargets, TargetConfig, choose, pairs_of
 
@@ -56,14 +65,23 @@ class TrainConfig(Config):
         return {name: chance for name, chance in chances.items() if chance}  # a chance of 0 is none
 
 
+class HeadName(Config):
+    """The first key of [head]."""
+
+    # which head is trained; mambavl and transformer have settings of their own, in [fusion] and [transformer]
+    name: Literal["mambavl", "mlp", "transformer"] = "mambavl"
+
+
+class HeadSection(HeadSettings, HeadName):
+    """[head]: which head, and the settings that all heads have in common."""
+
+
 class Recipe(Config):
-    """All that decides a run."""
+    """All that decides a run. A head's own section is there where that head is trained, or is in the grid."""
 
     title: str = ""  # name of the run in tables and reports; empty: the name of its folder
     # published top-1 by target in percent, shown next to what is measured
     published: dict[str, float] = Field(default={})
-    # which head is trained: mambavl (settings in [fusion]), mlp (in [mlp]), transformer (in [transformer])
-    head: Literal["mambavl", "mlp", "transformer"] = "mambavl"
     streams: dict[str, StreamSource]  # name of a stream -> where its features are
     # names of the streams to use; absent: all of [streams]. A grid over it gives video-only and text-only
     # controls
@@ -72,11 +90,29 @@ class Recipe(Config):
     use_targets: list[str] | None = None
     targets: dict[str, TargetConfig] = Field(default={})  # name of a target -> how it is trained
     data: DataConfig = DataConfig()  # which rows are trained on and scored
-    fusion: FusionConfig = FusionConfig()  # settings of head mambavl
-    mlp: MLPConfig = MLPConfig()  # settings of head mlp
-    transformer: TransformerConfig = TransformerConfig()  # settings of head transformer
+    head: HeadSection = HeadSection()  # which head, and what all heads have in common
+    fusion: FusionSettings | None = None  # settings of head mambavl alone
+    transformer: TransformerSettings | None = None  # settings of head transformer alone
     train: TrainConfig = TrainConfig()  # the optimiser and its schedule
     grid: dict[str, Any] = Field(default={})  # for `mambavl sweep`: keys of this recipe -> lists of values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, raw: Any) -> Any:
+        """The head's own section, where there is none, and what its preset gives to [head]. A recipe of an
+        older form is refused; `older.recipe` is for those of runs.
+        """
+        if not isinstance(raw, dict):
+            return raw
+        refuse(raw, older.moved(raw))
+        section, head = own_section(raw), raw.get("head", {})
+        anothers = {name for name, _ in OWN.values() if name != section and raw.get(name) == {}}
+        raw = {key: value for key, value in raw.items() if key not in anothers}
+        if section:
+            raw.setdefault(section, {})
+        if section == "fusion" and isinstance(raw[section], dict) and isinstance(head, dict):
+            raw["head"] = {**preset_of(raw[section], HeadSettings.model_fields), **head}
+        return raw
 
     @field_validator("streams")
     @classmethod
@@ -111,6 +147,23 @@ class Recipe(Config):
             raise ValueError(f"[train] {'; '.join(faults)}")
         return self
 
+    @model_validator(mode="after")
+    def _keys_can_act(self, info: ValidationInfo) -> "Recipe":
+        """A grid is checked point by point, by `grid.expand`. A key of the head's own sections may say its
+        default where it cannot act: a resolved recipe has all of them.
+        """
+        if self.grid or (info.context and info.context.get("recorded")):
+            return self
+        raw = self.model_dump(exclude_unset=True)
+        given = flatten(raw)
+        refuse(raw, {key: str(need) for key, need in idle(raw).items() if asks(key, given[key], need)})
+        return self
+
+    @property
+    def own(self) -> Config | None:
+        """The settings of its head alone; None for a head that has none."""
+        return getattr(self, OWN[self.head.name][0]) if self.head.name in OWN else None
+
     @property
     def sources(self) -> dict[str, StreamSource]:
         """The streams in use."""
@@ -134,17 +187,34 @@ WITHOUT_WEIGHT = (
 
 
 def what_decides(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as in its TOML file, defaults filled in, without the keys that change no weight."""
-    found = recipe.model_dump(mode="json", exclude_none=True)
-    own = {name: config for name, config in recipe.targets.items() if config != TargetConfig()}
-    found["targets"] = {name: found["targets"][name] for name in own}  # a section of defaults says nothing
-    for key in WITHOUT_WEIGHT:
-        *sections, name = key.split(".")
-        owner = found
-        for section in sections:
-            owner = owner[section]
-        owner.pop(name, None)
-    return found
+    """The recipe as in its TOML file, defaults filled in, without what changes no weight or cannot act."""
+    raw = recipe.model_dump(mode="json", exclude_none=True)
+    silent = [f"targets.{name}" for name, config in recipe.targets.items() if config == TargetConfig()]
+    return without(raw, [*WITHOUT_WEIGHT, *idle(raw), *silent])
+
+
+def asks(key: str, value: Any, need: Need) -> bool:
+    """Whether a key that cannot act asks for something. One with its default does not, for a resolved recipe
+    has all keys of the sections that its head reads; a section of another head is never read.
+    """
+    section, name = key.split(".")
+    record = model_in(Recipe.model_fields[section].annotation)
+    assert record is not None  # NEEDS names keys of sections
+    is_anothers = need.key == "head.name" and section == OWN[need.value][0]
+    return is_anothers or value != record.model_fields[name].default
+
+
+def refuse(raw: dict[str, Any], faults: dict[str, str]) -> None:
+    """Raises what pydantic takes for faults of these keys: `section.key` -> what is wrong with it."""
+    values = flatten(raw)
+    lines = [
+        InitErrorDetails(
+            type=PydanticCustomError("refused", fault), loc=tuple(key.split(".")), input=values.get(key, {})
+        )
+        for key, fault in faults.items()
+    ]
+    if lines:
+        raise ValidationError.from_exception_data("Recipe", lines)
 
 
 def schedule_faults(train: TrainConfig) -> Iterator[str]:
@@ -160,10 +230,10 @@ def schedule_faults(train: TrainConfig) -> Iterator[str]:
             yield f"{key} = {rate:g} is above the peak lr = {train.lr:g}; set train.{key} to at most that"
 
 
-HEADS: dict[str, tuple[str, type[Head]]] = {  # `head` of a recipe -> its section, its class
-    "mambavl": ("fusion", SSMFusion),
-    "mlp": ("mlp", MLPFusion),
-    "transformer": ("transformer", TransformerFusion),
+HEADS: dict[str, tuple[type[Head], type[HeadConfig]]] = {  # `head.name` of a recipe -> its class, its config
+    "mambavl": (SSMFusion, FusionConfig),
+    "mlp": (MLPFusion, MLPConfig),
+    "transformer": (TransformerFusion, TransformerConfig),
 }
 
 
@@ -187,7 +257,7 @@ def run_targets(recipe: Recipe, data: FeatureData, trained: Classes | None = Non
 
 def _routes(recipe: Recipe, streams: Iterable[str], targets: RunTargets) -> dict[str, list[str]]:
     """Target with a classifier -> the streams that reach it; a derived one, those that reach its parts."""
-    routing = getattr(recipe, HEADS[recipe.head][0]).question_routing
+    routing = recipe.head.question_routing
     given = {name: config.streams for name, config in recipe.targets.items() if config.streams is not None}
     derived = {name: one for name, one in targets.classes.derived.items() if name in targets.outputs}
     direct = [name for name in targets.outputs if name not in derived or name in given]
@@ -203,9 +273,9 @@ def make_head(recipe: Recipe, streams: dict[str, StreamShape], targets: RunTarge
     """The recipe's head for streams of these widths and classifiers of these targets, seeded. Raises
     UsageError where the head cannot be built for these streams.
     """
-    section, head = HEADS[recipe.head]
-    config: HeadConfig = getattr(recipe, section)
+    head, kind = HEADS[recipe.head.name]
     torch.manual_seed(recipe.train.seed)
+    settings = recipe.head.model_dump(exclude={"name"}) | (recipe.own.model_dump() if recipe.own else {})
     from_stores = {"streams": streams, "targets": dict(targets.outputs)}
     from_stores["routes"] = _routes(recipe, streams, targets)
-    return head(type(config).model_validate({**config.model_dump(), **from_stores}))
+    return head(kind.model_validate({**settings, **from_stores}))

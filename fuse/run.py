@@ -59,7 +59,7 @@ def write_inputs(run: Path, recipe: Recipe, data: FeatureData, targets: RunTarge
 
 def read_recipe(run: Path) -> Recipe:
     """The resolved recipe of a run. Raises DataError when the folder is not a run."""
-    return validate(_raw_recipe(run), Recipe, str(run / RECIPE), recorded=True)
+    return validate(older.recipe(_raw_recipe(run)), Recipe, str(run / RECIPE), recorded=True)
 
 
 def read_prior(run: Path) -> Prior:

@@ -3,7 +3,6 @@ that another process trains is left to it.
 """
 
 import gc
-import itertools
 import json
 import re
 import time
@@ -15,8 +14,8 @@ from typing import Any, Literal
 import torch
 
 from mambavl.cache import canonical, fsops
-from mambavl.configs import override, validate
 from mambavl.configs.errors import DataError, Interrupted, MambaVLError, UsageError
+from mambavl.fuse import grid
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.owner import RunHeld, last_failure, reason
 from mambavl.fuse.processes import Processes
@@ -61,33 +60,9 @@ OnChange = Callable[[list[Point]], None]
 
 
 def expand(data: dict[str, Any], out: Path, source: str, assignments: Sequence[str] = ()) -> list[Point]:
-    """The points of `data`'s [grid]. Every point's recipe is checked before any is run: UsageError, which
-    names `source`, or --set where one of the `assignments` already made to `data` is at fault.
-    """
-    grid = flatten(data.get("grid", {}))
-    if not grid:
-        raise UsageError(
-            f"{source}: has no [grid]; name keys and lists of values there, e.g. train.lr = [1e-3, 3e-3]"
-        )
-    for key, values in grid.items():
-        if not isinstance(values, list) or not values:
-            raise UsageError(f"{source} [grid]: {key} must be a list of values, got {values!r}")
-    points: dict[str, Point] = {}
-    for values in itertools.product(*grid.values()):
-        chosen = dict(zip(grid, values, strict=True))
-        # JSON scalars and lists are TOML, too
-        at_point = [f"{key}={json.dumps(value)}" for key, value in chosen.items()]
-        recipe = override({key: value for key, value in data.items() if key != "grid"}, at_point)
-        name = ",".join(f"{key}={value}" for key, value in chosen.items())
-        if "title" not in recipe:  # runs that differ in their seed alone carry one title
-            recipe["title"] = ", ".join(
-                f"{key} = {value}" for key, value in chosen.items() if key != "train.seed"
-            )
-        checked = validate(recipe, Recipe, f"{source} [grid {name}]", assignments)
-        point = Point(name, chosen, checked, out / _folder(name, chosen))
-        if points.setdefault(canonical.digest(point.recipe.model_dump(mode="json")), point) is not point:
-            raise UsageError(f"{source} [grid]: {name} is listed twice")
-    return list(points.values())
+    """The points of `data`'s [grid], as `grid.expand` finds and checks them, with a folder in `out` each."""
+    found = grid.expand(data, source, assignments)
+    return [Point(name, values, recipe, out / _folder(name, values)) for name, values, recipe in found]
 
 
 def sweep(
@@ -278,17 +253,6 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def flatten(grid: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"train": {"lr": [..]}} -> {"train.lr": [..]}."""
-    found: dict[str, Any] = {}
-    for key, value in grid.items():
-        if isinstance(value, dict):
-            found |= flatten(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def _score(point: Point) -> float:

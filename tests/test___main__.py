@@ -57,7 +57,7 @@ def test_one_process_under_accelerate_and_two_under_torchrun_learn_the_same(road
     for processes, launcher in ((1, accelerate), (2, torchrun)):
         command = (*launcher, "-m", "mambavl", "train", road / "mine.toml")
         command += ("--out", road / f"launched{processes}")
-        command += ("--set", "fusion.dropout=0.0", "--set", "train.batch_size=9")
+        command += ("--set", "head.dropout=0.0", "--set", "train.batch_size=9")
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         environment.pop("ACCELERATE_USE_CPU", None)
         log = road / f"launched{processes}.log"

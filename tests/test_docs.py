@@ -25,8 +25,8 @@ from mambavl.configs.errors import UsageError
 from mambavl.configs.settings import settings_of
 from mambavl.extract.encoders import base
 from mambavl.fuse import result
+from mambavl.fuse.idle import flatten
 from mambavl.fuse.recipe import Recipe
-from mambavl.fuse.sweep import flatten
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted(ROOT.glob("C*.md")), *sorted((ROOT / "docs").glob("*.md"))]

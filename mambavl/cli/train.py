@@ -59,12 +59,19 @@ def sweep(
     Started several times with one folder, the sweeps share its points.
     """
     from mambavl.configs import find_recipe, override, read_toml
+    from mambavl.fuse.grid import count_combinations
     from mambavl.fuse.sweep import SUMMARY, expand
     from mambavl.fuse.sweep import sweep as run_sweep
 
     source = find_recipe(recipe)
     target = folder or Path("runs") / recipe.stem
-    points = expand(override(read_toml(source), sets), target, source.name, sets)
+    raw = override(read_toml(source), sets)
+    points = expand(raw, target, source.name, sets)
+    combinations = count_combinations(raw)
+    if len(points) < combinations:
+        print(
+            f"{combinations} combinations are {len(points)} points: the others differ in keys that cannot act"
+        )
     with stop_on_signal() as should_stop, show_sweep() as on_change:
         points = run_sweep(points, target, on_change=on_change, should_stop=should_stop)
     out.print(sweep_table(points))

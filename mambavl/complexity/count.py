@@ -287,13 +287,14 @@ def recipe_cost(recipe: Recipe, given: dict[str, tuple[int, int]]) -> list[Part]
         shapes[name] = StreamShape(width=width, modality=source.modality or modality_of(name))
         tokens[name] = length + source.class_token
     # Whatever computes the scan does as much, so a recipe that asks for a GPU's is counted without one.
-    fusion = recipe.fusion.model_copy(update={"scan": "auto"})
+    if recipe.fusion:
+        recipe = recipe.model_copy(update={"fusion": recipe.fusion.model_copy(update={"scan": "auto"})})
     with torch.device("meta"):
-        head = make_head(recipe.model_copy(update={"fusion": fusion}), shapes, targets)
+        head = make_head(recipe, shapes, targets)
     read = ", ".join(f"{name} {length}x{shapes[name].width}" for name, length in tokens.items())
     columns = " and ".join(f"{count} {name}s" for name, count in targets.outputs.items())
     return [
-        Part(f"{recipe.head} head", head_cost(head, tokens, classifiers=False), read),
+        Part(f"{recipe.head.name} head", head_cost(head, tokens, classifiers=False), read),
         Part(f"classifiers of {columns}", classifiers_cost(head)),
     ]
 

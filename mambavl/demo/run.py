@@ -27,6 +27,7 @@ from mambavl.extract.questions.file import Protocol
 from mambavl.extract.text_job import extract_text
 from mambavl.extract.video_job import extract_video
 from mambavl.fuse.data import FeatureData
+from mambavl.fuse.idle import idle, without
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.report import write_report
 from mambavl.fuse.result import Metrics, Result
@@ -53,6 +54,7 @@ class Row:
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
+TWO_LAYERS = ("head.video_mlp_layers=2", "head.text_mlp_layers=2")
 MAIN = Row("MambaVL, generic text")
 ROWS = (
     MAIN,
@@ -61,8 +63,12 @@ ROWS = (
     Row("MambaVL, oracle text, nothing shared", protocol="oracle", sets=("fusion.share=none",)),
     Row("MambaVL, video only", text=False),
     Row("MambaVL, text only, oracle", protocol="oracle", video=False),
-    Row("MLP, generic text", sets=("head=mlp",)),
-    Row("Transformer 6x4, generic text", sets=("head=transformer",)),
+    Row("MLP, generic text", sets=("head.name=mlp", *TWO_LAYERS)),
+    Row(
+        "Transformer 6x4, generic text",
+        # six layers at 96 channels have about as many parameters as the other heads at 192
+        sets=("head.name=transformer", "head.d_model=96", "transformer.max_positions=64", *TWO_LAYERS),
+    ),
 )
 
 
@@ -169,8 +175,8 @@ def _recipe(folder: Path, row: Row, seed: int) -> Recipe:
                 "level": f"{question}/last_hidden",
             }
     sets = [f"title={json.dumps(row.title)}", f"train.seed={seed}", *row.sets]
-    raw = override(read_toml(find_recipe("fuse/demo")), sets)
-    return validate({**raw, "streams": streams}, Recipe, "fuse/demo.toml")
+    raw = {**override(read_toml(find_recipe("fuse/demo")), sets), "streams": streams}
+    return validate(without(raw, idle(raw)), Recipe, "fuse/demo.toml")  # [fusion] is MambaVL's alone
 
 
 def _slug(title: str) -> str:

@@ -123,7 +123,7 @@ def test_the_road_on_real_clips(shared, tmp_path, capsys):
         f"--set=streams.{s}.store={tmp_path}/{f}.zarr"
         for s, f in (("video", "v"), ("verb_question", "t"), ("noun_question", "t"))
     ]
-    sizes = ("fusion.d_model=32", "fusion.d_state=4", "train.epochs=3", "train.batch_size=6")
+    sizes = ("head.d_model=32", "fusion.d_state=4", "train.epochs=3", "train.batch_size=6")
     small = [f"--set={size}" for size in sizes]
     assert call("train", "fuse/default", *stores, *small, "--out", tmp_path / "run") == 0
     assert call("evaluate", tmp_path / "run") == 0

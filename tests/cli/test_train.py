@@ -45,6 +45,19 @@ def test_a_sweep_from_the_shell(road, capsys):
     assert "wrote 2 runs and summary.json" in captured.out
 
 
+def test_a_sweep_says_first_how_many_points_its_combinations_are(road, tmp_path, capsys):
+    """And that the MLP is one of them, whatever is shared."""
+    recipe = tmp_path / "heads.toml"
+    grid = "head.name = ['mambavl', 'mlp']\nfusion.share = ['A', 'none']\n"
+    recipe.write_text((road / "mine.toml").read_text() + f"\n[grid]\n{grid}")
+    assert call("sweep", recipe, "--set", "train.epochs=1", "--set", "train.warmup_epochs=0",
+                "--out", tmp_path / "sweep") == 0  # fmt: skip
+    captured = capsys.readouterr()
+    assert captured.out.startswith("4 combinations are 3 points: ")
+    assert "wrote 3 runs and summary.json" in captured.out
+    assert "\nhead.name=mlp: done\n" in captured.err
+
+
 def test_damaged_runs_say_so_and_evaluate_mends_what_it_can(road, tmp_path, capsys):
     shutil.copytree(road / "run", tmp_path / "run")
     for name, content, report_says in (

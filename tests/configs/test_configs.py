@@ -51,7 +51,7 @@ def keys(model: type[BaseModel], path=()):
         yield path, name
         inner = model_in(field.annotation)
         if inner:
-            step = (name, "video") if name == "streams" else (name,)
+            step = (name, "video") if name in ("streams", "targets") else (name,)
             yield from keys(inner, path + step)
 
 
@@ -103,7 +103,7 @@ def test_a_fault_of_an_override_is_said_to_be_of_set_and_of_no_file(tmp_path):
 
 def test_a_value_in_place_of_a_section_is_answered_with_a_key():
     for assignment, hint in (
-        ("fusion=3", "fusion = 3: [fusion] is a section: set its keys, such as fusion.d_model"),
+        ("fusion=3", "fusion = 3: [fusion] is a section: set its keys, such as fusion.preset"),
         ("streams=3", "streams = 3: [streams] is a section: set its keys, such as streams.NAME.store"),
         ("published=3", "published = 3: [published] is a section: set its keys"),
     ):

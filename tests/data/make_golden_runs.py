@@ -21,15 +21,16 @@ from mambavl.fuse.train import train
 
 ROWS = 24
 SMALL = {"d_model": 8, "video_mlp_layers": 1, "text_mlp_layers": 1}
+MAMBAVL = {"head": {**SMALL, "dropout": 0.0}, "fusion": {"d_state": 2, "expand": 1}}
 RECIPES = {
-    "mambavl": {"head": "mambavl", "fusion": {**SMALL, "d_state": 2, "expand": 1, "dropout": 0.0}},
-    "paper": {"head": "mambavl", "fusion": {"preset": "paper", "d_model": 8, "d_state": 2}},
-    "mlp": {"head": "mlp", "mlp": {**SMALL, "dropout": 0.2}},
+    "mambavl": MAMBAVL,
+    "paper": {"head": {"d_model": 8}, "fusion": {"preset": "paper", "d_state": 2}},
+    "mlp": {"head": {"name": "mlp", **SMALL, "dropout": 0.2}},
     "transformer": {
-        "head": "transformer",
-        "transformer": {**SMALL, "depth": 1, "num_heads": 2, "max_positions": 12},
+        "head": {"name": "transformer", **SMALL},
+        "transformer": {"depth": 1, "num_heads": 2, "max_positions": 12},
     },
-    "interrupted": {"head": "mambavl", "fusion": {**SMALL, "d_state": 2, "expand": 1, "dropout": 0.0}},
+    "interrupted": MAMBAVL,
 }
 
 
@@ -37,7 +38,9 @@ def recipe_of(name: str) -> Recipe:
     streams = {"video": {"store": "stores/video.zarr", "level": "frame"}}
     for question in ("verb_question", "noun_question"):
         streams[question] = {"store": "stores/text.zarr", "level": f"{question}/last_hidden"}
-    settings = {"epochs": 2, "batch_size": 4, "lr": 1e-2, "lr_ssm": 1e-2, "warmup_epochs": 1}
+    settings = {"epochs": 2, "batch_size": 4, "lr": 1e-2, "warmup_epochs": 1}
+    if "fusion" in RECIPES[name]:
+        settings["lr_ssm"] = 1e-2
     data = {"title": name, "streams": streams, "train": settings, "data": {"allow_missing": 1}}
     return validate({**data, **RECIPES[name]}, Recipe, name)
 

@@ -24,7 +24,7 @@ def test_a_demo_of_another_size_is_refused(tmp_path):
 
 def test_every_row_of_the_table_is_a_valid_recipe(tmp_path):
     recipes = {row.title: run._recipe(tmp_path, row, 1) for row in run.ROWS}
-    assert {recipe.head for recipe in recipes.values()} == {"mambavl", "mlp", "transformer"}
+    assert {recipe.head.name for recipe in recipes.values()} == {"mambavl", "mlp", "transformer"}
     assert recipes["MambaVL, oracle text, nothing shared"].fusion.share == "none"
     assert set(recipes["MambaVL, video only"].streams) == {"video"}
     assert "video" not in recipes["MambaVL, text only, oracle"].streams

@@ -193,8 +193,8 @@ def test_a_head_trains_on_sound_alone_and_on_three_modalities(stores, tmp_path, 
         for name in names
     }
     recipe = {
-        "title": "sound", "head": "mambavl", "streams": streams,
-        "fusion": {"d_model": 16, "d_state": 4, "dropout": 0.0},
+        "title": "sound", "streams": streams,
+        "head": {"d_model": 16, "dropout": 0.0}, "fusion": {"d_state": 4},
         "train": {"epochs": 30, "batch_size": 8, "lr": 2e-2, "lr_ssm": 2e-2, "warmup_epochs": 1},
     }  # fmt: skip
     lines = []

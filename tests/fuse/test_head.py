@@ -286,7 +286,7 @@ def test_without_a_projection_the_features_have_the_heads_width():
     config = HeadConfig(d_model=6, video_mlp_layers=0, input_norm=False)
     x = torch.randn(2, 3, 6)
     assert torch.equal(projection(config, "video", 6)(x), x)
-    with pytest.raises(UsageError, match=r"set d_model = 5, or video_mlp_layers to 1 or more"):
+    with pytest.raises(UsageError, match=r"set head\.d_model = 5, or head\.video_mlp_layers to 1 or more"):
         projection(config, "video", 5)
 
 

@@ -1,22 +1,124 @@
-"""What older versions wrote, read in today's form: the golden runs of before."""
+"""Runs that older versions left behind are read, compared and found as what they are."""
 
 import json
+import shutil
+import tomllib
 
 import pytest
+from safetensors.torch import load_file
 
 from helpers.paths import DATA
+from mambavl.configs import read_toml, validate
+from mambavl.configs.errors import UsageError
 from mambavl.fuse import older, report
+from mambavl.fuse.head import StreamShape
+from mambavl.fuse.recipe import Recipe, make_head, what_decides
 from mambavl.fuse.result import Result, Trained
-from mambavl.fuse.run import read_result
+from mambavl.fuse.run import RECIPE, read_classes, read_recipe, read_result, refuse_other_recipe
+from mambavl.fuse.sweep import Point, find_folders
+from mambavl.fuse.targets import choose
 
-RUNS = DATA / "before-targets" / "runs"
+GOLDEN = DATA / "before-targets" / "runs"
 FINISHED = ["mambavl", "mlp", "paper", "transformer"]
+RUNS = [*FINISHED, "interrupted"]
+SMALL = {"d_model": 8, "video_mlp_layers": 1, "text_mlp_layers": 1}
+MAMBAVL = {"head": {**SMALL, "dropout": 0.0}, "fusion": {"d_state": 2, "expand": 1}}
+TODAY = {  # what somebody would ask for today, to have the golden run of that name
+    "mambavl": MAMBAVL,
+    "paper": {"head": {"d_model": 8}, "fusion": {"preset": "paper", "d_state": 2}},
+    "mlp": {"head": {"name": "mlp", **SMALL, "dropout": 0.2}},
+    "transformer": {
+        "head": {"name": "transformer", **SMALL},
+        "transformer": {"depth": 1, "num_heads": 2, "max_positions": 12},
+    },
+    "interrupted": MAMBAVL,
+}
+
+
+def asked_for(name, **changes):
+    streams = {"video": {"store": "stores/video.zarr", "level": "frame"}}
+    for question in ("verb_question", "noun_question"):
+        streams[question] = {"store": "stores/text.zarr", "level": f"{question}/last_hidden"}
+    settings = {"epochs": 2, "batch_size": 4, "lr": 1e-2, "warmup_epochs": 1}
+    if "fusion" in TODAY[name]:
+        settings["lr_ssm"] = 1e-2
+    raw = {"streams": streams, "train": {**settings, **changes}, "data": {"allow_missing": 1}}
+    return validate({**raw, **TODAY[name]}, Recipe, name)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_of_before_is_what_the_recipe_of_today_asks_for(name, tmp_path):
+    run = shutil.copytree(GOLDEN / name, tmp_path / "called anything")
+    assert isinstance(tomllib.loads((run / RECIPE).read_text())["head"], str)
+    recipe = asked_for(name)
+    assert what_decides(read_recipe(run)) == what_decides(recipe)
+    refuse_other_recipe(run, recipe)
+    with pytest.raises(UsageError, match=r"belongs to another recipe.*\n  train\.lr: 0\.01 -> 0\.02"):
+        refuse_other_recipe(run, asked_for(name, lr=2e-2))
+    [(found, _)] = find_folders([Point(name, {}, recipe, tmp_path / name)], tmp_path)
+    assert found == run
+
+
+@pytest.mark.parametrize("name", FINISHED)
+def test_the_head_of_a_run_of_before_takes_its_weights(name):
+    widths = dict.fromkeys(("video", "verb_question", "noun_question"), StreamShape(width=3))
+    learned = load_file(GOLDEN / name / "model.safetensors")
+    targets = choose(read_classes(GOLDEN / name), None, {}, {})
+    head = make_head(read_recipe(GOLDEN / name), widths, targets)
+    head.load_state_dict(learned)
+
+
+def test_the_form_of_today_is_given_back():
+    raw = {"streams": {}, **TODAY["paper"]}
+    assert older.recipe(raw) is raw
+    assert older.recipe({"streams": {}}) == {"streams": {}}
+    assert older.moved(raw) == {}
+    damaged = {"head": "mlp", "mlp": 3}
+    assert older.recipe(damaged) is damaged
+    once = older.recipe(read_toml(GOLDEN / "mlp" / RECIPE))
+    assert older.recipe(once) is once
+
+
+def test_the_settings_of_the_head_that_was_trained_are_kept_and_no_others():
+    raw = {
+        "title": "x",
+        "head": "transformer",
+        "fusion": {"d_model": 1, "d_state": 2},
+        "mlp": {"d_model": 3},
+        "transformer": {"d_model": 4, "question_routing": "both", "depth": 5},
+    }
+    assert older.recipe(raw) == {
+        "title": "x",
+        "head": {"name": "transformer", "d_model": 4, "question_routing": "both"},
+        "transformer": {"depth": 5},
+    }
+    assert older.recipe({**raw, "head": "mlp"}) == {"title": "x", "head": {"name": "mlp", "d_model": 3}}
+    without_name = {"fusion": {"d_model": 1, "d_state": 2}}
+    assert older.recipe(without_name) == {
+        "head": {"name": "mambavl", "d_model": 1},
+        "fusion": {"d_state": 2},
+    }
+
+
+def test_keys_that_have_moved_are_named_with_their_place():
+    assert older.moved(
+        {"head": "mlp", "mlp": {"d_model": 3}, "transformer": {"dropout": 0.1, "depth": 2}}
+    ) == {
+        "head": '[head] is a section now; write `[head]` and in it `name = "mlp"` (head.name)',
+        "mlp.d_model": "stands in [head] now, once for all heads; set head.d_model",
+        "transformer.dropout": "stands in [head] now, once for all heads; set head.dropout",
+    }
+    assert older.moved({"mlp": {}}) == {"mlp": "the MLP has no keys of its own; leave the section out"}
+    assert older.moved({"head": 3, "fusion": 4, "transformer": []}) == {}
+
+
+# --- result.json
 
 
 @pytest.mark.parametrize("name", FINISHED)
 def test_who_ran_is_taken_to_have_scored_and_who_trained_is_not_recorded(name):
-    raw = json.loads((RUNS / name / "result.json").read_bytes())
-    result = read_result(RUNS / name)
+    raw = json.loads((GOLDEN / name / "result.json").read_bytes())
+    result = read_result(GOLDEN / name)
     assert result.scored.environment.commit == raw["environment"]["commit"]
     assert result.scored.scan_backend == raw["scan_backend"]
     assert result.scored.precision == "fp32"
@@ -29,6 +131,8 @@ def test_who_ran_is_taken_to_have_scored_and_who_trained_is_not_recorded(name):
         processes=raw["processes"],
     )
     assert result.metrics == raw["metrics"]
+    assert result.recipe == older.recipe(raw["recipe"])
+    assert result.shared == (raw["recipe"]["fusion"]["share"] if raw["head"] == "mambavl" else None)
     assert result.targets == ("verb", "noun", "action")
     assert report.what_ran(result)[0] == "what trained it: not recorded"
 
@@ -45,7 +149,7 @@ def test_a_result_of_today_is_left_as_it_is():
 
 @pytest.mark.parametrize("key", ["precision", "environment"])
 def test_a_damaged_result_of_before_is_refused_by_the_key_that_it_lacks(key):
-    raw = json.loads((RUNS / "mlp" / "result.json").read_bytes())
+    raw = json.loads((GOLDEN / "mlp" / "result.json").read_bytes())
     del raw[key]
     with pytest.raises(ValueError, match=f"it has no {key}"):
         Result.from_dict(older.result(raw))

@@ -1,17 +1,18 @@
 """A recipe and the head that it stands for."""
 
 import copy
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 
 from helpers.tiny import CLASSES, tiny_recipe
-from mambavl.configs import find_recipe, load, set_key, validate
+from mambavl.configs import dump, find_recipe, load, override, set_key, validate
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.head import StreamShape
+from mambavl.fuse.idle import flatten
 from mambavl.fuse.recipe import HEADS, Recipe, make_head, schedule_faults, what_decides
-from mambavl.fuse.sweep import flatten
 from mambavl.fuse.targets import TargetConfig, choose
 
 STREAMS = {name: StreamShape(width=6) for name in ("video", "verb_question", "noun_question")}
@@ -21,10 +22,10 @@ TARGETS = choose(CLASSES, None, {}, {})
 @pytest.mark.parametrize("name", HEADS)
 def test_a_head_is_built_for_the_streams_and_classes_of_the_stores(stores, name):
     head = make_head(tiny_recipe(stores, head=name), STREAMS, TARGETS)
-    assert isinstance(head, HEADS[name][1])
+    assert isinstance(head, HEADS[name][0])
     assert head.config.streams.keys() == STREAMS.keys()
     assert (head.verb_head.out_features, head.noun_head.out_features) == (3, 4)
-    assert head.config.d_model == 16  # of the recipe's own section
+    assert head.config.d_model == 16  # of the recipe
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -72,6 +73,117 @@ def test_a_stream_that_is_never_dropped_is_as_one_that_is_not_named(stores):
     assert validate(raw, Recipe, "r.toml") == plain
     set_key(raw, "train.drop_streams.video", 0.1)
     assert what_decides(validate(raw, Recipe, "r.toml")) != what_decides(plain)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_resolved_recipe_holds_the_sections_that_its_head_reads(stores, name):
+    raw = tiny_recipe(stores, head=name).model_dump(mode="json", exclude_none=True)
+    own = {"mambavl": {"fusion"}, "mlp": set(), "transformer": {"transformer"}}[name]
+    assert {"fusion", "mlp", "transformer"} & raw.keys() == own
+    again = validate(raw, Recipe, "r.toml")
+    assert again == tiny_recipe(stores, head=name)
+    empty = {"fusion": {}, "transformer": {}}
+    assert validate({**empty, **raw}, Recipe, "r.toml") == again
+
+
+# --- what all heads have in common, and what is one head's own
+
+
+def recipe_of(*assignments):
+    data = {"streams": {name: {"store": "stores"} for name in STREAMS}}
+    return validate(override(data, assignments), Recipe, "r.toml", assignments)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_common_key_reaches_every_head(name):
+    sets = ("d_model=12", "dropout=0.25", "video_mlp_layers=1", "text_mlp_layers=3", "input_norm=false",
+            "question_routing=both")  # fmt: skip
+    recipe = recipe_of(f"head.name={name}", *[f"head.{key}" for key in sets])
+    with torch.device("meta"):
+        config = make_head(recipe, STREAMS, TARGETS).config
+    assert (config.d_model, config.dropout, config.video_mlp_layers) == (12, 0.25, 1)
+    assert (config.text_mlp_layers, config.input_norm, config.question_routing) == (3, False, "both")
+
+
+def test_a_heads_own_keys_reach_it():
+    pooled = recipe_of("head.name=transformer", "transformer.depth=2", "transformer.tokens=pooled")
+    with torch.device("meta"):
+        plain = make_head(recipe_of("fusion.mixer=plain", "fusion.share=none"), STREAMS, TARGETS)
+        small = make_head(pooled, STREAMS, TARGETS)
+    assert (plain.config.mixer, plain.config.share) == ("plain", "none")
+    assert (small.config.depth, small.config.tokens) == (2, "pooled")
+
+
+def test_a_preset_sets_common_defaults_too_and_given_keys_take_precedence():
+    paper = recipe_of("fusion.preset=paper")
+    assert (paper.head.input_norm, paper.head.dropout) == (False, 0.0)
+    assert (paper.fusion.mixer, paper.fusion.zoh) == ("plain", True)
+    released = recipe_of("fusion.preset=released", "head.text_mlp_layers=1", "fusion.init=mamba")
+    assert (released.head.video_mlp_layers, released.head.text_mlp_layers) == (0, 1)
+    assert (released.fusion.init, released.fusion.pad_text_to) == ("mamba", 40)
+    written = tomllib.loads(dump(released))["head"]
+    assert (written["text_mlp_layers"], written["dropout"]) == (1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "said"),
+    [
+        (
+            ("transformer.depth=3",),
+            "--set [transformer]: depth = 3: acts only with head.name = transformer, and that is mambavl; "
+            "leave it out, or set head.name=transformer",
+        ),
+        (
+            ("head.name=mlp", "fusion.share=A"),  # its default: no other head's section is read
+            "--set [fusion]: share = 'A': acts only with head.name = mambavl, and that is mlp; "
+            "leave it out, or set head.name=mambavl",
+        ),
+        (
+            ("fusion.expand=3", "fusion.preset=paper"),
+            "--set [fusion]: expand = 3: acts only with fusion.mixer = mamba, and that is plain; "
+            "leave it out, or set fusion.mixer=mamba",
+        ),
+        (
+            ("head.name=transformer", "train.lr_ssm=0.1"),
+            "--set [train]: lr_ssm = 0.1: acts only with head.name = mambavl, and that is transformer; "
+            "leave it out, or set head.name=mambavl",
+        ),
+        (
+            ("train.momentum=0.1",),
+            "--set [train]: momentum = 0.1: acts only with train.optimizer = sgd, and that is adamw; "
+            "leave it out, or set train.optimizer=sgd",
+        ),
+        (("head.name=mpl",), "--set [head]: name = 'mpl': Input should be 'mambavl', 'mlp' or 'transformer'"),
+    ],
+)
+def test_a_key_that_cannot_act_is_refused_with_its_head_and_what_to_do(assignments, said):
+    with pytest.raises(UsageError) as error:
+        recipe_of(*assignments)
+    assert str(error.value) == said
+
+
+def test_a_recipe_of_the_form_of_before_is_told_where_each_key_stands():
+    raw = {
+        "streams": {"video": {"store": "stores"}},
+        "head": "mlp",
+        "fusion": {"d_model": 8, "share": "A"},
+        "mlp": {"dropout": 0.1},
+    }
+    with pytest.raises(UsageError) as error:
+        validate(raw, Recipe, "mine.toml", ["mlp.dropout=0.1"])
+    head = '[head] is a section now; write `[head]` and in it `name = "mlp"` (head.name)'
+    assert str(error.value).split("\n") == [
+        f"mine.toml: head = 'mlp': {head}",
+        "mine.toml [fusion]: d_model = 8: stands in [head] now, once for all heads; set head.d_model",
+        "--set [mlp]: dropout = 0.1: stands in [head] now, once for all heads; set head.dropout",
+    ]
+    for assignment, said in (
+        ("head=mlp", f"--set: head = 'mlp': {head}"),
+        ("mlp={}", "--set: mlp = {}: the MLP has no keys of its own; leave the section out"),
+    ):
+        with pytest.raises(UsageError) as error:
+            recipe_of(assignment)
+        assert str(error.value) == said
 
 
 SCHEDULES = {  # what is set -> what is said
@@ -126,12 +238,13 @@ def test_every_packaged_recipe_has_a_schedule_that_can_be_meant(name):
 
 # --- recipes compared by meaning
 
-RAW = tiny_recipe(Path("stores")).model_dump(mode="json")
-RAW["targets"] = {"verb": TargetConfig().model_dump()}
+STREAM_KEYS = {"store": "elsewhere.zarr", "level": "patch", "modality": "sound"}
+OTHER_STILL = {"head.name": "mlp", "train.optimizer": "adamw"}  # where the recipe has OTHER's value already
 OTHER = {  # other values of keys that are no plain number or truth value
     "title": "another",
     "published": {"verb": 70.9},
-    "head": "mlp",
+    "head.name": "transformer",
+    "head.question_routing": "both",
     "use_streams": ["video"],
     "use_targets": ["verb"],
     "targets.verb.streams": ["video"],
@@ -150,15 +263,12 @@ OTHER = {  # other values of keys that are no plain number or truth value
     "fusion.share": "none",
     "fusion.init": "released",
     "fusion.scan": "reference",
-    "transformer.tokens": "pooled",
     "train.optimizer": "sgd",
     "train.drop_streams": {"video": 0.5},
     "train.precision": "fp32",
     "grid": {"train.seed": [0, 1]},
-    **{f"{head}.question_routing": "both" for head in ("fusion", "mlp", "transformer")},
-    **{f"streams.{stream}.store": "elsewhere.zarr" for stream in RAW["streams"]},
-    **{f"streams.{stream}.level": "patch" for stream in RAW["streams"]},
-    **{f"streams.{stream}.modality": "sound" for stream in RAW["streams"]},
+    "transformer.tokens": "pooled",
+    **{f"streams.{stream}.{key}": value for stream in STREAMS for key, value in STREAM_KEYS.items()},
 }
 HARMLESS = {  # listed once more: test_train.py resumes with another value of each
     "title",
@@ -168,23 +278,40 @@ HARMLESS = {  # listed once more: test_train.py resumes with another value of ea
     "train.eval_every",
     "train.checkpoint_every",
 }
-# every key of a recipe -> its value; sections that are empty are keys
-EMPTY = {"published": None, "grid": None, "train": {**RAW["train"], "drop_streams": None}}
-VALUES = flatten({**RAW, **EMPTY})
+CANNOT_ACT = {  # in the recipes below: what changes no weight there
+    "mambavl": {"train.momentum"},
+    "mlp": {"train.lr_ssm", "train.momentum"},
+    "transformer": {"train.lr_ssm"},
+}
+SGD = {"transformer": "sgd"}  # the optimiser of their recipes
+RAW = {
+    head: tiny_recipe(Path("stores"), head=head, optimizer=SGD.get(head, "adamw")).model_dump(mode="json")
+    for head in HEADS
+}
+for raw in RAW.values():
+    raw["targets"] = {"verb": TargetConfig().model_dump()}
+EMPTY = {"published": None, "grid": None}  # sections that are empty are keys
+VALUES = {  # head -> every key of its recipe -> its value
+    head: flatten({**raw, **EMPTY, "train": {**raw["train"], "drop_streams": None}})
+    for head, raw in RAW.items()
+}
+KEYS = [(head, key) for head in HEADS for key in VALUES[head] if key not in ("fusion", "transformer")]
 
 
-def other_value(key):
+def other_value(head, key):
     if key in OTHER:
-        return OTHER[key]
-    value = VALUES[key]
+        found = OTHER[key]
+        return found if found != VALUES[head][key] else OTHER_STILL[key]
+    value = VALUES[head][key]
     if isinstance(value, bool):
         return not value
     return value + 1 if isinstance(value, int) else value / 2
 
 
-@pytest.mark.parametrize("key", VALUES)
-def test_a_recipe_is_another_when_a_key_differs_that_can_change_a_weight(key):
-    changed = copy.deepcopy(RAW)
-    set_key(changed, key, other_value(key))
-    one, other = (what_decides(validate(raw, Recipe, "r.toml")) for raw in (RAW, changed))
-    assert (one == other) == (key in HARMLESS)
+@pytest.mark.parametrize(("head", "key"), KEYS)
+def test_a_recipe_is_another_when_a_key_differs_that_can_change_a_weight(head, key):
+    changed = copy.deepcopy(RAW[head])
+    set_key(changed, key, other_value(head, key))
+    one = validate(RAW[head], Recipe, "r.toml", recorded=True)
+    other = validate(changed, Recipe, "r.toml", recorded=True)
+    assert (what_decides(one) == what_decides(other)) == (key in HARMLESS | CANNOT_ACT[head])

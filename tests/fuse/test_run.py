@@ -12,7 +12,7 @@ from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import run as folder
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.evaluate import evaluate_run
-from mambavl.fuse.fusion import FusionConfig
+from mambavl.fuse.fusion import FusionSettings
 from mambavl.fuse.recipe import run_targets
 from mambavl.fuse.report import write_report
 from mambavl.fuse.targets import log_prior
@@ -115,7 +115,7 @@ def test_a_run_that_is_older_than_a_key_stays_its_own(recipe, stores, tmp_path):
 
 
 def test_a_preset_fills_in_its_own_defaults(recipe, tmp_path):
-    paper = recipe.model_copy(update={"fusion": FusionConfig(preset="paper", d_model=16, d_state=4)})
+    paper = recipe.model_copy(update={"fusion": FusionSettings(preset="paper", d_state=4)})
     begun(tmp_path, paper, fusion__mixer=None, fusion__zoh=None)
     folder.refuse_other_recipe(tmp_path, paper)
 

@@ -119,9 +119,7 @@ def test_points_keep_apart_and_are_not_repeated(stores, tmp_path):
 
 def test_heads_are_built_before_anything_is_trained(stores, tmp_path):
     data = tiny_recipe(stores).model_dump(mode="json", exclude_none=True)
-    points = expand(
-        {**data, "grid": {"fusion": {"video_mlp_layers": [1, 0]}}}, tmp_path / "sweep", "tiny.toml"
-    )
+    points = expand({**data, "grid": {"head": {"video_mlp_layers": [1, 0]}}}, tmp_path / "sweep", "tiny.toml")
     with pytest.raises(UsageError, match="6 channels and d_model is 16"):
         sweep(points, tmp_path / "sweep")
     assert not (tmp_path / "sweep").exists()
@@ -329,7 +327,7 @@ def test_waiting_for_others_can_be_stopped(stores, tmp_path):
 
 def test_an_evaluation_that_diverges_ends_its_point_on_all_processes(stores, tmp_path):
     """The main process alone scores: the others hear of it, and all go on with the next point."""
-    grid = {"train": {"lr": [1e30, 1e-2]}, "fusion": {"dropout": [0.0]}}
+    grid = {"train": {"lr": [1e30, 1e-2]}, "head": {"dropout": [0.0]}}
     keys = {"warmup_epochs": 0, "batch_size": 100, "epochs": 1}
 
     def two():

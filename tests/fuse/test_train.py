@@ -102,10 +102,9 @@ def test_two_processes_train_what_one_trains_with_dropout(stores, tmp_path, head
     """
     keys = {"head": head, "batch_size": 7, "epochs": 2, "optimizer": "sgd"}
     raw = tiny_recipe(stores, **keys).model_dump(mode="json", exclude_none=True)
-    for section in ("fusion", "transformer"):
-        set_key(raw, f"{section}.question_routing", "both")
-    for key in ("fusion.dropout", "transformer.dropout", "transformer.block_dropout"):
-        set_key(raw, key, 0.3)
+    raw["head"] |= {"question_routing": "both", "dropout": 0.3}
+    if head == "transformer":
+        raw["transformer"]["block_dropout"] = 0.3
     recipe = validate(raw, Recipe, "r.toml")
     train(recipe, tmp_path / "one")
     codes = wait_for_group(start_group(lambda: train(recipe, tmp_path / "two"), tmp_path))

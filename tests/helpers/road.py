@@ -38,8 +38,9 @@ def make_road(folder: Path) -> Path:
         [streams.noun_question]
         store = "{folder}/t.zarr"
         level = "noun_question/last_hidden"
-        [fusion]
+        [head]
         d_model = 16
+        [fusion]
         d_state = 4
         [train]
         epochs = 2

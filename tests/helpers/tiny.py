@@ -170,21 +170,23 @@ def tiny_recipe(stores, *, text=True, head="mambavl", title="tiny", **train_keys
     if text:
         for question in ("verb_question", "noun_question"):
             streams[question] = {"store": str(stores / "text.zarr"), "level": f"{question}/last_hidden"}
-    small = {"d_model": 16, "dropout": 0.1}
+    own = {  # what each head alone has
+        "mambavl": {"fusion": {"d_state": 4}, "train": {"lr_ssm": 1e-2}},
+        "mlp": {"train": {}},
+        "transformer": {"transformer": {"depth": 2, "num_heads": 2, "max_positions": 32}, "train": {}},
+    }[head]
     warmup = 0 if train_keys.get("epochs") == 1 else 1
     data = {
         "title": title,
-        "head": head,
         "streams": streams,
-        "fusion": {**small, "d_state": 4},
-        "mlp": small,
-        "transformer": {**small, "depth": 2, "num_heads": 2, "max_positions": 32},
+        "head": {"name": head, "d_model": 16, "dropout": 0.1},
+        **own,
         "train": {
             "epochs": 4,
             "batch_size": 8,
             "lr": 1e-2,
-            "lr_ssm": 1e-2,
             "warmup_epochs": warmup,
+            **own["train"],
             **train_keys,
         },
     }

@@ -1,0 +1,118 @@
+"""The [grid] of a recipe: keys -> lists of values, and what their combinations come to.
+
+A key that cannot act at a point is left out of it: of six combinations of `head.name` = mambavl, mlp and
+`fusion.share` = A, none, all, four differ, for the MLP shares nothing. What acts at no point is refused.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from mambavl.cache import canonical
+from mambavl.configs import is_set, override, validate
+from mambavl.configs.errors import UsageError
+from mambavl.fuse.fusion import preset_of
+from mambavl.fuse.head import HeadSettings
+from mambavl.fuse.idle import Need, flatten, idle, without
+from mambavl.fuse.recipe import WITHOUT_WEIGHT, Recipe, asks, what_decides
+
+
+class Combination(NamedTuple):
+    """A point of the grid."""
+
+    name: str
+    values: dict[str, Any]  # of the axes that act there
+    recipe: Recipe
+
+
+def expand(data: dict[str, Any], source: str, assignments: Sequence[str] = ()) -> list[Combination]:
+    """The combinations of `data`'s [grid] that differ, each with its checked recipe.
+
+    Raises UsageError, which names `source`, or --set where one of the `assignments` already made to `data` is
+    at fault: where a recipe is not right, a key acts at no point, a value is listed twice, or a preset would
+    set for one head what the others have, too.
+    """
+    axes = _axes(data, source)
+    base = {key: value for key, value in data.items() if key != "grid"}
+    found: dict[str, Combination] = {}
+    acting: set[str] = set()  # keys that act at a point
+    inert: dict[str, Need] = {}  # keys that cannot at a point
+    for values in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        # JSON scalars and lists are TOML, too
+        raw = override(base, [f"{key}={json.dumps(value)}" for key, value in chosen.items()])
+        no_effect = idle(raw)
+        inert |= no_effect
+        acting |= flatten(raw).keys() - no_effect.keys()
+        acts = {key: value for key, value in chosen.items() if key not in no_effect}
+        point = _point(without(raw, no_effect), acts, source, assignments)
+        if len(axes.get("head.name", ())) > 1:
+            _refuse_preset_of_one_head(without(raw, no_effect), source)
+        by_hand = {key: value for key, value in acts.items() if key in WITHOUT_WEIGHT}
+        found.setdefault(canonical.digest([what_decides(point.recipe), by_hand]), point)
+    never = {key: need for key, need in inert.items() if key not in acting}
+    _refuse_what_never_acts(never, axes, flatten(base), source, assignments)
+    return list(found.values())
+
+
+def count_combinations(data: dict[str, Any]) -> int:
+    """How many combinations `data`'s [grid] has, whether they differ or not."""
+    return math.prod(len(values) for values in flatten(data["grid"]).values())
+
+
+def _axes(data: dict[str, Any], source: str) -> dict[str, list[Any]]:
+    axes = flatten(data.get("grid", {}))
+    if not axes:
+        raise UsageError(
+            f"{source}: has no [grid]; name keys and lists of values there, e.g. train.lr = [1e-3, 3e-3]"
+        )
+    for key, values in axes.items():
+        if not isinstance(values, list) or not values:
+            raise UsageError(f"{source} [grid]: {key} must be a list of values, got {values!r}")
+        for number, value in enumerate(values):
+            if value in values[:number]:
+                raise UsageError(f"{source} [grid]: {key} = {value} is listed twice")
+    return axes
+
+
+def _point(
+    raw: dict[str, Any], values: dict[str, Any], source: str, assignments: Sequence[str]
+) -> Combination:
+    name = ",".join(f"{key}={value}" for key, value in values.items())
+    # runs that differ in their seed alone carry one title
+    title = ", ".join(f"{key} = {value}" for key, value in values.items() if key != "train.seed")
+    recipe = validate({"title": title, **raw}, Recipe, f"{source} [grid {name}]", assignments)
+    return Combination(name, values, recipe)
+
+
+def _refuse_preset_of_one_head(raw: dict[str, Any], source: str) -> None:
+    """A preset of MambaVL's head gives values to [head]; the other heads of a grid would not get them."""
+    fusion, head = raw.get("fusion", {}), raw.get("head", {})
+    alone = preset_of(fusion, HeadSettings.model_fields.keys() - head)
+    if alone:
+        values = ", ".join(f"head.{key} = {json.dumps(value)}" for key, value in alone.items())
+        raise UsageError(
+            f"{source} [grid]: fusion.preset = {fusion['preset']} gives {values} to head mambavl and not to "
+            "the other heads of the grid; set these keys in [head], for all of them"
+        )
+
+
+def _refuse_what_never_acts(
+    never: dict[str, Need],
+    axes: dict[str, list[Any]],
+    given: dict[str, Any],
+    source: str,
+    assignments: Sequence[str],
+) -> None:
+    lines = []
+    for key, need in never.items():
+        if need.key in axes:
+            need = need._replace(found=" or ".join(map(str, axes[need.key])))
+        if key in axes:
+            lines.append(f"{source} [grid]: {key} {need}")
+        elif asks(key, given[key], need):
+            lines.append(f"{'--set' if is_set(key, assignments) else source}: {key} = {given[key]} {need}")
+    if lines:
+        raise UsageError("\n".join(lines))
