@@ -8,13 +8,13 @@ blank. Any data set written in the same columns reads the same way.
 import math
 import re
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mambavl.cache.classes import Classes, verb_noun_classes
 from mambavl.cache.rows import Segment
 from mambavl.configs.errors import DataError, UsageError
+from mambavl.extract.class_lists import ClassList, known_class, read_classes
 from mambavl.extract.tables import Row, Tables
 
 Split = Literal["train", "validation", "test"]
@@ -34,31 +34,6 @@ TIME_COLUMNS = (
 LABEL_COLUMNS = ("narration", "verb", "verb_class", "noun", "noun_class", "all_nouns", "all_noun_classes")
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # ids become file names: no dots, no separators
-
-
-@dataclass(frozen=True)
-class ClassList:
-    """The classes of one kind. Ids may have gaps; `size` is what a head needs: the largest id plus one."""
-
-    keys: dict[int, str]
-    instances: dict[int, tuple[str, ...]]
-    categories: dict[int, str]
-
-    @property
-    def size(self) -> int:
-        return max(self.keys) + 1
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """Every key and instance of every class."""
-        names: list[str] = []
-        for class_id, key in self.keys.items():
-            names += [key, *self.instances[class_id]]
-        return tuple(names)
-
-    def words(self, class_id: int) -> str:
-        """The key as a person would say it: `turn-on` -> `turn on`, `board:chopping` -> `chopping board`."""
-        return spoken(self.keys[class_id])
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +76,6 @@ class Annotations:
         return self.lists[target]
 
 
-def spoken(key: str) -> str:
-    """A class key or instance in speaking order: nouns are stored head first (`bottle:water`), verbs with
-    hyphens.
-    """
-    return " ".join(reversed(key.split(":"))).replace("-", " ")
-
-
 def canonical_order(segment: Segment) -> tuple[str, float, str]:
     """The key by which a store's rows are sorted."""
     return (segment.video_id, segment.start, segment.narration_id)
@@ -125,11 +93,14 @@ def read_annotations(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> 
             f"{folder}: no such folder; --annotations takes the folder that holds EPIC_100_train.csv"
         )
     tables = Tables(folder)
-    verbs, nouns = _read_classes(tables, "verb"), _read_classes(tables, "noun")
+    verbs, nouns = (
+        read_classes(tables, f"EPIC_100_{kind}_classes.csv", ("id", "key", "instances", "category"))
+        for kind in ("verb", "noun")
+    )
     segments: list[Segment] = []
     for split in splits:
         segments += _read_segments(tables, split, verbs, nouns)
-    _check_ids(tables, segments)
+    check_ids(tables, segments)
     unseen: set[str] = set()
     for name in _unseen_lists(folder, splits):
         unseen |= set(_read_participants(tables, name))
@@ -144,14 +115,14 @@ def read_annotations(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> 
             unseen_participants=unseen,
         ),
         lists={"verb": verbs, "noun": nouns},
-        videos=_read_videos(tables),
+        videos=read_videos(tables, "EPIC_100_video_info.csv"),
         sha256=tables.sha256,
     )
     tables.finish()
     return annotations
 
 
-def _check_ids(tables: Tables, segments: list[Segment]) -> None:
+def check_ids(tables: Tables, segments: list[Segment]) -> None:
     """A segment has one id and one split, a video one participant."""
     split_of: dict[str, str] = {}
     participant_of: dict[str, str] = {}
@@ -178,33 +149,13 @@ def _unseen_lists(folder: Path, splits: tuple[str, ...]) -> list[str]:
     return [test] if set(splits) == {"test"} else [validation, test]
 
 
-def _read_classes(tables: Tables, kind: str) -> ClassList:
-    name = f"EPIC_100_{kind}_classes.csv"
-    keys: dict[int, str] = {}
-    instances: dict[int, tuple[str, ...]] = {}
-    categories: dict[int, str] = {}
-    for row in tables.rows(name, ("id", "key", "instances", "category")):
-        class_id, words = row.integer("id", 0, 99_999), row.words("instances")
-        if class_id is None or words is None:
-            continue
-        if class_id in keys:
-            row.problem(f"class {class_id} occurs twice")
-        keys[class_id] = row["key"]
-        instances[class_id] = tuple(words)
-        categories[class_id] = row["category"]
-    tables.finish()
-    if not keys:
-        raise DataError(f"{tables.folder / name}: lists no class")
-    return ClassList(keys, instances, categories)
-
-
 def _read_segments(tables: Tables, split: str, verbs: ClassList, nouns: ClassList) -> list[Segment]:
     name = _split_file(tables.folder, split)
     is_labelled = split != "test"
     segments: list[Segment] = []
     for row in tables.rows(name, TIME_COLUMNS + (LABEL_COLUMNS if is_labelled else ())):
         before = len(tables.problems)
-        _check_row_ids(row)
+        check_row_ids(row)
         times = _times(row)
         labels = _labels(row, verbs, nouns) if is_labelled else {}
         if times is None or len(tables.problems) > before:
@@ -242,7 +193,8 @@ def _segment(row: Row, split: str, times: "_Times", labels: dict[str, Any]) -> S
     )
 
 
-def _check_row_ids(row: Row) -> None:
+def check_row_ids(row: Row) -> None:
+    """Ids that cannot name files are problems."""
     for column in ("narration_id", "participant_id", "video_id"):
         _check_id(row, column, row[column])
 
@@ -282,8 +234,8 @@ def _times(row: Row) -> _Times | None:
 
 def _labels(row: Row, verbs: ClassList, nouns: ClassList) -> dict[str, Any]:
     """The fields of a Segment that say what is done; of blank words, the classes' own."""
-    verb_class = _known_class(row, "verb_class", verbs)
-    noun_class = _known_class(row, "noun_class", nouns)
+    verb_class = known_class(row, "verb_class", verbs)
+    noun_class = known_class(row, "noun_class", nouns)
     if verb_class is None or noun_class is None:
         return {}
     narration, verb, noun = (row[column].strip() for column in ("narration", "verb", "noun"))
@@ -304,16 +256,8 @@ def _labels(row: Row, verbs: ClassList, nouns: ClassList) -> dict[str, Any]:
     }
 
 
-def _known_class(row: Row, column: str, classes: ClassList) -> int | None:
-    value = row.integer(column, 0, 10**6)
-    if value is not None and value not in classes.keys:
-        row.problem(f"{column} {value} is not in the class file (0 to {classes.size - 1})")
-        return None
-    return value
-
-
 def _read_class_ids(tables: Tables, name: str, column: str, classes: ClassList) -> list[int]:
-    found = [_known_class(row, column, classes) for row in tables.rows(name, (column,))]
+    found = [known_class(row, column, classes) for row in tables.rows(name, (column,))]
     return [class_id for class_id in found if class_id is not None]
 
 
@@ -326,9 +270,10 @@ def _read_participants(tables: Tables, name: str) -> list[str]:
     return found
 
 
-def _read_videos(tables: Tables) -> dict[str, VideoInfo]:
+def read_videos(tables: Tables, name: str) -> dict[str, VideoInfo]:
+    """What a file says of each video: columns video_id, duration, fps, resolution."""
     videos: dict[str, VideoInfo] = {}
-    for row in tables.rows("EPIC_100_video_info.csv", ("video_id", "duration", "fps", "resolution")):
+    for row in tables.rows(name, ("video_id", "duration", "fps", "resolution")):
         try:
             width, height = (int(side) for side in row["resolution"].split("x"))
             info = VideoInfo(float(row["duration"]), float(row["fps"]), width, height)

@@ -25,7 +25,8 @@ from mambavl.cache.rows import FLAG_TIME_FROM_FRAMES, Segment
 from mambavl.configs import Config
 from mambavl.configs.errors import UsageError
 from mambavl.configs.progress import Progress, ShouldStop
-from mambavl.extract.annotations import Annotations, read_annotations
+from mambavl.extract.annotations import Annotations
+from mambavl.extract.data_set import read_data_set
 from mambavl.extract.sampling import Sampling, window
 
 
@@ -126,7 +127,7 @@ def prepare(
         raise UsageError(
             f"sampling.{chosen[0]}: the moments of {format} features were chosen when they were made"
         )
-    return ImportJob(source, format, out, settings, read_annotations(annotations, splits))
+    return ImportJob(source, format, out, settings, read_data_set(annotations, splits))
 
 
 def sampling_times(segments: tuple[Segment, ...], sampling: Sampling) -> SamplingTimes:

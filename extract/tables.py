@@ -97,6 +97,10 @@ class Row:
     def __getitem__(self, column: str) -> str:
         return self.cells[column]
 
+    def get(self, column: str) -> str:
+        """Its cell; empty where the file has no such column."""
+        return self.cells.get(column, "")
+
     def problem(self, text: str) -> None:
         self.tables.problem(f"{self.where}: {text}")
 
@@ -106,6 +110,11 @@ class Row:
             self.problem(f"{column} {self[column]!r} is not a whole number from {low} to {high}")
             return None
         return int(text)
+
+    def time(self, column: str) -> float | None:
+        """Seconds, of a number of seconds or a time HH:MM:SS.ss."""
+        text = self[column].strip()
+        return float(text) if re.fullmatch(r"\d{1,7}(\.\d{1,9})?", text) else self.seconds(column)
 
     def seconds(self, column: str) -> float | None:
         """Of a time HH:MM:SS.ss."""

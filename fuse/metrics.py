@@ -283,7 +283,7 @@ def _product_places(logs: list[np.ndarray], labels: list[np.ndarray]) -> Places:
 
 def _every_sum(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """(N, A), (N, B) -> (N, A * B)."""
-    return (one[:, :, None] + other[:, None, :]).reshape(len(one), -1)
+    return (one[:, :, None] + other[:, None, :]).reshape(len(one), one.shape[1] * other.shape[1])
 
 
 def _pair_places(scores: np.ndarray, pairs: Sequence[tuple[int, ...]], labels: list[np.ndarray]) -> Places:

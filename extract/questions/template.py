@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from mambavl.cache.rows import Segment
 from mambavl.configs.errors import UsageError
-from mambavl.extract.annotations import Annotations, ClassList
+from mambavl.extract.annotations import Annotations
+from mambavl.extract.class_lists import ClassList
 from mambavl.extract.questions.file import Protocol, Question
 from mambavl.extract.questions.forms import (
     KINDS,

@@ -235,7 +235,7 @@ def cache_import(
     ],
     store: StoreOption,
     annotations: Annotated[
-        Path | None, typer.Option(help="Folder of the EPIC_100_*.csv files; an export needs none.")
+        Path | None, typer.Option(help="Folder of the lists, as for `mambavl extract`; an export needs none.")
     ] = None,
     split: SplitOption = "train,validation",
     task: Annotated[

@@ -13,7 +13,8 @@ from typer.models import OptionInfo
 
 from mambavl.configs import ConfigType, override, set_key, validate
 from mambavl.configs.errors import UsageError
-from mambavl.extract.annotations import SPLITS, Annotations, read_annotations
+from mambavl.extract.annotations import SPLITS, Annotations
+from mambavl.extract.data_set import read_data_set
 from mambavl.extract.sampling import Task
 
 # keys of the settings records that are flags of the commands
@@ -27,7 +28,12 @@ FLAGS = {
     "budget": "--budget",
 }
 
-AnnotationsOption = Annotated[Path, typer.Option("--annotations", help="Folder of the EPIC_100_*.csv files.")]
+AnnotationsOption = Annotated[
+    Path,
+    typer.Option(
+        "--annotations", help="Folder of the EPIC_100_*.csv files, or of own lists and a targets.toml."
+    ),
+]
 VideosOption = Annotated[
     Path, typer.Option("--videos", help="Folder that holds P01/videos/P01_01.MP4 or P01/P01_01.MP4.")
 ]
@@ -81,7 +87,7 @@ def splits_of(text: str) -> tuple[str, ...]:
 
 def annotations_of(folder: Path, split: str) -> Annotations:
     """The annotations of the splits that `--split` names."""
-    return read_annotations(folder, splits_of(split))
+    return read_data_set(folder, splits_of(split))
 
 
 def shard_of(text: str) -> tuple[int, int]:

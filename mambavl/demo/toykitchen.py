@@ -21,7 +21,8 @@ import av
 from PIL import Image
 
 from mambavl.demo.toypictures import FPS, HEIGHT, UNSEEN_PARTICIPANTS, WIDTH, Act, Film, Word, draw_film
-from mambavl.extract.annotations import LABEL_COLUMNS, TIME_COLUMNS, spoken
+from mambavl.extract.annotations import LABEL_COLUMNS, TIME_COLUMNS
+from mambavl.extract.class_lists import spoken
 
 GOP = 12  # short, so that reading one segment decodes little before it
 ACTS_PER_VIDEO = 16

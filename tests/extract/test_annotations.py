@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.annotations import nominal_rate, read_annotations, spoken
+from mambavl.extract.annotations import nominal_rate, read_annotations
 
 HEADER = (
     "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,"
@@ -178,11 +178,6 @@ def test_any_row_is_read_or_reported_never_a_crash(tmp_path_factory, cells):
     except DataError as error:
         outcome = str(error)
     assert outcome == "read" or "EPIC_100_train.csv" in outcome
-
-
-def test_keys_are_spoken_in_speaking_order():
-    assert spoken("board:chopping") == "chopping board"
-    assert spoken("turn-on") == "turn on"
 
 
 def test_the_real_lists(shared, ek100):

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from mambavl.fuse.metrics import evaluate, log_softmax, marginalize
+from mambavl.cache.classes import Classes, Derived, RowGroup, Target
+from mambavl.fuse.metrics import average_precision, evaluate, log_softmax, marginalize, measure
 
 
 def random_case(rows=200, verbs=7, nouns=9, seed=0):
@@ -284,3 +285,151 @@ def test_knowing_nothing_on_the_real_validation_list_is_worth_a_guess(ek100):
     assert out["all_verb_top1"] == pytest.approx(100 / 97)
     assert out["all_noun_mean_class_recall5"] == pytest.approx(500 / 300)
     assert out["all_action_ties"] == len(rows) == 9668
+
+
+# --- any targets
+
+OWN = Classes(
+    targets={
+        "tool": Target({}, 4, sets={"rare": (2, 3)}),
+        "grip": Target({}, 3),
+        "place": Target({}, 5),
+        "scene": Target({}, 3, "multi", {"rare": (1,)}),
+    },
+    derived={"use": Derived(("tool", "grip", "place"))},
+    groups={"far": RowGroup("participant_id", ("P02",))},
+)
+
+
+def own_case(rows=150, seed=0):
+    """Scores and labels of all targets, some rows without a label; and who is far."""
+    rng = np.random.default_rng(seed)
+    scores = {name: rng.normal(size=(rows, target.count)) for name, target in OWN.targets.items()}
+    labels = {name: rng.integers(0, OWN.targets[name].count, rows) for name in ("tool", "grip", "place")}
+    labels["scene"] = rng.integers(0, 2, (rows, 3))
+    for number, name in enumerate(labels):
+        labels[name][number :: 7 + number] = -1
+    return scores, labels, {"far": rng.random(rows) < 0.4}
+
+
+def test_a_target_counts_the_rows_that_have_its_label():
+    scores, labels, groups = own_case()
+    out = measure(OWN, scores, labels, groups)
+    for name in ("tool", "grip", "place"):
+        for group, mask in (("all", np.ones(150, bool)), ("far", groups["far"])):
+            known = mask & (labels[name] >= 0)
+            hits = scores[name][known].argmax(1) == labels[name][known]
+            assert out[f"{group}_{name}_n"] == known.sum()
+            assert out[f"{group}_{name}_top1"] == pytest.approx(100 * hits.mean())
+    known = labels["tool"] >= 0
+    assert out["rare_tool_n"] == np.isin(labels["tool"][known], [2, 3]).sum()
+    assert not any(key.startswith("rare_grip") for key in out)  # the group names no class of it
+
+
+def test_a_product_of_three_parts_ranks_all_their_combinations():
+    scores, labels, groups = own_case()
+    out = measure(OWN, scores, labels, groups)
+    known = np.flatnonzero((labels["tool"] >= 0) & (labels["grip"] >= 0) & (labels["place"] >= 0))
+    logs = [log_softmax(scores[name]) for name in OWN.derived["use"].of]
+    hits = {1: [], 5: []}
+    for row in known:
+        every = logs[0][row][:, None, None] + logs[1][row][:, None] + logs[2][row]
+        own = every[labels["tool"][row], labels["grip"][row], labels["place"][row]]
+        for k in hits:
+            hits[k].append((every > own).sum() < k)
+    assert out["all_use_n"] == len(known)
+    assert out["all_use_top1"] == pytest.approx(100 * np.mean(hits[1]))
+    assert out["all_use_top5"] == pytest.approx(100 * np.mean(hits[5]))
+    assert out["rare_use_n"] == np.isin(labels["tool"][known], [2, 3]).sum()
+    triples = {tuple(labels[name][row] for name in OWN.derived["use"].of) for row in known}
+    assert out["all_use_classes"] == len(triples)
+    best5 = {name: (-scores[name]).argsort(1)[:, :5] for name in OWN.derived["use"].of}
+    relaxed = {triple: [] for triple in triples}
+    for row in known:
+        triple = tuple(labels[name][row] for name in OWN.derived["use"].of)
+        parts = zip(OWN.derived["use"].of, triple, strict=True)
+        relaxed[triple].append(all(label in best5[name][row] for name, label in parts))
+    expected = np.mean([np.mean(found) for found in relaxed.values()])
+    assert out["relaxed_use_mean_class_recall5"] == pytest.approx(100 * expected)
+
+
+def slow_average_precision(scores, labels):
+    """Recall gained times precision, at every threshold that some row's score makes."""
+    area, before = 0.0, 0.0
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        taken = scores >= threshold
+        recall = labels[taken].sum() / labels.sum()
+        area += (recall - before) * labels[taken].mean()
+        before = recall
+    return area
+
+
+@pytest.mark.parametrize("digits", [9, 1, 0])  # rounded scores tie
+def test_average_precision_is_the_area_over_every_threshold(digits):
+    rng = np.random.default_rng(digits)
+    for _ in range(20):
+        scores = rng.normal(size=30).round(digits)
+        labels = rng.random(30) < 0.3
+        labels[rng.integers(30)] = True
+        found = average_precision(scores, labels)
+        assert found == pytest.approx(slow_average_precision(scores, labels), rel=1e-12)
+        assert found == average_precision(*(part[::-1] for part in (scores, labels))), "order does not count"
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "expected"),
+    [  # as scikit-learn 1.9's average_precision_score gives them
+        ([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1], 0.8333333333333333),
+        ([0.5, 0.5, 0.5, 0.5], [1, 0, 0, 1], 0.5),
+        ([0.9, 0.9, 0.2, 0.1, 0.1], [0, 1, 1, 0, 1], 0.5888888888888889),
+    ],
+)
+def test_average_precision_agrees_with_scikit_learn(scores, labels, expected):
+    assert average_precision(np.array(scores), np.array(labels, bool)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_map_averages_classes_that_are_present_over_labelled_rows():
+    scores, labels, groups = own_case()
+    labels["scene"][labels["scene"][:, 0] >= 0, 2] = 0  # class 2 is never there
+    out = measure(OWN, scores, labels, groups)
+    known = labels["scene"][:, 0] >= 0
+    by_class = [slow_average_precision(scores["scene"][known, c], labels["scene"][known, c]) for c in (0, 1)]
+    assert out["all_scene_map"] == pytest.approx(100 * np.mean(by_class))
+    assert (out["all_scene_n"], out["all_scene_classes"]) == (known.sum(), 2)
+    assert out["rare_scene_map"] == pytest.approx(100 * by_class[1])
+    assert out["rare_scene_classes"] == 1
+    far = known & groups["far"]
+    by_class = [slow_average_precision(scores["scene"][far, c], labels["scene"][far, c]) for c in (0, 1)]
+    assert out["far_scene_map"] == pytest.approx(100 * np.mean(by_class))
+    assert "all_scene_top1" not in out
+
+
+def test_a_measure_of_no_labelled_row_is_none():
+    scores, labels, groups = own_case()
+    labels["tool"][:], labels["scene"][:] = -1, -1
+    out = measure(OWN, scores, labels, groups)
+    assert (out["all_tool_top1"], out["all_tool_n"]) == (None, 0)
+    assert (out["all_scene_map"], out["all_scene_n"]) == (None, 0)
+    assert (out["all_use_top1"], out["all_use_n"]) == (None, 0)
+    assert out["all_grip_top1"] is not None
+
+
+@pytest.mark.parametrize(
+    ("target", "spoil", "said"),
+    [
+        ("tool", lambda s, y: (s[:, :3], y), "tool: labels reach 3, the scores have 3 columns"),
+        ("tool", lambda s, y: (s, y[:-1]), "different numbers of rows|do not belong together"),
+        ("scene", lambda s, y: (s[:, :2], y), "scene: the scores have 2 columns, the labels 3"),
+        ("scene", lambda s, y: (s, y[:, 0]), "scene: .*do not belong together"),
+        (
+            "scene",
+            lambda s, y: (np.where(s == s[4, 1], np.nan, s), y),
+            "scene: row 4 of the scores holds NaN",
+        ),
+    ],
+)
+def test_scores_and_labels_that_do_not_fit_are_refused(target, spoil, said):
+    scores, labels, groups = own_case()
+    scores[target], labels[target] = spoil(scores[target], labels[target])
+    with pytest.raises(ValueError, match=said):
+        measure(OWN, scores, labels, groups)

@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 from mambavl.cache.classes import verb_noun_classes
-from mambavl.extract.annotations import Annotations, ClassList, Segment
+from mambavl.extract.annotations import Annotations, Segment
+from mambavl.extract.class_lists import ClassList
 from mambavl.extract.questions import Question, generate
 
 VERBS = {  # key: (instances, category)

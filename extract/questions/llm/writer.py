@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from mambavl.cache.rows import Segment
 from mambavl.configs.errors import UsageError
-from mambavl.extract.annotations import Annotations, spoken
+from mambavl.extract.annotations import Annotations
+from mambavl.extract.class_lists import spoken
 from mambavl.extract.questions.file import QUESTION_KEYS, Question
 from mambavl.extract.questions.labels import classes_of, refuse_unlabelled
 from mambavl.extract.questions.llm.attempts import Client, Failure, Task

@@ -9,7 +9,8 @@ import pytest
 from helpers.leakcheck import shape_of
 from helpers.toyclasses import NOUNS, VERBS, annotations, ask, class_list, context, segment
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.annotations import ClassList, Segment
+from mambavl.extract.annotations import Segment
+from mambavl.extract.class_lists import ClassList
 from mambavl.extract.questions import QUESTION_KEYS, generate
 from mambavl.extract.questions.forms import KINDS, contains_form
 from mambavl.extract.questions.template import BARE, GENERIC, GLOSSES, PHRASINGS, PROMPT_VERSION

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers.llm_server import BAD, ODD, sound, spoiled
 from helpers.toyclasses import NOUNS, VERBS, annotations, segment
-from mambavl.extract.annotations import spoken
+from mambavl.extract.class_lists import spoken
 from mambavl.extract.questions import MASK
 from mambavl.extract.questions.forms import KINDS, contains_form
 from mambavl.extract.questions.llm.replies import Rejected, is_fenced, judge_description, judge_questions
