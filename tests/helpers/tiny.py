@@ -66,6 +66,8 @@ def make_dense_store(
     broken=None,
     splits=None,
     class_token: bool = False,
+    segments=None,
+    classes=CLASSES,
 ):
     """A finished video store of frame features that depend on the labels; returns them, (rows, views, steps,
     width).
@@ -73,14 +75,16 @@ def make_dense_store(
     class_token: with a level `cls`, the mean plus 1. failed: row -> status; short: row -> steps, then NaN.
     broken: (row, view, step) -> a value that all its channels have.
     """
-    segments = make_segments(rows, splits or ("train", "validation"))
+    segments = segments or make_segments(rows, splits or ("train", "validation"))
     level = Level("frame", "dense", (views, steps, width), dtype, steps=steps, compressor=compressor)
     cls = Level("cls", "dense", (views, width), dtype, compressor=compressor)
     rng = np.random.default_rng(0)
     centres_v, centres_n = rng.normal(size=(3, width)), rng.normal(size=(4, width))
     features = np.stack(
         [
-            rng.normal(size=(views, steps, width)) * 0.1 + centres_v[s.verb_class] + centres_n[s.noun_class]
+            rng.normal(size=(views, steps, width)) * 0.1
+            + centres_v[s.labels.get("verb", s.labels.get("tool", 0))]
+            + centres_n[s.labels.get("noun", s.labels.get("grip", 0))]
             for s in segments
         ]
     ).astype(np.float32)
@@ -96,7 +100,7 @@ def make_dense_store(
         frame_pts=(1, steps),
         rows_per_group=group_rows,
     )
-    writer = StoreWriter(path, spec, segments, CLASSES, {})
+    writer = StoreWriter(path, spec, segments, classes, {})
     for group in writer.pending():
         index = list(writer.layout.rows_of(group))
         count = len(index)
