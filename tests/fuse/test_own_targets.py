@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.cli import call
 from helpers.group import start_group, wait_for_group
+from helpers.sounds import RATE, save_audio, write_sound
 from helpers.tiny import weights
 from helpers.tools import CLASSES, make_tool_stores, tool_recipe, tool_segments
 from mambavl.cache import open_store
@@ -193,3 +195,75 @@ def test_two_processes_weigh_rows_without_a_label_as_one_does(stores, tmp_path):
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for key in one:
         torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-6)
+
+
+LISTS = {
+    "targets.toml": """
+        [targets.tool]
+        [targets.grip]
+        [targets.place]
+        [targets.scene]
+        kind = "multi"
+        [derived.use]
+        of = ["tool", "grip"]
+    """,
+    "tool_classes.csv": "id,key\n0,knife\n1,fork\n",
+    "grip_classes.csv": "id,key\n0,firm\n1,loose\n2,both\n",
+    "place_classes.csv": "id,key\n0,table\n1,sink\n",
+    "scene_classes.csv": "id,key\n0,indoors\n1,night\n2,wet\n",
+}
+
+
+def write_lists(folder):
+    """Five rows of each of three videos, the last for validation; V1 has no soundtrack."""
+    for name, text in LISTS.items():
+        (folder / name).write_text(text)
+    header = "narration_id,participant_id,video_id,start_timestamp,stop_timestamp"
+    header += ",tool_class,grip_class,place_class,scene_classes"
+    lines = {"train": [header], "validation": [header]}
+    for number in range(3):
+        for n in range(5):
+            labels = f'{n % 2},{n % 3},{(n + number) % 2},"[{n % 3}]"'
+            row = f"V{number}_{n},P{number},V{number},{n},{n + 1.5},{labels}"
+            lines["validation" if number == 2 else "train"].append(row)
+    # V2 is scored: its row 4 lacks a grip, its row 3 has no scene, which is not the same as an unknown one
+    lines["validation"][5] = lines["validation"][5].replace(',0,1,0,"[1]"', ',0,,0,""')
+    lines["validation"][4] = lines["validation"][4].replace('"[0]"', "[]")
+    for split, rows in lines.items():
+        (folder / f"{split}.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_from_lists_to_a_scored_run_with_a_row_that_has_no_sound(tmp_path):
+    """Every step by its command: three targets of one class a row, one of any number, two streams."""
+    write_lists(tmp_path)
+    for number in range(3):
+        times = np.arange(6 * RATE) / RATE
+        sound = None if number == 1 else 0.3 * np.sin(2 * np.pi * 200 * times)[:, None]
+        write_sound(tmp_path / f"P{number}" / f"V{number}.MP4", sound)
+    common = ("--annotations", tmp_path, "--videos", tmp_path)
+    frames = ("--encoder", "timm:test_resnet", "--weights", "random", "--set", "sampling.frames=2")
+    small = ("--set", "image_size=64", "--out", tmp_path / "v.zarr")
+    assert call("extract", "video", *common, *frames, *small) == 0
+    model = save_audio(tmp_path, "hubert")
+    heard = ("--encoder", f"audio:{model}", "--set", "max_failed=5", "--set", "steps=2")
+    assert call("extract", "audio", *common, *heard, "--out", tmp_path / "a.zarr") == 0
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        f"""
+        streams.video.store = "{tmp_path}/v.zarr"
+        streams.audio.store = "{tmp_path}/a.zarr"
+        data.missing = "mask"
+        train = {{ epochs = 2, warmup_epochs = 1, batch_size = 4 }}
+        """
+    )
+    assert call("train", recipe, "--out", tmp_path / "run", "--set", "data.eval_split=train") == 0
+    result = read_result(tmp_path / "run")
+    assert result.targets == ("tool", "grip", "place", "scene", "use")
+    assert result.rows.scored == 10
+    assert result.rows.scored_by_prior == 0
+    assert result.rows.missing == {"video": 0, "audio": 5}  # those of V1
+    assert call("evaluate", tmp_path / "run", "--split", "validation") == 0
+    scores = read_scores(tmp_path / "run", "validation")
+    assert scores["grip_label"].tolist() == [0, 1, 2, 0, -1]
+    assert scores["scene_label"].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], [-1, -1, -1]]
+    assert scores["scene"].shape == (5, 3)
