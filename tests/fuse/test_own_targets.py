@@ -80,7 +80,7 @@ def test_rows_without_a_label_of_what_is_trained_are_not_trained_on(stores, tmp_
     """24 rows are of the training split; row 3 has no grip."""
     everything = train(tool_recipe(stores, epochs=1), tmp_path / "all")
     grip = train(tool_recipe(stores, ("use_targets", ["grip"]), epochs=1), tmp_path / "grip")
-    assert (everything.training.train_rows, grip.training.train_rows) == (24, 23)
+    assert (everything.trained.train_rows, grip.trained.train_rows) == (24, 23)
     assert grip.targets == ("grip",)
     assert read_prior(tmp_path / "grip").keys() == {"grip"}
     assert set(read_scores(tmp_path / "grip", "validation")) == {"narration_id", "grip", "grip_label"}
