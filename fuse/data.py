@@ -240,7 +240,7 @@ class FeatureData:
         for name in self.sources:
             present = self.has[name][rows]
             if dropped and name in dropped:
-                present &= ~dropped[name][rows]
+                present = present & ~dropped[name][rows]
             if present.all():
                 tokens, lengths = self._read(name, rows, view)
             else:
