@@ -4,19 +4,33 @@ import json
 import shutil
 import tomllib
 
+import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from helpers.paths import DATA
+from mambavl.cache.scores import best_classes
 from mambavl.configs import read_toml, validate
 from mambavl.configs.errors import UsageError
 from mambavl.fuse import older, report
+from mambavl.fuse.evaluate import evaluate_run
 from mambavl.fuse.head import StreamShape
 from mambavl.fuse.recipe import Recipe, make_head, what_decides
 from mambavl.fuse.result import Result, Trained
-from mambavl.fuse.run import RECIPE, read_classes, read_recipe, read_result, refuse_other_recipe
+from mambavl.fuse.run import (
+    MODEL,
+    RECIPE,
+    read_classes,
+    read_curves,
+    read_recipe,
+    read_result,
+    read_scores,
+    refuse_other_recipe,
+)
 from mambavl.fuse.sweep import Point, find_folders
 from mambavl.fuse.targets import choose
+from mambavl.fuse.train import train
 
 GOLDEN = DATA / "before-targets" / "runs"
 FINISHED = ["mambavl", "mlp", "paper", "transformer"]
@@ -153,3 +167,46 @@ def test_a_damaged_result_of_before_is_refused_by_the_key_that_it_lacks(key):
     del raw[key]
     with pytest.raises(ValueError, match=f"it has no {key}"):
         Result.from_dict(older.result(raw))
+
+
+# --- scored again, and finished
+
+
+@pytest.fixture
+def before(tmp_path, monkeypatch):
+    """A copy of the golden stores and runs, whose recipes name the stores from here."""
+    shutil.copytree(DATA / "before-targets", tmp_path / "before")
+    monkeypatch.chdir(tmp_path / "before")
+    return tmp_path / "before"
+
+
+@pytest.mark.parametrize("name", FINISHED)
+def test_a_run_of_before_scores_the_same(name, before):
+    """On the machine that made it to the bit; others round some products otherwise."""
+    scores, result = read_scores(before / "runs" / name, "validation"), read_result(before / "runs" / name)
+    again = evaluate_run(before / "runs" / name)
+    found = read_scores(before / "runs" / name, "validation")
+    assert found.keys() == scores.keys()
+    for key in ("narration_id", "verb_label", "noun_label"):
+        np.testing.assert_array_equal(found[key], scores[key])
+    for key in ("verb", "noun"):
+        np.testing.assert_allclose(found[key], scores[key], rtol=1e-5, atol=1e-6)
+    assert again.metrics == pytest.approx(result.metrics, rel=1e-12)
+    assert again.prior_metrics == pytest.approx(result.prior_metrics, rel=1e-12)
+    assert again.trained == result.trained
+
+
+def test_a_run_of_before_is_finished_as_the_unbroken_one_was(before):
+    train(read_recipe(before / "runs" / "interrupted"), before / "runs" / "interrupted")
+    found, expected = (load_file(before / "runs" / n / MODEL) for n in ("interrupted", "mambavl"))
+    assert found.keys() == expected.keys()
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-4, atol=1e-6)
+    assert len(read_curves(before / "runs" / "interrupted")) == 2
+
+
+def test_scores_of_before_make_predicted_questions():
+    path = GOLDEN / "mlp" / "scores" / "validation.npz"
+    best, scores = best_classes(path, num_verbs=3, num_nouns=4), np.load(path)
+    assert best.narration_ids == tuple(scores["narration_id"].tolist())
+    np.testing.assert_array_equal(best.verb, scores["verb"].argmax(1))
