@@ -261,10 +261,9 @@ def _routes(recipe: Recipe, streams: Iterable[str], targets: RunTargets) -> dict
     given = {name: config.streams for name, config in recipe.targets.items() if config.streams is not None}
     derived = {name: one for name, one in targets.classes.derived.items() if name in targets.outputs}
     direct = [name for name in targets.outputs if name not in derived or name in given]
-    known = targets.classes.targets
-    found = routes(streams, direct, routing, given, untrained=known)
+    found = routes(streams, direct, routing, given, untrained=targets.known)
     for name in derived.keys() - found.keys():
-        parts = routes(streams, derived[name].of, routing, given, untrained=known)
+        parts = routes(streams, derived[name].of, routing, given, untrained=targets.known)
         found[name] = [stream for stream in streams if any(stream in reached for reached in parts.values())]
     return {name: found[name] for name in targets.outputs}
 

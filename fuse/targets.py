@@ -48,6 +48,9 @@ class RunTargets:
     classes: Classes  # what is measured; a derived target with a classifier lists its pairs
     outputs: Mapping[str, int]  # target -> columns of its classifier, in the order in which they are drawn
     weights: Mapping[str, float]  # target -> weight of its loss
+    known: tuple[
+        str, ...
+    ]  # targets that the stores have labels for, trained or not: questions may be of them
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -143,7 +146,8 @@ def choose(
         if name not in outputs and config != TargetConfig():
             raise UsageError(f"targets.{name} changes nothing: {name} has no classifier of its own here")
     weights = {name: configs.get(name, TargetConfig()).weight for name in outputs}
-    return RunTargets(replace(classes, targets=targets, derived=derived), outputs, weights)
+    chosen = replace(classes, targets=targets, derived=derived)
+    return RunTargets(chosen, outputs, weights, tuple(classes.targets))
 
 
 def pairs_of(classes: Classes, labels: Labels, rows: np.ndarray) -> dict[str, Pairs]:

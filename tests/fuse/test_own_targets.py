@@ -180,6 +180,7 @@ def test_streams_reach_the_targets_that_the_recipe_says(stores):
     assert routes(PAIRS)["use"] == both, "what reaches a part reaches the whole"
     only = routes(PAIRS, ("use_targets", ["use", "tool"]))
     assert only == {"tool": ["video"], "use": both}, "a question about what is not trained stays one"
+    assert routes(("use_targets", ["tool"])) == {"tool": ["video"]}
     with pytest.raises(UsageError, match="sound is to reach the scene head"):
         routes(("targets.scene.streams", ["sound"]))
     with pytest.raises(UsageError, match="no stream reaches the scene head"):
