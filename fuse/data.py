@@ -7,7 +7,7 @@ the same global batches.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -66,11 +66,7 @@ class DataConfig(Config):
     @classmethod
     def _part_of_some(cls, value: str | None) -> str | None:
         if value is not None:
-            part, slash, parts = value.partition("/")
-            if not (
-                slash and part.isdigit() and parts.isdigit() and int(part) < int(parts) and int(parts) > 1
-            ):
-                raise ValueError("expected i/n with i from 0 to n-1 and n of 2 or more, for example 0/5")
+            check_part(value)
         return value
 
     def required(self, streams: Iterable[str]) -> list[str]:
@@ -285,6 +281,13 @@ class FeatureData:
         if not len(rows):
             raise DataError(f"split {split!r} has no row with features and labels")
         return rows
+
+
+def check_part(value: Any) -> None:
+    """Raises ValueError where a value is not `i/n`, part i of n."""
+    part, slash, parts = value.partition("/") if isinstance(value, str) else ("", "", "")
+    if not (slash and part.isdigit() and parts.isdigit() and int(part) < int(parts) and int(parts) > 1):
+        raise ValueError("expected i/n with i from 0 to n-1 and n of 2 or more, for example 0/5")
 
 
 def assign_folds(owners: list[str], parts: int) -> dict[str, int]:

@@ -27,6 +27,7 @@ from mambavl.fuse.run import (
     read_prior,
     read_recipe,
     read_result,
+    read_selection,
     refuse_other_features,
     write_result,
     write_scores,
@@ -182,6 +183,7 @@ def evaluate_head(
             scan_backend=head.scan_backend,
             precision=trained.precision,
         ),
+        selection=read_selection(run),
     )
     if not keep_result:
         write_result(run, result)

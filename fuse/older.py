@@ -60,3 +60,8 @@ def result(raw: Mapping[str, Any]) -> dict[str, Any]:
     if "precision" in raw:
         scored["precision"] = trained["precision"] = found.pop("precision")
     return {**found, "trained": trained, "scored": scored}
+
+
+def summary(raw: Any) -> dict[str, Any]:
+    """A summary.json in today's form; until sweeps chose, it was the list of their points."""
+    return {"points": raw, "chosen": [], "selection": None} if isinstance(raw, list) else raw

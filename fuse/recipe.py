@@ -18,7 +18,7 @@ from mambavl.fuse.baselines import (
     TransformerFusion,
     TransformerSettings,
 )
-from mambavl.fuse.data import DataConfig, FeatureData
+from mambavl.fuse.data import DataConfig, FeatureData, check_part
 from mambavl.fuse.fusion import FusionConfig, FusionSettings, SSMFusion, preset_of
 from mambavl.fuse.head import Head, HeadConfig, HeadSettings, StreamShape, check_stream_name, routes
 from mambavl.fuse.idle import OWN, Need, flatten, idle, own_section, without
@@ -95,6 +95,9 @@ class Recipe(Config):
     transformer: TransformerSettings | None = None  # settings of head transformer alone
     train: TrainConfig = TrainConfig()  # the optimiser and its schedule
     grid: dict[str, Any] = Field(default={})  # for `mambavl sweep`: keys of this recipe -> lists of values
+    # i/n, of a recipe with a grid: its points are trained without part i of n of train_split and compared
+    # there (data.hold_out_by says whose rows are a part); the best is trained on all rows and scored once
+    select_on: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -123,6 +126,14 @@ class Recipe(Config):
             except UsageError as error:
                 raise ValueError(str(error)) from None
         return streams
+
+    @model_validator(mode="after")
+    def _selects_among_points(self, info: ValidationInfo) -> "Recipe":
+        if self.select_on is not None:
+            check_part(self.select_on)
+            if not self.grid and not (info.context and info.context.get("recorded")):
+                raise ValueError("select_on chooses among the points of a [grid], and there is none")
+        return self
 
     @model_validator(mode="after")
     def _named_streams_exist(self) -> "Recipe":

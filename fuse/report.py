@@ -16,7 +16,7 @@ from mambavl.fuse.head import KNOWN_STREAMS
 from mambavl.fuse.owner import why_unfinished
 from mambavl.fuse.result import Environment, Result, spoken
 from mambavl.fuse.run import read_classes, read_curves, read_result, read_scores
-from mambavl.fuse.sweep import SUMMARY, points_without_folder
+from mambavl.fuse.summary import SUMMARY, not_chosen, runs_without_folder
 
 MEASURES = (
     ("top-1", "all_{}_top1"),
@@ -94,9 +94,9 @@ def write_report(runs: list[Path], target: Path) -> dict[str, str]:
         raise UsageError("no run folder was named; for example `mambavl report runs/* --out report.html`")
     unfinished = {run: why_unfinished(run) for run in folders}
     missing = {str(run): why for run, why in unfinished.items() if why}
-    for file in files:
-        if file.name == SUMMARY:
-            missing |= points_without_folder(file)
+    summaries = [file for file in files if file.name == SUMMARY]
+    for file in summaries:
+        missing |= runs_without_folder(file)
     finished = [run for run in folders if not unfinished[run]]
     if not finished:
         listed = "\n".join(f"  {name}: {why}" for name, why in missing.items())
@@ -119,7 +119,7 @@ def write_report(runs: list[Path], target: Path) -> dict[str, str]:
         measures=_measures(entries, targets),
         priors=_priors(entries),
         leaks=leak_sentences(entries),
-        notes=_notes(entries),
+        notes=_notes(entries) + [said for said in map(not_chosen, summaries) if said],
         what_ran=what_ran,
         curves=_curves(entries),
         confusions=[(entry, _confusions(entry)) for entry in entries if entry.single],
@@ -193,6 +193,8 @@ def _notes(entries: list[Entry]) -> list[str]:
         lacking = [f"{name} {count}" for name, count in (rows.missing or {}).items() if count]
         if lacking:
             notes.append(f"“{entry.title}”: rows without a stream, of {rows.scored}: {', '.join(lacking)}.")
+        if entry.first.selection:
+            notes.append(f"“{entry.title}”: {entry.first.selection.in_words}.")
         random = [name for name, stream in streams.items() if stream.encoder.state == "random"]
         if random:
             notes.append(

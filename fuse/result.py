@@ -126,6 +126,13 @@ class Selection:
     by: str  # measure they were compared by, a mean over seeds
     score: float  # of the one that was chosen
 
+    @property
+    def in_words(self) -> str:
+        left_out = f"; {self.failed} more could not be compared" if self.failed else ""
+        return (
+            f"chosen among {self.among} on {self.on}, by {spoken(self.by)} ({self.score:.1f} there){left_out}"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:

@@ -1,6 +1,7 @@
 """The folder of a run: its files' names, what is written into it and read back, and what is refused.
 
 recipe.toml, streams.json, classes.json, prior.json     the resolved recipe, and what it was fed
+selection.json                                          what a sweep chose its recipe among, if one did
 curves.jsonl, checkpoints/                              while it trains
 model.safetensors, scores/SPLIT.npz, result.json        once it has finished
 lock, failure.json                                      who trains it, why the last attempt failed (`owner`)
@@ -13,6 +14,7 @@ import platform
 import subprocess
 import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,16 @@ from mambavl.configs.errors import DataError, UsageError, differs
 from mambavl.fuse import older
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.recipe import Recipe, what_decides
-from mambavl.fuse.result import Environment, Result
+from mambavl.fuse.result import Environment, Result, Selection, selection_of
 from mambavl.fuse.targets import RunTargets
 
 RECIPE, STREAMS, CLASSES, PRIOR = "recipe.toml", "streams.json", "classes.json", "prior.json"
 CURVES, CHECKPOINTS = "curves.jsonl", "checkpoints"
 MODEL, SCORES, RESULT = "model.safetensors", "scores", "result.json"
+SELECTION = "selection.json"
 LOCK, FAILURE = "lock", "failure.json"
-FILES = {RECIPE, STREAMS, CLASSES, PRIOR, CURVES, CHECKPOINTS, MODEL, SCORES, RESULT, LOCK, FAILURE}
+INPUTS = {RECIPE, STREAMS, CLASSES, PRIOR, SELECTION}
+FILES = {*INPUTS, CURVES, CHECKPOINTS, MODEL, SCORES, RESULT, LOCK, FAILURE}
 
 Scores = Mapping[str, np.ndarray]  # target -> log-probabilities (rows, classes)
 Prior = Mapping[str, np.ndarray]  # target -> log-probabilities (classes,) of the training labels
@@ -197,6 +201,21 @@ def read_scores(run: Path, split: str) -> dict[str, np.ndarray]:
         raise DataError(
             f"{path}: cannot be read ({error}); `mambavl evaluate {run} --split {split}` makes it again"
         ) from None
+
+
+def write_selection(run: Path, selection: Selection) -> None:
+    fsops.write_file(run / SELECTION, canonical.pretty_json(asdict(selection)))
+
+
+def read_selection(run: Path) -> Selection | None:
+    """None where no sweep chose the run's recipe. Raises DataError when the file is damaged."""
+    path = run / SELECTION
+    try:
+        return selection_of(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: is damaged ({error}); remove it and run the sweep again") from None
 
 
 def write_result(run: Path, result: Result) -> None:

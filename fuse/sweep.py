@@ -1,68 +1,47 @@
-"""`mambavl sweep`: a recipe with a [grid] -> a run for each point. A point with a result.json is skipped, one
-that another process trains is left to it.
+"""`mambavl sweep`: a run for each point of a grid, and with `select_on` (see `selection`) runs of the best.
+A point with a result.json is skipped, one that another process trains is left to it.
 """
 
 import gc
-import json
-import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 
 from mambavl.cache import canonical, fsops
-from mambavl.configs.errors import DataError, Interrupted, MambaVLError, UsageError
-from mambavl.fuse import grid
+from mambavl.configs.errors import DataError, Interrupted, MambaVLError
 from mambavl.fuse.data import FeatureData
-from mambavl.fuse.owner import RunHeld, last_failure, reason
+from mambavl.fuse.owner import RunHeld, held, last_failure, reason
+from mambavl.fuse.points import Failure, OnChange, Point, State, find_folders, folder_name
 from mambavl.fuse.processes import Processes
-from mambavl.fuse.recipe import WITHOUT_WEIGHT, Recipe, build_head, run_targets, what_decides
-from mambavl.fuse.result import Result
+from mambavl.fuse.recipe import Recipe, build_head, run_targets
+from mambavl.fuse.result import Result, Selection
 from mambavl.fuse.run import (
-    RECIPE,
     RESULT,
     CurveLine,
-    read_recipe,
     refuse_other_folder,
     refuse_other_recipe,
     refuse_other_stores,
+    write_result,
+    write_selection,
 )
+from mambavl.fuse.selection import choose, on_all_rows, score_of
+from mambavl.fuse.summary import Line, Summary, write_summary
 from mambavl.fuse.train import train
 
-SUMMARY = "summary.json"
-SORT_KEY = "all_action_top1"
+CHOSEN = "chosen"  # begins the names of runs of what was chosen
 WAIT = 1.0  # seconds between two looks at points that other processes train
 
-# skipped: had finished before this sweep; elsewhere: another process trains it
-State = Literal["waiting", "skipped", "running", "elsewhere", "done", "failed"]
-Failure = dict[str, str] | None  # as owner.last_failure gives it
 
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What was chosen among the points of a sweep."""
 
-@dataclass
-class Point:
-    """One combination of the grid and how far it is."""
-
-    name: str
-    values: dict[str, Any]
-    recipe: Recipe
-    run: Path
-    state: State = "waiting"
-    epoch: int = 0
-    result: Result | None = None
-    error: str = ""  # why it failed, or who works on it elsewhere
-    failure_before: Failure = None  # of an attempt before this sweep
-
-
-OnChange = Callable[[list[Point]], None]
-
-
-def expand(data: dict[str, Any], out: Path, source: str, assignments: Sequence[str] = ()) -> list[Point]:
-    """The points of `data`'s [grid], as `grid.expand` finds and checks them, with a folder in `out` each."""
-    found = grid.expand(data, source, assignments)
-    return [Point(name, values, recipe, out / _folder(name, values)) for name, values, recipe in found]
+    selection: Selection | None  # None: no candidate has a score at all its points
+    runs: list[Point]  # of what was chosen: trained on all rows, one a seed
+    earlier: list[Path]  # finished runs of what was chosen before, among other points
 
 
 def sweep(
@@ -72,8 +51,8 @@ def sweep(
     on_change: OnChange = lambda points: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Point]:
-    """Run every unfinished point; returns the points, best action top-1 first. summary.json lists them after
-    every one that ends.
+    """Run every unfinished point; returns the points, the best first. summary.json lists them after every one
+    that ends.
 
     Stores are opened once, every folder is compared with its recipe and every head is built without memory
     before the first point runs, so that a changed recipe, a wrong width or a missing store stops the sweep at
@@ -81,7 +60,31 @@ def sweep(
     others go on. A point that another process trains is passed over and looked at again later, so several
     sweeps in one folder share its points. Raises Interrupted when `should_stop()` turns true in any process.
     """
-    return _Sweep(points, out, on_change, should_stop).run()
+    running = _Sweep(points, out, on_change, should_stop)
+    running.run()
+    running.end()
+    return running.ranked()
+
+
+def sweep_and_choose(
+    points: list[Point],
+    out: Path,
+    *,
+    on_change: OnChange = lambda points: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[list[Point], Chosen]:
+    """`sweep` with points of a recipe with `select_on`, which hold rows out; then the best candidate is
+    trained on all rows and scored, in a folder `chosen,POINT` for each of its seeds.
+
+    The folder is named after what was chosen: another choice, among points that were added or had failed,
+    never touches the runs of an earlier one. The choice waits for the points of other processes.
+    """
+    running = _Sweep(points, out, on_change, should_stop)
+    running.prepare_choice()
+    running.run()
+    chosen = running.choose()
+    running.end()
+    return running.ranked(), chosen
 
 
 class _Sweep:
@@ -92,26 +95,62 @@ class _Sweep:
         self.processes = Processes()
         self.on_change = on_change if self.processes.is_main else lambda points: None
         self.opened: dict[str, FeatureData] = {}
+        self.finals: list[Point] = []  # of each point: what is run if it is chosen
+        self.chosen: list[Point] = []
+        self.selection: Selection | None = None
 
-    def run(self) -> list[Point]:
-        for point, found in zip(self.points, self.processes.once(self._found), strict=True):
-            point.run, point.recipe, point.state, point.failure_before = found
+    def run(self) -> None:
+        self._find(self.points)
         self.processes.every(self._check)
         self.processes.once(lambda: fsops.make_folder(self.out))
-        ahead = self.points
+        self._run_all(self.points)
+
+    def end(self) -> None:
+        self.processes.once(self._write_summary)
+
+    def prepare_choice(self) -> None:
+        """Find and check what may be run in the end, before the first update."""
+        for point in self.points:
+            name = f"{CHOSEN},{point.name}"
+            recipe = on_all_rows(point.recipe)
+            self.finals.append(Point(name, point.values, recipe, self.out / folder_name(name, point.values)))
+        self._find(self.finals)
+        self.processes.every(self._check_finals)
+
+    def choose(self) -> Chosen:
+        values, results = [point.values for point in self.points], [point.result for point in self.points]
+        choice = self.processes.once(lambda: choose(values, results))
+        if choice is None:
+            return Chosen(selection=None, runs=[], earlier=[])
+        self.selection = choice.selection
+        self.chosen = [self.finals[place] for place in choice.points]
+        for point in self.chosen:
+            point.selection = choice.selection
+        self.opened.clear()  # no more is read of the rows without those held out
+        _free_memory()
+        self._run_all(self.chosen)
+        names = {point.run.name for point in self.chosen}
+        there = self.processes.once(lambda: sorted(self.out.glob(f"{CHOSEN},*/{RESULT}")))
+        earlier = [path.parent for path in there if path.parent.name not in names]
+        return Chosen(selection=choice.selection, runs=self.chosen, earlier=earlier)
+
+    def _run_all(self, points: list[Point]) -> None:
+        ahead = points
         while ahead:
             for point in ahead:
                 self._run(point)
-            ahead = [point for point in self.points if point.state == "elsewhere"]
+            ahead = [point for point in points if point.state == "elsewhere"]
             if ahead:
                 self._wait(len(ahead))
-        self.processes.once(self._write_summary)
-        return self._ranked()
 
-    def _found(self) -> list[tuple[Path, Recipe, State, Failure]]:
+    def _find(self, points: list[Point]) -> None:
+        for point, found in zip(points, self.processes.once(lambda: self._found(points)), strict=True):
+            point.run, point.recipe, point.state, point.failure_before = found
+
+    def _found(self, points: list[Point]) -> list[tuple[Path, Recipe, State, Failure]]:
         """Where each point is on the disk, and how far it was before this sweep."""
         found: list[tuple[Path, Recipe, State, Failure]] = []
-        for run, recipe in find_folders(self.points, self.out):
+        for run, recipe in find_folders(points, self.out):
             state: State = "skipped" if (run / RESULT).exists() else "waiting"
             found.append((run, recipe, state, last_failure(run)))
         return found
@@ -129,16 +168,30 @@ class _Sweep:
                 with torch.device("meta"):
                     build_head(point.recipe, data, run_targets(point.recipe, data))
 
+    def _check_finals(self) -> None:
+        seen = set()
+        for point in self.finals:
+            refuse_other_folder(point.run)
+            refuse_other_recipe(point.run, point.recipe)
+            key = _fed_by(point.recipe)
+            if key not in seen and point.recipe.has_stores():
+                seen.add(key)
+                # opened for what it refuses, such as an eval_split that is not there; nothing is read
+                config = point.recipe.data.model_copy(update={"resident": "mmap"})
+                FeatureData(point.recipe.sources, config)
+
     def _run(self, point: Point) -> None:
         before = point.state, point.error
 
         def started() -> None:
             point.state, point.error = "running", ""
-            self.on_change(self.points)
+            if point.selection:
+                self._say_chosen(point.run, point.selection)
+            self._changed()
 
         def report(line: CurveLine) -> None:
             point.epoch = line["epoch"]
-            self.on_change(self.points)
+            self._changed()
 
         try:
             failure = self.processes.once(lambda: last_failure(point.run))
@@ -153,12 +206,14 @@ class _Sweep:
                 on_epoch=report,
                 should_stop=self.should_stop,
             )
+            if point.selection:
+                point.result = self._renew_selection(point.run, point.result, point.selection)
             if point.state != "skipped":
                 point.state, point.error = "done", ""
         except Interrupted:
             raise
-        except RunHeld as held:
-            point.state, point.error = "elsewhere", f"{held.holder} works on it"
+        except RunHeld as busy:
+            point.state, point.error = "elsewhere", f"{busy.holder} works on it"
         except Exception as error:
             if self.processes.count > 1 and not isinstance(error, MambaVLError):
                 raise  # of this process alone: the others wait in the middle of an exchange
@@ -167,7 +222,31 @@ class _Sweep:
             _free_memory()
         if (point.state, point.error) != before:
             self.processes.once(self._write_summary)
-            self.on_change(self.points)
+            self._changed()
+
+    def _changed(self) -> None:
+        self.on_change([*self.points, *self.chosen])
+
+    def _say_chosen(self, run: Path, selection: Selection) -> None:
+        """In the run's folder, which is ours: its result will say it, and do so when it is made again."""
+        self.processes.once(lambda: write_selection(run, selection))
+
+    def _renew_selection(self, run: Path, result: Result, selection: Selection) -> Result:
+        """The same candidate was chosen again: its result says among how many, at most. A choice among fewer
+        points does not undo that it stood out among more.
+        """
+        before = result.selection
+        if before == selection or (before and before.among > selection.among):
+            return result
+        renewed = replace(result, selection=selection)
+
+        def write() -> None:
+            with held(run):
+                write_selection(run, selection)
+                write_result(run, renewed)
+
+        self.processes.once(write)
+        return renewed
 
     def _wait(self, number: int) -> None:
         if self.processes.any(self.should_stop()):
@@ -179,73 +258,34 @@ class _Sweep:
 
     def _data(self, recipe: Recipe) -> FeatureData:
         """The recipe's streams; points that read the same ones share them."""
-        sources = {name: source.model_dump(mode="json") for name, source in recipe.sources.items()}
-        key = canonical.digest([sources, recipe.data.model_dump()])
+        key = _fed_by(recipe)
         if key not in self.opened:
             self.opened[key] = FeatureData(recipe.sources, recipe.data, device=self.processes.device)
         return self.opened[key]
 
-    def _ranked(self) -> list[Point]:
+    def ranked(self) -> list[Point]:
         return sorted(self.points, key=_score, reverse=True)
 
     def _write_summary(self) -> None:
-        lines = [
-            {
-                "name": point.name,
-                "run": point.run.name,
-                "values": point.values,
-                "state": point.state,
-                "error": point.error,
-                "metrics": point.result.metrics if point.result else None,
-            }
-            for point in self._ranked()
-        ]
-        fsops.write_file(self.out / SUMMARY, canonical.pretty_json(lines))
+        points, chosen = ([_line(point) for point in some] for some in (self.ranked(), self.chosen))
+        write_summary(self.out, Summary(points=points, chosen=chosen, selection=self.selection))
 
 
-def find_folders(points: list[Point], out: Path) -> list[tuple[Path, Recipe]]:
-    """The folder of each point in `out`, and its recipe with the title that it has there.
-
-    A run whose recipe gives the point's weights is the point's, whatever its folder is called: its name, and
-    its title where the recipe has none, come from the grid, and an axis added to the grid changes both. A
-    finished run comes first, then one under the point's own name.
-    """
-    there: dict[str, list[tuple[Path, Recipe]]] = {}
-    for recipe_file in sorted(out.glob(f"*/{RECIPE}")):
-        try:
-            recipe = read_recipe(recipe_file.parent)
-        except UsageError:
-            continue  # of another version, or not ours: no point can be this run
-        there.setdefault(_digest(recipe), []).append((recipe_file.parent, recipe))
-    found = []
-    for point in points:
-        has_twins = any(key in WITHOUT_WEIGHT for key in point.values)  # other points with the same weights
-        runs = [] if has_twins else there.get(_digest(point.recipe), [])
-        runs = sorted(runs, key=lambda run: (not (run[0] / RESULT).exists(), run[0] != point.run))
-        if runs and runs[0][0] != point.run:
-            run, recipe = runs[0]
-            found.append((run, point.recipe.model_copy(update={"title": recipe.title})))
-        else:
-            found.append((point.run, point.recipe))
-    return found
+def _line(point: Point) -> Line:
+    return {
+        "name": point.name,
+        "run": point.run.name,
+        "values": point.values,
+        "state": point.state,
+        "error": point.error,
+        "metrics": point.result.metrics if point.result else None,
+    }
 
 
-def points_without_folder(summary: Path) -> dict[str, str]:
-    """Points of a summary.json for which no folder is there: their names, and why. Raises DataError where the
-    file is damaged.
-    """
-    found = {}
-    try:
-        for line in json.loads(summary.read_bytes()):
-            if not (summary.parent / line["run"]).exists():
-                found[str(summary.parent / line["run"])] = line["error"] or "has not begun"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{summary}: is damaged ({error}); leave it out, or run the sweep again") from None
-    return found
-
-
-def _digest(recipe: Recipe) -> str:
-    return canonical.digest(what_decides(recipe))
+def _fed_by(recipe: Recipe) -> str:
+    """Equal for recipes that read the same streams and rows."""
+    sources = {name: source.model_dump(mode="json") for name, source in recipe.sources.items()}
+    return canonical.digest([sources, recipe.data.model_dump()])
 
 
 def _free_memory() -> None:
@@ -256,12 +296,5 @@ def _free_memory() -> None:
 
 
 def _score(point: Point) -> float:
-    score = point.result.metrics.get(SORT_KEY) if point.result else None
+    score = score_of(point.result)
     return -1.0 if score is None else score
-
-
-def _folder(name: str, values: dict[str, Any]) -> str:
-    """A folder name for a point: its values where they make one, else as much of them as fits and a hash."""
-    safe = re.sub(r"[^A-Za-z0-9_.,=+-]", "_", name)
-    is_whole = safe == name and len(name) <= 120 and not name.startswith(".")
-    return name if is_whole else f"{safe[:100].lstrip('.')}-{canonical.digest(values)[:8]}"

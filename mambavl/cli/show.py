@@ -3,13 +3,16 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from mambavl.fuse.points import OnChange, Point
 from mambavl.fuse.result import Metrics, Result
-from mambavl.fuse.sweep import OnChange, Point
+from mambavl.fuse.selection import candidates
+from mambavl.fuse.sweep import Chosen
 from mambavl.fuse.without import Without
 from mambavl.terminal import console, out
 
@@ -90,6 +93,41 @@ def sweep_table(points: list[Point]) -> Table:
         table.add_row(point.name, point.state, epoch, text, *scores)
     table.caption = "\n".join(f"(!) {notice}" for notice in sorted(notices)) or None
     return table
+
+
+def said_of_choice(chosen: Chosen) -> list[str]:
+    """What a sweep with select_on ends with: what was chosen, on which rows, and how it scores on others."""
+    if chosen.selection is None:
+        return ["nothing was chosen: no candidate has a score at all its points"]
+    lines = [f"{chosen.selection.in_words}; of equals the first of the grid:"]
+    for point in chosen.runs:
+        lines.append(f"  {point.run}: {_scores_in_words(point)}")
+    for run in chosen.earlier:
+        lines.append(
+            f"an earlier choice of this sweep is in {run}: say so where you report on one of them, for both "
+            "were scored on the same rows"
+        )
+    return lines
+
+
+def said_without_choice(points: list[Point], recipe: Path) -> list[str]:
+    """What a sweep without select_on ends with, where it has candidates to choose among."""
+    tried = len(candidates([point.values for point in points]))
+    splits = {point.result.split for point in points if point.result}
+    if tried < 2 or len(splits) != 1:
+        return []  # nothing to choose; or parts held out in turn
+    return [
+        f"the best of these {tried} was chosen on the rows it is reported on, and stands out by chance, too "
+        f"({splits.pop()}); `mambavl sweep {recipe} --set select_on=0/5 --out FOLDER` chooses on others"
+    ]
+
+
+def _scores_in_words(point: Point) -> str:
+    result = point.result
+    if result is None:
+        return f"{point.state} ({point.error})" if point.error else point.state
+    scores = zip(result.targets, _headlines(result, list(result.targets)), strict=True)
+    return ", ".join(f"{name} {score}" for name, score in scores) + f" on {result.split}"
 
 
 class _SweepLines:

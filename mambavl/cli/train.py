@@ -6,7 +6,14 @@ from typing import Annotated
 import typer
 
 from mambavl.cli.options import SetOption, pairs_of
-from mambavl.cli.show import print_result, print_without, show_sweep, sweep_table
+from mambavl.cli.show import (
+    print_result,
+    print_without,
+    said_of_choice,
+    said_without_choice,
+    show_sweep,
+    sweep_table,
+)
 from mambavl.configs.errors import DataError
 from mambavl.terminal import out, progress, stop_on_signal
 
@@ -56,12 +63,15 @@ def sweep(
 ) -> None:
     """Train one run for every point of a recipe's grid. Finished points are skipped.
 
-    Started several times with one folder, the sweeps share its points.
+    With select_on in the recipe the points are compared on training rows held out, and the best is trained
+    on all of them and scored once. Started several times with one folder, the sweeps share its points.
     """
     from mambavl.configs import find_recipe, override, read_toml
     from mambavl.fuse.grid import count_combinations
-    from mambavl.fuse.sweep import SUMMARY, expand
+    from mambavl.fuse.points import expand
+    from mambavl.fuse.summary import SUMMARY
     from mambavl.fuse.sweep import sweep as run_sweep
+    from mambavl.fuse.sweep import sweep_and_choose
 
     source = find_recipe(recipe)
     target = folder or Path("runs") / recipe.stem
@@ -73,9 +83,16 @@ def sweep(
             f"{combinations} combinations are {len(points)} points: the others differ in keys that cannot act"
         )
     with stop_on_signal() as should_stop, show_sweep() as on_change:
-        points = run_sweep(points, target, on_change=on_change, should_stop=should_stop)
+        if "select_on" in raw:
+            points, chosen = sweep_and_choose(points, target, on_change=on_change, should_stop=should_stop)
+        else:
+            points = run_sweep(points, target, on_change=on_change, should_stop=should_stop)
+            chosen = None
+    grid, points = points, points + (chosen.runs if chosen else [])
     out.print(sweep_table(points))
     print(f"wrote {len(points)} runs and {SUMMARY} to {target}")
+    for line in said_of_choice(chosen) if chosen else said_without_choice(grid, recipe):
+        print(line)
     errors = [f"{point.name}: {point.error}" for point in points if point.state == "failed"]
     if errors:
         raise DataError("\n".join(errors))

@@ -6,16 +6,18 @@ from types import SimpleNamespace
 import pytest
 
 from mambavl.cli import show
+from mambavl.fuse.result import Selection
+from mambavl.fuse.sweep import Chosen
 from mambavl.fuse.without import Without
 
 TARGETS = ("verb", "noun", "action")
 
 
-def result(notice=None, missing=None, **metrics):
+def result(notice=None, missing=None, split="validation", **metrics):
     encoder = SimpleNamespace(name="orvit", state="random")
     return SimpleNamespace(
         title="Mine",
-        split="validation",
+        split=split,
         text_protocol="oracle",
         targets=TARGETS,
         metrics={f"all_{target}_top1": 50.0 for target in TARGETS} | metrics,
@@ -26,10 +28,17 @@ def result(notice=None, missing=None, **metrics):
     )
 
 
-def point(name, state="waiting", epoch=0, result=None, error=""):
+def point(name, state="waiting", epoch=0, result=None, error="", **values):
     recipe = SimpleNamespace(train=SimpleNamespace(epochs=4))
     return SimpleNamespace(
-        name=name, run=Path(name), state=state, epoch=epoch, result=result, recipe=recipe, error=error
+        name=name,
+        run=Path(name),
+        values=values,
+        state=state,
+        epoch=epoch,
+        result=result,
+        recipe=recipe,
+        error=error,
     )
 
 
@@ -112,3 +121,26 @@ def test_in_a_log_each_change_of_a_state_is_one_line(capsys):
 def test_percents_have_one_digit(capsys, value):
     show.print_result(result(all_noun_top5=value))
     assert f"{value:.1f}" in capsys.readouterr().out
+
+
+def test_a_sweep_with_nothing_to_choose_among_says_nothing_of_chance():
+    one = [point("a", result=result())]
+    seeds = [point("a", result=result(), **{"train.seed": seed}) for seed in range(2)]
+    folds = [
+        point("a", result=result(split=f"train_{part}_of_2"), **{"data.hold_out": f"{part}/2"})
+        for part in range(2)
+    ]
+    for points in (one, seeds, folds):
+        assert show.said_without_choice(points, Path("x.toml")) == []
+
+
+def test_an_earlier_choice_is_named_and_a_run_that_failed_says_why():
+    selection = Selection(among=3, failed=1, on="train_0_of_5", by="all_action_top1", score=41.26)
+    failed = point("chosen,a", "failed", error="no room")
+    chosen = Chosen(selection=selection, runs=[failed], earlier=[Path("s/chosen,b")])
+    first, run, earlier = show.said_of_choice(chosen)
+    assert first.startswith("chosen among 3 on train_0_of_5, by action top-1 (41.3 there); 1 more could not")
+    assert run.endswith("failed (no room)")
+    assert earlier.startswith("an earlier choice of this sweep is in s/chosen,b")
+    nothing = Chosen(selection=None, runs=[], earlier=[])
+    assert show.said_of_choice(nothing) == ["nothing was chosen: no candidate has a score at all its points"]

@@ -58,6 +58,27 @@ def test_a_sweep_says_first_how_many_points_its_combinations_are(road, tmp_path,
     assert "\nhead.name=mlp: done\n" in captured.err
 
 
+def test_a_sweep_that_chooses_ends_with_what_it_chose(road, tmp_path, capsys):
+    """By video: the toy kitchen has one cook. And one that does not choose says what that means."""
+    recipe = tmp_path / "grid.toml"
+    recipe.write_text((road / "mine.toml").read_text() + "\n[grid]\ntrain.lr = [1e-3, 2e-3]\n")
+    short = ("--set", "train.epochs=1", "--set", "train.warmup_epochs=0")
+    chooses = ("--set", "select_on=0/2", "--set", "data.hold_out_by=video")
+    assert call("sweep", recipe, *short, *chooses, "--out", tmp_path / "chosen") == 0
+    said = capsys.readouterr().out
+    assert "wrote 3 runs and summary.json" in said
+    assert "\nchosen among 2 on train_0_of_2, by action top-1 (" in said
+    [run] = (tmp_path / "chosen").glob("chosen,*")
+    assert f"\n  {run}: verb " in said
+    assert said.rstrip().endswith(" on validation")
+    assert call("sweep", recipe, *short, "--out", tmp_path / "plain") == 0
+    said = capsys.readouterr().out
+    assert "the best of these 2 was chosen on the rows it is reported on" in said
+    assert f"`mambavl sweep {recipe} --set select_on=0/5 --out FOLDER`" in said
+    assert call("sweep", recipe, "--set", "select_on=5", "--out", tmp_path / "no") == 2
+    assert "--set: select_on = 5: expected i/n" in capsys.readouterr().err
+
+
 def test_damaged_runs_say_so_and_evaluate_mends_what_it_can(road, tmp_path, capsys):
     shutil.copytree(road / "run", tmp_path / "run")
     for name, content, report_says in (

@@ -15,10 +15,11 @@ from mambavl.configs import validate
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import evaluate, report
 from mambavl.fuse.data import ORACLE_ANTICIPATION, DataConfig, FeatureData, assign_folds
+from mambavl.fuse.points import expand
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.run import read_result
 from mambavl.fuse.sources import StreamSource
-from mambavl.fuse.sweep import expand, sweep
+from mambavl.fuse.sweep import sweep
 from mambavl.fuse.train import train
 
 PROTOCOLS = ("oracle", "predicted", "generic", "none")

@@ -267,6 +267,7 @@ OTHER = {  # other values of keys that are no plain number or truth value
     "train.drop_streams": {"video": 0.5},
     "train.precision": "fp32",
     "grid": {"train.seed": [0, 1]},
+    "select_on": "0/2",
     "transformer.tokens": "pooled",
     **{f"streams.{stream}.{key}": value for stream in STREAMS for key, value in STREAM_KEYS.items()},
 }

@@ -88,8 +88,8 @@ def test_runs_that_failed_or_wait_are_listed_and_the_others_shown(stores, tmp_pa
         train(tiny_recipe(stores), tmp_path / "half", should_stop=lambda: next(calls) >= 4)
     with pytest.raises(DataError, match="diverged"):
         train(tiny_recipe(stores, lr=1e30, clip_norm=0, warmup_epochs=0), tmp_path / "failed")
-    waiting = {"run": "<b>waiting</b>", "error": ""}
-    (tmp_path / "summary.json").write_text(json.dumps([waiting, {"run": "whole", "error": ""}]))
+    lines = [{"run": run, "values": {}, "error": ""} for run in ("<b>waiting</b>", "whole")]
+    (tmp_path / "summary.json").write_text(json.dumps(lines))
     runs = [tmp_path / name for name in ("whole", "half", "failed", "summary.json")]
     missing = report.write_report(runs, tmp_path / "r.html")
     assert [Path(name).name for name in missing] == ["half", "failed", "b>"]

@@ -32,7 +32,8 @@ def finished(recipe, tmp_path_factory):
 
 
 def test_a_finished_run_holds_its_files_and_no_checkpoint(finished):
-    assert {path.name for path in finished.iterdir()} == folder.FILES - {folder.CHECKPOINTS, folder.FAILURE}
+    not_now = {folder.CHECKPOINTS, folder.FAILURE, folder.SELECTION}
+    assert {path.name for path in finished.iterdir()} == folder.FILES - not_now
 
 
 def test_what_a_run_was_fed_is_read_back(finished, recipe):

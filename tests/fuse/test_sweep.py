@@ -1,9 +1,6 @@
 """Sweeps: every point once, each checked before any runs, none lost to what happens to another."""
 
-import json
-import os
 import re
-import time
 from collections import Counter
 
 import pytest
@@ -11,46 +8,17 @@ import torch
 
 from helpers.forks import fork
 from helpers.group import start_group, wait_for_group
+from helpers.sweeps import count_updates, grid_of, held_by_another, states, wait_for
 from helpers.tiny import tiny_recipe, weights
 from mambavl.configs import validate
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse import train as training
-from mambavl.fuse.owner import owned
+from mambavl.fuse.points import expand
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.run import read_curves
-from mambavl.fuse.sweep import expand, points_without_folder, sweep
+from mambavl.fuse.summary import read_summary, runs_without_folder
+from mambavl.fuse.sweep import sweep
 from mambavl.fuse.train import train
-
-
-def grid_of(stores, out, grid, **train_keys):
-    """The points of a grid over the tiny recipe without a title, as people write them."""
-    data = tiny_recipe(stores, title="", **train_keys).model_dump(mode="json", exclude_none=True)
-    del data["title"]
-    return expand({**data, "grid": grid}, out, "tiny.toml")
-
-
-def count_updates(monkeypatch, log):
-    """Every update appends the name of its run to `log`, in forks too; returns what counts them."""
-    log.touch()
-    update = training._Trainer._update
-
-    def counted(self, *args):
-        descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
-        os.write(descriptor, f"{self.run.name}\n".encode())
-        os.close(descriptor)
-        return update(self, *args)
-
-    monkeypatch.setattr(training._Trainer, "_update", counted)
-    return lambda: Counter(log.read_text().split())
-
-
-def states(points):
-    return {point.name: point.state for point in points}
-
-
-def wait_for(path):
-    while not path.exists():
-        time.sleep(0.01)
 
 
 def test_a_sweep_runs_every_point_once(stores, tmp_path):
@@ -66,7 +34,7 @@ def test_a_sweep_runs_every_point_once(stores, tmp_path):
     assert {point.state for point in done} == {"done"}
     scores = [point.result.metrics["all_action_top1"] for point in done]
     assert scores == sorted(scores, reverse=True)
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = read_summary(tmp_path / "summary.json").points
     assert [line["values"] for line in summary] == [point.values for point in done]
     again = sweep(expand(data, tmp_path, "tiny.toml"), tmp_path)
     assert {point.state for point in again} == {"skipped"}
@@ -168,7 +136,7 @@ def test_any_error_of_a_point_is_its_state_and_the_others_go_on(stores, tmp_path
     found = sweep(points, tmp_path)
     assert states(found) == {"train.lr=0.005": "failed", "train.lr=0.01": "done"}
     assert found[1].error.startswith(says)
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = read_summary(tmp_path / "summary.json").points
     assert [(line["state"], line["error"]) for line in summary] == [("done", ""), ("failed", found[1].error)]
     monkeypatch.undo()
     again = sweep(grid_of(stores, tmp_path, {"train": {"lr": [5e-3, 1e-2]}}, epochs=1), tmp_path)
@@ -184,10 +152,10 @@ def test_a_stop_ends_the_sweep_and_the_summary_holds_what_was_done(stores, tmp_p
     points = grid_of(stores, tmp_path, {"train": {"lr": [5e-3, 1e-2, 2e-2]}}, epochs=2)
     with pytest.raises(stop):
         sweep(points, tmp_path, on_change=stop_in_second)
-    summary = {line["name"]: line for line in json.loads((tmp_path / "summary.json").read_text())}
+    summary = {line["name"]: line for line in read_summary(tmp_path / "summary.json").points}
     assert summary["train.lr=0.005"]["metrics"]
     assert summary["train.lr=0.02"]["state"] == "waiting"
-    waiting = points_without_folder(tmp_path / "summary.json")
+    waiting = runs_without_folder(tmp_path / "summary.json")
     assert waiting == {str(tmp_path / "train.lr=0.02"): "has not begun"}
     again = sweep(grid_of(stores, tmp_path, {"train": {"lr": [5e-3, 1e-2, 2e-2]}}, epochs=2), tmp_path)
     assert sorted(states(again).values()) == ["done", "done", "skipped"]
@@ -215,7 +183,7 @@ def test_an_axis_added_later_leaves_finished_points_where_they_are(stores, tmp_p
     old = next(point for point in found if point.state == "skipped")
     assert (old.name, old.run.name) == ("train.seed=0,train.lr=0.01,fusion.share=A", "train.lr=0.01")
     assert not (tmp_path / old.name).exists()
-    assert {line["run"] for line in json.loads((tmp_path / "summary.json").read_text())} == {
+    assert {line["run"] for line in read_summary(tmp_path / "summary.json").points} == {
         path.name for path in tmp_path.iterdir() if path.is_dir()
     }
     again = sweep(grid_of(stores, tmp_path, grid, epochs=1), tmp_path)
@@ -263,26 +231,11 @@ def test_two_sweeps_at_once_train_every_point_once(stores, tmp_path, monkeypatch
     for run in runs:
         assert [line["epoch"] for line in read_curves(run)] == [1, 2]
         assert not (run / "checkpoints").exists()
-    assert {line["state"] for line in json.loads((out / "summary.json").read_text())} <= {"done", "skipped"}
+    assert {line["state"] for line in read_summary(out / "summary.json").points} <= {"done", "skipped"}
     monkeypatch.undo()
     train(grid_of(stores, out, {"train": {"seed": [7]}}, epochs=2)[0].recipe, tmp_path / "alone")
     alone, shared = weights(tmp_path / "alone"), weights(out / "train.seed=7")
     assert all(torch.equal(alone[key], shared[key]) for key in alone)
-
-
-def held_by_another(run, release, deed):
-    """A process that holds a run until there is a file `release`, then does `deed` in it."""
-
-    def hold():
-        with owned(run):
-            wait_for(release)
-            deed()
-
-    child = fork(hold)
-    wait_for(run / "lock")
-    while not (run / "lock").read_bytes():
-        time.sleep(0.01)
-    return child
 
 
 def fail():
