@@ -5,15 +5,19 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
 
 from mambavl.cache.classes import Classes
+from mambavl.configs import validate
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import pictures
 from mambavl.fuse.head import KNOWN_STREAMS
+from mambavl.fuse.idle import without
 from mambavl.fuse.owner import why_unfinished
+from mambavl.fuse.recipe import Recipe, what_decides
 from mambavl.fuse.result import Environment, Result, spoken
 from mambavl.fuse.run import read_classes, read_curves, read_result, read_scores
 from mambavl.fuse.summary import SUMMARY, not_chosen, runs_without_folder
@@ -142,9 +146,11 @@ def collect(runs: list[Path]) -> list[Entry]:
         read_scores(run, result.split)  # a run without scores cannot be shown: say so now
         if not result.metrics:
             raise DataError(f"{run}: split {result.split} has no labels, so nothing was measured")
-        recipe = {**result.recipe, "train": {**result.recipe["train"], "seed": None}}
+        recipe = _decided(result, "train.seed")
         fed = {name: (stream.store_ids, stream.level) for name, stream in result.streams.items()}
-        key = json.dumps([recipe, fed, result.split], sort_keys=True)
+        key = json.dumps(
+            [result.recipe.get("title"), result.published, recipe, fed, result.split], sort_keys=True
+        )
         entry = entries.setdefault(key, Entry(result.title, [], [], read_classes(run)))
         if result.seed in entry.seeds:
             other = entry.runs[entry.seeds.index(result.seed)]
@@ -245,10 +251,13 @@ def _sharing(entries: list[Entry]) -> list[str]:
 
 def _apart_from_sharing(entry: Entry) -> str:
     """The recipe without title, seed and `share`: equal for a run and its control."""
-    recipe = entry.first.recipe
-    fusion = {key: value for key, value in recipe["fusion"].items() if key != "share"}
-    train = {key: value for key, value in recipe["train"].items() if key != "seed"}
-    return json.dumps({**recipe, "title": "", "fusion": fusion, "train": train}, sort_keys=True)
+    return json.dumps(_decided(entry.first, "train.seed", "fusion.share"), sort_keys=True)
+
+
+def _decided(result: Result, *apart_from: str) -> dict[str, Any]:
+    """What decided the weights of a run, whichever version of mambavl wrote its recipe, without some keys."""
+    recipe = validate(result.recipe, Recipe, f"recipe of the run {result.title!r}", recorded=True)
+    return without(what_decides(recipe), apart_from)
 
 
 def _headlines(entries: list[Entry], targets: list[str]) -> list[tuple[str, str]]:

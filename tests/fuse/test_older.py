@@ -151,6 +151,36 @@ def test_who_ran_is_taken_to_have_scored_and_who_trained_is_not_recorded(name):
     assert report.what_ran(result)[0] == "what trained it: not recorded"
 
 
+@pytest.mark.parametrize("name", FINISHED)
+def test_seeds_of_before_and_of_today_share_an_entry_of_the_report(name, tmp_path):
+    """The one of today says each key in its place, those of its own head alone, and is scored less often."""
+    before, now = tmp_path / "before", tmp_path / "now"
+    for run in (before, now):
+        shutil.copytree(GOLDEN / name, run)
+    raw = older.result(json.loads((now / "result.json").read_bytes()))
+    raw["recipe"] = asked_for(name, seed=1, eval_every=2).model_dump(mode="json", exclude_none=True)
+    raw["recipe"]["title"] = name
+    (now / "result.json").write_text(json.dumps({**raw, "seed": 1}))
+    [entry] = report.collect([before, now])
+    assert entry.seeds == [0, 1]
+    raw["recipe"]["train"]["lr"] = 0.5
+    (now / "result.json").write_text(json.dumps({**raw, "seed": 1}))
+    assert len(report.collect([before, now])) == 2
+
+
+def test_a_run_of_before_meets_its_control_of_today_in_the_report(tmp_path):
+    """They differ in `share` alone, and say what sharing A was worth."""
+    shared, control = (shutil.copytree(GOLDEN / "mambavl", tmp_path / name) for name in ("shared", "control"))
+    raw = older.result(json.loads((control / "result.json").read_bytes()))
+    raw["recipe"] = asked_for("mambavl").model_dump(mode="json", exclude_none=True)
+    raw["recipe"]["fusion"]["share"] = "none"
+    raw["title"] = "control"
+    raw["metrics"]["all_action_top1"] -= 2.5
+    (control / "result.json").write_text(json.dumps(raw))
+    report.write_report([shared, control], tmp_path / "report.html")
+    assert "Sharing A is worth +2.5 points of action top-1 here" in (tmp_path / "report.html").read_text()
+
+
 def test_a_result_of_today_is_left_as_it_is():
     raw = {
         "targets": ["verb"],

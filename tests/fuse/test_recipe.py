@@ -86,6 +86,11 @@ def test_a_resolved_recipe_holds_the_sections_that_its_head_reads(stores, name):
     assert validate({**empty, **raw}, Recipe, "r.toml") == again
 
 
+@pytest.mark.parametrize("name", HEADS)
+def test_the_default_recipe_is_for_every_head(name):
+    assert load("fuse/default", Recipe, [f"head.name={name}"]).head.name == name
+
+
 # --- what all heads have in common, and what is one head's own
 
 
