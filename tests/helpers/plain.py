@@ -1,10 +1,314 @@
-"""What a run computes, written out in numpy and plain PyTorch from the documentation alone."""
+"""What a run computes, written out in numpy and plain PyTorch from the papers and the documentation: nothing
+here imports the code that it is to judge. B batch, L tokens, D channels, N states.
 
+A recipe is `Keys`, "section.key" -> value. Weights are named as in model.safetensors.
+"""
+
+import math
 import zlib
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+Keys = dict[str, Any]
+Weights = dict[str, Tensor]
+Batch = dict[str, tuple[Tensor, Tensor]]  # stream -> tokens (B, L, D); lengths (B,)
+ABSENT = -1  # the length of a row that does not have the stream
+Routes = dict[str, list[str]]  # target -> the streams that reach it
+DEFAULTS: dict[str, Keys] = {
+    "head": {
+        "name": "mambavl", "d_model": 768, "dropout": 0.3, "input_norm": True, "video_mlp_layers": 2,
+        "text_mlp_layers": 2, "question_routing": "per_question",
+    },
+    "mambavl": {
+        "fusion.mixer": "mamba", "fusion.d_state": 16, "fusion.d_conv": 4, "fusion.expand": 2,
+        "fusion.share": "A", "fusion.zoh": False, "fusion.pad_text_to": 0, "fusion.init": "mamba",
+    },
+    "mlp": {},
+    "transformer": {
+        "transformer.depth": 6, "transformer.num_heads": 4, "transformer.tokens": "all",
+        "transformer.max_positions": 5000, "transformer.block_dropout": 0.1,
+    },
+    "train": {
+        "epochs": 30, "batch_size": 128, "optimizer": "adamw", "lr": 1e-3, "lr_ssm": 3e-3, "lr_start": 1e-6,
+        "lr_end": 1e-5, "warmup_epochs": 2.0, "momentum": 0.9, "weight_decay": 0.05, "decay_all": False,
+        "label_smoothing": 0.1, "clip_norm": 1.0, "seed": 0, "precision": "auto", "drop_streams": {},
+    },
+    "default": {},
+    "paper": {
+        "fusion.mixer": "plain", "fusion.zoh": True, "head.input_norm": False, "head.dropout": 0.0,
+    },
+    "released": {
+        "head.video_mlp_layers": 0, "head.text_mlp_layers": 3, "head.input_norm": False,
+        "fusion.pad_text_to": 40, "fusion.init": "released", "head.dropout": 0.0,
+    },
+}  # fmt: skip
+
+
+def resolved(given: Keys) -> Keys:
+    """All keys: those given, else what the preset says, else the default."""
+    head = given.get("head.name", "mambavl")
+    common = {f"{section}.{key}": v for section in ("head", "train") for key, v in DEFAULTS[section].items()}
+    return common | DEFAULTS[head] | DEFAULTS[given.get("fusion.preset", "default")] | given
+
+
+# --- training
+
+
+def train(keys: Keys, weights: Weights, data: "Data") -> Weights:
+    """The weights after training: `weights` are those it starts from. In their precision, of matrix products
+    too, but where the recipe says bf16.
+    """
+    k = resolved(keys)
+    weights = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
+    state = {name: [torch.zeros_like(weight), torch.zeros_like(weight)] for name, weight in weights.items()}
+    per_epoch = math.ceil(len(data.train) / k["train.batch_size"])
+    for update in range(k["train.epochs"] * per_epoch):
+        epoch, number = divmod(update, per_epoch)
+        order = np.random.default_rng([k["train.seed"], epoch]).permutation(data.train)
+        rows = order[number * k["train.batch_size"] :][: k["train.batch_size"]]
+        drop_keys = keys_of_rows(k["train.seed"], epoch, rows)
+        with torch.autocast("cpu", torch.bfloat16, enabled=k["train.precision"] == "bf16"):
+            logits = forward(k, weights, data.batch(k, rows, epoch), drop_keys)
+        losses = [
+            cross_entropy(of_rows.to(data.dtype), data.labels[target][rows], k["train.label_smoothing"])
+            for target, of_rows in logits.items()
+        ]
+        gradients = dict(zip(weights, torch.autograd.grad(sum(losses), list(weights.values())), strict=True))
+        norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients.values()))
+        clip = k["train.clip_norm"]
+        factor = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
+        with torch.no_grad():
+            for name, weight in weights.items():
+                peak = k["train.lr_ssm"] if is_ssm(name) else k["train.lr"]
+                lr = peak / k["train.lr"] * rate(update / per_epoch, k)
+                decay = k["train.weight_decay"] if k["train.decay_all"] or decays(name, weight) else 0.0
+                gradient = gradients[name] * factor
+                if k["train.optimizer"] == "sgd":
+                    sgd_step(weight, gradient, state[name], lr, decay, k["train.momentum"])
+                else:
+                    adamw_step(weight, gradient, state[name], lr, decay, update + 1)
+    return {name: weight.detach() for name, weight in weights.items()}
+
+
+def rate(epoch: float, k: Keys) -> float:
+    """At a fractional epoch: a straight line up, then half a cosine down."""
+    peak, start, end = k["train.lr"], k["train.lr_start"], k["train.lr_end"]
+    if epoch < k["train.warmup_epochs"]:
+        return start + (peak - start) * epoch / k["train.warmup_epochs"]
+    progress = (epoch - k["train.warmup_epochs"]) / (k["train.epochs"] - k["train.warmup_epochs"])
+    return end + (peak - end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def sgd_step(weight, gradient, state, lr, decay, momentum) -> None:
+    """With Nesterov's momentum as PyTorch writes it; the decay is part of the gradient."""
+    gradient = gradient + decay * weight
+    state[0].mul_(momentum).add_(gradient)
+    weight -= lr * (gradient + momentum * state[0])
+
+
+def adamw_step(weight, gradient, state, lr, decay, number) -> None:
+    """Loshchilov and Hutter (2019): the decay is apart from the moments."""
+    weight *= 1 - lr * decay
+    state[0].mul_(0.9).add_(0.1 * gradient)
+    state[1].mul_(0.999).add_(0.001 * gradient**2)
+    weight -= lr * (state[0] / (1 - 0.9**number)) / ((state[1] / (1 - 0.999**number)).sqrt() + 1e-8)
+
+
+def is_ssm(name: str) -> bool:
+    return name.split(".")[0] in ("mixer", "a_log", "d_skip")
+
+
+def decays(name: str, weight: Tensor) -> bool:
+    """Matrices and convolutions, but neither A_log nor a table of positions."""
+    return weight.ndim > 1 and name.split(".")[0] not in ("a_log", "position")
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    log_p = logits.log_softmax(-1)
+    hit = log_p.gather(1, labels[:, None])[:, 0]
+    return -((1 - smoothing) * hit + smoothing * log_p.mean(1)).mean()
+
+
+class Data:
+    """Arrays as stores hold them. video (rows, views, steps, D), NaN after a short row's; texts: question ->
+    (tokens, D) of each row; labels: target -> one of each row; train: rows.
+    """
+
+    def __init__(self, video, texts, labels, train, dtype=torch.float64) -> None:
+        self.video, self.texts, self.train, self.dtype = video, texts, train, dtype
+        self.labels = {target: torch.tensor(of_rows) for target, of_rows in labels.items()}
+
+    def batch(self, k: Keys, rows: np.ndarray, epoch: int) -> Batch:
+        """In an epoch, each row in a view of its own, without the streams that it loses."""
+        seed, (count, views) = k["train.seed"], self.video.shape[:2]
+        view = np.random.default_rng([seed, epoch, views]).integers(views, size=count)
+        batch = {"video": self._padded([self.video[row, view[row]] for row in rows])}
+        for question, texts in self.texts.items():
+            batch[question] = self._padded([texts[row] for row in rows])
+        lost = {}
+        for name, chance in k["train.drop_streams"].items():
+            lost[name] = np.random.default_rng([seed, epoch, *name.encode()]).random(count)[rows] < chance
+        loses_all = np.all([lost.get(name, np.zeros(len(rows), bool)) for name in batch], axis=0)
+        for name, rows_of in lost.items():
+            batch[name][1][torch.from_numpy(rows_of & ~loses_all)] = ABSENT
+        return batch
+
+    def _padded(self, rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+        tokens = [torch.from_numpy(row[~np.isnan(row).any(1)]).to(self.dtype) for row in rows]
+        padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+        return padded, torch.tensor([len(row) for row in tokens])
+
+
+# --- heads
+
+
+def start_as_released(head: torch.nn.Module) -> None:
+    """What the released code does to a head that was built: Xavier on all matrices, in their order, A_log and
+    Conv1d's included; no bias in linear layers.
+    """
+    for name, weight in head.named_parameters():
+        if weight.ndim > 1:
+            inputs, outputs = (weight.shape[i] * weight[0, 0].numel() for i in (1, 0))
+            bound = math.sqrt(6 / (inputs + outputs))
+            weight.data.uniform_(-bound, bound)
+        elif name.endswith("bias") and "conv1d" not in name:
+            weight.data.zero_()
+
+
+def forward(k: Keys, w: Weights, batch: Batch, keys: np.ndarray) -> dict[str, Tensor]:
+    """Logits by target, in training; keys (B,) of the dropout."""
+    fuse = {"mambavl": mambavl, "mlp": mlp, "transformer": transformer}[k["head.name"]]
+    routes = {}
+    for target, other in (("verb", "noun_question"), ("noun", "verb_question")):
+        both = k["head.question_routing"] == "both"
+        routes[target] = [stream for stream in batch if both or stream != other]
+    logits = {}
+    for target, x in fuse(k, w, batch, keys, routes).items():
+        x = drop(x, k["head.dropout"], keys_of_place(keys, target))
+        logits[target] = F.linear(x, w[f"{target}_head.weight"], w[f"{target}_head.bias"])
+    return logits
+
+
+def modality(stream: str) -> str:
+    return "text" if stream.endswith("_question") else stream
+
+
+def project(k: Keys, w: Weights, stream: str, x: Tensor) -> Tensor:
+    """Eq. 5's MLP, after a LayerNorm; a first layer of three has no bias."""
+    at, number = f"project.{modality(stream)}", 0
+    layers = k["head.video_mlp_layers" if stream == "video" else "head.text_mlp_layers"]
+    if k["head.input_norm"]:
+        x, number = F.layer_norm(x, x.shape[-1:], w[f"{at}.0.weight"], w[f"{at}.0.bias"]), 1
+    for layer in range(layers):
+        bias = None if layers == 3 and layer == 0 else w[f"{at}.{number}.bias"]
+        x = F.linear(x if layer == 0 else x.relu(), w[f"{at}.{number}.weight"], bias)
+        number += 2
+    assert x.shape[-1] == k["head.d_model"]
+    return x
+
+
+def valid(x: Tensor, lengths: Tensor) -> Tensor:
+    """(B, L, 1): 1 for a row's own tokens, 0 for padding."""
+    return (torch.arange(x.shape[1]) < lengths[:, None])[..., None].to(x.dtype)
+
+
+def mean(x: Tensor, lengths: Tensor) -> Tensor:
+    """(B, L, D) -> (B, D), 0 for a row without tokens."""
+    return (x * valid(x, lengths)).sum(1) / lengths.clamp(min=1)[:, None]
+
+
+def mambavl(k: Keys, w: Weights, batch: Batch, _: np.ndarray, routes: Routes) -> dict[str, Tensor]:
+    means = {name: mean(*ssm(k, w, name, *stream)) for name, stream in batch.items()}
+    return {target: sum(means[name] for name in names) for target, names in routes.items()}
+
+
+def ssm(k: Keys, w: Weights, stream: str, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Eq. 2, 3 and 5 with the recurrence as a loop; Gu and Dao (2023), section 3, for the block around it."""
+    share, states, is_block = k["fusion.share"], k["fusion.d_state"], k["fusion.mixer"] == "mamba"
+    inner = k["head.d_model"] * (k["fusion.expand"] if is_block else 1)
+    rank = k.get("fusion.dt_rank") or math.ceil(k["head.d_model"] / 16)
+    at = f"mixer.{'all' if share == 'all' else modality(stream)}"
+    a = -torch.exp(w[f"a_log.{modality(stream) if share == 'none' else 'shared'}"])  # (D, N)
+    skip = w[f"d_skip.{'shared' if share in ('A+D', 'all') else modality(stream)}"]
+    if modality(stream) == "text" and k["fusion.pad_text_to"]:
+        x = F.pad(x, (0, 0, 0, k["fusion.pad_text_to"]))[:, : k["fusion.pad_text_to"]]
+        lengths = torch.where(lengths == ABSENT, 0, k["fusion.pad_text_to"])
+    u, steps = project(k, w, stream, x), x.shape[1]
+    if is_block:
+        u, gate = F.linear(u, w[f"{at}.in_proj.weight"]).split([inner, inner], -1)
+    taps = w[f"{at}.conv1d.weight"][:, 0].split(1, 1)  # the last one is of the present
+    before = F.pad(u, (0, 0, len(taps) - 1, 0))
+    u = sum(before[:, i : i + steps] * tap[:, 0] for i, tap in enumerate(taps)) + w[f"{at}.conv1d.bias"]
+    u = F.silu(u)
+    assert (len(taps), a.shape) == (k["fusion.d_conv"], (inner, states))
+    delta, b, c = F.linear(u, w[f"{at}.x_proj.weight"]).split([rank, states, states], -1)
+    delta = F.softplus(F.linear(delta, w[f"{at}.dt_proj.weight"], w[f"{at}.dt_proj.bias"]))  # (B, L, D)
+    h, found = torch.zeros(len(u), inner, states, dtype=u.dtype), []
+    for t in range(steps):
+        step = delta[:, t, :, None]
+        entering = torch.expm1(step * a) / a if k["fusion.zoh"] else step
+        h = torch.exp(step * a) * h + entering * b[:, t, None] * u[:, t, :, None]
+        found.append((h * c[:, t, None]).sum(-1) + skip * u[:, t])
+    y = torch.stack(found, 1)
+    if is_block:
+        y = F.linear(y * F.silu(gate), w[f"{at}.out_proj.weight"])
+    return y, lengths
+
+
+def mlp(k: Keys, w: Weights, batch: Batch, _: np.ndarray, routes: Routes) -> dict[str, Tensor]:
+    vectors, found = {}, {}
+    for name, (x, lengths) in batch.items():
+        vectors[name] = project(k, w, name, mean(x, lengths)) * (lengths > 0)[:, None]
+    for target, names in routes.items():
+        x = torch.cat([vectors[name] for name in names], -1)
+        x = F.linear(x, w["fuser.0.weight"], w["fuser.0.bias"]).relu()
+        found[target] = F.linear(x, w["fuser.2.weight"], w["fuser.2.bias"])
+    return found
+
+
+def transformer(k: Keys, w: Weights, batch: Batch, keys: np.ndarray, routes: Routes) -> dict[str, Tensor]:
+    """Pre-norm blocks over class token and tokens of all streams. The class token of the first stream that a
+    row has is read; of a row without any, zeros.
+    """
+    parts, found, depth = {}, {}, k["transformer.depth"]
+    for name, (x, lengths) in batch.items():
+        m = modality(name)
+        if k["transformer.tokens"] == "pooled":
+            x, lengths = mean(x, lengths)[:, None], lengths.clamp(max=1)
+        x = torch.cat([w[f"cls_token.{m}"].expand(len(x), 1, -1), project(k, w, name, x)], 1)
+        assert len(w[f"position.{m}"]) == k["transformer.max_positions"]
+        x = x + w[f"position.{m}"][: x.shape[1]] + w[f"type_token.{m}"]
+        parts[name] = x, valid(x, lengths + 1)[..., 0], keys_of_tokens(keys, name, x.shape[1])
+    assert f"blocks.{depth}.qkv.weight" not in w
+    for target, names in routes.items():
+        x, counts = (torch.cat([parts[name][i] for name in names], 1) for i in (0, 1))
+        of_tokens = np.concatenate([parts[name][2] for name in names], 1)
+        has_any = counts.any(1, keepdim=True)
+        hidden = torch.where((counts > 0) | ~has_any, 0.0, -torch.inf)[:, None, None]  # (B, 1, 1, L)
+        for i in range(depth):
+            own = {name.removeprefix(f"blocks.{i}."): weight for name, weight in w.items()}
+            x = block(k, own, x, hidden, keys_of_place(of_tokens, f"{target} block {i}"))
+        found[target] = x[torch.arange(len(x)), counts.argmax(1)] * has_any
+    return found
+
+
+def block(k: Keys, w: Weights, x: Tensor, hidden: Tensor, keys: np.ndarray) -> Tensor:
+    heads, p = k["transformer.num_heads"], k["transformer.block_dropout"]
+    y = F.layer_norm(x, x.shape[-1:], w["norm1.weight"], w["norm1.bias"])
+    q, key, value = F.linear(y, w["qkv.weight"]).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    attention = (q @ key.transpose(-1, -2) / math.sqrt(x.shape[-1] / heads) + hidden).softmax(-1)
+    y = F.linear((attention @ value).transpose(1, 2).flatten(2), w["proj.weight"], w["proj.bias"])
+    x = x + drop(y, p, keys_of_place(keys, "attention"))
+    y = F.layer_norm(x, x.shape[-1:], w["norm2.weight"], w["norm2.bias"])
+    y = F.gelu(F.linear(y, w["mlp.0.weight"], w["mlp.0.bias"]))
+    return x + drop(F.linear(y, w["mlp.2.weight"], w["mlp.2.bias"]), p, keys_of_place(keys, "mlp"))
+
+
+# --- dropout
 
 GAMMA = 0x9E3779B97F4A7C15
 

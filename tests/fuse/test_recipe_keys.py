@@ -1,0 +1,228 @@
+"""Every key of the training and head sections, against the plain loop of helpers.plain: changing it changes
+the weights, and to those that the documentation promises.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import plain
+from helpers.tiny import make_dense_store, make_segments, make_text_store, weights
+from mambavl.configs import model_in, set_key, validate
+from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
+from mambavl.fuse.data import FeatureData
+from mambavl.fuse.fusion import FusionConfig, SSMFusion
+from mambavl.fuse.head import StreamShape
+from mambavl.fuse.recipe import Recipe
+from mambavl.fuse.train import train
+
+# largest difference of a weight between float32 and float64; up to 5e-6 was seen
+ROUNDING = 2e-5
+ROWS = 48  # half of them are trained on
+WIDTH = 8  # of all features, and of the head, so that a projection may have no layer
+STREAMS = {
+    "video": ("video.zarr", "frame"),
+    "verb_question": ("text.zarr", "verb_question/last_hidden"),
+    "noun_question": ("text.zarr", "noun_question/last_hidden"),
+}
+KINDS = {
+    "mambavl": (SSMFusion, FusionConfig),
+    "mlp": (MLPFusion, MLPConfig),
+    "transformer": (TransformerFusion, TransformerConfig),
+}
+BASE = {
+    "head.d_model": WIDTH, "head.dropout": 0.2, "train.epochs": 3, "train.batch_size": 7, "train.lr": 0.02,
+    "train.lr_start": 0.001, "train.lr_end": 0.002, "train.warmup_epochs": 1.5, "train.weight_decay": 0.3,
+    "train.precision": "fp32", "train.eval_every": 9, "train.checkpoint_every": 9,
+}  # fmt: skip
+OF_HEAD = {
+    "mambavl": {"fusion.d_state": 3, "train.lr_ssm": 0.03},
+    "mlp": {},
+    "transformer": {"transformer.depth": 2, "transformer.num_heads": 2, "transformer.max_positions": 16},
+}
+SGD = {"train.optimizer": "sgd", "train.lr": 0.5, "train.clip_norm": 0.5}
+BF16 = {"train.precision": "bf16"}
+
+# head, keys beside the base's, what is changed
+CASES = [
+    ("mambavl", {}, {"train.epochs": 4}),
+    ("mambavl", {}, {"train.batch_size": 5}),
+    ("mambavl", {}, {"train.optimizer": "sgd"}),
+    ("mambavl", {}, {"train.lr": 0.03}),
+    ("mambavl", SGD, {"train.lr": 0.4}),
+    ("mambavl", {}, {"train.lr_ssm": 0.01}),
+    ("mambavl", SGD, {"train.lr_ssm": 0.1}),
+    ("mambavl", {}, {"train.lr_start": 0.0}),
+    ("mambavl", {}, {"train.lr_end": 0.01}),
+    ("mambavl", {}, {"train.warmup_epochs": 0.7}),
+    ("mambavl", {}, {"train.warmup_epochs": 0}),
+    ("mambavl", SGD, {"train.momentum": 0.5}),
+    ("mambavl", SGD, {"train.momentum": 0.0}),
+    ("mambavl", {}, {"train.weight_decay": 0.1}),
+    ("mambavl", SGD, {"train.weight_decay": 0.1}),
+    ("mambavl", {}, {"train.decay_all": True}),
+    ("mambavl", SGD, {"train.decay_all": True}),
+    ("transformer", {}, {"train.decay_all": True}),
+    ("mambavl", {}, {"train.label_smoothing": 0.3}),
+    ("mambavl", {}, {"train.label_smoothing": 0.0}),
+    ("mambavl", {}, {"train.clip_norm": 0.3}),
+    ("mambavl", SGD, {"train.clip_norm": 0.2}),
+    ("transformer", {**SGD, "train.lr": 0.1}, {"train.clip_norm": 0.0}),
+    *((head, {}, {"train.drop_streams": dict.fromkeys(STREAMS, 0.6)}) for head in KINDS),
+    ("mambavl", {"fusion.pad_text_to": 9}, {"train.drop_streams": {"verb_question": 0.4}}),
+    ("mambavl", {}, {"train.seed": 5}),
+    ("transformer", SGD, {"train.seed": 2**63 - 1}),
+    ("mlp", SGD, BF16),
+    ("mambavl", {}, {"head.d_model": 12}),
+    ("mambavl", {}, {"head.dropout": 0.5}),
+    ("mlp", {}, {"head.dropout": 0.0}),
+    ("transformer", {}, {"head.dropout": 0.5}),
+    ("mambavl", {}, {"head.input_norm": False}),
+    ("mlp", {}, {"head.input_norm": False}),
+    ("transformer", {}, {"head.input_norm": False}),
+    *(("mambavl", {}, {f"head.{m}_mlp_layers": n}) for m in ("video", "text") for n in (0, 1, 3)),
+    ("mlp", {}, {"head.video_mlp_layers": 3}),
+    ("transformer", {}, {"head.text_mlp_layers": 0}),
+    ("mambavl", {}, {"head.question_routing": "both"}),
+    ("mlp", {}, {"head.question_routing": "both"}),
+    ("transformer", SGD, {"head.question_routing": "both"}),
+    ("mambavl", {}, {"fusion.preset": "paper"}),
+    ("mambavl", {}, {"fusion.preset": "released"}),
+    ("mambavl", {}, {"fusion.mixer": "plain"}),
+    ("mambavl", {}, {"fusion.d_state": 5}),
+    ("mambavl", {}, {"fusion.d_conv": 2}),
+    ("mambavl", {}, {"fusion.expand": 3}),
+    ("mambavl", {}, {"fusion.dt_rank": 3}),
+    *(("mambavl", {}, {"fusion.share": share}) for share in ("none", "A+D", "all")),
+    ("mambavl", {}, {"fusion.zoh": True}),
+    ("mambavl", {}, {"fusion.pad_text_to": 12}),
+    ("mambavl", {}, {"fusion.pad_text_to": 3}),  # cuts
+    ("mambavl", {}, {"fusion.init": "released"}),
+    ("transformer", {}, {"transformer.depth": 3}),
+    ("transformer", {}, {"transformer.num_heads": 4}),
+    ("transformer", {}, {"transformer.tokens": "pooled"}),
+    ("transformer", {}, {"transformer.max_positions": 20}),
+    ("transformer", {}, {"transformer.block_dropout": 0.4}),
+    ("transformer", SGD, {"transformer.block_dropout": 0.0}),
+]
+# keys that change no weight -> the values tried, beside the base's
+HARMLESS = {
+    "train.eval_every": [1],
+    "train.checkpoint_every": [1],
+    "train.precision": ["auto"],  # fp32 on a CPU
+    "fusion.scan": ["auto", "reference", "chunked"],
+}
+on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what a GPU multiplies is another number")
+
+
+def base(head, *more):
+    keys = {"head.name": head, **BASE, **OF_HEAD[head]}
+    for one in more:
+        keys |= one
+    return keys
+
+
+def name_of(case):
+    head, where, change = case
+    changed = ",".join(f"{key}={value}" for key, value in change.items())
+    return f"{head}-{'sgd-' * (where == SGD)}{changed}"
+
+
+class Trainer:
+    """Runs over the same two stores, as mambavl trains them and as the plain loop does."""
+
+    def __init__(self, folder):
+        self.folder, self.found, self.opened = folder, {}, None
+        video = make_dense_store(folder / "video.zarr", ROWS, width=WIDTH, views=2, short={0: 2, 13: 3})
+        texts = make_text_store(folder / "text.zarr", ROWS, width=WIDTH)
+        segments = make_segments(ROWS)
+        labels = {target: [one.labels[target] for one in segments] for target in ("verb", "noun")}
+        train_rows = np.flatnonzero([segment.split == "train" for segment in segments])
+        self.arrays = video, texts, labels, train_rows
+
+    def recipe(self, keys):
+        raw = {}
+        for stream, (store, level) in STREAMS.items():
+            set_key(raw, f"streams.{stream}", {"store": str(self.folder / store), "level": level})
+        for key, value in keys.items():
+            set_key(raw, key, value)
+        return validate(raw, Recipe, "keys.toml")
+
+    def trained(self, keys):
+        """The weights that mambavl ends with; each recipe is trained once."""
+        name = str(sorted(keys.items()))
+        if name not in self.found:
+            recipe, run = self.recipe(keys), Path(tempfile.mkdtemp(dir=self.folder))
+            self.opened = self.opened or FeatureData(recipe.sources, recipe.data)
+            train(recipe, run, data=self.opened)
+            self.found[name] = weights(run)
+        return self.found[name]
+
+    def plain(self, keys, dtype=torch.float64):
+        return plain.train(keys, self.start(keys, dtype), plain.Data(*self.arrays, dtype))
+
+    def start(self, keys, dtype):
+        """A head's own weights, drawn after torch.manual_seed(seed), the released start laid over them."""
+        keys = plain.resolved(keys)
+        kind, config = KINDS[keys["head.name"]]
+        settings = {key.partition(".")[2]: v for key, v in keys.items() if not key.startswith("train.")}
+        init = settings.pop("init", "mamba")
+        settings = {key: value for key, value in settings.items() if key not in ("name", "preset")}
+        torch.manual_seed(keys["train.seed"])
+        streams = {stream: StreamShape(width=WIDTH) for stream in STREAMS}
+        head = kind(config(streams=streams, targets={"verb": 3, "noun": 4}, **settings))
+        if init == "released":
+            plain.start_as_released(head)
+        return {name: weight.detach().to(dtype) for name, weight in head.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
+    return Trainer(tmp_path_factory.mktemp("keys"))
+
+
+def distance(one, other):
+    """The largest difference of a weight; infinite between heads of other shapes."""
+    if {name: w.shape for name, w in one.items()} != {name: w.shape for name, w in other.items()}:
+        return float("inf")
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_a_key_changes_the_weights_to_those_of_the_plain_loop(trainer, case):
+    head, where, change = case
+    if change == BF16 and torch.cuda.is_available():
+        pytest.skip("the plain loop has a CPU's bfloat16 products")
+    keys = base(head, where, change)
+    found = trainer.trained(keys)
+    # what is rounded to bfloat16 must be the same before it
+    expected = trainer.plain(keys, torch.float32 if change == BF16 else torch.float64)
+    assert distance(found, expected) < ROUNDING
+    assert distance(found, trainer.trained(base(head, where))) > 100 * ROUNDING
+
+
+@pytest.mark.parametrize("head", OF_HEAD)
+def test_what_a_recipe_leaves_out_has_its_documented_default(trainer, head):
+    """A narrow head and few epochs; all else is left out."""
+    keys = {"head.name": head, "head.d_model": WIDTH, "train.epochs": 8}
+    assert distance(trainer.trained(keys), trainer.plain(keys)) < ROUNDING
+
+
+@on_cpu
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key in HARMLESS for value in HARMLESS[key]])
+def test_a_key_that_must_change_no_weight_changes_none(trainer, key, value):
+    found, before = trainer.trained(base("mambavl", {key: value})), trainer.trained(base("mambavl"))
+    assert distance(found, before) <= (ROUNDING if key == "fusion.scan" else 0)
+
+
+def test_every_key_has_a_case():
+    """A new key of these sections needs a line in CASES or in HARMLESS, and a place in helpers.plain."""
+    keys = set()
+    for section in ("head", "fusion", "transformer", "train"):
+        record = model_in(Recipe.model_fields[section].annotation)
+        keys |= {f"{section}.{key}" for key in record.model_fields}
+    tried = {key for _, _, change in CASES for key in change} | HARMLESS.keys()
+    assert tried == keys - {"head.name"}  # of which all are cases
