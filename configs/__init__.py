@@ -83,9 +83,10 @@ def set_key(data: dict[str, Any], key: str, value: Any) -> None:
     """
     *parents, last = key.split(".")
     for parent in parents:
-        data = data.setdefault(parent, {})
-        if not isinstance(data, dict):
-            raise UsageError(f"--set {key}: {parent} is a value, not a section")
+        found = data.setdefault(parent, {})
+        if not isinstance(found, dict):
+            raise UsageError(f"--set {key}: {parent} = {found!r} is a value, not a section; change it first")
+        data = found
     data[last] = value
 
 

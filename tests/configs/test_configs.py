@@ -147,7 +147,7 @@ def test_overrides_are_toml_values_and_else_text():
     assert data == {"a": {"b": 1e-3, "c": True, "d": "x/y.zarr", "e": [1, 2], "f": "3"}}
     with pytest.raises(UsageError, match="key=value"):
         override({}, ["train.lr"])
-    with pytest.raises(UsageError, match="is a value, not a section"):
+    with pytest.raises(UsageError, match=r"^--set a\.b: a = 1 is a value, not a section"):
         override({"a": 1}, ["a.b=2"])
 
 
