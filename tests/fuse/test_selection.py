@@ -18,7 +18,7 @@ from mambavl.fuse import evaluate, report
 from mambavl.fuse import train as training
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.result import Selection
-from mambavl.fuse.run import RESULT, SELECTION, read_curves, read_result, read_scores
+from mambavl.fuse.run import RESULT, SELECTION, read_curves, read_recipe, read_result, read_scores
 from mambavl.fuse.selection import candidates, choose
 from mambavl.fuse.summary import read_summary
 from mambavl.fuse.sweep import sweep, sweep_and_choose
@@ -68,9 +68,9 @@ def test_seeds_are_one_candidate_and_their_mean_is_compared(result):
 
 def test_of_equals_the_first_of_the_grid_is_chosen(result):
     values = [{"train.lr": lr, "train.seed": seed} for lr in (1, 2) for seed in (0, 1, 2)]
-    scores = (0.1, 0.2, 0.3, 0.3, 0.2, 0.1)  # their sums differ in the last digit
-    assert choose(values, scoring(result, *scores)).points == (0, 1, 2)
-    assert choose(values, scoring(result, *scores[::-1])).points == (0, 1, 2)
+    up, down = (0.1, 0.2, 0.3), (0.3, 0.2, 0.1)  # added in turn, their sums differ in the last digit
+    assert choose(values, scoring(result, *up, *down)).points == (0, 1, 2)
+    assert choose(values, scoring(result, *down, *up)).points == (0, 1, 2)
 
 
 def test_a_candidate_of_which_a_seed_failed_is_not_compared_and_counted(result):
@@ -257,6 +257,17 @@ def test_an_interrupted_chosen_run_resumes(cooks, tmp_path, monkeypatch):
     assert updates() == {chosen.runs[0].run.name: 5}  # 36 rows, 8 an update: the second epoch
     assert chosen.runs[0].result.selection == chosen.selection
     assert [line["epoch"] for line in read_curves(chosen.runs[0].run)] == [1, 2]
+
+
+def test_a_chosen_run_that_is_resumed_without_its_sweep_says_all_the_same_what_it_is(cooks, tmp_path):
+    def stop(points):
+        if points[-1].name.startswith("chosen") and points[-1].epoch == 1:
+            raise Interrupted("now")
+
+    with pytest.raises(Interrupted):
+        sweep_and_choose(grid_of(cooks, tmp_path, LR, top=ON, epochs=2), tmp_path, on_change=stop)
+    [run] = tmp_path.glob("chosen,*")
+    assert train(read_recipe(run), run).selection.among == 2
 
 
 def by_rate(monkeypatch):
