@@ -16,6 +16,7 @@ from mambavl.configs import Config
 
 # the paper: 16 frames from 64 observed ones, about 2 s at 30 per second
 OBSERVED_FRAMES, OBSERVED_RATE = 64, 30.0
+STRIDE = 4  # mf_dense: what most of its encoders were tested at
 NOMINAL_RATE = 60.0  # frames a second that Motionformer and ORViT take most videos to have
 Task = Literal["recognition", "anticipation"]
 Rule = Literal["segment_uniform", "mf_dense", "strict"]
@@ -35,7 +36,7 @@ class Sampling(Config):
     rule: Rule | None = None
     frames: int = Field(default=16, ge=1, le=1024)  # frames that an encoder sees of a clip
     # mf_dense: from a frame to the next, in 1/30 s; motionformer-l was tested at 3
-    stride: int = Field(default=4, ge=1, le=64)
+    stride: int = Field(default=STRIDE, ge=1, le=64)
     views: int = Field(default=1, ge=1, le=64)  # clips of a segment, `frames` long each; recognition only
     # anticipation: seconds between the last moment seen and the action's start
     tau_a: float = Field(default=1.0, ge=0.0)
@@ -47,7 +48,8 @@ class Sampling(Config):
             object.__setattr__(self, "rule", allowed[0])  # frozen, and still being made
         if self.rule not in allowed:
             raise ValueError(f"rule {self.rule} is not one of {self.task}, which has {', '.join(allowed)}")
-        if "stride" in self.model_fields_set and self.rule != "mf_dense":
+        # the default says nothing, and stands in the spec of every store, whatever its rule
+        if self.stride != STRIDE and self.rule != "mf_dense":
             raise ValueError(f"stride is of rule mf_dense, and the rule is {self.rule}")
         if self.task == "anticipation" and self.views > 1:
             raise ValueError("anticipation looks at one window, so views = 1")
@@ -82,7 +84,7 @@ def segment_uniform(start: float, stop: float, frames: int, view: int = 0, views
 
 
 def mf_dense(
-    start: float, stop: float, frames: int, view: int = 0, views: int = 1, stride: int = 4
+    start: float, stop: float, frames: int, view: int = 0, views: int = 1, stride: int = STRIDE
 ) -> np.ndarray:
     """A window of frames x stride at 30 per second (16 x 4: 2.13 s), as Motionformer and ORViT evaluate, here
     in seconds.

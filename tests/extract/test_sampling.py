@@ -45,6 +45,14 @@ def test_rules_belong_to_tasks_and_views_to_recognition():
             Sampling(**wrong)
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(), Sampling(rule="mf_dense", stride=3, views=2), Sampling(task="anticipation", tau_a=0.5)],
+)
+def test_what_a_store_keeps_of_its_sampling_is_read_back(sampling):
+    assert Sampling.model_validate(sampling.model_dump()) == sampling
+
+
 @pytest.mark.parametrize("start", [3.2, 10.0, 61.37])
 def test_anticipation_sees_64_moments_that_end_tau_before_the_action(start):
     seen = window(start, start + 2, Sampling(task="anticipation", frames=16))
