@@ -7,7 +7,7 @@ blank. Any data set written in the same columns reads the same way.
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -98,9 +98,9 @@ def read_annotations(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> 
         for kind in ("verb", "noun")
     )
     segments: list[Segment] = []
+    ids = RowIds()
     for split in splits:
-        segments += _read_segments(tables, split, verbs, nouns)
-    check_ids(tables, segments)
+        segments += _read_segments(tables, split, verbs, nouns, ids)
     unseen: set[str] = set()
     for name in _unseen_lists(folder, splits):
         unseen |= set(_read_participants(tables, name))
@@ -122,20 +122,26 @@ def read_annotations(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> 
     return annotations
 
 
-def check_ids(tables: Tables, segments: list[Segment]) -> None:
-    """A segment has one id and one split, a video one participant."""
-    split_of: dict[str, str] = {}
-    participant_of: dict[str, str] = {}
-    for segment in segments:
-        name, video, participant = segment.narration_id, segment.video_id, segment.participant_id
-        if participant_of.setdefault(video, participant) != participant:
-            tables.problem(f"video {video} belongs to {participant_of[video]} and to {participant}")
-        if name in split_of:
-            tables.problem(
-                f"narration_id {name} occurs twice ({split_of[name]} and {segment.split}); "
-                "a segment must have one id and one split"
+@dataclass
+class RowIds:
+    """The ids of the rows of a data set, over all of its files, each with its first place (file:line)."""
+
+    places: dict[str, str] = field(default_factory=dict)  # narration_id -> place
+    # video_id -> participant_id, place
+    participants: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def check(self, row: Row) -> None:
+        """A row has ids that can name files, one of its own, and a video one participant."""
+        for column in ("narration_id", "participant_id", "video_id"):
+            _check_id(row, column, row[column])
+        name, video, participant = row["narration_id"], row["video_id"], row["participant_id"]
+        if (first := self.places.setdefault(name, row.where)) != row.where:
+            row.problem(
+                f"narration_id {name} occurs twice, first in {first}; a segment has one id and one split"
             )
-        split_of[name] = segment.split
+        known, place = self.participants.setdefault(video, (participant, row.where))
+        if known != participant:
+            row.problem(f"video {video} belongs to {participant}, but to {known} in {place}")
 
 
 def _unseen_lists(folder: Path, splits: tuple[str, ...]) -> list[str]:
@@ -149,13 +155,15 @@ def _unseen_lists(folder: Path, splits: tuple[str, ...]) -> list[str]:
     return [test] if set(splits) == {"test"} else [validation, test]
 
 
-def _read_segments(tables: Tables, split: str, verbs: ClassList, nouns: ClassList) -> list[Segment]:
+def _read_segments(
+    tables: Tables, split: str, verbs: ClassList, nouns: ClassList, ids: RowIds
+) -> list[Segment]:
     name = _split_file(tables.folder, split)
     is_labelled = split != "test"
     segments: list[Segment] = []
     for row in tables.rows(name, TIME_COLUMNS + (LABEL_COLUMNS if is_labelled else ())):
         before = len(tables.problems)
-        check_row_ids(row)
+        ids.check(row)
         times = _times(row)
         labels = _labels(row, verbs, nouns) if is_labelled else {}
         if times is None or len(tables.problems) > before:
@@ -193,13 +201,8 @@ def _segment(row: Row, split: str, times: "_Times", labels: dict[str, Any]) -> S
     )
 
 
-def check_row_ids(row: Row) -> None:
-    """Ids that cannot name files are problems."""
-    for column in ("narration_id", "participant_id", "video_id"):
-        _check_id(row, column, row[column])
-
-
 def _check_id(row: Row, column: str, name: str) -> None:
+    row.text(column)  # "nan" would be an id
     if not _ID.fullmatch(name):
         row.problem(f"{column} {row[column]!r} is not an id (letters, digits, _ and - only)")
 
@@ -238,7 +241,7 @@ def _labels(row: Row, verbs: ClassList, nouns: ClassList) -> dict[str, Any]:
     noun_class = known_class(row, "noun_class", nouns)
     if verb_class is None or noun_class is None:
         return {}
-    narration, verb, noun = (row[column].strip() for column in ("narration", "verb", "noun"))
+    narration, verb, noun = (row.text(column) for column in ("narration", "verb", "noun"))
     is_blank = not (narration and verb and noun)
     noun = noun or nouns.keys[noun_class]
     all_nouns = row.words("all_nouns") if row["all_nouns"].strip() else [noun]
@@ -273,16 +276,19 @@ def _read_participants(tables: Tables, name: str) -> list[str]:
 def read_videos(tables: Tables, name: str) -> dict[str, VideoInfo]:
     """What a file says of each video: columns video_id, duration, fps, resolution."""
     videos: dict[str, VideoInfo] = {}
+    places: dict[str, str] = {}
     for row in tables.rows(name, ("video_id", "duration", "fps", "resolution")):
         try:
             width, height = (int(side) for side in row["resolution"].split("x"))
             info = VideoInfo(float(row["duration"]), float(row["fps"]), width, height)
         except ValueError:
             info = None
-        if info is None or not (math.isfinite(info.duration) and math.isfinite(info.fps)):
-            row.problem(f"duration, fps or resolution is not a number: {row.cells}")
+        if info is None or not all(0 < value < math.inf for value in astuple(info)):
+            row.problem(f"duration, fps or resolution is not a number above 0: {row.cells}")
             continue
         _check_id(row, "video_id", row["video_id"])
+        if (first := places.setdefault(row["video_id"], row.where)) != row.where:
+            row.problem(f"video {row['video_id']} occurs twice, first in {first}")
         videos[row["video_id"]] = info
     return videos
 

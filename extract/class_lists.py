@@ -39,13 +39,16 @@ def read_classes(tables: Tables, name: str, required: tuple[str, ...]) -> ClassL
     keys: dict[int, str] = {}
     instances: dict[int, tuple[str, ...]] = {}
     categories: dict[int, str] = {}
+    places: dict[int, str] = {}
     for row in tables.rows(name, required):
         class_id = row.integer("id", 0, 99_999)
         words = row.words("instances") if "instances" in row.cells else [row["key"]]
+        if not row.text("key"):
+            row.problem("key is blank")
         if class_id is None or words is None:
             continue
-        if class_id in keys:
-            row.problem(f"class {class_id} occurs twice")
+        if (first := places.setdefault(class_id, row.where)) != row.where:
+            row.problem(f"class {class_id} occurs twice, first in {first}")
         keys[class_id] = row["key"]
         instances[class_id] = tuple(words)
         categories[class_id] = row.get("category")

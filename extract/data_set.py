@@ -23,9 +23,8 @@ from mambavl.extract.annotations import (
     DEFAULT_SPLITS,
     SPLITS,
     Annotations,
+    RowIds,
     canonical_order,
-    check_ids,
-    check_row_ids,
     read_annotations,
     read_videos,
 )
@@ -96,9 +95,9 @@ def read_data_set(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> Ann
         lists[name] = read_classes(tables, target.classes or f"{name}_classes.csv", ("id", "key"))
     classes = _classes(folder, described, lists)
     segments: list[Segment] = []
+    ids = RowIds()
     for split in splits:
-        segments += _read_rows(tables, split, classes)
-    check_ids(tables, segments)
+        segments += _read_rows(tables, split, classes, ids)
     has_videos = (folder / "video_info.csv").is_file()
     videos = read_videos(tables, "video_info.csv") if has_videos else {}
     tables.finish()
@@ -125,14 +124,14 @@ def _classes(folder: Path, described: DataSet, lists: dict[str, ClassList]) -> C
         raise UsageError(f"{folder / DATA_SET}: {error}") from None
 
 
-def _read_rows(tables: Tables, split: str, classes: Classes) -> list[Segment]:
+def _read_rows(tables: Tables, split: str, classes: Classes, ids: RowIds) -> list[Segment]:
     if split not in SPLITS:
         raise UsageError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")
     columns = {name: label_column(name, target.kind == "multi") for name, target in classes.targets.items()}
     required = ROW_COLUMNS if split == "test" else (*ROW_COLUMNS, *columns.values())
     found: list[Segment] = []
     for row in tables.rows(f"{split}.csv", required):
-        check_row_ids(row)
+        ids.check(row)
         start, stop = row.time("start_timestamp"), row.time("stop_timestamp")
         if start is None or stop is None:
             continue
@@ -155,9 +154,9 @@ def _segment(row: Row, split: str, start: float, stop: float, labels: dict[str, 
         stop_frame=0,
         split=split,
         narration_timestamp=row.get("narration_timestamp"),
-        narration=row.get("narration").strip(),
-        verb=row.get("verb").strip(),
-        noun=row.get("noun").strip(),
+        narration=row.text("narration"),
+        verb=row.text("verb"),
+        noun=row.text("noun"),
         labels=labels,
     )
 

@@ -10,14 +10,44 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mambavl.configs.errors import DataError
 
 MAX_PROBLEMS = 50
 
 _TIME = re.compile(r"(\d{1,3}):([0-5]\d):([0-5]\d(?:\.\d{1,9})?)")
-_FLAT_LIST = re.compile(r"\[[^\[\]{}()]*\]")
+_ITEM = r"""(?:u?'(?:[^'\\]|\\.)*'|u?"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d*)?|[A-Za-z]+)"""
+# brackets in words are theirs; each branch begins with another character, so that no text takes long
+_FLAT_LIST = re.compile(rf"\[\s*(?:{_ITEM}\s*(?:,\s*{_ITEM}\s*)*(?:,\s*)?)?\]")
+_PRINTED_ARRAY = re.compile(rf"\[\s*{_ITEM}(?:\s+{_ITEM})+\s*\]")
 _LONGEST_LIST = 100_000  # characters
+NO_VALUE = ("nan", "NaN", "NaT", "<NA>", "None")  # what pandas makes of a blank cell that becomes text
+
+
+class Line(NamedTuple):
+    """A row of a CSV file as it stands there."""
+
+    where: str  # file:line, the line where it begins: there an open quote opens, which takes others along
+    cells: list[str]
+    note: str  # what to add where its cells are wrong; empty for a row of one line
+
+
+def csv_lines(path: Path, text: str, delimiter: str = ",") -> Iterator[Line]:
+    """The rows of a CSV file that are not blank, the header among them. Raises DataError for other text."""
+    table, first = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), 1
+    try:
+        for cells in table:
+            last = table.line_num
+            note = f"; it goes on to line {last}: is a quote not closed?" if last > first else ""
+            where, first = f"{path}:{first}", last + 1
+            if cells:
+                yield Line(where, cells, note)
+    except csv.Error as error:
+        raise DataError(
+            f"{path}:{first}: the row from here on is not valid CSV (line {table.line_num}: {error}); "
+            "is a quote not closed?"
+        ) from None
 
 
 class Tables:
@@ -43,19 +73,15 @@ class Tables:
     def rows(self, name: str, required: tuple[str, ...]) -> Iterator["Row"]:
         """The rows of a file. Raises DataError for what is not CSV with the required columns."""
         path = self.folder / name
-        table = csv.DictReader(io.StringIO(self._text(name), newline=""), strict=True)
-        try:
-            _check_header(path, list(table.fieldnames or []), required)
-            for cells in table:
-                where = f"{path}:{table.line_num}"
-                if None in cells:
-                    self.problem(f"{where}: has more fields than the header")
-                elif None in cells.values():
-                    self.problem(f"{where}: has fewer fields than the header")
-                else:
-                    yield Row(self, where, cells)
-        except csv.Error as error:
-            raise DataError(f"{path}:{table.line_num}: is not valid CSV ({error})") from None
+        lines = csv_lines(path, self._text(name))
+        columns = next(lines, Line("", [], "")).cells
+        _check_header(path, columns, required)
+        for where, cells, note in lines:
+            if len(cells) != len(columns):
+                amount = "more" if len(cells) > len(columns) else "fewer"
+                self.problem(f"{where}: has {amount} fields than the header{note}")
+            else:
+                yield Row(self, where, dict(zip(columns, cells, strict=True)))
 
     def _text(self, name: str) -> str:
         path = self.folder / name
@@ -104,10 +130,19 @@ class Row:
     def problem(self, text: str) -> None:
         self.tables.problem(f"{self.where}: {text}")
 
+    def text(self, column: str) -> str:
+        """Without blanks around it; a word that stands for a blank cell is a problem."""
+        text = self.get(column).strip()
+        if text in NO_VALUE:
+            self.problem(f"{column} {text!r} says nothing{likely(text)}")
+        return text
+
     def integer(self, column: str, low: int, high: int) -> int | None:
         text = self[column].strip()
         if not re.fullmatch(r"\d{1,10}", text) or not low <= int(text) <= high:
-            self.problem(f"{column} {self[column]!r} is not a whole number from {low} to {high}")
+            self.problem(
+                f"{column} {self[column]!r} is not a whole number from {low} to {high}{likely(text)}"
+            )
             return None
         return int(text)
 
@@ -120,7 +155,9 @@ class Row:
         """Of a time HH:MM:SS.ss."""
         match = _TIME.fullmatch(self[column].strip())
         if not match:
-            self.problem(f"{column} {self[column]!r} is not a time; expected HH:MM:SS.ss")
+            self.problem(
+                f"{column} {self[column]!r} is not a time; expected HH:MM:SS.ss{likely(self[column])}"
+            )
             return None
         hours, minutes, seconds = match.groups()
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
@@ -130,7 +167,14 @@ class Row:
         items = self._items(column)
         words = [item for item in items or () if isinstance(item, str)]
         if items is None or len(words) < len(items):
-            self.problem(f"{column} {self[column].strip()[:60]!r} is not a list of words")
+            self.problem(
+                f"{column} {self[column].strip()[:60]!r} is not a list of words{likely(self[column])}"
+            )
+            return None
+        if blank := [word for word in words if word.strip() in NO_VALUE]:
+            self.problem(
+                f"{column} {self[column].strip()[:60]!r}: {blank[0]!r} says nothing{likely(blank[0])}"
+            )
             return None
         return words
 
@@ -139,7 +183,9 @@ class Row:
         items = self._items(column)
         numbers = [item for item in items or () if isinstance(item, int) and not isinstance(item, bool)]
         if items is None or len(numbers) < len(items):
-            self.problem(f"{column} {self[column].strip()[:60]!r} is not a list of numbers")
+            self.problem(
+                f"{column} {self[column].strip()[:60]!r} is not a list of numbers{likely(self[column])}"
+            )
             return None
         return numbers
 
@@ -153,3 +199,24 @@ class Row:
         except (ValueError, SyntaxError):
             return None
         return value if isinstance(value, list) else None
+
+
+def likely(cell: str) -> str:
+    """What a cell that cannot be read looks like: how pandas and numpy spoil a column, and what to write."""
+    text = cell.strip()
+    if text in NO_VALUE:
+        return (
+            "; it looks like a blank cell that pandas turned into text; leave the cell empty, or write what "
+            "belongs there"
+        )
+    if re.fullmatch(r"-?\d+\.0*", text):
+        whole = text.partition(".")[0]
+        return (
+            "; it looks like a float made by pandas, which has no whole numbers in a column with blank cells "
+            f"unless its dtype is Int64; write {whole}"
+        )
+    if re.search(r"\d\.0*[,\]\s]", text) and text.startswith("["):
+        return "; its items look like floats made by pandas or numpy; write whole numbers"
+    if len(text) < _LONGEST_LIST and _PRINTED_ARRAY.fullmatch(text):
+        return "; it looks like an array printed by numpy; put commas between its items"
+    return ""

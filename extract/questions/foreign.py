@@ -6,8 +6,6 @@ memory and time that finds no function at all (`extract.untrusted`), so that onl
 numbers can come out of it.
 """
 
-import csv
-import io
 import json
 import re
 import tempfile
@@ -27,6 +25,7 @@ from mambavl.extract.questions.file import (
     is_text,
     unique_keys,
 )
+from mambavl.extract.tables import NO_VALUE, Line, csv_lines, likely
 
 LIMITS = untrusted.Limits(seconds=300, room=4 * 2**30, times=16)  # of a pickle's reader
 COLUMNS = ("narration_id", *QUESTION_KEYS)
@@ -140,6 +139,8 @@ def _text(where: str, row: Row, column: str) -> str:
     value = row.get(column)
     if not isinstance(value, str):
         raise DataError(f"{where}: {column} is {str(value)[:60]!r}, not a text")
+    if value.strip() in NO_VALUE:
+        raise DataError(f"{where}: {column} {value!r} says nothing{likely(value)}")
     if not is_text(value):
         raise DataError(f"{where}: {column} holds half a character (a lone surrogate)")
     return value
@@ -176,19 +177,16 @@ def _read(path: Path) -> list[tuple[str, Row]]:
 
 
 def _read_csv(path: Path, text: str, delimiter: str) -> list[tuple[str, Row]]:
-    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows = []
-    try:
-        names = table.fieldnames or []
-        if len(set(names)) < len(names):
-            raise DataError(f"{path}: names a column twice: {', '.join(names)}")
-        for row in table:
-            where = f"{path}:{table.line_num}"
-            if None in row or None in row.values():
-                raise DataError(f"{where}: has {'more' if None in row else 'fewer'} fields than the header")
-            rows.append((where, row))
-    except csv.Error as error:
-        raise DataError(f"{path}:{table.line_num}: is not valid CSV ({error})") from None
+    lines = csv_lines(path, text, delimiter)
+    names = next(lines, Line("", [], "")).cells
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: names a column twice: {', '.join(names)}")
+    rows: list[tuple[str, Row]] = []
+    for where, cells, note in lines:
+        if len(cells) != len(names):
+            amount = "more" if len(cells) > len(names) else "fewer"
+            raise DataError(f"{where}: has {amount} fields than the header{note}")
+        rows.append((where, dict(zip(names, cells, strict=True))))
     return rows
 
 

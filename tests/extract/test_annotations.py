@@ -113,6 +113,15 @@ def test_the_test_list_has_no_labels(tmp_path):
         ({"all_nouns": "[__import__('os')]"}, "is not a list of words"),
         ({"all_nouns": "[[[["}, "is not a list of words"),
         ({"all_noun_classes": "['1']"}, "is not a list of numbers"),
+        ({"narration": "nan"}, "narration 'nan' says nothing; it looks like a blank cell"),
+        ({"verb": "NaN"}, "verb 'NaN' says nothing"),
+        ({"noun": "None"}, "noun 'None' says nothing"),
+        ({"all_nouns": "['onion', 'nan']"}, "all_nouns \"['onion', 'nan']\": 'nan' says nothing"),
+        ({"participant_id": "nan"}, "participant_id 'nan' says nothing"),
+        (
+            {"verb_class": "0.0"},
+            "verb_class '0.0' is not a whole number from 0 to 1000000; it looks like a float",
+        ),
     ],
 )
 def test_a_bad_cell_is_named_with_file_line_and_column(tmp_path, cells, said):
@@ -130,18 +139,58 @@ def test_a_bad_cell_is_named_with_file_line_and_column(tmp_path, cells, said):
         ("narration_id,video_id\n", "has no column participant_id"),
         (f"{HEADER}\n{ROW},extra\n", "more fields than the header"),
         (f"{HEADER}\nP01_101_0,P01\n", "fewer fields than the header"),
-        (f"{HEADER}\n{ROW}\n{ROW}\n", "occurs twice"),
+        (
+            f"{HEADER}\n{ROW}\n{ROW}\n",
+            r"train\.csv:3: narration_id P01_101_0 occurs twice, first in .*train\.csv:2",
+        ),
         (f"{HEADER}\n{ROW}\0\n", "NUL character"),
         (b"\xff\xfe" + HEADER.encode(), "not UTF-8"),
         (f'{HEADER}\n"{ROW}\n', "CSV"),
         (None, "has no EPIC_100_train.csv"),
         (f"{HEADER},verb_class\n{ROW},1\n", "names the column verb_class twice"),
-        (f"{HEADER}\n{ROW}\n{ROW.replace('_0,P01,', '_1,P02,')}\n", "belongs to P01 and to P02"),
+        (
+            f"{HEADER}\n{ROW}\n{ROW.replace('_0,P01,', '_1,P02,')}\n",
+            r"train\.csv:3: video P01_101 belongs to P02, but to P01 in .*train\.csv:2",
+        ),
     ],
 )
 def test_a_broken_file_gives_one_clear_report(tmp_path, text, said):
     with pytest.raises(DataError, match=said):
         read_annotations(folder(tmp_path, train=text))
+
+
+def test_a_row_that_stands_in_two_lists_is_named_with_both_places(tmp_path):
+    with pytest.raises(DataError) as error:
+        read_annotations(folder(tmp_path, validation=f"{HEADER}\n{ROW.replace('P01', 'P02')}\n{ROW}\n"))
+    first, second = (tmp_path / f"EPIC_100_{split}.csv" for split in ("train", "validation"))
+    assert str(error.value) == (
+        f"{second}:3: narration_id P01_101_0 occurs twice, first in {first}:2; "
+        "a segment has one id and one split"
+    )
+
+
+def test_brackets_in_words_are_words(tmp_path):
+    cells = {"all_nouns": "['onion (red)', 'oil [olive]']", "all_noun_classes": "[1, 3]"}
+    segment = read_annotations(train_with(tmp_path, **cells), ("train",)).segments[0]
+    assert segment.all_nouns == ("onion (red)", "oil [olive]")
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        ("P01_101,20.5,50.0,0x0", "is not a number above 0"),
+        ("P01_101,20.5,0,1920x1080", "is not a number above 0"),
+        ("P01_101,-1,50.0,1920x1080", "is not a number above 0"),
+        ("P01_101,nan,50.0,1920x1080", "is not a number above 0"),
+        (
+            "P01_101,1,50,2x2\nP01_101,2,50,2x2",
+            r"info\.csv:3: video P01_101 occurs twice, first in .*info\.csv:2",
+        ),
+    ],
+)
+def test_what_a_video_cannot_be_is_refused(tmp_path, info, said):
+    with pytest.raises(DataError, match=said):
+        read_annotations(folder(tmp_path, video_info=f"video_id,duration,fps,resolution\n{info}\n"))
 
 
 def test_byte_order_marks_crlf_and_other_column_orders_are_read(tmp_path):

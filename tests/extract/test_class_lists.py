@@ -29,8 +29,11 @@ def test_a_list_needs_ids_and_keys_only(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("id,key\n1,a\n1,b\n", r"c\.csv:3: class 1 occurs twice"),
+        ("id,key\n1,a\n1,b\n", r"c\.csv:3: class 1 occurs twice, first in \S+c\.csv:2"),
         ("id,key\nx,a\n", r"c\.csv:2: id 'x' is not a whole number"),
+        ("id,key\n1,nan\n", r"c\.csv:2: key 'nan' says nothing; it looks like a blank cell"),
+        ("id,key\n1, \n", r"c\.csv:2: key is blank"),
+        ("id,key\n1.0,a\n", r"c\.csv:2: id '1\.0' is not a whole number .* made by pandas"),
         ("id,key\n", "lists no class"),
         ("id\n1\n", "has no column key"),
         ("id,key,instances\n1,a,b\n", "instances 'b' is not a list of words"),
