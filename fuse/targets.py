@@ -162,18 +162,37 @@ def pairs_of(classes: Classes, labels: Labels, rows: np.ndarray) -> dict[str, Pa
     return found
 
 
-def loss(name: str, targets: RunTargets, logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+def refuse_unlabelled(targets: RunTargets, labels: Labels, rows: np.ndarray) -> None:
+    """Raises DataError for a target that none of the training rows has a label of."""
+    derived = targets.classes.derived
+    for name in targets.outputs:
+        if is_labelled(targets.labels(labels, name)[rows]).any():
+            continue
+        made_of_it = {whole for whole, one in derived.items() if name in one.of}
+        others = [f'"{other}"' for other in targets.classes.names if other not in {name, *made_of_it}]
+        raise DataError(
+            f"none of the {len(rows)} training rows has a label of {name}, so nothing can be learnt of it; "
+            f"leave it out with --set 'use_targets=[{', '.join(others)}]'"
+        )
+
+
+def loss(
+    name: str, targets: RunTargets, logits: Tensor, labels: np.ndarray, label_smoothing: float
+) -> Tensor:
     """The mean loss over the labelled rows of a batch, in float32; 0 where none is. logits (B, columns);
     labels (B,), or (B, columns) 0 or 1; -1: no label. Smoothing is of single-label targets.
     """
+    # which rows count is decided here, not on the device, which would have to be waited for
+    known = is_labelled(labels)
     logits = logits.float()
-    labelled = labels if labels.ndim == 1 else labels[:, 0]
-    if not (labelled >= 0).any():
+    if not known.any():
         return 0.0 * logits.sum()  # takes part in the exchange of gradients all the same
+    wanted = torch.from_numpy(labels[known]).to(logits.device)
+    if not known.all():
+        logits = logits[torch.from_numpy(np.flatnonzero(known)).to(logits.device)]
     if targets.is_single(name):
-        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing, ignore_index=UNLABELLED)
-    known = labelled >= 0
-    return F.binary_cross_entropy_with_logits(logits[known], labels[known].float())
+        return F.cross_entropy(logits, wanted, label_smoothing=label_smoothing)
+    return F.binary_cross_entropy_with_logits(logits, wanted.float())
 
 
 def log_prior(targets: RunTargets, labels: Labels, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -43,7 +43,7 @@ from mambavl.fuse.run import (
     refuse_other_stores,
     write_inputs,
 )
-from mambavl.fuse.targets import RunTargets, is_labelled, log_prior
+from mambavl.fuse.targets import RunTargets, is_labelled, log_prior, refuse_unlabelled
 from mambavl.fuse.targets import loss as target_loss
 
 OnEpoch = Callable[[CurveLine], None]
@@ -111,6 +111,7 @@ def _train(
     """Everything from the first update to result.json, in a folder that is ours."""
     processes.once(lambda: _refuse_stores_and_forget_failure(run, data))
     targets = processes.every(lambda: run_targets(recipe, data))
+    processes.once(lambda: refuse_unlabelled(targets, data.labels, data.train))
     head = processes.every(lambda: build_head(recipe, data, targets).to(processes.device))
     trainer = _Trainer(recipe, run, data, targets, head, processes)
     processes.once(lambda: write_inputs(run, recipe, data, targets, trainer.prior))
@@ -212,10 +213,9 @@ class _Trainer:
         keys = row_keys(self.config.seed, self.epoch, mine).to(device)
         with evaluate.autocast(device, self.precision):
             out = self.model(self.data.batch(mine, device, self.views[mine], self.dropped), keys)
-        losses = []
+        losses, smoothing = [], self.config.label_smoothing
         for name, logits in out.items():
-            wanted = torch.from_numpy(self.labels[name][mine]).to(device)
-            own = target_loss(name, self.targets, logits, wanted, self.config.label_smoothing)
+            own = target_loss(name, self.targets, logits, self.labels[name][mine], smoothing)
             losses.append(float(share[name]) * self.targets.weights[name] * own)
         return torch.stack(losses).sum()
 

@@ -19,6 +19,7 @@ from mambavl.fuse.targets import (
     loss,
     pairs_of,
     read_labels,
+    refuse_unlabelled,
 )
 
 OWN = Classes(
@@ -122,7 +123,7 @@ def test_a_choice_that_cannot_be_meant_is_refused(used, configs, said):
 def test_single_label_losses_are_cross_entropies_over_labelled_rows():
     """By the formula: -sum_c q_c log p_c with q = (1 - s) one-hot + s / C."""
     targets, logits = choose(OWN, None, {}, {}), torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    found = loss("tool", targets, logits, torch.from_numpy(LABELS["tool"]), 0.25)
+    found = loss("tool", targets, logits, LABELS["tool"], 0.25)
     per_row = []
     for row, label in enumerate(LABELS["tool"].tolist()):
         if label >= 0:
@@ -137,7 +138,7 @@ def test_single_label_losses_are_cross_entropies_over_labelled_rows():
 def test_multi_label_losses_are_binary_and_masked():
     targets, logits = choose(OWN, None, {}, {}), torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
     logits.requires_grad_()
-    found = loss("scene", targets, logits, torch.from_numpy(LABELS["scene"]), 0.25)
+    found = loss("scene", targets, logits, LABELS["scene"], 0.25)
     terms = []
     for row in (0, 1, 4):
         for column in range(3):
@@ -152,7 +153,7 @@ def test_multi_label_losses_are_binary_and_masked():
 @pytest.mark.parametrize("name", ["tool", "scene"])
 def test_a_batch_without_a_label_costs_nothing_and_keeps_its_gradient(name):
     targets, logits = choose(OWN, None, {}, {}), torch.randn(2, 3, requires_grad=True)
-    labels = torch.from_numpy(np.full_like(LABELS[name][:2], -1))
+    labels = np.full_like(LABELS[name][:2], -1)
     found = loss(name, targets, logits, labels, 0.1)
     found.backward()
     assert found.item() == 0
@@ -200,3 +201,15 @@ def test_ek100s_targets_are_verb_and_noun():
     found = choose(CLASSES, None, {}, {})
     assert found.outputs == {"verb": 3, "noun": 4}
     assert found.classes.names == ("verb", "noun", "action")
+
+
+def test_a_target_without_any_training_label_is_refused():
+    targets = choose(OWN, None, {}, {})
+    refuse_unlabelled(targets, LABELS, np.arange(5))
+    said = r"none of the 2 training rows has a label of scene.*\[.tool., .grip., .use.\]"
+    with pytest.raises(DataError, match=said):
+        refuse_unlabelled(targets, LABELS, np.array([3, 2]))
+    alone = np.array([1, 0])  # row 1 has no grip; of row 0's there is one
+    refuse_unlabelled(targets, LABELS, alone)
+    with pytest.raises(DataError, match=r"label of grip.*\[.tool., .scene.\]"):
+        refuse_unlabelled(targets, LABELS, np.array([1]))  # what is made of grips is left out, too
