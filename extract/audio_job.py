@@ -25,7 +25,7 @@ from mambavl.extract.encoders.base import AudioEncoder
 from mambavl.extract.options import AudioExtraction
 from mambavl.extract.sound import SEAM, SoundReader
 from mambavl.extract.video import VideoError
-from mambavl.extract.video_files import find_videos
+from mambavl.extract.video_folder import find_videos
 
 
 def extract_audio(

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from mambavl.cache.rows import Segment
-from mambavl.configs.errors import DataError, some
+from mambavl.configs.errors import DataError, counted, some
 from mambavl.extract.annotations import Annotations, nominal_rate
 from mambavl.extract.video import HOLD, PyAVReader, VideoError
-from mambavl.extract.video_files import find_video
+from mambavl.extract.video_folder import VideoFolder
 
 DURATION_SLACK = 0.5  # seconds; copies in another container or at another rate differ by less
 SHAPE_SLACK = 0.05  # of width / height; resized copies round to even sides
@@ -44,21 +44,21 @@ def check_data(
 
     on_video(done, all): after each video. Raises DataError when the folder `videos` does not exist.
     """
-    if not Path(videos).is_dir():
-        raise DataError(
-            f"{videos}: no such folder; --videos takes the folder that holds P01/videos/P01_01.MP4"
-        )
+    folder = VideoFolder(videos)
     rows: dict[str, list[Segment]] = {}
     for segment in annotations.segments:
         rows.setdefault(segment.video_id, []).append(segment)
     problems: list[str] = []
     notes: dict[str, list[str]] = {}
+    missing: list[str] = []
     rates: Counter[float] = Counter()
     for done, (video_id, segments) in enumerate(sorted(rows.items()), 1):
         try:
-            path, reader = _open(Path(videos), video_id, segments)
+            path, reader = _open(folder, video_id, segments)
         except VideoError as error:
             problems.append(f"{video_id}: {error}")
+            if error.status == "missing_video":
+                missing.append(video_id)
         else:
             problems += _faults(video_id, path, reader, segments, annotations, full)
             for note in _notes(video_id, reader, segments, annotations):
@@ -66,21 +66,24 @@ def check_data(
             rates[round(float(reader.timeline.fps), 2)] += 1
             reader.close()
         on_video(done, len(rows))
-    return Report(
-        problems,
-        [f"{note}: {len(videos)} videos ({some(videos)})" for note, videos in notes.items()],
-        rates,
-        len(rows),
-    )
+    shown = [f"{note}: {len(ids)} videos ({some(ids)})" for note, ids in notes.items()]
+    if missing:
+        hint = folder.elsewhere(rows[missing[0]][0].participant_id, missing[0])
+        if len(missing) == len(rows):  # one fault, of the folder
+            problems = [f"{videos}: none of {counted(len(rows), 'video')} is there: {hint}"]
+        else:
+            shown.append(hint)
+    return Report(problems, shown, rates, len(rows))
 
 
-def _open(videos: Path, video_id: str, segments: list[Segment]) -> tuple[Path, PyAVReader]:
-    """Raises VideoError for a video that is not there or cannot be opened."""
-    participant = segments[0].participant_id
-    path = find_video(videos, participant, video_id)
+def _open(folder: VideoFolder, video_id: str, segments: list[Segment]) -> tuple[Path, PyAVReader]:
+    """Raises VideoError for a video that is not there, is there twice or cannot be opened."""
+    try:
+        path = folder.find(segments[0].participant_id, video_id)
+    except DataError as error:
+        raise VideoError("unreadable_video", str(error).removeprefix(f"{video_id}: ")) from None
     if path is None:
-        expected = videos / participant / "videos" / f"{video_id}.MP4"
-        raise VideoError("missing_video", f"missing; expected {expected} ({len(segments)} rows)")
+        raise VideoError("missing_video", f"missing ({counted(len(segments), 'row')})")
     return path, PyAVReader(path)
 
 

@@ -16,7 +16,7 @@ from mambavl.extract.clips import ClipEncoder, ClipReader
 from mambavl.extract.encoders.base import Pixels, VideoEncoder
 from mambavl.extract.encoders.published import table
 from mambavl.extract.options import VideoExtraction
-from mambavl.extract.video_files import find_videos
+from mambavl.extract.video_folder import find_videos
 
 
 def extract_video(

@@ -9,7 +9,7 @@ import pytest
 
 from mambavl.demo import toykitchen
 from mambavl.extract.annotations import read_annotations
-from mambavl.extract.video_files import find_video
+from mambavl.extract.video_folder import VideoFolder
 
 SEGMENTS = 24
 
@@ -43,8 +43,9 @@ def test_every_video_lies_where_epic_has_it_and_outlasts_its_last_segment(kitche
         key = segment.participant_id, segment.video_id
         stops[key] = max(segment.stop, stops.get(key, 0.0))
     assert len(stops) == kitchen.num_videos == len(annotations.videos)
+    folder = VideoFolder(kitchen.videos)
     for (participant_id, video_id), stop in stops.items():
-        with av.open(str(find_video(kitchen.videos, participant_id, video_id))) as container:
+        with av.open(str(folder.find(participant_id, video_id))) as container:
             stream, info = container.streams.video[0], annotations.videos[video_id]
             assert stream.codec_context.name == "h264"
             assert (stream.width, stream.height) == (info.width, info.height)

@@ -1,5 +1,7 @@
 """`mambavl data check`: each fault of the videos on its line."""
 
+import shutil
+
 from helpers.dataset import broken_copy
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.data_check import check_data
@@ -8,8 +10,26 @@ from mambavl.extract.data_check import check_data
 def test_data_check_lists_each_fault_on_its_line(dataset, tmp_path):
     read = read_annotations(dataset / "annotations")
     assert check_data(read, dataset / "videos", full=True).problems == []
-    problems = check_data(read, broken_copy(dataset, tmp_path) / "videos").problems
+    report = check_data(read, broken_copy(dataset, tmp_path) / "videos")
+    problems = report.problems
     assert [problem.split(":")[0] for problem in problems] == ["P01_101", "P01_102", "P01_103", "P01_103"]
-    assert "missing; expected" in problems[1]
+    assert problems[1] == "P01_102: missing (5 rows)"
+    assert "expected P01/videos/P01_01.MP4" in report.notes[-1]
     assert "short" in problems[2]
     assert "rows end after the video" in problems[3]
+
+
+def test_a_root_one_level_too_high_is_one_problem(dataset):
+    read = read_annotations(dataset / "annotations")
+    (problem,) = check_data(read, dataset).problems
+    assert problem.endswith(f"try --videos {dataset / 'videos'}")
+
+
+def test_two_files_of_one_video_are_a_problem_of_that_video(dataset, tmp_path):
+    read, copy = read_annotations(dataset / "annotations"), tmp_path / "videos"
+    shutil.copytree(dataset / "videos", copy)
+    (copy / "P01_101.mp4").touch()
+    (problem,) = check_data(read, copy).problems
+    assert problem.startswith(
+        f"P01_101: there are {copy / 'P01/videos/P01_101.MP4'} and {copy / 'P01_101.mp4'}"
+    )

@@ -10,7 +10,7 @@ from PIL import Image
 from mambavl.cache.rows import Segment
 from mambavl.extract.sampling import segment_uniform
 from mambavl.extract.video import Decoder, VideoError, open_video
-from mambavl.extract.video_files import find_video
+from mambavl.extract.video_folder import VideoFolder
 
 QUALITY = 85
 
@@ -21,7 +21,7 @@ class ClipFrames:
     """
 
     def __init__(self, videos: Path, count: int, side: int, decoder: Decoder = "pyav") -> None:
-        self.videos, self.count, self.side, self.decoder = Path(videos), count, side, decoder
+        self.videos, self.count, self.side, self.decoder = VideoFolder(videos), count, side, decoder
 
     def identity(self, segment: Segment) -> dict[str, Any]:
         """The frames as a request's key knows them, without their bytes: a resumed run decodes nothing that
@@ -39,9 +39,9 @@ class ClipFrames:
 
     def jpegs(self, segment: Segment) -> list[bytes]:
         """JPEG files in order of time. Raises VideoError when the video is missing or a frame is damaged."""
-        path = find_video(self.videos, segment.participant_id, segment.video_id)
+        path = self.videos.find(segment.participant_id, segment.video_id)
         if path is None:
-            raise VideoError("missing_video", f"{segment.video_id}: no such video in {self.videos}")
+            raise VideoError("missing_video", f"{segment.video_id}: no such video in {self.videos.root}")
         reader = open_video(path, self.decoder)
         pixels: dict[int, np.ndarray] = {}
         try:

@@ -1,0 +1,116 @@
+"""Videos are found in every usual layout and with any ending; what lies there instead is said, once."""
+
+import os
+
+import pytest
+
+from helpers.dataset import broken_copy
+from mambavl.configs.errors import DataError
+from mambavl.extract import video_folder
+from mambavl.extract.annotations import read_annotations
+from mambavl.extract.video_folder import SUFFIXES, VideoFolder, find_videos
+
+
+def put(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+@pytest.mark.parametrize("ending", [*SUFFIXES, ".MP4", ".Mkv", ".WEBM"])
+@pytest.mark.parametrize("layout", ["P01/videos", "P01", "."])
+def test_every_usual_layout_and_ending_is_found(tmp_path, layout, ending):
+    path = put(tmp_path / layout / f"P01_01{ending}")
+    for name in ("P01_010.mp4", "P01_0.mp4", "P01_01.MP4.part", "._P01_01.MP4", "P01_01.csv", "P01_01"):
+        put(path.with_name(name))
+    assert VideoFolder(tmp_path).find("P01", "P01_01") == path
+    assert VideoFolder(tmp_path).find("P01", "P01_02") is None
+
+
+@pytest.mark.parametrize("other", ["P01/videos/P01_01.mkv", "P01/P01_01.mp4", "P01_01.MP4"])
+def test_two_files_of_one_video_are_an_error_that_names_both(tmp_path, other):
+    first, second = put(tmp_path / "P01/videos/P01_01.MP4"), put(tmp_path / other)
+    with pytest.raises(DataError) as error:
+        VideoFolder(tmp_path).find("P01", "P01_01")
+    assert f"{first} and {second}; keep one" in str(error.value)
+
+
+def test_a_link_to_the_same_file_is_no_second_file(tmp_path):
+    path = put(tmp_path / "P01/videos/P01_01.MP4")
+    (tmp_path / "P01_01.mp4").symlink_to(path)
+    (tmp_path / "P01" / "P01_01.mkv").symlink_to(tmp_path / "nowhere")
+    assert VideoFolder(tmp_path).find("P01", "P01_01") == path
+
+
+def test_a_folder_that_cannot_be_read_stops_the_job(tmp_path, monkeypatch):
+    """It never makes a video missing."""
+    put(tmp_path / "P01/videos/P01_01.MP4")
+
+    def scandir(folder):
+        if folder.name == "videos":
+            raise OSError(5, "Input/output error")
+        return os_scandir(folder)
+
+    os_scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(
+        DataError, match=r"videos: cannot be read \(Input/output error\); run the same command"
+    ):
+        VideoFolder(tmp_path).find("P01", "P01_01")
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "said"),
+    [
+        # the root one or more levels too high
+        ("EPIC/P01/videos/P01_01.MP4", ".", "try --videos {root}/EPIC"),
+        ("a/b/P01/P01_01.mp4", ".", "try --videos {root}/a/b"),
+        ("a/videos/P01_01.mp4", ".", "try --videos {root}/a/videos"),
+        # or too low
+        ("P01/videos/P01_01.MP4", "P01/videos", "try --videos {root}"),
+        ("P01/P01_01.MP4", "P01/videos", "try --videos {root}"),
+        # nothing that could be read
+        ("P01/P01_01.MP4/0.MP4", ".", "P01_01.MP4 is a folder with 0.MP4 (chunks, as AVION makes them"),
+        ("P01/rgb_frames/P01_01.tar", ".", "P01_01.tar does not end like a video (.mp4, "),
+        ("P01/rgb_frames/P01_01/frame_0000000001.jpg", ".", "P01_01 is a folder with frame_0000000001.jpg"),
+        ("P01/videos/P01_02.MP4", ".", "all in one folder, P01_01.MP4, under {root}; there is P01"),
+    ],
+)
+def test_what_lies_there_instead_is_said(tmp_path, there, asked, said):
+    root = tmp_path / "root"
+    put(root / there)
+    (root / asked).mkdir(parents=True, exist_ok=True)
+    if asked != ".":
+        (root / asked / "other").touch()
+    folder = VideoFolder(root / asked)
+    if asked == "." or "videos" not in there:
+        assert folder.find("P01", "P01_01") is None
+    assert said.format(root=root) in folder.elsewhere("P01", "P01_01")
+
+
+def test_an_empty_folder_says_what_is_expected(tmp_path):
+    assert VideoFolder(tmp_path).elsewhere("P01", "P01_01") == (
+        "expected P01/videos/P01_01.MP4, P01/P01_01.MP4 or, all in one folder, P01_01.MP4, "
+        f"under {tmp_path}; there is nothing"
+    )
+
+
+def test_the_search_for_a_hint_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(video_folder, "MOST_LOOKED_AT", 10)
+    for number in range(30):
+        put(tmp_path / f"{number:02d}" / "x" / "P01_01.MP4")
+    assert "there is 00, 01, 02, 03, 04, ..." in VideoFolder(tmp_path).elsewhere("P01", "P01_01")
+
+
+def test_missing_videos_stop_the_job_unless_they_are_allowed(dataset, tmp_path):
+    read, copy = read_annotations(dataset / "annotations"), broken_copy(dataset, tmp_path)
+    paths = find_videos(read, copy / "videos", allow_missing=True)
+    assert [video for video, path in paths.items() if path is None] == ["P01_102"]
+    assert paths["P01_104"] == copy / "videos" / "P01" / "videos" / "P01_104.MP4"
+    with pytest.raises(DataError, match=r"1 of 4 videos are not there \(P01_102\).*allow_missing=true"):
+        find_videos(read, copy / "videos", allow_missing=False)
+    with pytest.raises(DataError, match=r"4 of 4 videos are not there.*try --videos") as error:
+        find_videos(read, copy, allow_missing=True)  # a store without any
+    assert str(copy / "videos") in str(error.value)
+    with pytest.raises(DataError, match="--videos takes the folder that holds"):
+        find_videos(read, tmp_path / "nowhere", allow_missing=True)
