@@ -19,6 +19,10 @@ class DataError(MambaVLError):
     """The data or a result is not right."""
 
 
+class SystemFault(DataError):
+    """The system could not read a file; what is in it may be sound. The same command resumes."""
+
+
 class UsageError(MambaVLError):
     """The call or the recipe is wrong."""
 

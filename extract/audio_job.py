@@ -79,7 +79,7 @@ class _SoundClips:
         self.encoder = encoder
         self.options = options
         self.levels = levels
-        self.videos = job.ReaderCache(paths, SoundReader)
+        self.videos = job.ReaderCache(paths, lambda path: SoundReader(path, options.retries))
 
     def row_group(self, rows: Sequence[Segment], result: FillResult, should_stop: ShouldStop) -> RowGroup:
         """Raises Interrupted when `should_stop()` turns true between two batches."""

@@ -22,9 +22,10 @@ from typing import Any, Literal
 import numpy as np
 
 from mambavl.cache.interchange.arrays import hdf5_node, open_hdf5, readable
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, SystemFault, UsageError
 from mambavl.extract.annotations import nominal_rate
 from mambavl.extract.detections import MAX_BOXES, read_detections
+from mambavl.extract.input_files import patiently
 from mambavl.extract.tracks import (
     HANDS,
     MAX_GAP,
@@ -53,7 +54,8 @@ class BoxSource(ABC):
         first, in order of time and, within an image, as the source lists them. An image that the source does
         not list has no boxes. What a moment gets depends on images up to that moment alone (of `h5` as far as
         its makers' program is known). Raises DataError for a video that is not there or has no box at all and
-        for a file that is broken; UsageError for times that are not seconds.
+        for a file that is broken; SystemFault for one that cannot be read; UsageError for times that are not
+        seconds.
         """
         times = np.asarray(times, np.float64)
         if times.ndim != 1 or not ((times >= 0) & (times < np.inf)).all():  # NaN fails too
@@ -83,18 +85,18 @@ class BoxSource(ABC):
     def _image(self, video_id: str, number: int) -> Boxes: ...
 
 
-def open_boxes(kind: BoxKind, path: Path, video_hash: Hashing = "fast") -> BoxSource:
+def open_boxes(kind: BoxKind, path: Path, video_hash: Hashing = "fast", retries: int = 0) -> BoxSource:
     """A source of boxes. h5: the file; hoa: the folder with P01/hand-objects/P01_01.pkl, P01/P01_01.pkl or
     P01_01.pkl.
 
     video_hash: what stands for a file in the fingerprint, as for videos: its size and time of change, or its
-    sha256. Raises DataError when nothing is there or the file is of another kind; UsageError for a kind that
-    does not exist.
+    sha256. retries: how often an error of the system is tried again. Raises DataError when nothing is there
+    or the file is of another kind; UsageError for a kind that does not exist.
     """
     if kind == "h5":
-        return AuthorsBoxes(Path(path), video_hash)
+        return AuthorsBoxes(Path(path), video_hash, retries)
     if kind == "hoa":
-        return LinkedDetections(Path(path), video_hash)
+        return LinkedDetections(Path(path), video_hash, retries)
     raise UsageError(
         f"there are no boxes {kind!r}; use h5 (the ORViT authors' file) or hoa (EPIC's detections)"
     )
@@ -126,13 +128,13 @@ class AuthorsBoxes(BoxSource):
     asked for.
     """
 
-    def __init__(self, path: Path, video_hash: Hashing) -> None:
+    def __init__(self, path: Path, video_hash: Hashing, retries: int) -> None:
         if not path.is_file():
             raise DataError(
                 f"{path}: no such file; boxes h5 are the ORViT authors' processed file, one for all videos"
             )
-        self.path, self._hash = path, video_hash
-        self._file = open_hdf5(path)
+        self.path, self._hash, self._retries = path, video_hash, retries
+        self._file = patiently(path, retries, lambda: open_hdf5(path))
         self._known: set[str] = set()  # videos whose layout was looked at
         with readable(path):
             first = next((video for video in self._file if _first_name(self._images(video))), None)
@@ -157,11 +159,20 @@ class AuthorsBoxes(BoxSource):
         return {"kind": "h5", "numerics": NUMERICS, "file": fingerprint(self.path, self._hash)}
 
     def _image(self, video_id: str, number: int) -> Boxes:
-        if video_id not in self._known:
-            self._look_at(video_id)
-        with readable(self.path):
-            images = self._images(video_id)
-            return self._boxes(images, str(number)) if str(number) in images else NOTHING
+        return patiently(self.path, self._retries, lambda: self._read(video_id, number))
+
+    def _read(self, video_id: str, number: int) -> Boxes:
+        if not self._file:  # closed after an error of the system
+            self._file = open_hdf5(self.path)
+        try:
+            if video_id not in self._known:
+                self._look_at(video_id)
+            with readable(self.path):
+                images = self._images(video_id)
+                return self._boxes(images, str(number)) if str(number) in images else NOTHING
+        except SystemFault:
+            self._file.close()
+            raise
 
     def _look_at(self, video_id: str) -> None:
         """Once for each video: is its first image what this layout says?"""
@@ -235,13 +246,14 @@ def _first_name(group: Any) -> str | None:
 class LinkedDetections(BoxSource):
     """A video's detections are read and linked when the first of its clips is asked for."""
 
-    def __init__(self, root: Path, video_hash: Hashing) -> None:
+    def __init__(self, root: Path, video_hash: Hashing, retries: int) -> None:
         if not root.is_dir():
             raise DataError(
                 f"{root}: no such folder; boxes hoa are in the one that holds P01/hand-objects/P01_01.pkl"
             )
-        self.root, self._hash = root, video_hash
+        self.root, self._hash, self._retries = root, video_hash, retries
         self._tracks: dict[str, Tracks] = {}  # of the last videos
+        self._found: dict[str, Path] = {}
 
     def close(self) -> None:
         self._tracks.clear()
@@ -269,12 +281,17 @@ class LinkedDetections(BoxSource):
             raise DataError(
                 f"{self.root}: has no boxes of {video_id}; expected {participant}/hand-objects/{video_id}.pkl"
             )
-        tracks = link(read_detections(path, video_id))
+        tracks = link(read_detections(path, video_id, self._retries))
         if not len(tracks.ids):
             raise DataError(f"{path}: has no box in any image of {video_id}")
         return tracks
 
     def _find(self, video_id: str) -> Path | None:
+        if video_id in self._found:  # one that has vanished since cannot be read, and was there all the same
+            return self._found[video_id]
         participant, name = video_id.partition("_")[0], f"{video_id}.pkl"
         folders = (self.root / participant / "hand-objects", self.root / participant, self.root)
-        return next((folder / name for folder in folders if (folder / name).is_file()), None)
+        for folder in folders:
+            if (folder / name).is_file():
+                return self._found.setdefault(video_id, folder / name)
+        return None

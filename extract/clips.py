@@ -27,7 +27,7 @@ from mambavl.cache.fill import FillResult
 from mambavl.cache.rows import FLAG_HELD_LAST, FLAG_TIME_FROM_FRAMES, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.writer import RowGroup
-from mambavl.configs.errors import DataError, Interrupted
+from mambavl.configs.errors import DataError, Interrupted, SystemFault
 from mambavl.configs.progress import ShouldStop
 from mambavl.extract import job
 from mambavl.extract.boxes import BoxSource
@@ -182,7 +182,7 @@ class ClipReader:
         self.objects = encoder.box_slots  # O
         self.options = options
         self.boxes = boxes
-        self.videos = job.ReaderCache(paths, lambda path: open_video(path, options.decoder))
+        self.videos = job.ReaderCache(paths, lambda path: open_video(path, options.decoder, options.retries))
 
     def close(self) -> None:
         self.videos.close()
@@ -278,6 +278,8 @@ class ClipReader:
         """Give a clip the boxes of each crop. sizes: (H, W) of the frames of each view in time."""
         try:
             boxes = [torch.from_numpy(source.clip(video_id, times, self.objects)) for times in pts]
+        except SystemFault:
+            raise
         except DataError as error:
             clip.fail("no_boxes", str(error))
             return

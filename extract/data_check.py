@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mambavl.cache.rows import Segment
-from mambavl.configs.errors import DataError, counted, some
+from mambavl.configs.errors import DataError, SystemFault, counted, some
 from mambavl.extract.annotations import Annotations, nominal_rate
 from mambavl.extract.video import HOLD, PyAVReader, VideoError
 from mambavl.extract.video_folder import VideoFolder
@@ -55,6 +55,8 @@ def check_data(
     for done, (video_id, segments) in enumerate(sorted(rows.items()), 1):
         try:
             path, reader = _open(folder, video_id, segments)
+        except SystemFault as error:
+            problems.append(f"{video_id}: {error}")
         except VideoError as error:
             problems.append(f"{video_id}: {error}")
             if error.status == "missing_video":

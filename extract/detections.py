@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mambavl.cache.interchange.arrays import readable
 from mambavl.configs.errors import DataError
+from mambavl.extract.input_files import patiently, read_whole
 
 MAX_BYTES = 2**30  # of a file
 MAX_IMAGES = 1_000_000  # of a video; EK100's longest has 221,566
@@ -34,12 +34,12 @@ class Detections(NamedTuple):
     objects: list[tuple[float, Corners]]  # score, box
 
 
-def read_detections(path: Path, video_id: str) -> Iterator[Detections]:
+def read_detections(path: Path, video_id: str, retries: int = 0) -> Iterator[Detections]:
     """The images of a video's file, in order. Raises DataError, naming file and frame, for whatever is not
-    that.
+    that; SystemFault where the file cannot be read, `retries` times more than once.
     """
     before = 0
-    for place, message in enumerate(_pickled_messages(path), 1):
+    for place, message in enumerate(_pickled_messages(path, retries), 1):
         where = f"{path}: frame {place}"
         try:
             named, seen = _detections(message)
@@ -77,20 +77,17 @@ PICKLED_LIST = {
 }
 
 
-def _pickled_messages(path: Path) -> list[bytes]:
+def _pickled_messages(path: Path, retries: int) -> list[bytes]:
     """The values of a pickled list of bytes.
 
     No unpickler runs: one can be made to call what a file names, and even one that finds no names can be made
     to fill the memory. This walks over the instructions, knows those that such a list takes and stops at any
     other.
     """
-    with readable(path):
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(
-                f"{path}: has {path.stat().st_size:,} bytes; more than {MAX_BYTES:,} are not read as "
-                "detections"
-            )
-        data = path.read_bytes()
+    size = patiently(path, retries, path.stat).st_size
+    if size > MAX_BYTES:
+        raise DataError(f"{path}: has {size:,} bytes; more than {MAX_BYTES:,} are not read as detections")
+    data = read_whole(path, retries)
     messages: list[bytes] = []
     lists = 0
     try:

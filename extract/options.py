@@ -66,11 +66,13 @@ class FromVideos(Extraction):
     batch_rows: int = Field(default=8, ge=1, le=4096)
     allow_missing: bool = False  # go on without the videos that are not there
     max_failed: int = Field(default=0, ge=0)  # the command exits with 1 when more rows than this failed
+    # how often an error of the disk or the network is tried again, after 1, 5, 25, 60, 60, ... seconds
+    retries: int = Field(default=3, ge=0, le=100)
 
 
 class VideoExtraction(FromVideos):
-    """Settings of `mambavl extract video`. All but device, allow_missing and max_failed, and the place of
-    the weights, are recorded in the spec: a store is resumed under the same settings only.
+    """Settings of `mambavl extract video`. All but device, allow_missing, max_failed, retries and the
+    place of the weights are recorded in the spec: a store is resumed under the same settings only.
     """
 
     # what to store of a clip: clip (one vector, what the encoder's classifier reads), cls (its class token),
@@ -144,8 +146,8 @@ class SoundWindow(Config):
 
 
 class AudioExtraction(FromVideos):
-    """Settings of `mambavl extract audio`. All but device, allow_missing and max_failed, and the place of
-    the weights, are recorded in the spec: a store is resumed under the same settings only.
+    """Settings of `mambavl extract audio`. All but device, allow_missing, max_failed, retries and the
+    place of the weights are recorded in the spec: a store is resumed under the same settings only.
     """
 
     # what to store of a sound: clip (one vector), frame (a vector for each of `steps` parts)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mambavl.configs.errors import DataError
-from mambavl.extract.video import READ_ERRORS, VideoError, first_line
+from mambavl.extract.input_files import InputFile
+from mambavl.extract.video import VideoError, first_line
 
 if TYPE_CHECKING:
     from av import AudioFrame
@@ -39,19 +39,27 @@ class Sound:
 class SoundReader:
     """An open soundtrack. Not for use by several threads at once; open it after a fork."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, retries: int = 0) -> None:
+        """retries: how often an error of the system is tried again, while opening and reading.
+
+        Raises VideoError `unreadable_video` or `no_soundtrack`, SystemFault when it cannot be opened or read.
+        """
         import av
 
         self._av = av
         self.path = path
+        self._file = InputFile(path, retries)
         try:
-            self._container = av.open(str(path))
+            self._container = av.open(self._file, "r")
+            self._file.check()
         except (av.FFmpegError, OSError, ValueError) as error:
+            self._file.close()
+            self._file.check(error)
             raise VideoError("unreadable_video", f"{path}: {first_line(error)}") from None
         streams = self._container.streams
         codec = streams.audio[0].codec_context if streams.audio else None  # None, too, for an unknown codec
         if codec is None or not streams.audio[0].rate or not streams.audio[0].time_base:
-            self._container.close()
+            self.close()
             raise VideoError("no_soundtrack", f"{path}: holds no soundtrack")
         self._stream = streams.audio[0]
         self._rate = self._stream.rate
@@ -61,10 +69,13 @@ class SoundReader:
 
     def close(self) -> None:
         self._container.close()
+        self._file.close()
 
     def window(self, start: float, samples: int, rate: int) -> Sound:
         """`samples` at `rate` a second from `start` on. Raises VideoError `short_video` where all of them lie
-        outside the soundtrack, `damaged_sound` where the file cannot be decoded or has a hole."""
+        outside the soundtrack, `damaged_sound` where the file cannot be decoded or has a hole, SystemFault
+        where it cannot be read.
+        """
         wanted = int(samples / rate * self._rate + 1e-6)
         mono, filled = np.zeros(wanted, np.float32), np.zeros(wanted, bool)
         cursor, last = None, start
@@ -100,15 +111,14 @@ class SoundReader:
                 pts = frame.pts * self._tick - self._zero
                 if pts >= stop:
                     return
+                self._file.check()
                 yield pts, self._mono(frame)
         except self._av.FFmpegError as error:
-            if getattr(error, "errno", None) in READ_ERRORS:
-                raise DataError(
-                    f"{self.path}: cannot be read ({first_line(error)}); run the same command again"
-                ) from None
+            self._file.check(error)
             raise VideoError(
                 "damaged_sound", f"{self.path}: sound near {start:.2f} s: {first_line(error)}"
             ) from None
+        self._file.check()
 
     def _mono(self, frame: "AudioFrame") -> np.ndarray:
         """(n,) float32, -1 to 1: the mean of the channels."""

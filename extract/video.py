@@ -2,20 +2,22 @@
 
 Time 0 is the first displayed frame. The frame at time t is the one on display then: pts_i <= t < pts_(i+1). A
 damaged frame, a time past the end, or a file that cannot be decoded raises VideoError with the status its row
-gets; no other frame is ever handed out in its place.
+gets; no other frame is ever handed out in its place. An error of the system while a file is opened or read is
+none of these, but a SystemFault.
 """
 
-import errno
 import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import UsageError
+from mambavl.extract.input_files import InputFile, try_twice
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -27,8 +29,6 @@ HOLD = 0.1
 # times a frame's own duration (or the file's usual one) that it may stay on display; beyond it frames are
 # missing
 GAP = 2.5
-# the disk's or the network's fault, not the video's
-READ_ERRORS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
 
 Decoder = Literal["pyav", "decord"]
 
@@ -82,21 +82,24 @@ class Reader(Protocol):
     timeline: Timeline
 
     def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray | VideoError]]:
-        """Every distinct index once, with its upright RGB pixels (H, W, 3) uint8 or what is wrong with it."""
+        """Every distinct index once, with its upright RGB pixels (H, W, 3) uint8 or what is wrong with it.
+
+        Raises SystemFault where the file cannot be read.
+        """
 
     def close(self) -> None: ...
 
 
-def open_video(path: Path, decoder: Decoder = "pyav") -> Reader:
-    """Open a file.
+def open_video(path: Path, decoder: Decoder = "pyav", retries: int = 0) -> Reader:
+    """Open a file. retries: how often an error of the system is tried again, while opening and reading.
 
-    Raises VideoError `unreadable_video` when it is not a video or is cut off before its index, UsageError for
-    an unknown decoder.
+    Raises VideoError `unreadable_video` when it is not a video or is cut off before its index, SystemFault
+    when it cannot be opened or read, UsageError for an unknown decoder.
     """
     if decoder == "pyav":
-        return PyAVReader(path)
+        return PyAVReader(path, retries)
     if decoder == "decord":
-        return DecordReader(path)
+        return DecordReader(path, retries)
     raise UsageError(f"there is no decoder {decoder!r}; use pyav or decord")
 
 
@@ -107,20 +110,25 @@ class PyAVReader:
     other frame refers to (nal_ref_idc 0) and that are not wanted are not decoded at all.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, retries: int = 0) -> None:
         import av
 
         self._av = av
         self.path = path
+        self._file = InputFile(path, retries)
         try:
-            self._container = av.open(str(path))
+            self._container = av.open(self._file, "r")
             self._stream = self._container.streams.video[0]
             self._scan()
+            self._file.check()
         except (av.FFmpegError, IndexError, OSError, ValueError) as error:
+            self._file.close()
+            self._file.check(error)
             raise VideoError("unreadable_video", f"{path}: {first_line(error)}") from None
 
     def close(self) -> None:
         self._container.close()
+        self._file.close()
 
     @property
     def width(self) -> int:
@@ -140,6 +148,7 @@ class PyAVReader:
         first = int(self._shown[0])
         with suppress(StopIteration, self._av.FFmpegError):
             return next(self._decode(first, {first}, first)).rotation
+        self._file.check()
         return 0.0
 
     def _scan(self) -> None:
@@ -195,15 +204,14 @@ class PyAVReader:
             for frame in self._decode(key_pts, set(missing), max(missing)):
                 index = missing.pop(frame.pts, None) if frame.pts is not None else None
                 if index is not None:
+                    self._file.check()  # a packet cut short by a fault may decode to a picture
                     yield index, self._pixels(frame, index)
                 if not missing:
                     return
         except (self._av.FFmpegError, ValueError) as error:
-            if getattr(error, "errno", None) in READ_ERRORS:
-                raise DataError(
-                    f"{self.path}: cannot be read ({first_line(error)}); run the same command again"
-                ) from None
+            self._file.check(error)
             reason = first_line(error)
+        self._file.check()
         for pts, index in sorted(missing.items()):
             at = (pts - int(self._shown[0])) * self._tick
             yield index, VideoError("damaged_frame", f"{self.path}: frame {index} at {at:.2f} s: {reason}")
@@ -269,22 +277,23 @@ class DecordReader:
 
     CODECS = ("h264", "mpeg4")
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, retries: int = 0) -> None:
         try:
-            import decord
+            from decord import DECORDError, VideoReader
         except ImportError as error:
             raise UsageError(
                 f"decoder decord cannot be imported ({error}); use pyav, which is exact everywhere"
             ) from None
-        self.path = path
+        self.path, self._retries, self._failures = path, retries, (DECORDError, RuntimeError)
+        self._open = partial(VideoReader, str(path), num_threads=1)
         # decord's own clock ignores edit lists: it may only serve where both agree
-        reference = PyAVReader(path)
+        reference = PyAVReader(path, retries)
         self.timeline = reference.timeline
         rotation, codec = reference.rotation(), reference.codec
         reference.close()
         try:
-            self._reader = decord.VideoReader(str(path), num_threads=1)
-        except (decord.DECORDError, RuntimeError) as error:
+            self._reader = try_twice(path, retries, self._open, self._failures)
+        except self._failures as error:
             raise VideoError("unreadable_video", f"{path}: {first_line(error)}") from None
         if len(self._reader) != len(self.timeline.pts) or rotation or codec not in self.CODECS:
             raise VideoError(
@@ -298,16 +307,19 @@ class DecordReader:
         del self._reader
 
     def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray | VideoError]]:
-        import decord
-
-        for index in np.unique(indices):
+        for index in np.unique(indices).tolist():
             try:
-                yield int(index), self._reader[int(index)].asnumpy()
-            except (decord.DECORDError, IndexError) as error:
-                yield (
-                    int(index),
-                    VideoError("damaged_frame", f"{self.path}: frame {index}: {first_line(error)}"),
-                )
+                frame = partial(self._frame, index)
+                yield index, try_twice(self.path, self._retries, frame, self._failures)
+            except (*self._failures, IndexError) as error:
+                yield index, VideoError("damaged_frame", f"{self.path}: frame {index}: {first_line(error)}")
+
+    def _frame(self, index: int) -> np.ndarray:
+        try:
+            return self._reader[index].asnumpy()
+        except self._failures:
+            self._reader = self._open()  # it has kept what it could not read
+            raise
 
 
 def first_line(error: Exception) -> str:

@@ -150,7 +150,7 @@ def _open_boxes(options: VideoExtraction, videos: list[str]) -> BoxSource | None
     """The boxes that the settings name, if any. Raises DataError where videos have none."""
     if options.boxes is None or options.boxes == "none" or options.boxes_path is None:
         return None
-    source = open_boxes(options.boxes, options.boxes_path, options.video_hash)
+    source = open_boxes(options.boxes, options.boxes_path, options.video_hash, options.retries)
     if missing := source.missing(videos):
         raise DataError(
             f"{options.boxes_path}: {len(missing):,} of {len(videos):,} videos have no boxes there "

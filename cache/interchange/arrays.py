@@ -6,6 +6,7 @@ file of this machine.
 """
 
 import contextlib
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mambavl.configs.errors import DataError, UsageError, some
+from mambavl.configs.errors import DataError, SystemFault, UsageError, some
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 NPY_SUFFIXES = (".npy", ".npz")
@@ -47,13 +48,23 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def readable(path: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Turn what a reader says of a damaged file into a DataError that names it."""
+    """Turn what a reader says of a damaged file into a DataError that names it; SystemFault where it was the
+    system that failed.
+    """
     expected: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
     try:
         yield
     except expected + errors as error:
         said = str(error).splitlines()
-        raise DataError(f"{path}: cannot be read ({said[0] if said else type(error).__name__})") from None
+        kind = SystemFault if _is_of_the_system(error) else DataError
+        raise kind(f"{path}: cannot be read ({said[0] if said else type(error).__name__})") from None
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    """HDF5 says `errno = 5` in its words, and raises OSError for damaged content too."""
+    if not isinstance(error, OSError):
+        return False
+    return error.errno is not None or re.search(r"errno = [1-9]", str(error)) is not None
 
 
 # --- HDF5

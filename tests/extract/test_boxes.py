@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from helpers.detections import LEFT, RIGHT, image_message, write
+from helpers.input_faults import FailingReads
 from helpers.parity import SMALL_ORVIT as SMALL
 from helpers.parity import clips, redrawn
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, SystemFault, UsageError
+from mambavl.extract import boxes as box_files
+from mambavl.extract import input_files
 from mambavl.extract.boxes import NUMERICS, image_numbers, in_slots, open_boxes
 from mambavl.extract.encoders.published.orvit import ORViT, crop_boxes
 from mambavl.extract.tracks import MAX_GAP, MIN_OVERLAP, Boxes
@@ -310,7 +313,39 @@ def test_a_video_is_linked_once_and_the_last_two_are_kept(tmp_path):
         path.unlink()
     assert source.clip("P01_03", at(1)).any()
     assert source.clip("P01_02", at(1)).any()
-    with pytest.raises(DataError, match=r"has no boxes of P01_01; expected P01/hand-objects/P01_01\.pkl"):
+    with pytest.raises(SystemFault, match=r"P01_01\.pkl: cannot be read \(No such file"):
+        source.clip("P01_01", at(1))
+    with pytest.raises(DataError, match=r"has no boxes of P01_04; expected P01/hand-objects/P01_04\.pkl"):
+        source.clip("P01_04", at(1))
+
+
+def test_boxes_that_cannot_be_read_for_a_while_are_read_then(tmp_path, monkeypatch):
+    path = write_h5(tmp_path / "b.h5", {"P01_01": {1: rows(id_0=A)}})
+    write_hoa(tmp_path, "P01_01", {1: ((), [(0.5, A)])})
+    expected = {}
+    for kind, where in (("h5", path), ("hoa", tmp_path)):
+        expected[kind] = open_boxes(kind, where).clip("P01_01", at(1))
+    calls = FailingReads(times=2)
+    monkeypatch.setattr(input_files, "calls", calls)
+    found = open_boxes("hoa", tmp_path, retries=3).clip("P01_01", at(1))
+    np.testing.assert_array_equal(found, expected["hoa"])
+    assert calls.waits == [1.0, 5.0]
+    source, failing = open_boxes("h5", path, retries=2), [1, 1]
+
+    def torn(*_):
+        if failing:
+            failing.pop()
+            raise OSError("Can't read data (file read failed: errno = 5, error = 'Input/output error')")
+        return real(*_)
+
+    real = box_files.hdf5_node
+    monkeypatch.setattr(box_files, "hdf5_node", torn)
+    calls.waits.clear()
+    np.testing.assert_array_equal(source.clip("P01_01", at(1)), expected["h5"])
+    assert calls.waits == [1.0, 5.0]
+    failing += [1, 1, 1]
+    said = r"b\.h5: cannot be read \(Can't read data \(.*Input/output error'\)\), tried 3 times"
+    with pytest.raises(SystemFault, match=said):
         source.clip("P01_01", at(1))
 
 

@@ -15,7 +15,7 @@ from mambavl.cache.interchange.arrays import (
     readable,
     safetensors_arrays,
 )
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, SystemFault, UsageError
 
 VALUES = np.arange(6, dtype=np.float16).reshape(2, 3)
 
@@ -94,3 +94,20 @@ def test_what_a_reader_says_of_a_damaged_file_names_the_file(tmp_path):
         raise ValueError("first line\nsecond line")
     with pytest.raises(DataError, match=r"cannot be read \(EOFError\)"), readable(tmp_path / "f.h5"):
         raise EOFError
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(5, "Input/output error"), SystemFault),
+        (FileNotFoundError(2, "Unable to synchronously open file"), SystemFault),
+        (OSError("Can't read data (file read failed: errno = 116, error message = 'Stale')"), SystemFault),
+        (OSError("Unable to synchronously open file (truncated file: eof = 96)"), DataError),
+        (OSError("Can't read data (errno = 0)"), DataError),
+        (ValueError("errno = 5"), DataError),
+    ],
+)
+def test_what_the_system_says_is_told_apart_from_what_the_file_holds(tmp_path, error, kind):
+    with pytest.raises(DataError) as caught, readable(tmp_path / "f.h5"):
+        raise error
+    assert type(caught.value) is kind

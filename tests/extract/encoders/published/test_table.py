@@ -15,7 +15,7 @@ from helpers.dataset import make_dataset
 from mambavl.cache import open_store
 from mambavl.cache.rows import STATUS_CODE
 from mambavl.cache.spec import BoxesRecipe
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, SystemFault, UsageError
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.boxes import AuthorsBoxes
 from mambavl.extract.encoders import from_published
@@ -333,6 +333,14 @@ def test_rows_whose_boxes_cannot_be_read_fail_by_name_and_the_others_go_on(datas
         (STATUS_CODE["no_boxes"], "P01_102.pkl: is torn")
     }
     assert len(summary.failures) == 5
+
+    def unreadable(*_):
+        raise SystemFault("P01_102.pkl: the disk")
+
+    monkeypatch.setattr(AuthorsBoxes, "clip", unreadable)
+    with pytest.raises(SystemFault, match="the disk"):
+        extract_video(annotations, dataset / "videos", tmp_path / "w.zarr", options)
+    assert not (tmp_path / "w.zarr" / "manifest.json").exists()
 
 
 def small(monkeypatch, encoder: str) -> None:
