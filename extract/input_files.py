@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from mambavl.configs.errors import DataError, SystemFault
 
+BLOCK = 2**24  # bytes read at a time
 PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds: pauses are 1, 5, 25, 60, 60, ...
 
 Read = TypeVar("Read")
@@ -76,7 +77,7 @@ def read_whole(path: Path, retries: int = 0) -> bytes:
     """All bytes of a file. Raises SystemFault."""
     file = InputFile(path, retries)
     try:
-        data = file.read(file.size)
+        data = b"".join(iter(lambda: file.read(BLOCK), b""))
         file.check()
     finally:
         file.close()
@@ -137,22 +138,16 @@ class InputFile:
             ) from None
 
     def read(self, size: int) -> bytes:
-        """The next `size` bytes; less only at the end, or after a fault."""
-        found = []
-        while size > 0 and (data := self._next(size)):
-            found.append(data)
-            self._position += len(data)
-            size -= len(data)
-        return found[0] if len(found) == 1 else b"".join(found)
-
-    def _next(self, size: int) -> bytes:
-        if self._fault or self._position >= self.size:
+        """Up to `size` of the next bytes; none at the end, and after a fault."""
+        if self._fault or size <= 0 or self._position >= self.size:
             return b""
         try:
-            return patiently(self.path, self._retries, lambda: self._read(size))
+            data = patiently(self.path, self._retries, lambda: self._read(size))
         except DataError as fault:
             self._fault = fault
             return b""
+        self._position += len(data)
+        return data
 
     def _read(self, size: int) -> bytes:
         try:

@@ -153,6 +153,24 @@ def test_whichever_call_fails_it_is_never_the_files_fault(tmp_path, put, name, r
     assert read(path) == expected
 
 
+def test_a_picture_is_not_handed_out_once_its_file_has_failed(tmp_path, put, monkeypatch):
+    """A demuxer may give what it has of a packet, and a decoder make a whole picture of that."""
+    reader = open_video(write_video(tmp_path / "v.MP4"))
+    decode = reader._decode
+
+    def fail_first(*wanted):
+        frame = next(decode(*wanted))
+        put()
+        reader._file.close()
+        reader._file.seek(0)
+        assert reader._file.read(10) == b""
+        yield frame
+
+    monkeypatch.setattr(reader, "_decode", fail_first)
+    with pytest.raises(SystemFault):
+        next(reader.frames(np.array([0])))
+
+
 @pytest.mark.parametrize("error", ERRNOS)
 def test_no_error_of_the_system_says_anything_of_a_video(tmp_path, put, error):
     path = write_video(tmp_path / "v.MP4")
