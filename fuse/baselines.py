@@ -112,6 +112,10 @@ class TransformerFusion(Head):
             out[target] = torch.where(has_any, x.take_along_dim(first, 1)[:, 0], 0.0)
         return out
 
+    @property
+    def drops(self) -> bool:
+        return super().drops or self.config.block_dropout > 0
+
     def undecayed_matrices(self) -> Iterable[nn.Parameter]:
         return self.position.parameters()
 

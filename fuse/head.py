@@ -119,7 +119,7 @@ class Head(nn.Module):
         draws them at random. In evaluation nothing is dropped.
         """
         check_streams(streams, self.config.streams)
-        if not self.training:
+        if not self.training or not self.drops:
             keys = None
         elif keys is None:
             _, lengths = next(iter(streams.values()))
@@ -129,6 +129,11 @@ class Head(nn.Module):
         for target, classifier in self.classifiers.items():
             logits[target] = self._classify(classifier, fused[target], keys_at(keys, target))
         return logits
+
+    @property
+    def drops(self) -> bool:
+        """Whether it drops anything in training."""
+        return self.config.dropout > 0
 
     def _classify(self, classifier: nn.Linear, fused: Tensor, keys: Tensor | None) -> Tensor:
         """(B, d) -> logits (B, classes); in evaluation in float32 also under autocast: of 300 bfloat16 logits

@@ -66,7 +66,7 @@ def test_one_process_under_accelerate_and_two_under_torchrun_learn_the_same(road
     for processes, child in started.items():
         out = road / f"launched{processes}"
         assert child.wait() == 0, (road / f"{out.name}.log").read_text()[-3000:]
-        assert json.loads((out / "result.json").read_text())["processes"] == processes
+        assert json.loads((out / "result.json").read_text())["trained"]["processes"] == processes
         learned[processes] = load_file(out / "model.safetensors")
         curves = (out / "curves.jsonl").read_text().splitlines()
         losses[processes] = [json.loads(line)["loss"] for line in curves]

@@ -82,10 +82,9 @@ def test_a_row_twice_in_a_stream_is_named(tmp_path):
         join({"video": [store, store]})
 
 
-def test_other_classes_are_refused(tmp_path, monkeypatch):
+def test_other_classes_are_refused(tmp_path):
     make_dense_store(tmp_path / "a.zarr")
-    monkeypatch.setattr(tiny, "CLASSES", replace(tiny.CLASSES, groups={}))
-    make_dense_store(tmp_path / "b.zarr")
+    make_dense_store(tmp_path / "b.zarr", classes=replace(tiny.CLASSES, groups={}))
     with pytest.raises(DataError, match="its classes differ from those of stream video"):
         join({"video": open_store(tmp_path / "a.zarr"), "audio": open_store(tmp_path / "b.zarr")})
     with pytest.raises(UsageError, match="no streams"):

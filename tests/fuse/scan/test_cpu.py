@@ -89,22 +89,34 @@ def test_threads_share_rows_and_channels_and_repeat_to_the_bit(batch):
 def test_an_interrupt_leaves_the_threads_their_memory(tmp_path):
     """Ctrl-C during a scan of two threads ends as KeyboardInterrupt, not in freed memory.
 
-    Scans go on until the interrupt comes, however late a busy machine lets it come.
+    Scans go on until an interrupt comes through, however late a busy machine lets it come: Python ignores one
+    that falls into a destructor, so the next scan waits for another.
     """
     script = tmp_path / "scan.py"
     script.write_text(
-        "import _thread, threading, torch\n"
+        "import _thread, signal, threading, torch\n"
         "from mambavl.fuse.scan import selective_scan\n"
         "torch.set_num_threads(2)\n"
         "u = torch.randn(8, 1500, 512); b = torch.randn(8, 1500, 16); a = -torch.rand(512, 16)\n"
-        "stopped = 0\n"
+        "stopped, armed = 0, []\n"
+        "def stop(*_):\n"
+        "    if armed:\n"
+        "        armed.clear()\n"
+        "        raise KeyboardInterrupt\n"
+        "signal.signal(signal.SIGINT, stop)\n"
+        "def interrupt(done, pause):\n"
+        "    while not done.wait(pause): _thread.interrupt_main()\n"
         "for i in range(6):\n"
-        "    timer = threading.Timer(0.004 * (i + 1), _thread.interrupt_main)\n"
+        "    done = threading.Event()\n"
+        "    thread = threading.Thread(target=interrupt, args=(done, 0.004 * (i + 1)))\n"
+        "    thread.start()\n"
         "    try:\n"
-        "        timer.start()\n"
-        "        while True: selective_scan(u, u, a, b, b, delta_softplus=True)\n"
+        "        while True:\n"
+        "            armed[:] = [True]\n"
+        "            selective_scan(u, u, a, b, b, delta_softplus=True)\n"
         "    except KeyboardInterrupt: stopped += 1\n"
-        "    timer.join()\n"
+        "    done.set()\n"
+        "    thread.join()\n"
         "print(stopped)\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
