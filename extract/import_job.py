@@ -4,7 +4,7 @@ Features that are kept by time, a file a video, are looked up at the moments tha
 an encoder, so an imported store and an extracted one agree on what belongs to a row.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from mambavl.cache.interchange.foreign import (
     BY_TIME,
     Format,
     check_options,
+    check_source,
     import_features,
     source_sha256,
 )
@@ -41,6 +42,8 @@ class ImportSettings(Config):
     stride: int | None = None  # npy: frames from the start of a step to the start of the next
     # what is stored; default: float16 where all of the source is, else float32
     dtype: Literal["float16", "float32"] | None = None
+    # npy, lmdb: take features that last longer or shorter than the video does by the list
+    any_length: bool = False
     sampling: Sampling = Sampling()  # npy, lmdb: which moments of a video a row's features are looked up at
     max_failed: int = Field(default=0, ge=0)  # rows without features above which the command exits with 1
 
@@ -54,6 +57,7 @@ class ImportJob:
     out: Path
     settings: ImportSettings
     annotations: Annotations | None  # None: the source is an export of ours, which brings its rows
+    times: SamplingTimes | None = None  # when the rows are looked at; None as above
 
     def digest(self, progress: Progress, should_stop: ShouldStop) -> str:
         """The sha256 of the source's content, which the store records. progress: bytes."""
@@ -61,7 +65,7 @@ class ImportJob:
 
     def run(self, content_sha256: str, progress: Progress, should_stop: ShouldStop) -> FillResult:
         """Write (or resume) the store. progress: rows. Raises as `import_export` and `import_features`."""
-        if self.annotations is None:
+        if self.annotations is None or self.times is None:
             return import_export(
                 self.source,
                 "npy" if self.format == "npy" else "hdf5",  # `is_export` says yes to no other
@@ -70,18 +74,14 @@ class ImportJob:
                 progress=progress,
                 should_stop=should_stop,
             )
-        settings, segments = self.settings, self.annotations.segments
-        if self.format in BY_TIME:
-            times = sampling_times(segments, settings.sampling)
-        else:
-            times = SamplingTimes({"task": settings.sampling.task})
+        settings = self.settings
         return import_features(
             self.source,
             self.format,
             self.out,
-            segments,
+            self.annotations.segments,
             self.annotations.classes,
-            times,
+            self.times,
             encoder=settings.encoder or "unknown",
             dtype=settings.dtype,
             dataset=settings.dataset,
@@ -102,9 +102,11 @@ def prepare(
     annotations: Path | None,
     splits: tuple[str, ...],
 ) -> ImportJob:
-    """Check that the settings fit the source, then read the annotations that its features belong to.
+    """Check that the settings fit the source, read the annotations that its features belong to, and check
+    that what is kept by time can be of these videos.
 
-    Raises UsageError for settings that an export or a format has no use for, and for missing annotations.
+    Raises UsageError for settings that an export or a format has no use for, and for missing annotations;
+    DataError as `check_source`.
     """
     if is_export(source, format):
         given = [key for key in sorted(settings.model_fields_set) if key != "max_failed"]
@@ -120,14 +122,20 @@ def prepare(
             f"{source}: is not an export of mambavl; say with --annotations DIR which rows its features "
             "belong to"
         )
-    # before a long read
-    check_options(format, settings.dataset, settings.fps, settings.window, settings.stride)
+    options = check_options(format, settings.dataset, settings.fps, settings.window, settings.stride)
     chosen = sorted(settings.sampling.model_fields_set - {"task"})
     if chosen and format not in BY_TIME:
         raise UsageError(
             f"sampling.{chosen[0]}: the moments of {format} features were chosen when they were made"
         )
-    return ImportJob(source, format, out, settings, read_data_set(annotations, splits))
+    read = read_data_set(annotations, splits)
+    if format not in BY_TIME:
+        return ImportJob(source, format, out, settings, read, SamplingTimes({"task": settings.sampling.task}))
+    times = sampling_times(read.segments, settings.sampling)
+    if not settings.any_length:
+        times = replace(times, durations={video: info.duration for video, info in read.videos.items()})
+    check_source(source, format, read.segments, times, options)  # before a long read
+    return ImportJob(source, format, out, settings, read, times)
 
 
 def sampling_times(segments: tuple[Segment, ...], sampling: Sampling) -> SamplingTimes:

@@ -8,7 +8,7 @@ file of this machine.
 import contextlib
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from mambavl.configs.errors import DataError, SystemFault, UsageError, some
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 NPY_SUFFIXES = (".npy", ".npz")
+NOT_FEATURES = ("fps", "timestamps_ms")  # what video_features writes beside VIDEO_KEY.npy
 
 
 class Arrays(NamedTuple):
@@ -26,6 +27,20 @@ class Arrays(NamedTuple):
     names: set[str]
     describe: Callable[[str], tuple[tuple[int, ...], str]]  # shape, dtype
     read: Callable[[str], np.ndarray]
+    # frames a second that a file beside an array says it was made at, None where none does
+    rate: Callable[[str], float | None] = lambda _name: None
+
+
+def feature_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files of these endings in a folder; where there is none, those in its folders (of participants)."""
+    inside = sorted(path for path in folder.iterdir() if path.suffix in suffixes and path.is_file())
+    return inside or sorted(
+        path
+        for below in folder.iterdir()
+        if below.is_dir()
+        for path in below.iterdir()
+        if path.suffix in suffixes and path.is_file()
+    )
 
 
 def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
@@ -34,16 +49,25 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: is not a folder; expected one with {expected}")
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in suffixes:
-            if path.stem in files:
-                raise DataError(
-                    f"{folder}: holds {files[path.stem].name} and {path.name}; delete one of them"
-                )
-            files[path.stem] = path
+    for path in feature_files(folder, suffixes):
+        if path.stem in files:
+            first, second = (file.relative_to(folder) for file in (files[path.stem], path))
+            raise DataError(f"{folder}: holds {first} and {second}; delete one of them")
+        files[path.stem] = path
     if not files:
-        raise DataError(f"{folder}: holds nothing to import; expected {expected}")
+        raise DataError(f"{folder}: holds nothing to import; expected {expected}{_instead(folder)}")
     return files
+
+
+def _instead(folder: Path) -> str:
+    """What else a folder holds, and what to do with files of torch, which are programs rather than arrays."""
+    endings = sorted({path.suffix for path in folder.rglob("*") if path.is_file()})
+    if {".pt", ".pth"} & set(endings):
+        return (
+            "; it holds files of torch: save each with numpy.save(NAME, "
+            "torch.load(FILE, weights_only=True).numpy())"
+        )
+    return f"; it holds files {', '.join(endings[:5])}" if endings else ""
 
 
 @contextlib.contextmanager
@@ -165,12 +189,20 @@ def safetensors_arrays(source: Path, stack: contextlib.ExitStack) -> Arrays:
 # --- npy and npz
 
 
-def npy_arrays(source: Path, dataset: str | None) -> Arrays:
-    """A folder of NAME.npy, memory-mapped, or NAME.npz; `dataset` says which array of an npz."""
+def npy_arrays(source: Path, dataset: str | None, videos: Collection[str] = ()) -> Arrays:
+    """A folder of NAME.npy, memory-mapped, or NAME.npz; `dataset` says which array of an npz.
+
+    Of `videos`, VIDEO.MP4.npy is taken as well, and VIDEO_KEY.npy; of several keys `dataset` says which.
+    """
     files = files_by_stem(source, NPY_SUFFIXES)
+    named = _of_videos(files, dataset, videos)
+    taken = {path for path, _ in named.values()}
+    for stem, path in files.items():
+        if path not in taken and _video_and_key(stem, videos)[1] not in NOT_FEATURES:
+            named[stem] = (path, dataset)
 
     def describe(name: str) -> tuple[tuple[int, ...], str]:
-        with _npy_stream(files[name], dataset) as file:
+        with _npy_stream(*named[name]) as file:
             version = np.lib.format.read_magic(file)
             read_header = (
                 np.lib.format.read_array_header_1_0
@@ -181,13 +213,58 @@ def npy_arrays(source: Path, dataset: str | None) -> Arrays:
             return shape, dtype.name
 
     def read(name: str) -> np.ndarray:
-        if files[name].suffix == ".npy":
-            with readable(files[name]):
-                return np.load(files[name], mmap_mode="r", allow_pickle=False)
-        with _npy_stream(files[name], dataset) as file:
+        path, array = named[name]
+        if path.suffix == ".npy":
+            with readable(path):
+                return np.load(path, mmap_mode="r", allow_pickle=False)
+        with _npy_stream(path, array) as file:
             return np.lib.format.read_array(file, allow_pickle=False)
 
-    return Arrays(set(files), describe, read)
+    def rate(name: str) -> float | None:
+        path = files.get(f"{name}_fps")
+        if path is None or path.suffix != ".npy":
+            return None
+        with readable(path):
+            return float(np.load(path, allow_pickle=False))
+
+    return Arrays(set(named), describe, read, rate)
+
+
+def _of_videos(
+    files: dict[str, Path], dataset: str | None, videos: Collection[str]
+) -> dict[str, tuple[Path, str | None]]:
+    """Video -> its file and which array of it, of those whose file is not simply named after the video."""
+    keyed: dict[str, dict[str, Path]] = {}  # video -> KEY -> file
+    for stem, path in files.items():
+        video, key = _video_and_key(stem, videos)
+        if video and video not in files and key not in NOT_FEATURES:
+            keyed.setdefault(video, {})[key] = path
+    found: dict[str, tuple[Path, str | None]] = {}
+    for video, paths in keyed.items():
+        if dataset in paths:
+            found[video] = (paths[dataset], None)
+        elif len(paths) == 1:
+            (path,) = paths.values()
+            found[video] = (path, dataset)
+        else:
+            raise UsageError(
+                f"{', '.join(map(str, paths.values()))} are all of {video}; name one with --set dataset=KEY "
+                f"({', '.join(paths)})"
+            )
+    return found
+
+
+def _video_and_key(stem: str, videos: Collection[str]) -> tuple[str, str]:
+    """P01_101_rgb -> P01_101, rgb; P01_101.MP4 -> P01_101, and no key. Empty for what names no video so; a
+    number is no key, since P01_101_0 is a row.
+    """
+    video, dot, ending = stem.rpartition(".")
+    if dot and video in videos and re.fullmatch(r"[A-Za-z0-9]{2,4}", ending):
+        return video, ""
+    for cut in (place.start() for place in re.finditer("_", stem)):
+        if stem[:cut] in videos and not stem[cut + 1 :].isdigit():
+            return stem[:cut], stem[cut + 1 :]
+    return "", ""
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ import numpy as np
 
 from mambavl.cache import canonical, fsops
 from mambavl.cache.canonical import JSON, sha256
-from mambavl.cache.interchange.lookup import RULSTM_FPS, RULSTM_KEY, need_lmdb
+from mambavl.cache.interchange.rulstm import RULSTM_FPS, RULSTM_KEY, need_lmdb
 from mambavl.cache.reader import FeatureStore
 from mambavl.cache.rows import OK, STATUS
 from mambavl.cache.shards import Level

@@ -3,7 +3,7 @@
     hdf5, safetensors   one array a row, named after its narration_id: (D,) is level `clip`, (T, D) `frame`,
                         (T, g, g, D) `grid`
     npy                 VIDEO_ID.npy or .npz, (steps, D): step i saw the frames [i stride, i stride + window)
-                        at `fps` a second
+                        at `fps` a second; VIDEO_ID.MP4.npy, VIDEO_ID_KEY.npy and folders of participants, too
     lmdb                RULSTM's: VIDEO_ID_frame_0000000001.jpg -> one float32 vector; frame n shows second
                         (n - 1) / fps
 
@@ -14,6 +14,7 @@ the features of another moment.
 import contextlib
 import hashlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,19 +26,19 @@ from mambavl.cache.fill import FillResult, fill
 from mambavl.cache.interchange.arrays import (
     HDF5_SUFFIXES,
     NPY_SUFFIXES,
+    feature_files,
     hdf5_arrays,
     npy_arrays,
     safetensors_arrays,
 )
 from mambavl.cache.interchange.lookup import (
-    RULSTM_FPS,
     Fault,
     Found,
     SamplingTimes,
     by_name,
     by_time,
-    rulstm,
 )
+from mambavl.cache.interchange.rulstm import RULSTM_FPS, rulstm
 from mambavl.cache.rows import OK, STATUS_CODE, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, ImportRecipe, Inputs, Spec
@@ -53,7 +54,8 @@ OPTIONS = {
     "safetensors": set(),
 }
 BY_TIME = ("npy", "lmdb")  # these need to know when each row is looked at
-FILES = {"hdf5": HDF5_SUFFIXES, "npy": (*NPY_SUFFIXES, ".csv", ".json")}  # those that make a folder a source
+FEATURES = {"hdf5": HDF5_SUFFIXES, "npy": NPY_SUFFIXES}
+BESIDE = {"hdf5": (), "npy": (".csv", ".json")}  # what an export has besides
 EXPECTED = {
     "hdf5": "an HDF5 file, or a folder of NARRATION_ID.h5",
     "npy": "a folder of VIDEO_ID.npy",
@@ -100,25 +102,7 @@ def import_features(
         moments.by_row(len(segments))  # before a long read
     content_sha256 = content_sha256 or source_sha256(source, format)
     with contextlib.ExitStack() as stack:
-        if format == "lmdb":
-            found = rulstm(source, segments, moments, options["fps"], stack)
-        elif format == "npy":
-            found = by_time(
-                npy_arrays(source, dataset),
-                source,
-                segments,
-                moments,
-                options["fps"],
-                options["window"],
-                options["stride"],
-            )
-        else:
-            arrays = (
-                safetensors_arrays(source, stack)
-                if format == "safetensors"
-                else hdf5_arrays(source, dataset, stack)
-            )
-            found = by_name(arrays, source, segments)
+        found = _open(source, format, segments, moments, options, stack)
         level = found.level(dtype)
         named = {"task": moments.sampling["task"], "rule": "unknown", "frames": found.steps}
         spec = Spec(
@@ -148,6 +132,40 @@ def import_features(
     return done
 
 
+def check_source(
+    source: Path,
+    format: Format,
+    segments: tuple[Segment, ...],
+    moments: SamplingTimes,
+    options: Mapping[str, Any],
+) -> None:
+    """Raises DataError and UsageError as `import_features` would, without reading a feature. options: of
+    `check_options`.
+    """
+    with contextlib.ExitStack() as stack:
+        _open(Path(source), format, segments, moments, options, stack)
+
+
+def _open(
+    source: Path,
+    format: Format,
+    segments: tuple[Segment, ...],
+    moments: SamplingTimes,
+    options: Mapping[str, Any],
+    stack: contextlib.ExitStack,
+) -> Found:
+    """What a source has for the rows; it stays open as long as `stack`."""
+    if format == "lmdb":
+        return rulstm(source, segments, moments, options["fps"], stack)
+    if format == "npy":
+        arrays = npy_arrays(source, options["dataset"], {segment.video_id for segment in segments})
+        clock = options["fps"], options["window"], options["stride"]
+        return by_time(arrays, source, segments, moments, *clock)
+    if format == "safetensors":
+        return by_name(safetensors_arrays(source, stack), source, segments)
+    return by_name(hdf5_arrays(source, options["dataset"], stack), source, segments)
+
+
 def source_sha256(
     source: Path,
     format: Format,
@@ -169,7 +187,8 @@ def source_sha256(
                 content.update(block)
                 done += len(block)
                 progress(done, total)
-        entries.append([file.name, content.hexdigest()])
+        name = file.relative_to(source).as_posix() if file != source else file.name
+        entries.append([name, content.hexdigest()])
     return entries[0][1] if len(entries) == 1 else canonical.digest(entries)
 
 
@@ -177,8 +196,9 @@ def _files(source: Path, format: Format) -> list[Path]:
     """What a source consists of."""
     if not source.exists():
         raise DataError(f"{source}: no such file or folder")
-    if source.is_dir() and format in FILES:
-        return sorted(path for path in source.iterdir() if path.suffix in FILES[format] and path.is_file())
+    if source.is_dir() and format in FEATURES:
+        beside = (path for path in source.iterdir() if path.suffix in BESIDE[format] and path.is_file())
+        return sorted([*feature_files(source, FEATURES[format]), *beside])
     file = source / "data.mdb" if source.is_dir() and format == "lmdb" else source
     if format == "npy" or not file.is_file():
         raise DataError(f"{source}: --format {format} expects {EXPECTED[format]}")

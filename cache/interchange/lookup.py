@@ -2,32 +2,29 @@
 
     by name   one array a row: (D,), (T, D) or (T, g, g, D)
     by time   (steps, D) a video: step i saw the frames [i stride, i stride + window) at `fps` a second
-    RULSTM    one vector a frame in LMDB: frame n is on display from second (n - 1) / fps
 
 Times are seconds. A row that cannot be served raises Fault with the status and the reason that the store
 keeps; it never gets the features of another moment.
 """
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mambavl.cache.interchange.arrays import Arrays, readable
+from mambavl.cache.interchange.arrays import Arrays
+from mambavl.cache.interchange.clock import Extent, check_clock
 from mambavl.cache.rows import Segment
 from mambavl.cache.shards import Level
-from mambavl.configs.errors import DataError, UsageError, to_install
+from mambavl.configs.errors import DataError, some
 
 LEVEL_OF = {1: "clip", 2: "frame", 4: "grid"}  # by the number of axes
 AXES = {1: "(D,)", 2: "(steps, D)", 4: "(steps, g, g, D)"}
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-RULSTM_FPS = 30.0
-RULSTM_KEY = "{}_frame_{:010d}.jpg"
 NEAR = 1e-6  # of a frame or a step: what rounding may move
 
 
@@ -40,6 +37,8 @@ class SamplingTimes:
     sampling: Mapping[str, Any]  # the rule, for the spec
     times: np.ndarray | None = None  # (rows, T) seconds, NaN where there is nothing to observe
     flags: np.ndarray | None = None  # (rows,) uint8
+    # video_id -> seconds that it lasts, of those whose features are to last as long
+    durations: Mapping[str, float] = field(default_factory=dict)
 
     def by_row(self, rows: int) -> np.ndarray:
         """(rows, T) seconds. Raises ValueError where there are none, or not those of so many rows."""
@@ -111,6 +110,12 @@ def _common_shape(
 def by_name(arrays: Arrays, source: Path, segments: tuple[Segment, ...]) -> Found:
     """An array named after each row's narration_id."""
     names = [segment.narration_id for segment in segments]
+    videos = sorted({segment.video_id for segment in segments} & arrays.names)
+    if videos and not arrays.names & set(names):
+        raise DataError(
+            f"{source}: its arrays are named after videos ({some(videos, 3)}), and it is read by row "
+            f"({names[0]}); save them as {videos[0]}.npy, ... and import that folder by time: --format npy"
+        )
     shape, is_half = _common_shape(arrays, source, names, (1, 2, 4))
 
     def read(row: int) -> tuple[np.ndarray, float]:
@@ -143,11 +148,14 @@ def by_time(
     """
     shape, is_half = _common_shape(arrays, source, [segment.video_id for segment in segments], (2,))
     times = moments.by_row(len(segments))
+    known = moments.durations.keys() & arrays.names & {segment.video_id for segment in segments}
+    durations = {video: moments.durations[video] for video in sorted(known)}
+    _check_extents(arrays, source, durations, fps, window, stride)
     video = lru_cache(maxsize=2)(arrays.read)  # the rows of a video follow one another
 
     def read(row: int) -> tuple[np.ndarray, np.ndarray]:
         segment = segments[row]
-        seconds = _observed(times[row], segment)
+        seconds = observed(times[row], segment)
         if segment.video_id not in arrays.names:
             raise Fault("missing_video", f"no features of {segment.video_id} in {source.name}")
         steps = video(segment.video_id)
@@ -174,68 +182,27 @@ def by_time(
     return Found((times.shape[1], shape[1]), is_half, read, unused)
 
 
-def rulstm(
-    source: Path,
-    segments: tuple[Segment, ...],
-    moments: SamplingTimes,
-    fps: float,
-    stack: contextlib.ExitStack,
-) -> Found:
-    """RULSTM's LMDB. The environment stays open as long as `stack`."""
-    lmdb, times = need_lmdb(), moments.by_row(len(segments))
-    with readable(source, lmdb.Error):
-        env = stack.enter_context(
-            lmdb.open(str(source), subdir=source.is_dir(), readonly=True, create=False, lock=False)
-        )
-        cursor = stack.enter_context(stack.enter_context(env.begin()).cursor())
-        width = len(cursor.value()) // 4 if cursor.first() else 0
-    if not width or len(cursor.value()) % 4:
-        raise DataError(
-            f"{source}: holds no float32 vectors; expected keys such as {RULSTM_KEY.format('P01_01', 1)}"
-        )
-
-    def on_display(video_id: str, seconds: float) -> int:
-        """Put the cursor on the frame on display, or on the nearest earlier one within a second; returns its
-        number.
-        """
-        wanted = math.floor(seconds * fps + NEAR) + 1
-        key, prefix = RULSTM_KEY.format(video_id, wanted).encode(), f"{video_id}_frame_".encode()
-        is_there = cursor.set_range(key) and cursor.key() == key
-        if is_there or (cursor.prev() if cursor.key() else cursor.last()):
-            number = cursor.key().removeprefix(prefix).removesuffix(b".jpg")
-            if cursor.key().startswith(prefix) and number.isdigit() and int(number) >= wanted - fps:
-                return int(number)
-        if not (cursor.set_range(prefix) and cursor.key().startswith(prefix)):
-            raise Fault("missing_video", f"no frame of {video_id} in {source.name}")
-        raise Fault(
-            "short_video", f"no frame of {video_id} in the second up to {seconds:.2f} s in {source.name}"
-        )
-
-    def read(row: int) -> tuple[np.ndarray, np.ndarray]:
-        numbers, vectors = [], []
-        for seconds in _observed(times[row], segments[row]).tolist():
-            numbers.append(on_display(segments[row].video_id, seconds))
-            value = cursor.value()
-            if len(value) != width * 4:
-                raise DataError(
-                    f"{source}: {cursor.key().decode()} has {len(value):,} bytes, others have {width * 4:,}"
-                )
-            vectors.append(np.frombuffer(value, "<f4"))
-        return np.stack(vectors), (np.array(numbers) - 1) / fps
-
-    return Found((times.shape[1], width), False, read)
+def _check_extents(
+    arrays: Arrays, source: Path, durations: Mapping[str, float], fps: float, window: int, stride: int
+) -> None:
+    """Raises DataError where the clock of a video's features cannot be the one that is said."""
+    extents: dict[str, Extent] = {}
+    turned: dict[str, Extent] = {}
+    for video, seconds in durations.items():
+        if (rate := arrays.rate(video)) is not None and abs(rate - fps) > 0.01 * fps:
+            raise DataError(
+                f"{source}: {video}_fps says {rate:g} frames a second, and fps = {fps:g}; --set fps={rate:g} "
+                "would fit. If it is wrong, --set any_length=true imports the features as they are"
+            )
+        steps, width = arrays.describe(video)[0]
+        for found, count in ((extents, steps), (turned, width)):
+            if steps:  # one that has none serves no row
+                found[video] = Extent((count - 1) * stride + window, seconds, seconds)
+    # behind its last step a video has less than a stride, and some tools pad the last window
+    check_clock(source, extents, fps, window + stride, turned)
 
 
-def need_lmdb() -> Any:
-    """The module. Raises UsageError where it is not installed."""
-    try:
-        import lmdb
-    except ImportError:
-        raise UsageError(f"LMDB needs the package lmdb: {to_install('lmdb')}") from None
-    return lmdb
-
-
-def _observed(seconds: np.ndarray, segment: Segment) -> np.ndarray:
+def observed(seconds: np.ndarray, segment: Segment) -> np.ndarray:
     """(T,) seconds; a fault where there is nothing to observe."""
     if np.isnan(seconds).any():
         raise Fault("empty_window", f"starts at {segment.start:.2f} s: nothing to observe before it in time")

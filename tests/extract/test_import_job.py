@@ -7,7 +7,7 @@ from helpers.dataset import make_dataset
 from helpers.tiny import make_dense_store, make_segments
 from mambavl.cache import open_store
 from mambavl.cache.interchange.export import export_store
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.import_job import ImportSettings, prepare, sampling_times
 from mambavl.extract.sampling import Sampling, window
 
@@ -49,5 +49,14 @@ def test_features_of_others_need_annotations_and_settings_that_fit(tmp_path):
     with pytest.raises(UsageError, match=r"sampling\.frames: the moments of hdf5 features"):
         prepare(source, "hdf5", out, chosen, folder, ("train",))
     steps = {"fps": 10, "window": 1, "stride": 1}
+    for video in ("P01_101", "P01_102"):
+        np.save(source / f"{video}.npy", np.zeros((60, 3), np.float32))  # 6 s at 10 a second
     job = prepare(source, "npy", out, chosen.model_copy(update=steps), folder, ("train",))
+    wrong = chosen.model_copy(update={**steps, "fps": 5})
+    with pytest.raises(
+        DataError, match=r"12\.0 s at fps = 5, and the list says 6\.0 s; --set fps=10 would fit"
+    ):
+        prepare(source, "npy", out, wrong, folder, ("train",))
+    insisting = wrong.model_copy(update={"any_length": True})
+    assert prepare(source, "npy", out, insisting, folder, ("train",)).times.durations == {}
     assert {segment.split for segment in job.annotations.segments} == {"train"}

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from mambavl.cache.interchange.arrays import (
+    feature_files,
     files_by_stem,
     hdf5_arrays,
     npy_arrays,
@@ -61,6 +62,59 @@ def test_npy_and_npz_files_are_found_by_their_stem(tmp_path):
         npy_arrays(tmp_path, None)
     (tmp_path / "P01_1.npy").unlink()
     assert_holds(npy_arrays(tmp_path, None))
+
+
+def test_files_in_folders_of_participants_are_found(tmp_path):
+    (tmp_path / "P01").mkdir()
+    np.save(tmp_path / "P01" / "P01_1.npy", VALUES)
+    assert_holds(npy_arrays(tmp_path, None))
+    (tmp_path / "other").mkdir()
+    np.save(tmp_path / "other" / "P01_1.npy", VALUES)
+    with pytest.raises(DataError, match=r"holds P01/P01_1\.npy and other/P01_1\.npy; delete one of them"):
+        npy_arrays(tmp_path, None)
+    np.save(tmp_path / "P01_1.npy", VALUES)
+    assert feature_files(tmp_path, (".npy",)) == [tmp_path / "P01_1.npy"]  # as before there were others
+
+
+@pytest.mark.parametrize("name", ["P01_1.MP4", "P01_1.mkv", "P01_1_rgb", "P01_1_clip_vit"])
+def test_what_stands_behind_a_video_in_a_name_is_read(tmp_path, name):
+    np.save(tmp_path / f"{name}.npy", VALUES)
+    np.save(tmp_path / "P01_1_timestamps_ms.npy", np.zeros(2))
+    assert_holds(npy_arrays(tmp_path, None, {"P01_1", "P01_10"}))
+    np.save(tmp_path / "P01_1.npy", VALUES)  # its own name comes first
+    assert npy_arrays(tmp_path, None, {"P01_1"}).names == {"P01_1", name}
+
+
+def test_the_rate_that_video_features_writes_is_known(tmp_path):
+    np.save(tmp_path / "P01_1_rgb.npy", VALUES)
+    np.save(tmp_path / "P01_1_fps.npy", np.array(29.97))
+    arrays = npy_arrays(tmp_path, None, {"P01_1"})
+    assert_holds(arrays)
+    assert arrays.rate("P01_1") == 29.97
+    assert arrays.rate("P01_2") is None
+
+
+def test_of_several_kinds_of_features_one_is_named(tmp_path):
+    np.save(tmp_path / "P01_1_rgb.npy", VALUES)
+    np.save(tmp_path / "P01_1_flow.npy", VALUES + 1)
+    with pytest.raises(UsageError, match=r"are all of P01_1; name one with --set dataset=KEY \(flow, rgb\)"):
+        npy_arrays(tmp_path, None, {"P01_1"})
+    np.testing.assert_array_equal(npy_arrays(tmp_path, "rgb", {"P01_1"}).read("P01_1"), VALUES)
+
+
+def test_a_row_is_no_kind_of_features(tmp_path):
+    np.save(tmp_path / "P01_1_0.npy", VALUES)
+    assert npy_arrays(tmp_path, None, {"P01_1"}).names == {"P01_1_0"}
+
+
+def test_a_folder_of_other_files_says_what_it_holds(tmp_path):
+    (tmp_path / "P01").mkdir()
+    (tmp_path / "P01" / "a.pkl").touch()
+    with pytest.raises(DataError, match=r"holds nothing to import; expected .*; it holds files \.pkl$"):
+        npy_arrays(tmp_path, None)
+    (tmp_path / "a.pt").touch()
+    with pytest.raises(DataError, match=r"it holds files of torch: save each with numpy\.save"):
+        npy_arrays(tmp_path, None)
 
 
 def test_of_several_arrays_in_an_npz_one_is_named(tmp_path):

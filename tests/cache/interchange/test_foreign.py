@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from helpers.cli import call
 from helpers.dataset import make_dataset
 from helpers.tiny import CLASSES, ROWS, make_segments, make_text_store, tiny_recipe
-from mambavl.cache import open_store
+from mambavl.cache import canonical, open_store
 from mambavl.cache.interchange.foreign import import_features, source_sha256
 from mambavl.cache.interchange.lookup import SamplingTimes
 from mambavl.cache.rows import EMPTY_WINDOW, OK, STATUS
@@ -421,6 +421,41 @@ def test_the_spec_says_where_features_come_from(tmp_path):
     content = source_sha256(tmp_path / "source", "npy")
     assert store.spec.inputs.to_dict() == {"sha256": content}
     assert recipe["encoder"] == {"name": "tsn", "state": "unknown", "sha256": "unknown", "width": 3}
+
+
+def test_a_folder_of_files_is_known_by_their_names_and_contents(tmp_path):
+    """By what stores that were begun earlier say of it; other files of the folder do not matter."""
+    folder = tmp_path / "source"
+    write_steps(folder, steps=2)
+    (folder / "notes.txt").write_text("x")
+    (folder / "P01").mkdir()
+    np.save(folder / "P01" / "P01_103.npy", np.zeros(3))
+
+    def digest(*names):
+        return canonical.digest(
+            [[name, hashlib.sha256((folder / name).read_bytes()).hexdigest()] for name in names]
+        )
+
+    assert source_sha256(folder, "npy") == digest("P01_101.npy", "P01_102.npy")
+    (folder / "index.csv").write_text("x")
+    assert source_sha256(folder, "npy") == digest("P01_101.npy", "P01_102.npy", "index.csv")
+    for video in ("P01_101", "P01_102"):
+        (folder / f"{video}.npy").rename(folder / "P01" / f"{video}.npy")
+    names = ("P01/P01_101.npy", "P01/P01_102.npy", "P01/P01_103.npy", "index.csv")
+    assert source_sha256(folder, "npy") == digest(*names)
+
+
+def test_files_as_video_features_leaves_them_are_taken_in_folders_of_participants(tmp_path):
+    write_steps(tmp_path / "plain")
+    folder = tmp_path / "source" / "P01"
+    folder.mkdir(parents=True)
+    for video in ("P01_101", "P01_102"):
+        (tmp_path / "plain" / f"{video}.npy").rename(folder / f"{video}_rgb.npy")
+        np.save(folder / f"{video}_fps.npy", np.array(30.0))
+        np.save(folder / f"{video}_timestamps_ms.npy", np.arange(200) * 533.0)
+    done, store = bring(tmp_path, "npy", moments_of(np.full((12, 1), 5.0)), fps=30.0, window=32, stride=16)
+    assert (done.failures, done.unused) == ([], 0)
+    assert (store.batch(range(12), "frame")[0][:, 0, 0] == 8).all()
 
 
 def test_a_source_that_changed_does_not_resume_a_store(tmp_path):

@@ -50,6 +50,49 @@ def test_arrays_of_two_widths_are_refused():
         by_name(arrays_of(values), SOURCE, SEGMENTS)
 
 
+def test_arrays_of_videos_are_no_arrays_of_rows():
+    with pytest.raises(
+        DataError, match=r"named after videos \(P01_101\), and it is read by row .*--format npy"
+    ):
+        by_name(steps(3), SOURCE, SEGMENTS)
+
+
+CLOCK = (30, 32, 16)  # fps, window, stride
+
+
+@pytest.mark.parametrize(
+    ("shape", "clock", "said"),
+    [
+        ((37, 4), CLOCK, "--set fps=60 would fit"),  # of 10 s at 60
+        ((18, 4), (60, 32, 16), "--set fps=30 would fit"),
+        ((2304, 18), CLOCK, r"their other axis would fit: if they are \(D, steps\), transpose them"),
+    ],
+)
+def test_steps_that_do_not_last_as_long_as_the_video_are_refused(shape, clock, said):
+    arrays = arrays_of({"P01_101": np.zeros(shape, np.float32)})
+    times = np.zeros((3, 1))
+    assert by_time(arrays, SOURCE, SEGMENTS, SamplingTimes(RECOGNITION, times), *clock).steps == 1
+    moments = SamplingTimes(RECOGNITION, times, durations={"P01_101": 10.0, "P09_01": 1.0})
+    with pytest.raises(DataError, match=rf"1 video of 1 .*{said}"):
+        by_time(arrays, SOURCE, SEGMENTS, moments, *clock)
+
+
+@pytest.mark.parametrize("count", [0, 17, 18, 19])
+def test_steps_of_the_whole_video_pass(count):
+    moments = SamplingTimes(RECOGNITION, np.zeros((3, 1)), durations={"P01_101": 10.0})
+    by_time(steps(count), SOURCE, SEGMENTS, moments, *CLOCK)
+
+
+def test_a_rate_that_stands_beside_the_features_is_not_overruled():
+    arrays = steps(18)._replace(rate=lambda name: 30.0)
+    moments = SamplingTimes(RECOGNITION, np.zeros((3, 1)), durations={"P01_101": 10.0})
+    by_time(arrays, SOURCE, SEGMENTS, moments, *CLOCK)
+    with pytest.raises(
+        DataError, match="P01_101_fps says 30 frames a second, and fps = 25; --set fps=30 would"
+    ):
+        by_time(arrays, SOURCE, SEGMENTS, moments, 25, 32, 16)
+
+
 def test_recognition_takes_the_step_whose_centre_is_nearest():
     """Steps of 10 frames at 10 a second, one after another: their centres are at 0.5, 1.5, 2.5 s."""
     times = np.array([[0.4, 1.6], [2.4, 0.9], [1.0, 2.0]])  # of two at the same distance the earlier

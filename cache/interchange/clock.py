@@ -1,0 +1,61 @@
+"""Whether features that are kept by time can be of the videos that the lists describe.
+
+A rate that is not theirs, or an axis that is not time, puts every row at a wrong place without any other
+sign: the features then last longer or shorter than the video does.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from mambavl.configs.errors import DataError, counted
+
+SLACK = 1.0  # seconds; copies in another container or at another rate differ by less
+# frames a second that features are usually made at
+RATES = (60.0, 59.94, 50.0, 30.0, 29.97, 25.0, 24.0, 15.0, 12.0, 10.0, 8.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0)
+
+
+class Extent(NamedTuple):
+    """What the features of a video cover, and what they can."""
+
+    frames: int  # from the start of the first to the end of the last
+    shortest: float  # seconds that they must last
+    longest: float  # seconds that they can last
+
+
+def check_clock(
+    source: Path,
+    extents: Mapping[str, Extent],
+    fps: float,
+    margin: float,
+    turned: Mapping[str, Extent] | None = None,
+) -> None:
+    """Raises DataError where features at `fps` a second last longer or shorter than their videos can.
+
+    extents: by video_id. margin: frames that may be lacking or padded at the end. turned: extents if the two
+    axes of the arrays were swapped.
+    """
+
+    def fits(extent: Extent, rate: float) -> bool:
+        most, fewest = extent.frames + margin, extent.frames - margin
+        return extent.shortest - SLACK <= most / rate and fewest / rate <= extent.longest + SLACK
+
+    off = [video for video, extent in extents.items() if not fits(extent, fps)]
+    if not off:
+        return
+    video = max(off, key=lambda name: extents[name].longest)  # where a rate shows best
+    frames, _, seconds = extents[video]
+    fitting = [rate for rate in RATES if all(fits(extent, rate) for extent in extents.values())]
+    if turned and all(fits(extent, fps) for extent in turned.values()):
+        advice = "their other axis would fit: if they are (D, steps), transpose them"
+    elif fitting:
+        nearest = min(fitting, key=lambda rate: abs(rate - frames / seconds))
+        advice = f"--set fps={nearest:g} would fit"
+    else:
+        needed = [extents[name].frames / extents[name].longest for name in off]
+        advice = f"they would need from {min(needed):.4g} to {max(needed):.4g} frames a second"
+    raise DataError(
+        f"{source}: the features of {counted(len(off), 'video')} of {len(extents):,} do not last as long as "
+        f"the videos: those of {video} last {frames / fps:.1f} s at fps = {fps:g}, and the list says "
+        f"{seconds:.1f} s; {advice}. If they are right, --set any_length=true imports them as they are"
+    )
