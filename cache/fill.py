@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mambavl.cache import fsops
-from mambavl.cache.rows import EMPTY_WINDOW
+from mambavl.cache.rows import EMPTY_WINDOW, NOT_RETRIED, STATUS
 from mambavl.cache.writer import RowGroup, StoreWriter
-from mambavl.configs.errors import DataError, Interrupted
+from mambavl.configs.errors import DataError, Interrupted, counted
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
+
+SHOWN = 10  # failures in a message
 
 
 @dataclass
@@ -47,21 +49,26 @@ def fill(
     make: Callable[[range, FillResult], RowGroup],
     *,
     shard: tuple[int, int] = (0, 1),
+    max_failed: int | None = None,
     progress: Progress = unseen,
     should_stop: ShouldStop = never,
 ) -> FillResult:
     """Commit every pending row group and finish the store; the writer is closed afterwards, whatever happens.
 
     make: the rows of a group -> what they become; it may add its stages' times to the result.
-    shard (i, n): do every n-th row group only. progress counts the rows of this run.
+    shard (i, n): do every n-th row group only. progress counts the rows of this run. max_failed: rows of the
+    whole store that may fail when they are tried; None: any number.
 
-    Raises DataError where the disk has no room for what is still to be written, Interrupted when
-    `should_stop()` turns true between two row groups.
+    Raises DataError where the disk has no room for what is still to be written, and as soon as more rows have
+    failed than may: what is done stays done, and the store is not finished. Interrupted when `should_stop()`
+    turns true between two row groups.
     """
     result, layout = FillResult(), writer.layout
     try:
         mine = [group for group in writer.pending() if group % shard[1] == shard[0]]
         _refuse_full_disk(writer, mine)
+        failures = [] if writer.is_final else writer.failures()
+        _refuse_failures(writer, failures, max_failed)
         total = sum(len(layout.rows_of(group)) for group in mine)
         progress(0, total)
         for group in mine:
@@ -76,11 +83,28 @@ def fill(
             result.timed("write", since)
             result.rows += len(rows)
             progress(result.rows, total)
+            _refuse_failures(writer, failures := failures + writer.failures_of(group, made), max_failed)
+        if not writer.is_final:
+            _refuse_failures(writer, writer.failures(), max_failed)  # those of other writers, too
         if manifest := writer.finish():
             result.store_id, result.failures = manifest["store_id"], manifest["failures"]
     finally:
         writer.close()
     return result
+
+
+def _refuse_failures(writer: StoreWriter, failures: list[list[Any]], most: int | None) -> None:
+    failed = [failure for failure in failures if failure[1] not in NOT_RETRIED]
+    if most is None or len(failed) <= most:
+        return
+    first = [f"{narration_id}: {STATUS[status]}: {reason}" for narration_id, status, reason in failed[:SHOWN]]
+    listed = "\n  ".join(first + ["..."] * (len(failed) > SHOWN))
+    raise DataError(
+        f"{writer.path}: {counted(len(failed), 'row')} failed, but max_failed is {most:,} "
+        "(--set max_failed=N allows N). What is done is kept and the store is not finished: put sound videos "
+        "in place of these, or allow more, and run the same command again; --retry-failed tries failed rows "
+        f"again.\n  {listed}"
+    )
 
 
 def _refuse_full_disk(writer: StoreWriter, groups: list[int]) -> None:

@@ -8,7 +8,7 @@ still know them. `gc` deletes the files that were never put in place.
 import contextlib
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def repair(path: Path, progress: Progress = unseen) -> Repair:
     Data first, manifest last: a kill in between leaves a store that is still known to be damaged.
     """
     path = Path(path)
-    with _nobody_writing(path):
+    with nobody_writing(path):
         layout: Layout | None
         try:
             layout, faults = Layout.from_spec(read_spec(path)), list(find_faults(path, True, progress))
@@ -107,7 +107,8 @@ def _faults_without_spec(path: Path, progress: Progress) -> Iterator[Fault]:
 
 
 @contextlib.contextmanager
-def _nobody_writing(path: Path) -> Iterator[None]:
+def nobody_writing(path: Path) -> Iterator[None]:
+    """Keeps a store to oneself. Raises DataError where somebody writes it, or it is none."""
     if not any((path / name).exists() for name in (SPEC, MANIFEST)):
         raise DataError(f"{path}: is not a feature store: it has neither {SPEC} nor {MANIFEST}")
     fsops.make_folder(path / COMMIT)
@@ -129,10 +130,7 @@ def _rewrite_journals(path: Path, layout: Layout | None, bad: set[str]) -> None:
     """
     old = sorted((path / COMMIT).glob("*.journal"))
     if layout:
-        kept = committed_groups(path, layout)
-        kept |= {
-            group: record for group, record in _records_of_manifest(path, layout, bad) if group not in kept
-        }
+        kept = known_records(path, layout, bad)
     else:
         kept = {i: record for i, record in enumerate(records(path)) if not record["files"].keys() & bad}
     target = path / COMMIT / f"repaired-{uuid.uuid4().hex[:8]}.journal"
@@ -142,7 +140,14 @@ def _rewrite_journals(path: Path, layout: Layout | None, bad: set[str]) -> None:
         fsops.remove(file)
 
 
-def _records_of_manifest(path: Path, layout: Layout, bad: set[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def known_records(path: Path, layout: Layout, bad: Set[str] = frozenset()) -> dict[int, dict[str, Any]]:
+    """Row group -> its record, of those that are done: by the journals, or by the manifest where a file of
+    the group is not among the `bad`.
+    """
+    return dict(_records_of_manifest(path, layout, bad)) | committed_groups(path, layout)
+
+
+def _records_of_manifest(path: Path, layout: Layout, bad: Set[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     manifest, _ = read_manifest(path, layout)
     if not manifest or SEGMENTS in bad:
         return
@@ -179,7 +184,7 @@ def gc(path: Path, *, every_host: bool = False) -> list[tuple[Path, int]]:
     machine.
     """
     path = Path(path)
-    with _nobody_writing(path):
+    with nobody_writing(path):
         deleted = [
             (file, file_size(file) or 0) for file, is_dead in fsops.temporaries(path) if is_dead or every_host
         ]

@@ -27,7 +27,9 @@ STATUS = {
 }
 
 
-OK, EMPTY_WINDOW = 1, 2
+OK, EMPTY_WINDOW, MISSING_VIDEO = 1, 2, 3
+# known before any work: these do not count against max_failed while a store is filled, nor are they retried
+NOT_RETRIED = (OK, EMPTY_WINDOW, MISSING_VIDEO)
 
 
 STATUS_CODE = {name: code for code, name in STATUS.items()}

@@ -25,6 +25,7 @@ from mambavl.cache.canonical import sha256
 from mambavl.cache.classes import Classes, fits_schema_2
 from mambavl.cache.finalize import finalize_unless_busy
 from mambavl.cache.layout import Layout, committed_groups
+from mambavl.cache.reopen import adopt_videos, reopen_failed
 from mambavl.cache.rows import STATUS, Segment, write_segments
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import (
@@ -39,7 +40,7 @@ from mambavl.cache.spec import (
     Spec,
     read_spec,
 )
-from mambavl.configs.errors import DataError, UsageError, differs
+from mambavl.configs.errors import DataError, UsageError
 
 GROUP_LOCKS = 64  # row groups share so many locks
 
@@ -67,9 +68,13 @@ class StoreWriter:
         segments: tuple[Segment, ...],
         classes: Classes,
         environment: dict,
+        *,
+        retry_failed: bool = False,
     ) -> None:
-        """Raises UsageError, naming the fields, where `path` holds a store of another spec, or something
-        else.
+        """retry_failed: open the row groups again that hold rows which failed when they were tried.
+
+        Raises UsageError, naming the fields, where `path` holds a store of another spec, or something else. A
+        spec that differs only in videos that came or were mended is taken over: `reopen.adopt_videos`.
         """
         self.path = Path(path).absolute()
         schema = _schema(self.path, classes)
@@ -87,7 +92,10 @@ class StoreWriter:
         self._followed: dict[Path, int] = {}  # others' journals, and how far they were read
         if not (self.path / SPEC).exists():
             self._create(files, environment)
-        self._refuse_other(read_spec(self.path))
+        if read_spec(self.path) != self.spec:
+            adopt_videos(self.path, self.spec, segments)
+        if retry_failed:
+            reopen_failed(self.path)
         if not self.is_final:
             # waits while somebody finishes or repairs it
             held = fsops.lock(self.path / LOCK, exclusive=False, wait=True)
@@ -129,15 +137,6 @@ class StoreWriter:
                 fsops.make_folder(file.parent)
                 fsops.write_file(file, data)
 
-    def _refuse_other(self, existing: Spec) -> None:
-        if existing != self.spec:
-            found = canonical.differences(existing.to_dict(), self.spec.to_dict())
-            raise UsageError(
-                f"{self.path}: was made by another recipe; stores never mix. "
-                f"{differs(found, 'there -> asked for')}\n"
-                "Use the same settings to resume, or another --out."
-            )
-
     def _new_journal(self) -> Path:
         return self.path / COMMIT / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.journal"
 
@@ -153,6 +152,19 @@ class StoreWriter:
         done = committed_groups(self.path, self.layout)
         return [group for group in range(self.layout.groups) if group not in done]
 
+    def failures(self) -> list[list[Any]]:
+        """[narration_id, status, reason] of the rows that have failed so far, whoever tried them."""
+        done = committed_groups(self.path, self.layout)
+        return sorted(failure for record in done.values() for failure in record["failures"])
+
+    def failures_of(self, group: int, rows: RowGroup) -> list[list[Any]]:
+        """As `failures`, of one row group."""
+        first = self.layout.rows_of(group).start
+        failures: list[list[Any]] = []
+        for row, reason in sorted((rows.reasons or {}).items()):
+            failures.append([self.segments[first + row].narration_id, int(rows.status[row]), reason])
+        return failures
+
     def commit(self, group: int, rows: RowGroup) -> int:
         """Write a row group and record it; returns the bytes written, 0 where another writer has done it
         meanwhile.
@@ -162,15 +174,11 @@ class StoreWriter:
         if self.is_final or not (self._lock and self._lock.alive):
             raise UsageError(f"{self.path}: is finished; nothing can be added to it")
         files = self._encode(group, rows)
-        first = self.layout.rows_of(group).start
-        failures = []
-        for row, reason in sorted((rows.reasons or {}).items()):
-            failures.append([self.segments[first + row].narration_id, int(rows.status[row]), reason])
         record = {
             "group": group,
             "spec": self.layout.spec_sha256,
             "files": {name: [len(data), sha256(data)] for name, data in files.items()},
-            "failures": failures,
+            "failures": self.failures_of(group, rows),
         }
         held = fsops.lock(self.path / f"{LOCK}-{group % GROUP_LOCKS}", exclusive=True, wait=True)
         try:

@@ -35,6 +35,7 @@ def extract_audio(
     options: AudioExtraction,
     *,
     shard: tuple[int, int] = (0, 1),
+    retry_failed: bool = False,
     progress: Progress = unseen,
     should_stop: ShouldStop = never,
 ) -> FillResult:
@@ -46,7 +47,12 @@ def extract_audio(
     paths = find_videos(annotations, Path(videos), options.allow_missing)
     spec = _audio_spec(annotations, paths, encoder, options)
     writer = StoreWriter(
-        out, spec, annotations.segments, annotations.classes, job.environment(options.device)
+        out,
+        spec,
+        annotations.segments,
+        annotations.classes,
+        job.environment(options.device),
+        retry_failed=retry_failed,
     )
     pipeline = _SoundClips(encoder, paths, options, writer.layout.levels)
 
@@ -54,7 +60,14 @@ def extract_audio(
         return pipeline.row_group(annotations.segments[rows.start : rows.stop], result, should_stop)
 
     try:
-        return fill(writer, encode, shard=shard, progress=progress, should_stop=should_stop)
+        return fill(
+            writer,
+            encode,
+            shard=shard,
+            max_failed=options.max_failed,
+            progress=progress,
+            should_stop=should_stop,
+        )
     finally:
         pipeline.videos.close()
 

@@ -65,7 +65,8 @@ class FromVideos(Extraction):
     # rows encoded together; the pictures or sounds of two such batches are in memory at a time
     batch_rows: int = Field(default=8, ge=1, le=4096)
     allow_missing: bool = False  # go on without the videos that are not there
-    max_failed: int = Field(default=0, ge=0)  # the command exits with 1 when more rows than this failed
+    # rows that may fail when they are tried; one more stops the command, with exit code 1
+    max_failed: int = Field(default=0, ge=0)
     # how often an error of the disk or the network is tried again, after 1, 5, 25, 60, 60, ... seconds
     retries: int = Field(default=3, ge=0, le=100)
 

@@ -32,6 +32,7 @@ def extract_text(
     options: TextExtraction,
     *,
     shard: tuple[int, int] = (0, 1),
+    retry_failed: bool = False,
     progress: Progress = unseen,
     should_stop: ShouldStop = never,
 ) -> FillResult:
@@ -48,7 +49,12 @@ def extract_text(
         ids[key] = [encoder.tokenize(getattr(question, key)) for question in asked]
     spec = _text_spec(annotations, questions, asked[0], encoder, options, ids)
     writer = StoreWriter(
-        out, spec, annotations.segments, annotations.classes, job.environment(options.device)
+        out,
+        spec,
+        annotations.segments,
+        annotations.classes,
+        job.environment(options.device),
+        retry_failed=retry_failed,
     )
 
     def encode(rows: range, result: FillResult) -> RowGroup:

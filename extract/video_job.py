@@ -26,21 +26,28 @@ def extract_video(
     options: VideoExtraction,
     *,
     shard: tuple[int, int] = (0, 1),
+    retry_failed: bool = False,
     progress: Progress = unseen,
     should_stop: ShouldStop = never,
 ) -> FillResult:
     """Run a frozen video encoder over every segment and write (or resume) the store `out`.
 
-    shard (i, n): do every n-th row group only; whoever completes the store finalises it. Raises UsageError
-    when `out` was made by another recipe, DataError when videos are missing, Interrupted when `should_stop()`
-    turns true between two batches.
+    shard (i, n): do every n-th row group only; whoever completes the store finalises it. retry_failed: try
+    rows again that failed, also in a finished store. Raises UsageError when `out` was made by another recipe,
+    DataError when videos are missing and when more rows fail than `max_failed`, SystemFault when a file
+    cannot be read, Interrupted when `should_stop()` turns true between two batches.
     """
     encoder = _build_encoder(options)
     paths = find_videos(annotations, Path(videos), options.allow_missing)
     boxes = _open_boxes(options, list(paths))
     spec = _video_spec(annotations, paths, encoder, options, boxes)
     writer = StoreWriter(
-        out, spec, annotations.segments, annotations.classes, job.environment(options.device)
+        out,
+        spec,
+        annotations.segments,
+        annotations.classes,
+        job.environment(options.device),
+        retry_failed=retry_failed,
     )
     clips = ClipReader(encoder, paths, options, boxes)
     pipeline = ClipEncoder(encoder, clips, options, writer.layout.levels)
@@ -49,7 +56,14 @@ def extract_video(
         return pipeline.row_group(annotations.segments[rows.start : rows.stop], result, should_stop)
 
     try:
-        return fill(writer, encode, shard=shard, progress=progress, should_stop=should_stop)
+        return fill(
+            writer,
+            encode,
+            shard=shard,
+            max_failed=options.max_failed,
+            progress=progress,
+            should_stop=should_stop,
+        )
     finally:
         pipeline.close()
 

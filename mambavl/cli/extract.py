@@ -10,12 +10,14 @@ from mambavl.cache.rows import STATUS
 from mambavl.cli.options import (
     AnnotationsOption,
     EncoderOption,
+    RetryOption,
     ShardOption,
     SplitOption,
     StoreOption,
     TaskOption,
     VideosOption,
     annotations_of,
+    refuse_shared_retry,
     set_option,
     settings_of,
     shard_of,
@@ -45,6 +47,7 @@ def extract_video(
     task: TaskOption = "recognition",
     weights: Annotated[str | None, typer.Option(help="A file or folder of weights, or `random`.")] = None,
     shard: ShardOption = "0/1",
+    retry_failed: RetryOption = False,
     sets: VideoSets,
 ) -> None:
     """Fill a video feature store. Run it again to resume."""
@@ -54,10 +57,18 @@ def extract_video(
     flags = {"encoder": encoder, "splits": splits_of(split), "sampling.task": task, "weights": weights}
     options = settings_of(VideoExtraction, flags, sets)
     part = shard_of(shard)
+    refuse_shared_retry(part, retry_failed)
     read = annotations_of(annotations, split)
     with progress("extracting", "rows") as update, stop_on_signal() as should_stop:
         summary = video_job.extract_video(
-            read, videos, store, options, shard=part, progress=update, should_stop=should_stop
+            read,
+            videos,
+            store,
+            options,
+            shard=part,
+            retry_failed=retry_failed,
+            progress=update,
+            should_stop=should_stop,
         )
     _print_summary(summary, store, options.max_failed)
 
@@ -75,6 +86,7 @@ def extract_audio(
     task: TaskOption = "recognition",
     weights: Annotated[str | None, typer.Option(help="A folder with weights, or `random`.")] = None,
     shard: ShardOption = "0/1",
+    retry_failed: RetryOption = False,
     sets: AudioSets,
 ) -> None:
     """Fill a feature store with the videos' soundtracks. Run it again to resume."""
@@ -84,10 +96,18 @@ def extract_audio(
     flags = {"encoder": encoder, "splits": splits_of(split), "sampling.task": task, "weights": weights}
     options = settings_of(AudioExtraction, flags, sets)
     part = shard_of(shard)
+    refuse_shared_retry(part, retry_failed)
     read = annotations_of(annotations, split)
     with progress("extracting", "rows") as update, stop_on_signal() as should_stop:
         summary = audio_job.extract_audio(
-            read, videos, store, options, shard=part, progress=update, should_stop=should_stop
+            read,
+            videos,
+            store,
+            options,
+            shard=part,
+            retry_failed=retry_failed,
+            progress=update,
+            should_stop=should_stop,
         )
     _print_summary(summary, store, options.max_failed)
 
@@ -104,6 +124,7 @@ def extract_text(
         str | None, typer.Option(help="A folder with config, tokenizer and model.safetensors.")
     ] = None,
     shard: ShardOption = "0/1",
+    retry_failed: RetryOption = False,
     sets: TextSets,
 ) -> None:
     """Fill a text feature store: both questions of every row. Run it again to resume."""
@@ -113,10 +134,18 @@ def extract_text(
     flags = {"encoder": encoder, "splits": splits_of(split), "weights": weights}
     options = settings_of(TextExtraction, flags, sets)
     part = shard_of(shard)
+    refuse_shared_retry(part, retry_failed)
     read = annotations_of(annotations, split)
     with progress("extracting", "rows") as update, stop_on_signal() as should_stop:
         summary = text_job.extract_text(
-            read, questions, store, options, shard=part, progress=update, should_stop=should_stop
+            read,
+            questions,
+            store,
+            options,
+            shard=part,
+            retry_failed=retry_failed,
+            progress=update,
+            should_stop=should_stop,
         )
     _print_summary(summary, store)
 

@@ -51,6 +51,10 @@ ShardOption = Annotated[
     str,
     typer.Option("--shard", help="i/n: do every n-th row group only, from the i-th on (counted from 0)."),
 ]
+RetryOption = Annotated[
+    bool,
+    typer.Option("--retry-failed", help="Try rows again that failed, also in a finished store."),
+]
 StoreOption = Annotated[Path, typer.Option("--out", help="The feature store to write or resume.")]
 QuestionsOption = Annotated[Path, typer.Option("--out", help="The question file to write, JSONL.")]
 
@@ -96,6 +100,15 @@ def shard_of(text: str) -> tuple[int, int]:
     if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
         raise UsageError(f"--shard {text!r}: expected i/n with i from 0 to n-1, for example 0/4")
     return int(index), int(count)
+
+
+def refuse_shared_retry(shard: tuple[int, int], retry_failed: bool) -> None:
+    """Raises UsageError: the writers of a store would each open again what another has just tried."""
+    if retry_failed and shard != (0, 1):
+        raise UsageError(
+            "--retry-failed goes without --shard: it opens the rows again for everybody. Start one command "
+            "with it; once that writes, others may join with --shard and without --retry-failed"
+        )
 
 
 def pairs_of(option: str, assignments: list[str], shape: str, example: str) -> dict[str, str]:

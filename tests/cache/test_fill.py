@@ -94,6 +94,66 @@ def test_failures_are_the_stores_and_an_empty_window_is_none(tmp_path):
     assert result.failed == [missing]
 
 
+def failing(group, rows_that_fail, made):
+    def make(rows, result):
+        made.append(rows.start)
+        found = maker(group)(rows, result)
+        found.status = found.status.copy()
+        for row, status in rows_that_fail.items():
+            if row in rows:
+                found.status[row - rows.start] = status
+        found.reasons = dict.fromkeys(np.flatnonzero(found.status != 1).tolist(), "why")
+        return found
+
+    return make
+
+
+DAMAGED = STATUS_CODE["damaged_frame"]
+
+
+def test_one_row_too_many_that_fails_stops_at_once_and_more_may_be_allowed_later(tmp_path):
+    writer, group = unfinished(tmp_path / "s.zarr")
+    bad, made = {3: DAMAGED, 4: DAMAGED, 9: DAMAGED}, []
+    message = r"s\.zarr: 2 rows failed, but max_failed is 1 .*\n  P01_101_3: damaged_frame: why\n  P01_101_4"
+    with pytest.raises(DataError, match=message):
+        fill(writer, failing(group, bad, made), max_failed=1)
+    for allowed in (0, 1):  # nothing more is tried
+        writer, _ = unfinished(tmp_path / "s.zarr")
+        with pytest.raises(DataError, match=f"2 rows failed, but max_failed is {allowed}"):
+            fill(writer, failing(group, bad, made), max_failed=allowed)
+    assert made == [0]
+    writer, _ = unfinished(tmp_path / "s.zarr")
+    with pytest.raises(DataError, match="3 rows failed, but max_failed is 2"):
+        fill(writer, failing(group, bad, made), max_failed=2)
+    assert not writer.is_final
+    writer, _ = unfinished(tmp_path / "s.zarr")
+    result = fill(writer, failing(group, bad, made), max_failed=3)
+    assert (made, result.rows, len(result.failures), result.finalized) == ([0, 8, 16], 4, 3, True)
+
+
+def test_rows_that_another_writer_failed_keep_the_store_from_being_finished(tmp_path):
+    writer, group = unfinished(tmp_path / "s.zarr")
+    other, _ = unfinished(tmp_path / "s.zarr")
+    make = failing(group, {12: DAMAGED}, [])
+
+    def meanwhile(rows, result):
+        if rows.start == 0:
+            other.commit(1, make(range(8, 16), result))
+        return make(rows, result)
+
+    with pytest.raises(DataError, match="1 row failed, but max_failed is 0"):
+        fill(writer, meanwhile, max_failed=0, shard=(0, 2))
+    other.close()
+    assert not writer.is_final
+
+
+def test_what_was_known_before_the_work_is_no_failure_of_it(tmp_path):
+    writer, group = unfinished(tmp_path / "s.zarr")
+    known = {3: STATUS_CODE["missing_video"], 9: EMPTY_WINDOW}
+    result = fill(writer, failing(group, known, []), max_failed=0)
+    assert (result.finalized, len(result.failures)) == (True, 2)
+
+
 def test_times_of_a_stage_add_up():
     result = FillResult()
     for since in (0.0, 0.0):

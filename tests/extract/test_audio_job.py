@@ -48,13 +48,14 @@ def model(tmp_path_factory):
 
 
 def run(dataset, out, model, **changes):
-    hooks = {key: changes.pop(key) for key in ("shard", "should_stop") if key in changes}
+    hooks = {key: changes.pop(key) for key in ("shard", "should_stop", "retry_failed") if key in changes}
     options = {
         "encoder": f"audio:{model}",
         "rows_per_group": 8,
         "batch_rows": 3,
         "steps": 4,
         "dtype": "float32",
+        "max_failed": 1000,
         **changes,
     }
     read = read_annotations(dataset / "annotations")
@@ -228,4 +229,4 @@ def test_the_command_fills_a_store_and_counts_what_cannot_be_heard(dataset, mode
     words[3:6:2] = silent / "annotations", silent / "videos"
     words[-1] = tmp_path / "b.zarr"
     assert call(*words[:-4], *words[-2:]) == 1
-    assert "no_soundtrack" in capsys.readouterr().out
+    assert "no_soundtrack" in capsys.readouterr().err

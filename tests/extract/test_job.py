@@ -1,6 +1,7 @@
 """The jobs of stage one: interrupted, killed, shared and resumed, the same bytes come out."""
 
 import os
+import shutil
 import signal
 from functools import partial
 
@@ -109,6 +110,33 @@ def test_four_processes_share_one_store(dataset, tmp_path):
     children = [fork(share, log, log) for share in shares]
     assert [child.wait() for child in children] == [0] * 4, log.read_text()
     assert tree(target) == tree(tmp_path / "whole.zarr")
+
+
+def test_a_broken_video_stops_the_job_and_a_sound_one_in_its_place_goes_on(dataset, tmp_path):
+    run(dataset, tmp_path / "whole.zarr", rows_per_group=5)
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    broken = copy / "videos" / "P01" / "videos" / "P01_102.MP4"
+    broken.write_text("not a video")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"5 rows failed, but max_failed is 4(.|\n)*unreadable_video"):
+            run(copy, tmp_path / "v.zarr", rows_per_group=5, max_failed=4)
+        assert len(list(records(tmp_path / "v.zarr"))) == 2  # no group after that of the broken video
+    shutil.copy2(dataset / "videos" / "P01" / "videos" / "P01_102.MP4", broken)
+    result = run(copy, tmp_path / "v.zarr", rows_per_group=5, max_failed=4)
+    assert (result.rows, result.failures, result.finalized) == (15, [], True)
+    assert tree(tmp_path / "v.zarr") == tree(tmp_path / "whole.zarr")
+
+
+def test_rows_that_failed_are_tried_again_in_a_finished_store(dataset, tmp_path, monkeypatch):
+    run(dataset, tmp_path / "whole.zarr")
+    with monkeypatch.context() as broken:
+        broken.setitem(registry.ENCODERS, "barcode", barcode_record(lambda x: x * torch.nan))
+        assert len(run(dataset, tmp_path / "v.zarr").failed) == 20
+    again = run(dataset, tmp_path / "v.zarr")
+    assert (again.rows, len(again.failed)) == (0, 20)
+    assert run(dataset, tmp_path / "v.zarr", retry_failed=True).failed == []
+    assert tree(tmp_path / "v.zarr") == tree(tmp_path / "whole.zarr")
 
 
 class Opened:

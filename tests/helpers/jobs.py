@@ -16,12 +16,17 @@ OPTIONS = {
     "rows_per_group": 8,
     "batch_rows": 3,
     "sampling": {"frames": 4},
+    "max_failed": 1000,
 }
 
 
 def run(dataset, out, **changes):
     annotations = read_annotations(dataset / "annotations")
-    hooks = {key: changes.pop(key) for key in ("shard", "should_stop", "progress") if key in changes}
+    hooks = {
+        key: changes.pop(key)
+        for key in ("shard", "should_stop", "progress", "retry_failed")
+        if key in changes
+    }
     return extract_video(
         annotations, dataset / "videos", out, VideoExtraction.model_validate({**OPTIONS, **changes}), **hooks
     )

@@ -327,7 +327,8 @@ def test_rows_whose_boxes_cannot_be_read_fail_by_name_and_the_others_go_on(datas
         for video in {segment.video_id for segment in annotations.segments}:
             file[f"{video}/1"] = np.zeros((0, 5), np.float32)
     settings = {"encoder": "orvit", "weights": "random", "levels": ["clip"], "sampling": {"frames": 4}}
-    options = VideoExtraction.model_validate(settings | {"boxes": "h5", "boxes_path": tmp_path / "boxes.h5"})
+    settings |= {"boxes": "h5", "boxes_path": tmp_path / "boxes.h5", "max_failed": 5}
+    options = VideoExtraction.model_validate(settings)
     summary = extract_video(annotations, dataset / "videos", tmp_path / "v.zarr", options)
     assert {failure[1:] for failure in map(tuple, summary.failures)} == {
         (STATUS_CODE["no_boxes"], "P01_102.pkl: is torn")
