@@ -187,6 +187,13 @@ def test_a_came_video_does_not_excuse_another_change(tmp_path):
             write(path, videos)
 
 
+def test_a_video_whose_rows_failed_may_be_mended_and_may_not_vanish(tmp_path):
+    path = tmp_path / "s.zarr"
+    write(path, ALL, {25: DAMAGED})
+    with pytest.raises(UsageError, match=r"inputs\.videos\.P01_103: .* -> None"):
+        write(path, missing("P01_103"))
+
+
 def test_nothing_is_opened_under_a_writer(tmp_path):
     path = tmp_path / "s.zarr"
     stops = iter([False, True])
@@ -200,13 +207,22 @@ def test_nothing_is_opened_under_a_writer(tmp_path):
     writer.close()
 
 
+@pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize("retry", [True, False])
-def test_killed_at_any_call_the_same_command_ends_in_the_same_bytes(tmp_path, retry):
-    """Whether rows are retried or a video has come; also where somebody finishes the store in between."""
+def test_killed_at_any_call_the_same_command_ends_in_the_same_bytes(tmp_path, retry, finished):
+    """Whether rows are retried or a video has come, and no other row is done again; also where somebody
+    finishes the store in between.
+    """
     first = (ALL, {5: DAMAGED}) if retry else (missing("P01_102"), rows_of("P01_102", MISSING))
     write(tmp_path / "whole.zarr", ALL)
     whole = content(tmp_path / "whole.zarr")
-    write(tmp_path / "before.zarr", *first)
+    stops, opened = iter([False] * 8 + [True]), {4} if retry else {8, 12, 16}
+    if finished:
+        write(tmp_path / "before.zarr", *first)
+    else:
+        with pytest.raises(Interrupted):
+            write(tmp_path / "before.zarr", *first, should_stop=lambda: next(stops))
+        opened |= {32, 36}
     path, killed = tmp_path / "s.zarr", 0
     for at in range(1, 1000):
         shutil.copytree(tmp_path / "before.zarr", path)
@@ -221,7 +237,9 @@ def test_killed_at_any_call_the_same_command_ends_in_the_same_bytes(tmp_path, re
         if at % 2 and retry:
             with contextlib.suppress(DataError):  # rows are open
                 finalize(path)
-        write(path, ALL, retry_failed=retry)
+        made = []
+        write(path, ALL, retry_failed=retry, made=made)
+        assert set(made) == opened, at
         assert content(path) == whole, at
         shutil.rmtree(path)
     assert killed > 20
