@@ -160,6 +160,9 @@ class PyAVReader:
         shown: list[int] = []
         keys: list[int] = []
         durations: dict[int, int] = {}
+        # pts of a picture -> of the last on display that was decoded before it, so may be a part of it
+        self._proved_by: dict[int, int] = {}
+        latest: int | None = None
         for pts, packet in self._packets():
             if packet.is_keyframe:
                 keys.append(pts)
@@ -167,6 +170,8 @@ class PyAVReader:
                 # pre-roll that an edit list hides: decoded, since others hang on it, never displayed
                 continue
             shown.append(pts)
+            latest = pts if latest is None else max(latest, pts)
+            self._proved_by[pts] = latest
             durations[pts] = packet.duration or 0
         if not shown or not keys:
             raise ValueError("holds no decodable picture")
@@ -199,15 +204,28 @@ class PyAVReader:
 
     def _decode_group(self, key_pts: int, group: np.ndarray) -> Iterator[tuple[int, np.ndarray | VideoError]]:
         missing = {int(self._shown[i]): int(i) for i in group}
-        reason = "the decoder never gave this frame"
+        ends = {pts: self._proved_by[pts] for pts in missing}
+        held: dict[int, VideoFrame] = {}
+        reason, last = "the decoder never gave this frame", key_pts - 1
         try:
-            for frame in self._decode(key_pts, set(missing), max(missing)):
-                index = missing.pop(frame.pts, None) if frame.pts is not None else None
-                if index is not None:
-                    self._file.check()  # a packet cut short by a fault may decode to a picture
-                    yield index, self._pixels(frame, index)
+            for frame in self._decode(key_pts, {*missing, *ends.values()}, max(ends.values())):
+                if frame.pts is None or frame.pts < key_pts:
+                    continue  # it hangs on the keyframe before
+                # pictures are made of others, and the decoder marks the first damaged one alone
+                if frame.is_corrupt:
+                    reason = "it is damaged, or a picture that it is made of"
+                    break
+                if frame.pts <= last:
+                    reason = "the pictures there come with times that are not theirs"
+                    break
+                last = frame.pts
+                if last in missing:
+                    held[last] = frame
+                yield from self._release([pts for pts in held if ends[pts] <= last], held, missing)
                 if not missing:
                     return
+            else:
+                yield from self._release(list(held), held, missing)
         except (self._av.FFmpegError, ValueError) as error:
             self._file.check(error)
             reason = first_line(error)
@@ -215,6 +233,14 @@ class PyAVReader:
         for pts, index in sorted(missing.items()):
             at = (pts - int(self._shown[0])) * self._tick
             yield index, VideoError("damaged_frame", f"{self.path}: frame {index} at {at:.2f} s: {reason}")
+
+    def _release(
+        self, ready: list[int], held: "dict[int, VideoFrame]", missing: dict[int, int]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Take pictures from those that wait for what they were made of."""
+        for pts in ready:
+            self._file.check()  # a packet cut short by a fault may decode to a picture
+            yield missing.pop(pts), self._pixels(held.pop(pts))
 
     def _decode(self, key_pts: int, wanted: set[int], last: int) -> "Iterator[VideoFrame]":
         """The frames from a keyframe on that are needed to show those of the times `wanted`, up to `last`."""
@@ -224,7 +250,11 @@ class PyAVReader:
         passed = 0
         for pts, packet in self._packets():
             if pts in wanted or not skippable(packet):
-                yield from self._stream.codec_context.decode(packet)
+                try:
+                    yield from self._stream.codec_context.decode(packet)
+                except self._av.FFmpegError:
+                    yield from self._stream.codec_context.decode(None)  # what was decoded before this packet
+                    raise
             # B-frames: packets come in decoding order, so a wanted one may follow a later pts; two keyframes
             # on, none can
             if pts > last and packet.is_keyframe:
@@ -233,9 +263,7 @@ class PyAVReader:
                     break
         yield from self._stream.codec_context.decode(None)
 
-    def _pixels(self, frame: "VideoFrame", index: int) -> np.ndarray | VideoError:
-        if frame.is_corrupt:
-            return VideoError("damaged_frame", f"{self.path}: frame {index} is damaged")
+    def _pixels(self, frame: "VideoFrame") -> np.ndarray:
         pixels = frame.to_ndarray(format="rgb24")
         quarter_turns = round(frame.rotation / 90) % 4  # FFmpeg counts counter-clockwise, as numpy does
         if not quarter_turns:

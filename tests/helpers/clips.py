@@ -25,15 +25,25 @@ def read_barcode(pixels: np.ndarray) -> int:
 
 
 def write_video(
-    path: Path, *, frames: int = 60, fps: int = 10, gop: int = 12, times: list[int] | None = None
+    path: Path,
+    *,
+    frames: int = 60,
+    fps: int = 10,
+    gop: int = 12,
+    times: list[int] | None = None,
+    container: str = "mp4",
+    codec: str = "libx264",
+    **options: str,
 ) -> Path:
-    """`times`: pts of each frame in ticks of 1/1000 s (a variable rate); otherwise one frame every 1/fps."""
+    """`times`: pts of each frame in ticks of 1/1000 s (a variable rate); otherwise one frame every 1/fps.
+    container, options: of FFmpeg, its muxer's name and the encoder's.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps)
+    with av.open(str(path), "w", format=container) as output:
+        stream = output.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.gop_size = gop
-        stream.options = {"bf": "2", "crf": "18"}
+        stream.options = {"bf": "2", "crf": "18", **options}
         if times:
             stream.codec_context.time_base = Fraction(1, 1000)
         for number in range(frames):
@@ -41,7 +51,7 @@ def write_video(
             frame.pts = times[number] if times else number
             frame.time_base = Fraction(1, 1000) if times else Fraction(1, fps)
             for packet in stream.encode(frame):
-                container.mux(packet)
+                output.mux(packet)
         for packet in stream.encode():
-            container.mux(packet)
+            output.mux(packet)
     return path
