@@ -10,7 +10,7 @@ EK100's lists are `verb_noun_classes`, and so are the classes.json of schema 2, 
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -35,6 +35,11 @@ class Target:
     count: int  # outputs of a classifier: ids are below it
     kind: Kind = "single"
     sets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # name of a group -> its classes
+
+    @property
+    def ids(self) -> Collection[int]:
+        """Its classes; where none has a name, every id below `count` is one."""
+        return self.classes or range(self.count)
 
 
 @dataclass(frozen=True)
@@ -182,21 +187,30 @@ def _from_schema_3(raw: Mapping[str, Any]) -> Classes:
     return Classes(targets, derived, groups)
 
 
+def name_faults(name: str) -> Iterable[str]:
+    """Why something cannot name a target or a group, if so."""
+    if not _NAME.fullmatch(name) or name in _RESERVED or name.endswith(_RESERVED_ENDINGS):
+        yield (
+            f"{name!r} cannot name a target or a group: a name is made of lower-case letters, digits and "
+            f"single _, is none of {', '.join(sorted(_RESERVED))}, and does not end in "
+            f"{' or '.join(_RESERVED_ENDINGS)}"
+        )
+
+
 def _faults(classes: Classes) -> Iterable[str]:
     names = [*classes.targets, *classes.derived]
     if not classes.targets:
         yield "there is no target; name what rows are classified by"
     sets = [group for target in classes.targets.values() for group in target.sets]
     for name in (*names, *classes.groups, *sets):
-        if not _NAME.fullmatch(name) or name in _RESERVED or name.endswith(_RESERVED_ENDINGS):
-            yield (
-                f"{name!r} cannot name a target or a group: a name is made of lower-case letters, digits and "
-                f"single _, is none of {', '.join(sorted(_RESERVED))}, and does not end in "
-                f"{' or '.join(_RESERVED_ENDINGS)}"
-            )
+        yield from name_faults(name)
     for name in names:
         if names.count(name) > 1:
             yield f"{name} names a target and a derived target"
+    for name in sets:
+        if name in classes.groups:
+            yield f"{name} names a group of rows and a group of classes"
+    yield from _clashes(classes)
     for name, target in classes.targets.items():
         yield from _target_faults(name, target)
     for name, derived in classes.derived.items():
@@ -211,10 +225,24 @@ def _target_faults(name: str, target: Target) -> Iterable[str]:
         yield f"target {name}: kind is single or multi, not {target.kind!r}"
     if target.count < 1:
         yield f"target {name}: has no class"
+    known = target.ids
     for where, ids in (("classes", target.classes), *target.sets.items()):
-        outside = [number for number in ids if not 0 <= number < target.count]
-        if outside:
-            yield f"target {name}: {where} name class {outside[0]}; ids go from 0 to {target.count - 1}"
+        unknown = [number for number in ids if number not in known or not 0 <= number < target.count]
+        if unknown:
+            yield f"target {name}: {where} name class {unknown[0]}, which is not among its classes"
+
+
+def _clashes(classes: Classes) -> Iterable[str]:
+    """Measures are called GROUP_TARGET_MEASURE: two of a group and a target may not read the same."""
+    seen: dict[str, tuple[str, str]] = {}
+    for group in classes.group_names:
+        for target in classes.names:
+            other = seen.setdefault(f"{group}_{target}", (group, target))
+            if other != (group, target):
+                yield (
+                    f"group {group} of target {target} and group {other[0]} of target {other[1]} would have "
+                    f"measures of one name, {group}_{target}_...; call one of them otherwise"
+                )
 
 
 def _derived_faults(name: str, derived: Derived, targets: Mapping[str, Target]) -> Iterable[str]:
@@ -231,5 +259,5 @@ def _derived_faults(name: str, derived: Derived, targets: Mapping[str, Target]) 
         yield f"derived target {name}: pairs are a list of combinations, each once"
     for pair in derived.pairs:
         parts = zip(derived.of, pair, strict=False)
-        if len(pair) != len(derived.of) or not all(0 <= c < targets[part].count for part, c in parts):
+        if len(pair) != len(derived.of) or not all(c in targets[part].ids for part, c in parts):
             yield f"derived target {name}: {list(pair)} is no combination of classes of its parts"

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from mambavl.cache.canonical import file_sha256
-from mambavl.cache.classes import GROUP_COLUMNS, Classes, Derived, Kind, RowGroup, Target
+from mambavl.cache.classes import GROUP_COLUMNS, Classes, Derived, Kind, RowGroup, Target, name_faults
 from mambavl.cache.rows import Label, Segment, label_column
 from mambavl.configs import Config, read_toml, validate
 from mambavl.configs.errors import DataError, UsageError
@@ -86,10 +86,14 @@ def read_data_set(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> Ann
     """
     folder = Path(folder)
     if not (folder / DATA_SET).is_file():
+        _refuse_folder_of_neither(folder)
         return read_annotations(folder, splits)
     described = validate(read_toml(folder / DATA_SET), DataSet, str(folder / DATA_SET))
     tables = Tables(folder)
     tables.sha256[DATA_SET] = file_sha256(folder / DATA_SET)
+    for name in described.targets:
+        for fault in name_faults(name):
+            raise UsageError(f"{folder / DATA_SET}: {fault}")
     lists = {}
     for name, target in described.targets.items():
         lists[name] = read_classes(tables, target.classes or f"{name}_classes.csv", ("id", "key"))
@@ -103,6 +107,16 @@ def read_data_set(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> Ann
     tables.finish()
     ordered = tuple(sorted(segments, key=canonical_order))
     return Annotations(folder, ordered, classes, lists, videos, tables.sha256)
+
+
+def _refuse_folder_of_neither(folder: Path) -> None:
+    """Raises DataError for a folder with some other .toml and none of EK100's lists: a slip of the name."""
+    others = sorted(path.name for path in folder.glob("*.toml"))
+    if others and not any(folder.glob("EPIC_100_*.csv")):
+        raise DataError(
+            f"{folder}: has neither a {DATA_SET} nor EK100's EPIC_100_*.csv, but {', '.join(others)}; own "
+            f"lists are described in {DATA_SET}"
+        )
 
 
 def _classes(folder: Path, described: DataSet, lists: dict[str, ClassList]) -> Classes:

@@ -88,9 +88,8 @@ class Tables:
         try:
             raw = path.read_bytes()
         except OSError as error:
-            raise DataError(
-                f"{path}: cannot be read ({error.strerror}); EK100's annotation repository has it"
-            ) from None
+            hint = "; EK100's annotation repository has it" if name.startswith("EPIC_100") else ""
+            raise DataError(f"{path}: cannot be read ({error.strerror}){hint}") from None
         self.sha256[name] = hashlib.sha256(raw).hexdigest()
         try:
             text = raw.decode("utf-8-sig")
@@ -149,15 +148,16 @@ class Row:
     def time(self, column: str) -> float | None:
         """Seconds, of a number of seconds or a time HH:MM:SS.ss."""
         text = self[column].strip()
-        return float(text) if re.fullmatch(r"\d{1,7}(\.\d{1,9})?", text) else self.seconds(column)
+        if re.fullmatch(r"\d{1,7}(\.\d{1,20})?", text):
+            return float(text)
+        return self.seconds(column, "seconds or HH:MM:SS.ss")
 
-    def seconds(self, column: str) -> float | None:
+    def seconds(self, column: str, expected: str = "HH:MM:SS.ss") -> float | None:
         """Of a time HH:MM:SS.ss."""
         match = _TIME.fullmatch(self[column].strip())
         if not match:
-            self.problem(
-                f"{column} {self[column]!r} is not a time; expected HH:MM:SS.ss{likely(self[column])}"
-            )
+            said = f"{column} {self[column]!r} is not a time; expected {expected}{likely(self[column])}"
+            self.problem(said)
             return None
         hours, minutes, seconds = match.groups()
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)

@@ -51,7 +51,7 @@ class MLPFusion(Head):
             numbers = ", ".join(f"{len(names)} reach {target}" for target, names in self.routes.items())
             raise UsageError(
                 f"the MLP head needs as many streams for one target as for another, and {numbers}: give a "
-                "question about each target or about none"
+                "question about each, or as many streams in [targets]"
             )
         width = inputs.pop() * config.d_model
         self.fuser = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.d_model))

@@ -114,8 +114,8 @@ def measure(
         _check(name, scores[name], labels[name], target)
         if target.kind == "single":
             ranked[name] = _rank_single(target, scores[name], labels[name])
-    for name, derived in classes.derived.items():
-        ranked[name] = _rank_derived(derived, classes, scores.get(name), scores, labels)
+    for name in classes.derived:
+        ranked[name] = _rank_derived(name, classes, scores, labels)
     out: Measures = {}
     for group in classes.group_names:
         for name in classes.names:
@@ -172,25 +172,22 @@ def _rank_single(target: Target, scores: np.ndarray, labels: np.ndarray) -> _Ran
 
 
 def _rank_derived(
-    derived: Derived,
-    classes: Classes,
-    own: np.ndarray | None,
-    scores: Mapping[str, np.ndarray],
-    labels: Mapping[str, np.ndarray],
+    name: str, classes: Classes, scores: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
 ) -> _Ranked:
-    """own: scores over its pairs, if it has any; else the products rank."""
+    """By its scores over pairs, if it has any; else by the products of its parts'."""
+    derived = classes.derived[name]
     rows = np.flatnonzero(np.all([labels[part] >= 0 for part in derived.of], axis=0))
     parts = [labels[part][rows].astype(np.int64) for part in derived.of]
-    if own is None:
+    if name not in scores:
         places = _product_places([log_softmax(scores[part][rows]) for part in derived.of], parts)
     else:
-        places = _pair_places(own[rows], derived.pairs or (), parts)
+        places = _pair_places(name, scores[name][rows], derived.pairs or (), parts)
     number = np.zeros(len(rows), np.int64)
     sets: dict[str, np.ndarray] = {}
     for part, label in zip(derived.of, parts, strict=True):
         number = number * classes.targets[part].count + label
-        for name, ids in classes.targets[part].sets.items():
-            sets[name] = sets.get(name, False) | np.isin(label, list(ids))
+        for group, ids in classes.targets[part].sets.items():
+            sets[group] = sets.get(group, False) | np.isin(label, list(ids))
     return _Ranked(rows, number, places.among_best(1), places.among_best(K), sets)
 
 
@@ -286,12 +283,14 @@ def _every_sum(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (one[:, :, None] + other[:, None, :]).reshape(len(one), one.shape[1] * other.shape[1])
 
 
-def _pair_places(scores: np.ndarray, pairs: Sequence[tuple[int, ...]], labels: list[np.ndarray]) -> Places:
+def _pair_places(
+    name: str, scores: np.ndarray, pairs: Sequence[tuple[int, ...]], labels: list[np.ndarray]
+) -> Places:
     """The places of the labels' combinations among the columns; past the K best where they have none."""
     if len(pairs) != scores.shape[1]:
-        raise ValueError(f"the scores of combinations have {scores.shape[1]} columns, {len(pairs)} are named")
+        raise ValueError(f"{name}: the scores have {scores.shape[1]} columns, {len(pairs)} pairs are named")
     if not np.isfinite(scores).all():
-        raise ValueError("action_scores holds values that are not finite")
+        raise ValueError(f"{name}: the scores hold values that are not finite")
     column = {pair: i for i, pair in enumerate(pairs)}
     rows = zip(*(label.tolist() for label in labels), strict=True)
     found = np.array([column.get(row, -1) for row in rows], np.int64)

@@ -48,9 +48,7 @@ class RunTargets:
     classes: Classes  # what is measured; a derived target with a classifier lists its pairs
     outputs: Mapping[str, int]  # target -> columns of its classifier, in the order in which they are drawn
     weights: Mapping[str, float]  # target -> weight of its loss
-    known: tuple[
-        str, ...
-    ]  # targets that the stores have labels for, trained or not: questions may be of them
+    known: tuple[str, ...]  # targets of the stores, trained or not; a question may be about any
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -85,7 +83,7 @@ def read_labels(segments: tuple[Segment, ...], classes: Classes) -> dict[str, np
             if label is None:
                 continue
             several = (label,) if isinstance(label, int) else label
-            if is_single != isinstance(label, int) or not all(0 <= one < target.count for one in several):
+            if is_single != isinstance(label, int) or not all(one in target.ids for one in several):
                 what = f"one of {target.count} classes" if is_single else f"a list of {target.count} classes"
                 raise DataError(f"row {segment.narration_id}: its {name} is {label!r}, expected {what}")
             if is_single:
@@ -116,9 +114,7 @@ def choose(
     for name in (*(used or ()), *configs):
         if name not in classes.names:
             hint = did_you_mean(name, list(classes.names))
-            raise UsageError(
-                f"the stores have no target {name!r}; they have {', '.join(classes.names)}{hint}"
-            )
+            raise UsageError(f"the stores have no target {name!r}{hint}")
     wanted = [name for name in classes.names if used is None or name in used]
     derived = {}
     for name in classes.derived:

@@ -16,7 +16,7 @@ GOLDEN = sorted(
 OWN = Classes(
     targets={
         "tool": Target({0: "knife", 4: "fork"}, 5, sets={"rare": (4,)}),
-        "grip": Target({0: "firm"}, 2),
+        "grip": Target({0: "firm", 1: "loose"}, 2),
         "scene": Target({0: "indoors", 1: "night"}, 2, "multi"),
     },
     derived={"use": Derived(("tool", "grip"), pairs=((0, 1), (4, 0))), "other": Derived(("grip", "tool"))},
@@ -69,6 +69,7 @@ def test_schema_2_can_say_no_more_than_verbs_and_nouns():
 
 
 TOOL = OWN.targets["tool"]
+FAR = RowGroup("video_id", ("V",))
 
 
 @pytest.mark.parametrize(
@@ -83,9 +84,18 @@ TOOL = OWN.targets["tool"]
         ({"groups": {"Far": RowGroup("video_id", ())}}, "'Far' cannot name"),
         ({"groups": {"far": RowGroup("weather", ())}}, "not by weather"),
         ({"targets": {"tool": replace(TOOL, kind="both")}}, "kind is single or multi"),
-        ({"targets": {"tool": replace(TOOL, count=4)}}, "classes name class 4"),
-        ({"targets": {"tool": replace(TOOL, sets={"rare": (5,)})}}, "rare name class 5"),
+        ({"targets": {"tool": replace(TOOL, count=4)}}, "classes name class 4, which is not among"),
+        ({"targets": {"tool": replace(TOOL, sets={"rare": (5,)})}}, "rare name class 5, which"),
+        ({"targets": {"tool": replace(TOOL, sets={"rare": (2,)})}}, "rare name class 2, which"),  # a gap
         ({"targets": {"tool": Target({}, 0)}}, "has no class"),
+        (
+            {"groups": {"rare": RowGroup("video_id", ("V",))}},
+            "rare names a group of rows and a group of classes",
+        ),
+        (
+            {"targets": {"tool": TOOL, "west_tool": TOOL}, "groups": dict.fromkeys(("far", "far_west"), FAR)},
+            "group far_west of target tool and group far of target west_tool",
+        ),
         ({"derived": {"use": Derived(("tool",))}}, "two or more"),
         ({"derived": {"use": Derived(("tool", "tool"))}}, "two or more"),
         ({"derived": {"use": Derived(("tool", "weather"))}}, "no target weather"),
@@ -95,6 +105,7 @@ TOOL = OWN.targets["tool"]
         ({"derived": {"use": Derived(("tool", "grip"), pairs=((0, 0), (0, 0)))}}, "each once"),
         ({"derived": {"use": Derived(("tool", "grip"), pairs=((0, 2),))}}, "no combination"),
         ({"derived": {"use": Derived(("tool", "grip"), pairs=((0,),))}}, "no combination"),
+        ({"derived": {"use": Derived(("tool", "grip"), pairs=((1, 0),))}}, "no combination"),  # a gap
     ],
 )
 def test_what_cannot_be_meant_is_refused(changes, fault):

@@ -91,7 +91,11 @@ def test_a_folder_without_targets_is_ek100s(tmp_path):
         ("train", f'{HEADER}\nb,P01,V1,0,1,,,"[1, 1]"\n', "names a class twice"),
         ("train", f"{HEADER}\nb,P01,V1,0,1,,,2\n", "scene_classes '2' is not a list of numbers"),
         ("train", f"{HEADER}\nb,P01,V1,2,1,0,0,\n", "ends at 1.00 s, not after its start at 2.00 s"),
-        ("train", f"{HEADER}\nb,P01,V1,soon,1,0,0,\n", "start_timestamp 'soon' is not a time"),
+        (
+            "train",
+            f"{HEADER}\nb,P01,V1,soon,1,0,0,\n",
+            "start_timestamp 'soon' is not a time; expected seconds or",
+        ),
         ("train", f"{HEADER}\nb,P01,../V1,0,1,0,0,\n", r"video_id '\.\./V1' is not an id"),
         ("train", f"{HEADER}\nc,P01,V1,0,1,0,0,\n", r"narration_id c occurs twice, first in .*train\.csv:2"),
         ("train", f"{HEADER}\nb,P01,V1,0,1,0.0,0,\n", r"train\.csv:2: tool_class '0\.0' .* made by pandas"),
@@ -114,6 +118,7 @@ def test_a_damaged_list_is_named_by_line(tmp_path, name, text, said):
         ("[targets.tool]\nclasses = '../c.csv'\n", "name of a .csv file next to targets.toml"),
         ("[targets.tool]\nsets = { rare = [5] }\n", "rare name class 5"),
         ("[targets.tool]\n[derived.use]\nof = ['tool', 'grip']\n", "there is no target grip"),
+        ("[targets.Tool]\n", "'Tool' cannot name a target"),
         ("[targets.tool]\n[groups]\nfar = { weather = ['wet'] }\n", "far: expected one of participant_id"),
         ("[groups]\n", "targets"),
     ],
@@ -121,6 +126,24 @@ def test_a_damaged_list_is_named_by_line(tmp_path, name, text, said):
 def test_a_description_that_cannot_be_meant_is_refused(tmp_path, text, said):
     with pytest.raises(UsageError, match=said):
         read_data_set(folder(tmp_path, targets=text))
+
+
+def test_a_description_under_another_name_is_looked_for(tmp_path):
+    (folder(tmp_path) / "targets.toml").rename(tmp_path / "target.toml")
+    with pytest.raises(DataError, match=r"neither a targets\.toml nor EK100's .* but target\.toml"):
+        read_data_set(tmp_path)
+
+
+def test_seconds_are_read_to_their_last_digit(tmp_path):
+    """As pandas writes them."""
+    row = f"{HEADER}\nb,P01,V1,0.1,2.3333333333333335,0,0,\n"
+    assert read_data_set(folder(tmp_path, train=row), ("train",)).segments[0].stop == 2.3333333333333335
+
+
+def test_a_list_that_is_not_there_is_named(tmp_path):
+    (folder(tmp_path) / "hands.csv").unlink()
+    with pytest.raises(DataError, match=r"hands\.csv: cannot be read \(No such file or directory\)$"):
+        read_data_set(tmp_path)
 
 
 def test_an_unknown_split_is_refused(tmp_path):

@@ -50,7 +50,7 @@ def test_no_text_says_nothing_to_the_mlp():
 
 
 def test_the_mlp_needs_as_many_streams_for_the_verb_as_for_the_noun():
-    with pytest.raises(UsageError, match="2 reach verb, 1 reach noun: give a question about each"):
+    with pytest.raises(UsageError, match="2 reach verb, 1 reach noun: give a question about each,"):
         MLPFusion(MLPConfig(**SMALL, streams=shapes(names=NAMES[:2])))
 
 

@@ -24,7 +24,7 @@ from mambavl.fuse.targets import (
 
 OWN = Classes(
     targets={
-        "tool": Target({0: "knife", 1: "fork"}, 3),
+        "tool": Target({0: "knife", 2: "fork"}, 3),
         "grip": Target({0: "firm", 1: "loose"}, 2),
         "scene": Target({0: "in", 1: "night", 2: "wet"}, 3, "multi"),
     },
@@ -60,6 +60,7 @@ def test_labels_say_what_a_row_has_and_what_it_lacks():
     ("label", "said"),
     [
         ({"tool": 3}, "its tool is 3, expected one of 3 classes"),
+        ({"tool": 1}, "its tool is 1, expected one"),  # a gap
         ({"tool": (1,)}, r"its tool is \(1,\), expected one of 3"),
         ({"scene": 1}, "its scene is 1, expected a list of 3 classes"),
         ({"scene": (0, 3)}, r"its scene is \(0, 3\)"),
@@ -104,8 +105,8 @@ def test_pairs_are_those_that_training_rows_show_and_a_label_is_a_column():
 @pytest.mark.parametrize(
     ("used", "configs", "said"),
     [
-        (["tol"], {}, "no target 'tol'; they have tool, grip, scene, use.*did you mean `tool`"),
-        (None, {"weather": TargetConfig()}, "no target 'weather'"),
+        (["tol"], {}, "no target 'tol'; did you mean `tool`"),
+        (None, {"weather": TargetConfig()}, "no target 'weather'; known: tool, grip, scene, use"),
         (["use"], {}, "product of tool and grip, and use_targets leaves out tool"),
         (["use", "tool"], {}, "leaves out grip"),
         ([], {}, "no target to train"),
