@@ -98,8 +98,8 @@ def test_pairs_are_those_that_training_rows_show_and_a_label_is_a_column():
     alone = choose(OWN, ["use"], {"use": PAIRS}, pairs)
     assert alone.outputs == {"use": 2}
     assert alone.scored == ("tool", "grip", "use")  # the parts are sums over their pairs
-    listed = replace(OWN, derived={"use": Derived(("tool", "grip"), ((1, 0), (2, 1)))})
-    assert pairs_of(listed, LABELS, np.array([4])) == {"use": ((1, 0), (2, 1))}
+    listed = replace(OWN, derived={"use": Derived(("tool", "grip"), ((0, 0), (2, 1)))})
+    assert pairs_of(listed, LABELS, np.array([4])) == {"use": ((0, 0), (2, 1))}
 
 
 @pytest.mark.parametrize(
