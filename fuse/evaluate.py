@@ -28,6 +28,7 @@ from mambavl.fuse.run import (
     read_recipe,
     read_result,
     read_selection,
+    refuse_other_classes,
     refuse_other_features,
     write_result,
     write_scores,
@@ -74,9 +75,14 @@ def score(
             refuse_broken_features(run, data, failed[first : first + batch_size], range(data.views))
         raise DataError(
             f"{run}: diverged: the head's scores of row {_id(data, failed[0])} are not finite; "
-            "lower train.lr and train.lr_ssm"
+            f"lower {rates_of(head)}"
         )
     return scores
+
+
+def rates_of(head: Head) -> str:
+    """The keys of the learning rates that a head is trained with."""
+    return "train.lr and train.lr_ssm" if any(True for _ in head.ssm_parameters()) else "train.lr"
 
 
 def _guess(prior: Prior, rows: int) -> dict[str, np.ndarray]:
@@ -243,6 +249,7 @@ def _open(run: Path, recipe: Recipe, split: str | None, streams: dict[str, Path]
     recipe = _changed(recipe, run, split, streams)
     data = FeatureData(recipe.sources, recipe.data, training=False)
     refuse_other_features(run, data)
+    refuse_other_classes(run, data.classes)
     targets = run_targets(recipe, data, read_classes(run))
     head = build_head(recipe, data, targets)
     try:

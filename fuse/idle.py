@@ -38,6 +38,7 @@ NEEDS: dict[str, list[tuple[str, str]]] = {  # key -> which keys must have which
 }
 NEEDS["fusion.expand"].append(("fusion.mixer", "mamba"))  # a plain mixer is d_model wide inside
 NEEDS["train.lr_ssm"] = [("head.name", "mambavl")]  # the others have no SSM
+NEEDS["data.require"] = [("data.missing", "mask")]  # else every stream is required
 NEEDS["train.momentum"] = [("train.optimizer", "sgd")]
 
 
@@ -54,6 +55,7 @@ def idle(raw: dict[str, Any]) -> dict[str, Need]:
     preset = preset_of({"preset": given.get("fusion.preset")}, ["mixer"])
     values = {
         "head.name": "mambavl",
+        "data.missing": "refuse",
         "fusion.mixer": preset.get("mixer", "mamba"),
         "train.optimizer": "adamw",
         **given,

@@ -47,8 +47,8 @@ def describe_failed(
     stream = next(name for name, status in statuses.items() if is_broken(status)[first])
     what = STATUS[int(statuses[stream][first])]
     said = (
-        f"{count} rows have no features (first: {segments[first].narration_id}, {what} in stream {stream}); "
-        f"extract them, or accept it with --set data.allow_missing={count}"
+        f"{count} rows lack a stream that they need (first: {segments[first].narration_id}, {what} in stream "
+        f"{stream}); extract them, or accept it with --set data.allow_missing={count}"
     )
     have_some = any((status[failed] == OK).any() for status in statuses.values())
     if missing == "refuse" and have_some:

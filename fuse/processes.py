@@ -5,6 +5,7 @@ finds, a value or an error, all of them get. So none waits for another that has 
 a run, or go on with the next, together.
 """
 
+import atexit
 import os
 from collections.abc import Callable
 from typing import TypeVar
@@ -135,12 +136,20 @@ def _accelerator() -> Accelerator:
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    if accelerator.num_processes > 1:
+        # threads of the group that outlive Python's end abort the process, and its exit code with it
+        atexit.register(_leave_group)
     if accelerator.num_processes < wanted:
         raise UsageError(
             f"WORLD_SIZE={wanted}, but {accelerator.num_processes} process is in the group on "
             f"{accelerator.device}; set ACCELERATE_USE_CPU=true to train on the CPU, or start one process"
         )
     return accelerator
+
+
+def _leave_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _world_size() -> int:

@@ -1,6 +1,7 @@
 """A training recipe: which streams, which head, which optimiser; and the head that it stands for."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -135,6 +136,13 @@ class Recipe(Config):
                 raise ValueError("select_on chooses among the points of a [grid], and there is none")
         return self
 
+    @field_validator("use_targets")
+    @classmethod
+    def _each_once(cls, names: list[str] | None) -> list[str] | None:
+        if names and len(set(names)) < len(names):
+            raise ValueError(f"names a target twice: {', '.join(names)}")
+        return names
+
     @model_validator(mode="after")
     def _named_streams_exist(self) -> "Recipe":
         named = {
@@ -185,11 +193,13 @@ class Recipe(Config):
         return all(store.exists() for source in self.sources.values() for store in source.stores)
 
 
-# Keys that change no weight: names, where features are kept and when their bytes are checked, how often a run
-# is scored and saved (scoring draws no random number, and the draws of an update depend on its place alone).
+# Keys that change no weight: names, how many rows without features are tolerated, where features are kept and
+# when their bytes are checked, how often a run is scored and saved (scoring draws no random number, and the
+# draws of an update depend on its place alone).
 WITHOUT_WEIGHT = (
     "title",
     "published",
+    "data.allow_missing",
     "data.resident",
     "data.verify",
     "train.eval_every",
@@ -260,10 +270,16 @@ def run_targets(recipe: Recipe, data: FeatureData, trained: Classes | None = Non
     """What the recipe trains of the stores' targets. trained: the classes of a run that is scored again,
     whose classifiers keep their columns. Raises UsageError for targets that the stores do not have.
     """
-    pairs = pairs_of(data.classes, data.labels, data.train)
+    classes, pairs = data.classes, pairs_of(data.classes, data.labels, data.train)
     if trained:
+        # in the run's order, by which its targets are listed and the last of them ranks it
+        targets = {name: classes.targets[name] for name in trained.targets}
+        derived = {name: classes.derived[name] for name in trained.derived}
+        classes = replace(
+            classes, targets=targets | dict(classes.targets), derived=derived | dict(classes.derived)
+        )
         pairs |= {name: derived.pairs for name, derived in trained.derived.items() if derived.pairs}
-    return choose(data.classes, recipe.use_targets, recipe.targets, pairs)
+    return choose(classes, recipe.use_targets, recipe.targets, pairs)
 
 
 def _routes(recipe: Recipe, streams: Iterable[str], targets: RunTargets) -> dict[str, list[str]]:

@@ -101,10 +101,17 @@ def write_report(runs: list[Path], target: Path) -> dict[str, str]:
     summaries = [file for file in files if file.name == SUMMARY]
     for file in summaries:
         missing |= runs_without_folder(file)
-    finished = [run for run in folders if not unfinished[run]]
+    finished = []
+    for run in folders:
+        if unfinished[run]:
+            continue
+        if read_result(run).metrics:
+            finished.append(run)
+        else:
+            missing[str(run)] = f"split {read_result(run).split} has no labels, so nothing was measured"
     if not finished:
         listed = "\n".join(f"  {name}: {why}" for name, why in missing.items())
-        raise DataError(f"no run has finished, so there is nothing to show:\n{listed}")
+        raise DataError(f"no run has finished and been measured, so there is nothing to show:\n{listed}")
     entries = collect(finished)
     targets = list(dict.fromkeys(itertools.chain(*(entry.first.targets for entry in entries))))
     fewest = min(entry.first.rows.scored for entry in entries)
@@ -118,6 +125,8 @@ def write_report(runs: list[Path], target: Path) -> dict[str, str]:
     template = resources.files("mambavl.fuse").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = environment.from_string(template).render(
         entries=entries,
+        splits=len({entry.first.split for entry in entries}) > 1,
+        has_actions="action" in targets,
         missing=missing,
         headlines=_headlines(entries, targets),
         measures=_measures(entries, targets),
@@ -144,8 +153,6 @@ def collect(runs: list[Path]) -> list[Entry]:
     for run in runs:
         result = read_result(run)
         read_scores(run, result.split)  # a run without scores cannot be shown: say so now
-        if not result.metrics:
-            raise DataError(f"{run}: split {result.split} has no labels, so nothing was measured")
         recipe = _decided(result, "train.seed")
         fed = {name: (stream.store_ids, stream.level) for name, stream in result.streams.items()}
         key = json.dumps(
@@ -193,14 +200,14 @@ def _notes(entries: list[Entry]) -> list[str]:
         rows, streams = entry.first.rows, entry.first.streams
         if rows.scored_by_prior:
             notes.append(
-                f"“{entry.title}”: {rows.scored_by_prior} of {rows.scored} rows have no features and "
-                "got the training prior."
+                f"“{entry.title}”: {rows.scored_by_prior} of {rows.scored} rows lack a stream that they need "
+                "and got the training prior."
             )
         lacking = [f"{name} {count}" for name, count in (rows.missing or {}).items() if count]
         if lacking:
             notes.append(f"“{entry.title}”: rows without a stream, of {rows.scored}: {', '.join(lacking)}.")
         if entry.first.selection:
-            notes.append(f"“{entry.title}”: {entry.first.selection.in_words}.")
+            notes.append(f"“{entry.title}”, on {entry.first.split}: {entry.first.selection.in_words}.")
         random = [name for name, stream in streams.items() if stream.encoder.state == "random"]
         if random:
             notes.append(

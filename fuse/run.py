@@ -134,6 +134,31 @@ def refuse_other_features(run: Path, data: FeatureData) -> None:
         raise DataError(f"{run}: its head was trained on other features. {what}")
 
 
+def refuse_other_classes(run: Path, classes: Classes) -> None:
+    """Raises DataError where stores name the classes of the run's targets otherwise than those that its head
+    was trained on. Groups may differ: another split has other rows in them.
+    """
+    before = read_classes(run)
+    faults = []
+    for name, target in before.targets.items():
+        found = classes.targets.get(name)
+        if found is None:
+            faults.append(f"{name}: a target -> none; the stores have {', '.join(classes.targets)}")
+            continue
+        meant, given = (
+            {"kind": one.kind, "count": one.count, "classes": {str(i): key for i, key in one.classes.items()}}
+            for one in (target, found)
+        )
+        faults += canonical.differences(meant, given, name)
+    for name, derived in before.derived.items():
+        other = classes.derived.get(name)
+        if other is None or other.of != derived.of:
+            faults.append(f"{name}: {derived.of} -> {other.of if other else None}")
+    if faults:
+        what = differs(faults, "trained on -> given")
+        raise DataError(f"{run}: its head was trained on other classes. {what}")
+
+
 def _differences_from_run(run: Path, data: FeatureData, apart_from: tuple[str, ...]) -> list[str]:
     """The fields of provenance in which `data` is not what the run was fed."""
 

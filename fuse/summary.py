@@ -57,7 +57,7 @@ def not_chosen(path: Path) -> str | None:
     were, or there was nothing to choose. Raises as `read_summary`.
     """
     summary = read_summary(path)
-    tried = len(candidates([line["values"] for line in summary.points]))
+    tried = len(candidates([line["values"] for line in summary.points if line.get("metrics")]))
     if summary.selection or tried < 2 or any("data.hold_out" in line["values"] for line in summary.points):
         return None  # parts held out in turn are no candidates
     return (

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mambavl.cache import canonical, fsops
-from mambavl.configs.errors import DataError, Interrupted, MambaVLError
+from mambavl.configs.errors import DataError, Interrupted, MambaVLError, UsageError
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.owner import RunHeld, held, last_failure, reason
 from mambavl.fuse.points import Failure, OnChange, Point, State, find_folders, folder_name
@@ -29,6 +30,7 @@ from mambavl.fuse.run import (
 )
 from mambavl.fuse.selection import choose, on_all_rows, score_of
 from mambavl.fuse.summary import Line, Summary, write_summary
+from mambavl.fuse.targets import is_labelled
 from mambavl.fuse.train import train
 
 CHOSEN = "chosen"  # begins the names of runs of what was chosen
@@ -81,6 +83,7 @@ def sweep_and_choose(
     """
     running = _Sweep(points, out, on_change, should_stop)
     running.prepare_choice()
+    running.check_measure()
     running.run()
     chosen = running.choose()
     running.end()
@@ -116,6 +119,36 @@ class _Sweep:
             self.finals.append(Point(name, point.values, recipe, self.out / folder_name(name, point.values)))
         self._find(self.finals)
         self.processes.every(self._check_finals)
+
+    def check_measure(self) -> None:
+        """Raises, before the first update, UsageError where points would be compared by different targets,
+        DataError where the rows held out have no label of theirs.
+        """
+        self.processes.every(self._check_measure)
+
+    def _check_measure(self) -> None:
+        by: dict[str, str] = {}  # target -> the first point that is compared by it
+        for point in self.points:
+            if not point.recipe.has_stores():
+                continue
+            data = self._data(point.recipe)
+            classes = run_targets(point.recipe, data).classes
+            name = classes.names[-1]
+            by.setdefault(name, point.name)
+            parts = classes.derived[name].of if name in classes.derived else (name,)
+            labelled = np.all([is_labelled(data.labels[part])[data.evaluation] for part in parts], axis=0)
+            if not labelled.any():
+                raise DataError(
+                    f"{self.out}: none of the {len(labelled)} rows held out has a label of {name}, by which "
+                    "points are compared (the last target of the stores); hold out others, or name other "
+                    "use_targets"
+                )
+        if len(by) > 1:
+            listed = ", ".join(f"{point} by {name}" for name, point in by.items())
+            raise UsageError(
+                f"{self.out}: points are compared by their last target, which is not the same for all: "
+                f"{listed}; leave use_targets out of [grid], or select_on"
+            )
 
     def choose(self) -> Chosen:
         values, results = [point.values for point in self.points], [point.result for point in self.points]

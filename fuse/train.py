@@ -235,10 +235,11 @@ class _Trainer:
         # gradients are averaged, so all processes see the same
         if not (math.isfinite(norm) and math.isfinite(value)):
             evaluate.refuse_broken_features(self.run, self.data, rows, [self.views[rows]])
+            head = self.accelerator.unwrap_model(self.model)
             ids = ", ".join(self.data.segments[row].narration_id for row in rows[:5])
             raise DataError(
                 f"{self.run}: diverged: loss {value}, gradient norm {norm} in epoch {self.epoch + 1}, "
-                f"batch {number + 1} (rows {ids}, ...); lower train.lr and train.lr_ssm"
+                f"batch {number + 1} (rows {ids}, ...); lower {evaluate.rates_of(head)}"
             )
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -2,6 +2,7 @@
 work.
 """
 
+import os
 import signal
 import sys
 import time
@@ -14,11 +15,17 @@ from rich.progress import Progress as RichProgress
 
 from mambavl.configs.progress import Progress, ShouldStop
 
+RANK = "RANK"  # what launchers call a process by; the first one speaks for all
 LINE_EVERY = 10.0  # seconds between two lines of a log
 
 console = Console(stderr=True)
 # tables in a log file are not squeezed
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def is_first() -> bool:
+    """Whether this is the first of the processes that a launcher started, or the only one."""
+    return os.environ.get(RANK, "0") == "0"
 
 
 @contextmanager

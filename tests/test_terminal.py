@@ -53,3 +53,11 @@ def test_handlers_come_back_when_no_signal_came():
     with terminal.stop_on_signal():
         pass
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("rank", "is_first"), [(None, True), ("0", True), ("1", False), ("12", False)])
+def test_the_first_of_several_processes_speaks(monkeypatch, rank, is_first):
+    monkeypatch.delenv(terminal.RANK, raising=False)
+    if rank is not None:
+        monkeypatch.setenv(terminal.RANK, rank)
+    assert terminal.is_first() == is_first

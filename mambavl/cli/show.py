@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from mambavl.fuse.points import OnChange, Point
-from mambavl.fuse.result import Metrics, Result
-from mambavl.fuse.selection import candidates
+from mambavl.fuse.result import Metrics, Result, spoken
+from mambavl.fuse.selection import candidates, score_of
 from mambavl.fuse.sweep import Chosen
 from mambavl.fuse.without import Without
 from mambavl.terminal import console, out
@@ -39,7 +39,9 @@ def print_result(result: Result) -> None:
     if result.notice:
         out.print(escape(result.notice), style="bold red")
     rows = result.rows
-    print(f"{rows.scored:,} rows scored, {rows.scored_by_prior:,} of them by the prior (no features)")
+    print(
+        f"{rows.scored:,} rows scored, {rows.scored_by_prior:,} of them by the prior (a stream was missing)"
+    )
     lacking = {name: count for name, count in (rows.missing or {}).items() if count}
     if lacking:
         print("rows without a stream: " + ", ".join(f"{name} {count:,}" for name, count in lacking.items()))
@@ -98,7 +100,7 @@ def sweep_table(points: list[Point]) -> Table:
 def said_of_choice(chosen: Chosen) -> list[str]:
     """What a sweep with select_on ends with: what was chosen, on which rows, and how it scores on others."""
     if chosen.selection is None:
-        return ["nothing was chosen: no candidate has a score at all its points"]
+        return []
     lines = [f"{chosen.selection.in_words}; of equals the first of the grid:"]
     for point in chosen.runs:
         lines.append(f"  {point.run}: {_scores_in_words(point)}")
@@ -112,10 +114,17 @@ def said_of_choice(chosen: Chosen) -> list[str]:
 
 def said_without_choice(points: list[Point], recipe: Path) -> list[str]:
     """What a sweep without select_on ends with, where it has candidates to choose among."""
-    tried = len(candidates([point.values for point in points]))
-    splits = {point.result.split for point in points if point.result}
+    scored = [point for point in points if score_of(point.result) is not None]
+    tried = len(candidates([point.values for point in scored]))
+    splits = {point.result.split for point in scored if point.result}
     if tried < 2 or len(splits) != 1:
         return []  # nothing to choose; or parts held out in turn
+    measures = {point.result.main_measure for point in scored if point.result}
+    if len(measures) > 1:
+        listed = ", ".join(sorted(spoken(measure) for measure in measures))
+        return [
+            f"these points cannot be compared: their last targets differ, and they are scored by {listed}"
+        ]
     return [
         f"the best of these {tried} was chosen on the rows it is reported on, and stands out by chance, too "
         f"({splits.pop()}); `mambavl sweep {recipe} --set select_on=0/5 --out FOLDER` chooses on others"

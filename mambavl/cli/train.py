@@ -15,7 +15,7 @@ from mambavl.cli.show import (
     sweep_table,
 )
 from mambavl.configs.errors import DataError
-from mambavl.terminal import out, progress, stop_on_signal
+from mambavl.terminal import is_first, out, progress, stop_on_signal
 
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, made by train or sweep.")]
 
@@ -46,6 +46,8 @@ def train(
             on_epoch=lambda line: update(line["epoch"], loaded.train.epochs),
             should_stop=should_stop,
         )
+    if not is_first():
+        return
     print_result(result)
     if was_finished:
         print(f"{target}: had finished before; nothing was done")
@@ -78,7 +80,7 @@ def sweep(
     raw = override(read_toml(source), sets)
     points = expand(raw, target, source.name, sets)
     combinations = count_combinations(raw)
-    if len(points) < combinations:
+    if len(points) < combinations and is_first():
         print(
             f"{combinations} combinations are {len(points)} points: the others differ in keys that cannot act"
         )
@@ -89,11 +91,14 @@ def sweep(
             points = run_sweep(points, target, on_change=on_change, should_stop=should_stop)
             chosen = None
     grid, points = points, points + (chosen.runs if chosen else [])
-    out.print(sweep_table(points))
-    print(f"wrote {len(points)} runs and {SUMMARY} to {target}")
-    for line in said_of_choice(chosen) if chosen else said_without_choice(grid, recipe):
-        print(line)
+    if is_first():
+        out.print(sweep_table(points))
+        print(f"wrote {len(points)} runs and {SUMMARY} to {target}")
+        for line in said_of_choice(chosen) if chosen else said_without_choice(grid, recipe):
+            print(line)
     errors = [f"{point.name}: {point.error}" for point in points if point.state == "failed"]
+    if chosen and chosen.selection is None:
+        errors.append("nothing was chosen: every candidate has a point without a score")
     if errors:
         raise DataError("\n".join(errors))
 

@@ -13,13 +13,14 @@ from mambavl.fuse.without import Without
 TARGETS = ("verb", "noun", "action")
 
 
-def result(notice=None, missing=None, split="validation", **metrics):
+def result(notice=None, missing=None, split="validation", main_measure="all_action_top1", **metrics):
     encoder = SimpleNamespace(name="orvit", state="random")
     return SimpleNamespace(
         title="Mine",
         split=split,
         text_protocol="oracle",
         targets=TARGETS,
+        main_measure=main_measure,
         metrics={f"all_{target}_top1": 50.0 for target in TARGETS} | metrics,
         prior_metrics={},
         streams={"video": SimpleNamespace(encoder=encoder)},
@@ -50,7 +51,7 @@ def test_a_result_shows_its_numbers_and_a_dash_for_what_was_not_measured(capsys)
     assert "81.2" in said
     assert "-" in said
     assert "text protocol oracle; video: orvit (random)" in said
-    assert "1,200 rows scored, 3 of them by the prior (no features)" in said
+    assert "1,200 rows scored, 3 of them by the prior (a stream was missing)" in said
 
 
 def test_rows_are_counted_by_the_stream_that_they_do_not_have(capsys):
@@ -130,8 +131,17 @@ def test_a_sweep_with_nothing_to_choose_among_says_nothing_of_chance():
         point("a", result=result(split=f"train_{part}_of_2"), **{"data.hold_out": f"{part}/2"})
         for part in range(2)
     ]
-    for points in (one, seeds, folds):
+    unscored = [point(name, result=result(all_action_top1=None), x=name) for name in "ab"]
+    one_left = [point("a", result=result(), x=1), point("b", "failed", x=2)]
+    for points in (one, seeds, folds, unscored, one_left):
         assert show.said_without_choice(points, Path("x.toml")) == []
+
+
+def test_points_of_different_measures_have_no_best_one():
+    points = [point("a", result=result(), x=1), point("b", result=result(main_measure="all_verb_top1"), x=2)]
+    [line] = show.said_without_choice(points, Path("x.toml"))
+    assert "cannot be compared" in line
+    assert "action top-1, verb top-1" in line
 
 
 def test_an_earlier_choice_is_named_and_a_run_that_failed_says_why():
@@ -143,4 +153,4 @@ def test_an_earlier_choice_is_named_and_a_run_that_failed_says_why():
     assert run.endswith("failed (no room)")
     assert earlier.startswith("an earlier choice of this sweep is in s/chosen,b")
     nothing = Chosen(selection=None, runs=[], earlier=[])
-    assert show.said_of_choice(nothing) == ["nothing was chosen: no candidate has a score at all its points"]
+    assert show.said_of_choice(nothing) == []  # the command ends with an error

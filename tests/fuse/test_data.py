@@ -120,7 +120,9 @@ def test_rows_without_features_are_refused_or_scored_by_the_prior_and_counted(st
     make_dense_store(tmp_path / "holes.zarr", ROWS, failed={5: 3, 7: 2, 20: 2})
     loaded = tiny_recipe(stores, text=False)
     streams = {"video": StreamSource(store=tmp_path / "holes.zarr")}
-    with pytest.raises(DataError, match=r"1 rows have no features .*missing_video.*allow_missing=1"):
+    with pytest.raises(
+        DataError, match=r"1 rows lack a stream that they need .*missing_video.*allow_missing=1"
+    ):
         train(loaded.model_copy(update={"streams": streams}), tmp_path / "run")
     loaded = loaded.model_copy(update={"streams": streams, "data": DataConfig(allow_missing=1)})
     result = train(loaded, tmp_path / "run")

@@ -181,16 +181,18 @@ def test_a_row_is_used_as_long_as_it_has_a_stream_and_all_that_are_required(hole
         return np.flatnonzero(~data.usable).tolist()
 
     with pytest.raises(
-        DataError, match=r"3 rows have no features .*P01_101_5, missing_video in stream video"
+        DataError, match=r"3 rows lack a stream that they need .*P01_101_5, missing_video in stream video"
     ) as error:
         FeatureData(both, DataConfig())
     assert "data.allow_missing=3, or use what they have, with --set data.missing=mask" in str(error.value)
     assert unusable(FeatureData(both, DataConfig(allow_missing=3))) == [5, 7, 20]
-    with pytest.raises(DataError, match=r"1 rows have no features .*no_soundtrack in stream audio.*=1$"):
+    with pytest.raises(
+        DataError, match=r"1 rows lack a stream that they need .*no_soundtrack in stream audio.*=1$"
+    ):
         FeatureData(both, DataConfig(missing="mask"))  # row 20 has neither
     assert unusable(FeatureData(both, DataConfig(missing="mask", allow_missing=1))) == [20]
     assert unusable(FeatureData(holed_sources(holed), DataConfig(missing="mask"))) == []
-    with pytest.raises(DataError, match=r"2 rows have no features .*=2$"):
+    with pytest.raises(DataError, match=r"2 rows lack a stream that they need .*=2$"):
         FeatureData(holed_sources(holed), DataConfig(missing="mask", require=["video"]))
     required = DataConfig(missing="mask", require=["video"], allow_missing=2)
     assert unusable(FeatureData(holed_sources(holed), required)) == [5, 20]
@@ -198,7 +200,7 @@ def test_a_row_is_used_as_long_as_it_has_a_stream_and_all_that_are_required(hole
 
 
 def test_a_video_alone_has_nothing_else_to_use(holed):
-    with pytest.raises(DataError, match=r"1 rows have no features .*data\.allow_missing=1$"):
+    with pytest.raises(DataError, match=r"1 rows lack a stream that they need .*data\.allow_missing=1$"):
         FeatureData(holed_sources(holed, ("video",)), DataConfig())
 
 

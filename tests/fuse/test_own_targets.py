@@ -2,6 +2,9 @@
 number, a product of two.
 """
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,18 +12,20 @@ import torch
 from helpers.cli import call
 from helpers.group import start_group, wait_for_group
 from helpers.sounds import RATE, save_audio, write_sound
-from helpers.tiny import weights
+from helpers.tiny import ROWS, make_dense_store, weights
 from helpers.tools import CLASSES, make_tool_stores, tool_recipe, tool_segments
 from mambavl.cache import open_store
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.cli import show
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import metrics
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.evaluate import evaluate_run
+from mambavl.fuse.points import expand
 from mambavl.fuse.recipe import build_head, run_targets
 from mambavl.fuse.report import write_report
 from mambavl.fuse.run import read_classes, read_curves, read_prior, read_result, read_scores
+from mambavl.fuse.sweep import sweep_and_choose
 from mambavl.fuse.train import train
 
 PAIRS = ("targets.use.ranked_by", "pairs")
@@ -268,3 +273,84 @@ def test_from_lists_to_a_scored_run_with_a_row_that_has_no_sound(tmp_path):
     assert scores["grip_label"].tolist() == [0, 1, 2, 0, -1]
     assert scores["scene_label"].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], [-1, -1, -1]]
     assert scores["scene"].shape == (5, 3)
+
+
+def sweep_points(stores, out, *settings, **grid):
+    raw = tool_recipe(stores, *settings, epochs=1).model_dump(mode="json", exclude_none=True)
+    return expand({**raw, "title": "", "grid": grid, "select_on": "0/2"}, out, "tools.toml")
+
+
+def test_points_of_different_targets_are_not_chosen_among(stores, tmp_path):
+    by_video = ("data.hold_out_by", "video")
+    points = sweep_points(stores, tmp_path, by_video, use_targets=[["tool"], ["grip"]])
+    with pytest.raises(UsageError, match=r"use_targets=\['tool'\] by tool, use_targets=\['grip'\] by grip"):
+        sweep_and_choose(points, tmp_path)
+    assert not list(tmp_path.iterdir()), "nothing was trained"
+
+
+def test_rows_held_out_without_a_label_are_refused_before_the_first_update(tmp_path):
+    """The second of two participants never has a place, which is the last target."""
+    bare = tuple(
+        segment.labelled(place=None) if segment.participant_id == "P02" else segment
+        for segment in tool_segments(splits=("validation", "train", "train", "train"))
+    )
+    make_dense_store(tmp_path / "video.zarr", ROWS, segments=bare, classes=CLASSES)
+    used = ("use_targets", ["tool", "place"])
+    points = sweep_points(tmp_path, tmp_path / "sweep", used, train={"lr": [1e-3, 1e-2]})
+    held = [point.recipe.data.model_copy(update={"hold_out": "1/2"}) for point in points]
+    for point, data in zip(points, held, strict=True):
+        point.recipe = point.recipe.model_copy(update={"data": data})
+    with pytest.raises(DataError, match="none of the 12 rows held out has a label of place"):
+        sweep_and_choose(points, tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+
+
+def renamed(stores, folder, change):
+    """The store with other lists of classes."""
+    whole = CLASSES.targets
+    targets = change(dict(whole))
+    make_dense_store(
+        folder / "video.zarr", ROWS, segments=tool_segments(), classes=replace(CLASSES, targets=targets)
+    )
+    return {"video": folder / "video.zarr"}
+
+
+def test_stores_with_other_classes_than_the_head_was_trained_on_are_refused(run, stores, tmp_path):
+    def swapped(targets):
+        knife, fork, spoon = targets["tool"].classes.values()
+        return {**targets, "tool": replace(targets["tool"], classes={0: fork, 1: knife, 2: spoon})}
+
+    moved = renamed(stores, tmp_path, swapped)
+    with pytest.raises(DataError, match=r"other classes.*\n  tool\.classes\.0: 'knife' -> 'fork'\n"):
+        evaluate_run(run, streams=moved)
+
+
+def test_the_order_of_targets_is_that_of_the_run(run, stores, tmp_path):
+    """It says which target ranks the run, and in which order columns are shown."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    before = read_result(copy)
+    moved = renamed(stores, tmp_path, lambda targets: dict(reversed(targets.items())))
+    after = evaluate_run(copy, streams=moved)
+    assert after.targets == before.targets
+    assert after.metrics == before.metrics
+
+
+def test_a_page_of_runs_on_other_splits_says_which(stores, run, tmp_path):
+    """And leaves out a run that nothing was measured of."""
+    held_out = train(
+        tool_recipe(stores, ("data.hold_out", "0/2"), ("data.hold_out_by", "video"), epochs=1),
+        tmp_path / "held",
+    )
+    bare = tuple(replace(s, labels={}) if s.split == "validation" else s for s in tool_segments())
+    make_dense_store(tmp_path / "video.zarr", ROWS, segments=bare, classes=CLASSES)
+    train(tool_recipe(tmp_path, epochs=1), tmp_path / "unmeasured")
+    missing = write_report([run, tmp_path / "held", tmp_path / "unmeasured"], tmp_path / "r.html")
+    assert missing == {
+        str(tmp_path / "unmeasured"): "split validation has no labels, so nothing was measured"
+    }
+    page = (tmp_path / "r.html").read_text()
+    assert '<th class="text">scored on</th>' in page
+    assert f'<td class="text">{held_out.split}</td>' in page
+    assert "verb–noun" not in page
+    write_report([run], tmp_path / "r.html")
+    assert "scored on</th>" not in (tmp_path / "r.html").read_text()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers.group import start_group, wait_for_group
 from mambavl.configs.errors import DataError, UsageError
@@ -77,3 +78,19 @@ def test_a_process_that_is_left_alone_is_refused(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(UsageError, match=r"WORLD_SIZE=2, but 1 process is in the group .*ACCELERATE_USE_CPU"):
         Processes()
+
+
+def test_a_group_is_left_before_the_process_ends(tmp_path):
+    """Its threads would abort the process otherwise, now and then, and the exit code would be lost."""
+
+    def member() -> None:
+        handlers = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("atexit.register", handlers.append)
+            Processes()
+        [leave] = handlers
+        leave()
+        assert not torch.distributed.is_initialized()
+        leave()  # nothing is left to leave
+
+    assert wait_for_group(start_group(member, tmp_path)) == [0, 0], (tmp_path / "rank-0.log").read_text()

@@ -279,15 +279,16 @@ OTHER = {  # other values of keys that are no plain number or truth value
 HARMLESS = {  # listed once more: test_train.py resumes with another value of each
     "title",
     "published",
+    "data.allow_missing",
     "data.resident",
     "data.verify",
     "train.eval_every",
     "train.checkpoint_every",
 }
 CANNOT_ACT = {  # in the recipes below: what changes no weight there
-    "mambavl": {"train.momentum"},
-    "mlp": {"train.lr_ssm", "train.momentum"},
-    "transformer": {"train.lr_ssm"},
+    "mambavl": {"train.momentum", "data.require"},
+    "mlp": {"train.lr_ssm", "train.momentum", "data.require"},
+    "transformer": {"train.lr_ssm", "data.require"},
 }
 SGD = {"transformer": "sgd"}  # the optimiser of their recipes
 RAW = {

@@ -103,7 +103,7 @@ def test_runs_that_failed_or_wait_are_listed_and_the_others_shown(stores, tmp_pa
     assert "1 of 4 epochs" in text
     assert "&lt;b&gt;waiting" in text
     assert "“whole”" in text or ">whole<" in text
-    with pytest.raises(DataError, match=r"no run has finished.*\n.*half: has not finished"):
+    with pytest.raises(DataError, match=r"no run has finished and been measured.*\n.*half: has not finished"):
         report.write_report([tmp_path / "half"], tmp_path / "r.html")
     with pytest.raises(DataError, match="is not a run"):
         report.write_report([tmp_path / "whole", stores], tmp_path / "r.html")
@@ -122,4 +122,4 @@ def test_rows_without_a_stream_are_counted_on_the_page(tmp_path):
     report.write_report([tmp_path / "run"], tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text()
     assert "“holed”: rows without a stream, of 24: audio 2, video 1." in text
-    assert "“holed”: 1 of 24 rows have no features and got the training prior." in text
+    assert "“holed”: 1 of 24 rows lack a stream that they need and got the training prior." in text

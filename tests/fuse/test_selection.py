@@ -222,7 +222,7 @@ def test_a_result_says_what_it_was_chosen_among_and_scoring_again_keeps_it(cooks
     assert len(summary.points) == 2
     report.write_report([point.run, out / "summary.json"], tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
-    assert f"”: {chosen.selection.in_words}." in page
+    assert f"”, on validation: {chosen.selection.in_words}." in page
     assert "chance is part of its score" not in page
     (point.run / SELECTION).write_text("{}")
     with pytest.raises(DataError, match=r"selection\.json: is damaged \(it has no among\)"):

@@ -20,10 +20,10 @@ CLASSES = Classes(
 )
 
 
-def tool_segments(rows=ROWS):
+def tool_segments(rows=ROWS, splits=("train", "validation")):
     """Row 3 has a tool alone, row 9 a scene alone, row 10 (scored) no label at all."""
     found = []
-    for row, segment in enumerate(make_segments(rows)):
+    for row, segment in enumerate(make_segments(rows, splits)):
         scene = tuple(c for c in range(3) if (row + c) % 3 < (row % 2) + 1)
         labels = {"tool": row % 3, "grip": row % 6 % 4, "place": row % 5 % 2, "scene": scene}
         kept = {3: ("tool",), 9: ("scene",), 10: ()}.get(row, labels)
