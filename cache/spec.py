@@ -163,7 +163,8 @@ class Inputs(_Part):
 
     annotations: Mapping[str, str] | None = None  # file name -> sha256
     splits: tuple[str, ...] | None = None
-    # video_id -> size and time of change, or size and sha256; null where the video is missing
+    # video_id -> size and sha256, of parts of the file or of all of it; before, size and time of change; null
+    # where the video is missing
     videos: Mapping[str, JSON] | None = None
     boxes: Mapping[str, JSON] | None = None
     questions_sha256: str | None = None

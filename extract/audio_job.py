@@ -45,7 +45,7 @@ def extract_audio(
     """
     encoder = job.build_encoder(options, AudioEncoder)
     paths = find_videos(annotations, Path(videos), options.allow_missing)
-    spec = _audio_spec(annotations, paths, encoder, options)
+    spec = _audio_spec(annotations, paths, out, encoder, options)
     writer = StoreWriter(
         out,
         spec,
@@ -149,7 +149,11 @@ class _SoundClips:
 
 
 def _audio_spec(
-    annotations: Annotations, paths: dict[str, Path | None], encoder: AudioEncoder, options: AudioExtraction
+    annotations: Annotations,
+    paths: dict[str, Path | None],
+    out: Path,
+    encoder: AudioEncoder,
+    options: AudioExtraction,
 ) -> Spec:
     shapes = {"clip": (1, encoder.width), "frame": (1, options.steps, encoder.width)}
     levels = job.dense_levels(options, shapes, options.steps)
@@ -163,7 +167,7 @@ def _audio_spec(
     return Spec(
         kind="audio",
         recipe=recipe,
-        inputs=job.video_inputs(options, annotations, paths),
+        inputs=job.video_inputs(options, annotations, paths, out),
         levels=levels,
         rows_per_group=job.rows_per_group(options, levels),
     )

@@ -89,8 +89,8 @@ def open_boxes(kind: BoxKind, path: Path, video_hash: Hashing = "fast", retries:
     """A source of boxes. h5: the file; hoa: the folder with P01/hand-objects/P01_01.pkl, P01/P01_01.pkl or
     P01_01.pkl.
 
-    video_hash: what stands for a file in the fingerprint, as for videos: its size and time of change, or its
-    sha256. retries: how often an error of the system is tried again. Raises DataError when nothing is there
+    video_hash: what stands for a file in the fingerprint: its size and time of change (fast), or its sha256
+    (full). retries: how often an error of the system is tried again. Raises DataError when nothing is there
     or the file is of another kind; UsageError for a kind that does not exist.
     """
     if kind == "h5":

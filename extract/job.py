@@ -25,7 +25,7 @@ from mambavl.extract.encoders import registry
 from mambavl.extract.encoders.base import Encoder, WeightsState
 from mambavl.extract.options import AudioExtraction, Extraction, FromVideos, VideoExtraction
 from mambavl.extract.video import VideoError
-from mambavl.extract.video_files import fingerprint
+from mambavl.extract.video_files import video_keys
 
 NUMERICS = 1  # raised by hand whenever the same settings come to give other features
 
@@ -105,13 +105,16 @@ def video_inputs(
     options: FromVideos,
     annotations: Annotations,
     paths: Mapping[str, Path | None],
+    out: Path,
     boxes: dict[str, Any] | None = None,
 ) -> Inputs:
-    """What a store's spec says of the files behind its features. boxes: what `BoxSource.fingerprint` says."""
+    """What the spec of the store `out` says of the files behind its features. boxes: what
+    `BoxSource.fingerprint` says.
+    """
     return Inputs(
         annotations=annotations.sha256,
         splits=options.splits,
-        videos={video: fingerprint(path, options.video_hash) for video, path in sorted(paths.items())},
+        videos=video_keys(paths, out, options.video_hash, options.retries),
         boxes=boxes,
     )
 

@@ -1,20 +1,138 @@
-"""What stands for a video file in a store's spec."""
+"""What stands for a video file in a store's spec: its content, so that a copy elsewhere is the same video.
 
+    fast   size, and a sha256 of the parts that no two encodings share: head, tail, and MP4's index (moov)
+    full   size, and the sha256 of the whole file
+
+Stores that were begun when `fast` meant size and time of change go on by that rule.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from mambavl.cache import canonical, fsops
 from mambavl.cache.canonical import file_sha256
+from mambavl.cache.spec import COMMIT, LOCK, SPEC, read_spec
+from mambavl.configs.errors import DataError
+from mambavl.extract.input_files import BLOCK, InputFile, patiently
 
 Hashing = Literal["fast", "full"]
+Key = list[int | str]  # [size, what the content is known by]
+
+END = 2**18  # bytes of the head, and of the tail
+PARTS = "parts:"  # before the sha256 of parts of a file
+MOST_BOXES = 10_000  # of a file, in the search for its index
+HASHES = f"{COMMIT}/videos.json"  # sha256 of whole files, so that one process reads them for all
 
 
-def fingerprint(path: Path | None, method: Hashing) -> list[int | str] | None:
-    """What stands for an input file in a store's spec: its size, and its time of change (fast) or its sha256
-    (full).
+def video_keys(
+    paths: Mapping[str, Path | None], out: Path, method: Hashing, retries: int = 0
+) -> dict[str, Key | None]:
+    """video_id -> what stands for its file in the spec of the store `out`, None where there is none.
+
+    retries: how often an error of the system is tried again. Raises SystemFault for a file that cannot be
+    read, DataError for a store that cannot.
     """
+    keys: dict[str, Key | None] = dict.fromkeys(sorted(paths))
+    there = {video: path for video, path in sorted(paths.items()) if path is not None}
+    if method == "full":
+        keys.update(_shared_hashes(there, Path(out), retries))
+    elif _is_by_time(Path(out)):
+        for video, path in there.items():
+            keys[video] = fingerprint(path, "fast", retries)
+    else:
+        for video, path in there.items():
+            keys[video] = content_key(path, retries)
+    return keys
+
+
+def content_key(path: Path, retries: int = 0) -> Key:
+    """Size and sha256 of head, tail and index of a file; not when it was written, nor where it lies."""
+    file = InputFile(path, retries)
+    try:
+        parts = ((0, END), (max(file.size - END, 0), END), _index(file))
+        content = hashlib.sha256()
+        for start, size in parts:
+            for block in _blocks(file, start, size):
+                content.update(block)
+        file.check()
+        return [file.size, PARTS + content.hexdigest()]
+    finally:
+        file.close()
+
+
+def fingerprint(path: Path | None, method: Hashing, retries: int = 0) -> Key | None:
+    """Size and time of change (fast), or size and sha256 (full), of a file."""
     if path is None:
         return None
-    stat = path.stat()
+    stat = patiently(path, retries, path.stat)
     if method == "fast":
         return [stat.st_size, stat.st_mtime_ns]
-    return [stat.st_size, file_sha256(path)]
+    return [stat.st_size, patiently(path, retries, lambda: file_sha256(path))]
+
+
+def _is_by_time(out: Path) -> bool:
+    """Whether a store knows its videos by their times of change."""
+    if not (out / SPEC).exists():
+        return False
+    keys: list[Any] = [key for key in (read_spec(out).inputs.videos or {}).values() if key]
+    return any(isinstance(key[1], int) for key in keys)
+
+
+def _index(file: InputFile) -> tuple[int, int]:
+    """Place and size of the box `moov` of an MP4 or MOV file; (0, 0) where there is none."""
+    at = 0
+    for _ in range(MOST_BOXES):
+        header = b"".join(_blocks(file, at, 16))
+        if len(header) < 8:
+            break
+        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if size == 1:  # a long one says so behind its name
+            size = int.from_bytes(header[8:16], "big")
+        elif size == 0:  # the last one need not say
+            size = file.size - at
+        if kind == b"moov":
+            return at, size
+        if size < 8:  # not such a file
+            break
+        at += size
+    return 0, 0
+
+
+def _blocks(file: InputFile, start: int, size: int) -> Iterator[bytes]:
+    """`size` bytes from `start` on, or what there is of them."""
+    file.seek(start)
+    while size > 0 and (block := file.read(min(size, BLOCK))):
+        yield block
+        size -= len(block)
+
+
+def _shared_hashes(paths: Mapping[str, Path], out: Path, retries: int) -> dict[str, Key | None]:
+    """Keys by whole files. Who comes first reads them and leaves what it found in the store, beside what the
+    files are known by cheaply; the others wait and take it.
+    """
+    if out.exists() and not (out / COMMIT).exists() and any(out.iterdir()):
+        # no store, which its writer is about to say: nothing is left there
+        return {video: fingerprint(path, "full", retries) for video, path in paths.items()}
+    fsops.make_folder(out / COMMIT)
+    held = fsops.lock(out / f"{LOCK}-videos", exclusive=True, wait=True)
+    try:
+        known: dict[str, list[Key]] = {}
+        if (out / HASHES).exists():
+            try:
+                known = json.loads((out / HASHES).read_bytes())
+            except ValueError as error:
+                raise DataError(f"{out / HASHES}: is damaged ({error}); delete it") from None
+        found: dict[str, Key | None] = {}
+        for video, path in paths.items():
+            cheap = content_key(path, retries)
+            if known.get(video, [[]])[0] != cheap:
+                full = fingerprint(path, "full", retries) or []
+                known[video] = [cheap, full]
+                fsops.write_file(out / HASHES, canonical.pretty_json(known))
+            found[video] = known[video][1]
+        return found
+    finally:
+        fsops.unlock(held)

@@ -40,7 +40,7 @@ def extract_video(
     encoder = _build_encoder(options)
     paths = find_videos(annotations, Path(videos), options.allow_missing)
     boxes = _open_boxes(options, list(paths))
-    spec = _video_spec(annotations, paths, encoder, options, boxes)
+    spec = _video_spec(annotations, paths, out, encoder, options, boxes)
     writer = StoreWriter(
         out,
         spec,
@@ -71,6 +71,7 @@ def extract_video(
 def _video_spec(
     annotations: Annotations,
     paths: dict[str, Path | None],
+    out: Path,
     encoder: VideoEncoder,
     options: VideoExtraction,
     boxes: BoxSource | None,
@@ -90,7 +91,7 @@ def _video_spec(
     return Spec(
         kind="video",
         recipe=recipe,
-        inputs=job.video_inputs(options, annotations, paths, found),
+        inputs=job.video_inputs(options, annotations, paths, out, found),
         levels=levels,
         frame_pts=(options.views, options.sampling.frames),
         rows_per_group=job.rows_per_group(options, levels),
