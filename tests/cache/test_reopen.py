@@ -10,7 +10,7 @@ import pytest
 from helpers.damage import content
 from helpers.faults import FailingCalls, Killed, exchanged
 from helpers.tiny import CLASSES, make_segments
-from mambavl.cache import open_store
+from mambavl.cache import fsops, open_store
 from mambavl.cache.fill import fill
 from mambavl.cache.finalize import finalize
 from mambavl.cache.reopen import reopen_failed
@@ -205,6 +205,24 @@ def test_nothing_is_opened_under_a_writer(tmp_path):
     with pytest.raises(DataError, match=r"videos have come or changed .*another process is writing it"):
         StoreWriter(path, spec_of(ALL), SEGMENTS, CLASSES, {})
     writer.close()
+
+
+def test_of_two_that_start_together_one_opens_the_rows_and_both_go_on(tmp_path, whole, monkeypatch):
+    path, lock = tmp_path / "s.zarr", fsops.lock
+    write(path, missing("P01_102"), rows_of("P01_102", MISSING))
+
+    def too_late(file, *, exclusive, wait):
+        if exclusive and not wait:
+            monkeypatch.undo()
+            StoreWriter(path, spec_of(ALL), SEGMENTS, CLASSES, {}).close()  # the faster one
+            return None
+        return lock(file, exclusive=exclusive, wait=wait)
+
+    monkeypatch.setattr(fsops, "lock", too_late)
+    made = []
+    write(path, ALL, made=made)
+    assert made == [8, 12, 16]
+    assert content(path) == whole
 
 
 @pytest.mark.parametrize("finished", [True, False])
