@@ -24,7 +24,7 @@ from mambavl.extract.encoders.audio import audio_levels
 from mambavl.extract.encoders.base import AudioEncoder
 from mambavl.extract.options import AudioExtraction
 from mambavl.extract.sound import SEAM, SoundReader
-from mambavl.extract.video import VideoError
+from mambavl.extract.timeline import VideoError
 from mambavl.extract.video_folder import find_videos
 
 

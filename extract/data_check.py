@@ -13,7 +13,8 @@ import numpy as np
 from mambavl.cache.rows import Segment
 from mambavl.configs.errors import DataError, SystemFault, counted, some
 from mambavl.extract.annotations import Annotations, nominal_rate
-from mambavl.extract.video import HOLD, PyAVReader, VideoError
+from mambavl.extract.pyav_reader import PyAVReader
+from mambavl.extract.timeline import HOLD, VideoError
 from mambavl.extract.video_folder import VideoFolder
 
 DURATION_SLACK = 0.5  # seconds; copies in another container or at another rate differ by less
@@ -104,10 +105,11 @@ def _faults(
     elif abs(timeline.end - info.duration) > DURATION_SLACK:
         kind = "short" if timeline.end < info.duration else "mismatched"
         yield f"{video_id}: {kind}: {path} lasts {timeline.end:.2f} s, the list says {info.duration:.2f} s"
-    if info is not None and abs(reader.width / reader.height / (info.width / info.height) - 1) > SHAPE_SLACK:
+    width, height = _shown_size(reader)
+    if info is not None and abs(width / height / (info.width / info.height) - 1) > SHAPE_SLACK:
         listed = f"{info.width}x{info.height}"
         yield (
-            f"{video_id}: mismatched: its picture is {reader.width}x{reader.height}, "
+            f"{video_id}: mismatched: its picture is {width}x{height}, "
             f"of another shape than the listed {listed}"
         )
     late = [segment for segment in segments if segment.stop > timeline.end + HOLD]
@@ -117,6 +119,9 @@ def _faults(
             f"{video_id}: {len(late)} rows end after the video ({timeline.end:.2f} s), "
             f"the last is {last.narration_id} at {last.stop:.2f} s"
         )
+    for hole in np.flatnonzero(np.diff(timeline.pts) > timeline.longest[:-1]):
+        begin, end = timeline.pts[hole : hole + 2]
+        yield f"{video_id}: holds no frame between {begin:.2f} and {end:.2f} s"
     indices = np.arange(len(timeline.pts))
     if not full:
         indices = np.unique(np.linspace(0, indices[-1], SAMPLED_FRAMES).astype(int))
@@ -128,11 +133,19 @@ def _faults(
         )
 
 
+def _shown_size(reader: PyAVReader) -> tuple[int, int]:
+    """Width and height of the picture as it is shown: a rotation mark may turn it."""
+    quarter_turns = round(reader.rotation() / 90) % 4
+    return (reader.height, reader.width) if quarter_turns % 2 else (reader.width, reader.height)
+
+
 def _notes(
     video_id: str, reader: PyAVReader, segments: list[Segment], annotations: Annotations
 ) -> Iterator[str]:
     info, fps = annotations.videos.get(video_id), reader.timeline.fps
-    if info is not None and (reader.width, reader.height) != (info.width, info.height):
+    if reader.streams > 1:
+        yield "more than one picture (the first is read)"
+    if info is not None and _shown_size(reader) != (info.width, info.height):
         yield "another size than the list says (a resized copy)"
     if info is not None and abs(fps - info.fps) > 0.05 * info.fps:
         yield "another rate than the list says (a re-encoded copy)"

@@ -24,7 +24,7 @@ from mambavl.extract.annotations import Annotations
 from mambavl.extract.encoders import registry
 from mambavl.extract.encoders.base import Encoder, WeightsState
 from mambavl.extract.options import AudioExtraction, Extraction, FromVideos, VideoExtraction
-from mambavl.extract.video import VideoError
+from mambavl.extract.timeline import VideoError
 from mambavl.extract.video_files import video_keys
 
 NUMERICS = 1  # raised by hand whenever the same settings come to give other features

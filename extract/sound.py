@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mambavl.extract.input_files import InputFile
-from mambavl.extract.video import VideoError, first_line
+from mambavl.extract.timeline import VideoError, first_line
 
 if TYPE_CHECKING:
     from av import AudioFrame

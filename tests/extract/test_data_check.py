@@ -2,9 +2,11 @@
 
 import shutil
 
+from helpers.clips import write_video
 from helpers.dataset import broken_copy
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.data_check import check_data
+from mambavl.extract.pyav_reader import PyAVReader
 
 
 def test_data_check_lists_each_fault_on_its_line(dataset, tmp_path):
@@ -33,3 +35,19 @@ def test_two_files_of_one_video_are_a_problem_of_that_video(dataset, tmp_path):
     assert problem.startswith(
         f"P01_101: there are {copy / 'P01/videos/P01_101.MP4'} and {copy / 'P01_101.mp4'}"
     )
+
+
+def test_a_hole_is_a_problem_and_a_turned_picture_is_compared_as_it_is_shown(dataset, tmp_path, monkeypatch):
+    read, copy = read_annotations(dataset / "annotations"), tmp_path / "videos"
+    shutil.copytree(dataset / "videos", copy)
+    (copy / "P01/videos/P01_101.MP4").unlink()
+    times = [*range(0, 2000, 100), *range(4000, 6000, 100)]
+    write_video(copy / "P01_101.mkv", frames=40, times=times, container="matroska")
+    (problem,) = check_data(read, copy).problems
+    assert problem == "P01_101: holds no frame between 1.90 and 4.00 s"
+    monkeypatch.setattr(PyAVReader, "rotation", lambda self: -90.0)
+    report = check_data(read, dataset / "videos")
+    assert [problem.partition(": ")[2] for problem in report.problems] == [
+        "mismatched: its picture is 48x160, of another shape than the listed 160x48"
+    ] * 4
+    assert "another size than the list says (a resized copy): 4 videos" in "\n".join(report.notes)

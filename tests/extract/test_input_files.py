@@ -19,7 +19,8 @@ from mambavl.extract.annotations import read_annotations
 from mambavl.extract.data_check import check_data
 from mambavl.extract.input_files import InputFile, patiently, read_whole, try_twice
 from mambavl.extract.sound import SoundReader
-from mambavl.extract.video import VideoError, open_video
+from mambavl.extract.timeline import VideoError
+from mambavl.extract.video import open_video
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from mambavl.cache.rows import STATUS
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract import job
 from mambavl.extract.encoders import registry
-from mambavl.extract.video import VideoError
+from mambavl.extract.timeline import VideoError
 
 pytestmark = pytest.mark.usefixtures("barcode")
 

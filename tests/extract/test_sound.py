@@ -6,7 +6,7 @@ import pytest
 from helpers.clips import write_video
 from helpers.sounds import RATE, ramp, write_sound
 from mambavl.extract.sound import SEAM, SoundReader
-from mambavl.extract.video import VideoError
+from mambavl.extract.timeline import VideoError
 
 
 def hear(path, start, seconds, rate=16_000):

@@ -1,14 +1,13 @@
 """Exact frames by time: every decoded frame carries its number, so a wrong one cannot pass."""
 
-from pathlib import Path
-
 import av
 import numpy as np
 import pytest
 
 from helpers.clips import read_barcode, write_video
 from mambavl.configs.errors import UsageError
-from mambavl.extract.video import HOLD, Timeline, VideoError, open_video
+from mambavl.extract.timeline import HOLD, VideoError
+from mambavl.extract.video import DecordReader, open_video
 
 
 def numbers_at(path, times, decoder="pyav"):
@@ -60,42 +59,6 @@ def test_a_time_just_past_the_end_holds_the_last_frame_and_later_is_short(tmp_pa
     assert error.value.status == "short_video"
 
 
-def cut_by_an_edit_list(source: Path, target: Path, frames: int, fps: int = 10) -> Path:
-    """What `ffmpeg -ss T -c copy` makes: all packets kept, times moved before 0, an edit list that hides what
-    lies there.
-    """
-    with (
-        av.open(str(source)) as old,
-        av.open(str(target), "w", format="mp4", options={"avoid_negative_ts": "disabled"}) as new,
-    ):
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for packet in old.demux(video=0):
-            if packet.dts is not None:
-                shift = round(frames / fps / packet.time_base)
-                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
-                new.mux(packet)
-    return target
-
-
-@pytest.mark.parametrize("gop", [12, 250])
-@pytest.mark.parametrize("hidden", [1, 13, 30])
-def test_frames_that_an_edit_list_hides_are_decoded_but_never_counted(tmp_path, gop, hidden):
-    whole = write_video(tmp_path / "a.MP4", frames=60, gop=gop)
-    path = cut_by_an_edit_list(whole, tmp_path / "cut.MP4", hidden)
-    reader = open_video(path)
-    assert len(reader.timeline.pts) == 60 - hidden
-    shown = {i: read_barcode(frame) for i, frame in reader.frames(np.arange(60 - hidden))}
-    assert shown == {i: i + hidden for i in range(60 - hidden)}
-
-
-def test_a_frame_stands_for_its_own_time_and_a_little_more():
-    timeline = Timeline(pts=np.array([0.0, 0.1, 0.2, 0.6, 0.7]), end=0.8, longest=np.full(5, 0.25))
-    assert timeline.at(np.array([0.19, 0.44, 0.65]))[0].tolist() == [1, 2, 3]
-    with pytest.raises(VideoError, match=r"no frame for 0\.50 s") as error:
-        timeline.at(np.array([0.1, 0.5]))
-    assert error.value.status == "damaged_frame"
-
-
 @pytest.mark.parametrize("content", [b"", b"not a video at all\n" * 50])
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
 def test_files_that_are_no_video_say_so(tmp_path, content, decoder):
@@ -129,43 +92,6 @@ def test_a_file_cut_in_half_never_hands_out_another_frame(tmp_path):
     assert {found[i].status for i in broken} == {"damaged_frame"}
 
 
-def damaged(path: Path, target: Path, pts_of_packet: int) -> Path:
-    """A copy whose picture of that number is zeros from its first block on; its length and header stand."""
-    data = bytearray(path.read_bytes())
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        (packet,) = (
-            p for p in container.demux(stream) if p.size and round(p.pts * p.time_base * 10) == pts_of_packet
-        )
-        data[packet.pos + 12 : packet.pos + packet.size] = bytes(packet.size - 12)
-    target.write_bytes(data)
-    return target
-
-
-@pytest.mark.parametrize("bf", ["0", "2"])
-def test_no_picture_behind_a_damaged_one_is_handed_out(tmp_path, bf):
-    """Up to the next keyframe they are made of it, and those shown before it may be, too; the decoder marks
-    one of them.
-    """
-    whole = write_video(tmp_path / "a.MP4", frames=120, gop=60, bf=bf, sc_threshold="0")
-    sound = dict(open_video(whole).frames(np.arange(120)))
-    noticed = 0
-    for number in range(3, 57, 3):
-        found = dict(open_video(damaged(whole, tmp_path / "b.MP4", number)).frames(np.arange(120)))
-        broken = [i for i, frame in found.items() if isinstance(frame, VideoError)]
-        if not broken:
-            continue  # zeros may be a picture
-        noticed += 1
-        assert broken == list(range(broken[0], 60))
-        for i in set(range(120)) - set(broken):
-            np.testing.assert_array_equal(found[i], sound[i])
-        # asked alone, it is the same
-        last = dict(open_video(tmp_path / "b.MP4").frames(np.array([59])))[59]
-        assert isinstance(last, VideoError)
-        assert last.status == "damaged_frame"
-    assert noticed >= 5
-
-
 def test_an_unknown_decoder_is_a_wrong_call(tmp_path):
     with pytest.raises(UsageError, match="use pyav or decord"):
         open_video(tmp_path / "a.MP4", "opencv")
@@ -187,6 +113,34 @@ def test_real_awkward_files(shared):
     # seen by eye: upright after a quarter turn clockwise
     np.testing.assert_array_equal(rotated, np.rot90(stored, -1))
     assert len(dict(open_video(edge / "h265_video.mp4").frames(np.arange(10)))) == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"container": "avi", "bf": "0"}, "its container is avi"),
+        ({"container": "mpegts"}, "its container is mpegts"),
+        ({"codec": "mpeg4"}, "codec mpeg4 with B-frames"),
+        ({"x264-params": "open-gop=1:bframes=2:keyint=12:min-keyint=12"}, "not all places to begin at"),
+        ({"x264-params": "intra-refresh=1:bframes=0:keyint=20"}, "not all places to begin at"),
+    ],
+)
+def test_files_of_which_decord_hands_out_other_frames_are_refused(tmp_path, changes, said):
+    """In order it reads them rightly, so a few frames here and there are what shows it."""
+    pytest.importorskip("decord", reason="decord has no wheel for this machine")
+    path = write_video(tmp_path / "a.MP4", frames=120, **changes)
+    with pytest.raises(VideoError, match=f"{said}.*; decode it with pyav") as error:
+        open_video(path, "decord")
+    assert error.value.status == "unreadable_video"
+
+
+def test_decord_must_give_the_pictures_of_pyav(tmp_path, monkeypatch):
+    pytest.importorskip("decord", reason="decord has no wheel for this machine")
+    path = write_video(tmp_path / "a.MP4")
+    right = DecordReader._frame
+    monkeypatch.setattr(DecordReader, "_frame", lambda self, index: right(self, max(index - 1, 0)))
+    with pytest.raises(VideoError, match=r"its frame \d+ is another than PyAV's"):
+        open_video(path, "decord")
 
 
 @pytest.mark.shared

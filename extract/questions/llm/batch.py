@@ -32,7 +32,7 @@ from mambavl.extract.questions.llm.options import LLMSettings
 from mambavl.extract.questions.llm.requests import Fault, printable
 from mambavl.extract.questions.llm.server import Completion, Endpoint
 from mambavl.extract.questions.llm.waits import wait
-from mambavl.extract.video import VideoError
+from mambavl.extract.timeline import VideoError
 
 GOING = ("validating", "in_progress", "finalizing", "cancelling")
 ENDED = ("completed", "failed", "expired", "cancelled")

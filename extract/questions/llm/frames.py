@@ -9,7 +9,8 @@ from PIL import Image
 
 from mambavl.cache.rows import Segment
 from mambavl.extract.sampling import segment_uniform
-from mambavl.extract.video import Decoder, VideoError, open_video
+from mambavl.extract.timeline import VideoError
+from mambavl.extract.video import Decoder, open_video
 from mambavl.extract.video_folder import VideoFolder
 
 QUALITY = 85

@@ -13,7 +13,7 @@ from mambavl.extract.questions.llm.ledger import Ledger
 from mambavl.extract.questions.llm.options import LLMSettings
 from mambavl.extract.questions.llm.requests import Completer, Fault, Reply, Request, printable
 from mambavl.extract.questions.llm.waits import Pace, backoff, wait
-from mambavl.extract.video import VideoError
+from mambavl.extract.timeline import VideoError
 
 
 class LiveClient:
