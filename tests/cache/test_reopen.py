@@ -244,7 +244,7 @@ def test_killed_at_any_call_the_same_command_ends_in_the_same_bytes(tmp_path, re
     path, killed = tmp_path / "s.zarr", 0
     for at in range(1, 1000):
         shutil.copytree(tmp_path / "before.zarr", path)
-        calls = FailingCalls(at, "kill")
+        calls = FailingCalls(at, "kill", only=("write", "replace", "unlink"))  # what others may see
         try:
             with exchanged(calls):
                 StoreWriter(path, spec_of(ALL), SEGMENTS, CLASSES, {}, retry_failed=retry).close()
@@ -260,5 +260,5 @@ def test_killed_at_any_call_the_same_command_ends_in_the_same_bytes(tmp_path, re
         assert set(made) == opened, at
         assert content(path) == whole, at
         shutil.rmtree(path)
-    assert killed > 20
+    assert killed > 8
     assert open_store(tmp_path / "whole.zarr").status.tolist() == [1] * 40
