@@ -10,7 +10,8 @@ from mambavl.fuse.summary import Summary, not_chosen, read_summary, runs_without
 
 
 def line(run, **values):
-    return {"name": run, "run": run, "values": values, "state": "done", "error": "", "metrics": None}
+    measured = {"all_action_top1": 3.0}
+    return {"name": run, "run": run, "values": values, "state": "done", "error": "", "metrics": measured}
 
 
 POINTS = [line("a", **{"train.lr": 1}), line("b", **{"train.lr": 2})]
@@ -51,10 +52,11 @@ def test_a_damaged_summary_is_refused(tmp_path, damage):
         (POINTS, None, True),
         (POINTS, CHOICE, False),
         (POINTS[:1], None, False),
+        ([POINTS[0], {**POINTS[1], "metrics": None}], None, False),
         ([line("a", **{"train.seed": 0}), line("b", **{"train.seed": 1})], None, False),
         ([line("a", **{"data.hold_out": "0/2"}), line("b", **{"data.hold_out": "1/2"})], None, False),
     ],
-    ids=["not chosen", "chosen", "one", "seeds", "folds"],
+    ids=["not chosen", "chosen", "one", "one left", "seeds", "folds"],
 )
 def test_candidates_that_were_not_chosen_on_other_rows_are_said(tmp_path, points, selection, says):
     write_summary(tmp_path, Summary(points=points, chosen=[], selection=selection))
