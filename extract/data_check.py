@@ -101,7 +101,8 @@ def _faults(
     timeline = reader.timeline
     info = annotations.videos.get(video_id)
     if info is None:
-        yield f"{video_id}: is not listed in EPIC_100_video_info.csv"
+        if annotations.videos:  # own lists need not say anything of videos
+            yield f"{video_id}: is not in the list of videos (video_info.csv)"
     elif abs(timeline.end - info.duration) > DURATION_SLACK:
         kind = "short" if timeline.end < info.duration else "mismatched"
         yield f"{video_id}: {kind}: {path} lasts {timeline.end:.2f} s, the list says {info.duration:.2f} s"
@@ -150,7 +151,8 @@ def _notes(
     if info is not None and abs(fps - info.fps) > 0.05 * info.fps:
         yield "another rate than the list says (a re-encoded copy)"
     nominal = nominal_rate(video_id)
-    if abs(fps - nominal) > 0.01 * nominal:
+    has_frame_columns = any(segment.start_frame for segment in segments)  # own lists have none
+    if has_frame_columns and abs(fps - nominal) > 0.01 * nominal:
         yield (
             "frame columns that are not frame numbers of the file "
             "(rows are located in seconds, so this is harmless)"

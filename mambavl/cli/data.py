@@ -33,7 +33,8 @@ def data_check(
     for note in report.notes:
         print(f"note: {note}")
     rates = ", ".join(f"{rate:g} ({count} videos)" for rate, count in sorted(report.rates.items()))
-    print(f"frames a second: {rates}")
+    if rates:
+        print(f"frames a second: {rates}")
     print(f"{report.videos} videos, {len(read.segments):,} segments: {len(report.problems)} problems")
     if report.problems:
         raise typer.Exit(1)

@@ -1,6 +1,7 @@
 """`mambavl data check`: each fault of the videos on its line."""
 
 import shutil
+from dataclasses import replace
 
 from helpers.clips import write_video
 from helpers.dataset import broken_copy
@@ -19,6 +20,18 @@ def test_data_check_lists_each_fault_on_its_line(dataset, tmp_path):
     assert "expected P01/videos/P01_01.MP4" in report.notes[-1]
     assert "short" in problems[2]
     assert "rows end after the video" in problems[3]
+
+
+def test_own_lists_need_not_say_anything_of_videos(dataset):
+    read = read_annotations(dataset / "annotations")
+    bare = tuple(replace(segment, start_frame=0, stop_frame=0) for segment in read.segments)
+    report = check_data(replace(read, videos={}, segments=bare), dataset / "videos")
+    assert report.problems == []
+    assert not any("frame columns" in note for note in report.notes)
+    assert any("frame columns" in note for note in check_data(read, dataset / "videos").notes)
+    others = {name: info for name, info in read.videos.items() if name != "P01_101"}
+    [problem] = check_data(replace(read, videos=others), dataset / "videos").problems
+    assert problem == "P01_101: is not in the list of videos (video_info.csv)"
 
 
 def test_a_root_one_level_too_high_is_one_problem(dataset):

@@ -247,6 +247,7 @@ def test_from_lists_to_a_scored_run_with_a_row_that_has_no_sound(tmp_path):
         sound = None if number == 1 else 0.3 * np.sin(2 * np.pi * 200 * times)[:, None]
         write_sound(tmp_path / f"P{number}" / f"V{number}.MP4", sound)
     common = ("--annotations", tmp_path, "--videos", tmp_path)
+    assert call("data", "check", *common) == 0
     frames = ("--encoder", "timm:test_resnet", "--weights", "random", "--set", "sampling.frames=2")
     small = ("--set", "image_size=64", "--out", tmp_path / "v.zarr")
     assert call("extract", "video", *common, *frames, *small) == 0
