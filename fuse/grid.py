@@ -68,6 +68,11 @@ def _axes(data: dict[str, Any], source: str) -> dict[str, list[Any]]:
         raise UsageError(
             f"{source}: has no [grid]; name keys and lists of values there, e.g. train.lr = [1e-3, 3e-3]"
         )
+    for key in ("rank_by", "select_on"):
+        if key in axes:
+            raise UsageError(
+                f"{source} [grid]: {key} is for the sweep as a whole; move it above the first section"
+            )
     for key, values in axes.items():
         if not isinstance(values, list) or not values:
             raise UsageError(f"{source} [grid]: {key} must be a list of values, got {values!r}")

@@ -90,6 +90,9 @@ class Recipe(Config):
     # names of the targets to train, such as verb; absent: all that the stores have labels for
     use_targets: list[str] | None = None
     targets: dict[str, TargetConfig] = Field(default={})  # name of a target -> how it is trained
+    # for `mambavl sweep`: name of the target that points are compared by, by its top-1, or its mAP where a
+    # row may have several classes; absent: the last target, for EK100 action
+    rank_by: str | None = None
     data: DataConfig = DataConfig()  # which rows are trained on and scored
     head: HeadSection = HeadSection()  # which head, and what all heads have in common
     fusion: FusionSettings | None = None  # settings of head mambavl alone
@@ -193,12 +196,13 @@ class Recipe(Config):
         return all(store.exists() for source in self.sources.values() for store in source.stores)
 
 
-# Keys that change no weight: names, how many rows without features are tolerated, where features are kept and
-# when their bytes are checked, how often a run is scored and saved (scoring draws no random number, and the
-# draws of an update depend on its place alone).
+# Keys that change no weight: names, what a sweep compares, how many rows without features are tolerated, where
+# features are kept and when their bytes are checked, how often a run is scored and saved (scoring draws no
+# random number, and the draws of an update depend on its place alone).
 WITHOUT_WEIGHT = (
     "title",
     "published",
+    "rank_by",
     "data.allow_missing",
     "data.resident",
     "data.verify",
@@ -279,7 +283,11 @@ def run_targets(recipe: Recipe, data: FeatureData, trained: Classes | None = Non
             classes, targets=targets | dict(classes.targets), derived=derived | dict(classes.derived)
         )
         pairs |= {name: derived.pairs for name, derived in trained.derived.items() if derived.pairs}
-    return choose(classes, recipe.use_targets, recipe.targets, pairs)
+    found = choose(classes, recipe.use_targets, recipe.targets, pairs)
+    if recipe.rank_by and recipe.rank_by not in found.classes.names:
+        hint = did_you_mean(recipe.rank_by, list(found.classes.names))
+        raise UsageError(f"rank_by = {recipe.rank_by}: no such target is measured{hint}")
+    return found
 
 
 def _routes(recipe: Recipe, streams: Iterable[str], targets: RunTargets) -> dict[str, list[str]]:

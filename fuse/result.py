@@ -158,10 +158,14 @@ class Result:
 
     @property
     def main_measure(self) -> str:
-        """The measure that runs are ranked by: top-1, or mAP, of the last target over all rows; a derived
-        target, such as EK100's action, is the last.
+        """The measure that the run is ranked by, as its recipe says."""
+        return self.measure_of(self.recipe.get("rank_by"))
+
+    def measure_of(self, target: str | None) -> str:
+        """A target's top-1 over all rows, or its mAP; None: that of the last target. A derived one, such as
+        EK100's action, is the last.
         """
-        name = self.targets[-1]
+        name = target or self.targets[-1]
         return f"all_{name}_map" if f"all_{name}_map" in self.metrics else f"all_{name}_top1"
 
     @property

@@ -65,14 +65,11 @@ def on_all_rows(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"hold_out": None})})
 
 
-def measure_to_rank_by(result: Result) -> str:
-    """The measure that the points of a sweep are compared by."""
-    return result.main_measure
-
-
-def score_of(result: Result | None) -> float | None:
-    """None for a point without a result, or one on whose rows nothing could be measured."""
-    return None if result is None else result.metrics.get(measure_to_rank_by(result))
+def score_of(result: Result | None, rank_by: str | None = None) -> float | None:
+    """None for a point without a result, or one on whose rows nothing could be measured. rank_by: a target,
+    as in the recipe.
+    """
+    return None if result is None else result.metrics.get(result.measure_of(rank_by))
 
 
 def candidates(values: Sequence[dict[str, Any]]) -> list[list[int]]:
@@ -84,15 +81,17 @@ def candidates(values: Sequence[dict[str, Any]]) -> list[list[int]]:
     return list(found.values())
 
 
-def choose(values: Sequence[dict[str, Any]], results: Sequence[Result | None]) -> Choice | None:
+def choose(
+    values: Sequence[dict[str, Any]], results: Sequence[Result | None], rank_by: str | None = None
+) -> Choice | None:
     """The candidate with the best mean over its seeds; of equals the first in the order of the grid.
 
-    values, results: of all points, in that order. A candidate with a point that has no score is not compared:
-    the mean of the other seeds is one of those that went well. None where no candidate is left. Raises
-    DataError where the points were not measured alike.
+    values, results: of all points, in that order. rank_by: the target that is compared, as in the recipe. A
+    candidate with a point that has no score is not compared: the mean of the other seeds is one of those that
+    went well. None where no candidate is left. Raises DataError where the points were not measured alike.
     """
     measured = [result for result in results if result is not None]
-    alike = {(measure_to_rank_by(result), result.split, result.rows.scored) for result in measured}
+    alike = {(result.measure_of(rank_by), result.split, result.rows.scored) for result in measured}
     if len(alike) > 1:
         listed = "; ".join(f"{by} on {rows} rows of {split}" for by, split, rows in sorted(alike))
         raise DataError(
@@ -102,7 +101,7 @@ def choose(values: Sequence[dict[str, Any]], results: Sequence[Result | None]) -
     groups = candidates(values)
     means: list[tuple[float, list[int]]] = []
     for members in groups:
-        scores = [score_of(results[place]) for place in members]
+        scores = [score_of(results[place], rank_by) for place in members]
         known = [score for score in scores if score is not None]
         if len(known) == len(members):
             means.append((math.fsum(known) / len(known), members))

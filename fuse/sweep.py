@@ -133,15 +133,14 @@ class _Sweep:
                 continue
             data = self._data(point.recipe)
             classes = run_targets(point.recipe, data).classes
-            name = classes.names[-1]
+            name = point.recipe.rank_by or classes.names[-1]
             by.setdefault(name, point.name)
             parts = classes.derived[name].of if name in classes.derived else (name,)
             labelled = np.all([is_labelled(data.labels[part])[data.evaluation] for part in parts], axis=0)
             if not labelled.any():
                 raise DataError(
                     f"{self.out}: none of the {len(labelled)} rows held out has a label of {name}, by which "
-                    "points are compared (the last target of the stores); hold out others, or name other "
-                    "use_targets"
+                    "points are compared; hold out others, or compare by another target, with rank_by"
                 )
         if len(by) > 1:
             listed = ", ".join(f"{point} by {name}" for name, point in by.items())
@@ -152,7 +151,7 @@ class _Sweep:
 
     def choose(self) -> Chosen:
         values, results = [point.values for point in self.points], [point.result for point in self.points]
-        choice = self.processes.once(lambda: choose(values, results))
+        choice = self.processes.once(lambda: choose(values, results, self.points[0].recipe.rank_by))
         if choice is None:
             return Chosen(selection=None, runs=[], earlier=[])
         self.selection = choice.selection
@@ -329,5 +328,5 @@ def _free_memory() -> None:
 
 
 def _score(point: Point) -> float:
-    score = score_of(point.result)
+    score = score_of(point.result, point.recipe.rank_by)
     return -1.0 if score is None else score

@@ -114,12 +114,12 @@ def said_of_choice(chosen: Chosen) -> list[str]:
 
 def said_without_choice(points: list[Point], recipe: Path) -> list[str]:
     """What a sweep without select_on ends with, where it has candidates to choose among."""
-    scored = [point for point in points if score_of(point.result) is not None]
+    scored = [point for point in points if score_of(point.result, point.recipe.rank_by) is not None]
     tried = len(candidates([point.values for point in scored]))
     splits = {point.result.split for point in scored if point.result}
     if tried < 2 or len(splits) != 1:
         return []  # nothing to choose; or parts held out in turn
-    measures = {point.result.main_measure for point in scored if point.result}
+    measures = {point.result.measure_of(point.recipe.rank_by) for point in scored if point.result}
     if len(measures) > 1:
         listed = ", ".join(sorted(spoken(measure) for measure in measures))
         return [

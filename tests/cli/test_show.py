@@ -20,7 +20,7 @@ def result(notice=None, missing=None, split="validation", main_measure="all_acti
         split=split,
         text_protocol="oracle",
         targets=TARGETS,
-        main_measure=main_measure,
+        measure_of=lambda target: f"all_{target}_top1" if target else main_measure,
         metrics={f"all_{target}_top1": 50.0 for target in TARGETS} | metrics,
         prior_metrics={},
         streams={"video": SimpleNamespace(encoder=encoder)},
@@ -30,7 +30,7 @@ def result(notice=None, missing=None, split="validation", main_measure="all_acti
 
 
 def point(name, state="waiting", epoch=0, result=None, error="", **values):
-    recipe = SimpleNamespace(train=SimpleNamespace(epochs=4))
+    recipe = SimpleNamespace(train=SimpleNamespace(epochs=4), rank_by=None)
     return SimpleNamespace(
         name=name,
         run=Path(name),

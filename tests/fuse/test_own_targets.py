@@ -355,3 +355,19 @@ def test_a_page_of_runs_on_other_splits_says_which(stores, run, tmp_path):
     assert "verb–noun" not in page
     write_report([run], tmp_path / "r.html")
     assert "scored on</th>" not in (tmp_path / "r.html").read_text()
+
+
+def test_points_are_compared_by_the_target_that_the_recipe_names(stores, tmp_path):
+    by_video = ("data.hold_out_by", "video")
+    points = sweep_points(stores, tmp_path / "s", by_video, ("rank_by", "scene"), train={"lr": [1e-4, 1e-2]})
+    ranked, chosen = sweep_and_choose(points, tmp_path / "s")
+    scores = [point.result.metrics["all_scene_map"] for point in ranked]
+    assert scores == sorted(scores, reverse=True)
+    assert chosen.selection.by == "all_scene_map"
+    assert chosen.selection.score == scores[0]
+    assert read_result(chosen.runs[0].run).main_measure == "all_scene_map"
+    assert "mAP" in chosen.selection.in_words
+    with pytest.raises(UsageError, match=r"rank_by = scen: no such target is measured; did you mean `scene`"):
+        train(tool_recipe(stores, ("rank_by", "scen")), tmp_path / "run")
+    with pytest.raises(UsageError, match=r"\[grid\]: rank_by is for the sweep as a whole"):
+        sweep_points(stores, tmp_path / "t", rank_by=["tool", "grip"])

@@ -252,6 +252,7 @@ OTHER = {  # other values of keys that are no plain number or truth value
     "head.question_routing": "both",
     "use_streams": ["video"],
     "use_targets": ["verb"],
+    "rank_by": "verb",
     "targets.verb.streams": ["video"],
     "targets.verb.ranked_by": "pairs",
     "data.train_split": "others",
@@ -279,6 +280,7 @@ OTHER = {  # other values of keys that are no plain number or truth value
 HARMLESS = {  # listed once more: test_train.py resumes with another value of each
     "title",
     "published",
+    "rank_by",
     "data.allow_missing",
     "data.resident",
     "data.verify",

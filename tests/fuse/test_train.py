@@ -74,6 +74,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(stores, tmp_path, stop_afte
 HARMLESS = {  # keys that change no weight -> another value
     "title": "another name",
     "published": {"verb": 70.9},
+    "rank_by": "verb",
     "data.allow_missing": 3,
     "data.resident": "ram",
     "data.verify": "read",
