@@ -196,9 +196,9 @@ class Recipe(Config):
         return all(store.exists() for source in self.sources.values() for store in source.stores)
 
 
-# Keys that change no weight: names, what a sweep compares, how many rows without features are tolerated, where
-# features are kept and when their bytes are checked, how often a run is scored and saved (scoring draws no
-# random number, and the draws of an update depend on its place alone).
+# Keys that change no weight: names, what a sweep compares, how many rows without features are tolerated,
+# where features are kept and when their bytes are checked, how often a run is scored and saved (scoring draws
+# no random number, and the draws of an update depend on its place alone).
 WITHOUT_WEIGHT = (
     "title",
     "published",
