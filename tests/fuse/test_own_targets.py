@@ -297,13 +297,19 @@ def test_rows_held_out_without_a_label_are_refused_before_the_first_update(tmp_p
     )
     make_dense_store(tmp_path / "video.zarr", ROWS, segments=bare, classes=CLASSES)
     used = ("use_targets", ["tool", "place"])
-    points = sweep_points(tmp_path, tmp_path / "sweep", used, train={"lr": [1e-3, 1e-2]})
-    held = [point.recipe.data.model_copy(update={"hold_out": "1/2"}) for point in points]
-    for point, data in zip(points, held, strict=True):
-        point.recipe = point.recipe.model_copy(update={"data": data})
+
+    def points(*settings):
+        found = sweep_points(tmp_path, tmp_path / "sweep", used, *settings, train={"lr": [1e-3, 1e-2]})
+        for point in found:
+            data = point.recipe.data.model_copy(update={"hold_out": "1/2"})
+            point.recipe = point.recipe.model_copy(update={"data": data})
+        return found
+
     with pytest.raises(DataError, match="none of the 12 rows held out has a label of place"):
-        sweep_and_choose(points, tmp_path / "sweep")
+        sweep_and_choose(points(), tmp_path / "sweep")
     assert not (tmp_path / "sweep").exists()
+    _, chosen = sweep_and_choose(points(("rank_by", "tool")), tmp_path / "sweep")
+    assert chosen.selection.by == "all_tool_top1"
 
 
 def renamed(stores, folder, change):
