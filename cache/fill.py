@@ -5,7 +5,7 @@ row group alone, so a run may be killed at any instant, and several may share th
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,10 @@ from mambavl.configs.errors import DataError, Interrupted, counted
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 
 SHOWN = 10  # failures in a message
+MEND_VIDEOS = (
+    "put sound videos in place of these, or allow more, and run the same command again; --retry-failed tries "
+    "failed rows again"
+)
 
 
 @dataclass
@@ -50,6 +54,8 @@ def fill(
     *,
     shard: tuple[int, int] = (0, 1),
     max_failed: int | None = None,
+    uncounted: Collection[int] = NOT_RETRIED,
+    advice: str = MEND_VIDEOS,
     progress: Progress = unseen,
     should_stop: ShouldStop = never,
 ) -> FillResult:
@@ -57,7 +63,8 @@ def fill(
 
     make: the rows of a group -> what they become; it may add its stages' times to the result.
     shard (i, n): do every n-th row group only. progress counts the rows of this run. max_failed: rows of the
-    whole store that may fail when they are tried; None: any number.
+    whole store that may fail; None: any number. uncounted: statuses that are no failures in this. advice:
+    what to do where more have failed, for the message.
 
     Raises DataError where the disk has no room for what is still to be written, and as soon as more rows have
     failed than may: what is done stays done, and the store is not finished. Interrupted when `should_stop()`
@@ -67,8 +74,14 @@ def fill(
     try:
         mine = [group for group in writer.pending() if group % shard[1] == shard[0]]
         _refuse_full_disk(writer, mine)
+
+        def refuse(failures: list[list[Any]]) -> None:
+            failed = [failure for failure in failures if failure[1] not in uncounted]
+            if max_failed is not None and len(failed) > max_failed:
+                raise _too_many(writer, failed, max_failed, advice)
+
         failures = [] if writer.is_final else writer.failures()
-        _refuse_failures(writer, failures, max_failed)
+        refuse(failures)
         total = sum(len(layout.rows_of(group)) for group in mine)
         progress(0, total)
         for group in mine:
@@ -83,9 +96,9 @@ def fill(
             result.timed("write", since)
             result.rows += len(rows)
             progress(result.rows, total)
-            _refuse_failures(writer, failures := failures + writer.failures_of(group, made), max_failed)
+            refuse(failures := failures + writer.failures_of(group, made))
         if not writer.is_final:
-            _refuse_failures(writer, writer.failures(), max_failed)  # those of other writers, too
+            refuse(writer.failures())  # those of other writers, too
         if manifest := writer.finish():
             result.store_id, result.failures = manifest["store_id"], manifest["failures"]
     finally:
@@ -93,17 +106,13 @@ def fill(
     return result
 
 
-def _refuse_failures(writer: StoreWriter, failures: list[list[Any]], most: int | None) -> None:
-    failed = [failure for failure in failures if failure[1] not in NOT_RETRIED]
-    if most is None or len(failed) <= most:
-        return
+def _too_many(writer: StoreWriter, failed: list[list[Any]], most: int, advice: str) -> DataError:
     first = [f"{narration_id}: {STATUS[status]}: {reason}" for narration_id, status, reason in failed[:SHOWN]]
     listed = "\n  ".join(first + ["..."] * (len(failed) > SHOWN))
-    raise DataError(
+    return DataError(
         f"{writer.path}: {counted(len(failed), 'row')} failed, but max_failed is {most:,} "
-        "(--set max_failed=N allows N). What is done is kept and the store is not finished: put sound videos "
-        "in place of these, or allow more, and run the same command again; --retry-failed tries failed rows "
-        f"again.\n  {listed}"
+        f"(--set max_failed=N allows N). What is done is kept and the store is not finished: {advice}.\n"
+        f"  {listed}"
     )
 
 

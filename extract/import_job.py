@@ -45,7 +45,8 @@ class ImportSettings(Config):
     # npy, lmdb: take features that last longer or shorter than the video does by the list
     any_length: bool = False
     sampling: Sampling = Sampling()  # npy, lmdb: which moments of a video a row's features are looked up at
-    max_failed: int = Field(default=0, ge=0)  # rows without features above which the command exits with 1
+    # rows that may have no features, empty windows apart; one more stops the command, with exit code 1
+    max_failed: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class ImportJob:
             window=settings.window,
             stride=settings.stride,
             content_sha256=content_sha256,
+            max_failed=settings.max_failed,
             progress=progress,
             should_stop=should_stop,
         )

@@ -39,7 +39,7 @@ from mambavl.cache.interchange.lookup import (
     by_time,
 )
 from mambavl.cache.interchange.rulstm import RULSTM_FPS, rulstm
-from mambavl.cache.rows import OK, STATUS_CODE, Segment
+from mambavl.cache.rows import EMPTY_WINDOW, OK, STATUS_CODE, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, ImportRecipe, Inputs, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
@@ -63,6 +63,7 @@ EXPECTED = {
     "safetensors": "a .safetensors file",
 }
 BLOCK = 16 * 2**20
+MEND_SOURCE = "allow more and run the same command again, or mend the source and import it with another --out"
 
 
 def import_features(
@@ -80,6 +81,7 @@ def import_features(
     window: int | None = None,
     stride: int | None = None,
     content_sha256: str | None = None,
+    max_failed: int | None = None,
     progress: Progress = unseen,
     should_stop: ShouldStop = never,
 ) -> FillResult:
@@ -87,14 +89,16 @@ def import_features(
 
     dtype: absent, float16 if all of the source is, else float32. dataset: which array of an HDF5 or npz file.
     fps, window, stride: npy needs all three; lmdb takes fps, 30 if absent. content_sha256: of
-    `source_sha256`, where it is known.
+    `source_sha256`, where it is known. max_failed: rows that may have no features, empty windows apart; None:
+    any number.
 
     npy, recognition: the step whose centre is nearest. Anticipation: the last step that has *ended* at that
     time; where none has, the first, if it ends by start - tau_a, else the row is an empty window. `frame_pts`
     keeps the centre of what was taken. lmdb: the frame on display, or the nearest earlier one within a
     second, never a later one.
 
-    Raises DataError for a source that is not what it should be, UsageError for options that do not fit,
+    Raises DataError for a source that is not what it should be, and as soon as more rows have no features
+    than may: what is done stays done, and the store is not finished. UsageError for options that do not fit,
     Interrupted when `should_stop()` turns true between two row groups.
     """
     source, options = Path(source), check_options(format, dataset, fps, window, stride)
@@ -127,7 +131,15 @@ def import_features(
         def make(rows: range, _: FillResult) -> RowGroup:
             return _row_group(found, level, rows, flags)
 
-        done = fill(writer, make, progress=progress, should_stop=should_stop)
+        done = fill(
+            writer,
+            make,
+            max_failed=max_failed,
+            uncounted=(OK, EMPTY_WINDOW),
+            advice=MEND_SOURCE,
+            progress=progress,
+            should_stop=should_stop,
+        )
     done.unused = found.unused
     return done
 

@@ -474,6 +474,33 @@ def test_a_source_that_changed_does_not_resume_a_store(tmp_path):
         import_features(tmp_path / "source", "hdf5", *rows)
 
 
+def test_an_import_stops_at_one_row_too_many_and_goes_on_when_more_are_allowed(tmp_path):
+    write_hdf5(tmp_path / "source", features(3, 5))
+    where = (tmp_path / "source", "hdf5")
+    whole = import_features(*where, tmp_path / "whole.zarr", make_segments(600), CLASSES, BY_NAME)
+    assert len(whole.failed) == 588
+    rows = (tmp_path / "out.zarr", make_segments(600), CLASSES, BY_NAME)
+    for _ in range(2):  # again at once, and nothing more is read
+        with pytest.raises(DataError, match="500 rows failed, but max_failed is 499"):
+            import_features(*where, *rows, max_failed=499)
+    with pytest.raises(DataError, match="588 rows failed, but max_failed is 587"):
+        import_features(*where, *rows, max_failed=587)
+    assert not (tmp_path / "out.zarr" / "manifest.json").exists()
+    done = import_features(*where, *rows, max_failed=588)
+    assert (done.rows, done.store_id) == (0, whole.store_id)
+
+
+def test_an_empty_window_is_no_failure_of_an_import(tmp_path):
+    np.save(tmp_path / "P01_101.npy", np.zeros((3000, 2), np.float32))
+    segments = make_segments(4)
+    times = np.full((4, 2), 1.0)
+    times[1] = np.nan
+    options = {"fps": 50.0, "window": 1, "stride": 1, "max_failed": 0}
+    moments = SamplingTimes({"task": "anticipation"}, times)
+    done = import_features(tmp_path, "npy", tmp_path / "s.zarr", segments, CLASSES, moments, **options)
+    assert (done.finalized, len(done.failures), done.failed) == (True, 1, [])
+
+
 def test_the_command_imports_with_annotations_and_counts_failures(tmp_path, capsys):
     data = make_dataset(tmp_path / "data", videos=2)
     (tmp_path / "steps").mkdir()
@@ -486,11 +513,18 @@ def test_the_command_imports_with_annotations_and_counts_failures(tmp_path, caps
     assert "--format npy needs --set fps=N --set stride=N --set window=N" in capsys.readouterr().err
     words += ("--set", "fps=10", "--set", "window=1", "--set", "stride=1")
     assert call(*words) == 1
-    captured = capsys.readouterr()
-    assert "P01_102_0: missing_video: no features of P01_102 in steps" in captured.out
-    assert "wrote 10 rows" in captured.out
-    assert "5 rows failed, but max_failed is 0 (--set max_failed=N allows N)" in captured.err
+    said = " ".join(capsys.readouterr().err.split())
+    assert "5 rows failed, but max_failed is 0 (--set max_failed=N allows N)" in said
+    assert "the store is not finished: allow more and run the same command again, or mend the source" in said
+    assert "P01_102_0: missing_video: no features of P01_102 in steps" in said
+    assert "--retry-failed" not in said  # the command has no such option
+    assert not (tmp_path / "v.zarr" / "manifest.json").exists()
     assert call(*words, "--set", "max_failed=5") == 0
+    said = capsys.readouterr().out
+    assert "P01_102_0: missing_video: no features of P01_102 in steps" in said
+    assert "wrote 0 rows" in said
+    assert call(*words, "--set", "max_failed=4") == 1  # of a finished store, too
+    assert "5 rows failed, but max_failed is 4" in capsys.readouterr().err
     assert open_store(tmp_path / "v.zarr").batch([0], "frame")[0].shape == (1, 4, 4)
     assert call(*words, "--set", "sampling.frams=4") == 2
     assert "did you mean `frames`" in capsys.readouterr().err
