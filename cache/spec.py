@@ -166,7 +166,7 @@ class Inputs(_Part):
     # video_id -> size and sha256, of parts of the file or of all of it; before, size and time of change; null
     # where the video is missing
     videos: Mapping[str, JSON] | None = None
-    boxes: Mapping[str, JSON] | None = None
+    boxes: Mapping[str, JSON] | None = None  # how they were linked, and their files, known as videos are
     questions_sha256: str | None = None
     sha256: str | None = None  # of what was imported
     parent: ParentStore | None = None

@@ -36,7 +36,7 @@ from mambavl.extract.tracks import (
     Tracks,
     link,
 )
-from mambavl.extract.video_files import Hashing, fingerprint
+from mambavl.extract.video_files import ALL_BOXES, Hashing, box_keys
 
 BoxKind = Literal["h5", "hoa"]
 NUMERICS = 1  # raised by hand whenever the same files come to give other boxes, or `link` other tracks
@@ -73,9 +73,9 @@ class BoxSource(ABC):
         """Those of the videos, in order, that this source has nothing of."""
 
     @abstractmethod
-    def fingerprint(self, video_ids: Iterable[str]) -> dict[str, Any]:
-        """What a store's spec keeps of the boxes of these videos, as JSON: other boxes have another
-        fingerprint.
+    def fingerprint(self, video_ids: Iterable[str], out: Path) -> dict[str, Any]:
+        """What the spec of the store `out` keeps of the boxes of these videos, as JSON: other boxes have
+        another fingerprint, copies elsewhere the same. Raises as `video_files.box_keys`.
         """
 
     @abstractmethod
@@ -89,9 +89,9 @@ def open_boxes(kind: BoxKind, path: Path, video_hash: Hashing = "fast", retries:
     """A source of boxes. h5: the file; hoa: the folder with P01/hand-objects/P01_01.pkl, P01/P01_01.pkl or
     P01_01.pkl.
 
-    video_hash: what stands for a file in the fingerprint: its size and time of change (fast), or its sha256
-    (full). retries: how often an error of the system is tried again. Raises DataError when nothing is there
-    or the file is of another kind; UsageError for a kind that does not exist.
+    video_hash: what stands for a file in the fingerprint: see `video_files`. retries: how often an error of
+    the system is tried again. Raises DataError when nothing is there or the file is of another kind;
+    UsageError for a kind that does not exist.
     """
     if kind == "h5":
         return AuthorsBoxes(Path(path), video_hash, retries)
@@ -155,8 +155,9 @@ class AuthorsBoxes(BoxSource):
                 if video not in self._file or not _first_name(self._images(video))
             ]
 
-    def fingerprint(self, video_ids: Iterable[str]) -> dict[str, Any]:
-        return {"kind": "h5", "numerics": NUMERICS, "file": fingerprint(self.path, self._hash)}
+    def fingerprint(self, video_ids: Iterable[str], out: Path) -> dict[str, Any]:
+        keys = box_keys({ALL_BOXES: self.path}, out, self._hash, self._retries)
+        return {"kind": "h5", "numerics": NUMERICS, **keys}
 
     def _image(self, video_id: str, number: int) -> Boxes:
         return patiently(self.path, self._retries, lambda: self._read(video_id, number))
@@ -261,9 +262,10 @@ class LinkedDetections(BoxSource):
     def missing(self, video_ids: Iterable[str]) -> list[str]:
         return [video for video in video_ids if self._find(video) is None]
 
-    def fingerprint(self, video_ids: Iterable[str]) -> dict[str, Any]:
+    def fingerprint(self, video_ids: Iterable[str], out: Path) -> dict[str, Any]:
         linking = {"min_overlap": MIN_OVERLAP, "max_gap": MAX_GAP, "min_object_side": MIN_OBJECT_SIDE}
-        files = {video: fingerprint(self._find(video), self._hash) for video in sorted(video_ids)}
+        paths = {video: self._find(video) for video in video_ids}
+        files = box_keys(paths, out, self._hash, self._retries)
         return {"kind": "hoa", "numerics": NUMERICS, "linking": linking, "videos": files}
 
     def _image(self, video_id: str, number: int) -> Boxes:

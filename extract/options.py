@@ -60,8 +60,8 @@ class Extraction(Config):
 class FromVideos(Extraction):
     """What the jobs that read video files need to know as well."""
 
-    # what identifies a video file in the store: fast, its size and the sha256 of its head, tail and index;
-    # full, the sha256 of all of it. A file of boxes: fast, its size and time of change; full, its sha256
+    # what identifies a file, a video or one of boxes, in the store: fast, its size and the sha256 of its
+    # head, tail and index; full, the sha256 of all of it
     video_hash: Hashing = "fast"
     # rows encoded together; the pictures or sounds of two such batches are in memory at a time
     batch_rows: int = Field(default=8, ge=1, le=4096)

@@ -1,4 +1,5 @@
-"""What stands for a video file in a store's spec: its content, so that a copy elsewhere is the same video.
+"""What stands for a file, a video or one of boxes, in a store's spec: its content, so that a copy elsewhere
+is the same file.
 
     fast   size, and a sha256 of the parts that no two encodings share: head, tail, and MP4's index (moov)
     full   size, and the sha256 of the whole file
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from mambavl.cache import canonical, fsops
 from mambavl.cache.canonical import file_sha256
-from mambavl.cache.spec import COMMIT, LOCK, SPEC, read_spec
+from mambavl.cache.spec import COMMIT, LOCK, SPEC, Inputs, read_spec
 from mambavl.configs.errors import DataError
 from mambavl.extract.input_files import BLOCK, InputFile, patiently
 
@@ -23,7 +24,8 @@ Key = list[int | str]  # [size, what the content is known by]
 
 END = 2**18  # bytes of the head, and of the tail
 PARTS = "parts:"  # before the sha256 of parts of a file
-MOST_BOXES = 10_000  # of a file, in the search for its index
+MOST_BOXES = 10_000  # of an MP4 file, in the search for its index
+ALL_BOXES = "file"  # the name in a spec of the one file of object boxes
 HASHES = f"{COMMIT}/videos.json"  # sha256 of whole files, so that one process reads them for all
 
 
@@ -35,17 +37,20 @@ def video_keys(
     retries: how often an error of the system is tried again. Raises SystemFault for a file that cannot be
     read, DataError for a store that cannot.
     """
-    keys: dict[str, Key | None] = dict.fromkeys(sorted(paths))
-    there = {video: path for video, path in sorted(paths.items()) if path is not None}
     if method == "full":
-        keys.update(_shared_hashes(there, Path(out), retries))
-    elif _is_by_time(Path(out)):
-        for video, path in there.items():
-            keys[video] = fingerprint(path, "fast", retries)
-    else:
-        for video, path in there.items():
-            keys[video] = content_key(path, retries)
-    return keys
+        there = {video: path for video, path in sorted(paths.items()) if path is not None}
+        return {**dict.fromkeys(sorted(paths)), **_shared_hashes(there, Path(out), retries)}
+    return _fast_keys(paths, _inputs(out).videos or {}, retries)
+
+
+def box_keys(
+    paths: Mapping[str, Path | None], out: Path, method: Hashing, retries: int = 0
+) -> dict[str, Key | None]:
+    """As `video_keys`, of files of boxes: video_id -> its file; or ALL_BOXES -> the one for all videos."""
+    if method == "full":  # each process for itself: a place in the middle may be edited where it lies
+        return {name: fingerprint(path, "full", retries) for name, path in sorted(paths.items())}
+    boxes: Mapping[str, Any] = _inputs(out).boxes or {}  # as `BoxSource.fingerprint` gives them
+    return _fast_keys(paths, {**boxes.get("videos", {}), ALL_BOXES: boxes.get(ALL_BOXES)}, retries)
 
 
 def content_key(path: Path, retries: int = 0) -> Key:
@@ -73,12 +78,22 @@ def fingerprint(path: Path | None, method: Hashing, retries: int = 0) -> Key | N
     return [stat.st_size, patiently(path, retries, lambda: file_sha256(path))]
 
 
-def _is_by_time(out: Path) -> bool:
-    """Whether a store knows its videos by their times of change."""
-    if not (out / SPEC).exists():
-        return False
-    keys: list[Any] = [key for key in (read_spec(out).inputs.videos or {}).values() if key]
-    return any(isinstance(key[1], int) for key in keys)
+def _inputs(out: Path) -> Inputs:
+    """What the spec of a store says of files; nothing where there is no store yet."""
+    return read_spec(Path(out)).inputs if (Path(out) / SPEC).exists() else Inputs()
+
+
+def _fast_keys(
+    paths: Mapping[str, Path | None], known: Mapping[str, Any], retries: int
+) -> dict[str, Key | None]:
+    """known: the keys in the store; by time of change, where those are."""
+    is_by_time = any(isinstance(key[1], int) for key in known.values() if key)
+    keys: dict[str, Key | None] = dict.fromkeys(sorted(paths))
+    for name in keys:
+        path = paths[name]
+        if path is not None:
+            keys[name] = fingerprint(path, "fast", retries) if is_by_time else content_key(path, retries)
+    return keys
 
 
 def _index(file: InputFile) -> tuple[int, int]:

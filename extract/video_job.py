@@ -87,7 +87,7 @@ def _video_spec(
         batch_rows=options.batch_rows,
         boxes=BoxesRecipe(source=str(options.boxes), transform=options.box_transform) if boxes else None,
     )
-    found = boxes.fingerprint(sorted(paths)) if boxes else None
+    found = boxes.fingerprint(sorted(paths), out) if boxes else None
     return Spec(
         kind="video",
         recipe=recipe,

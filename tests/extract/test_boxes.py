@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -20,8 +21,10 @@ from mambavl.extract import input_files
 from mambavl.extract.boxes import NUMERICS, image_numbers, in_slots, open_boxes
 from mambavl.extract.encoders.published.orvit import ORViT, crop_boxes
 from mambavl.extract.tracks import MAX_GAP, MIN_OVERLAP, Boxes
+from mambavl.extract.video_files import END, box_keys
 
 A, B, C = (0.0, 0.0, 0.25, 0.25), (0.5, 0.5, 0.75, 0.75), (0.25, 0.5, 0.5, 1.0)  # apart, and exact in float32
+OUT = Path("nowhere.zarr")  # a store that is still to be made
 
 
 def write_h5(path, videos):
@@ -156,31 +159,63 @@ def test_other_kinds_and_other_paths_are_refused(tmp_path):
         open_boxes("hoa", tmp_path / "nowhere")
 
 
-def test_fingerprints_tell_files_apart(source):
-    first = source.fingerprint(["P01_01"])
-    assert json.loads(json.dumps(first)) == first
-    assert first["numerics"] == NUMERICS
+@pytest.mark.parametrize("method", ["fast", "full"])
+def test_fingerprints_are_of_what_is_in_the_files(source, tmp_path, method):
     path = getattr(source, "path", None) or source.root / "P01" / "hand-objects" / "P01_01.pkl"
-    kind, given_path = first["kind"], getattr(source, "path", None) or source.root
-    full = open_boxes(kind, given_path, "full").fingerprint(["P01_01"])
-    stamp = path.stat().st_mtime_ns
-    os.utime(path, ns=(stamp, stamp + 10**9))
-    assert source.fingerprint(["P01_01"]) != first
-    assert open_boxes(kind, given_path, "full").fingerprint(["P01_01"]) == full != first
+    kind = "h5" if path.suffix == ".h5" else "hoa"
+
+    def found():
+        return open_boxes(kind, path if kind == "h5" else source.root, method).fingerprint(["P01_01"], OUT)
+
+    first = found()
+    assert json.loads(json.dumps(first)) == first
+    assert (first["kind"], first["numerics"]) == (kind, NUMERICS)
+    os.utime(path, ns=(5, 7))  # as a copy has it
+    assert found() == first
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    size, key = found().get("file") or found()["videos"]["P01_01"]
+    assert size == len(whole)
+    assert key not in json.dumps(first)
+
+
+def test_whole_files_of_boxes_are_known_to_the_last_byte(tmp_path):
+    """One in the middle of a large file, too, though head and tail stay what they were."""
+    path = write_h5(tmp_path / "boxes.h5", {"P01_01": {n: rows(id_0=A) for n in range(1, 2000)}})
+    (tmp_path / "s.zarr" / "commit").mkdir(parents=True)
+    keys = [box_keys({"file": path}, tmp_path / "s.zarr", method) for method in ("fast", "full")]
+    with open(path, "r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"changed")
+    assert path.stat().st_size > 2 * END + 100
+    assert box_keys({"file": path}, tmp_path / "s.zarr", "fast") == keys[0]
+    assert box_keys({"file": path}, tmp_path / "s.zarr", "full") != keys[1]
+
+
+def test_errors_of_the_system_are_outlived_where_files_of_boxes_are_known(source, monkeypatch):
+    expected = source.fingerprint(["P01_01"], OUT)
+    for retries, times in ((1, 1), (0, 1)):
+        source._retries = retries
+        monkeypatch.setattr(input_files, "calls", FailingReads(first=2, times=times))
+        if retries:
+            assert source.fingerprint(["P01_01"], OUT) == expected
+        else:
+            with pytest.raises(SystemFault, match="cannot be read"):
+                source.fingerprint(["P01_01"], OUT)
 
 
 def test_a_fingerprint_of_detections_is_of_the_videos_asked_for(tmp_path):
     write_hoa(tmp_path, "P01_01", {1: ((), [(0.5, A)])})
     source = open_boxes("hoa", tmp_path)
-    first = source.fingerprint(["P01_01"])
+    first = source.fingerprint(["P01_01"], OUT)
     write_hoa(tmp_path, "P01_02", {1: ((), [(0.5, A)])})
-    assert source.fingerprint(["P01_01"]) == first
-    assert source.fingerprint(["P01_02", "P01_01", "P01_03"])["videos"].keys() == {
+    assert source.fingerprint(["P01_01"], OUT) == first
+    assert source.fingerprint(["P01_02", "P01_01", "P01_03"], OUT)["videos"].keys() == {
         "P01_01",
         "P01_02",
         "P01_03",
     }
-    assert source.fingerprint(["P01_03"])["videos"] == {"P01_03": None}
+    assert source.fingerprint(["P01_03"], OUT)["videos"] == {"P01_03": None}
     assert first["linking"] == {"min_overlap": MIN_OVERLAP, "max_gap": MAX_GAP, "min_object_side": 0.01}
 
 

@@ -3,6 +3,8 @@ converted file.
 """
 
 import argparse
+import os
+import shutil
 from dataclasses import replace
 
 import h5py
@@ -12,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers.dataset import make_dataset
+from helpers.detections import RIGHT, image_message, write
 from mambavl.cache import open_store
 from mambavl.cache.rows import STATUS_CODE
-from mambavl.cache.spec import BoxesRecipe
+from mambavl.cache.spec import BoxesRecipe, read_spec
 from mambavl.configs.errors import DataError, SystemFault, UsageError
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.boxes import AuthorsBoxes
@@ -24,6 +27,7 @@ from mambavl.extract.encoders.published.orvit import ORViT
 from mambavl.extract.encoders.published.table import PUBLISHED, convert
 from mambavl.extract.encoders.registry import ENCODERS, build
 from mambavl.extract.options import VideoExtraction
+from mambavl.extract.video_files import fingerprint
 from mambavl.extract.video_job import extract_video
 
 VIT = {"width": 32, "depth": 2, "heads": 4, "patch_size": 8, "image_size": 16, "frames": 4}
@@ -342,6 +346,79 @@ def test_rows_whose_boxes_cannot_be_read_fail_by_name_and_the_others_go_on(datas
     with pytest.raises(SystemFault, match="the disk"):
         extract_video(annotations, dataset / "videos", tmp_path / "w.zarr", options)
     assert not (tmp_path / "w.zarr" / "manifest.json").exists()
+
+
+@pytest.fixture
+def boxed(dataset, tmp_path, monkeypatch):
+    """The job of ORViT over the data set, a function of what differs; its boxes lie in boxes.h5 and hoa/."""
+    small(monkeypatch, "orvit")
+    annotations = read_annotations(dataset / "annotations")
+    videos = sorted({segment.video_id for segment in annotations.segments})
+    with h5py.File(tmp_path / "boxes.h5", "w") as file:
+        for video in videos:
+            file[f"{video}/1"] = np.array([[0, 0, 0.5, 0.5, 0]], np.float32)
+    for video in videos:
+        found = ([(RIGHT, 0.5, (0.0, 0.0, 0.5, 0.5))], ())
+        write(tmp_path / "hoa" / f"{video}.pkl", [image_message(1, *found, video=video)])
+
+    def job(out, kind, path=None, **changes):
+        hooks = {key: changes.pop(key) for key in ("shard", "should_stop") if key in changes}
+        settings = {"encoder": "orvit", "weights": "random", "levels": ["clip"], "sampling": {"frames": 4}}
+        settings |= {"rows_per_group": 10, "boxes": kind, "boxes_path": path or tmp_path / PLACES[kind]}
+        options = VideoExtraction.model_validate({**settings, **changes})
+        return extract_video(annotations, dataset / "videos", out, options, **hooks)
+
+    return job
+
+
+PLACES = {"h5": "boxes.h5", "hoa": "hoa"}
+
+
+def staged(tmp_path, kind):
+    """A copy of the boxes, written at another time."""
+    place = tmp_path / "staged" / PLACES[kind]
+    if kind == "h5":
+        place.parent.mkdir()
+        shutil.copyfile(tmp_path / PLACES[kind], place)
+    else:
+        shutil.copytree(tmp_path / PLACES[kind], place, copy_function=shutil.copyfile)
+    files = [place] if kind == "h5" else sorted(place.iterdir())
+    for file in files:
+        os.utime(file, ns=(1, 1))
+    return place, files[0]
+
+
+@pytest.mark.parametrize("kind", ["h5", "hoa"])
+def test_boxes_may_be_read_from_copies_in_different_places(boxed, tmp_path, kind):
+    store = tmp_path / "v.zarr"
+    place, one = staged(tmp_path, kind)
+    assert boxed(store, kind, shard=(0, 2)).rows == 10
+    result = boxed(store, kind, place, shard=(1, 2))
+    assert (result.rows, result.finalized) == (10, True)
+    one.write_bytes(one.read_bytes() + b"x")
+    with pytest.raises(UsageError, match=r"inputs\.boxes\.(file|videos\.P01_101): \[\d+, 'parts:"):
+        boxed(store, kind, place)
+
+
+@pytest.mark.parametrize("kind", ["h5", "hoa"])
+def test_a_store_that_knows_its_boxes_by_time_goes_on_by_that(boxed, tmp_path, kind, monkeypatch):
+    """As stores began whose videos were known by content, and their boxes not yet."""
+    store = tmp_path / "v.zarr"
+    place, _ = staged(tmp_path, kind)
+    with monkeypatch.context() as before:
+        before.setattr(
+            "mambavl.extract.boxes.box_keys",
+            lambda paths, *_: {name: fingerprint(path, "fast") for name, path in paths.items()},
+        )
+        assert boxed(store, kind, shard=(0, 2)).rows == 10
+    spec = read_spec(store)
+    key = spec.inputs.boxes.get("file") or spec.inputs.boxes["videos"]["P01_101"]
+    assert isinstance(key[1], int)
+    assert spec.inputs.videos["P01_101"][1].startswith("parts:")
+    with pytest.raises(UsageError, match=r"inputs\.boxes"):
+        boxed(store, kind, place)
+    result = boxed(store, kind)
+    assert (result.rows, result.finalized, read_spec(store)) == (10, True, spec)
 
 
 def small(monkeypatch, encoder: str) -> None:
