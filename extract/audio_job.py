@@ -15,7 +15,7 @@ from mambavl.cache.fill import FillResult, fill
 from mambavl.cache.rows import FLAG_SILENCE, FLAG_TIME_FROM_FRAMES, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import FeatureRecipe, SoundRecipe, Spec
-from mambavl.cache.writer import RowGroup, StoreWriter
+from mambavl.cache.writer import RowGroup
 from mambavl.configs.errors import Interrupted
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 from mambavl.extract import job
@@ -46,14 +46,7 @@ def extract_audio(
     encoder = job.build_encoder(options, AudioEncoder)
     paths = find_videos(annotations, Path(videos), options.allow_missing)
     spec = _audio_spec(annotations, paths, out, encoder, options)
-    writer = StoreWriter(
-        out,
-        spec,
-        annotations.segments,
-        annotations.classes,
-        job.environment(options.device),
-        retry_failed=retry_failed,
-    )
+    writer = job.open_writer(out, spec, annotations, options.device, retry_failed=retry_failed)
     pipeline = _SoundClips(encoder, paths, options, writer.layout.levels)
 
     def encode(rows: range, result: FillResult) -> RowGroup:

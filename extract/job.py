@@ -17,8 +17,8 @@ import torch
 from mambavl.cache import shards
 from mambavl.cache.rows import STATUS_CODE
 from mambavl.cache.shards import Level
-from mambavl.cache.spec import EncoderIdentity, Inputs
-from mambavl.cache.writer import RowGroup
+from mambavl.cache.spec import EncoderIdentity, Inputs, Spec
+from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import UsageError
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.encoders import registry
@@ -206,6 +206,16 @@ def device_of(name: str) -> torch.device:
         return device
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
+
+
+def open_writer(
+    out: Path, spec: Spec, annotations: Annotations, device: str, *, retry_failed: bool
+) -> StoreWriter:
+    """The store `out` of these rows, created or resumed. Raises as StoreWriter does."""
+    made_by = environment(device)
+    return StoreWriter(
+        out, spec, annotations.segments, annotations.classes, made_by, retry_failed=retry_failed
+    )
 
 
 def environment(device: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from mambavl.cache.fill import FillResult, fill
 from mambavl.cache.rows import OK, STATUS_CODE
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import FeatureRecipe, Inputs, QuestionsProvenance, Spec
-from mambavl.cache.writer import RowGroup, StoreWriter
+from mambavl.cache.writer import RowGroup
 from mambavl.configs.errors import DataError, UsageError, some
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 from mambavl.extract import job
@@ -48,14 +48,7 @@ def extract_text(
     for key in QUESTION_KEYS:
         ids[key] = [encoder.tokenize(getattr(question, key)) for question in asked]
     spec = _text_spec(annotations, questions, asked[0], encoder, options, ids)
-    writer = StoreWriter(
-        out,
-        spec,
-        annotations.segments,
-        annotations.classes,
-        job.environment(options.device),
-        retry_failed=retry_failed,
-    )
+    writer = job.open_writer(out, spec, annotations, options.device, retry_failed=retry_failed)
 
     def encode(rows: range, result: FillResult) -> RowGroup:
         since = time.perf_counter()

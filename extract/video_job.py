@@ -6,7 +6,7 @@ from typing import Any
 from mambavl.cache.fill import FillResult, fill
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import BoxesRecipe, FeatureRecipe, PixelRecipe, Spec
-from mambavl.cache.writer import RowGroup, StoreWriter
+from mambavl.cache.writer import RowGroup
 from mambavl.configs.errors import DataError, UsageError, some
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 from mambavl.extract import job
@@ -41,14 +41,7 @@ def extract_video(
     paths = find_videos(annotations, Path(videos), options.allow_missing)
     boxes = _open_boxes(options, list(paths))
     spec = _video_spec(annotations, paths, out, encoder, options, boxes)
-    writer = StoreWriter(
-        out,
-        spec,
-        annotations.segments,
-        annotations.classes,
-        job.environment(options.device),
-        retry_failed=retry_failed,
-    )
+    writer = job.open_writer(out, spec, annotations, options.device, retry_failed=retry_failed)
     clips = ClipReader(encoder, paths, options, boxes)
     pipeline = ClipEncoder(encoder, clips, options, writer.layout.levels)
 
