@@ -24,7 +24,7 @@ from mambavl.fuse.fusion import FusionConfig, FusionSettings, SSMFusion, preset_
 from mambavl.fuse.head import Head, HeadConfig, HeadSettings, StreamShape, check_stream_name, routes
 from mambavl.fuse.idle import OWN, Need, flatten, idle, own_section, without
 from mambavl.fuse.sources import StreamSource
-from mambavl.fuse.targets import RunTargets, TargetConfig, choose, pairs_of
+from mambavl.fuse.targets import Pairs, RunTargets, TargetConfig, choose, pairs_of
 
 
 class TrainConfig(Config):
@@ -274,7 +274,10 @@ def run_targets(recipe: Recipe, data: FeatureData, trained: Classes | None = Non
     """What the recipe trains of the stores' targets. trained: the classes of a run that is scored again,
     whose classifiers keep their columns. Raises UsageError for targets that the stores do not have.
     """
-    classes, pairs = data.classes, pairs_of(data.classes, data.labels, data.train)
+    classes = data.classes
+    pairs: dict[str, Pairs] = {}
+    if any(config.ranked_by == "pairs" for config in recipe.targets.values()):
+        pairs = pairs_of(classes, data.labels, data.train)
     if trained:
         # in the run's order, by which its targets are listed and the last of them ranks it
         targets = {name: classes.targets[name] for name in trained.targets}

@@ -105,10 +105,11 @@ def write_report(runs: list[Path], target: Path) -> dict[str, str]:
     for run in folders:
         if unfinished[run]:
             continue
-        if read_result(run).metrics:
+        result = read_result(run)
+        if result.metrics:
             finished.append(run)
         else:
-            missing[str(run)] = f"split {read_result(run).split} has no labels, so nothing was measured"
+            missing[str(run)] = f"split {result.split} has no labels, so nothing was measured"
     if not finished:
         listed = "\n".join(f"  {name}: {why}" for name, why in missing.items())
         raise DataError(f"no run has finished and been measured, so there is nothing to show:\n{listed}")

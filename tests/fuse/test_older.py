@@ -16,6 +16,7 @@ from mambavl.configs.errors import UsageError
 from mambavl.fuse import older, report
 from mambavl.fuse.evaluate import evaluate_run
 from mambavl.fuse.head import StreamShape
+from mambavl.fuse.points import Point, find_folders
 from mambavl.fuse.recipe import Recipe, make_head, what_decides
 from mambavl.fuse.result import Result, Trained
 from mambavl.fuse.run import (
@@ -28,7 +29,6 @@ from mambavl.fuse.run import (
     read_scores,
     refuse_other_recipe,
 )
-from mambavl.fuse.sweep import Point, find_folders
 from mambavl.fuse.targets import choose
 from mambavl.fuse.train import train
 
