@@ -5,7 +5,7 @@ and is dropped afterwards: so the others do not depend on it.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +30,13 @@ from mambavl.extract.video_folder import find_videos
 
 def extract_audio(
     annotations: Annotations,
-    videos: Path,
+    videos: Path | Mapping[str, Path],
     out: Path,
     options: AudioExtraction,
     *,
     shard: tuple[int, int] = (0, 1),
     retry_failed: bool = False,
+    like: FeatureRecipe | None = None,
     progress: Progress = unseen,
     should_stop: ShouldStop = never,
 ) -> FillResult:
@@ -44,9 +45,9 @@ def extract_audio(
     shard, errors and interrupts: as `video_job.extract_video`.
     """
     encoder = job.build_encoder(options, AudioEncoder)
-    paths = find_videos(annotations, Path(videos), options.allow_missing)
+    paths = find_videos(annotations, videos, options.allow_missing)
     spec = _audio_spec(annotations, paths, out, encoder, options)
-    writer = job.open_writer(out, spec, annotations, options.device, retry_failed=retry_failed)
+    writer = job.open_writer(out, spec, annotations, options.device, retry_failed=retry_failed, like=like)
     pipeline = _SoundClips(encoder, paths, options, writer.layout.levels)
 
     def encode(rows: range, result: FillResult) -> RowGroup:

@@ -7,19 +7,19 @@ on the row group alone, never on timing, on failures or on how many processes sh
 import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
 
-from mambavl.cache import shards
+from mambavl.cache import canonical, shards
 from mambavl.cache.rows import STATUS_CODE
 from mambavl.cache.shards import Level
-from mambavl.cache.spec import EncoderIdentity, Inputs, Spec
+from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, Inputs, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import UsageError, differs
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.encoders import registry
 from mambavl.extract.encoders.base import Encoder, WeightsState
@@ -208,10 +208,32 @@ def device_of(name: str) -> torch.device:
         raise UsageError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
 
 
+class OtherRecipe(UsageError):
+    """Features would be made otherwise than those that they are to be like."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__(f"The features would be others. {differs(faults, 'wanted -> here')}")
+        self.faults = faults  # `field: wanted -> here`
+
+
 def open_writer(
-    out: Path, spec: Spec, annotations: Annotations, device: str, *, retry_failed: bool
+    out: Path,
+    spec: Spec,
+    annotations: Annotations,
+    device: str,
+    *,
+    retry_failed: bool,
+    like: FeatureRecipe | None = None,
 ) -> StoreWriter:
-    """The store `out` of these rows, created or resumed. Raises as StoreWriter does."""
+    """The store `out` of these rows, created or resumed.
+
+    like: how features must be made, whatever the questions; OtherRecipe, before anything is written, where
+    they would not be. Raises as StoreWriter does.
+    """
+    if like is not None:
+        wanted, here = (replace(recipe, questions=None) for recipe in (like, spec.recipe))
+        if faults := canonical.differences(wanted.to_dict(), here.to_dict()):
+            raise OtherRecipe(faults)
     made_by = environment(device)
     return StoreWriter(
         out, spec, annotations.segments, annotations.classes, made_by, retry_failed=retry_failed

@@ -33,6 +33,7 @@ def extract_text(
     *,
     shard: tuple[int, int] = (0, 1),
     retry_failed: bool = False,
+    like: FeatureRecipe | None = None,
     progress: Progress = unseen,
     should_stop: ShouldStop = never,
 ) -> FillResult:
@@ -48,7 +49,7 @@ def extract_text(
     for key in QUESTION_KEYS:
         ids[key] = [encoder.tokenize(getattr(question, key)) for question in asked]
     spec = _text_spec(annotations, questions, asked[0], encoder, options, ids)
-    writer = job.open_writer(out, spec, annotations, options.device, retry_failed=retry_failed)
+    writer = job.open_writer(out, spec, annotations, options.device, retry_failed=retry_failed, like=like)
 
     def encode(rows: range, result: FillResult) -> RowGroup:
         since = time.perf_counter()

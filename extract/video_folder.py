@@ -8,6 +8,7 @@ Folders are listed, never probed: endings are told without their case, and two f
 """
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -79,13 +80,17 @@ class VideoFolder:
         return f"{video_id} is {path}; try --videos {_root_of(path, participant_id)}"
 
 
-def find_videos(annotations: Annotations, root: Path, allow_missing: bool) -> dict[str, Path | None]:
-    """video_id -> its file under `root`, None where it is missing.
+def find_videos(
+    annotations: Annotations, root: Path | Mapping[str, Path], allow_missing: bool
+) -> dict[str, Path | None]:
+    """video_id -> its file under `root`, None where it is missing; as `root` says where it names the files.
 
     Raises DataError when `root` does not exist, when a video has two files or none of the videos is there,
     and for missing videos unless they are allowed.
     """
     participants = {segment.video_id: segment.participant_id for segment in annotations.segments}
+    if isinstance(root, Mapping):
+        return {video: root[video] for video in participants}
     folder = VideoFolder(root)
     paths = {video: folder.find(participant, video) for video, participant in participants.items()}
     missing = [video for video, path in paths.items() if path is None]

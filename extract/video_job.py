@@ -1,5 +1,6 @@
 """The video job: settings -> encoder, boxes and spec -> the row groups of `clips`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from mambavl.extract.video_folder import find_videos
 
 def extract_video(
     annotations: Annotations,
-    videos: Path,
+    videos: Path | Mapping[str, Path],
     out: Path,
     options: VideoExtraction,
     *,
     shard: tuple[int, int] = (0, 1),
     retry_failed: bool = False,
+    like: FeatureRecipe | None = None,
     progress: Progress = unseen,
     should_stop: ShouldStop = never,
 ) -> FillResult:
@@ -38,10 +40,10 @@ def extract_video(
     cannot be read, Interrupted when `should_stop()` turns true between two batches.
     """
     encoder = _build_encoder(options)
-    paths = find_videos(annotations, Path(videos), options.allow_missing)
+    paths = find_videos(annotations, videos, options.allow_missing)
     boxes = _open_boxes(options, list(paths))
     spec = _video_spec(annotations, paths, out, encoder, options, boxes)
-    writer = job.open_writer(out, spec, annotations, options.device, retry_failed=retry_failed)
+    writer = job.open_writer(out, spec, annotations, options.device, retry_failed=retry_failed, like=like)
     clips = ClipReader(encoder, paths, options, boxes)
     pipeline = ClipEncoder(encoder, clips, options, writer.layout.levels)
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -15,9 +16,11 @@ from helpers.kill_loop import kill_extractions
 from mambavl.cache import fsops
 from mambavl.cache.layout import records
 from mambavl.cache.rows import STATUS
+from mambavl.cache.spec import QuestionsProvenance, read_spec
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract import job
 from mambavl.extract.encoders import registry
+from mambavl.extract.job import OtherRecipe
 from mambavl.extract.timeline import VideoError
 
 pytestmark = pytest.mark.usefixtures("barcode")
@@ -43,6 +46,24 @@ def test_videos_that_are_not_there_stop_the_job_before_any_work(dataset, tmp_pat
     with pytest.raises(DataError, match=r"1 of 4 videos are not there \(P01_102\)"):
         run(copy, tmp_path / "v.zarr")
     assert not (tmp_path / "v.zarr").exists()
+
+
+def test_features_that_are_to_be_like_others_are_made_alike_or_not_at_all(dataset, tmp_path):
+    run(dataset, tmp_path / "v.zarr")
+    like = read_spec(tmp_path / "v.zarr").recipe
+    asked = replace(like, questions=QuestionsProvenance(protocol="generic"))  # those are never compared
+    run(dataset, tmp_path / "again.zarr", like=asked)
+    assert tree(tmp_path / "again.zarr") == tree(tmp_path / "v.zarr")
+    for changes, fault in (
+        ({"sampling": {"frames": 5}}, "sampling.frames: 4 -> 5"),
+        ({"image_size": 80}, "pixels.image_size: 40 -> 80"),
+        ({"batch_rows": 2}, "batch_rows: 3 -> 2"),
+    ):
+        with pytest.raises(OtherRecipe, match="The features would be others") as error:
+            run(dataset, tmp_path / "no.zarr", like=like, **changes)
+        assert error.value.faults == [fault]
+        assert fault in str(error.value)
+        assert not (tmp_path / "no.zarr").exists()
 
 
 @pytest.mark.parametrize("spoil", [lambda x: x * torch.nan, lambda x: x * 1e6])

@@ -114,3 +114,11 @@ def test_missing_videos_stop_the_job_unless_they_are_allowed(dataset, tmp_path):
     assert str(copy / "videos") in str(error.value)
     with pytest.raises(DataError, match="--videos takes the folder that holds"):
         find_videos(read, tmp_path / "nowhere", allow_missing=True)
+
+
+def test_files_may_be_named_one_by_one(dataset, tmp_path):
+    read = read_annotations(dataset / "annotations")
+    named = {f"P01_{number}": tmp_path / f"{number}.MP4" for number in (104, 103, 102, 101, 200)}
+    assert find_videos(read, named, allow_missing=False) == {
+        video: path for video, path in named.items() if video != "P01_200"
+    }

@@ -24,7 +24,7 @@ def run(dataset, out, **changes):
     annotations = read_annotations(dataset / "annotations")
     hooks = {
         key: changes.pop(key)
-        for key in ("shard", "should_stop", "progress", "retry_failed")
+        for key in ("shard", "should_stop", "progress", "retry_failed", "like")
         if key in changes
     }
     return extract_video(
