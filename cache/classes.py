@@ -65,7 +65,9 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class Classes:
-    """What the labels of a data set mean. The order counts: classifiers are drawn in that of `targets`."""
+    """What the labels of a data set mean. The order counts: classifiers are drawn in that of `targets`. Rows
+    that nobody labelled have no targets.
+    """
 
     targets: Mapping[str, Target]
     derived: Mapping[str, Derived] = field(default_factory=dict)
@@ -199,8 +201,6 @@ def name_faults(name: str) -> Iterable[str]:
 
 def _faults(classes: Classes) -> Iterable[str]:
     names = [*classes.targets, *classes.derived]
-    if not classes.targets:
-        yield "there is no target; name what rows are classified by"
     sets = [group for target in classes.targets.values() for group in target.sets]
     for name in (*names, *classes.groups, *sets):
         yield from name_faults(name)

@@ -158,11 +158,20 @@ class ParentStore(_Part):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Windows(_Part):
+    """Which rows there are of a video: window k is [k x stride, k x stride + length), in seconds."""
+
+    length: float
+    stride: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inputs(_Part):
     """Which files the features were made from."""
 
     annotations: Mapping[str, str] | None = None  # file name -> sha256
     splits: tuple[str, ...] | None = None
+    windows: Windows | None = None  # rows that lie over whole videos, and are in no list
     # video_id -> size and sha256, of parts of the file or of all of it; before, size and time of change; null
     # where the video is missing
     videos: Mapping[str, JSON] | None = None

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from mambavl.cache.classes import Classes, verb_noun_classes
 from mambavl.cache.rows import Segment
+from mambavl.cache.spec import Windows
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.class_lists import ClassList, known_class, read_classes
 from mambavl.extract.tables import Row, Tables
@@ -56,6 +57,7 @@ class Annotations:
     lists: dict[str, ClassList]  # target -> its classes with all their words
     videos: dict[str, VideoInfo]
     sha256: dict[str, str] = field(default_factory=dict)  # file name -> digest, for every file that was read
+    windows: Windows | None = None  # where the segments are windows over whole videos
 
     @property
     def verbs(self) -> ClassList:

@@ -89,6 +89,8 @@ def read_data_set(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> Ann
         _refuse_folder_of_neither(folder)
         return read_annotations(folder, splits)
     described = validate(read_toml(folder / DATA_SET), DataSet, str(folder / DATA_SET))
+    if not described.targets:
+        raise UsageError(f"{folder / DATA_SET}: there is no target; name what rows are classified by")
     tables = Tables(folder)
     tables.sha256[DATA_SET] = file_sha256(folder / DATA_SET)
     for name in described.targets:

@@ -112,8 +112,9 @@ def video_inputs(
     `BoxSource.fingerprint` says.
     """
     return Inputs(
-        annotations=annotations.sha256,
-        splits=options.splits,
+        annotations=annotations.sha256 or None,
+        splits=options.splits if annotations.sha256 else None,
+        windows=annotations.windows,
         videos=video_keys(paths, out, options.video_hash, options.retries),
         boxes=boxes,
     )

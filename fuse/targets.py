@@ -134,6 +134,8 @@ def choose(
     targets = {name: one for name, one in classes.targets.items() if name in wanted or name in parts}
     outputs = {name: target.count for name, target in targets.items() if name in wanted}
     outputs |= {name: len(one.pairs) for name, one in derived.items() if one.pairs}
+    if not classes.targets:
+        raise UsageError("the stores' rows have no labels, so there is nothing to train")
     if not outputs:
         raise UsageError("use_targets leaves no target to train")
     for name, config in configs.items():

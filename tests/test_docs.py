@@ -252,6 +252,7 @@ def test_design_lists_the_keys_of_a_spec():
         "recipe.boxes": spec.BoxesRecipe,
         "recipe.pooled": spec.Pooling,
         "inputs": spec.Inputs,
+        "inputs.windows": spec.Windows,
     }
     assert table_of_records("Spec") == {part: keys_of(record) for part, record in records.items()}
 

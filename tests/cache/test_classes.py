@@ -68,6 +68,13 @@ def test_schema_2_can_say_no_more_than_verbs_and_nouns():
     assert not fits_schema_2(replace(CLASSES, targets=turned)), "the order of classifiers would be lost"
 
 
+def test_rows_that_nobody_labelled_have_no_targets():
+    nothing = Classes({})
+    assert Classes.from_json(nothing.to_json()) == nothing
+    assert nothing.names == ()
+    assert not fits_schema_2(nothing)
+
+
 TOOL = OWN.targets["tool"]
 FAR = RowGroup("video_id", ("V",))
 
@@ -75,7 +82,6 @@ FAR = RowGroup("video_id", ("V",))
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"targets": {}}, "no target"),
         ({"targets": {"Tool": TOOL}}, "'Tool' cannot name"),
         ({"targets": {"all": TOOL}}, "'all' cannot name"),
         ({"targets": {"verb_label": TOOL}}, "'verb_label' cannot name"),

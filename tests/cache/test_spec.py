@@ -23,6 +23,7 @@ from mambavl.cache.spec import (
     QuestionsProvenance,
     SoundRecipe,
     Spec,
+    Windows,
     read_spec,
 )
 from mambavl.cache.verify import verify
@@ -50,6 +51,7 @@ FULL = {
     "inputs": {
         "annotations": {"EPIC_100_train.csv": "1" * 64},
         "splits": ["train"],
+        "windows": {"length": 2.0, "stride": 0.5},
         "videos": {"P01_101": [5, 7], "P01_102": None},
         "boxes": {"kind": "h5"},
         "parent": {"store_id": "2" * 64, "spec_sha256": "3" * 64},
@@ -120,6 +122,7 @@ def test_parts_have_types_of_their_own():
     assert spec.recipe.pixels.mean == (0.5, 0.5, 0)
     assert spec.recipe.pooled == Pooling(from_level="patch", to="frame", rule="mean")
     assert spec.inputs.splits == ("train",)
+    assert spec.inputs.windows == Windows(length=2.0, stride=0.5)
     assert spec.levels[0].width == 3
     assert spec.sha256_of(SEGMENTS) == "4" * 64
     assert spec.sha256_of(CLASSES) == "5" * 64

@@ -121,6 +121,7 @@ def test_a_damaged_list_is_named_by_line(tmp_path, name, text, said):
         ("[targets.Tool]\n", "'Tool' cannot name a target"),
         ("[targets.tool]\n[groups]\nfar = { weather = ['wet'] }\n", "far: expected one of participant_id"),
         ("[groups]\n", "targets"),
+        ("[targets]\n", "there is no target; name what rows are classified by"),
     ],
 )
 def test_a_description_that_cannot_be_meant_is_refused(tmp_path, text, said):

@@ -121,6 +121,11 @@ def test_a_choice_that_cannot_be_meant_is_refused(used, configs, said):
         choose(OWN, used, configs, {"use": ()})
 
 
+def test_rows_without_labels_train_nothing():
+    with pytest.raises(UsageError, match="the stores' rows have no labels"):
+        choose(Classes({}), None, {}, {})
+
+
 def test_single_label_losses_are_cross_entropies_over_labelled_rows():
     """By the formula: -sum_c q_c log p_c with q = (1 - s) one-hot + s / C."""
     targets, logits = choose(OWN, None, {}, {}), torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
