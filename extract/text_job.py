@@ -1,8 +1,13 @@
-"""The text job: both questions of every row, each distinct text encoded once a row group."""
+"""The text job: both questions of every row, each distinct text encoded once.
+
+Every process encodes the texts that its rows have. Most texts are those of many rows, so several processes do
+much of the work several times; one is enough.
+"""
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +23,12 @@ from mambavl.configs.errors import DataError, UsageError, some
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 from mambavl.extract import job
 from mambavl.extract.annotations import Annotations
+from mambavl.extract.distinct_texts import DistinctTexts, Tokens
 from mambavl.extract.encoders.base import TextEncoder
 from mambavl.extract.options import TextExtraction
 from mambavl.extract.questions import QUESTION_KEYS, Question, read_questions
 
-Ids = Sequence[list[int]]  # the token ids of a question, of each row
+Ids = Sequence[Tokens]  # of a question, of each row
 
 
 def extract_text(
@@ -45,19 +51,19 @@ def extract_text(
     encoder = job.build_encoder(options, TextEncoder)
     asked = _read_for(annotations, questions)
     _refuse_unmasked(questions, asked[0], options)
-    ids: dict[str, Ids] = {}
-    for key in QUESTION_KEYS:
-        ids[key] = [encoder.tokenize(getattr(question, key)) for question in asked]
+    ids = _tokenized(encoder, asked)
     spec = _text_spec(annotations, questions, asked[0], encoder, options, ids)
-    writer = job.open_writer(out, spec, annotations, options.device, retry_failed=retry_failed, like=like)
+    with closing(DistinctTexts(encoder, itertools.chain(*ids.values()), options, should_stop)) as distinct:
+        writer = job.open_writer(out, spec, annotations, options.device, retry_failed=retry_failed, like=like)
 
-    def encode(rows: range, result: FillResult) -> RowGroup:
-        since = time.perf_counter()
-        group = _row_group(encoder, {key: ids[key][rows.start : rows.stop] for key in QUESTION_KEYS}, options)
-        result.timed("encode", since)
-        return group
+        def encode(rows: range, result: FillResult) -> RowGroup:
+            since = time.perf_counter()
+            asked_here = {key: ids[key][rows.start : rows.stop] for key in QUESTION_KEYS}
+            group = _row_group(distinct, asked_here, options)
+            result.timed("encode", since)
+            return group
 
-    return fill(writer, encode, shard=shard, progress=progress, should_stop=should_stop)
+        return fill(writer, encode, shard=shard, progress=progress, should_stop=should_stop)
 
 
 def _read_for(annotations: Annotations, path: Path) -> list[Question]:
@@ -81,13 +87,19 @@ def _refuse_unmasked(path: Path, first: Question, options: TextExtraction) -> No
         )
 
 
-def _row_group(encoder: TextEncoder, ids: dict[str, Ids], options: TextExtraction) -> RowGroup:
+def _tokenized(encoder: TextEncoder, asked: Sequence[Question]) -> dict[str, Ids]:
+    """Question -> the token ids of each row; each distinct text is tokenized once."""
+    texts = list(dict.fromkeys(getattr(question, key) for question in asked for key in QUESTION_KEYS))
+    tokens = dict(zip(texts, map(tuple, encoder.tokenize_all(texts)), strict=True))
+    return {key: [tokens[getattr(question, key)] for question in asked] for key in QUESTION_KEYS}
+
+
+def _row_group(distinct: DistinctTexts, ids: dict[str, Ids], options: TextExtraction) -> RowGroup:
     """The features of some rows' questions; a row whose features are not finite fails and has none."""
-    features = _encode_distinct(encoder, ids, options)
     found: dict[str, list[np.ndarray]] = {}  # level of the store -> (L, D) of each row
     for key in QUESTION_KEYS:
-        for level in options.levels:
-            found[f"{key}/{level}"] = [features[level][tuple(tokens)] for tokens in ids[key]]
+        for level, values in distinct.features(ids[key]).items():
+            found[f"{key}/{level}"] = values
     reasons = _not_finite(options.encoder, found)
     levels: dict[str, np.ndarray] = {}
     for name, values in found.items():
@@ -105,22 +117,6 @@ def _row_group(encoder: TextEncoder, ids: dict[str, Ids], options: TextExtractio
         flags=np.zeros(rows, np.uint8),
         reasons=reasons,
     )
-
-
-def _encode_distinct(
-    encoder: TextEncoder, ids: dict[str, Ids], options: TextExtraction
-) -> dict[str, dict[tuple[int, ...], np.ndarray]]:
-    """Encoder's level -> token ids -> (L, D), as it is stored. Each text is encoded once, in order."""
-    texts = [tuple(tokens) for tokens in itertools.chain.from_iterable(ids[key] for key in QUESTION_KEYS)]
-    distinct = list(dict.fromkeys(texts))
-    features: dict[str, dict[tuple[int, ...], np.ndarray]] = {level: {} for level in options.levels}
-    for batch in _chunks(distinct, options.batch_texts):
-        encoded = encoder.encode([list(tokens) for tokens in batch], options.levels)
-        for level, values in encoded.items():
-            for tokens, value in zip(batch, values, strict=True):
-                with np.errstate(over="ignore"):  # past float16's range: infinite, which is refused later
-                    features[level][tokens] = value.numpy().astype(options.dtype)
-    return features
 
 
 def _not_finite(encoder: str, found: dict[str, list[np.ndarray]]) -> dict[int, str]:
@@ -186,8 +182,3 @@ def _level(name: str, width: int, capacity: int, options: TextExtraction) -> Lev
     if name.endswith("/pooled"):
         return Level(name, "dense", (1, width), options.dtype, compressor=options.compressor)
     return Level(name, "ragged", (width,), options.dtype, capacity=capacity, compressor=options.compressor)
-
-
-def _chunks(items: list[tuple[int, ...]], size: int) -> Iterator[list[tuple[int, ...]]]:
-    for first in range(0, len(items), size):
-        yield items[first : first + size]

@@ -136,6 +136,10 @@ class TextEncoder(Encoder):
         """
         raise NotImplementedError
 
+    def tokenize_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """`tokenize` of each; an encoder that is faster at many says so here."""
+        return [self.tokenize(text) for text in texts]
+
     def encode(self, ids: list[list[int]], levels: tuple[TextLevel, ...]) -> dict[str, list[Tensor]]:
         """Tokenized texts -> by level, float32 on the CPU: (L_i, D) for each, (1, D) for `pooled`, (0, D) for
         an empty one. Each is encoded as if it stood alone. Raises UsageError for a level it does not have.

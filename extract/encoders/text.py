@@ -7,6 +7,7 @@ placeholder `<mask>` becomes the tokenizer's own mask token. Levels: `last_hidde
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,13 +49,23 @@ class TransformersTextEncoder(TextEncoder):
         """Token ids with the model's own start and end; an empty text has none. Raises DataError past the
         model's limit.
         """
-        if not text:
-            return []
-        ids = self.tokenizer(text.replace(MASK, str(self.tokenizer.mask_token)))["input_ids"]
-        if len(ids) > self.max_tokens:
-            raise DataError(
-                f"a text of {len(ids)} tokens exceeds the encoder's {self.max_tokens}: {text[:80]!r}..."
-            )
+        return self.tokenize_all([text])[0]
+
+    def tokenize_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """`tokenize` of each, in one call of the tokenizer."""
+        ids: list[list[int]] = [[] for _ in texts]
+        present = [i for i, text in enumerate(texts) if text]
+        if not present:
+            return ids
+        mask = str(self.tokenizer.mask_token)
+        found = self.tokenizer([texts[i].replace(MASK, mask) for i in present])["input_ids"]
+        for i, tokens in zip(present, found, strict=True):
+            if len(tokens) > self.max_tokens:
+                raise DataError(
+                    f"a text of {len(tokens)} tokens exceeds the encoder's {self.max_tokens}: "
+                    f"{texts[i][:80]!r}..."
+                )
+            ids[i] = tokens
         return ids
 
     @torch.inference_mode()

@@ -1,19 +1,22 @@
 """The text job: both questions of every row, as tokens of their own length."""
 
+import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from helpers.jobs import make_roberta, text_run
+from helpers.jobs import make_roberta, text_run, tree
 from mambavl.cache import open_store
 from mambavl.cache.rows import STATUS
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.encoders import registry
+from mambavl.extract.encoders.text import TransformersTextEncoder
 from mambavl.extract.questions import generate, write_questions
 
 
@@ -58,6 +61,77 @@ def test_questions_become_tokens_of_their_own_length(dataset, tmp_path, text_mod
                 expected = encoder.encode([ids], (level,))[level][0]
                 assert lengths.tolist() == [len(expected)]
                 torch.testing.assert_close(tokens[0, : lengths[0]], expected, rtol=1e-4, atol=1e-5)
+
+
+LEVELS = ("last_hidden", "embedding_layer", "pooled")
+SETTINGS = {"levels": LEVELS, "dtype": "float32", "batch_texts": 4, "rows_per_group": 4}
+
+
+@pytest.fixture
+def varied(dataset, tmp_path):
+    """Questions of 20 rows, of different lengths: 11 of verbs, 3 of nouns and an empty one; to be encoded by
+    fours.
+    """
+    asked = []
+    for number, question in enumerate(generate(read_annotations(dataset / "annotations"), "oracle")):
+        verb = "cut the cup " * (1 + number % 10) if number else ""
+        asked.append(replace(question, verb_question=verb, noun_question="wash" * (1 + number % 3)))
+    write_questions(tmp_path / "varied.jsonl", asked)
+    return tmp_path / "varied.jsonl"
+
+
+def test_each_text_is_encoded_once_in_batches_of_like_length(
+    dataset, tmp_path, text_model, varied, monkeypatch
+):
+    """The numbers of calls and of padded tokens are those of a formula over the distinct texts."""
+    padded, real = [], TransformersTextEncoder._padded
+
+    def counted(self, ids):
+        batch, mask = real(self, ids)
+        padded.append(tuple(batch.shape))
+        return batch, mask
+
+    monkeypatch.setattr(TransformersTextEncoder, "_padded", counted)
+    text_run(dataset, tmp_path / "t.zarr", text_model, varied, **SETTINGS)
+    lines = [json.loads(line) for line in varied.read_text().splitlines()]
+    texts = {line[key] for line in lines for key in ("verb_question", "noun_question")}
+    encoder = registry.build("hf:tiny", weights=str(text_model))
+    lengths = sorted(len(encoder.tokenize(text)) for text in texts)
+    assert lengths[0] == 0
+    expected = [lengths[first : first + 4] for first in range(0, len(lengths), 4)]
+    expected[0] = expected[0][1:]  # the empty one is not run
+    assert sorted(padded) == sorted((len(part), part[-1]) for part in expected)
+
+
+def test_every_row_holds_what_its_texts_are_alone(dataset, tmp_path, text_model, varied):
+    text_run(dataset, tmp_path / "t.zarr", text_model, varied, **SETTINGS)
+    store, encoder = open_store(tmp_path / "t.zarr"), registry.build("hf:tiny", weights=str(text_model))
+    asked = {line["narration_id"]: line for line in map(json.loads, varied.read_text().splitlines())}
+    for question, level in itertools.product(("verb_question", "noun_question"), LEVELS):
+        for row, segment in enumerate(store.segments):
+            ids = encoder.tokenize(asked[segment.narration_id][question])
+            (alone,) = encoder.encode([ids], (level,))[level]
+            tokens, lengths = store.batch([row], f"{question}/{level}")
+            assert lengths.tolist() == [len(alone)]
+            torch.testing.assert_close(tokens[0, : len(alone)], alone, rtol=0, atol=1e-5)
+
+
+def test_shares_stops_and_the_order_of_groups_do_not_move_a_bit(dataset, tmp_path, text_model, varied):
+    def fill(name, **changes):
+        return text_run(dataset, tmp_path / name, text_model, varied, **SETTINGS, **changes)
+
+    assert fill("whole.zarr").finalized
+    for name, order in (("forward.zarr", (0, 1, 2)), ("backward.zarr", (2, 1, 0))):
+        done = [fill(name, shard=(share, 3)).finalized for share in order]
+        assert done == [False, False, True]
+    for stops in (1, 3, 5, 7):
+        calls = itertools.count()
+        with pytest.raises(Interrupted, match="resumes"):
+            fill(f"stopped-{stops}.zarr", should_stop=lambda calls=calls, stops=stops: next(calls) >= stops)
+        assert fill(f"stopped-{stops}.zarr").finalized
+    whole = tree(tmp_path / "whole.zarr")
+    for store in tmp_path.glob("*.zarr"):
+        assert tree(store) == whole, store
 
 
 def test_a_question_file_that_lacks_rows_is_refused(dataset, tmp_path, text_model):

@@ -19,14 +19,12 @@ OPTIONS = {
     "max_failed": 1000,
 }
 
+HOOKS = ("shard", "should_stop", "progress", "retry_failed", "like")
+
 
 def run(dataset, out, **changes):
     annotations = read_annotations(dataset / "annotations")
-    hooks = {
-        key: changes.pop(key)
-        for key in ("shard", "should_stop", "progress", "retry_failed", "like")
-        if key in changes
-    }
+    hooks = {key: changes.pop(key) for key in HOOKS if key in changes}
     return extract_video(
         annotations, dataset / "videos", out, VideoExtraction.model_validate({**OPTIONS, **changes}), **hooks
     )
@@ -65,7 +63,7 @@ def make_roberta(folder: Path) -> Path:
 
 
 def text_run(dataset, out, model, questions, **changes):
+    hooks = {key: changes.pop(key) for key in HOOKS if key in changes}
     options = {"encoder": "hf:tiny", "weights": str(model), "rows_per_group": 8, **changes}
-    return extract_text(
-        read_annotations(dataset / "annotations"), questions, out, TextExtraction.model_validate(options)
-    )
+    read = read_annotations(dataset / "annotations")
+    return extract_text(read, questions, out, TextExtraction.model_validate(options), **hooks)

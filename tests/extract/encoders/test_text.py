@@ -37,6 +37,14 @@ def test_the_placeholder_becomes_one_mask_token_of_the_model(roberta):
     assert ids.count(roberta.tokenizer.mask_token_id) == 1
 
 
+def test_many_texts_are_tokenized_as_each_is_alone(roberta):
+    texts = ["wash the cup", "", f"{MASK} the onion: which action?", "cut", "cut the cup " * 9]
+    assert roberta.tokenize_all(texts) == [roberta.tokenize(text) for text in texts]
+    assert roberta.tokenize_all(["", ""]) == [[], []]
+    with pytest.raises(DataError, match="exceeds the encoder's 128: 'onion onion"):
+        roberta.tokenize_all(["cut", "onion " * 200])
+
+
 def test_a_text_past_the_models_limit_is_an_error_not_a_cut(roberta):
     assert roberta.max_tokens == 128
     with pytest.raises(DataError, match="exceeds the encoder's 128"):
