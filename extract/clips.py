@@ -35,7 +35,7 @@ from mambavl.extract.encoders.base import Pixels, VideoEncoder
 from mambavl.extract.encoders.levels import video_levels
 from mambavl.extract.encoders.published.orvit import crop_boxes
 from mambavl.extract.options import VideoExtraction
-from mambavl.extract.sampling import Sampling, Window, window
+from mambavl.extract.sampling import NOMINAL_RATE, Sampling, Window, window
 from mambavl.extract.timeline import VideoError
 from mambavl.extract.video import Reader, open_video
 
@@ -200,25 +200,23 @@ class ClipReader:
     def _of_video(self, video_id: str, segments: list[Segment]) -> list[Clip]:
         """The clips of some segments of one video; a frame that several of them show is decoded once."""
         sampling = self.options.sampling
-        windows = [_windows(segment, sampling) for segment in segments]
-        clips = [self._begin(segment, views[0]) for segment, views in zip(segments, windows, strict=True)]
         try:
             reader = self.videos.reader(video_id)
         except VideoError as error:
-            for clip in clips:
-                clip.fail(error.status, str(error))
-            return clips
+            return [self._begin(segment, _windows(segment, sampling)[0], error) for segment in segments]
+        windows = [_windows(segment, sampling, reader.timeline.fps) for segment in segments]
+        clips = [self._begin(segment, views[0]) for segment, views in zip(segments, windows, strict=True)]
         places = [_locate(clip, views, reader) for clip, views in zip(clips, windows, strict=True)]
         frames = self._decode(reader, places)
         for clip, index in zip(clips, places, strict=True):
             if index is not None:
                 self._fill(clip, video_id, _shown(frames, index), reader.timeline.pts[index])
-        if sampling.task == "anticipation":
+        if sampling.is_causal:
             _assert_nothing_late(segments, clips, sampling.tau_a)
         return clips
 
-    def _begin(self, segment: Segment, seen: Window) -> Clip:
-        """A clip without images, which has failed where there is nothing to observe. seen: its first view."""
+    def _begin(self, segment: Segment, seen: Window, error: VideoError | None = None) -> Clip:
+        """A clip without images; failed by `error`, or where nothing is observed. seen: its first view."""
         clip = Clip.empty(self.options, self.pixels.image_size, self.objects)
         clip.flags = seen.flags
         if segment.time_from_frames:
@@ -229,6 +227,8 @@ class ClipReader:
                 "empty_window",
                 f"starts at {segment.start:.2f} s: nothing to observe {tau_a:g} s before it",
             )
+        if error:
+            clip.fail(error.status, str(error))
         return clip
 
     def _decode(self, reader: Reader, places: list[np.ndarray | None]) -> dict[int, Frame | VideoError]:
@@ -305,9 +305,12 @@ def crop_squares(height: int, width: int, crops: int) -> list[tuple[float, float
     return [((height - side) * place, (width - side) * place, side) for place in places]
 
 
-def _windows(segment: Segment, sampling: Sampling) -> list[Window]:
-    """The moments of a row, by view in time."""
-    return [window(segment.start, segment.stop, sampling, view) for view in range(sampling.views)]
+def _windows(segment: Segment, sampling: Sampling, rate: float = NOMINAL_RATE) -> list[Window]:
+    """The moments of a row, by view in time. rate: frames a second of its video."""
+    try:
+        return [window(segment.start, segment.stop, sampling, view, rate) for view in range(sampling.views)]
+    except DataError as error:
+        raise DataError(f"{segment.video_id}: {error}") from None
 
 
 def _shown(frames: dict[int, Frame | VideoError], index: np.ndarray) -> list[list[Frame]] | VideoError:

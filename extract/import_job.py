@@ -28,7 +28,7 @@ from mambavl.configs.errors import UsageError
 from mambavl.configs.progress import Progress, ShouldStop
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.data_set import read_data_set
-from mambavl.extract.sampling import Sampling, window
+from mambavl.extract.sampling import COUNT_FRAMES, Sampling, window
 
 
 class ImportSettings(Config):
@@ -129,6 +129,11 @@ def prepare(
     if chosen and format not in BY_TIME:
         raise UsageError(
             f"sampling.{chosen[0]}: the moments of {format} features were chosen when they were made"
+        )
+    if settings.sampling.rule in COUNT_FRAMES:
+        raise UsageError(
+            f"sampling.rule = {settings.sampling.rule} counts the frames of a video file, and features "
+            "kept by time have none; choose a rule in seconds"
         )
     read = read_data_set(annotations, splits)
     if format not in BY_TIME:

@@ -33,6 +33,11 @@ ORACLE_ANTICIPATION = (
     "This is an upper bound, no forecast; never compare it with predicted or generic text"
 )
 
+ACTION_IN_ANTICIPATION = (
+    "THE ACTION ITSELF IN ANTICIPATION: the features were extracted under sampling.rule inavit, which shows "
+    "frames of the very action that is to be foreseen and none of before it. This is no forecast"
+)
+
 
 # text protocols that know nothing of the action that is to be foreseen
 SAFE_IN_ANTICIPATION = ("predicted", "generic", "none", "absent")
@@ -193,9 +198,10 @@ class FeatureData:
 
     def _notice(self, config: DataConfig) -> str | None:
         """What every result must say aloud. Raises where the streams know what they must not."""
-        tasks = {}
+        tasks, rules = {}, set()
         for name, stream in self.streams.items():
             sampling = stream.stores[0].spec.recipe.sampling or {}
+            rules.add(sampling.get("rule"))
             if "task" in sampling:
                 tasks[name] = str(sampling["task"])
         if len(set(tasks.values())) > 1:
@@ -204,15 +210,16 @@ class FeatureData:
                 f"the streams were extracted for different tasks ({listed}): "
                 "one of them sees the action itself"
             )
+        seen = ACTION_IN_ANTICIPATION if "inavit" in rules else None
         if "anticipation" not in tasks.values() or self.text_protocol in SAFE_IN_ANTICIPATION:
-            return None
+            return seen
         if not config.allow_oracle:
             raise UsageError(
                 f"the features are for anticipation and the text protocol is {self.text_protocol}: such "
                 "questions may be written from the very action that is to be foreseen. Use predicted, "
                 "generic or none, or measure an upper bound with --set data.allow_oracle=true"
             )
-        return ORACLE_ANTICIPATION
+        return f"{seen}. {ORACLE_ANTICIPATION}" if seen else ORACLE_ANTICIPATION
 
     def batch(
         self,

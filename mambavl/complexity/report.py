@@ -24,6 +24,7 @@ from mambavl.complexity.count import (
 )
 from mambavl.configs import load, override
 from mambavl.configs.errors import UsageError, did_you_mean
+from mambavl.extract.encoders.published.avion import Avion
 from mambavl.extract.encoders.published.motionformer import Motionformer
 from mambavl.extract.encoders.published.table import PUBLISHED, PublishedEncoder
 from mambavl.extract.encoders.registry import ENCODERS
@@ -204,7 +205,8 @@ def describe_encoder(name: str) -> dict[str, str]:
 def _sampling(model: PublishedEncoder) -> str:
     """How the originals chose the frames that they were tested on, and the settings that do so here."""
     if not isinstance(model, Motionformer):
-        return "frames spread over the segment at the file's own rate, one centre crop: the default settings"
+        rule = "avion" if isinstance(model, Avion) else "lavila"
+        return f"frames spread over the segment, one centre crop: --set sampling.rule={rule}"
     stride = 4 if model.config.frames == 16 else 3
     settings = (
         "sampling.rule=mf_dense",

@@ -27,7 +27,10 @@ def test_the_settings_of_the_originals_are_ready_to_copy():
         "--set sampling.views=10 --set crops=3"
     )
     assert facts["boxes"].startswith("4 slots a frame") or "slots a frame" in facts["boxes"]
-    assert describe_encoder("avion-vit-b")["boxes"] == "none"
+    avion = describe_encoder("avion-vit-b")
+    assert avion["boxes"] == "none"
+    assert avion["tested with"].endswith(": --set sampling.rule=avion")
+    assert describe_encoder("lavila-tsf-b")["tested with"].endswith(": --set sampling.rule=lavila")
 
 
 def test_an_unknown_encoder_is_refused_with_the_nearest():

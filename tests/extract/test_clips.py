@@ -1,16 +1,20 @@
 """Clips: what an encoder is shown of a row, and what becomes of a row that cannot be shown."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
+from helpers.clips import write_video
 from helpers.dataset import FPS, broken_copy, numbers
 from helpers.jobs import run
 from mambavl.cache import open_store
 from mambavl.cache.rows import EMPTY_WINDOW, FLAG_BEFORE_START, OK, STATUS
+from mambavl.configs.errors import DataError
 from mambavl.extract import job
 from mambavl.extract.clips import crop_squares
-from mambavl.extract.sampling import Sampling, window
+from mambavl.extract.sampling import RULES, Sampling, window
 from mambavl.extract.video import open_video
 
 pytestmark = pytest.mark.usefixtures("barcode")
@@ -31,6 +35,35 @@ def test_every_row_holds_the_frames_on_display_at_its_times(dataset, tmp_path, d
         tokens, _ = store.batch([row], "patch")
         assert numbers(tokens[0]) == expected.tolist()
         np.testing.assert_allclose(pts[row, 0], expected / FPS)
+
+
+@pytest.mark.parametrize(
+    ("task", "rule"), [(task, rule) for task, rules in RULES.items() for rule in rules[1:]]
+)
+def test_a_store_holds_the_frames_of_the_rule_that_it_names(dataset, tmp_path, task, rule):
+    """Some rules count the frames of the file, which are 10 a second here and not the nominal 60."""
+    sampling = {"task": task, "rule": rule, "frames": 4, "tau_a": 0.45}
+    run(dataset, tmp_path / "v.zarr", sampling=sampling)
+    store = open_store(tmp_path / "v.zarr")
+    said = store.spec.recipe.sampling
+    assert said["rule"] == rule
+    seen = 0
+    for row, segment in enumerate(store.segments):
+        times = window(segment.start, segment.stop, Sampling.model_validate(said), rate=FPS).times
+        if len(times):
+            expected = np.floor(times * FPS + 1e-6).astype(int)
+            assert numbers(store.batch([row], "patch")[0][0]) == expected.tolist()
+        seen += len(times) > 0
+    assert seen == (store.status == OK).sum() == (20 if task == "recognition" or rule == "inavit" else 16)
+
+
+def test_a_video_that_a_rule_has_no_step_for_is_named(dataset, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    write_video(copy / "videos/P01/videos/P01_102.MP4", frames=30, fps=5)
+    sampling = {"task": "anticipation", "rule": "vjepa_released"}
+    with pytest.raises(DataError, match=r"^P01_102: it has 5 frames a second"):
+        run(copy, tmp_path / "v.zarr", sampling=sampling)
 
 
 def test_anticipation_sees_nothing_after_start_minus_tau(dataset, tmp_path):

@@ -49,6 +49,9 @@ def test_features_of_others_need_annotations_and_settings_that_fit(tmp_path):
     with pytest.raises(UsageError, match=r"sampling\.frames: the moments of hdf5 features"):
         prepare(source, "hdf5", out, chosen, folder, ("train",))
     steps = {"fps": 10, "window": 1, "stride": 1}
+    counting = ImportSettings(sampling={"rule": "lavila"}, **steps)
+    with pytest.raises(UsageError, match=r"sampling\.rule = lavila counts the frames of a video file"):
+        prepare(source, "npy", out, counting, folder, ("train",))
     for video in ("P01_101", "P01_102"):
         np.save(source / f"{video}.npy", np.zeros((60, 3), np.float32))  # 6 s at 10 a second
     job = prepare(source, "npy", out, chosen.model_copy(update=steps), folder, ("train",))

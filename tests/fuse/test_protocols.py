@@ -14,7 +14,13 @@ from mambavl.cache.scores import best_classes
 from mambavl.configs import validate
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import evaluate, report
-from mambavl.fuse.data import ORACLE_ANTICIPATION, DataConfig, FeatureData, assign_folds
+from mambavl.fuse.data import (
+    ACTION_IN_ANTICIPATION,
+    ORACLE_ANTICIPATION,
+    DataConfig,
+    FeatureData,
+    assign_folds,
+)
 from mambavl.fuse.points import expand
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.run import read_result
@@ -40,6 +46,8 @@ def texts(tmp_path_factory):
             ROWS,
             recipe={"encoder": ENCODER, "sampling": {"task": task, "rule": "strict"}},
         )
+    inside = {"task": "anticipation", "rule": "inavit"}
+    make_dense_store(folder / "inavit.zarr", ROWS, recipe={"encoder": ENCODER, "sampling": inside})
     make_dense_store(folder / "nameless.zarr", ROWS, recipe={"encoder": ENCODER})
     return folder
 
@@ -110,6 +118,14 @@ def test_oracle_text_in_anticipation_must_be_asked_for_and_is_said_aloud_everywh
     sources = recipe(texts).sources  # the loophole: text alone, no video store to say the task
     text_only = {name: source for name, source in sources.items() if name != "video"}
     assert FeatureData(text_only, DataConfig()).notice is None
+
+
+def test_a_rule_that_shows_the_action_is_said_aloud_beside_oracle_text(texts):
+    def notice(text, **data):
+        return FeatureData(recipe(texts, "inavit", text, **data).sources, DataConfig(**data)).notice
+
+    assert notice("generic") == ACTION_IN_ANTICIPATION
+    assert notice("oracle", allow_oracle=True) == f"{ACTION_IN_ANTICIPATION}. {ORACLE_ANTICIPATION}"
 
 
 def test_a_sweep_marks_what_is_no_forecast(texts, tmp_path, capsys):
