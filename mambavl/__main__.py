@@ -4,9 +4,36 @@ import contextlib
 import os
 import signal
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 INTERRUPTED = 75  # EX_TEMPFAIL: run it again
 SHOW_CURSOR = "\x1b[?25h"
+
+
+def use_own_package() -> None:
+    """Make `mambavl` the package that this file belongs to.
+
+    To `python -m`, a clone called mambavl in the current folder is a package of that name. It has no
+    __init__.py, so an editable install still provides what it lacks, and the program would be put together
+    from both: `cache`, `configs`, `extract` and `fuse` from the clone, whichever that is, and the rest from
+    the install.
+    """
+    found = sys.modules.get("mambavl")
+    if found is None or found.__file__ is not None:
+        return
+    folder = Path(__file__).parent
+    spec = spec_from_file_location(
+        "mambavl", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None  # it is a file of Python
+    assert spec.loader is not None
+    package = module_from_spec(spec)
+    sys.modules["mambavl"] = package
+    spec.loader.exec_module(package)
+
+
+use_own_package()  # here, for processes that multiprocessing spawns run this file as well, but not main()
 
 
 def main() -> None:

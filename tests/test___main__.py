@@ -18,14 +18,14 @@ from helpers.paths import ROOT
 from mambavl.cache.writer import StoreWriter
 
 
-def shell(*words: object, cwd=None) -> subprocess.CompletedProcess:
+def shell(*words: object, cwd=None, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "mambavl", *map(str, words)]
     return subprocess.run(
         command,
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         check=False,
     )
 
@@ -38,12 +38,39 @@ def test_the_same_program_under_every_name(road):
     assert "Traceback" not in done.stderr
 
 
-def test_the_folder_that_holds_the_checkout_does_not_shadow_the_package(tmp_path):
-    """A clone is called mambavl, and its folder is a namespace of that name to who stands next to it."""
-    (tmp_path / "mambavl").symlink_to(ROOT)
-    assert shell("--version", cwd=tmp_path).stdout.startswith("mambavl 0.")
-    found = shell("doctor", "--json", cwd=tmp_path)
-    assert json.loads(found.stdout)["machine"]["mambavl"].startswith("0."), found.stderr
+EDITABLE = """
+import sys
+from importlib.machinery import PathFinder
+
+
+class Editable:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "mambavl" and name.count(".") < 2:
+            return PathFinder.find_spec(name, [{root!r} if name == "mambavl" else {root!r} + "/mambavl"])
+
+
+sys.meta_path.insert(sys.meta_path.index(PathFinder) + 1, Editable)
+"""
+
+
+def test_the_folder_that_holds_a_checkout_does_not_shadow_the_package(tmp_path):
+    """A clone is called mambavl, and its folder is a namespace of that name to who stands next to it, which
+    comes before what `pip install -e` adds. Not even another clone may lend its modules.
+    """
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(EDITABLE.format(root=str(ROOT)))
+    for package in ("cache", "configs", "extract", "fuse", "mambavl"):
+        (tmp_path / "mambavl" / package).mkdir(parents=True)
+        (tmp_path / "mambavl" / package / "__init__.py").write_text("raise SystemExit('of another clone')")
+    here = {"cwd": tmp_path, "PYTHONPATH": str(tmp_path / "site")}
+    for words, said in (
+        (("--version",), "mambavl 0."),
+        (("settings", "extract.video"), "sampling.rule"),
+        (("cache", "info", "nothing.zarr"), "nothing.zarr: no such store"),
+    ):
+        done = shell(*words, **here)
+        assert said in done.stdout + done.stderr, done.stderr
 
 
 def test_one_process_under_accelerate_and_two_under_torchrun_learn_the_same(road):
