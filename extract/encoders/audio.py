@@ -21,8 +21,14 @@ from torch.nn.functional import adaptive_avg_pool1d
 
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.base import AudioEncoder
-from mambavl.extract.encoders.hf import modality_of, read_config, run_details, untrained
-from mambavl.extract.encoders.weights import first_line, refuse_lacking, transformers_weights, weights_sha256
+from mambavl.extract.encoders.hf import modality_of, read_config, untrained
+from mambavl.extract.encoders.weights import (
+    first_line,
+    refuse_lacking,
+    run_details,
+    transformers_weights,
+    weights_sha256,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -1,24 +1,25 @@
 """`hf:NAME`: a transformers model of text, images or video; its own config says which it is.
 
-    videomae, timesformer, vivit, vjepa2     a video encoder: the whole clip
+    models of video                          a video encoder: the whole clip (hf_video.py)
     other models of pixel_values             a frame encoder: each frame on its own
                                              (ViT, DINOv2, SigLIP, CLIP, ConvNeXt, ...)
     models of input_ids                      a text encoder: text.py
 
-Sizes come from the config, pixels from the processor file (processors.py).
-B clips, T frames, T' steps, h x w grid, D channels.
+Of a model of several kinds of input (CLIP, X-CLIP, PE-AV, ...) the half that sees is run. Pixels come from
+the processor file (processors.py).
 """
 
 import inspect
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders import text
-from mambavl.extract.encoders.base import Encoder, Pixels, Shape, VideoEncoder
+from mambavl.extract.encoders.base import Encoder
+from mambavl.extract.encoders.hf_video import VIDEO_MODELS, VideoTransformer
 from mambavl.extract.encoders.image import FrameEncoder
 from mambavl.extract.encoders.processors import PROCESSOR_FILES, read_pixels
 from mambavl.extract.encoders.weights import (
@@ -26,6 +27,7 @@ from mambavl.extract.encoders.weights import (
     drop_pooler,
     first_line,
     refuse_lacking,
+    run_details,
     transformers_weights,
     weights_sha256,
 )
@@ -59,8 +61,10 @@ def transformers_model(model_name: str, weights: str | None, *, image_size: int 
     if weights == "random":
         model = untrained(config)
     else:
+        layout = VIDEO_MODELS.get(config.model_type)
+        options = layout.load_options() if layout else {}
         model, lacking = transformers_weights(
-            name, source, PROCESSOR_FILES, config=config, trust_remote_code=False
+            name, source, PROCESSOR_FILES, config=config, trust_remote_code=False, **options
         )
     pixels = read_pixels(name, source)
     if modality == "video":
@@ -79,7 +83,9 @@ def transformers_model(model_name: str, weights: str | None, *, image_size: int 
 
 
 def read_config(name: str, source: str) -> Any:
-    """A model's config; of a model of pictures and words, that of the half that sees. Raises UsageError."""
+    """A model's config; of a model of several kinds of input, that of its half that sees. Raises
+    UsageError.
+    """
     from transformers import AutoConfig
 
     try:
@@ -88,58 +94,81 @@ def read_config(name: str, source: str) -> Any:
         raise UsageError(
             f"encoder {name}: {first_line(error)} {NO_MODEL.format(besides='tokenizer or processor')}"
         ) from None
-    return getattr(config, "vision_config", None) or config
+    return seeing_half(config)
+
+
+def seeing_half(config: Any) -> Any:
+    """The part of a config that is about video, or else about pictures; the whole where there is none."""
+    if config.model_type in VIDEO_MODELS:  # PE-Video's own holds that of an image model
+        return config
+    half = getattr(config, "video_config", None) or getattr(config, "vision_config", None)
+    return seeing_half(half) if half else config
 
 
 def modality_of(name: str, config: Any) -> Modality:
-    """What the base model of a config takes first. Raises UsageError for anything else."""
+    """What the model of a config takes first. Raises UsageError, saying why, for one that cannot be run."""
     from transformers import MODEL_MAPPING
 
-    if config.model_type in VIDEO_MODELS:
+    kind = config.model_type
+    if kind in VIDEO_MODELS:
         return "video"
     found = MODEL_MAPPING.get(type(config), None)
     model_class = found[0] if isinstance(found, (tuple, list)) else found
-    taken = getattr(model_class, "main_input_name", None)
-    if taken not in _MODALITIES:
+    if model_class is None:
+        raise UsageError(f"encoder {name}: AutoModel of transformers builds no {kind} model by itself")
+    taken = _arguments(model_class)
+    main = model_class.main_input_name
+    if main not in taken:  # the default of all models, which not all have looked at
+        main = next(iter(taken), "nothing")
+    modality = _MODALITIES.get(main)
+    needed = [key for key, argument in taken.items() if argument.default is argument.empty]
+    if modality is None or (modality == "image" and set(needed) > {main}):
         raise UsageError(
-            f"encoder {name}: nothing here knows how to run a {config.model_type} model (it takes {taken})"
+            f"encoder {name}: nothing here knows how to run a {kind} model: it takes "
+            f"{', '.join(needed or [main])}, and what there is to give is pixels, words or sound"
         )
-    return _MODALITIES[taken]
+    reads_video = "video" in model_class.input_modalities or not _OF_VIDEO.isdisjoint([*taken, *vars(config)])
+    if modality == "image" and reads_video and kind not in _FRAME_BY_FRAME:
+        raise UsageError(
+            f"encoder {name}: a {kind} model reads video, and nothing here knows the order of its tokens"
+        )
+    if modality == "text" and reads_video and "pixel_values" in taken and not _has_halves(config):
+        raise UsageError(f"encoder {name}: a {kind} model reads words and video together, and only together")
+    return modality
 
 
-_MODALITIES: dict[str | None, Modality] = {
+_MODALITIES: dict[str, Modality] = {
     "input_ids": "text",
     "pixel_values": "image",
+    "pixel_values_videos": "image",  # unless VIDEO_MODELS has it, a model that is not known yet
     "input_values": "audio",
     "input_features": "audio",
 }
+_OF_VIDEO = {"pixel_values_videos", "num_frames", "frames_per_clip", "tubelet_size"}
+# the language models above these read video, and these no more than a frame of it
+_FRAME_BY_FRAME = {"internvl_vision", "qianfan_ocr_vision"}
+
+
+def _has_halves(config: Any) -> bool:
+    """Could it have had a half that sees? Without one it reads words alone."""
+    return hasattr(config, "vision_config")
+
+
+def _arguments(model_class: Any) -> dict[str, inspect.Parameter]:
+    """What the forward of a model takes by name."""
+    every = inspect.signature(model_class.forward).parameters.items()
+    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {key: it for key, it in every if key != "self" and it.kind not in rest}
 
 
 def untrained(config: Any) -> "PreTrainedModel":
     """A model of random weights, for tests and counts."""
-    from transformers import AutoModel
+    import transformers
 
-    return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
-
-
-def run_details(model: "PreTrainedModel") -> dict[str, Any]:
-    """How the weights are run: the same ones under another config give other features."""
-    config = {key: getattr(model.config, key) for key in _RUN_BY if hasattr(model.config, key)}
-    return {
-        "transformers": type(model).__name__,
-        "attention": model.config._attn_implementation,
-        "config": config,
-    }
-
-
-_RUN_BY = (  # what the names and shapes of tensors do not tell
-    "attention_type",
-    "hidden_act",
-    "activation_function",
-    "layer_norm_eps",
-    "num_attention_heads",
-    "encoder_attention_heads",
-)
+    layout = VIDEO_MODELS.get(config.model_type)
+    if layout and layout.model_class:
+        return getattr(transformers, layout.model_class)(config)
+    return transformers.AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
 # --- images
@@ -177,113 +206,3 @@ def _cells(config: Any, size: int, tokens: int) -> int:
         f"{config.model_type}: {tokens} tokens of a frame of "
         f"{size} px do not form a square grid behind a class token"
     )
-
-
-# --- video
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """How a video model is laid out; its sizes are in its config."""
-
-    prefix_tokens: int
-    any_frames: bool = False  # places by rotation: no table fixes the number of frames
-    # order of its tokens; TimeSformer's go through all times of a place, then to the next place
-    time_first: bool = True
-
-
-VIDEO_MODELS = {
-    "timesformer": _Layout(prefix_tokens=1, time_first=False),
-    "videomae": _Layout(prefix_tokens=0),
-    "vivit": _Layout(prefix_tokens=1),
-    "vjepa2": _Layout(prefix_tokens=0, any_frames=True),
-}
-
-
-class VideoTransformer(VideoEncoder):
-    """VideoMAE, TimeSformer, ViViT or the encoder of V-JEPA 2: the model's last hidden state, put in our
-    order.
-
-    `frames` is what the model was made for, the only number that all but V-JEPA 2 take. What a classifier of
-    VideoMAE or V-JEPA 2 adds (a norm, attentive pooling) is left out.
-    """
-
-    def __init__(self, name: str, model: "PreTrainedModel", pixels: Pixels, image_size: int | None) -> None:
-        super().__init__()
-        config = model.config
-        self._layout = VIDEO_MODELS[config.model_type]
-        if getattr(config, "attention_type", None) == "space_only":
-            raise UsageError(
-                f"encoder {name}: a TimeSformer without attention over time has no tokens of a clip"
-            )
-        self.details = run_details(model)
-        self.backbone = _token_model(model).eval()
-        self.sha256 = weights_sha256(self.backbone)
-        self.prefix_tokens = self._layout.prefix_tokens
-        self.has_class_token = self.prefix_tokens > 0
-        self.width = config.hidden_size
-        self._made_for, self._tubelet, self._side = _sizes(config)
-        self.frames = self._made_for
-        size = config.crop_size if config.model_type == "vjepa2" else config.image_size
-        for wanted in (image_size or size, pixels.image_size):
-            if wanted != size:
-                raise UsageError(
-                    f"encoder {name} takes frames of {size} px, not {wanted}; "
-                    "its table of places has no others"
-                )
-        self.pixels = pixels
-
-    def token_grid(self, video_shape: Shape) -> Shape:
-        """(T', h, w) of the tokens of a video (T, H, W). Raises UsageError for a clip that the model cannot
-        take.
-        """
-        frames, height, width = video_shape
-        if not self._layout.any_frames and frames != self._made_for:
-            raise UsageError(
-                f"the encoder takes {self._made_for} frames, the clip has {frames}; "
-                f"--set sampling.frames={self._made_for}"
-            )
-        if frames % self._tubelet:
-            raise UsageError(
-                f"the encoder takes frames by {self._tubelet}, the clip has {frames}; "
-                f"--set sampling.frames={self._made_for}"
-            )
-        size = self.pixels.image_size
-        if (height, width) != (size, size):
-            raise UsageError(f"the encoder takes {size} x {size} pixels, not {height} x {width}")
-        return frames // self._tubelet, self._side, self._side
-
-    def tokens(self, video: Tensor) -> Tensor:
-        """video (B, 3, T, H, W), normalised -> (B, P + T' h w, D), ordered time, row, column."""
-        steps, height, width = self.grid_of(video)
-        states = self.backbone(video.transpose(1, 2)).last_hidden_state  # they take (B, T, 3, H, W)
-        if self._layout.time_first:
-            return states
-        prefix, patches = states[:, : self.prefix_tokens], states[:, self.prefix_tokens :]
-        patches = patches.unflatten(1, (height * width, steps)).transpose(1, 2).flatten(1, 2)
-        return torch.cat([prefix, patches], dim=1)
-
-    def pool(self, tokens: Tensor) -> Tensor:
-        """(B, P + T' h w, D) -> (B, D): the class token, which classifiers of TimeSformer and ViViT read, or
-        the mean.
-        """
-        return self.class_token(tokens) if self.has_class_token else tokens.mean(dim=1)
-
-
-def _token_model(model: "PreTrainedModel") -> nn.Module:
-    """The part of a model that its tokens come from."""
-    if model.config.model_type == "vjepa2":
-        return model.get_submodule("encoder")  # the predictor is for its training
-    if getattr(model, "pooler", None) is not None:
-        drop_pooler(model)  # classifiers are published without
-    return model
-
-
-def _sizes(config: Any) -> tuple[int, int, int]:
-    """(frames, frames of a step, cells along a side) of a video model."""
-    if config.model_type == "vivit":
-        step, patch, _ = config.tubelet_size
-        return config.num_frames, step, config.image_size // patch
-    if config.model_type == "vjepa2":
-        return config.frames_per_clip, config.tubelet_size, config.crop_size // config.patch_size
-    return config.num_frames, getattr(config, "tubelet_size", 1), config.image_size // config.patch_size

@@ -119,8 +119,8 @@ FAMILIES = (
         "hf:NAME",
         "video, text",
         "pretrained",
-        "transformers models of video (VideoMAE, TimeSformer, ViViT, V-JEPA 2), images or text; hub name "
-        "or folder",
+        "transformers models of video (VideoMAE, V-JEPA 2, VideoPrism, ...), images or text; hub name or "
+        "folder",
         "the model's",
     ),
     EncoderFamily(

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,15 +64,15 @@ NO_MODEL = (
 
 
 def transformers_weights(
-    name: str, source: str, besides: str, **options: Any
+    name: str, source: str, besides: str, *, model_class: str = "AutoModel", **options: Any
 ) -> tuple["PreTrainedModel", list[str]]:
     """A transformers base model from a folder or the hub, in float32 and from safetensors alone, and the
     names of the tensors that are missing there.
 
-    besides: what else the folder must hold, for the error. Raises UsageError, naming the encoder `name`,
-    where the model cannot be read.
+    besides: what else the folder must hold, for the error. options: of transformers' `from_pretrained`.
+    Raises UsageError, naming the encoder `name`, where the model cannot be read.
     """
-    from transformers import AutoModel
+    import transformers
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one bar is enough, and it is ours
@@ -80,7 +81,7 @@ def transformers_weights(
     # missing
     logging.set_verbosity_error()
     try:
-        model, found = AutoModel.from_pretrained(
+        model, found = getattr(transformers, model_class).from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -108,3 +109,26 @@ def first_line(error: Exception) -> str:
     """The first line of what an exception says, or its type."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def run_details(model: "PreTrainedModel", more: tuple[str, ...] = ()) -> dict[str, Any]:
+    """How weights are run: the same ones under another config give other features. more: keys of the config,
+    `part.key` for one of a part, that matter to this kind of model besides the usual ones.
+    """
+    config = {key: getattr(model.config, key) for key in _RUN_BY if hasattr(model.config, key)}
+    config |= {key: attrgetter(key)(model.config) for key in more}
+    return {
+        "transformers": type(model).__name__,
+        "attention": model.config._attn_implementation,
+        "config": config,
+    }
+
+
+_RUN_BY = (  # what the names and shapes of tensors do not tell
+    "attention_type",
+    "hidden_act",
+    "activation_function",
+    "layer_norm_eps",
+    "num_attention_heads",
+    "encoder_attention_heads",
+)
