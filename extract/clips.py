@@ -36,8 +36,8 @@ from mambavl.extract.encoders.levels import video_levels
 from mambavl.extract.encoders.published.orvit import crop_boxes
 from mambavl.extract.options import VideoExtraction
 from mambavl.extract.sampling import NOMINAL_RATE, Sampling, Window, window
-from mambavl.extract.timeline import VideoError
-from mambavl.extract.video import Reader, open_video
+from mambavl.extract.timeline import Reader, VideoError
+from mambavl.extract.video import open_video
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LATE = 1e-5  # seconds that a frame's time may lie after the end of an anticipation window: rounding

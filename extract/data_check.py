@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from mambavl.cache.rows import Segment
-from mambavl.configs.errors import DataError, SystemFault, counted, some
+from mambavl.configs.errors import DataError, counted, some
 from mambavl.extract.annotations import Annotations, nominal_rate
 from mambavl.extract.pyav_reader import PyAVReader
-from mambavl.extract.timeline import HOLD, VideoError
+from mambavl.extract.timeline import HOLD, Reader, Timeline, VideoError
+from mambavl.extract.video import open_video
 from mambavl.extract.video_folder import VideoFolder
 
 DURATION_SLACK = 0.5  # seconds; copies in another container or at another rate differ by less
@@ -56,15 +57,16 @@ def check_data(
     for done, (video_id, segments) in enumerate(sorted(rows.items()), 1):
         try:
             path, reader = _open(folder, video_id, segments)
-        except SystemFault as error:
-            problems.append(f"{video_id}: {error}")
+        except DataError as error:
+            problems.append(f"{video_id}: {str(error).removeprefix(f'{video_id}: ')}")
         except VideoError as error:
             problems.append(f"{video_id}: {error}")
             if error.status == "missing_video":
                 missing.append(video_id)
         else:
-            problems += _faults(video_id, path, reader, segments, annotations, full)
-            for note in _notes(video_id, reader, segments, annotations):
+            tried = _try(reader, full)
+            problems += _faults(video_id, path, reader.timeline, segments, annotations, tried)
+            for note in _notes(video_id, reader, segments, annotations, tried):
                 notes.setdefault(note, []).append(video_id)
             rates[round(float(reader.timeline.fps), 2)] += 1
             reader.close()
@@ -79,26 +81,45 @@ def check_data(
     return Report(problems, shown, rates, len(rows))
 
 
-def _open(folder: VideoFolder, video_id: str, segments: list[Segment]) -> tuple[Path, PyAVReader]:
-    """Raises VideoError for a video that is not there, is there twice or cannot be opened."""
-    try:
-        path = folder.find(segments[0].participant_id, video_id)
-    except DataError as error:
-        raise VideoError("unreadable_video", str(error).removeprefix(f"{video_id}: ")) from None
+def _open(folder: VideoFolder, video_id: str, segments: list[Segment]) -> tuple[Path, Reader]:
+    """Raises VideoError for a video that is not there, DataError for one that is there twice."""
+    path = folder.find(segments[0].participant_id, video_id)
     if path is None:
         raise VideoError("missing_video", f"missing ({counted(len(segments), 'row')})")
-    return path, PyAVReader(path)
+    return path, open_video(path)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """What came of decoding some frames."""
+
+    frames: int
+    damaged: list[VideoError]
+    size: tuple[int, int] | None  # width and height as shown of the first sound one
+
+
+def _try(reader: Reader, full: bool) -> _Tried:
+    indices = np.setdiff1d(np.arange(len(reader.timeline.pts)), list(reader.timeline.missing))
+    if not full:
+        indices = indices[np.unique(np.linspace(0, len(indices) - 1, SAMPLED_FRAMES).astype(int))]
+    damaged: list[VideoError] = []
+    size = None
+    for _, frame in reader.frames(indices):
+        if isinstance(frame, VideoError):
+            damaged.append(frame)
+        else:
+            size = size or (frame.shape[1], frame.shape[0])
+    return _Tried(len(indices), damaged, size)
 
 
 def _faults(
     video_id: str,
     path: Path,
-    reader: PyAVReader,
+    timeline: Timeline,
     segments: list[Segment],
     annotations: Annotations,
-    full: bool,
+    tried: _Tried,
 ) -> Iterator[str]:
-    timeline = reader.timeline
     info = annotations.videos.get(video_id)
     if info is None:
         if annotations.videos:  # own lists need not say anything of videos
@@ -106,13 +127,13 @@ def _faults(
     elif abs(timeline.end - info.duration) > DURATION_SLACK:
         kind = "short" if timeline.end < info.duration else "mismatched"
         yield f"{video_id}: {kind}: {path} lasts {timeline.end:.2f} s, the list says {info.duration:.2f} s"
-    width, height = _shown_size(reader)
-    if info is not None and abs(width / height / (info.width / info.height) - 1) > SHAPE_SLACK:
-        listed = f"{info.width}x{info.height}"
-        yield (
-            f"{video_id}: mismatched: its picture is {width}x{height}, "
-            f"of another shape than the listed {listed}"
-        )
+    if info is not None and tried.size is not None:
+        width, height = tried.size
+        if abs(width / height / (info.width / info.height) - 1) > SHAPE_SLACK:
+            yield (
+                f"{video_id}: mismatched: its picture is {width}x{height}, "
+                f"of another shape than the listed {info.width}x{info.height}"
+            )
     late = [segment for segment in segments if segment.stop > timeline.end + HOLD]
     if late:
         last = max(late, key=lambda segment: segment.stop)
@@ -123,30 +144,23 @@ def _faults(
     for hole in np.flatnonzero(np.diff(timeline.pts) > timeline.longest[:-1]):
         begin, end = timeline.pts[hole : hole + 2]
         yield f"{video_id}: holds no frame between {begin:.2f} and {end:.2f} s"
-    indices = np.arange(len(timeline.pts))
-    if not full:
-        indices = np.unique(np.linspace(0, indices[-1], SAMPLED_FRAMES).astype(int))
-    damaged = [frame for _, frame in reader.frames(indices) if isinstance(frame, VideoError)]
-    if damaged:
+    if timeline.missing:
+        holes = list(timeline.missing.values())
+        yield f"{video_id}: has {counted(len(holes), 'hole')}; {holes[0]}"
+    if tried.damaged:
         yield (
-            f"{video_id}: corrupt: {len(damaged)} of {len(indices)} frames tried cannot be decoded; "
-            f"{damaged[0]}"
+            f"{video_id}: corrupt: {len(tried.damaged)} of {tried.frames} frames tried cannot be decoded; "
+            f"{tried.damaged[0]}"
         )
 
 
-def _shown_size(reader: PyAVReader) -> tuple[int, int]:
-    """Width and height of the picture as it is shown: a rotation mark may turn it."""
-    quarter_turns = round(reader.rotation() / 90) % 4
-    return (reader.height, reader.width) if quarter_turns % 2 else (reader.width, reader.height)
-
-
 def _notes(
-    video_id: str, reader: PyAVReader, segments: list[Segment], annotations: Annotations
+    video_id: str, reader: Reader, segments: list[Segment], annotations: Annotations, tried: _Tried
 ) -> Iterator[str]:
     info, fps = annotations.videos.get(video_id), reader.timeline.fps
-    if reader.streams > 1:
+    if isinstance(reader, PyAVReader) and reader.streams > 1:
         yield "more than one picture (the first is read)"
-    if info is not None and _shown_size(reader) != (info.width, info.height):
+    if info is not None and tried.size not in (None, (info.width, info.height)):
         yield "another size than the list says (a resized copy)"
     if info is not None and abs(fps - info.fps) > 0.05 * info.fps:
         yield "another rate than the list says (a re-encoded copy)"

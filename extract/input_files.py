@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from stat import S_ISDIR
 from typing import TypeVar
 
 from mambavl.configs.errors import DataError, SystemFault
@@ -38,6 +39,16 @@ class Calls:
 
     def close(self, descriptor: int) -> None:
         os.close(descriptor)
+
+    def is_folder(self, path: Path) -> bool:
+        return S_ISDIR(os.stat(path).st_mode)
+
+    def names(self, folder: Path) -> list[str]:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_file()]
+
+    def size(self, path: Path) -> int:
+        return os.stat(path).st_size
 
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -71,6 +82,21 @@ def _fault(path: Path, error: OSError | SystemFault, times: int) -> SystemFault:
         f"{path}: cannot be read ({said}){often}. That is no fault of its content, and no row was "
         "failed for it: mend the disk, the connection or the limit, then run the same command again"
     )
+
+
+def is_folder(path: Path, retries: int = 0) -> bool:
+    """Raises SystemFault, also where nothing is there."""
+    return patiently(path, retries, lambda: calls.is_folder(path))
+
+
+def names_in(folder: Path, retries: int = 0) -> list[str]:
+    """The files in a folder, in no order. Raises SystemFault."""
+    return patiently(folder, retries, lambda: calls.names(folder))
+
+
+def size_of(path: Path, retries: int = 0) -> int:
+    """Bytes of a file. Raises SystemFault."""
+    return patiently(path, retries, lambda: calls.size(path))
 
 
 def read_whole(path: Path, retries: int = 0) -> bytes:
@@ -139,7 +165,8 @@ class InputFile:
 
     def read(self, size: int) -> bytes:
         """Up to `size` of the next bytes; none at the end, and after a fault."""
-        if self._fault or size <= 0 or self._position >= self.size:
+        size = min(size, self.size - self._position)  # headers of a broken file may ask for anything
+        if self._fault or size <= 0:
             return b""
         try:
             data = patiently(self.path, self._retries, lambda: self._read(size))

@@ -56,15 +56,6 @@ class PyAVReader:
         self._file.close()
 
     @property
-    def width(self) -> int:
-        """Of the picture as it is stored; a rotation mark may turn it."""
-        return self._stream.codec_context.width
-
-    @property
-    def height(self) -> int:
-        return self._stream.codec_context.height
-
-    @property
     def container(self) -> str:
         """FFmpeg's names of the format, such as `mov,mp4,m4a,3gp,3g2,mj2`."""
         return self._container.format.name

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mambavl.extract.input_files import InputFile
+from mambavl.extract.input_files import InputFile, is_folder
 from mambavl.extract.timeline import VideoError, first_line
+from mambavl.extract.video_parts import is_tar
 
 if TYPE_CHECKING:
     from av import AudioFrame
@@ -46,6 +47,10 @@ class SoundReader:
         """
         import av
 
+        if is_tar(path) or is_folder(path, retries):
+            raise VideoError(
+                "no_soundtrack", f"{path}: holds frames or chunks; sound is read from whole video files only"
+            )
         self._av = av
         self.path = path
         self._file = InputFile(path, retries)

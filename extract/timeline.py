@@ -1,10 +1,12 @@
-"""What a video file shows and when, and what a row is told when a frame is not to be had.
+"""What a video shows and when, what reads it, and what a row is told when a frame is not to be had.
 
 Time 0 is the first displayed frame. The frame at time t is the one on display then: pts_i <= t < pts_(i+1).
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -32,6 +34,8 @@ class Timeline:
     end: float
     # (frames,) how long each frame may be on display before frames must be missing after it
     longest: np.ndarray
+    # places of frames, one or several, of which it is known that they are not there: number -> why
+    missing: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def fps(self) -> float:
@@ -57,6 +61,20 @@ class Timeline:
                 f"the file holds no frame for {lost.min():.2f} s, though it goes on to {self.end:.2f} s",
             )
         return index, bool((times > self.end).any())
+
+
+class Reader(Protocol):
+    """An open video. Not for use by several threads at once; open it after a fork."""
+
+    timeline: Timeline
+
+    def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray | VideoError]]:
+        """Every distinct index once, with its upright RGB pixels (H, W, 3) uint8 or what is wrong with it.
+
+        Raises SystemFault where the file cannot be read.
+        """
+
+    def close(self) -> None: ...
 
 
 def first_line(error: Exception) -> str:

@@ -9,44 +9,44 @@ none of these, but a SystemFault.
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, get_args
 
 import numpy as np
 
 from mambavl.configs.errors import UsageError
-from mambavl.extract.input_files import try_twice
+from mambavl.extract.chunk_reader import ChunkReader
+from mambavl.extract.frame_reader import FrameReader
+from mambavl.extract.input_files import is_folder, try_twice
 from mambavl.extract.pyav_reader import PyAVReader
-from mambavl.extract.timeline import Timeline, VideoError, first_line
+from mambavl.extract.timeline import Reader, VideoError, first_line
+from mambavl.extract.video_parts import is_tar, list_parts
 
 TRIED_WITH_DECORD = 5  # frames of every file
 Decoder = Literal["pyav", "decord"]
 
 
-class Reader(Protocol):
-    """An open video. Not for use by several threads at once; open it after a fork."""
-
-    timeline: Timeline
-
-    def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray | VideoError]]:
-        """Every distinct index once, with its upright RGB pixels (H, W, 3) uint8 or what is wrong with it.
-
-        Raises SystemFault where the file cannot be read.
-        """
-
-    def close(self) -> None: ...
-
-
 def open_video(path: Path, decoder: Decoder = "pyav", retries: int = 0) -> Reader:
-    """Open a file. retries: how often an error of the system is tried again, while opening and reading.
+    """Open a file, a folder of chunks, or frames in a folder or a tar, for which `decoder` does not matter.
+    retries: how often an error of the system is tried again, while opening and reading.
 
-    Raises VideoError `unreadable_video` when it is not a video or is cut off before its index, SystemFault
-    when it cannot be opened or read, UsageError for an unknown decoder.
+    Raises VideoError `unreadable_video` when it is not a video or is cut off before its index, DataError for
+    a folder that does not hold one video, SystemFault when it cannot be opened or read, UsageError for an
+    unknown decoder.
     """
-    if decoder == "pyav":
-        return PyAVReader(path, retries)
-    if decoder == "decord":
-        return DecordReader(path, retries)
-    raise UsageError(f"there is no decoder {decoder!r}; use pyav or decord")
+    if decoder not in get_args(Decoder):
+        raise UsageError(f"there is no decoder {decoder!r}; use pyav or decord")
+    if is_tar(path):
+        return FrameReader(path, retries=retries)
+    if is_folder(path, retries):
+        parts = list_parts(path, retries)
+        if parts.kind == "frames":
+            return FrameReader(path, parts.names, retries)
+        return ChunkReader(path, parts.names, lambda chunk: _open_file(chunk, decoder, retries))
+    return _open_file(path, decoder, retries)
+
+
+def _open_file(path: Path, decoder: Decoder, retries: int) -> Reader:
+    return DecordReader(path, retries) if decoder == "decord" else PyAVReader(path, retries)
 
 
 class DecordReader:

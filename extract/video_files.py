@@ -4,6 +4,8 @@ is the same file.
     fast   size, and a sha256 of the parts that no two encodings share: head, tail, and MP4's index (moov)
     full   size, and the sha256 of the whole file
 
+A folder of frames or chunks is known by its files in the same two ways.
+
 Stores that were begun when `fast` meant size and time of change go on by that rule.
 """
 
@@ -17,13 +19,15 @@ from mambavl.cache import canonical, fsops
 from mambavl.cache.canonical import file_sha256
 from mambavl.cache.spec import COMMIT, LOCK, SPEC, Inputs, read_spec
 from mambavl.configs.errors import DataError
-from mambavl.extract.input_files import BLOCK, InputFile, patiently
+from mambavl.extract.input_files import BLOCK, InputFile, is_folder, patiently, read_whole, size_of
+from mambavl.extract.video_parts import list_parts
 
 Hashing = Literal["fast", "full"]
 Key = list[int | str]  # [size, what the content is known by]
 
 END = 2**18  # bytes of the head, and of the tail
 PARTS = "parts:"  # before the sha256 of parts of a file
+TRIED_FRAMES = 16  # of a folder of frames, that are read whole
 MOST_BOXES = 10_000  # of an MP4 file, in the search for its index
 ALL_BOXES = "file"  # the name in a spec of the one file of object boxes
 HASHES = f"{COMMIT}/videos.json"  # sha256 of whole files, so that one process reads them for all
@@ -54,7 +58,13 @@ def box_keys(
 
 
 def content_key(path: Path, retries: int = 0) -> Key:
-    """Size and sha256 of head, tail and index of a file; not when it was written, nor where it lies."""
+    """Size and sha256 of head, tail and index of a file; not when it was written, nor where it lies. Of a
+    folder the names and sizes of its frames and some of them whole, or the keys of its chunks.
+
+    Raises SystemFault, and DataError for a folder that does not hold one video.
+    """
+    if is_folder(path, retries):
+        return _folder_key(path, retries)
     file = InputFile(path, retries)
     try:
         parts = ((0, END), (max(file.size - END, 0), END), _index(file))
@@ -72,6 +82,8 @@ def fingerprint(path: Path | None, method: Hashing, retries: int = 0) -> Key | N
     """Size and time of change (fast), or size and sha256 (full), of a file."""
     if path is None:
         return None
+    if method == "full" and is_folder(path, retries):
+        return _full_folder_key(path, retries)
     stat = patiently(path, retries, path.stat)
     if method == "fast":
         return [stat.st_size, stat.st_mtime_ns]
@@ -114,6 +126,27 @@ def _index(file: InputFile) -> tuple[int, int]:
             break
         at += size
     return 0, 0
+
+
+def _folder_key(folder: Path, retries: int) -> Key:
+    """Of frames their names and sizes, and some whole ones; of chunks the name and the key of each."""
+    parts = list_parts(folder, retries)
+    names = list(parts.names.values())
+    if parts.kind == "chunks":
+        keys = [content_key(folder / name, retries) for name in names]
+        return [sum(int(key[0]) for key in keys), PARTS + canonical.digest([names, keys])]
+    sizes = [size_of(folder / name, retries) for name in names]
+    tried = {names[len(names) * part // TRIED_FRAMES] for part in range(TRIED_FRAMES)}
+    some = [canonical.sha256(read_whole(folder / name, retries)) for name in sorted(tried)]
+    return [sum(sizes), PARTS + canonical.digest([names, sizes, some])]
+
+
+def _full_folder_key(folder: Path, retries: int) -> Key:
+    """Of the files that make up a video the names and the content."""
+    files = [folder / name for name in list_parts(folder, retries).names.values()]
+    keys = [fingerprint(file, "full", retries) for file in files]
+    size = sum(int(key[0]) for key in keys if key)
+    return [size, canonical.digest([[file.name for file in files], keys])]
 
 
 def _blocks(file: InputFile, start: int, size: int) -> Iterator[bytes]:

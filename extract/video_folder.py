@@ -1,37 +1,29 @@
 """Where the videos lie under a folder: every usual layout, any usual ending; and what lies there instead.
 
-    P01/videos/P01_01.MP4   as EPIC's downloader makes them
-    P01/P01_01.MP4          as resized copies are often kept
-    P01_01.MP4              all in one folder
+    P01/videos/P01_01.MP4       as EPIC's downloader makes them
+    P01/rgb_frames/P01_01.tar   likewise its frames; P01/rgb_frames/P01_01/frame_0000000001.jpg: unpacked
+    P01/P01_01.MP4              as resized copies are often kept; P01/P01_01.MP4/0.MP4: AVION's chunks
+    P01_01.MP4                  all in one folder
 
-Folders are listed, never probed: endings are told without their case, and two files of one video are seen.
+Folders are listed, never probed: endings are told without their case, and a video that is there twice, as two
+files or as a file and as frames, is seen.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from mambavl.configs.errors import DataError, counted, some
 from mambavl.extract.annotations import Annotations
+from mambavl.extract.video_parts import SUFFIXES, TAR, part_of
 
-SUFFIXES = (
-    ".mp4",
-    ".mkv",
-    ".webm",
-    ".mov",
-    ".m4v",
-    ".avi",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".m2ts",
-    ".flv",
-    ".wmv",
-    ".ogv",
+LAYOUTS = (
+    "P01/videos/P01_01.MP4, P01/rgb_frames/P01_01.tar (or the folder P01_01 of its frames), P01/P01_01.MP4 "
+    "(or a folder of this name with chunks) or, all in one folder, P01_01.MP4"
 )
-LAYOUTS = "P01/videos/P01_01.MP4, P01/P01_01.MP4 or, all in one folder, P01_01.MP4"
+PLACES = ("videos", "rgb_frames")  # folders of a participant
 MOST_LOOKED_AT = 20_000  # files and folders, in the search for videos that lie elsewhere
 
 
@@ -44,18 +36,26 @@ class VideoFolder:
             raise DataError(
                 f"{self.root}: no such folder; --videos takes the folder that holds P01/videos/P01_01.MP4"
             )
-        self._files = cache(_files)
+        self._named = cache(_named_like_videos)
 
     def find(self, participant_id: str, video_id: str) -> Path | None:
-        """The file of a video, None where there is none. Raises DataError for several."""
-        folders = (self.root / participant_id / "videos", self.root / participant_id, self.root)
-        found = [path for folder in folders for path in self._files(folder).get(video_id, ())]
+        """The file of a video, or the folder of its frames or chunks; None where there is none. Raises
+        DataError for several.
+        """
+        home = self.root / participant_id
+        folders = (*(home / place for place in PLACES), home, self.root)
+        found = [path for folder in folders for path in self._sources(folder, video_id)]
         others = [path for path in found[1:] if not path.samefile(found[0])]
         if others:
             raise DataError(
                 f"{video_id}: there are {found[0]} and {others[0]}; keep one of them under {self.root}"
             )
         return found[0] if found else None
+
+    def _sources(self, folder: Path, video_id: str) -> list[Path]:
+        """What there is of a video in one folder."""
+        named = self._named(folder).get(video_id, [])
+        return [path for path, is_folder in named if not is_folder or _holds_parts(path)]
 
     def elsewhere(self, participant_id: str, video_id: str) -> str:
         """What to say of a video that is not there: where something of its name lies, or what does, and what
@@ -70,22 +70,23 @@ class VideoFolder:
         if path is None:
             return f"{expected}; there is {some(list(_entries(self.root))) or 'nothing'}"
         if path.is_dir():
-            inside = some(list(_entries(path)), 3) or "nothing"
-            return (
-                f"{path} is a folder with {inside} (chunks, as AVION makes them, or images?), and videos are "
-                f"read whole; {expected}"
-            )
-        if path.suffix.lower() not in SUFFIXES:
-            return f"{path} does not end like a video ({', '.join(SUFFIXES)}); {expected}"
+            if not _holds_parts(path):
+                inside = some(list(_entries(path)), 3) or "nothing"
+                return (
+                    f"{path} is a folder with {inside}, and neither frames (frame_0000000001.jpg, ...) nor "
+                    f"chunks (0.MP4, 15.MP4, ...) of a video; {expected}"
+                )
+        elif path.suffix.lower() not in (*SUFFIXES, TAR):
+            return f"{path} does not end like a video ({', '.join((*SUFFIXES, TAR))}); {expected}"
         return f"{video_id} is {path}; try --videos {_root_of(path, participant_id)}"
 
 
 def find_videos(
     annotations: Annotations, root: Path | Mapping[str, Path], allow_missing: bool
 ) -> dict[str, Path | None]:
-    """video_id -> its file under `root`, None where it is missing; as `root` says where it names the files.
+    """video_id -> its file or folder under `root`, None where it is missing; `root` itself if it names them.
 
-    Raises DataError when `root` does not exist, when a video has two files or none of the videos is there,
+    Raises DataError when `root` does not exist, when a video is there twice or none of the videos is there,
     and for missing videos unless they are allowed.
     """
     participants = {segment.video_id: segment.participant_id for segment in annotations.segments}
@@ -104,31 +105,45 @@ def find_videos(
     return paths
 
 
-def _files(folder: Path) -> dict[str, list[Path]]:
-    """video_id -> the files of its name that end like a video."""
-    files: dict[str, list[Path]] = {}
+def _named_like_videos(folder: Path) -> dict[str, list[tuple[Path, bool]]]:
+    """video_id -> what is called like it, and whether that is a folder."""
+    named: dict[str, list[tuple[Path, bool]]] = {}
     for name, kind in _entries(folder).items():
         stem, suffix = os.path.splitext(name)
-        if suffix.lower() in SUFFIXES and kind == "file":
-            files.setdefault(stem, []).append(folder / name)
-    return files
+        is_folder = kind in ("folder", "linked folder")
+        endings = (*SUFFIXES, "") if is_folder else (*SUFFIXES, TAR)
+        if kind != "other" and suffix.lower() in endings:
+            named.setdefault(stem, []).append((folder / name, is_folder))
+    return named
+
+
+def _holds_parts(folder: Path) -> bool:
+    """Whether frames or chunks of a video lie in a folder. Raises DataError where it cannot be read."""
+    return any(part_of(entry.name) for entry in _read(folder))  # looked at one by one: it may hold 200,000
 
 
 def _entries(folder: Path) -> dict[str, str]:
-    """Name -> `file`, `folder` or `other`, sorted; nothing where there is no such folder. A link to a file is
-    a file, one to a folder is not followed. Raises DataError where the folder cannot be read.
+    """Name -> `file`, `folder`, `linked folder` or `other`, sorted; nothing where there is no such folder. A
+    link to a file is a file. Raises DataError where the folder cannot be read.
     """
     kinds: dict[str, str] = {}
+    for entry in _read(folder):
+        if entry.is_dir():
+            kinds[entry.name] = "folder" if entry.is_dir(follow_symlinks=False) else "linked folder"
+        else:
+            kinds[entry.name] = "file" if entry.is_file() else "other"
+    return dict(sorted(kinds.items()))
+
+
+def _read(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """As `os.scandir`; nothing where there is no such folder. Raises DataError where it cannot be read."""
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
-                is_folder = entry.is_dir(follow_symlinks=False)
-                kinds[entry.name] = "file" if entry.is_file() else "folder" if is_folder else "other"
+            yield from entries
     except (FileNotFoundError, NotADirectoryError):
-        return {}
+        return
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror}); run the same command again") from None
-    return dict(sorted(kinds.items()))
 
 
 def _named(root: Path, video_id: str) -> Path | None:
@@ -139,7 +154,7 @@ def _named(root: Path, video_id: str) -> Path | None:
             for name, kind in _entries(folder).items():
                 if name.partition(".")[0] == video_id:
                     return folder / name
-                if kind == "folder":
+                if kind == "folder":  # links might lead round in a circle
                     folders.append(folder / name)
                 seen += 1
         if seen > MOST_LOOKED_AT:
@@ -150,6 +165,6 @@ def _named(root: Path, video_id: str) -> Path | None:
 def _root_of(path: Path, participant_id: str) -> Path:
     """The folder under which a video's file is in one of the layouts."""
     folder = path.parent
-    if folder.name == "videos" and folder.parent.name == participant_id:
+    if folder.name in PLACES and folder.parent.name == participant_id:
         return folder.parent.parent
     return folder.parent if folder.name == participant_id else folder

@@ -35,7 +35,12 @@ AnnotationsOption = Annotated[
     ),
 ]
 VideosOption = Annotated[
-    Path, typer.Option("--videos", help="Folder that holds P01/videos/P01_01.MP4 or P01/P01_01.MP4.")
+    Path,
+    typer.Option(
+        "--videos",
+        help="Folder that holds P01/videos/P01_01.MP4, P01/P01_01.MP4 (a file, or chunks in a folder) or "
+        "P01/rgb_frames/P01_01 (frames in a folder, or in P01_01.tar).",
+    ),
 ]
 SplitOption = Annotated[
     str, typer.Option("--split", help="Splits, separated by commas: train, validation, test.")

@@ -2,12 +2,19 @@
 
 import shutil
 
+import numpy as np
 import pytest
+import torch
 
 from helpers.cli import call
+from helpers.dataset import make_dataset
 from helpers.road import extract_words
+from helpers.ways import frame_files, write_chunks, write_cuttable, write_folder, write_tar
+from mambavl.cache import open_store
+from mambavl.cache.rows import OK, STATUS
 from mambavl.cli.extract import refuse_failures
 from mambavl.configs.errors import DataError
+from mambavl.extract.sampling import Sampling, window
 
 
 def test_running_a_command_again_resumes_and_refuses_other_settings(road, capsys):
@@ -66,3 +73,82 @@ def test_rows_that_fail_are_refused_and_the_setting_is_named_where_there_is_one(
         refuse_failures(tmp_path, 2, 1)
     with pytest.raises(DataError, match=r"1 row failed$"):
         refuse_failures(tmp_path, 1, None)
+
+
+# --- frames and chunks
+
+
+def lay(way, video, videos):
+    """A video of ten frames a second, in another way: its PNG or JPEG pictures, or chunks of two seconds."""
+    kind, _, ending = way.partition(" ")
+    home = videos / "P01"
+    if kind == "file":
+        (home / "videos").mkdir(parents=True, exist_ok=True)
+        shutil.copy2(video, home / "videos")
+    elif kind == "folder":
+        write_folder(home / "rgb_frames" / video.stem, frame_files(video, 50, ending))
+    elif kind == "tar":
+        write_tar(home / "rgb_frames" / f"{video.stem}.tar", frame_files(video, 50, ending))
+    else:
+        write_chunks(home / video.name, video, 2)
+
+
+@pytest.fixture(scope="module")
+def ways(tmp_path_factory):
+    """Two videos of six seconds, and the store of their files."""
+    folder = make_dataset(tmp_path_factory.mktemp("ways"), videos=2)
+    for name in ("P01_101.MP4", "P01_102.MP4"):
+        write_cuttable(folder / "videos/P01/videos" / name)
+    assert call(*extract_ways(folder, folder / "videos"), "--out", folder / "v.zarr") == 0
+    return folder
+
+
+def extract_ways(data, videos, task="recognition"):
+    where = ("--annotations", data / "annotations", "--videos", videos, "--task", task)
+    sets = ("--set", "sampling.frames=4", "--set", "image_size=64", "--set", "dtype=float32")
+    return ("extract", "video", *where, "--encoder", "timm:test_resnet", "--weights", "random", *sets)
+
+
+@pytest.mark.parametrize("way", ["file", "chunks", "folder png", "tar png", "folder jpg", "tar jpg"])
+def test_a_video_gives_the_same_rows_in_whatever_way_it_lies(ways, tmp_path, way):
+    """P01_101 and P01_102 are of the newer videos, with 50 pictures a second."""
+    for video in (ways / "videos/P01/videos").iterdir():
+        lay(way, video, tmp_path / "videos")
+    assert call("data", "check", "--annotations", ways / "annotations", "--videos", tmp_path / "videos") == 0
+    assert call(*extract_ways(ways, tmp_path / "videos"), "--out", tmp_path / "v.zarr") == 0
+    expected, store = open_store(ways / "v.zarr"), open_store(tmp_path / "v.zarr")
+    assert store.segments == expected.segments
+    assert (store.status == OK).all()
+    rows = list(range(len(store.segments)))
+    features, same = store.batch(rows, "frame")[0], expected.batch(rows, "frame")[0]
+    if way.endswith("jpg"):
+        spread = (same - same.mean()).abs().mean()
+        assert (features - same).abs().max() < 0.1 * spread
+    else:
+        assert torch.equal(features, same)
+    rate = 50 if "g" in way else 10  # of pictures, which are jpg or png
+    for segment, pts in zip(store.segments, store.row_array("frame_pts")[:, 0], strict=True):
+        times = window(segment.start, segment.stop, Sampling(frames=4)).times
+        np.testing.assert_allclose(pts, np.floor(times * rate + 1e-6) / rate, atol=1e-6)
+
+
+def test_rows_that_want_a_frame_that_is_not_there_fail_and_no_others(ways, tmp_path, capsys):
+    first, second = sorted((ways / "videos/P01/videos").iterdir())
+    lay("folder png", first, tmp_path / "videos")
+    lay("chunks", second, tmp_path / "videos")
+    words = (*extract_ways(ways, tmp_path / "videos"), "--out", tmp_path / "v.zarr", "--set", "max_failed=10")
+    (tmp_path / "videos/P01/P01_102.MP4/2.MP4").unlink()
+    for number in range(131, 161):  # 2.6 to 3.2 s
+        (tmp_path / f"videos/P01/rgb_frames/P01_101/frame_{number:010d}.png").unlink()
+    assert call(*words) == 0
+    said = capsys.readouterr().out
+    expected, store = open_store(ways / "v.zarr"), open_store(tmp_path / "v.zarr")
+    for row, segment in enumerate(store.segments):
+        times = window(segment.start, segment.stop, Sampling(frames=4)).times
+        gone = (2.6, 3.2) if segment.video_id == "P01_101" else (2.0, 4.0)
+        if ((times >= gone[0]) & (times < gone[1])).any():
+            assert f"{segment.narration_id}: damaged_frame: " in said
+            assert STATUS[store.status[row]] == "damaged_frame"
+        else:
+            assert torch.equal(store.batch([row], "frame")[0], expected.batch([row], "frame")[0])
+    assert 0 < (store.status != OK).sum() < 10

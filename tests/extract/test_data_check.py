@@ -3,8 +3,11 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
+
 from helpers.clips import write_video
 from helpers.dataset import broken_copy
+from helpers.ways import frame_files, write_chunks, write_cuttable, write_folder, write_tar
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.data_check import check_data
 from mambavl.extract.pyav_reader import PyAVReader
@@ -58,9 +61,40 @@ def test_a_hole_is_a_problem_and_a_turned_picture_is_compared_as_it_is_shown(dat
     write_video(copy / "P01_101.mkv", frames=40, times=times, container="matroska")
     (problem,) = check_data(read, copy).problems
     assert problem == "P01_101: holds no frame between 1.90 and 4.00 s"
-    monkeypatch.setattr(PyAVReader, "rotation", lambda self: -90.0)
+    upright = PyAVReader._pixels
+    monkeypatch.setattr(PyAVReader, "_pixels", lambda self, frame: np.rot90(upright(self, frame)))
     report = check_data(read, dataset / "videos")
     assert [problem.partition(": ")[2] for problem in report.problems] == [
         "mismatched: its picture is 48x160, of another shape than the listed 160x48"
     ] * 4
     assert "another size than the list says (a resized copy): 4 videos" in "\n".join(report.notes)
+
+
+def test_frames_and_chunks_are_checked_like_files(dataset, tmp_path):
+    read, copy = read_annotations(dataset / "annotations"), tmp_path / "videos"
+    shutil.copytree(dataset / "videos", copy)
+    files = copy / "P01/videos"
+    frames = frame_files(files / "P01_101.MP4", 50, "jpg")
+    write_folder(copy / "P01/rgb_frames/P01_101", frames)
+    write_tar(copy / "P01/rgb_frames/P01_102.tar", frames)
+    cut = write_chunks(copy / "P01/P01_103.MP4", write_cuttable(tmp_path / "cuttable.MP4"), 2)
+    for number in (101, 102, 103):
+        (files / f"P01_{number}.MP4").unlink()
+    report = check_data(read, copy, full=True)
+    assert report.problems == []
+    assert dict(report.rates) == {50.0: 2, 10.0: 2}
+    for number in (7, 8, 30):
+        (copy / f"P01/rgb_frames/P01_101/frame_{number:010d}.jpg").unlink()
+    (copy / "P01/rgb_frames/P01_101/frame_0000000001.jpg").write_bytes(b"no picture")
+    (cut / "2.MP4").unlink()
+    write_tar(copy / "P01/rgb_frames/P01_102.tar", dict(list(frames.items())[:100]))
+    found = "\n".join(check_data(read, copy).problems)
+    folder = copy / "P01/rgb_frames/P01_101"
+    assert f"P01_101: has 2 holes; {folder}: frame_0000000007 to frame_0000000008 are not there" in found
+    assert f"P01_101: corrupt: 1 of 5 frames tried cannot be decoded; {folder}/frame_0000000001.jpg" in found
+    assert "P01_102: short: " in found
+    assert f"P01_103: has 1 hole; {cut}: there is nothing from 2.00 to 4 s" in found
+    write_folder(copy / "P01/P01_104", {"frame_0000000001.jpg": b""})
+    assert f"P01_104: there are {files}/P01_104.MP4 and {copy}/P01/P01_104; keep one" in "\n".join(
+        check_data(read, copy).problems
+    )

@@ -99,3 +99,13 @@ def test_a_hole_in_the_soundtrack_is_no_silence(tmp_path):
         reader.window(2.0, 16_000, 16_000)
     assert caught.value.status == "damaged_sound"
     reader.close()
+
+
+@pytest.mark.parametrize("name", ["P01_01.tar", "P01_01/frame_0000000001.jpg", "P01_01.MP4/0.MP4"])
+def test_frames_and_chunks_have_no_sound(tmp_path, name):
+    part = tmp_path / name
+    part.parent.mkdir(exist_ok=True)
+    part.touch()
+    with pytest.raises(VideoError, match="sound is read from whole video files only") as caught:
+        SoundReader(part if part.suffix == ".tar" else part.parent)
+    assert caught.value.status == "no_soundtrack"

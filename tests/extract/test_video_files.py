@@ -10,6 +10,7 @@ import pytest
 from helpers.clips import write_video
 from helpers.input_faults import FailingReads
 from helpers.jobs import run, tree
+from helpers.ways import write_folder
 from mambavl.cache import open_store
 from mambavl.configs.errors import DataError, Interrupted, SystemFault, UsageError
 from mambavl.extract import input_files, video_files
@@ -98,6 +99,71 @@ def test_what_cannot_be_read_has_no_key(tmp_path, monkeypatch):
         monkeypatch.setattr(input_files, "calls", FailingReads(first=first))
         with pytest.raises(SystemFault, match=r"a\.MP4: cannot be read"):
             content_key(path)
+
+
+# --- frames and chunks
+
+PARTS = {
+    "frames": {f"frame_{n:010d}.jpg": bytes([n]) * (50 + n) for n in range(1, 41)},
+    "chunks": {f"{15 * n}.MP4": MOVIES["middle"] + bytes([n]) for n in range(3)},
+}
+
+
+@pytest.mark.parametrize("method", ["fast", "full"])
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_folder_is_its_parts_wherever_it_lies(tmp_path, kind, method):
+    def key(folder):
+        return video_keys({"a": folder}, tmp_path / "s.zarr", method)["a"]
+
+    folder = write_folder(tmp_path / "P01_01", PARTS[kind])
+    expected = key(folder)
+    assert expected[0] == sum(map(len, PARTS[kind].values()))
+    copy = write_folder(tmp_path / "elsewhere" / "P01_01.MP4", {"notes.txt": b"", **PARTS[kind]})
+    for path in copy.iterdir():
+        os.utime(path, ns=(1, 1))
+    assert key(copy) == expected
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        path.write_bytes(data[:-1])  # another size
+        assert key(folder) != expected
+        path.unlink()
+        if len(list(folder.iterdir())):
+            assert key(folder) != expected
+        path.write_bytes(data)
+    assert key(folder) == expected
+    first = next(iter(PARTS[kind]))
+    (folder / first).write_bytes(b"\1" + PARTS[kind][first][1:-1] + b"\7")
+    assert key(folder) != expected
+
+
+def test_in_full_every_byte_of_every_picture_counts(tmp_path):
+    folder = write_folder(tmp_path / "P01_01", PARTS["frames"])
+    cheap, whole = content_key(folder), fingerprint(folder, "full")
+    (folder / "frame_0000000002.jpg").write_bytes(bytes(52))
+    assert content_key(folder) == cheap  # not among those that are read
+    assert fingerprint(folder, "full") != whole
+
+
+@pytest.mark.parametrize("kind", PARTS)
+@pytest.mark.parametrize("method", ["fast", "full"])
+def test_a_folder_that_cannot_be_read_has_no_key(tmp_path, monkeypatch, kind, method):
+    folder = write_folder(tmp_path / "P01_01", PARTS[kind])
+    read = content_key if method == "fast" else lambda path: fingerprint(path, "full")
+    only = ("open", "stat", "read", "names", "is_folder", "size")
+    calls = FailingReads(first=10**9, only=only, most=10**6)
+    monkeypatch.setattr(input_files, "calls", calls)
+    read(folder)
+    for first in range(1, calls.made + 1):
+        monkeypatch.setattr(input_files, "calls", FailingReads(first=first, only=only, most=10**6))
+        with pytest.raises(SystemFault, match=r"P01_01.*: cannot be read \(Input/output error\)"):
+            read(folder)
+
+
+def test_a_folder_that_is_not_one_video_has_no_key(tmp_path):
+    folder = write_folder(tmp_path / "P01_01", {**PARTS["frames"], **PARTS["chunks"]})
+    for method in ("fast", "full"):
+        with pytest.raises(DataError, match=f"{folder}: holds frames .* and chunks"):
+            video_keys({"a": folder}, tmp_path / "s.zarr", method)
 
 
 # --- through the job

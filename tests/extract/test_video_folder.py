@@ -35,6 +35,40 @@ def test_two_files_of_one_video_are_an_error_that_names_both(tmp_path, other):
     assert f"{first} and {second}; keep one" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "rgb_frames/P01_01.tar",
+        "rgb_frames/P01_01/frame_0000000001.jpg",
+        "P01_01/frame_0000000001.PNG",
+        "P01_01.MP4/0.MP4",
+        "P01_01/15.mkv",
+    ],
+)
+def test_frames_and_chunks_are_a_video_and_beside_a_file_an_error(tmp_path, inside):
+    part = put(tmp_path / "P01" / inside)
+    found = part if part.suffix == ".tar" else part.parent
+    for name in ("P01_01.csv", "P01_010.tar"):
+        put(found.with_name(name))
+    assert VideoFolder(tmp_path).find("P01", "P01_01") == found
+    file = put(tmp_path / "P01/videos/P01_01.MP4")
+    with pytest.raises(DataError, match=f"P01_01: there are {file} and {found}; keep one"):
+        VideoFolder(tmp_path).find("P01", "P01_01")
+
+
+def test_a_folder_of_something_else_is_no_video_and_a_linked_one_is(tmp_path):
+    put(tmp_path / "P01/P01_01/notes.txt")
+    put(tmp_path / "P01/P01_01.old/frame_0000000001.jpg")
+    (tmp_path / "P01/P01_01.mkv").mkdir()
+    file = put(tmp_path / "P01/videos/P01_01.MP4")
+    assert VideoFolder(tmp_path).find("P01", "P01_01") == file
+    put(tmp_path / "disk" / "frame_0000000001.jpg")
+    (tmp_path / "P01/rgb_frames").mkdir()
+    (tmp_path / "P01/rgb_frames/P01_02").symlink_to(tmp_path / "disk")
+    (tmp_path / "P01/P01_02").symlink_to(tmp_path / "disk")  # the same one
+    assert VideoFolder(tmp_path).find("P01", "P01_02") == tmp_path / "P01/rgb_frames/P01_02"
+
+
 def test_a_link_to_the_same_file_is_no_second_file(tmp_path):
     path = put(tmp_path / "P01/videos/P01_01.MP4")
     (tmp_path / "P01_01.mp4").symlink_to(path)
@@ -69,10 +103,17 @@ def test_a_folder_that_cannot_be_read_stops_the_job(tmp_path, monkeypatch):
         # or too low
         ("P01/videos/P01_01.MP4", "P01/videos", "try --videos {root}"),
         ("P01/P01_01.MP4", "P01/videos", "try --videos {root}"),
+        # frames and chunks, in the same way
+        ("EPIC/P01/rgb_frames/P01_01.tar", ".", "try --videos {root}/EPIC"),
+        ("a/b/P01/rgb_frames/P01_01/frame_0000000001.jpg", ".", "try --videos {root}/a/b"),
+        ("a/b/P01/P01_01.MP4/0.MP4", ".", "P01_01 is {root}/a/b/P01/P01_01.MP4; try --videos {root}/a/b"),
         # nothing that could be read
-        ("P01/P01_01.MP4/0.MP4", ".", "P01_01.MP4 is a folder with 0.MP4 (chunks, as AVION makes them"),
-        ("P01/rgb_frames/P01_01.tar", ".", "P01_01.tar does not end like a video (.mp4, "),
-        ("P01/rgb_frames/P01_01/frame_0000000001.jpg", ".", "P01_01 is a folder with frame_0000000001.jpg"),
+        (
+            "P01/P01_01/img_00001.jpg",
+            ".",
+            "P01_01 is a folder with img_00001.jpg, and neither frames (frame_",
+        ),
+        ("P01/rgb_frames/P01_01.tar.gz", ".", "P01_01.tar.gz does not end like a video (.mp4, "),
         ("P01/videos/P01_02.MP4", ".", "all in one folder, P01_01.MP4, under {root}; there is P01"),
     ],
 )
@@ -90,7 +131,8 @@ def test_what_lies_there_instead_is_said(tmp_path, there, asked, said):
 
 def test_an_empty_folder_says_what_is_expected(tmp_path):
     assert VideoFolder(tmp_path).elsewhere("P01", "P01_01") == (
-        "expected P01/videos/P01_01.MP4, P01/P01_01.MP4 or, all in one folder, P01_01.MP4, "
+        "expected P01/videos/P01_01.MP4, P01/rgb_frames/P01_01.tar (or the folder P01_01 of its frames), "
+        "P01/P01_01.MP4 (or a folder of this name with chunks) or, all in one folder, P01_01.MP4, "
         f"under {tmp_path}; there is nothing"
     )
 
