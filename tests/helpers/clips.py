@@ -2,6 +2,7 @@
 test.
 """
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -33,10 +34,12 @@ def write_video(
     times: list[int] | None = None,
     container: str = "mp4",
     codec: str = "libx264",
+    picture: Callable[[int], np.ndarray] = barcode,
     **options: str,
 ) -> Path:
     """`times`: pts of each frame in ticks of 1/1000 s (a variable rate); otherwise one frame every 1/fps.
-    container, options: of FFmpeg, its muxer's name and the encoder's.
+    container, options: of FFmpeg, its muxer's name and the encoder's. picture: frame number ->
+    (HEIGHT, WIDTH, 3) uint8.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format=container) as output:
@@ -47,7 +50,7 @@ def write_video(
         if times:
             stream.codec_context.time_base = Fraction(1, 1000)
         for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(barcode(number), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
             frame.pts = times[number] if times else number
             frame.time_base = Fraction(1, 1000) if times else Fraction(1, fps)
             for packet in stream.encode(frame):
