@@ -34,7 +34,8 @@ TIME_COLUMNS = (
 )
 LABEL_COLUMNS = ("narration", "verb", "verb_class", "noun", "noun_class", "all_nouns", "all_noun_classes")
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # ids become file names: no dots, no separators
+# ids become file names: no dots, no separators
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,7 @@ def _segment(row: Row, split: str, times: "_Times", labels: dict[str, Any]) -> S
 
 def _check_id(row: Row, column: str, name: str) -> None:
     row.text(column)  # "nan" would be an id
-    if not _ID.fullmatch(name):
+    if not ID.fullmatch(name):
         row.problem(f"{column} {row[column]!r} is not an id (letters, digits, _ and - only)")
 
 

@@ -55,7 +55,26 @@ class VideoFolder:
     def _sources(self, folder: Path, video_id: str) -> list[Path]:
         """What there is of a video in one folder."""
         named = self._named(folder).get(video_id, [])
-        return [path for path, is_folder in named if not is_folder or _holds_parts(path)]
+        return [path for path, is_folder in named if not is_folder or holds_parts(path)]
+
+    def all(self) -> list[tuple[str, str]]:
+        """video_id and participant_id of every video in one of the layouts; the participant is "" where there
+        are no folders of participants. A video that is there twice comes twice. What is hidden is left out.
+        """
+        found = [(video, "") for video in self._videos(self.root)]
+        for name, kind in _entries(self.root).items():
+            home = self.root / name
+            if kind == "file" or name.startswith(".") or holds_parts(home):
+                continue
+            participant = "" if name in PLACES else name
+            for folder in (home, *(home / place for place in PLACES)):
+                found += [(video, participant) for video in self._videos(folder)]
+        return found
+
+    def _videos(self, folder: Path) -> list[str]:
+        """video_id of what lies in one folder."""
+        names = [name for name in self._named(folder) if not name.startswith(".") and name not in PLACES]
+        return [name for name in names if self._sources(folder, name)]
 
     def elsewhere(self, participant_id: str, video_id: str) -> str:
         """What to say of a video that is not there: where something of its name lies, or what does, and what
@@ -70,7 +89,7 @@ class VideoFolder:
         if path is None:
             return f"{expected}; there is {some(list(_entries(self.root))) or 'nothing'}"
         if path.is_dir():
-            if not _holds_parts(path):
+            if not holds_parts(path):
                 inside = some(list(_entries(path)), 3) or "nothing"
                 return (
                     f"{path} is a folder with {inside}, and neither frames (frame_0000000001.jpg, ...) nor "
@@ -82,7 +101,7 @@ class VideoFolder:
 
 
 def find_videos(
-    annotations: Annotations, root: Path | Mapping[str, Path], allow_missing: bool
+    annotations: Annotations, root: Path | Mapping[str, Path | None], allow_missing: bool
 ) -> dict[str, Path | None]:
     """video_id -> its file or folder under `root`, None where it is missing; `root` itself if it names them.
 
@@ -105,6 +124,11 @@ def find_videos(
     return paths
 
 
+def holds_parts(folder: Path) -> bool:
+    """Whether frames or chunks of a video lie in a folder. Raises DataError where it cannot be read."""
+    return any(part_of(entry.name) for entry in _read(folder))  # looked at one by one: it may hold 200,000
+
+
 def _named_like_videos(folder: Path) -> dict[str, list[tuple[Path, bool]]]:
     """video_id -> what is called like it, and whether that is a folder."""
     named: dict[str, list[tuple[Path, bool]]] = {}
@@ -115,11 +139,6 @@ def _named_like_videos(folder: Path) -> dict[str, list[tuple[Path, bool]]]:
         if kind != "other" and suffix.lower() in endings:
             named.setdefault(stem, []).append((folder / name, is_folder))
     return named
-
-
-def _holds_parts(folder: Path) -> bool:
-    """Whether frames or chunks of a video lie in a folder. Raises DataError where it cannot be read."""
-    return any(part_of(entry.name) for entry in _read(folder))  # looked at one by one: it may hold 200,000
 
 
 def _entries(folder: Path) -> dict[str, str]:

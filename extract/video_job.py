@@ -22,7 +22,7 @@ from mambavl.extract.video_folder import find_videos
 
 def extract_video(
     annotations: Annotations,
-    videos: Path | Mapping[str, Path],
+    videos: Path | Mapping[str, Path | None],
     out: Path,
     options: VideoExtraction,
     *,

@@ -17,6 +17,7 @@ from mambavl.cli import train
 from mambavl.cli.bench import bench_app
 from mambavl.cli.cache import cache_app
 from mambavl.cli.data import data_app
+from mambavl.cli.dense import extract_dense
 from mambavl.cli.encoders import encoders_app
 from mambavl.cli.extract import extract_app
 from mambavl.cli.questions import questions_app
@@ -103,3 +104,4 @@ for name, group in (
     ("bench", bench_app),
 ):
     app.add_typer(group, name=name)
+extract_app.command("dense", cls=with_settings("extract.video"))(extract_dense)

@@ -70,7 +70,7 @@ def extract_video(
             progress=update,
             should_stop=should_stop,
         )
-    _print_summary(summary, store, options.max_failed)
+    print_summary(summary, store, options.max_failed)
 
 
 @extract_app.command("audio", cls=with_settings("extract.audio"))
@@ -109,7 +109,7 @@ def extract_audio(
             progress=update,
             should_stop=should_stop,
         )
-    _print_summary(summary, store, options.max_failed)
+    print_summary(summary, store, options.max_failed)
 
 
 @extract_app.command("text", cls=with_settings("extract.text"))
@@ -147,10 +147,10 @@ def extract_text(
             progress=update,
             should_stop=should_stop,
         )
-    _print_summary(summary, store)
+    print_summary(summary, store)
 
 
-def _print_summary(summary: FillResult, store: Path, max_failed: int | None = None) -> None:
+def print_summary(summary: FillResult, store: Path, max_failed: int | None = None) -> None:
     """Raises as `refuse_failures`."""
     for narration_id, status, reason in summary.failures:
         print(f"{narration_id}: {STATUS[status]}: {reason}")

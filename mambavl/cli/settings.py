@@ -46,7 +46,7 @@ def section(name: str) -> Section:
     from mambavl.fuse.recipe import Recipe
 
     sections: dict[str, tuple[str, type[Config]]] = {
-        "extract.video": ("mambavl extract video", VideoExtraction),
+        "extract.video": ("mambavl extract video, mambavl extract dense", VideoExtraction),
         "extract.text": ("mambavl extract text", TextExtraction),
         "extract.audio": ("mambavl extract audio", AudioExtraction),
         "cache.import": ("mambavl cache import", ImportSettings),
