@@ -203,9 +203,7 @@ def _find_listed(
     """As `find_all`, of the videos that some lists have rows of."""
     participants = {segment.video_id: segment.participant_id for segment in annotations.segments}
     if len(videos) != 1 or not Path(videos[0]).is_dir():
-        raise UsageError(
-            "--annotations says which videos of a folder are wanted: give one folder as --videos"
-        )
+        raise UsageError("--annotations says which videos of a folder are wanted; give one folder of videos")
     return find_videos(annotations, Path(videos[0]), allow_missing), participants
 
 
