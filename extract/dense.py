@@ -133,7 +133,7 @@ def plan(
         sha256=annotations.sha256 if annotations else {},
         windows=spec.Windows(length=float(windows.length), stride=float(windows.stride)),
     )
-    return Plan(rows, {video: path for video, path in paths.items() if video not in short}, short)
+    return Plan(rows, paths, short)
 
 
 def extract_dense(
