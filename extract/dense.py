@@ -24,7 +24,7 @@ from mambavl.extract.annotations import ID, Annotations, canonical_order
 from mambavl.extract.options import VideoExtraction
 from mambavl.extract.timeline import VideoError
 from mambavl.extract.video import open_video
-from mambavl.extract.video_folder import LAYOUTS, VideoFolder, find_videos
+from mambavl.extract.video_folder import LAYOUTS, VideoFolder, find_videos, holds_parts
 from mambavl.extract.video_job import extract_video
 
 SPLIT = "test"  # rows without labels
@@ -165,21 +165,21 @@ def extract_dense(
 
 
 def find_all(videos: Sequence[Path]) -> tuple[dict[str, Path | None], dict[str, str]]:
-    """video_id -> file, and video_id -> participant_id, of files and of all videos in folders.
+    """video_id -> file, and video_id -> participant_id, of videos and of all videos in folders.
 
-    A video is called as its file, without the ending. A participant is the folder that a video lies in, where
-    the layout has such folders, and "" elsewhere. Raises DataError for names that cannot be video_ids, two
-    files of one name, and where there is no video.
+    A video is called as its file or folder, without the ending. A participant is the folder that a video lies
+    in, where the layout has such folders, and "" elsewhere. Raises DataError for names that cannot be
+    video_ids, two videos of one name, and where there is no video.
     """
     found: dict[str, tuple[Path, str]] = {}
     here: list[tuple[str, Path | None, str]]
     for place in map(Path, videos):
-        if place.is_dir():
+        if place.is_dir() and not holds_parts(place):
             folder = VideoFolder(place)
             here = [(video, folder.find(who, video), who) for video, who in folder.all()]
             if not here:
                 raise DataError(f"{place}: holds no video; expected {LAYOUTS}")
-        elif place.is_file():
+        elif place.exists():
             here = [(place.stem, place, "")]
         else:
             raise DataError(f"{place}: no such file or folder; --videos takes videos, and folders of them")
@@ -190,8 +190,8 @@ def find_all(videos: Sequence[Path]) -> tuple[dict[str, Path | None], dict[str, 
                 raise DataError(f"{video}: there are {other} and {path}; name or keep one of them")
     if strange := [str(path) for video, (path, _) in found.items() if not ID.fullmatch(video)]:
         raise DataError(
-            f"{some(strange)}: {counted(len(strange), 'file')} with names that cannot be video_ids (letters, "
-            "digits, _ and - only, at most 100); rename them, or link to them under other names"
+            f"{some(strange)}: {counted(len(strange), 'video')} with names that cannot be video_ids "
+            "(letters, digits, _ and - only, at most 100); rename them, or link to them under other names"
         )
     ordered = sorted(found.items())
     return {video: path for video, (path, _) in ordered}, {video: who for video, (_, who) in ordered}
