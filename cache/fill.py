@@ -1,16 +1,20 @@
-"""The one loop that fills a store: make a row group, commit it, and finish the store behind the last.
+"""The one loop that fills stores: claim a row group, make it, commit it, and finish the store at the end.
 
 Extraction, imports and pooled stores differ only in how a row group is made. What it becomes depends on the
-row group alone, so a run may be killed at any instant, and several may share the work.
+row group alone, so a run may be killed at any instant, and any number of runs share the work: each takes what
+nobody else has taken, and what a dead one had is free again. Several stores of the same rows may be filled at
+once: then a `Block`, the unit that is claimed, is a row group of the store with the largest ones.
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from mambavl.cache import fsops
 from mambavl.cache.rows import EMPTY_WINDOW, NOT_RETRIED, STATUS
+from mambavl.cache.work import Work
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted, counted
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
@@ -20,6 +24,7 @@ MEND_VIDEOS = (
     "put sound videos in place of these, or allow more, and run the same command again; --retry-failed tries "
     "failed rows again"
 )
+Made = tuple[int, int, RowGroup]  # number of the store, of its row group, what that became
 
 
 @dataclass
@@ -30,6 +35,7 @@ class FillResult:
     bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)  # busy time by stage; stages overlap
     store_id: str = ""  # of the finished store; "" while others have a part of it still to do
+    left: int = 0  # rows of an unfinished store that nobody has done yet
     # [narration_id, status, reason] of the whole store, once it is finished
     failures: list[list[Any]] = field(default_factory=list)
     unused: int = 0  # imports: arrays of the source that belong to no row
@@ -43,87 +49,174 @@ class FillResult:
         """Failures that are the data's fault; an anticipation window with nothing to observe is not."""
         return [failure for failure in self.failures if failure[1] != EMPTY_WINDOW]
 
-    def timed(self, stage: str, since: float) -> None:
-        """Add the time from `since`, of time.perf_counter, until now to a stage."""
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - since
+
+@dataclass(frozen=True)
+class MayFail:
+    """How many rows may fail, and what is said when more do."""
+
+    most: int | None = None  # of a whole store; None: any number
+    uncounted: Collection[int] = NOT_RETRIED  # statuses that are no failures in this
+    advice: str = MEND_VIDEOS  # what to do where more have failed
+
+    def refuse(self, writer: StoreWriter, failures: Sequence[list[Any]]) -> int:
+        """How many rows have failed. Raises DataError where they are too many."""
+        failed = [failure for failure in failures if failure[1] not in self.uncounted]
+        if self.most is None or len(failed) <= self.most:
+            return len(failed)
+        shown = [f"{row}: {STATUS[status]}: {reason}" for row, status, reason in failed[:SHOWN]]
+        listed = "\n  ".join(shown + ["..."] * (len(failed) > SHOWN))
+        raise DataError(
+            f"{writer.path}: {counted(len(failed), 'row')} failed, but max_failed is {self.most:,} "
+            "(--set max_failed=N allows N). What is done is kept and the store is not finished: "
+            f"{self.advice}.\n  {listed}"
+        )
 
 
 def fill(
     writer: StoreWriter,
-    make: Callable[[range, FillResult], RowGroup],
+    make: Callable[[range], RowGroup],
     *,
+    stage: str = "read",
     shard: tuple[int, int] = (0, 1),
-    max_failed: int | None = None,
-    uncounted: Collection[int] = NOT_RETRIED,
-    advice: str = MEND_VIDEOS,
+    may_fail: MayFail = MayFail(),
     progress: Progress = unseen,
     should_stop: ShouldStop = never,
 ) -> FillResult:
-    """Commit every pending row group and finish the store; the writer is closed afterwards, whatever happens.
-
-    make: the rows of a group -> what they become; it may add its stages' times to the result.
-    shard (i, n): do every n-th row group only. progress counts the rows of this run. max_failed: rows of the
-    whole store that may fail; None: any number. uncounted: statuses that are no failures in this. advice:
-    what to do where more have failed, for the message.
-
-    Raises DataError where the disk has no room for what is still to be written, and as soon as more rows have
-    failed than may: what is done stays done, and the store is not finished. Interrupted when `should_stop()`
-    turns true between two row groups.
+    """As `fill_all`, of one store whose row groups are made one after another. make: the rows of a group ->
+    what they become; stage: what that is called where times are shown.
     """
-    result, layout = FillResult(), writer.layout
-    try:
-        mine = [group for group in writer.pending() if group % shard[1] == shard[0]]
-        _refuse_full_disk(writer, mine)
 
-        def refuse(failures: list[list[Any]]) -> None:
-            failed = [failure for failure in failures if failure[1] not in uncounted]
-            if max_failed is not None and len(failed) > max_failed:
-                raise _too_many(writer, failed, max_failed, advice)
+    def one_by_one(work: Work) -> Iterator[Made]:
+        while (block := work.take(wait=True)) is not None:
+            for group in block.groups[0]:
+                rows = writer.layout.rows_of(group)
+                since = time.perf_counter()
+                made = make(rows)
+                work.timed(stage, time.perf_counter() - since)
+                work.encoded(len(rows))
+                yield 0, group, made
 
-        failures = [] if writer.is_final else writer.failures()
-        refuse(failures)
-        total = sum(len(layout.rows_of(group)) for group in mine)
-        progress(0, total)
-        for group in mine:
-            if should_stop():
-                raise Interrupted(
-                    f"{writer.path}: stopped after {result.rows:,} rows; the same command resumes"
-                )
-            rows = layout.rows_of(group)
-            made = make(rows, result)
-            since = time.perf_counter()
-            result.bytes += writer.commit(group, made)
-            result.timed("write", since)
-            result.rows += len(rows)
-            progress(result.rows, total)
-            refuse(failures := failures + writer.failures_of(group, made))
-        if not writer.is_final:
-            refuse(writer.failures())  # those of other writers, too
-        if manifest := writer.finish():
-            result.store_id, result.failures = manifest["store_id"], manifest["failures"]
-    finally:
-        writer.close()
+    (result,) = fill_all(
+        [writer], one_by_one, shard=shard, may_fail=may_fail, progress=progress, should_stop=should_stop
+    )
     return result
 
 
-def _too_many(writer: StoreWriter, failed: list[list[Any]], most: int, advice: str) -> DataError:
-    first = [f"{narration_id}: {STATUS[status]}: {reason}" for narration_id, status, reason in failed[:SHOWN]]
-    listed = "\n  ".join(first + ["..."] * (len(failed) > SHOWN))
-    return DataError(
-        f"{writer.path}: {counted(len(failed), 'row')} failed, but max_failed is {most:,} "
-        f"(--set max_failed=N allows N). What is done is kept and the store is not finished: {advice}.\n"
-        f"  {listed}"
-    )
+def fill_all(
+    writers: Sequence[StoreWriter],
+    make: Callable[[Work], Iterator[Made]],
+    *,
+    shard: tuple[int, int] = (0, 1),
+    block_rows: int = 1,
+    may_fail: MayFail = MayFail(),
+    progress: Progress = unseen,
+    should_stop: ShouldStop = never,
+) -> list[FillResult]:
+    """Commit every pending row group of stores of the same rows and finish the stores; the writers are closed
+    afterwards, whatever happens. While a row group is written, the next ones are made.
+
+    make: takes blocks of the work, and yields what their row groups become, in any order.
+    shard (i, n): do every n-th block only; block_rows: rows of a block, at least. progress counts the rows of
+    all stores that were pending.
+
+    Raises DataError where the disk has no room for what is still to be written, and as soon as more rows of a
+    store have failed than may: what is done stays done, and the store is not finished. Interrupted when
+    `should_stop()` turns true between two units of the work.
+    """
+    results = [FillResult() for _ in writers]
+    try:
+        failures = [[] if writer.is_final else writer.failures() for writer in writers]
+        for writer, known in zip(writers, failures, strict=True):
+            may_fail.refuse(writer, known)
+        work = Work(writers, shard, progress, should_stop, block_rows=block_rows)
+        for result in results:
+            result.seconds = work.seconds
+        _refuse_full_disk(writers, work)
+        try:
+            _commit_all(writers, make(work), work, results, failures, may_fail)
+        except Interrupted:
+            paths = ", ".join(str(writer.path) for writer in writers)
+            raise Interrupted(
+                f"{paths}: stopped after {work.written:,} rows; the same command resumes"
+            ) from None
+        for writer, result in zip(writers, results, strict=True):
+            if not writer.is_final:
+                may_fail.refuse(writer, writer.failures())  # those of other writers, too
+            if manifest := writer.finish():
+                result.store_id, result.failures = manifest["store_id"], manifest["failures"]
+            else:
+                result.left = sum(len(writer.layout.rows_of(group)) for group in writer.pending())
+    finally:
+        for writer in writers:
+            writer.close()
+    return results
 
 
-def _refuse_full_disk(writer: StoreWriter, groups: list[int]) -> None:
+def _commit_all(
+    writers: Sequence[StoreWriter],
+    found: Iterator[Made],
+    work: Work,
+    results: list[FillResult],
+    failures: list[list[list[Any]]],
+    may_fail: MayFail,
+) -> None:
+    """failures: of each store, so far."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit") as committer:
+        writing: _Writing | None = None
+
+        def settle() -> None:
+            nonlocal writing
+            if writing:
+                done, writing = writing, None
+                done.settle(work, results)
+
+        try:
+            for store, group, made in found:
+                settle()
+                writer = writers[store]
+                writing = _Writing(store, group, writer, committer.submit(_commit, writer, group, made))
+                failures[store] += writer.failures_of(group, made)
+                work.failed[store] = may_fail.refuse(writer, failures[store])
+        finally:
+            settle()
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """A row group on its way to the disk."""
+
+    store: int
+    group: int
+    writer: StoreWriter
+    done: "Future[tuple[int, float]]"
+
+    def settle(self, work: Work, results: list[FillResult]) -> None:
+        """Wait until it is there. Raises as StoreWriter.commit does."""
+        size, seconds = self.done.result()
+        self.writer.claims.give_back(self.group)
+        results[self.store].bytes += size
+        results[self.store].rows += len(self.writer.layout.rows_of(self.group))
+        work.timed("write", seconds)
+        work.written = sum(result.rows for result in results)
+        work.bytes = sum(result.bytes for result in results)
+
+
+def _commit(writer: StoreWriter, group: int, made: RowGroup) -> tuple[int, float]:
+    """The bytes written, and the seconds that it took."""
+    since = time.perf_counter()
+    return writer.commit(group, made), time.perf_counter() - since
+
+
+def _refuse_full_disk(writers: Sequence[StoreWriter], work: Work) -> None:
     """Before hours of work: is there room for what it will write? Compressed shards, whose sizes are not
     known, do not count.
     """
-    sizes = [size for group in groups for size in writer.layout.file_sizes(group).values() if size]
-    needed, free = sum(sizes), fsops.free_bytes(writer.path)
-    if needed > free:
-        raise DataError(
-            f"{writer.path}: {needed:,} bytes are still to be written and {free:,} are free; "
-            "make room, store a smaller level, or use another --out"
-        )
+    needed = 0
+    for writer, groups in zip(writers, work.pending, strict=True):
+        sizes = [size for group in groups for size in writer.layout.file_sizes(group).values() if size]
+        needed, free = needed + sum(sizes), fsops.free_bytes(writer.path)
+        if needed > free:
+            raise DataError(
+                f"{writer.path}: {needed:,} bytes are still to be written and {free:,} are free; "
+                "make room, store a smaller level, or use another --out"
+            )

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from mambavl.cache import shards
-from mambavl.cache.fill import FillResult, fill
+from mambavl.cache.fill import fill
 from mambavl.cache.reader import FeatureStore
 from mambavl.cache.rows import OK
 from mambavl.cache.shards import Level
@@ -59,10 +59,10 @@ def pool(
     writer = StoreWriter(out, spec, parent.segments, parent.classes, {"made_by": "mambavl cache pool"})
     reasons = {narration_id: reason for narration_id, _, reason in parent.failures}
 
-    def make(rows: range, _: FillResult) -> RowGroup:
+    def make(rows: range) -> RowGroup:
         return _row_group(parent, source, level, np.array(rows), reasons)
 
-    return fill(writer, make, progress=progress, should_stop=should_stop).store_id
+    return fill(writer, make, stage="pool", progress=progress, should_stop=should_stop).store_id
 
 
 def _source(parent: FeatureStore, to: str) -> Level:

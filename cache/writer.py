@@ -6,8 +6,8 @@ recorded length. Data before record, always: a kill at any instant costs at most
 half-written is ever taken for done.
 
 Any number of writers may share a store. They hold `commit/lock` shared, finishing and repairing hold it
-alone, so a finished store has no writer. A row group is written under a lock of its own by who comes first;
-the others find it done.
+alone, so a finished store has no writer. A row group is made under a lock of its own (`claims`), so that
+nobody else does the same work.
 """
 
 import os
@@ -22,9 +22,10 @@ import numpy as np
 
 from mambavl.cache import canonical, fsops, journal, shards
 from mambavl.cache.canonical import sha256
+from mambavl.cache.claims import Claims
 from mambavl.cache.classes import Classes, fits_schema_2
 from mambavl.cache.finalize import finalize_unless_busy
-from mambavl.cache.layout import Layout, committed_groups
+from mambavl.cache.layout import Layout, committed_groups, is_complete
 from mambavl.cache.reopen import adopt_videos, reopen_failed
 from mambavl.cache.rows import STATUS, Segment, write_segments
 from mambavl.cache.shards import Level
@@ -41,8 +42,6 @@ from mambavl.cache.spec import (
     read_spec,
 )
 from mambavl.configs.errors import DataError, UsageError
-
-GROUP_LOCKS = 64  # row groups share so many locks
 
 
 @dataclass
@@ -90,6 +89,9 @@ class StoreWriter:
         self.segments = segments
         self._lock: weakref.finalize | None = None
         self._followed: dict[Path, int] = {}  # others' journals, and how far they were read
+        # row group -> what was recorded there since `pending` looked, and in which
+        self._recorded: dict[int, list[tuple[Path, dict[str, Any]]]] = {}
+        self.claims = Claims(self.path)
         if not (self.path / SPEC).exists():
             self._create(files, environment)
         if read_spec(self.path) != self.spec:
@@ -148,6 +150,7 @@ class StoreWriter:
         """Row groups still to do, in order."""
         if self.is_final:
             return []
+        self._recorded = {}
         self._followed = {file: file.stat().st_size - journal.torn_bytes(file) for file in self._journals()}
         done = committed_groups(self.path, self.layout)
         return [group for group in range(self.layout.groups) if group not in done]
@@ -166,8 +169,8 @@ class StoreWriter:
         return failures
 
     def commit(self, group: int, rows: RowGroup) -> int:
-        """Write a row group and record it; returns the bytes written, 0 where another writer has done it
-        meanwhile.
+        """Write a row group, which this writer should have claimed, and record it; returns the bytes written,
+        0 where it was not claimed and another writer has done it meanwhile.
 
         Raises DataError when the disk fails: try again, or end and resume.
         """
@@ -180,31 +183,37 @@ class StoreWriter:
             "files": {name: [len(data), sha256(data)] for name, data in files.items()},
             "failures": self.failures_of(group, rows),
         }
-        held = fsops.lock(self.path / f"{LOCK}-{group % GROUP_LOCKS}", exclusive=True, wait=True)
-        try:
-            if self._is_done(group):
-                return 0
-            for name, data in files.items():
-                fsops.write_file(self.path / name, data)
-            self._record(record)
-        finally:
-            fsops.unlock(held)
+        if group in self.claims:
+            self._write(record, files)
+        else:
+            self.claims.wait_for(group)
+            try:
+                if self.is_done(group):
+                    return 0
+                self._write(record, files)
+            finally:
+                self.claims.give_back(group)
         return sum(map(len, files.values()))
 
-    def _is_done(self, group: int) -> bool:
+    def _write(self, record: dict[str, Any], files: dict[str, bytes | memoryview]) -> None:
+        for name, data in files.items():
+            fsops.write_file(self.path / name, data)
+        self._record(record)
+
+    def is_done(self, group: int) -> bool:
         """Whether another writer has recorded a row group since `pending` looked; reads only what the
-        journals have gained.
+        journals have gained. Nobody can do so while it is claimed.
         """
-        is_new = False
         for file in self._journals():
             if file != self._journal:
                 found, self._followed[file] = journal.read_from(file, self._followed.get(file, 0))
-                is_new |= any(record["group"] == group for record in found)
-        if not is_new or group not in committed_groups(self.path, self.layout, only=group):
-            return False
-        for file in self._journals():
-            fsops.sync_file(file)  # the writer may have been killed before it did so
-        return True
+                for record in found:
+                    self._recorded.setdefault(record["group"], []).append((file, record))
+        for file, record in self._recorded.get(group, ()):
+            if is_complete(self.path, self.layout, record):
+                fsops.sync_file(file)  # the writer may have been killed before it did so
+                return True
+        return False
 
     def _journals(self) -> list[Path]:
         return sorted((self.path / COMMIT).glob("*.journal"))
@@ -244,6 +253,7 @@ class StoreWriter:
 
     def close(self) -> None:
         """End this writer's work; what is pending stays pending."""
+        self.claims.give_all_back()
         if self._lock:
             self._lock()
 

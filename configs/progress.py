@@ -1,12 +1,19 @@
 """How long work says how far it is, and learns that it should stop."""
 
 from collections.abc import Callable
+from typing import Protocol
 
-Progress = Callable[[int, int], None]  # done, of how many: rows, bytes or files, as its taker says
+
+class Progress(Protocol):
+    """Takes how far it is: rows, bytes or files, as the taker says; and what else there is to know of it."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
 ShouldStop = Callable[[], bool]  # asked between two units of work
 
 
-def unseen(done: int, total: int) -> None:
+def unseen(done: int, total: int, note: str = "") -> None:
     """The progress that nobody looks at."""
 
 

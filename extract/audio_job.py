@@ -5,24 +5,25 @@ and is dropped afterwards: so the others do not depend on it.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mambavl.cache.fill import FillResult, fill
+from mambavl.cache.fill import FillResult
 from mambavl.cache.rows import FLAG_SILENCE, FLAG_TIME_FROM_FRAMES, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import FeatureRecipe, SoundRecipe, Spec
 from mambavl.cache.writer import RowGroup
-from mambavl.configs.errors import Interrupted
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 from mambavl.extract import job
+from mambavl.extract.ahead import At
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.encoders.audio import audio_levels
 from mambavl.extract.encoders.base import AudioEncoder
 from mambavl.extract.options import AudioExtraction
+from mambavl.extract.pipeline import Target, run_pipeline
 from mambavl.extract.sound import SEAM, SoundReader
 from mambavl.extract.timeline import VideoError
 from mambavl.extract.video_folder import find_videos
@@ -48,22 +49,33 @@ def extract_audio(
     paths = find_videos(annotations, videos, options.allow_missing)
     spec = _audio_spec(annotations, paths, out, encoder, options)
     writer = job.open_writer(out, spec, annotations, options.device, retry_failed=retry_failed, like=like)
-    pipeline = _SoundClips(encoder, paths, options, writer.layout.levels)
+    target = Target(writer.layout, options.batch_rows, _SoundEncoder(encoder, options, writer.layout.levels))
 
-    def encode(rows: range, result: FillResult) -> RowGroup:
-        return pipeline.row_group(annotations.segments[rows.start : rows.stop], result, should_stop)
+    def open_reader(at: At) -> "_SoundClips":
+        return _SoundClips(paths, options, encoder.rate, encoder.shortest, at)
 
+    longest = max(segment.stop - segment.start for segment in annotations.segments)
+    if options.sampling.task == "anticipation":
+        longest = options.sampling.seconds
     try:
-        return fill(
-            writer,
-            encode,
+        (result,) = run_pipeline(
+            annotations.segments,
+            [writer],
+            [target],
+            open_reader,
+            options,
+            unit_rows=UNIT_ROWS,
+            row_bytes=max(round(longest * encoder.rate), encoder.shortest) * 4,
             shard=shard,
-            max_failed=options.max_failed,
             progress=progress,
             should_stop=should_stop,
         )
     finally:
-        pipeline.videos.close()
+        writer.close()
+    return result
+
+
+UNIT_ROWS = 8  # that one thread reads at once
 
 
 @dataclass
@@ -73,52 +85,58 @@ class _Clip(job.Clip):
     samples: np.ndarray
 
 
-class _SoundClips:
-    """Row groups of sound: each row's window is cut, then a batch of them is encoded."""
+class _SoundEncoder:
+    """Encodes batches of sounds."""
 
-    def __init__(
-        self,
-        encoder: AudioEncoder,
-        paths: dict[str, Path | None],
-        options: AudioExtraction,
-        levels: tuple[Level, ...],
-    ) -> None:
+    def __init__(self, encoder: AudioEncoder, options: AudioExtraction, levels: tuple[Level, ...]) -> None:
         self.encoder = encoder
         self.options = options
         self.levels = levels
-        self.videos = job.ReaderCache(paths, lambda path: SoundReader(path, options.retries))
 
-    def row_group(self, rows: Sequence[Segment], result: FillResult, should_stop: ShouldStop) -> RowGroup:
-        """Raises Interrupted when `should_stop()` turns true between two batches."""
-        clips: list[_Clip] = []
+    def start(self, clips: Sequence[_Clip]) -> Callable[[], dict[str, np.ndarray]]:
+        """Encode a batch: what it returns has the features by level."""
         features: dict[str, list[np.ndarray]] = {level.name: [] for level in self.levels}
-        for first in range(0, len(rows), self.options.batch_rows):
-            if should_stop():
-                raise Interrupted(
-                    "stopped inside a row group, which will be done again; the same command resumes"
-                )
-            since = time.perf_counter()
-            batch = [self._cut(segment) for segment in rows[first : first + self.options.batch_rows]]
-            result.timed("decode", since)
-            since = time.perf_counter()
-            for states in self.encoder.encode([clip.samples for clip in batch]):
-                for name, values in audio_levels(states, self.options.levels, self.options.steps).items():
-                    features[name].append(values.numpy())
-            result.timed("encode", since)
-            for clip in batch:
-                clip.samples = np.empty(0, np.float32)  # the encoder was all that needs them
-            clips += batch
-        joined = {name: np.stack(values) for name, values in features.items()}
-        return job.dense_group(self.options.encoder, clips, joined, self.levels)
+        for states in self.encoder.encode([clip.samples for clip in clips]):
+            for name, values in audio_levels(states, self.options.levels, self.options.steps).items():
+                features[name].append(values.numpy())
+        for clip in clips:
+            clip.samples = np.empty(0, np.float32)  # the encoder was all that needs them
+        return lambda: {name: np.stack(values) for name, values in features.items()}
+
+    def row_group(self, clips: Sequence[_Clip], features: dict[str, np.ndarray]) -> RowGroup:
+        return job.dense_group(self.options.encoder, clips, features, self.levels)
+
+
+class _SoundClips:
+    """The sound of rows, for one thread: each row's window is cut out of its video's soundtrack."""
+
+    def __init__(
+        self, paths: dict[str, Path | None], options: AudioExtraction, rate: int, shortest: int, at: At
+    ) -> None:
+        """rate: samples a second; shortest: samples of the shortest sound that the encoder takes."""
+        self.options, self.rate, self.shortest, self.at = options, rate, shortest, at
+        self.videos = job.ReaderCache(paths, lambda path: SoundReader(path, options.retries))
+        self.seconds: dict[str, float] = {}
+
+    def close(self) -> None:
+        self.videos.close()
+
+    def read(self, rows: Sequence[Segment]) -> list[list[_Clip]]:
+        """A clip of each row, for the one encoder that there is."""
+        since = time.perf_counter()
+        clips = [self._cut(segment) for segment in rows]
+        self.seconds["decode"] = self.seconds.get("decode", 0.0) + time.perf_counter() - since
+        return [clips]
 
     def _cut(self, segment: Segment) -> _Clip:
         """The sound of a row. An action shorter than the encoder's least is heard on past its end."""
-        sampling, rate = self.options.sampling, self.encoder.rate
+        sampling, rate = self.options.sampling, self.rate
+        self.at.now(segment.video_id, f"{segment.start:.2f} s")
         stop, seconds = segment.stop, segment.stop - segment.start
         if sampling.task == "anticipation":
             stop, seconds = segment.start - sampling.tau_a, sampling.seconds
         count = round(seconds * rate)
-        clip = _Clip(np.zeros(max(count, self.encoder.shortest), np.float32))
+        clip = _Clip(np.zeros(max(count, self.shortest), np.float32))
         if segment.time_from_frames:
             clip.flags |= FLAG_TIME_FROM_FRAMES
         if stop <= 0:
@@ -161,7 +179,7 @@ def _audio_spec(
     return Spec(
         kind="audio",
         recipe=recipe,
-        inputs=job.video_inputs(options, annotations, paths, out),
+        inputs=job.video_inputs(options, options.splits, annotations, paths, out),
         levels=levels,
         rows_per_group=job.rows_per_group(options, levels),
     )

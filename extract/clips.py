@@ -1,157 +1,79 @@
-"""Row groups of a video store: decode -> fit -> fill -> encode.
+"""What rows show: decode -> fit -> fill.
 
     decode   the frames on display at the times of rows of one video, each frame once
-    fit      a frame as the encoder wants it: its crops, (S, S, 3) each
-    fill     a row's clip: V views of T images, their times and the boxes on them
-    encode   the clips of a batch: features by level, (B, V, ...)
+    fit      a frame as the encoders want it: its crops, (S, S, 3) each, once for each distinct `Look`
+    fill     a row's clip for each encoder: V views of T images, their times and the boxes on them
 
-B rows of a batch, V = sampling.views x crops views of a row (those in time, each with its crops), T frames,
-S side of an image, O boxes of a frame.
-
-Rows are encoded in fixed batches, and a row that cannot be decoded takes its place in the batch as zeros and
-is dropped afterwards: so the others do not depend on it.
+V = sampling.views x crops views of a row (those in time, each with its crops), T frames, S side of an image,
+O boxes of a frame. Several encoders may share the work: the same frames are decoded once for all of them.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from mambavl.cache.fill import FillResult
 from mambavl.cache.rows import FLAG_HELD_LAST, FLAG_TIME_FROM_FRAMES, Segment
-from mambavl.cache.shards import Level
-from mambavl.cache.writer import RowGroup
-from mambavl.configs.errors import DataError, Interrupted, SystemFault
-from mambavl.configs.progress import ShouldStop
+from mambavl.configs.errors import DataError, SystemFault
 from mambavl.extract import job
-from mambavl.extract.boxes import BoxSource
-from mambavl.extract.encoders.base import Pixels, VideoEncoder
-from mambavl.extract.encoders.levels import video_levels
-from mambavl.extract.encoders.published.orvit import crop_boxes
-from mambavl.extract.options import VideoExtraction
+from mambavl.extract.ahead import At
+from mambavl.extract.boxes import BoxSource, open_boxes
+from mambavl.extract.encoders.published.orvit import BoxTransform, crop_boxes
+from mambavl.extract.options import VideoExtraction, VideoReading
+from mambavl.extract.pictures import Look, crop_squares, cut, resize
 from mambavl.extract.sampling import NOMINAL_RATE, Sampling, Window, window
 from mambavl.extract.timeline import Reader, VideoError
 from mambavl.extract.video import open_video
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LATE = 1e-5  # seconds that a frame's time may lie after the end of an anticipation window: rounding
+UNIT_ROWS, UNIT_FRAMES = 8, 512  # that one thread reads at once, at most
 
 
-class ClipEncoder:
-    """Encodes rows; one thread decodes the next batch while the encoder works on this one."""
+def unit_rows(sampling: Sampling) -> int:
+    """Rows that are read at once: a power of two, as batches mostly are. What a damaged file gives may depend
+    on it, so it follows from the sampling alone.
+    """
+    rows = UNIT_ROWS
+    while rows > 1 and rows * sampling.frames * sampling.views > UNIT_FRAMES:
+        rows //= 2
+    return rows
 
-    def __init__(
-        self, encoder: VideoEncoder, clips: "ClipReader", options: VideoExtraction, levels: tuple[Level, ...]
-    ) -> None:
-        self.encoder = encoder
-        self.clips = clips  # the decoding thread's
-        self.options = options
-        self.levels = levels
-        self.device = job.device_of(options.device)
-        shape = (1, 3, 1, 1, 1)
-        self._mean = torch.tensor(encoder.pixels.mean, device=self.device).view(shape) * 255
-        self._std = torch.tensor(encoder.pixels.std, device=self.device).view(shape) * 255
-        self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
 
-    def close(self) -> None:
-        self._decoder.shutdown()
-        self.clips.close()
+@dataclass(frozen=True)
+class Shown:
+    """What one encoder is to be shown."""
 
-    def row_group(self, rows: Sequence[Segment], result: FillResult, should_stop: ShouldStop) -> RowGroup:
-        """Decode and encode the rows of a row group.
+    look: Look
+    objects: int = 0  # O
+    boxes: VideoExtraction | None = None  # the settings that say where they are; None: it reads none
 
-        Raises Interrupted when `should_stop()` turns true between two batches, DataError when a disk fails.
-        """
-        clips: list[Clip] = []
-        features: dict[str, list[np.ndarray]] = {level.name: [] for level in self.levels}
-        for batch in self._batches(rows, result, should_stop):
-            since = time.perf_counter()
-            for name, values in self._encode(batch).items():
-                features[name].append(values)
-            result.timed("encode", since)
-            for clip in batch:
-                clip.forget()  # a row group of pictures would be gigabytes
-            clips += batch
-        joined = {name: np.concatenate(parts) for name, parts in features.items()}
-        pts = np.stack([clip.pts for clip in clips])
-        return job.dense_group(self.options.encoder, clips, joined, self.levels, pts)
+    def open_boxes(self) -> BoxSource | None:
+        if self.boxes is None or self.boxes.boxes_path is None:
+            return None
+        assert self.boxes.boxes is not None
+        assert self.boxes.boxes != "none"
+        return open_boxes(self.boxes.boxes, self.boxes.boxes_path, self.boxes.video_hash, self.boxes.retries)
 
-    def _batches(
-        self, rows: Sequence[Segment], result: FillResult, should_stop: ShouldStop
-    ) -> Iterator[list["Clip"]]:
-        """Clips of `batch_rows` rows after another; while a batch is used, the next is decoded."""
-        size = self.options.batch_rows
-        batches = [rows[first : first + size] for first in range(0, len(rows), size)]
-        pending = self._decoder.submit(self._timed_read, batches[0])
-        for following in [*batches[1:], None]:
-            clips, seconds = pending.result()
-            result.seconds["decode"] = result.seconds.get("decode", 0.0) + seconds
-            if should_stop():
-                raise Interrupted(
-                    "stopped inside a row group, which will be done again; the same command resumes"
-                )
-            if following is not None:
-                pending = self._decoder.submit(self._timed_read, following)
-            yield clips
-
-    def _timed_read(self, rows: Sequence[Segment]) -> tuple[list["Clip"], float]:
-        since = time.perf_counter()
-        clips = self.clips.read(rows)
-        return clips, time.perf_counter() - since
-
-    def _encode(self, clips: list["Clip"]) -> dict[str, np.ndarray]:
-        """A batch of clips -> features by level, (B, V, *a view's shape)."""
-        views = [self._encode_view(clips, view) for view in range(self.options.views)]
-        found: dict[str, np.ndarray] = {}
-        for level in self.levels:
-            found[level.name] = np.stack([view[level.name] for view in views], axis=1)
-        return found
-
-    @torch.inference_mode()
-    def _encode_view(self, clips: list["Clip"], view: int) -> dict[str, np.ndarray]:
-        """One view of a batch of clips -> features by level, (B, *a view's shape)."""
-        # nothing to see, as in the first second before an action
-        if all(clip.status != "ok" for clip in clips):
-            return {level.name: np.zeros((len(clips), *level.shape[1:]), np.float32) for level in self.levels}
-        options = self.options
-        boxes = self._boxes(clips, view) if self.clips.boxes else None
-        with torch.autocast(
-            self.device.type, PRECISIONS[options.precision], enabled=options.precision != "fp32"
-        ):
-            found = video_levels(self.encoder, self._video(clips, view), options.levels, options.grid, boxes)
-        return {name: values.float().cpu().numpy() for name, values in found.items()}
-
-    def _video(self, clips: list["Clip"], view: int) -> torch.Tensor:
-        """One view of a batch of clips as the encoder takes it: (B, 3, T, S, S), normalised."""
-        images = np.stack([np.stack(clip.images[view]) for clip in clips])  # (B, T, S, S, 3)
-        pixels = torch.from_numpy(images).to(self.device)
-        if self.encoder.pixels.colour == "BGR":
-            pixels = pixels.flip(-1)
-        return (pixels.permute(0, 4, 1, 2, 3).float() - self._mean) / self._std
-
-    def _boxes(self, clips: list["Clip"], view: int) -> torch.Tensor:
-        """(B, T, O, 4)."""
-        return torch.from_numpy(np.stack([clip.boxes[view] for clip in clips])).to(self.device)
+    @property
+    def transform(self) -> BoxTransform:
+        return self.boxes.box_transform if self.boxes else "correct"
 
 
 @dataclass
 class Clip(job.Clip):
-    """One row on its way; black images and NaN times when it failed."""
+    """One row on its way to one encoder; black images and NaN times when it failed."""
 
     images: list[list[np.ndarray]]  # V views of T images, (S, S, 3) uint8, shared by views that show the same
     pts: np.ndarray  # (V, T) seconds
     boxes: np.ndarray  # (V, T, O, 4), (cx, cy, w, h) in fractions of the crop; of an encoder that reads them
 
     @classmethod
-    def empty(cls, options: VideoExtraction, size: int, objects: int) -> "Clip":
+    def empty(cls, views: int, frames: int, size: int, objects: int) -> "Clip":
         """A clip without images. size: S; objects: O."""
-        views, frames = options.views, options.sampling.frames
         black = np.zeros((size, size, 3), np.uint8)
         boxes = np.zeros((views, frames, objects, 4), np.float32)
         return cls([[black] * frames] * views, np.full((views, frames), np.nan), boxes)
@@ -163,122 +85,180 @@ class Clip(job.Clip):
 
 @dataclass(frozen=True)
 class Frame:
-    """A decoded frame: its size (H, W) and its crops, (S, S, 3) uint8 each."""
+    """A decoded frame: its size (H, W) and its crops, (S, S, 3) uint8 each, for each look."""
 
     size: tuple[int, int]
-    crops: list[np.ndarray]
+    crops: dict[Look, list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class ClipReading:
+    """How clips of rows are read; what another process needs to do it, too."""
+
+    paths: dict[str, Path | None]
+    options: VideoReading
+    shown: tuple[Shown, ...]  # by encoder
+
+    @property
+    def row_bytes(self) -> int:
+        """What the pictures of a row take, at most."""
+        sampling, crops = self.options.sampling, self.options.crops
+        pixels = sum(look.side**2 for look in {shown.look for shown in self.shown})
+        return sampling.frames * sampling.views * crops * pixels * 3
+
+    def open(self, at: At) -> "ClipReader":
+        return ClipReader(self, at)
+
+
+@dataclass
+class _Row:
+    """What is known of a row before it is shown to anybody."""
+
+    segment: Segment
+    windows: list[Window]  # by view in time
+    clip: job.Clip = field(default_factory=job.Clip)
+    index: np.ndarray | None = None  # (views in time, T) numbers of the frames on display
 
 
 class ClipReader:
     """Clips of rows, for one thread."""
 
-    def __init__(
-        self,
-        encoder: VideoEncoder,
-        paths: dict[str, Path | None],
-        options: VideoExtraction,
-        boxes: BoxSource | None,
-    ) -> None:
-        self.pixels: Pixels = encoder.pixels
-        self.objects = encoder.box_slots  # O
-        self.options = options
-        self.boxes = boxes
-        self.videos = job.ReaderCache(paths, lambda path: open_video(path, options.decoder, options.retries))
+    def __init__(self, reading: ClipReading, at: At) -> None:
+        self.reading, self.options, self.at = reading, reading.options, at
+        self.looks = list(dict.fromkeys(shown.look for shown in reading.shown))
+        self.boxes = [shown.open_boxes() for shown in reading.shown]
+        options = reading.options
+        self.videos = job.ReaderCache(
+            reading.paths, lambda path: open_video(path, options.decoder, options.retries)
+        )
+        self.seconds: dict[str, float] = {}
 
     def close(self) -> None:
         self.videos.close()
-        if self.boxes:
-            self.boxes.close()
+        for source in self.boxes:
+            if source:
+                source.close()
 
-    def read(self, rows: Sequence[Segment]) -> list[Clip]:
-        """A clip for each row; one that cannot be decoded says why. Raises DataError when a disk fails."""
-        clips: list[Clip] = []
+    def read(self, rows: Sequence[Segment]) -> list[list[Clip]]:
+        """A clip of each row for each encoder; one that cannot be decoded says why. Raises SystemFault when a
+        disk fails.
+        """
+        since = time.perf_counter()
+        before = self.seconds.get("resize", 0.0)
+        clips: list[list[Clip]] = [[] for _ in self.reading.shown]
         for video_id, segments in groupby(rows, key=lambda segment: segment.video_id):
-            clips += self._of_video(video_id, list(segments))
+            for found, more in zip(clips, self._of_video(video_id, list(segments)), strict=True):
+                found += more
+        resized = self.seconds.get("resize", 0.0) - before
+        self._timed("decode", time.perf_counter() - since - resized)
         return clips
 
-    def _of_video(self, video_id: str, segments: list[Segment]) -> list[Clip]:
-        """The clips of some segments of one video; a frame that several of them show is decoded once."""
+    def _timed(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    def _of_video(self, video_id: str, segments: list[Segment]) -> list[list[Clip]]:
+        """The clips of some segments of one video, by encoder; a frame that several of them show is decoded
+        once.
+        """
         sampling = self.options.sampling
+        self.at.now(video_id, "opening it")
         try:
             reader = self.videos.reader(video_id)
         except VideoError as error:
-            return [self._begin(segment, _windows(segment, sampling)[0], error) for segment in segments]
-        windows = [_windows(segment, sampling, reader.timeline.fps) for segment in segments]
-        clips = [self._begin(segment, views[0]) for segment, views in zip(segments, windows, strict=True)]
-        places = [_locate(clip, views, reader) for clip, views in zip(clips, windows, strict=True)]
-        frames = self._decode(reader, places)
-        for clip, index in zip(clips, places, strict=True):
-            if index is not None:
-                self._fill(clip, video_id, _shown(frames, index), reader.timeline.pts[index])
-        if sampling.is_causal:
-            _assert_nothing_late(segments, clips, sampling.tau_a)
+            rows = [self._begin(segment) for segment in segments]
+            for row in rows:
+                row.clip.fail(error.status, str(error))
+            return [[self._empty(row, shown) for row in rows] for shown in self.reading.shown]
+        rows = [self._begin(segment, reader.timeline.fps) for segment in segments]
+        for row in rows:
+            _locate(row, reader)
+        frames = self._decode(video_id, reader, rows)
+        clips: list[list[Clip]] = []
+        for number in range(len(self.reading.shown)):
+            clips.append([self._clip(row, number, frames, reader.timeline.pts) for row in rows])
+            if sampling.is_causal:
+                _assert_nothing_late(segments, clips[-1], sampling.tau_a)
         return clips
 
-    def _begin(self, segment: Segment, seen: Window, error: VideoError | None = None) -> Clip:
-        """A clip without images; failed by `error`, or where nothing is observed. seen: its first view."""
-        clip = Clip.empty(self.options, self.pixels.image_size, self.objects)
-        clip.flags = seen.flags
+    def _begin(self, segment: Segment, rate: float = NOMINAL_RATE) -> _Row:
+        """A row, which has failed where there is nothing to observe. rate: frames a second of its video."""
+        sampling = self.options.sampling
+        row = _Row(segment, _windows(segment, sampling, rate))
+        row.clip.flags = row.windows[0].flags
         if segment.time_from_frames:
-            clip.flags |= FLAG_TIME_FROM_FRAMES
-        if seen.is_empty:
-            tau_a = self.options.sampling.tau_a
-            clip.fail(
+            row.clip.flags |= FLAG_TIME_FROM_FRAMES
+        if row.windows[0].is_empty:
+            row.clip.fail(
                 "empty_window",
-                f"starts at {segment.start:.2f} s: nothing to observe {tau_a:g} s before it",
+                f"starts at {segment.start:.2f} s: nothing to observe {sampling.tau_a:g} s before it",
             )
-        if error:
-            clip.fail(error.status, str(error))
-        return clip
+        return row
 
-    def _decode(self, reader: Reader, places: list[np.ndarray | None]) -> dict[int, Frame | VideoError]:
-        """The frames of some clips by number, each once. places: (views, T) numbers of each, or None."""
-        wanted = [index.ravel() for index in places if index is not None]
+    def _decode(self, video_id: str, reader: Reader, rows: list[_Row]) -> dict[int, Frame | VideoError]:
+        """The frames that some rows show by number, each once."""
+        wanted = [row.index.ravel() for row in rows if row.index is not None]
         if not wanted:
             return {}
-        return {number: self._fit(pixels) for number, pixels in reader.frames(np.concatenate(wanted))}
+        frames: dict[int, Frame | VideoError] = {}
+        numbers = np.unique(np.concatenate(wanted))
+        self.at.now(video_id, f"frame {numbers[0]}")
+        for number, pixels in reader.frames(numbers):
+            self.at.now(video_id, f"what follows frame {number}")
+            frames[number] = pixels if isinstance(pixels, VideoError) else self._fit(pixels)
+        return frames
 
-    def _fit(self, pixels: np.ndarray | VideoError) -> Frame | VideoError:
-        """A decoded frame (H, W, 3) as the encoder wants it, once a crop."""
-        if isinstance(pixels, VideoError):
-            return pixels
-        image = Image.fromarray(pixels)
-        size = (self.pixels.image_size, self.pixels.image_size)
-        method = Image.Resampling[self.pixels.interpolation.upper()]
-        crops = [
-            np.asarray(image.resize(size, method, box=box)) for box in self._cuts(image.height, image.width)
-        ]
-        return Frame((image.height, image.width), crops)
+    def _fit(self, pixels: np.ndarray) -> Frame:
+        """A decoded frame (H, W, 3) as the encoders want it."""
+        since = time.perf_counter()
+        squares = cut(pixels, None if self.options.fit == "squash" else self.options.crops)
+        crops = {look: [resize(square, look) for square in squares] for look in self.looks}
+        self._timed("resize", time.perf_counter() - since)
+        return Frame((pixels.shape[0], pixels.shape[1]), crops)
 
-    def _cuts(self, height: int, width: int) -> list[tuple[float, float, float, float] | None]:
-        """(left, top, right, bottom) of each crop; None for the whole frame, squeezed."""
-        if self.options.fit == "squash":
-            return [None]
-        squares = crop_squares(height, width, self.options.crops)
-        return [(left, top, left + side, top + side) for top, left, side in squares]
+    def _empty(self, row: _Row, shown: Shown) -> Clip:
+        sampling = self.options.sampling
+        clip = Clip.empty(
+            sampling.views * self.options.crops, sampling.frames, shown.look.side, shown.objects
+        )
+        clip.status, clip.flags, clip.reason = row.clip.status, row.clip.flags, row.clip.reason
+        return clip
 
-    def _fill(
-        self, clip: Clip, video_id: str, shown: list[list[Frame]] | VideoError, pts: np.ndarray
-    ) -> None:
-        """Give a clip its images, and the boxes on them. shown: by view in time; pts (views, T) seconds."""
-        if isinstance(shown, VideoError):
-            clip.fail(shown.status, str(shown))
-            return
+    def _clip(self, row: _Row, number: int, frames: dict[int, Frame | VideoError], pts: np.ndarray) -> Clip:
+        """A row's clip for the encoder of a number, with its images and the boxes on them. pts: of all frames
+        of the video, in seconds.
+        """
+        shown = self.reading.shown[number]
+        clip = self._empty(row, shown)
+        if row.index is None:
+            return clip
+        found = _frames(frames, row.index)
+        if isinstance(found, VideoError):
+            clip.fail(found.status, str(found))
+            return clip
         crops = self.options.crops
         clip.images = []
-        for frames in shown:
+        for view in found:
             for crop in range(crops):
-                clip.images.append([frame.crops[crop] for frame in frames])
-        clip.pts = np.repeat(pts, crops, axis=0)
-        if self.boxes:
-            self._fill_boxes(self.boxes, clip, video_id, [frames[0].size for frames in shown], pts)
+                clip.images.append([frame.crops[shown.look][crop] for frame in view])
+        times = pts[row.index]
+        clip.pts = np.repeat(times, crops, axis=0)
+        if source := self.boxes[number]:
+            sizes = [view[0].size for view in found]
+            self._fill_boxes(source, shown, clip, row.segment.video_id, sizes, times)
+        return clip
 
     def _fill_boxes(
-        self, source: BoxSource, clip: Clip, video_id: str, sizes: list[tuple[int, int]], pts: np.ndarray
+        self,
+        source: BoxSource,
+        shown: Shown,
+        clip: Clip,
+        video_id: str,
+        sizes: list[tuple[int, int]],
+        pts: np.ndarray,
     ) -> None:
         """Give a clip the boxes of each crop. sizes: (H, W) of the frames of each view in time."""
         try:
-            boxes = [torch.from_numpy(source.clip(video_id, times, self.objects)) for times in pts]
+            boxes = [torch.from_numpy(source.clip(video_id, times, shown.objects)) for times in pts]
         except SystemFault:
             raise
         except DataError as error:
@@ -287,25 +267,21 @@ class ClipReader:
         crops = self.options.crops
         for view in range(len(clip.images)):
             in_time, crop = divmod(view, crops)
-            clip.boxes[view] = self._boxes_of_crop(boxes[in_time], sizes[in_time], crop).numpy()
+            found = self._boxes_of_crop(boxes[in_time], shown, sizes[in_time], crop)
+            clip.boxes[view] = found.numpy()
 
-    def _boxes_of_crop(self, boxes: torch.Tensor, size: tuple[int, int], crop: int) -> torch.Tensor:
+    def _boxes_of_crop(
+        self, boxes: torch.Tensor, shown: Shown, size: tuple[int, int], crop: int
+    ) -> torch.Tensor:
         """boxes (T, O, 4), corners in fractions of a frame (H, W) -> (cx, cy, w, h) in those of the crop."""
-        image_size, transform = self.pixels.image_size, self.options.box_transform
+        side = shown.look.side
         if self.options.fit == "squash":
-            return crop_boxes(boxes, (1, 1), (0, 0, 1), image_size)
+            return crop_boxes(boxes, (1, 1), (0, 0, 1), side)
         square = crop_squares(*size, self.options.crops)[crop]
-        return crop_boxes(boxes, size, square, image_size, box_transform=transform)
+        return crop_boxes(boxes, size, square, side, box_transform=shown.transform)
 
 
-def crop_squares(height: int, width: int, crops: int) -> list[tuple[float, float, float]]:
-    """(top, left, side) of the squares cut from a frame: in the centre, or three along the long side."""
-    side = min(height, width)
-    places = (0.5,) if crops == 1 else (0.0, 0.5, 1.0)
-    return [((height - side) * place, (width - side) * place, side) for place in places]
-
-
-def _windows(segment: Segment, sampling: Sampling, rate: float = NOMINAL_RATE) -> list[Window]:
+def _windows(segment: Segment, sampling: Sampling, rate: float) -> list[Window]:
     """The moments of a row, by view in time. rate: frames a second of its video."""
     try:
         return [window(segment.start, segment.stop, sampling, view, rate) for view in range(sampling.views)]
@@ -313,7 +289,7 @@ def _windows(segment: Segment, sampling: Sampling, rate: float = NOMINAL_RATE) -
         raise DataError(f"{segment.video_id}: {error}") from None
 
 
-def _shown(frames: dict[int, Frame | VideoError], index: np.ndarray) -> list[list[Frame]] | VideoError:
+def _frames(frames: dict[int, Frame | VideoError], index: np.ndarray) -> list[list[Frame]] | VideoError:
     """The frames numbered index (views, T), by view; or what is wrong with the first that is not there."""
     shown: list[list[Frame]] = []
     for view in index.tolist():
@@ -327,18 +303,18 @@ def _shown(frames: dict[int, Frame | VideoError], index: np.ndarray) -> list[lis
     return shown
 
 
-def _locate(clip: Clip, views: list[Window], reader: Reader) -> np.ndarray | None:
-    """(views, T) numbers of the frames on display; None for a clip that has failed."""
-    if clip.status != "ok":
-        return None
+def _locate(row: _Row, reader: Reader) -> None:
+    """Find the frames on display at the moments of a row, unless it has failed."""
+    if row.clip.status != "ok":
+        return
     try:
-        index, held = reader.timeline.at(np.concatenate([seen.times for seen in views]))
+        index, held = reader.timeline.at(np.concatenate([seen.times for seen in row.windows]))
     except VideoError as error:
-        clip.fail(error.status, str(error))
-        return None
+        row.clip.fail(error.status, str(error))
+        return
     if held:
-        clip.flags |= FLAG_HELD_LAST
-    return index.reshape(len(views), -1)
+        row.clip.flags |= FLAG_HELD_LAST
+    row.index = index.reshape(len(row.windows), -1)
 
 
 def _assert_nothing_late(segments: list[Segment], clips: list[Clip], tau_a: float) -> None:

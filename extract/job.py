@@ -5,6 +5,7 @@ on the row group alone, never on timing, on failures or on how many processes sh
 """
 
 import importlib.metadata
+import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,11 +24,11 @@ from mambavl.configs.errors import UsageError, differs
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.encoders import registry
 from mambavl.extract.encoders.base import Encoder, WeightsState
-from mambavl.extract.options import AudioExtraction, Extraction, FromVideos, VideoExtraction
+from mambavl.extract.options import AudioExtraction, Extraction, Reading, VideoExtraction
 from mambavl.extract.timeline import VideoError
 from mambavl.extract.video_files import video_keys
 
-NUMERICS = 1  # raised by hand whenever the same settings come to give other features
+NUMERICS = 2  # raised by hand whenever the same settings come to give other features
 
 
 @dataclass(kw_only=True)
@@ -102,7 +103,8 @@ def rows_per_group(options: Extraction, levels: Sequence[Level]) -> int:
 
 
 def video_inputs(
-    options: FromVideos,
+    options: Reading,
+    splits: tuple[str, ...],
     annotations: Annotations,
     paths: Mapping[str, Path | None],
     out: Path,
@@ -113,11 +115,16 @@ def video_inputs(
     """
     return Inputs(
         annotations=annotations.sha256 or None,
-        splits=options.splits if annotations.sha256 else None,
+        splits=splits if annotations.sha256 else None,
         windows=annotations.windows,
         videos=video_keys(paths, out, options.video_hash, options.retries),
         boxes=boxes,
     )
+
+
+def reading_threads(options: Reading) -> int:
+    """As the settings say, else one for each core that this process may use."""
+    return options.readers or len(os.sched_getaffinity(0))
 
 
 class Closable(Protocol):

@@ -20,6 +20,7 @@ from mambavl.extract.video import Decoder
 from mambavl.extract.video_files import Hashing
 
 Name = TypeVar("Name", bound=str)
+Fit = Literal["crop", "squash"]
 
 
 def _one_name(value: object) -> object:
@@ -57,38 +58,53 @@ class Extraction(Config):
     device: str = "auto"  # where the encoder runs: cpu, cuda, cuda:1, ...; auto: the GPU if there is one
 
 
-class FromVideos(Extraction):
-    """What the jobs that read video files need to know as well."""
+class Reading(Config):
+    """How the jobs that read video files do so."""
 
     # what identifies a file, a video or one of boxes, in the store: fast, its size and the sha256 of its
     # head, tail and index; full, the sha256 of all of it
     video_hash: Hashing = "fast"
-    # rows encoded together; the pictures or sounds of two such batches are in memory at a time
-    batch_rows: int = Field(default=8, ge=1, le=4096)
     allow_missing: bool = False  # go on without the videos that are not there
     # rows that may fail when they are tried; one more stops the command, with exit code 1
     max_failed: int = Field(default=0, ge=0)
     # how often an error of the disk or the network is tried again, after 1, 5, 25, 60, 60, ... seconds
     retries: int = Field(default=3, ge=0, le=100)
+    # threads that read and decode, ahead of the encoder; absent: one for each core
+    readers: int | None = Field(default=None, ge=1, le=1024)
+    # megabytes that pictures or sounds which are read and not yet encoded may take
+    read_ahead_mb: int = Field(default=2048, ge=1)
 
 
-class VideoExtraction(FromVideos):
-    """Settings of `mambavl extract video`. All but device, allow_missing, max_failed, retries and the
-    place of the weights are recorded in the spec: a store is resumed under the same settings only.
+class VideoReading(Reading):
+    """What of a video job's settings decides which pictures are read: several encoders may share them."""
+
+    fit: Fit = "crop"  # crop: a square of the short side; squash: the whole frame squeezed into a square
+    # squares cut from a frame: 1 in the centre, or 3 along the long side; each is stored as a view
+    crops: Literal[1, 3] = 1
+    sampling: Sampling = Sampling()  # which moments of a video a segment is seen at
+    decoder: Decoder = "pyav"  # what reads video files: pyav is exact for every file
+
+    @model_validator(mode="after")
+    def _a_squeezed_frame_is_one_view(self) -> "VideoReading":
+        if self.fit == "squash" and self.crops > 1:
+            raise ValueError("a squeezed frame (fit = squash) is one view, so crops = 1")
+        return self
+
+
+class VideoExtraction(Extraction, VideoReading):
+    """Settings of `mambavl extract video`. What is not recorded in the spec: device, allow_missing,
+    max_failed, retries, readers, read_ahead_mb and the place of the weights. A store is resumed under the
+    same settings only.
     """
 
+    # rows encoded together
+    batch_rows: int = Field(default=8, ge=1, le=4096)
     # what to store of a clip: clip (one vector, what the encoder's classifier reads), cls (its class token),
     # frame (a vector for each time step), grid (grid x grid vectors for each), patch (every token)
     levels: Names[Level] = ("frame",)
     grid: int = Field(default=4, ge=1, le=64)  # cells along a side of level `grid`
     # height and width of what the encoder sees, in pixels; absent: the encoder's own
     image_size: int | None = Field(default=None, ge=16, le=2048)
-    # crop: short side to image_size and a square of it; squash: the whole frame squeezed into a square
-    fit: Literal["crop", "squash"] = "crop"
-    # squares cut from a frame: 1 in the centre, or 3 along the long side; each is stored as a view
-    crops: Literal[1, 3] = 1
-    sampling: Sampling = Sampling()  # which moments of a video a segment is seen at
-    decoder: Decoder = "pyav"  # what reads video files: pyav is exact for every file
     # arithmetic of the encoder: fp32, or bf16 and fp16 through autocast, which are for GPUs
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     # which tokens of a published encoder are stored: those of its last block, or of the one before
@@ -121,11 +137,10 @@ class VideoExtraction(FromVideos):
         return self
 
     @model_validator(mode="after")
-    def _a_squeezed_frame_is_one_view(self) -> "VideoExtraction":
-        if self.fit == "squash" and (self.crops > 1 or self.box_transform == "released"):
+    def _the_released_loader_squeezed_nothing(self) -> "VideoExtraction":
+        if self.fit == "squash" and self.box_transform == "released":
             raise ValueError(
-                "a squeezed frame (fit = squash) is one view, and the released loader had none: "
-                "crops = 1, box_transform = correct"
+                "box_transform = released is of crops, and fit = squash has none; set box_transform = correct"
             )
         return self
 
@@ -147,11 +162,14 @@ class SoundWindow(Config):
         return self
 
 
-class AudioExtraction(FromVideos):
-    """Settings of `mambavl extract audio`. All but device, allow_missing, max_failed, retries and the
-    place of the weights are recorded in the spec: a store is resumed under the same settings only.
+class AudioExtraction(Extraction, Reading):
+    """Settings of `mambavl extract audio`. What is not recorded in the spec: device, allow_missing,
+    max_failed, retries, readers, read_ahead_mb and the place of the weights. A store is resumed under the
+    same settings only.
     """
 
+    # rows encoded together
+    batch_rows: int = Field(default=8, ge=1, le=4096)
     # what to store of a sound: clip (one vector), frame (a vector for each of `steps` parts)
     levels: Names[AudioLevel] = ("frame",)
     # equal parts of the window in level `frame`; each is the mean of the encoder's states in it

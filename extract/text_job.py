@@ -5,7 +5,6 @@ much of the work several times; one is enough.
 """
 
 import itertools
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -56,14 +55,12 @@ def extract_text(
     with closing(DistinctTexts(encoder, itertools.chain(*ids.values()), options, should_stop)) as distinct:
         writer = job.open_writer(out, spec, annotations, options.device, retry_failed=retry_failed, like=like)
 
-        def encode(rows: range, result: FillResult) -> RowGroup:
-            since = time.perf_counter()
-            asked_here = {key: ids[key][rows.start : rows.stop] for key in QUESTION_KEYS}
-            group = _row_group(distinct, asked_here, options)
-            result.timed("encode", since)
-            return group
+        def encode(rows: range) -> RowGroup:
+            return _row_group(
+                distinct, {key: ids[key][rows.start : rows.stop] for key in QUESTION_KEYS}, options
+            )
 
-        return fill(writer, encode, shard=shard, progress=progress, should_stop=should_stop)
+        return fill(writer, encode, stage="encode", shard=shard, progress=progress, should_stop=should_stop)
 
 
 def _read_for(annotations: Annotations, path: Path) -> list[Question]:

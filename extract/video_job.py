@@ -1,22 +1,24 @@
-"""The video job: settings -> encoder, boxes and spec -> the row groups of `clips`."""
+"""The video job: settings -> encoders, boxes and specs -> what `clips` are read and encoded for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mambavl.cache.fill import FillResult, fill
+from mambavl.cache.fill import FillResult
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import BoxesRecipe, FeatureRecipe, PixelRecipe, Spec
-from mambavl.cache.writer import RowGroup
+from mambavl.cache.writer import StoreWriter
 from mambavl.configs.errors import DataError, UsageError, some
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 from mambavl.extract import job
 from mambavl.extract.annotations import Annotations
-from mambavl.extract.boxes import BoxSource, open_boxes
-from mambavl.extract.clips import ClipEncoder, ClipReader
+from mambavl.extract.clip_encoder import ClipEncoder
+from mambavl.extract.clips import Clip, ClipReading, Shown, unit_rows
 from mambavl.extract.encoders.base import Pixels, VideoEncoder
 from mambavl.extract.encoders.published import table
-from mambavl.extract.options import VideoExtraction
+from mambavl.extract.options import VideoExtraction, VideoReading
+from mambavl.extract.pictures import Look
+from mambavl.extract.pipeline import Target, run_pipeline
 from mambavl.extract.video_folder import find_videos
 
 
@@ -32,35 +34,118 @@ def extract_video(
     progress: Progress = unseen,
     should_stop: ShouldStop = never,
 ) -> FillResult:
-    """Run a frozen video encoder over every segment and write (or resume) the store `out`.
+    """As `extract_videos`, of one encoder."""
+    (result,) = extract_videos(
+        annotations,
+        videos,
+        [(out, options)],
+        shard=shard,
+        retry_failed=retry_failed,
+        like=like,
+        progress=progress,
+        should_stop=should_stop,
+    )
+    return result
 
-    shard (i, n): do every n-th row group only; whoever completes the store finalises it. retry_failed: try
-    rows again that failed, also in a finished store. Raises UsageError when `out` was made by another recipe,
-    DataError when videos are missing and when more rows fail than `max_failed`, SystemFault when a file
-    cannot be read, Interrupted when `should_stop()` turns true between two batches.
+
+def extract_videos(
+    annotations: Annotations,
+    videos: Path | Mapping[str, Path],
+    jobs: Sequence[tuple[Path, VideoExtraction]],
+    *,
+    shard: tuple[int, int] = (0, 1),
+    retry_failed: bool = False,
+    like: FeatureRecipe | None = None,
+    progress: Progress = unseen,
+    should_stop: ShouldStop = never,
+) -> list[FillResult]:
+    """Run frozen video encoders over every segment and write (or resume) a store for each. Every frame is
+    decoded once for all of them, and each store is what the encoder's job alone would give.
+
+    jobs: the store and the settings of each encoder; they share what `VideoReading` holds. shard (i, n): do
+    every n-th row group only; whoever completes a store finalises it. retry_failed: try rows again that
+    failed, also in a finished store. Raises UsageError when a store was made by another recipe, DataError
+    when videos are missing and when more rows fail than `max_failed`, SystemFault when a file cannot be read,
+    Interrupted when `should_stop()` turns true between two batches.
     """
-    encoder = _build_encoder(options)
-    paths = find_videos(annotations, videos, options.allow_missing)
-    boxes = _open_boxes(options, list(paths))
-    spec = _video_spec(annotations, paths, out, encoder, options, boxes)
-    writer = job.open_writer(out, spec, annotations, options.device, retry_failed=retry_failed, like=like)
-    clips = ClipReader(encoder, paths, options, boxes)
-    pipeline = ClipEncoder(encoder, clips, options, writer.layout.levels)
-
-    def encode(rows: range, result: FillResult) -> RowGroup:
-        return pipeline.row_group(annotations.segments[rows.start : rows.stop], result, should_stop)
-
+    _refuse_different_readings(jobs)
+    reading = jobs[0][1]
+    encoders = [_build_encoder(options) for _, options in jobs]
+    paths = find_videos(annotations, videos, reading.allow_missing)
+    shown = tuple(_shown(encoder, options) for encoder, (_, options) in zip(encoders, jobs, strict=True))
+    specs: list[Spec] = []
+    for (out, options), encoder, seen in zip(jobs, encoders, shown, strict=True):
+        boxes = _box_inputs(seen, list(paths), out)
+        specs.append(_video_spec(annotations, paths, out, encoder, options, boxes))
+    writers: list[StoreWriter] = []
     try:
-        return fill(
-            writer,
-            encode,
+        for (out, options), spec in zip(jobs, specs, strict=True):
+            writers.append(
+                job.open_writer(out, spec, annotations, options.device, retry_failed=retry_failed, like=like)
+            )
+        targets: list[Target[Clip]] = []
+        for writer, encoder, (_, options), seen in zip(writers, encoders, jobs, shown, strict=True):
+            has_boxes = seen.boxes is not None
+            layout = writer.layout
+            coder = ClipEncoder(encoder, options, layout.levels, has_boxes=has_boxes)
+            targets.append(Target(layout, options.batch_rows, coder))
+        clips = ClipReading(paths, reading, shown)
+        return run_pipeline(
+            annotations.segments,
+            writers,
+            targets,
+            clips.open,
+            reading,
+            unit_rows=unit_rows(reading.sampling),
+            row_bytes=clips.row_bytes,
             shard=shard,
-            max_failed=options.max_failed,
             progress=progress,
             should_stop=should_stop,
         )
     finally:
-        pipeline.close()
+        for writer in writers:
+            writer.close()
+
+
+def _refuse_different_readings(jobs: Sequence[tuple[Path, VideoExtraction]]) -> None:
+    """Raises UsageError where the settings of several encoders ask for different pictures, or name a store
+    twice.
+    """
+    outs = [Path(out).absolute() for out, _ in jobs]
+    if len(set(outs)) < len(outs):
+        raise UsageError(f"{outs[0]}: each encoder needs a store of its own; give --out once for each")
+    first = jobs[0][1]
+    for _, options in jobs[1:]:
+        for key in ("splits", *VideoReading.model_fields):
+            one, other = getattr(first, key), getattr(options, key)
+            if one != other:
+                raise UsageError(
+                    f"encoders that share one decode share {key}: {first.encoder} has {one}, "
+                    f"{options.encoder} has {other}; run them one by one"
+                )
+
+
+def _shown(encoder: VideoEncoder, options: VideoExtraction) -> Shown:
+    pixels = encoder.pixels
+    reads_boxes = options.boxes in ("h5", "hoa")
+    look = Look(pixels.image_size, pixels.interpolation)
+    return Shown(look, encoder.box_slots, options if reads_boxes else None)
+
+
+def _box_inputs(shown: Shown, videos: list[str], out: Path) -> dict[str, Any] | None:
+    """What the spec of the store `out` says of the boxes. Raises DataError where videos have none."""
+    source = shown.open_boxes()
+    if source is None or shown.boxes is None:
+        return None
+    try:
+        if missing := source.missing(videos):
+            raise DataError(
+                f"{shown.boxes.boxes_path}: {len(missing):,} of {len(videos):,} videos have no boxes there "
+                f"({some(missing)})"
+            )
+        return source.fingerprint(sorted(videos), out)
+    finally:
+        source.close()
 
 
 def _video_spec(
@@ -69,7 +154,7 @@ def _video_spec(
     out: Path,
     encoder: VideoEncoder,
     options: VideoExtraction,
-    boxes: BoxSource | None,
+    boxes: dict[str, Any] | None,
 ) -> Spec:
     levels = _levels(encoder, options)
     recipe = FeatureRecipe(
@@ -82,11 +167,10 @@ def _video_spec(
         batch_rows=options.batch_rows,
         boxes=BoxesRecipe(source=str(options.boxes), transform=options.box_transform) if boxes else None,
     )
-    found = boxes.fingerprint(sorted(paths), out) if boxes else None
     return Spec(
         kind="video",
         recipe=recipe,
-        inputs=job.video_inputs(options, annotations, paths, out, found),
+        inputs=job.video_inputs(options, options.splits, annotations, paths, out, boxes),
         levels=levels,
         frame_pts=(options.views, options.sampling.frames),
         rows_per_group=job.rows_per_group(options, levels),
@@ -154,16 +238,3 @@ def _sizes(options: VideoExtraction) -> dict[str, Any]:
             known = ", ".join(table.PUBLISHED)
             raise UsageError(f"encoder {options.encoder} has no {key}; that is for {known}")
     return sizes
-
-
-def _open_boxes(options: VideoExtraction, videos: list[str]) -> BoxSource | None:
-    """The boxes that the settings name, if any. Raises DataError where videos have none."""
-    if options.boxes is None or options.boxes == "none" or options.boxes_path is None:
-        return None
-    source = open_boxes(options.boxes, options.boxes_path, options.video_hash, options.retries)
-    if missing := source.missing(videos):
-        raise DataError(
-            f"{options.boxes_path}: {len(missing):,} of {len(videos):,} videos have no boxes there "
-            f"({some(missing)})"
-        )
-    return source

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
 from mambavl.configs.progress import Progress, ShouldStop
@@ -30,9 +30,10 @@ def is_first() -> bool:
 
 @contextmanager
 def progress(what: str, unit: str) -> Iterator[Progress]:
-    """Yields `update(done, total)`: a bar on a terminal, else a line to stderr every ten seconds and at the
-    end.
+    """Yields `update(done, total, note)`: a bar on a terminal, else a line to stderr every ten seconds and at
+    the end; both with the rate since the first of them and the time that the rest will take at that rate.
     """
+    pace = _Pace(unit)
     if console.is_terminal:
         columns = (
             TextColumn(what),
@@ -40,22 +41,64 @@ def progress(what: str, unit: str) -> Iterator[Progress]:
             MofNCompleteColumn(),
             TextColumn(unit),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[said]}"),
         )
         with RichProgress(*columns, console=console) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            task = bar.add_task(what, total=None, said="")
+
+            def draw(done: int, total: int, note: str = "") -> None:
+                said = ", ".join(filter(None, (pace.of(done, total), note)))
+                bar.update(task, completed=done, total=total, said=said)
+
+            yield draw
         return
     start = last = time.monotonic()
 
-    def line(done: int, total: int) -> None:
+    def line(done: int, total: int, note: str = "") -> None:
         nonlocal last
         now = time.monotonic()
+        paced = pace.of(done, total)
         if total and (now - last >= LINE_EVERY or done == total):
             last = now
-            print(f"{what}: {done:,} of {total:,} {unit}, {now - start:.0f} s", file=sys.stderr, flush=True)
+            said = ", ".join(filter(None, (f"{now - start:.0f} s", paced, note)))
+            print(f"{what}: {done:,} of {total:,} {unit}, {said}", file=sys.stderr, flush=True)
 
     yield line
+
+
+class _Pace:
+    """How fast it goes, from all that was seen: rich's own estimate forgets what is older than 30 s."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._first: tuple[float, int] | None = None  # when, and what was done before
+
+    def of(self, done: int, total: int) -> str:
+        """Such as `8.5 rows/s, 2 h 30 min left`; nothing as long as nothing was done."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now, done
+        since, before = self._first
+        if done <= before or now <= since:
+            return ""
+        rate = (done - before) / (now - since)
+        left = f", {duration((total - done) / rate)} left" if done < total else ""
+        digits = 2 if rate < 1 else 1 if rate < 100 else 0
+        return f"{rate:,.{digits}f} {self._unit}/s{left}"
+
+
+def duration(seconds: float) -> str:
+    """Such as `45 s`, `12 min`, `2 h 30 min`, `3 days 4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} days {hours} h"
 
 
 @contextmanager

@@ -21,12 +21,27 @@ def test_a_log_gets_a_line_when_ten_seconds_have_passed(capsys, monkeypatch):
     now = 0.0
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now)
     with terminal.progress("reading", "rows") as update:
-        for now, done in ((4.0, 1), (10.0, 2), (12.0, 3), (20.0, 4)):  # noqa: B007  # the clock reads it
-            update(done, 9)
+        for now, done in ((0.0, 1), (4.0, 1), (10.0, 2), (12.0, 3), (20.0, 5)):  # noqa: B007  # the clock reads it
+            update(done, 9, "2 failed" if done > 2 else "")
     assert capsys.readouterr().err.splitlines() == [
-        "reading: 2 of 9 rows, 10 s",
-        "reading: 4 of 9 rows, 20 s",
+        "reading: 2 of 9 rows, 10 s, 0.10 rows/s, 70 s left",  # a row was there before
+        "reading: 5 of 9 rows, 20 s, 0.20 rows/s, 20 s left, 2 failed",
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.4, "0 s"),
+        (89, "89 s"),
+        (91, "2 min"),
+        (3570, "1 h 0 min"),
+        (9000, "2 h 30 min"),
+        (187_200, "2 days 4 h"),
+    ],
+)
+def test_times_are_said_as_people_do(seconds, said):
+    assert terminal.duration(seconds) == said
 
 
 def test_nothing_is_said_before_the_total_is_known(capsys):

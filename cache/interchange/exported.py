@@ -97,7 +97,7 @@ def import_export(
             out, spec, segments, classes, {"made_by": "mambavl cache import", "source": str(source)}
         )
 
-        def make(rows: range, _: FillResult) -> RowGroup:
+        def make(rows: range) -> RowGroup:
             with _sound(source):
                 return _row_group(export, rows)
 

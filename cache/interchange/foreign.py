@@ -22,7 +22,7 @@ import numpy as np
 
 from mambavl.cache import canonical, shards
 from mambavl.cache.classes import Classes
-from mambavl.cache.fill import FillResult, fill
+from mambavl.cache.fill import FillResult, MayFail, fill
 from mambavl.cache.interchange.arrays import (
     HDF5_SUFFIXES,
     NPY_SUFFIXES,
@@ -128,15 +128,13 @@ def import_features(
         )
         flags = np.zeros(len(segments), np.uint8) if moments.flags is None else moments.flags
 
-        def make(rows: range, _: FillResult) -> RowGroup:
+        def make(rows: range) -> RowGroup:
             return _row_group(found, level, rows, flags)
 
         done = fill(
             writer,
             make,
-            max_failed=max_failed,
-            uncounted=(OK, EMPTY_WINDOW),
-            advice=MEND_SOURCE,
+            may_fail=MayFail(max_failed, (OK, EMPTY_WINDOW), MEND_SOURCE),
             progress=progress,
             should_stop=should_stop,
         )

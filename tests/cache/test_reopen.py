@@ -43,7 +43,7 @@ def write(path, videos, failed=None, *, retry_failed=False, should_stop=lambda: 
     """Fill the store; a row is its number, or failed. made: gets the first row of each group that is made."""
     writer = StoreWriter(path, spec_of(videos), SEGMENTS, CLASSES, {}, retry_failed=retry_failed)
 
-    def make(rows, result):
+    def make(rows):
         if made is not None:
             made.append(rows.start)
         status = np.array([(failed or {}).get(row, 1) for row in rows], np.uint8)

@@ -48,7 +48,11 @@ def model(tmp_path_factory):
 
 
 def run(dataset, out, model, **changes):
-    hooks = {key: changes.pop(key) for key in ("shard", "should_stop", "retry_failed") if key in changes}
+    hooks = {
+        key: changes.pop(key)
+        for key in ("shard", "should_stop", "retry_failed", "progress")
+        if key in changes
+    }
     options = {
         "encoder": f"audio:{model}",
         "rows_per_group": 8,
@@ -118,9 +122,15 @@ def test_a_reader_that_hears_too_much_is_caught(dataset, model, tmp_path, monkey
 
 def test_interrupted_or_sharded_gives_the_same_bytes(dataset, model, tmp_path):
     run(dataset, tmp_path / "whole.zarr", model)
-    calls = iter(range(100))
+    seen = [0]
     with pytest.raises(Interrupted, match="resumes"):
-        run(dataset, tmp_path / "resumed.zarr", model, should_stop=lambda: next(calls) > 5)
+        run(
+            dataset,
+            tmp_path / "resumed.zarr",
+            model,
+            progress=lambda done, total, note: seen.append(done),
+            should_stop=lambda: seen[-1] >= 11,
+        )
     assert 0 < run(dataset, tmp_path / "resumed.zarr", model).rows < 20
     assert not run(dataset, tmp_path / "sharded.zarr", model, shard=(1, 2)).finalized
     assert run(dataset, tmp_path / "sharded.zarr", model, shard=(0, 2)).finalized

@@ -13,7 +13,6 @@ from mambavl.cache import open_store
 from mambavl.cache.rows import EMPTY_WINDOW, FLAG_BEFORE_START, OK, STATUS
 from mambavl.configs.errors import DataError
 from mambavl.extract import job
-from mambavl.extract.clips import crop_squares
 from mambavl.extract.sampling import RULES, Sampling, window
 from mambavl.extract.video import open_video
 
@@ -159,13 +158,3 @@ def test_every_bad_video_becomes_named_failures_and_the_others_stay_the_same_to_
     }
     same = [i for i, s in enumerate(store.segments) if s.video_id == "P01_104"]
     assert torch.equal(store.batch(same, "patch")[0], good.batch(same, "patch")[0])
-
-
-@pytest.mark.parametrize(("height", "width"), [(48, 160), (160, 48), (48, 48)])
-def test_squares_lie_in_the_frame_and_reach_both_ends_of_its_long_side(height, width):
-    ((top, left, side),) = crop_squares(height, width, 1)
-    assert (2 * top + side, 2 * left + side, side) == (height, width, 48)  # in the middle
-    first, middle, last = crop_squares(height, width, 3)
-    assert first == (0, 0, 48)
-    assert middle == (top, left, side)
-    assert last == (height - 48, width - 48, 48)

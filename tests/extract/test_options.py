@@ -70,7 +70,7 @@ def test_what_the_jobs_share_is_the_same_in_each(kind):
         (["box_transform=released"], "box_transform = released is about boxes"),
         (["boxes=none", "box_transform=released"], "box_transform = released is about boxes"),
         (["fit=squash", "crops=3"], "a squeezed frame"),
-        (["fit=squash", "boxes=h5", "boxes_path=x.h5", "box_transform=released"], "a squeezed frame"),
+        (["fit=squash", "boxes=h5", "boxes_path=x.h5", "box_transform=released"], "fit = squash has none"),
     ],
 )
 def test_settings_of_the_video_job_that_contradict_each_other_are_refused(sets, message):

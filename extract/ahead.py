@@ -1,0 +1,137 @@
+"""Threads that read rows ahead of the encoder, each with a reader of its own; and what each is at."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from mambavl.cache.rows import Segment
+
+Found = TypeVar("Found")
+FoundByReader = TypeVar("FoundByReader", covariant=True)
+GRACE = 5.0  # seconds that a thread has to come to its next frame when the job ends
+
+
+class Stopped(Exception):
+    """The job has ended; nobody waits for what a thread is reading."""
+
+
+@dataclass
+class At:
+    """What a thread is at. Written by that thread, read by the one that watches it."""
+
+    video: str = ""
+    place: str = ""  # such as `frame 17`
+    since: float = field(default_factory=time.monotonic)
+    # files that are being read just now: a disk that does not answer is no fault of the decoder
+    waits_for_disk: bool = False
+    is_over: bool = False
+
+    def now(self, video: str, place: str) -> None:
+        """Say what comes next. Raises Stopped where nobody waits for it."""
+        if self.is_over:
+            raise Stopped
+        self.video, self.place, self.since = video, place, time.monotonic()
+
+
+class RowReader(Protocol[FoundByReader]):
+    """Reads what rows show or sound like. For one thread."""
+
+    seconds: dict[str, float]  # busy time by stage, until somebody takes it away
+
+    def read(self, rows: Sequence[Segment]) -> FoundByReader: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(eq=False)
+class Task(Generic[Found]):
+    """Rows to be read, and what comes of it."""
+
+    rows: Sequence[Segment]
+    result: "Future[Found]" = field(default_factory=Future)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Ahead(Generic[Found]):
+    """N threads that do tasks in the order in which they come."""
+
+    def __init__(self, open_reader: Callable[[At], RowReader[Found]], threads: int) -> None:
+        self._open_reader = open_reader
+        self._tasks: queue.SimpleQueue[Task[Found] | None] = queue.SimpleQueue()
+        self._threads = [self._start(number) for number in range(threads)]
+
+    def _start(self, number: int) -> "_Thread[Found]":
+        thread = _Thread(self._open_reader, self._tasks, f"read-{number}")
+        thread.start()
+        return thread
+
+    def submit(self, rows: Sequence[Segment]) -> Task[Found]:
+        task: Task[Found] = Task(rows)
+        self._tasks.put(task)
+        return task
+
+    def silent(self, seconds: float) -> "list[_Thread[Found]]":
+        """Threads that have come to nothing new for so long, though no disk kept them."""
+        return [thread for thread in self._threads if thread.is_silent(seconds)]
+
+    def replace(self, silent: "_Thread[Found]") -> Task[Found] | None:
+        """Start another thread in place of one that does not come back; what that one was at, to be done
+        otherwise. None where it has come back after all.
+        """
+        silent.at.is_over = True
+        place = self._threads.index(silent)
+        self._threads[place] = self._start(place)
+        if task := silent.task:
+            task.result = Future()  # whatever that thread still says, nobody hears it
+        return task
+
+    def close(self) -> bool:
+        """End the threads, each at its next frame; False where one does not come to it."""
+        for thread in self._threads:
+            thread.at.is_over = True
+            self._tasks.put(None)
+        ends = time.monotonic() + GRACE
+        for thread in self._threads:
+            thread.join(max(0.0, ends - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+
+class _Thread(threading.Thread, Generic[Found]):
+    """A daemon: one that hangs in a decoder cannot be ended, and must not keep the program."""
+
+    def __init__(
+        self,
+        open_reader: Callable[[At], RowReader[Found]],
+        tasks: "queue.SimpleQueue[Task[Found] | None]",
+        name: str,
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self.at = At()
+        self.task: Task[Found] | None = None  # in work
+        self._open_reader, self._tasks = open_reader, tasks
+
+    def run(self) -> None:
+        reader = self._open_reader(self.at)
+        try:
+            while not self.at.is_over and (task := self._tasks.get()) is not None:
+                self.at.since = time.monotonic()
+                self.task, result = task, task.result
+                try:
+                    found = reader.read(task.rows)
+                except BaseException as error:
+                    self.task = None
+                    result.set_exception(error)
+                else:
+                    self.task = None
+                    task.seconds, reader.seconds = reader.seconds, {}
+                    result.set_result(found)
+        finally:
+            reader.close()
+
+    def is_silent(self, seconds: float) -> bool:
+        at = self.at
+        return self.task is not None and not at.waits_for_disk and time.monotonic() - at.since > seconds
