@@ -17,6 +17,7 @@ from mambavl.extract.pyav_reader import PyAVReader
 from mambavl.extract.timeline import HOLD, Reader, Timeline, VideoError
 from mambavl.extract.video import open_video
 from mambavl.extract.video_folder import VideoFolder
+from mambavl.extract.video_index import VideoIndex
 
 DURATION_SLACK = 0.5  # seconds; copies in another container or at another rate differ by less
 SHAPE_SLACK = 0.05  # of width / height; resized copies round to even sides
@@ -40,11 +41,13 @@ def check_data(
     videos: Path,
     *,
     full: bool = False,
+    index: VideoIndex | None = None,
     on_video: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Open every video, scan its packets and decode a few frames (`full`: all of them).
 
-    on_video(done, all): after each video. Raises DataError when the folder `videos` does not exist.
+    index: where scans are kept, and read from. on_video(done, all): after each video. Raises DataError when
+    the folder `videos` does not exist.
     """
     folder = VideoFolder(videos)
     rows: dict[str, list[Segment]] = {}
@@ -56,7 +59,7 @@ def check_data(
     rates: Counter[float] = Counter()
     for done, (video_id, segments) in enumerate(sorted(rows.items()), 1):
         try:
-            path, reader = _open(folder, video_id, segments)
+            path, reader = _open(folder, video_id, segments, index)
         except DataError as error:
             problems.append(f"{video_id}: {str(error).removeprefix(f'{video_id}: ')}")
         except VideoError as error:
@@ -81,12 +84,14 @@ def check_data(
     return Report(problems, shown, rates, len(rows))
 
 
-def _open(folder: VideoFolder, video_id: str, segments: list[Segment]) -> tuple[Path, Reader]:
+def _open(
+    folder: VideoFolder, video_id: str, segments: list[Segment], index: VideoIndex | None
+) -> tuple[Path, Reader]:
     """Raises VideoError for a video that is not there, DataError for one that is there twice."""
     path = folder.find(segments[0].participant_id, video_id)
     if path is None:
         raise VideoError("missing_video", f"missing ({counted(len(segments), 'row')})")
-    return path, open_video(path)
+    return path, open_video(path, index=index)
 
 
 @dataclass(frozen=True)

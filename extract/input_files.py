@@ -136,7 +136,7 @@ class InputFile:
     def __init__(self, path: Path, retries: int = 0) -> None:
         """Raises SystemFault where the file cannot be opened."""
         self.path, self.name = path, str(path)
-        self._retries = retries
+        self.retries = retries
         self._descriptor: int | None = None
         self._known: tuple[int, int] | None = None  # size and time of change
         self._position = 0
@@ -150,6 +150,12 @@ class InputFile:
     def size(self) -> int:
         assert self._known
         return self._known[0]
+
+    @property
+    def changed(self) -> int:
+        """When it was last changed, in nanoseconds."""
+        assert self._known
+        return self._known[1]
 
     def check(self, error: Exception | None = None) -> None:
         """Raises SystemFault where reading has failed, and where an `error` of FFmpeg's is a lack of memory;
@@ -169,7 +175,7 @@ class InputFile:
         if self._fault or size <= 0:
             return b""
         try:
-            data = patiently(self.path, self._retries, lambda: self._read(size))
+            data = patiently(self.path, self.retries, lambda: self._read(size))
         except DataError as fault:
             self._fault = fault
             return b""

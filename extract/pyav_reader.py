@@ -6,15 +6,19 @@ of others, so a damaged one spoils all that follow, and the decoder marks it alo
 
 from collections.abc import Generator, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mambavl.configs.errors import DataError
 from mambavl.extract.h264 import H264Packets
 from mambavl.extract.input_files import InputFile
 from mambavl.extract.timeline import GAP, Timeline, VideoError, first_line
+from mambavl.extract.video_files import Key
+from mambavl.extract.video_index import Scan, VideoIndex
 
 if TYPE_CHECKING:
     from av import Packet, VideoCodecContext, VideoFrame
@@ -27,11 +31,14 @@ TRIED_FOR_TIMES = 40  # pictures that are decoded to see whether they have times
 class PyAVReader:
     """Groups the wanted frames by the keyframe they hang on and decodes each group once.
 
-    Packets are scanned once, without decoding, for their pts and keyframe marks. In H.264, packets that no
-    other frame refers to (nal_ref_idc 0) and that are not wanted are not decoded at all.
+    Packets are scanned once, without decoding, for their pts and keyframe marks; with an `index`, once for
+    all readers of the file, which is known by its content `key`. In H.264, packets that no other frame refers
+    to (nal_ref_idc 0) and that are not wanted are not decoded at all.
     """
 
-    def __init__(self, path: Path, retries: int = 0) -> None:
+    def __init__(
+        self, path: Path, retries: int = 0, index: VideoIndex | None = None, key: Key | None = None
+    ) -> None:
         import av
 
         self._av = av
@@ -43,17 +50,35 @@ class PyAVReader:
             if not pictures:
                 raise ValueError("holds no picture that can be decoded")
             self.streams, self._stream = len(pictures), pictures[0]
-            self._scan()
-            self._check_times()
+            self._stream.thread_count = 1
+            if self._stream.time_base is None:
+                raise ValueError("its picture has no clock")
+            self._tick = float(self._stream.time_base)  # seconds
+            self._packet_kinds = H264Packets(self._stream)
+            self._scan = index.scan_of_file(self._file, key, self._demux) if index else self._demux()
+            self.timeline = self._timeline()
             self._file.check()
         except (av.FFmpegError, OSError, ValueError) as error:
             self._file.close()
             self._file.check(error)
             raise VideoError("unreadable_video", f"{path}: {first_line(error)}") from None
+        except DataError:
+            self._file.close()
+            raise
 
     def close(self) -> None:
         self._container.close()
         self._file.close()
+
+    @property
+    def begins_at_any_key(self) -> bool:
+        """Whether a decoder may begin at every keyframe, as far as is known."""
+        return self._scan.begins_at_any_key
+
+    @property
+    def is_reordered(self) -> bool:
+        """Whether the file shows pictures in another order than it holds them."""
+        return self._scan.is_reordered
 
     @property
     def container(self) -> str:
@@ -66,71 +91,84 @@ class PyAVReader:
 
     def rotation(self) -> float:
         """Degrees by which the first frame is to be turned; 0 where it cannot be decoded."""
-        first = int(self._shown[0])
+        first = int(self._scan.shown[0])
         with suppress(StopIteration, self._av.FFmpegError):
             return next(self._decode(first, {first}, first)).rotation
         self._file.check()
         return 0.0
 
-    def _scan(self) -> None:
-        stream = self._stream
-        stream.thread_count = 1
-        if stream.time_base is None:
-            raise ValueError("its picture has no clock")
-        self._tick = float(stream.time_base)  # seconds
-        self._packet_kinds = H264Packets(stream)
-        self.begins_at_any_key = True  # whether a decoder may begin at every keyframe, as far as is known
-        self.is_reordered = False  # whether the file shows pictures in another order than it holds them
+    def _demux(self) -> Scan:
+        """The scan of the file, all of which is read. Raises ValueError where it shows nothing, or pictures
+        without times of their own.
+        """
+        begins_at_any_key, is_reordered = True, False
         shown: list[int] = []
         keys: list[int] = []
         durations: dict[int, int] = {}
-        # pts of a picture -> of the last on display that was decoded before it, so may be a part of it
-        self._proved_by: dict[int, int] = {}
+        proved_by: dict[int, int] = {}
         latest: int | None = None
         for pts, packet in self._packets():
             if packet.is_keyframe:
                 keys.append(pts)
-                self.begins_at_any_key &= self._packet_kinds.is_idr(packet)
+                begins_at_any_key &= self._packet_kinds.is_idr(packet)
             if packet.is_discard:
                 # pre-roll that an edit list hides: decoded, since others hang on it, never displayed
                 continue
             shown.append(pts)
-            self.is_reordered |= latest is not None and pts < latest
+            is_reordered |= latest is not None and pts < latest
             latest = pts if latest is None else max(latest, pts)
-            self._proved_by[pts] = latest
+            proved_by[pts] = latest
             durations[pts] = packet.duration or 0
         if not shown or not keys:
             raise ValueError("holds no decodable picture")
-        self._shown = np.array(sorted(shown), np.int64)
-        self._keys = np.array(sorted(keys), np.int64)
-        ticks = self._shown - self._shown[0]
-        typical = float(np.median(np.diff(ticks))) if len(ticks) > 1 else 1.0
-        lasts = np.array([durations[int(pts)] or typical for pts in self._shown])
-        self.timeline = Timeline(
-            pts=ticks * self._tick,
-            end=float(ticks[-1] + lasts[-1]) * self._tick,
-            # the index of MP4 is whole, so a picture stands there until the next one, however long that is
-            longest=np.full(len(ticks), np.inf)
-            if "mp4" in self.container
-            else np.maximum(lasts, typical) * self._tick * GAP,
+        shown.sort()
+        typical = float(np.median(np.diff(shown))) if len(shown) > 1 else 1.0
+        scan = Scan(
+            shown=np.array(shown, np.int64),
+            keys=np.array(sorted(keys), np.int64),
+            proved_by=np.array([proved_by[pts] for pts in shown], np.int64),
+            lasts=np.array([durations[pts] or typical for pts in shown], np.float64),
+            typical=typical,
+            begins_at_any_key=begins_at_any_key,
+            is_reordered=is_reordered,
+            has_proved_times=False,
         )
+        scan = replace(scan, has_proved_times=self._has_proved_times(scan))
+        self._file.check()
+        return scan
 
-    def _check_times(self) -> None:
+    def _has_proved_times(self, scan: Scan) -> bool:
         """Some containers keep no times of display (AVI); where pictures are reordered FFmpeg makes up false
-        ones, with which they leave the decoder in falling order. Raises ValueError where they do.
+        ones, with which they leave the decoder in falling order. Raises ValueError where they do; False where
+        one is damaged and so nothing is known.
         """
-        if self.is_reordered or not self._stream.codec_context.has_b_frames:
-            return
-        first = self._shown[:TRIED_FOR_TIMES].tolist()
+        if scan.is_reordered or not self._stream.codec_context.has_b_frames:
+            return True
+        first = scan.shown[:TRIED_FOR_TIMES].tolist()
         last = first[0] - 1
-        with suppress(self._av.FFmpegError):  # a damaged picture is for the row that wants it
-            for frame in islice(self._decode(int(self._keys[0]), set(first), first[-1]), TRIED_FOR_TIMES):
+        try:
+            for frame in islice(self._decode(int(scan.keys[0]), set(first), first[-1]), TRIED_FOR_TIMES):
                 if frame.pts is not None and frame.pts <= last:
                     raise ValueError(
                         f"its pictures have no times of their own (B-frames in {self.container}); encode it "
                         "again, into MP4"
                     )
                 last = last if frame.pts is None else frame.pts
+        except self._av.FFmpegError:  # a damaged picture is for the row that wants it
+            return False
+        return True
+
+    def _timeline(self) -> Timeline:
+        scan = self._scan
+        ticks = scan.shown - scan.shown[0]
+        return Timeline(
+            pts=ticks * self._tick,
+            end=float(ticks[-1] + scan.lasts[-1]) * self._tick,
+            # the index of MP4 is whole, so a picture stands there until the next one, however long that is
+            longest=np.full(len(ticks), np.inf)
+            if "mp4" in self.container
+            else np.maximum(scan.lasts, scan.typical) * self._tick * GAP,
+        )
 
     def _packets(self) -> "Iterator[tuple[int, Packet]]":
         """(pts, packet) of the picture's packets that carry a time; a file that breaks off simply ends."""
@@ -143,22 +181,22 @@ class PyAVReader:
 
     def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray | VideoError]]:
         wanted = np.unique(indices)
-        key_of = np.searchsorted(self._keys, self._shown[wanted], side="right") - 1
+        key_of = np.searchsorted(self._scan.keys, self._scan.shown[wanted], side="right") - 1
         for key in np.unique(key_of):
             group = wanted[key_of == key]
             yield from self._decode_group(max(int(key), 0), group)
 
     def _decode_group(self, key: int, group: np.ndarray) -> Iterator[tuple[int, np.ndarray | VideoError]]:
-        missing = {int(self._shown[i]): int(i) for i in group}
+        missing = {int(self._scan.shown[i]): int(i) for i in group}
         # a keyframe that is no IDR may give its pictures only after a while, so what did not come is looked
         # for from further back
         for start in sorted({key, max(key - 1, 0), max(key - 4, 0), 0}, reverse=True):
-            reason = yield from self._decode_from(int(self._keys[start]), missing)
+            reason = yield from self._decode_from(int(self._scan.keys[start]), missing)
             if not missing or reason:
                 break
         self._file.check()
         for pts, index in sorted(missing.items()):
-            at = (pts - int(self._shown[0])) * self._tick
+            at = (pts - int(self._scan.shown[0])) * self._tick
             said = reason or "the decoder never gave this frame"
             yield index, VideoError("damaged_frame", f"{self.path}: frame {index} at {at:.2f} s: {said}")
 
@@ -166,7 +204,7 @@ class PyAVReader:
         self, key_pts: int, missing: dict[int, int]
     ) -> Generator[tuple[int, np.ndarray], None, str]:
         """Give the missing pictures that are sound; return what is wrong with the others, if it is known."""
-        ends = {pts: self._proved_by[pts] for pts in missing}
+        ends = {pts: int(self._scan.proved_by[index]) for pts, index in missing.items()}
         held: dict[int, VideoFrame] = {}
         last = key_pts - 1
         try:

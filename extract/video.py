@@ -19,15 +19,26 @@ from mambavl.extract.frame_reader import FrameReader
 from mambavl.extract.input_files import is_folder, try_twice
 from mambavl.extract.pyav_reader import PyAVReader
 from mambavl.extract.timeline import Reader, VideoError, first_line
+from mambavl.extract.video_files import Key
+from mambavl.extract.video_index import VideoIndex
 from mambavl.extract.video_parts import is_tar, list_parts
 
 TRIED_WITH_DECORD = 5  # frames of every file
 Decoder = Literal["pyav", "decord"]
 
 
-def open_video(path: Path, decoder: Decoder = "pyav", retries: int = 0) -> Reader:
+def open_video(
+    path: Path,
+    decoder: Decoder = "pyav",
+    retries: int = 0,
+    index: VideoIndex | None = None,
+    key: Key | None = None,
+) -> Reader:
     """Open a file, a folder of chunks, or frames in a folder or a tar, for which `decoder` does not matter.
-    retries: how often an error of the system is tried again, while opening and reading.
+
+    retries: how often an error of the system is tried again, while opening and reading. index: where the
+    scans of files are kept; one that has a scan there is not read whole, but by decord, which always does so.
+    key: the file's `video_files.content_key`, where that is known.
 
     Raises VideoError `unreadable_video` when it is not a video or is cut off before its index, DataError for
     a folder that does not hold one video, SystemFault when it cannot be opened or read, UsageError for an
@@ -41,12 +52,14 @@ def open_video(path: Path, decoder: Decoder = "pyav", retries: int = 0) -> Reade
         parts = list_parts(path, retries)
         if parts.kind == "frames":
             return FrameReader(path, parts.names, retries)
-        return ChunkReader(path, parts.names, lambda chunk: _open_file(chunk, decoder, retries))
-    return _open_file(path, decoder, retries)
+        return ChunkReader(path, parts.names, lambda chunk: _open_file(chunk, decoder, retries, index))
+    return _open_file(path, decoder, retries, index, key)
 
 
-def _open_file(path: Path, decoder: Decoder, retries: int) -> Reader:
-    return DecordReader(path, retries) if decoder == "decord" else PyAVReader(path, retries)
+def _open_file(
+    path: Path, decoder: Decoder, retries: int, index: VideoIndex | None, key: Key | None = None
+) -> Reader:
+    return DecordReader(path, retries) if decoder == "decord" else PyAVReader(path, retries, index, key)
 
 
 class DecordReader:

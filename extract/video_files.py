@@ -67,15 +67,40 @@ def content_key(path: Path, retries: int = 0) -> Key:
         return _folder_key(path, retries)
     file = InputFile(path, retries)
     try:
-        parts = ((0, END), (max(file.size - END, 0), END), _index(file))
-        content = hashlib.sha256()
-        for start, size in parts:
-            for block in _blocks(file, start, size):
-                content.update(block)
-        file.check()
-        return [file.size, PARTS + content.hexdigest()]
+        return key_of(file)
     finally:
         file.close()
+
+
+def key_of(file: InputFile) -> Key:
+    """The content key of an open file, which stays where it is. Raises SystemFault."""
+    before = file.tell()
+    parts = ((0, END), (max(file.size - END, 0), END), _index(file))
+    content = hashlib.sha256()
+    for start, size in parts:
+        for block in _blocks(file, start, size):
+            content.update(block)
+    file.seek(before)
+    file.check()
+    return [file.size, PARTS + content.hexdigest()]
+
+
+def is_content_key(key: Key) -> bool:
+    """Whether a key is what `content_key` gives, and not one by time of change or of the whole file."""
+    return str(key[1]).startswith(PARTS)
+
+
+def has_whole_index(file: InputFile) -> bool:
+    """Whether a file is an MP4 whose index lists all of its pictures, so that its content key covers that:
+    one that is not written in fragments. Raises SystemFault.
+    """
+    before, kinds, end = file.tell(), set[bytes](), 0
+    for at, size, kind in _boxes(file):
+        kinds.add(kind)
+        end = at + size
+    file.seek(before)
+    file.check()
+    return end == file.size and b"moov" in kinds and b"moof" not in kinds
 
 
 def fingerprint(path: Path | None, method: Hashing, retries: int = 0) -> Key | None:
@@ -110,22 +135,25 @@ def _fast_keys(
 
 def _index(file: InputFile) -> tuple[int, int]:
     """Place and size of the box `moov` of an MP4 or MOV file; (0, 0) where there is none."""
+    return next(((at, size) for at, size, kind in _boxes(file) if kind == b"moov"), (0, 0))
+
+
+def _boxes(file: InputFile) -> Iterator[tuple[int, int, bytes]]:
+    """Place, size and kind of the outer boxes of an MP4 or MOV file, as far as it looks like one."""
     at = 0
     for _ in range(MOST_BOXES):
         header = b"".join(_blocks(file, at, 16))
         if len(header) < 8:
-            break
+            return
         size, kind = int.from_bytes(header[:4], "big"), header[4:8]
         if size == 1:  # a long one says so behind its name
             size = int.from_bytes(header[8:16], "big")
         elif size == 0:  # the last one need not say
             size = file.size - at
-        if kind == b"moov":
-            return at, size
         if size < 8:  # not such a file
-            break
+            return
+        yield at, size, kind
         at += size
-    return 0, 0
 
 
 def _folder_key(folder: Path, retries: int) -> Key:

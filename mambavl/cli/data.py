@@ -1,5 +1,6 @@
 """`mambavl data`: look at a data set before any work."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,16 +19,23 @@ def data_check(
     full: Annotated[
         bool, typer.Option("--full", help="Decode every frame of every video, instead of a few.")
     ] = False,
+    index: Annotated[
+        Path | None,
+        typer.Option("--index", help="Keep the scan of each video in this folder, for later openings."),
+    ] = None,
 ) -> None:
     """List every video that is missing, short, corrupt or not what the annotations say.
 
     Exit code 1 if there is any.
     """
     from mambavl.extract.data_check import check_data
+    from mambavl.extract.video_index import VideoIndex
 
     read = annotations_of(annotations, split)
     with progress("checking", "videos") as update:
-        report = check_data(read, videos, full=full, on_video=update)
+        report = check_data(
+            read, videos, full=full, index=VideoIndex(index) if index else None, on_video=update
+        )
     for problem in report.problems:
         print(problem)
     for note in report.notes:

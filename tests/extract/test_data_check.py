@@ -11,6 +11,7 @@ from helpers.ways import frame_files, write_chunks, write_cuttable, write_folder
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.data_check import check_data
 from mambavl.extract.pyav_reader import PyAVReader
+from mambavl.extract.video_index import VideoIndex
 
 
 def test_data_check_lists_each_fault_on_its_line(dataset, tmp_path):
@@ -98,3 +99,15 @@ def test_frames_and_chunks_are_checked_like_files(dataset, tmp_path):
     assert f"P01_104: there are {files}/P01_104.MP4 and {copy}/P01/P01_104; keep one" in "\n".join(
         check_data(read, copy).problems
     )
+
+
+def test_a_check_with_an_index_keeps_every_scan_and_says_the_same(dataset, tmp_path, monkeypatch):
+    read, videos = read_annotations(dataset / "annotations"), broken_copy(dataset, tmp_path) / "videos"
+    bare, index = check_data(read, videos), VideoIndex(tmp_path / "index")
+    assert check_data(read, videos, index=index) == bare
+    assert len(list(index.folder.iterdir())) == bare.rates.total() == 2
+    scans = []
+    demux = PyAVReader._demux
+    monkeypatch.setattr(PyAVReader, "_demux", lambda self: scans.append(self.path) or demux(self))
+    assert check_data(read, videos, index=index) == bare
+    assert not [path for path in scans if path.name != "P01_101.MP4"]  # which cannot be read

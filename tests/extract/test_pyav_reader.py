@@ -1,6 +1,5 @@
 """Frames of awkward files: each shows its own number, so a wrong one cannot pass."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import av
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from helpers.clips import HEIGHT, WIDTH, barcode, read_barcode, write_video
+from helpers.clips import HEIGHT, WIDTH, barcode, cut_by_an_edit_list, damaged, read_barcode, write_video
 from mambavl.extract.pyav_reader import PyAVReader, picture_streams
 from mambavl.extract.timeline import VideoError
 
@@ -43,7 +42,7 @@ def test_b_frames_in_avi_have_no_times_and_are_refused(tmp_path, bf):
 
 def test_falling_times_later_in_a_file_hand_out_no_picture_behind_them(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.avi", frames=120, container="avi", gop=12)
-    monkeypatch.setattr(PyAVReader, "_check_times", lambda self: None)
+    monkeypatch.setattr(PyAVReader, "_has_proved_times", lambda self, scan: True)
     found = dict(PyAVReader(path).frames(np.arange(120)))
     said = {str(frame).rpartition(": ")[2] for frame in found.values() if isinstance(frame, VideoError)}
     assert "the pictures there come with times that are not theirs" in said
@@ -99,19 +98,6 @@ def test_cover_art_is_not_counted_and_a_second_picture_is(tmp_path):
     assert PyAVReader(write_with(tmp_path / "b.mp4", Disposition.default)).streams == 2
 
 
-def damaged(path: Path, target: Path, pts_of_packet: int) -> Path:
-    """A copy whose picture of that number is zeros from its first block on; its length and header stand."""
-    data = bytearray(path.read_bytes())
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        (packet,) = (
-            p for p in container.demux(stream) if p.size and round(p.pts * p.time_base * 10) == pts_of_packet
-        )
-        data[packet.pos + 12 : packet.pos + packet.size] = bytes(packet.size - 12)
-    target.write_bytes(data)
-    return target
-
-
 @pytest.mark.parametrize("bf", ["0", "2"])
 def test_no_picture_behind_a_damaged_one_is_handed_out(tmp_path, bf):
     """Up to the next keyframe they are made of it, and those shown before it may be, too; the decoder marks
@@ -134,23 +120,6 @@ def test_no_picture_behind_a_damaged_one_is_handed_out(tmp_path, bf):
         assert isinstance(last, VideoError)
         assert last.status == "damaged_frame"
     assert noticed >= 5
-
-
-def cut_by_an_edit_list(source: Path, target: Path, frames: int, fps: int = 10) -> Path:
-    """What `ffmpeg -ss T -c copy` makes: all packets kept, times moved before 0, an edit list that hides what
-    lies there.
-    """
-    with (
-        av.open(str(source)) as old,
-        av.open(str(target), "w", format="mp4", options={"avoid_negative_ts": "disabled"}) as new,
-    ):
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for packet in old.demux(video=0):
-            if packet.dts is not None:
-                shift = round(frames / fps / packet.time_base)
-                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
-                new.mux(packet)
-    return target
 
 
 @pytest.mark.parametrize("gop", [12, 250])

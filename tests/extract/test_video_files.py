@@ -14,7 +14,17 @@ from helpers.ways import write_folder
 from mambavl.cache import open_store
 from mambavl.configs.errors import DataError, Interrupted, SystemFault, UsageError
 from mambavl.extract import input_files, video_files
-from mambavl.extract.video_files import END, HASHES, content_key, fingerprint, video_keys
+from mambavl.extract.input_files import InputFile
+from mambavl.extract.video_files import (
+    END,
+    HASHES,
+    content_key,
+    fingerprint,
+    has_whole_index,
+    is_content_key,
+    key_of,
+    video_keys,
+)
 
 
 def test_a_fingerprint_changes_with_the_file(tmp_path):
@@ -76,6 +86,41 @@ def test_files_without_an_index_have_a_head_and_a_tail(tmp_path, content):
         (tmp_path / "a").write_bytes(changed)
         keys.append(content_key(tmp_path / "a"))
     assert keys[0] != keys[1]
+
+
+def test_an_open_file_is_known_as_it_is_by_path_and_stays_where_it_is(tmp_path):
+    path = tmp_path / "a.MP4"
+    path.write_bytes(MOVIES["middle"])
+    file = InputFile(path)
+    file.seek(77)
+    assert key_of(file) == content_key(path)
+    assert has_whole_index(file)
+    assert file.tell() == 77
+
+
+@pytest.mark.parametrize(
+    ("content", "is_whole"),
+    [
+        *((movie, True) for movie in MOVIES.values()),
+        (FTYP + box(b"moov", MOOV) + box(b"moof", b"") + box(b"mdat", MDAT), False),
+        (MOVIES["middle"] + b"garbage", False),
+        (MOVIES["middle"][:-1], False),
+        (FTYP + box(b"mdat", MDAT), False),
+        (b"\x1aE\xdf\xa3" * 1000, False),
+        (b"", False),
+    ],
+    ids=[*MOVIES, "fragments", "garbage", "cut", "no index", "mkv", "empty"],
+)
+def test_only_an_mp4_without_fragments_has_all_of_its_pictures_in_its_index(tmp_path, content, is_whole):
+    (tmp_path / "a").write_bytes(content)
+    assert has_whole_index(InputFile(tmp_path / "a")) == is_whole
+
+
+def test_keys_by_content_are_told_from_others(tmp_path):
+    (tmp_path / "a").write_bytes(b"frames")
+    assert is_content_key(content_key(tmp_path / "a"))
+    assert not is_content_key(fingerprint(tmp_path / "a", "fast"))
+    assert not is_content_key(fingerprint(tmp_path / "a", "full"))
 
 
 def test_a_copy_is_the_same_video(tmp_path):

@@ -1,0 +1,133 @@
+"""The scans of videos, kept in a folder, so that a file is read whole once and not at every opening.
+
+One file a video, named by what the video is known by and by the versions of FFmpeg and of this layout. It may
+be deleted at any time. One that is damaged or not what its name says is never believed; a folder that cannot
+be written costs the reuse alone.
+"""
+
+import hashlib
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mambavl.cache import canonical, fsops
+from mambavl.configs.errors import DataError
+from mambavl.extract.input_files import InputFile
+from mambavl.extract.video_files import Key, has_whole_index, is_content_key, key_of
+
+VERSION = 1  # raised by hand when the same packets come to give another scan
+FOLDER = "video-index"
+CHECKSUM = hashlib.sha256().digest_size  # bytes at the head of a file
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the packets of a file say of its pictures. Times (pts) are in ticks of the file's clock."""
+
+    shown: np.ndarray  # (frames,) int64: pts of the pictures on display, rising
+    keys: np.ndarray  # (keys,) int64: pts of the keyframes, rising
+    # (frames,) int64: pts of the last on display that was decoded before a picture, so may be a part of it
+    proved_by: np.ndarray
+    lasts: np.ndarray  # (frames,) float64: ticks that a picture is on display
+    typical: float  # ticks from one picture to the next
+    begins_at_any_key: bool  # whether a decoder may begin at every keyframe, as far as is known
+    is_reordered: bool  # whether the file shows pictures in another order than it holds them
+    # whether the first pictures were decoded, where need be, and came in the order of their times
+    has_proved_times: bool
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class VideoIndex:
+    """The scans in a folder, for any number of threads and processes at once.
+
+    say: is told of files that are made anew and, once, of a folder that cannot be used.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None] = _to_stderr) -> None:
+        self.folder = Path(folder)
+        self._say = say
+        self._has_been_written = False
+        self._has_complained = False
+
+    @classmethod
+    def beside(cls, out: Path, say: Callable[[str], None] = _to_stderr) -> "VideoIndex":
+        """The index that all stores in one folder share; `out` is one of them."""
+        return cls(Path(out).absolute().parent / FOLDER, say)
+
+    def scan_of_file(self, file: InputFile, key: Key | None, demux: Callable[[], Scan]) -> Scan:
+        """The scan of an open file: the one that is kept or, for the next time, what `demux` gives.
+
+        Kept is the scan of a file that is still the same, and whose times are proved.
+
+        key: the file's content key, where that is known; it is read otherwise. Where not all times are in an
+        index that the key covers, the time of change counts, too: packets may have been mended in place.
+        Raises SystemFault where the file cannot be read.
+        """
+        if key is None or not is_content_key(key):
+            key = key_of(file)
+        timed: Key = [*key, file.changed]
+        scan = self.scan_of(key) or self.scan_of(timed)
+        if scan is not None:
+            return scan
+        scan = demux()
+        now = InputFile(file.path, file.retries)
+        try:
+            is_same = (now.size, now.changed) == (file.size, file.changed) and key_of(now) == key
+            if is_same and scan.has_proved_times:
+                self.keep(key if has_whole_index(now) else timed, scan)
+        finally:
+            now.close()
+        return scan
+
+    def scan_of(self, key: Key) -> Scan | None:
+        """The scan kept under a key; None where there is none that can be believed."""
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._complain(f"{path}: cannot be read ({error.strerror})")
+            return None
+        checksum, arrays = data[:CHECKSUM], data[CHECKSUM:]
+        if _checksum(path, arrays) != checksum:
+            self._say(f"{path}: is damaged, or belongs to another video; the video is scanned again")
+            return None
+        with np.load(io.BytesIO(arrays), allow_pickle=False) as fields:
+            return Scan(**{name: value if value.ndim else value.item() for name, value in fields.items()})
+
+    def keep(self, key: Key, scan: Scan) -> None:
+        """Write a scan, whole or not at all; whoever does so last is as right as the others."""
+        path, arrays = self._path(key), io.BytesIO()
+        np.savez_compressed(arrays, **vars(scan))
+        try:
+            if not self._has_been_written:
+                fsops.make_folder(self.folder)
+                fsops.sweep_temporaries(self.folder)
+                self._has_been_written = True
+            fsops.write_file(path, _checksum(path, arrays.getvalue()), arrays.getvalue())
+        except DataError as error:
+            self._complain(str(error))
+
+    def _complain(self, what: str) -> None:
+        if not self._has_complained:
+            self._has_complained = True
+            self._say(f"{what}; without kept scans a video is read whole at each opening")
+
+    def _path(self, key: Key) -> Path:
+        import av
+
+        versions = {name: av.library_versions[name] for name in ("libavcodec", "libavformat")}
+        return self.folder / canonical.digest({"key": key, "layout": VERSION, **versions})
+
+
+def _checksum(path: Path, arrays: bytes) -> bytes:
+    """Of a file's arrays and its name, so that one that was renamed is another's."""
+    return hashlib.sha256(path.name.encode() + arrays).digest()
