@@ -1,11 +1,13 @@
 """The audio job on small videos with sound, and a head that trains on three modalities."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.models.hubert.modeling_hubert import HubertEncoder
 
 from helpers.cli import call
 from helpers.dataset import barcode_record, make_dataset
@@ -84,6 +86,24 @@ def test_every_row_holds_the_states_of_its_own_sound(dataset, model, tmp_path):
             tokens[0], torch.nn.functional.adaptive_avg_pool1d(states.T, 4).T, rtol=1e-4, atol=1e-5
         )
         torch.testing.assert_close(store.batch([row], "clip")[0][0, 0], states.mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_the_rows_of_a_batch_run_together_though_each_lasts_differently(
+    dataset, model, tmp_path, monkeypatch
+):
+    """Row groups of 8, 8 and 4 rows in batches of 3: eight runs for twenty rows."""
+    read = read_annotations(dataset / "annotations")
+    shorter = tuple(replace(row, stop=row.stop - 0.05 * i) for i, row in enumerate(read.segments))
+    real, runs = HubertEncoder.forward, []
+
+    def counted(self, states, **named):
+        runs.append(len(states))
+        return real(self, states, **named)
+
+    monkeypatch.setattr(HubertEncoder, "forward", counted)
+    options = AudioExtraction(encoder=f"audio:{model}", rows_per_group=8, batch_rows=3)
+    extract_audio(replace(read, segments=shorter), dataset / "videos", tmp_path / "a.zarr", options)
+    assert runs[1:] == [3, 3, 2, 3, 3, 2, 3, 1]  # the first tells the encoder's width
 
 
 def test_anticipation_hears_nothing_after_start_minus_tau(dataset, model, tmp_path):

@@ -81,7 +81,36 @@ WAVES = {  # 80 samples a step
 }
 
 
+LAYER_NORM = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
+# kind -> (model, config, what is special): models of sounds of any length
+ANY_LENGTH = {
+    "wav2vec2": (transformers.Wav2Vec2ForCTC, transformers.Wav2Vec2Config, {"vocab_size": 20}),
+    "wav2vec2-layer": (transformers.Wav2Vec2Model, transformers.Wav2Vec2Config, LAYER_NORM),
+    "hubert": (transformers.HubertModel, transformers.HubertConfig, {}),
+    "hubert-batch-norm": (transformers.HubertModel, transformers.HubertConfig, {"conv_pos_batch_norm": True}),
+    "wavlm": (transformers.WavLMModel, transformers.WavLMConfig, {}),
+    "wavlm-layer": (transformers.WavLMModel, transformers.WavLMConfig, LAYER_NORM),
+    "unispeech": (transformers.UniSpeechModel, transformers.UniSpeechConfig, {}),
+    "unispeech-sat": (transformers.UniSpeechSatModel, transformers.UniSpeechSatConfig, {}),
+    "data2vec": (
+        transformers.Data2VecAudioModel,
+        transformers.Data2VecAudioConfig,
+        {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 5},
+    ),
+    "sew": (transformers.SEWModel, transformers.SEWConfig, {"squeeze_factor": 2}),
+    "wav2vec2-adapter": (
+        transformers.Wav2Vec2Model,
+        transformers.Wav2Vec2Config,
+        {"add_adapter": True, "num_adapter_layers": 1},
+    ),
+    "wav2vec2-conformer": (transformers.Wav2Vec2ConformerModel, transformers.Wav2Vec2ConformerConfig, {}),
+}
+
+
 def model_of(kind: str):
+    if kind in ANY_LENGTH:
+        model, config, special = ANY_LENGTH[kind]
+        return model(config(**{**WAVES, **special}))
     if kind == "ast":
         sizes = {
             "patch_size": 8,
@@ -91,12 +120,6 @@ def model_of(kind: str):
             "num_mel_bins": 32,
         }
         return transformers.ASTForAudioClassification(transformers.ASTConfig(**SMALL, **sizes))
-    if kind == "wav2vec2":
-        return transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**WAVES, vocab_size=20))
-    if kind == "hubert":
-        return transformers.HubertModel(transformers.HubertConfig(**WAVES))
-    if kind == "wavlm":
-        return transformers.WavLMModel(transformers.WavLMConfig(**WAVES))
     sizes = {
         "encoder_layers": 2,
         "decoder_layers": 1,
@@ -125,15 +148,16 @@ def model_of(kind: str):
 EXTRACTORS = {
     "ast": {"feature_extractor_type": "ASTFeatureExtractor", "num_mel_bins": 32, "max_length": 64},
     "whisper": {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 16, "chunk_length": 1},
-    **{
-        kind: {"feature_extractor_type": "Wav2Vec2FeatureExtractor"}
-        for kind in ("wav2vec2", "hubert", "wavlm")
-    },
+    **{kind: {"feature_extractor_type": "Wav2Vec2FeatureExtractor"} for kind in ANY_LENGTH},
 }
 
 
 def save_audio(folder: Path, kind: str) -> Path:
     torch.manual_seed(1)
-    model_of(kind).save_pretrained(folder)
+    model = model_of(kind)
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm1d):
+            part.running_mean.normal_()  # untrained, it would leave zeros alone
+    model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(EXTRACTORS[kind]))
     return folder

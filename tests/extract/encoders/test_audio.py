@@ -8,12 +8,15 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from helpers.sounds import EXTRACTORS, save_audio
+from helpers.sounds import ANY_LENGTH, EXTRACTORS, save_audio
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.audio import audio_levels
 from mambavl.extract.encoders.registry import build, kind_of
+from mambavl.extract.encoders.weights import weights_sha256
 
 WINDOW = {"ast": 10_240, "whisper": 16_000}  # samples; the others take any length
+KINDS = ("ast", "whisper", "wav2vec2", "hubert", "wavlm")
+ALONE = ("sew", "wav2vec2-adapter", "wav2vec2-conformer")  # an end of a row is not masked all the way
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(scale=0.1, size=samples).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", EXTRACTORS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_clip_becomes_the_models_own_states(folders, kind):
     encoder = build(f"audio:{folders[kind]}")
     assert (encoder.kind, encoder.rate, encoder.width, encoder.state) == ("audio", 16_000, 16, "pretrained")
@@ -43,16 +46,74 @@ def test_a_clip_becomes_the_models_own_states(folders, kind):
     assert not any("decoder" in name for name, _ in encoder.named_parameters())
 
 
-@pytest.mark.parametrize("kind", EXTRACTORS)
-def test_a_clip_does_not_depend_on_its_neighbours(folders, kind):
+SOUNDS = [noise(samples, seed) for seed, samples in enumerate((4000, 7001, 4000, 1600, 40_000, 12_345))]
+SOUNDS[2] *= 30  # loud enough to be noticed by all that it is run with
+
+
+@pytest.mark.parametrize("kind", ANY_LENGTH)
+def test_a_sound_of_a_batch_is_what_transformers_makes_of_it_alone_in_float64(folders, kind):
     encoder = build(f"audio:{folders[kind]}")
-    waves = [noise(4000, 1), noise(7000, 2), 5 * noise(4000, 3), noise(40_000, 4)]
-    together = encoder.encode(waves)
-    for wave, states in zip(waves, together, strict=True):
-        (alone,) = encoder.encode([wave])
-        assert states.shape == alone.shape
-        torch.testing.assert_close(states, alone, rtol=1e-4, atol=1e-5)
-    assert all(torch.equal(one, two) for one, two in zip(together, encoder.encode(waves), strict=True))
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folders[kind])
+    model = transformers.AutoModel.from_pretrained(folders[kind]).eval()
+    assert weights_sha256(model) == encoder.sha256
+    model.double()
+    together = encoder.encode(SOUNDS)
+    for sound, states in zip(SOUNDS, together, strict=True):
+        values = extractor([sound], sampling_rate=16_000, return_tensors="pt").input_values
+        with torch.inference_mode():
+            alone = model(values.double()).last_hidden_state[0]
+        torch.testing.assert_close(states.double(), alone, rtol=0, atol=1e-5)
+    assert all(torch.equal(one, two) for one, two in zip(together, encoder.encode(SOUNDS), strict=True))
+
+
+@pytest.mark.parametrize("kind", EXTRACTORS)
+def test_a_sound_does_not_depend_on_its_neighbours(folders, kind):
+    """In whichever order, however many, however loud."""
+    encoder = build(f"audio:{folders[kind]}")
+    together = encoder.encode(SOUNDS)
+    for rows in ([0], [1, 2], [5, 4, 3, 2, 1, 0], [0, 2]):
+        for row, states in zip(rows, encoder.encode([SOUNDS[row] for row in rows]), strict=True):
+            torch.testing.assert_close(states, together[row], rtol=0, atol=1e-5)
+
+
+def runs_of(encoder) -> list[int]:
+    """A list that tells, as they come, how many sounds each run of the encoder's transformer has."""
+    seen = []
+    is_outer = encoder.model.config.model_type in ("whisper", "audio-spectrogram-transformer")
+    part = encoder.model if is_outer else encoder.model.encoder
+    part.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    return seen
+
+
+@pytest.mark.parametrize("kind", EXTRACTORS)
+def test_sounds_of_mixed_length_are_run_together_unless_the_details_say_alone(folders, kind):
+    encoder = build(f"audio:{folders[kind]}")
+    seen = runs_of(encoder)
+    encoder.encode([noise(samples, 1) for samples in (4000, 7001, 5000, 1600, 7100, 6000, 1601, 7000)])
+    together = {"together": [8], "alone": [1] * 8}
+    assert (encoder.details["mixed_lengths"] == "alone") == (kind in ALONE)
+    assert seen == together[encoder.details["mixed_lengths"]]
+    seen.clear()
+    encoder.encode([noise(6000, seed) for seed in range(8)])
+    assert seen == [8]
+
+
+def test_a_run_is_no_longer_than_a_window_or_no_more_than_half_of_a_row_in_it_is_empty(folders):
+    encoder = build(f"audio:{folders['wavlm']}")
+    encoder.window = 8000
+    seen = runs_of(encoder)
+    encoder.encode([noise(samples) for samples in (1600, 7000, 1999, 4000, 2000, 8000, 1700, 3999)])
+    # 8000, 7000, 4000 | 3999, 2000: 2 x 3999 is no more than a window | 1999, 1700, 1600
+    assert seen == [3, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["whisper", "ast", "hubert"])
+def test_no_more_windows_are_run_at_once_than_there_are_sounds(folders, kind):
+    encoder = build(f"audio:{folders[kind]}")
+    encoder.window = WINDOW.get(kind, 8000)
+    seen = runs_of(encoder)
+    encoder.encode([noise(5 * encoder.window), noise(2 * encoder.window)])
+    assert seen == [2, 2, 2, 1]
 
 
 @pytest.mark.parametrize("kind", WINDOW)
@@ -67,7 +128,7 @@ def test_fixed_windows_keep_the_steps_of_the_clip_and_go_on_where_it_is_longer(f
     )
 
 
-@pytest.mark.parametrize("kind", EXTRACTORS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_steps_follow_time(folders, kind):
     """A burst late in the clip changes the late steps more than the early ones."""
     encoder = build(f"audio:{folders[kind]}")
