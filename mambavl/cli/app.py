@@ -20,6 +20,7 @@ from mambavl.cli.data import data_app
 from mambavl.cli.dense import extract_dense
 from mambavl.cli.encoders import encoders_app
 from mambavl.cli.extract import extract_app
+from mambavl.cli.predict import predict
 from mambavl.cli.questions import questions_app
 from mambavl.cli.settings import settings, with_settings
 from mambavl.configs.errors import MambaVLError
@@ -93,7 +94,7 @@ def demo(
 
 app.command(cls=with_settings("train"))(train.train)
 app.command(cls=with_settings("train"))(train.sweep)
-for command in (train.evaluate, train.report, settings):
+for command in (train.evaluate, train.report, predict, settings):
     app.command()(command)
 for name, group in (
     ("data", data_app),
