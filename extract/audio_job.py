@@ -26,12 +26,12 @@ from mambavl.extract.options import AudioExtraction
 from mambavl.extract.pipeline import Target, run_pipeline
 from mambavl.extract.sound import SEAM, SoundReader
 from mambavl.extract.timeline import VideoError
-from mambavl.extract.video_folder import find_videos
+from mambavl.extract.video_folder import Roots, find_videos
 
 
 def extract_audio(
     annotations: Annotations,
-    videos: Path | Mapping[str, Path],
+    videos: Roots | Mapping[str, Path | None],
     out: Path,
     options: AudioExtraction,
     *,

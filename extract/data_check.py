@@ -16,7 +16,7 @@ from mambavl.extract.annotations import Annotations, nominal_rate
 from mambavl.extract.pyav_reader import PyAVReader
 from mambavl.extract.timeline import HOLD, Reader, Timeline, VideoError
 from mambavl.extract.video import open_video
-from mambavl.extract.video_folder import VideoFolder
+from mambavl.extract.video_folder import Roots, VideoFolder
 from mambavl.extract.video_index import VideoIndex
 
 DURATION_SLACK = 0.5  # seconds; copies in another container or at another rate differ by less
@@ -38,7 +38,7 @@ class Report:
 
 def check_data(
     annotations: Annotations,
-    videos: Path,
+    videos: Roots,
     *,
     full: bool = False,
     index: VideoIndex | None = None,
@@ -47,7 +47,7 @@ def check_data(
     """Open every video, scan its packets and decode a few frames (`full`: all of them).
 
     index: where scans are kept, and read from. on_video(done, all): after each video. Raises DataError when
-    the folder `videos` does not exist.
+    a folder of `videos` does not exist.
     """
     folder = VideoFolder(videos)
     rows: dict[str, list[Segment]] = {}
@@ -78,7 +78,7 @@ def check_data(
     if missing:
         hint = folder.elsewhere(rows[missing[0]][0].participant_id, missing[0])
         if len(missing) == len(rows):  # one fault, of the folder
-            problems = [f"{videos}: none of {counted(len(rows), 'video')} is there: {hint}"]
+            problems = [f"{folder}: none of {counted(len(rows), 'video')} is there: {hint}"]
         else:
             shown.append(hint)
     return Report(problems, shown, rates, len(rows))

@@ -202,9 +202,9 @@ def _find_listed(
 ) -> tuple[dict[str, Path | None], dict[str, str]]:
     """As `find_all`, of the videos that some lists have rows of."""
     participants = {segment.video_id: segment.participant_id for segment in annotations.segments}
-    if len(videos) != 1 or not Path(videos[0]).is_dir():
-        raise UsageError("--annotations says which videos of a folder are wanted; give one folder of videos")
-    return find_videos(annotations, Path(videos[0]), allow_missing), participants
+    if not all(Path(place).is_dir() for place in videos):
+        raise UsageError("--annotations says which videos of a folder are wanted; give folders of videos")
+    return find_videos(annotations, videos, allow_missing), participants
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""Where the videos lie under a folder: every usual layout, any usual ending; and what lies there instead.
+"""Where the videos lie under some folders: every usual layout, any usual ending; and what lies there instead.
 
     P01/videos/P01_01.MP4       as EPIC's downloader makes them
     P01/rgb_frames/P01_01.tar   likewise its frames; P01/rgb_frames/P01_01/frame_0000000001.jpg: unpacked
@@ -10,7 +10,7 @@ files or as a file and as frames, is seen.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -23,32 +23,42 @@ LAYOUTS = (
     "P01/videos/P01_01.MP4, P01/rgb_frames/P01_01.tar (or the folder P01_01 of its frames), P01/P01_01.MP4 "
     "(or a folder of this name with chunks) or, all in one folder, P01_01.MP4"
 )
+Roots = Path | Sequence[Path]  # folders under which videos lie
 PLACES = ("videos", "rgb_frames")  # folders of a participant
 MOST_LOOKED_AT = 20_000  # files and folders, in the search for videos that lie elsewhere
 
 
 class VideoFolder:
-    """The videos under `root`. Each of its folders is listed once. Raises DataError where there is none."""
+    """The videos under one or several folders, its `roots`. Each folder is listed once. Raises DataError for
+    a root that does not exist.
+    """
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise DataError(
-                f"{self.root}: no such folder; --videos takes the folder that holds P01/videos/P01_01.MP4"
-            )
+    def __init__(self, roots: Roots) -> None:
+        self.roots = (roots,) if isinstance(roots, Path) else tuple(roots)
+        for root in self.roots:
+            if not root.is_dir():
+                raise DataError(
+                    f"{root}: no such folder; --videos takes the folder that holds P01/videos/P01_01.MP4"
+                )
         self._named = cache(_named_like_videos)
+
+    def __str__(self) -> str:
+        return " or ".join(map(str, self.roots))
 
     def find(self, participant_id: str, video_id: str) -> Path | None:
         """The file of a video, or the folder of its frames or chunks; None where there is none. Raises
         DataError for several.
         """
-        home = self.root / participant_id
-        folders = (*(home / place for place in PLACES), home, self.root)
-        found = [path for folder in folders for path in self._sources(folder, video_id)]
+        found: list[Path] = []
+        for root in self.roots:
+            home = root / participant_id
+            for folder in (*(home / place for place in PLACES), home, root):
+                found += self._sources(folder, video_id)
         others = [path for path in found[1:] if not path.samefile(found[0])]
         if others:
             raise DataError(
-                f"{video_id}: there are {found[0]} and {others[0]}; keep one of them under {self.root}"
+                f"{video_id}: there are {found[0]} and {others[0]}; keep one of them, or name the folders of "
+                f"those that you mean (--videos {found[0].parent}, one --videos for each)"
             )
         return found[0] if found else None
 
@@ -61,9 +71,12 @@ class VideoFolder:
         """video_id and participant_id of every video in one of the layouts; the participant is "" where there
         are no folders of participants. A video that is there twice comes twice. What is hidden is left out.
         """
-        found = [(video, "") for video in self._videos(self.root)]
-        for name, kind in _entries(self.root).items():
-            home = self.root / name
+        return [found for root in self.roots for found in self._all_under(root)]
+
+    def _all_under(self, root: Path) -> list[tuple[str, str]]:
+        found = [(video, "") for video in self._videos(root)]
+        for name, kind in _entries(root).items():
+            home = root / name
             if kind == "file" or name.startswith(".") or holds_parts(home):
                 continue
             participant = "" if name in PLACES else name
@@ -80,14 +93,16 @@ class VideoFolder:
         """What to say of a video that is not there: where something of its name lies, or what does, and what
         is expected.
         """
-        expected = f"expected {LAYOUTS}, under {self.root}"
-        for folder in list(self.root.resolve().parents)[:2]:
-            with suppress(DataError):  # of folders that nobody asked for
-                if path := VideoFolder(folder).find(participant_id, video_id):
-                    return f"{video_id} is {path}; try --videos {folder}"
-        path = _named(self.root, video_id)
+        expected = f"expected {LAYOUTS}, under {self}"
+        for root in self.roots:
+            for folder in list(root.resolve().parents)[:2]:
+                with suppress(DataError):  # of folders that nobody asked for
+                    if path := VideoFolder(folder).find(participant_id, video_id):
+                        return f"{video_id} is {path}; try --videos {folder}"
+        path = next(filter(None, (_named(root, video_id) for root in self.roots)), None)
         if path is None:
-            return f"{expected}; there is {some(list(_entries(self.root))) or 'nothing'}"
+            there = [name for root in self.roots for name in _entries(root)]
+            return f"{expected}; there is {some(there) or 'nothing'}"
         if path.is_dir():
             if not holds_parts(path):
                 inside = some(list(_entries(path)), 3) or "nothing"
@@ -101,23 +116,24 @@ class VideoFolder:
 
 
 def find_videos(
-    annotations: Annotations, root: Path | Mapping[str, Path | None], allow_missing: bool
+    annotations: Annotations, videos: Roots | Mapping[str, Path | None], allow_missing: bool
 ) -> dict[str, Path | None]:
-    """video_id -> its file or folder under `root`, None where it is missing; `root` itself if it names them.
+    """video_id -> its file or folder, None where it is missing. videos: the folders that they are under, or
+    where each lies.
 
-    Raises DataError when `root` does not exist, when a video is there twice or none of the videos is there,
+    Raises DataError when a folder does not exist, when a video is there twice or none of the videos is there,
     and for missing videos unless they are allowed.
     """
     participants = {segment.video_id: segment.participant_id for segment in annotations.segments}
-    if isinstance(root, Mapping):
-        return {video: root[video] for video in participants}
-    folder = VideoFolder(root)
+    if isinstance(videos, Mapping):
+        return {video: videos[video] for video in participants}
+    folder = VideoFolder(videos)
     paths = {video: folder.find(participant, video) for video, participant in participants.items()}
     missing = [video for video, path in paths.items() if path is None]
     if missing and (not allow_missing or len(missing) == len(paths)):
         further = "; `mambavl data check` lists them, --set allow_missing=true goes on without"
         raise DataError(
-            f"{root}: {len(missing):,} of {counted(len(paths), 'video')} are not there ({some(missing)}): "
+            f"{folder}: {len(missing):,} of {counted(len(paths), 'video')} are not there ({some(missing)}): "
             f"{folder.elsewhere(participants[missing[0]], missing[0])}"
             f"{further if len(missing) < len(paths) else ''}"
         )

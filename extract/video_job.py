@@ -19,12 +19,12 @@ from mambavl.extract.encoders.published import table
 from mambavl.extract.options import VideoExtraction, VideoReading
 from mambavl.extract.pictures import Look
 from mambavl.extract.pipeline import Target, run_pipeline
-from mambavl.extract.video_folder import find_videos
+from mambavl.extract.video_folder import Roots, find_videos
 
 
 def extract_video(
     annotations: Annotations,
-    videos: Path | Mapping[str, Path | None],
+    videos: Roots | Mapping[str, Path | None],
     out: Path,
     options: VideoExtraction,
     *,
@@ -50,7 +50,7 @@ def extract_video(
 
 def extract_videos(
     annotations: Annotations,
-    videos: Path | Mapping[str, Path],
+    videos: Roots | Mapping[str, Path | None],
     jobs: Sequence[tuple[Path, VideoExtraction]],
     *,
     shard: tuple[int, int] = (0, 1),

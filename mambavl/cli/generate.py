@@ -85,9 +85,10 @@ BudgetOption = Annotated[
     ),
 ]
 ClipsOption = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Option(
-        "--videos", help="llm: attach frames of the clips to the first stage; needs --set frames=N."
+        "--videos",
+        help="llm: attach frames of the clips to the first stage; needs --set frames=N. Repeatable.",
     ),
 ]
 

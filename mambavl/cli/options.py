@@ -35,11 +35,11 @@ AnnotationsOption = Annotated[
     ),
 ]
 VideosOption = Annotated[
-    Path,
+    list[Path],
     typer.Option(
         "--videos",
         help="Folder that holds P01/videos/P01_01.MP4, P01/P01_01.MP4 (a file, or chunks in a folder) or "
-        "P01/rgb_frames/P01_01 (frames in a folder, or in P01_01.tar).",
+        "P01/rgb_frames/P01_01 (frames in a folder, or in P01_01.tar). Repeatable.",
     ),
 ]
 SplitOption = Annotated[

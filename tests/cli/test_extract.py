@@ -152,3 +152,22 @@ def test_rows_that_want_a_frame_that_is_not_there_fail_and_no_others(ways, tmp_p
         else:
             assert torch.equal(store.batch([row], "frame")[0], expected.batch([row], "frame")[0])
     assert 0 < (store.status != OK).sum() < 10
+
+
+def test_videos_lie_under_several_roots(ways, tmp_path, capsys):
+    first, second = sorted((ways / "videos/P01/videos").iterdir())
+    lay("file", first, tmp_path / "here")
+    lay("tar png", second, tmp_path / "there")
+    words = (*extract_ways(ways, tmp_path / "here"), "--videos", tmp_path / "there")
+    where = ("--annotations", ways / "annotations", "--videos", tmp_path / "here")
+    assert call("data", "check", *where, "--videos", tmp_path / "there") == 0
+    assert call("data", "check", *where) == 1
+    assert call(*words, "--out", tmp_path / "v.zarr") == 0
+    expected, store = open_store(ways / "v.zarr"), open_store(tmp_path / "v.zarr")
+    rows = list(range(len(store.segments)))
+    assert torch.equal(store.batch(rows, "frame")[0], expected.batch(rows, "frame")[0])
+    lay("chunks", second, tmp_path / "here")
+    capsys.readouterr()
+    assert call(*words, "--out", tmp_path / "w.zarr") == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/here/P01/P01_102.MP4 and {tmp_path}/there/P01/rgb_frames/P01_102.tar; keep" in said

@@ -294,8 +294,12 @@ def test_a_missing_video_of_the_lists_is_a_row_that_says_so(dataset, tmp_path):
     assert [(name, STATUS[status]) for name, status, _ in done.failures] == [
         ("P01_102_w000000", "missing_video")
     ]
-    with pytest.raises(UsageError, match="give one folder of videos"):
-        run([videos, videos], tmp_path / "e.zarr", annotations=lists)
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    shutil.copy2(dataset / "videos/P01/videos/P01_102.MP4", apart)
+    assert run([videos, apart], tmp_path / "e.zarr", annotations=lists)[1].failures == []
+    with pytest.raises(UsageError, match="give folders of videos"):
+        run([videos, apart / "P01_102.MP4"], tmp_path / "f.zarr", annotations=lists)
 
 
 def test_damage_fails_the_windows_that_see_it(tmp_path):

@@ -56,6 +56,52 @@ def test_frames_and_chunks_are_a_video_and_beside_a_file_an_error(tmp_path, insi
         VideoFolder(tmp_path).find("P01", "P01_01")
 
 
+@pytest.mark.parametrize("name", ["P01/videos/P01_01.MP4", "P01_01.mkv", "P01/rgb_frames/P01_01.tar"])
+def test_a_video_is_looked_for_under_every_root(tmp_path, name):
+    first, second = tmp_path / "first", tmp_path / "second"
+    found, other = put(first / name), put(second / "P01/P01_02.MP4")
+    folder = VideoFolder([first, second])
+    assert folder.find("P01", "P01_01") == found
+    assert folder.find("P01", "P01_02") == other
+    assert folder.find("P01", "P01_03") is None
+    assert VideoFolder([second, first]).find("P01", "P01_01") == found
+    assert VideoFolder([first, first, found.parent]).find("P01", "P01_01") == found  # the same file
+    linked = second / name
+    linked.parent.mkdir(parents=True, exist_ok=True)
+    linked.symlink_to(found)
+    assert VideoFolder([second, first]).find("P01", "P01_01") == linked
+    linked.unlink()
+    again = put(second / "P01/P01_01.mp4")
+    folder = VideoFolder([first, second])  # the one before has listed them
+    with pytest.raises(DataError) as error:
+        folder.find("P01", "P01_01")
+    assert str(error.value) == (
+        f"P01_01: there are {found} and {again}; keep one of them, or name the folders of those that you "
+        f"mean (--videos {found.parent}, one --videos for each)"
+    )
+    said = folder.elsewhere("P01", "P01_03")
+    assert f", under {first} or {second}; there is P01" in said
+
+
+def test_whoever_has_files_and_frames_names_the_folders_of_one_kind(tmp_path):
+    file = put(tmp_path / "P01/videos/P01_01.MP4")
+    tar = put(tmp_path / "P01/rgb_frames/P01_01.tar")
+    assert VideoFolder(tmp_path / "P01/videos").find("P01", "P01_01") == file
+    assert VideoFolder(tmp_path / "P01/rgb_frames").find("P01", "P01_01") == tar
+
+
+def test_each_root_must_be_there(tmp_path):
+    with pytest.raises(DataError, match="nowhere: no such folder; --videos"):
+        VideoFolder([tmp_path, tmp_path / "nowhere"])
+
+
+def test_a_hint_is_looked_for_round_every_root(tmp_path):
+    put(tmp_path / "b" / "deep" / "P01" / "P01_01.MP4")
+    (tmp_path / "a" / "x" / "y").mkdir(parents=True)
+    said = VideoFolder([tmp_path / "a" / "x" / "y", tmp_path / "b"]).elsewhere("P01", "P01_01")
+    assert said.endswith(f"try --videos {tmp_path / 'b' / 'deep'}")
+
+
 def test_a_folder_of_something_else_is_no_video_and_a_linked_one_is(tmp_path):
     put(tmp_path / "P01/P01_01/notes.txt")
     put(tmp_path / "P01/P01_01.old/frame_0000000001.jpg")

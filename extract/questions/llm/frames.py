@@ -1,7 +1,6 @@
 """Frames of a segment's clip as JPEG files, for models that see."""
 
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from mambavl.cache.rows import Segment
 from mambavl.extract.sampling import segment_uniform
 from mambavl.extract.timeline import VideoError
 from mambavl.extract.video import Decoder, open_video
-from mambavl.extract.video_folder import VideoFolder
+from mambavl.extract.video_folder import Roots, VideoFolder
 
 QUALITY = 85
 
@@ -21,7 +20,7 @@ class ClipFrames:
     `side` pixels.
     """
 
-    def __init__(self, videos: Path, count: int, side: int, decoder: Decoder = "pyav") -> None:
+    def __init__(self, videos: Roots, count: int, side: int, decoder: Decoder = "pyav") -> None:
         self.videos, self.count, self.side, self.decoder = VideoFolder(videos), count, side, decoder
 
     def identity(self, segment: Segment) -> dict[str, Any]:
@@ -42,7 +41,7 @@ class ClipFrames:
         """JPEG files in order of time. Raises VideoError when the video is missing or a frame is damaged."""
         path = self.videos.find(segment.participant_id, segment.video_id)
         if path is None:
-            raise VideoError("missing_video", f"{segment.video_id}: no such video in {self.videos.root}")
+            raise VideoError("missing_video", f"{segment.video_id}: no such video in {self.videos}")
         reader = open_video(path, self.decoder)
         pixels: dict[int, np.ndarray] = {}
         try:

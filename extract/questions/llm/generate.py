@@ -21,6 +21,7 @@ from mambavl.extract.questions.llm.options import LLMSettings
 from mambavl.extract.questions.llm.plan import Plan, plan
 from mambavl.extract.questions.llm.server import Endpoint
 from mambavl.extract.questions.llm.writer import Writer, Written
+from mambavl.extract.video_folder import Roots
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def generate_with_llm(
     *,
     backend: Literal["llm", "local"] = "llm",
     protocol: str = "oracle",
-    videos: Path | None = None,
+    videos: Roots | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
@@ -84,7 +85,7 @@ def plan_with_llm(
     cache: Path,
     *,
     protocol: str = "oracle",
-    videos: Path | None = None,
+    videos: Roots | None = None,
 ) -> Plan:
     """What `generate_with_llm` would send to a server now. Needs no key and sends nothing."""
     writer = Writer(
@@ -108,9 +109,7 @@ def write_outcome(target: Path, written: Written, options: LLMSettings) -> int:
     return count
 
 
-def _pictures(options: LLMSettings, videos: Path | None) -> ClipFrames | None:
+def _pictures(options: LLMSettings, videos: Roots | None) -> ClipFrames | None:
     if videos is None:
         return None
-    if not videos.is_dir():
-        raise UsageError(f"{videos}: no such folder; --videos takes the one that holds P01/videos/P01_01.MP4")
     return ClipFrames(videos, options.frames, options.frame_side)
