@@ -20,7 +20,7 @@ from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders import text
 from mambavl.extract.encoders.base import Encoder
 from mambavl.extract.encoders.hf_video import VIDEO_MODELS, VideoTransformer
-from mambavl.extract.encoders.image import FrameEncoder
+from mambavl.extract.encoders.image import FrameEncoder, FrameFeatures
 from mambavl.extract.encoders.processors import PROCESSOR_FILES, read_pixels
 from mambavl.extract.encoders.weights import (
     NO_MODEL,
@@ -76,7 +76,7 @@ def transformers_model(model_name: str, weights: str | None, *, image_size: int 
     if lacking:
         drop_pooler(model)
     pixels = replace(pixels, image_size=image_size or pixels.image_size)
-    return FrameEncoder(model, _feature_map, pixels, run_details(model), weights_sha256(model))
+    return FrameEncoder(model, _features, pixels, run_details(model), weights_sha256(model))
 
 
 # --- which model
@@ -174,17 +174,20 @@ def untrained(config: Any) -> "PreTrainedModel":
 # --- images
 
 
-def _feature_map(model: "PreTrainedModel", images: Tensor) -> Tensor:
-    """images (N, 3, H, W) -> (N, D, h, w) of the last hidden state; leading tokens are left out."""
+def _features(model: "PreTrainedModel", images: Tensor) -> FrameFeatures:
+    """The last hidden state of images (N, 3, H, W): a map, or tokens behind a class token and registers."""
     options = {}
     size = getattr(model.config, "image_size", None)
     if isinstance(size, int) and size != images.shape[-1] and _takes(model, "interpolate_pos_encoding"):
         options["interpolate_pos_encoding"] = True
     states = model(images, **options).last_hidden_state
     if states.ndim == 4:
-        return states
+        # frames are squares, and so are maps; SAM 2's have their channels last
+        return (states if states.shape[2] == states.shape[3] else states.permute(0, 3, 1, 2)), None
     side = _cells(model.config, images.shape[-1], states.shape[1])
-    return states[:, states.shape[1] - side * side :].transpose(1, 2).unflatten(2, (side, side))
+    leading = states.shape[1] - side * side
+    maps = states[:, leading:].transpose(1, 2).unflatten(2, (side, side))
+    return maps, states[:, 0] if leading else None
 
 
 def _takes(model: "PreTrainedModel", argument: str) -> bool:

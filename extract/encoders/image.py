@@ -1,7 +1,10 @@
 """Image models as video encoders: every frame on its own, its feature map's cells as tokens.
 
 Sequence information is left to the fusion head, which is the cheapest way to real features without a video
-backbone.
+backbone. Where frames have a class token, the clip's is their mean. Registers and other tokens that belong to
+no place are left out.
+
+N images, B clips, T frames, h x w grid, D channels.
 """
 
 from collections.abc import Callable
@@ -17,48 +20,59 @@ from mambavl.configs.errors import UsageError, to_install
 from mambavl.extract.encoders.base import Pixels, Shape, VideoEncoder
 from mambavl.extract.encoders.weights import first_line, load_weights, weights_sha256
 
+# (N, D, h, w), and class tokens (N, D) where there are any
+FrameFeatures = tuple[Tensor, Tensor | None]
+
 
 class FrameEncoder(VideoEncoder):
-    """A frozen image model run on each frame. `feature_map`: images (N, 3, H, W) -> maps (N, D, h, w)."""
+    """A frozen image model run on each frame. features: (model, images (N, 3, H, W)) -> FrameFeatures."""
 
     def __init__(
         self,
         backbone: nn.Module,
-        feature_map: Callable[[Any, Tensor], Tensor],
+        features: Callable[[Any, Tensor], FrameFeatures],
         pixels: Pixels,
         details: dict[str, Any],
         sha256: str,
     ) -> None:
         super().__init__()
         self.backbone = backbone.eval()
-        self._feature_map = feature_map
+        self._features = features
         self.pixels = pixels
         self.details = details
         self.sha256 = sha256
         try:
             with torch.inference_mode():
-                probe = feature_map(self.backbone, torch.zeros(1, 3, pixels.image_size, pixels.image_size))
+                blank = torch.zeros(1, 3, pixels.image_size, pixels.image_size)
+                probe, class_token = features(self.backbone, blank)
             _, self.width, self._rows, self._columns = probe.shape
         except (RuntimeError, AssertionError, AttributeError, ValueError) as error:
             raise UsageError(
                 f"{type(backbone).__name__} has no grid of features "
                 f"at {pixels.image_size} px: {first_line(error)}"
             ) from None
+        self.has_class_token = class_token is not None
+        self.prefix_tokens = int(self.has_class_token)
 
     def token_grid(self, video_shape: Shape) -> Shape:
         """(T, h, w) of the tokens of a video (T, H, W) of `pixels.image_size`: each frame is a time step."""
         return video_shape[0], self._rows, self._columns
 
     def tokens(self, video: Tensor) -> Tensor:
-        """video (B, 3, T, H, W), normalised -> (B, T h w, D), ordered time, row, column."""
-        batch, _, frames = video.shape[:3]
+        """video (B, 3, T, H, W), normalised -> (B, P + T h w, D): the mean of the frames' class tokens, if
+        they have any (P = 1), then the cells, ordered time, row, column.
+        """
         images = video.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        maps = self._feature_map(self.backbone, images)  # (B T, D, h, w)
-        return maps.flatten(2).transpose(1, 2).unflatten(0, (batch, frames)).flatten(1, 2)
+        maps, class_tokens = self._features(self.backbone, images)  # (B T, D, h, w), (B T, D)
+        clips = (video.shape[0], video.shape[2])
+        cells = maps.flatten(2).transpose(1, 2).unflatten(0, clips).flatten(1, 2)
+        if class_tokens is None:
+            return cells
+        return torch.cat([class_tokens.unflatten(0, clips).mean(dim=1, keepdim=True), cells], dim=1)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """(B, T h w, D) -> (B, D): the mean over time and space."""
-        return tokens.mean(dim=1)
+        """(B, P + T h w, D) -> (B, D): the mean of the cells over time and space."""
+        return self.patch_tokens(tokens).mean(dim=1)
 
 
 LITE_PIXELS = Pixels(224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
@@ -83,7 +97,7 @@ def efficientnet_lite0(weights: str | None, *, image_size: int = 224) -> FrameEn
     _fold_batch_norms(backbone)
     return FrameEncoder(
         backbone.to(memory_format=torch.channels_last),
-        lambda model, images: model.extract_features(images),
+        lambda model, images: (model.extract_features(images), None),
         replace(LITE_PIXELS, image_size=image_size),
         {"batch_norm": "folded", "memory_format": "channels_last"},
         sha256,
@@ -147,7 +161,7 @@ def timm_model(name: str, weights: str | None, *, image_size: int | None = None)
         tuple(config["std"]),
         interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
     )
-    return FrameEncoder(backbone, _timm_map, pixels, {"timm": name}, weights_sha256(backbone))
+    return FrameEncoder(backbone, timm_features, pixels, {"timm": name}, weights_sha256(backbone))
 
 
 def create_timm(name: str, *, pretrained: bool = False, image_size: int | None = None) -> nn.Module:
@@ -171,15 +185,30 @@ def create_timm(name: str, *, pretrained: bool = False, image_size: int | None =
     return timm.create_model(name, pretrained=pretrained, num_classes=0)
 
 
-def _timm_map(model: Any, images: Tensor) -> Tensor:
-    """timm's forward_features as (N, D, h, w): CNNs return maps, some transformers (N, h, w, D), others
-    tokens.
+# class tokens that stand first and that timm does not count
+_NOT_COUNTED = {"CoaT": 1, "VOLO": 1}
+
+
+def timm_features(model: Any, images: Tensor) -> FrameFeatures:
+    """timm's forward_features of images (N, 3, H, W): CNNs return maps, some transformers (N, h, w, D),
+    others tokens behind `num_prefix_tokens` leading ones, of which a class token is the first.
+
+    Raises UsageError where the tokens form no square grid.
     """
     features = model.forward_features(images)
+    kind = type(model).__name__
+    if not isinstance(features, Tensor):
+        raise UsageError(f"{kind} gives features of several sizes, not one grid")
     if features.ndim == 4:
-        return features if features.shape[1] == model.num_features else features.permute(0, 3, 1, 2)
-    patches = features[:, getattr(model, "num_prefix_tokens", 0) :]
+        return (features if features.shape[1] == model.num_features else features.permute(0, 3, 1, 2)), None
+    leading = getattr(model, "num_prefix_tokens", _NOT_COUNTED.get(kind, 0))
+    # registers lead, too; ViT and NaFlexViT say it, in the others the parameter tells
+    has_class_token = getattr(model, "has_class_token", getattr(model, "cls_token", None) is not None)
+    if has_class_token and not leading:
+        raise UsageError(f"{kind} has a class token, and its grid of features does not come out beside it")
+    patches = features[:, leading:]
     side = round(patches.shape[1] ** 0.5)
     if side * side != patches.shape[1]:
-        raise UsageError(f"{type(model).__name__}: {patches.shape[1]} tokens do not form a square grid")
-    return patches.transpose(1, 2).unflatten(2, (side, side))
+        raise UsageError(f"{kind}: {patches.shape[1]} tokens do not form a square grid")
+    maps = patches.transpose(1, 2).unflatten(2, (side, side))
+    return maps, features[:, 0] if has_class_token or kind in _NOT_COUNTED else None

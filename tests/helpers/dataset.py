@@ -100,13 +100,13 @@ def stamp(seconds: float) -> str:
 def barcode_encoder(weights, *, image_size: int = 40, spoil=None) -> FrameEncoder:
     """Channels 0-2 of each of the ten cells of a frame are its brightness: the frame's number, bit by bit."""
 
-    def feature_map(_model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    def features(_model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, None]:
         cells = F.adaptive_avg_pool2d(images, (1, BITS))
-        return spoil(cells) if spoil else cells
+        return spoil(cells) if spoil else cells, None
 
     return FrameEncoder(
         nn.Identity(),
-        feature_map,
+        features,
         Pixels(image_size, (0.0,) * 3, (1.0,) * 3, interpolation="bilinear"),
         {},
         "b" * 64,

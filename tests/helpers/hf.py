@@ -216,6 +216,26 @@ def image_model(kind: str):
         return transformers.ConvNextForImageClassification(
             transformers.ConvNextConfig(image_size=SIZE, **sizes)
         )
+    if kind == "sam2":
+        stages = {"blocks_per_stage": [1, 2], "embed_dim_per_stage": [8, 16], "num_attention_heads": 1}
+        return transformers.Sam2VisionModel(
+            transformers.Sam2VisionConfig(
+                backbone_config=transformers.Sam2HieraDetConfig(
+                    hidden_size=8,
+                    image_size=[SIZE, SIZE],
+                    num_attention_heads_per_stage=[1, 2],
+                    window_size_per_stage=[4, 2],
+                    global_attention_blocks=[2],
+                    num_query_pool_stages=1,
+                    window_positional_embedding_background_size=[4, 4],
+                    **stages,
+                ),
+                backbone_channel_list=[16, 8],
+                backbone_feature_sizes=[[8, 8], [4, 4]],
+                num_feature_levels=2,
+                fpn_hidden_size=8,
+            )
+        )
     return transformers.ResNetModel(
         transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     )

@@ -50,6 +50,7 @@ IMAGE_MODELS = {  # its class for pictures, cells a side, channels, leading toke
     "swin": (transformers.SwinModel, 4, 16, 0),
     "convnext": (transformers.ConvNextModel, 1, 16, 0),
     "resnet": (transformers.ResNetModel, 4, 16, 0),
+    "sam2": (transformers.Sam2VisionModel, 4, 16, 0),
 }
 
 
@@ -59,15 +60,19 @@ def test_an_image_model_is_run_frame_by_frame(tmp_path, kind):
     encoder = build(f"hf:{save(tmp_path, image_model(kind), square('CLIPImageProcessor'))}")
     clip = video(1, 3)
     assert encoder.token_grid((3, SIZE, SIZE)) == (3, side, side)
-    assert (encoder.kind, encoder.width, encoder.prefix_tokens) == ("video", width, 0)
+    assert (encoder.kind, encoder.width, encoder.has_class_token) == ("video", width, leading > 0)
     with torch.inference_mode():
         tokens = encoder.tokens(clip)
         model = model_class.from_pretrained(tmp_path).eval()
-        for time in range(3):
-            own = model(pixel_values=clip[:, :, time]).last_hidden_state
-            own = own.flatten(2).transpose(1, 2) if own.ndim == 4 else own[:, leading:]
-            cells = slice(time * side * side, (time + 1) * side * side)
-            torch.testing.assert_close(tokens[:, cells], own, rtol=1e-4, atol=1e-5)
+        own = model(pixel_values=clip[0].transpose(0, 1)).last_hidden_state  # (T, ...)
+        if leading:
+            torch.testing.assert_close(
+                encoder.class_token(tokens)[0], own[:, 0].mean(0), rtol=1e-4, atol=1e-5
+            )
+        if own.ndim == 4:  # SAM 2's channels stand last
+            own = (own if kind == "sam2" else own.permute(0, 2, 3, 1)).flatten(1, 2)
+        cells = own[:, leading:].flatten(0, 1)
+        torch.testing.assert_close(encoder.patch_tokens(tokens)[0], cells, rtol=1e-4, atol=1e-5)
     assert encoder.pixels.image_size == SIZE
 
 

@@ -12,7 +12,7 @@ def test_frame_and_grid_are_means_of_the_patches_that_they_cover():
     video = torch.randn(2, 3, 2, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         found = video_levels(encoder, video, ("clip", "frame", "grid", "patch"), grid=2)
-        tokens = encoder.tokens(video)
+        tokens = encoder.patch_tokens(encoder.tokens(video))
     steps, height, width = encoder.token_grid((2, size, size))
     patches = found["patch"].unflatten(1, (steps, height, width))
     torch.testing.assert_close(found["patch"], tokens)

@@ -236,8 +236,8 @@ def test_a_published_encoder_fills_a_store_whose_spec_says_what_ran(
             extract("b.zarr", boxes=None)
         with pytest.raises(UsageError, match="encoder timm:test_vit has no boxes"):
             extract("b.zarr", encoder="timm:test_vit")
-        with pytest.raises(UsageError, match="encoder timm:test_vit has no class token"):
-            extract("b.zarr", encoder="timm:test_vit", boxes=None)
+        with pytest.raises(UsageError, match="encoder timm:test_resnet has no class token"):
+            extract("b.zarr", encoder="timm:test_resnet", boxes=None)
         assert not (tmp_path / "b.zarr").exists()
 
 
