@@ -182,6 +182,44 @@ class VideoTrials(Trials[VideoEncoder]):
             )
         return "ok", "the last frame shows most in the last time step"
 
+    def streaming(self) -> tuple[Verdict, str]:
+        """Does a step of time depend on later frames of its clip? Never a fault: an anticipation clip ends at
+        start - tau_a.
+        """
+        steps = self.grid[0]
+        if steps == 1:
+            return "note", (
+                f"within a clip: its {self.frames} frames are one step of time, which nothing can precede"
+            )
+        first = [step * self.frames // steps for step in range(steps)]  # the first frame of each step
+        changed = torch.stack([self._steps_changed_from(frame) for frame in first])  # (from step, step)
+        if blind := torch.nonzero(~changed.diagonal()).flatten().tolist():
+            return "note", (
+                f"within a clip: other frames from its own on do not change time step {blind[0]} of 0 to "
+                f"{steps - 1}, so its features do not say what it looks at"
+            )
+        lag = max((later - step for later, step in torch.nonzero(changed).tolist()), default=0)
+        if lag <= 0:
+            return "ok", (
+                f"within a clip: none of {steps} time steps depends on later frames; levels frame, grid and "
+                "patch could be streamed"
+            )
+        if lag == steps - 1:
+            ahead = "a time step depends on all later frames of its clip"
+        else:
+            ahead = f"a time step depends on the {lag} after it (of {steps})"
+        return "note", (
+            f"within a clip: {ahead}, so levels frame, grid and patch cannot be streamed as they come; "
+            "anticipation may look so, for its clip ends at start - tau_a"
+        )
+
+    def _steps_changed_from(self, frame: int) -> Tensor:
+        """(T',) bool: which steps change where both clips are given other frames from a number on."""
+        video = self.video.clone()
+        video[:, :, frame:] = self.clips(2, self.frames, seed=2)[:, :, frame:]
+        before, after = (self.encoder.patch_tokens(tokens) for tokens in (self.tokens, self.tokens_of(video)))
+        return (before != after).unflatten(1, self.grid).flatten(2).any(2).any(0)
+
     def image_size(self) -> tuple[Verdict, str]:
         """Another image size is taken and used, or refused."""
         half = max(16, self.size // 2)

@@ -74,6 +74,14 @@ def encoders_check(
     frames: Annotated[
         int | None, typer.Option(min=1, help="Frames of a clip. Default: what it was made for, else 8.")
     ] = None,
+    causal: Annotated[
+        bool,
+        typer.Option(
+            "--causal",
+            help="Also: do later frames reach the features? Line `streaming`: within a clip, which is no "
+            "failure. Line `anticipation`: over a video file, beyond what a row may see.",
+        ),
+    ] = False,
 ) -> None:
     """Check that an encoder keeps what extraction relies on, a line for each property.
 
@@ -82,7 +90,7 @@ def encoders_check(
     from mambavl.extract.encoders.conformance import check_encoder
 
     failed = 0
-    for finding in check_encoder(name, weights=weights, frames=frames):
+    for finding in check_encoder(name, weights=weights, frames=frames, causal=causal):
         print(f"{finding.verdict:<6} {finding.name}: {finding.text}", flush=True)
         failed += finding.verdict == "failed"
     if failed:

@@ -175,6 +175,90 @@ def test_every_broken_promise_is_found_by_name(module, fault):
     assert re.search(message, found[trial]), found[trial]
 
 
+def causality(name: str, **options) -> dict[str, tuple[str, str]]:
+    """Verdict and text of the two lines that `--causal` adds."""
+    findings = check_encoder(name, frames=8, causal=True, **options)
+    return {
+        found.name: (found.verdict, found.text)
+        for found in findings
+        if found.name in ("streaming", "anticipation")
+    }
+
+
+def good_then(code: str) -> str:
+    """The source of the good encoder with a line after its patches were made."""
+    return GOOD.replace(TOKENS, then(code)[TOKENS])
+
+
+MIXED = "patches = patches.unflatten(1, (-1, 16)); "  # (B, T', h w, D)
+WITHIN_A_CLIP = {  # what is done to the patches of four steps, and what is said
+    "nothing": ("pass", "ok", "none of 4 time steps depends on later frames"),
+    "the past": (MIXED + "patches = patches.cumsum(1).flatten(1, 2)", "ok", "none of 4 time steps"),
+    "all of the clip": (
+        "patches = patches - patches.mean(1, True)",
+        "note",
+        "on all later frames of its clip",
+    ),
+    "the next step": (
+        MIXED + "patches[:, :-1] += 1e-3 * patches[:, 1:]; patches = patches.flatten(1, 2)",
+        "note",
+        r"on the 1 after it \(of 4\)",
+    ),
+    "no step but the first": (
+        MIXED + "patches[:, 1:] = patches[:, :1]; patches = patches.flatten(1, 2)",
+        "note",
+        "do not change time step 1 of 0 to 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("seen", WITHIN_A_CLIP)
+def test_what_a_time_step_sees_of_its_clip_is_said_and_is_no_failure(module, seen):
+    code, verdict, message = WITHIN_A_CLIP[seen]
+    found = causality(f"{module(good_then(code))}:build")
+    assert found["streaming"][0] == verdict
+    assert re.search(f"^within a clip: .*{message}", found["streaming"][1]), found["streaming"][1]
+    assert found["anticipation"][0] == "ok"
+    assert "(levels clip, frame, patch)" in found["anticipation"][1]
+
+
+def test_a_clip_of_one_step_has_nothing_to_stream(module):
+    source = GOOD.replace("(2, 8, 8)", "(8, 8, 8)").replace("frames // 2", "frames // 8")
+    verdict, text = causality(f"{module(source)}:build")["streaming"]
+    assert verdict == "note"
+    assert "are one step of time" in text
+
+
+def test_later_pictures_that_come_in_through_the_batch_are_a_failure(module, capsys):
+    name = f"{module(good_then('patches = patches - patches.mean(0)'))}:build"
+    verdict, text = causality(name)["anticipation"]
+    assert verdict == "failed"
+    assert re.search(
+        r"over a video file with other pictures after 4 s: level clip changed in a row that", text
+    )
+    assert call("encoders", "check", name, "--frames", 4, "--causal") == 1
+    assert "failed anticipation: over a video file" in capsys.readouterr().out
+
+
+def test_an_encoder_that_looks_at_nothing_proves_nothing(module):
+    verdict, text = causality(f"{module(good_then('patches = patches * 0'))}:build")["anticipation"]
+    assert verdict == "failed"
+    assert text.endswith("nothing was found out")
+
+
+def test_looking_ahead_within_a_clip_ends_with_exit_code_0_and_words_have_no_frames(module, capsys):
+    name = f"{module(good_then('patches = patches - patches.mean(1, True)'))}:build"
+    assert call("encoders", "check", name, "--frames", 4, "--causal") == 0
+    said = capsys.readouterr().out
+    assert "note   streaming: within a clip" in said
+    assert "ok     anticipation: over a video file" in said
+    assert said.endswith(f"{name}: can be extracted with\n")
+    assert call("encoders", "check", name, "--frames", 4) == 0
+    assert "streaming" not in capsys.readouterr().out
+    assert call("encoders", "check", f"{module(WORDS, 'words')}:build", "--causal") == 2
+    assert "reads text; --causal is about the frames of videos" in capsys.readouterr().err
+
+
 def test_a_batch_that_moves_the_last_digits_is_a_note_and_one_length_alone_too(module):
     source = GOOD.replace(TOKENS, TOKENS + "        patches = patches * (1 + 1e-5 * len(video))\n")
     name = (
