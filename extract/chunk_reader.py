@@ -33,12 +33,19 @@ class ChunkReader:
         self._chunks: list[np.ndarray] = []  # of each frame the second of its chunk
         self._numbers: list[np.ndarray] = []  # of each frame its number there
         self._missing: dict[int, str] = {}
+        self._rates: list[float] = []  # frames a second of each chunk
         try:
             end = self._scan()
         except BaseException:
             self.close()
             raise
-        self.timeline = Timeline(np.concatenate(self._pts), end, np.concatenate(self._longest), self._missing)
+        self.timeline = Timeline(
+            np.concatenate(self._pts),
+            end,
+            np.concatenate(self._longest),
+            self._missing,
+            float(np.median(self._rates)) if self._missing else None,
+        )
         self._chunk_of, self._number_of = np.concatenate(self._chunks), np.concatenate(self._numbers)
 
     def _scan(self) -> float:
@@ -65,6 +72,7 @@ class ChunkReader:
 
     def _add(self, second: int, chunk: Timeline, limit: float) -> None:
         """The frames of a chunk that begin before `limit`."""
+        self._rates.append(chunk.fps)
         pts = chunk.pts + second
         count = int(np.searchsorted(pts, limit))
         longest = chunk.longest[:count].copy()

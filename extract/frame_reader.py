@@ -8,8 +8,7 @@ become paths.
 import io
 import re
 import struct
-import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from mambavl.configs.errors import DataError
 from mambavl.extract.annotations import nominal_rate
 from mambavl.extract.input_files import BLOCK, InputFile
+from mambavl.extract.tar_members import members_of
 from mambavl.extract.timeline import Timeline, VideoError, first_line
 from mambavl.extract.video_parts import arrange
 
@@ -27,8 +27,6 @@ MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr")  # of PIL, that ha
 
 # what PIL raises for damaged bytes
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
-# what tarfile does
-BROKEN = (tarfile.TarError, ValueError, EOFError, IndexError, OverflowError, RecursionError)
 
 
 class FrameReader:
@@ -46,20 +44,25 @@ class FrameReader:
             self._pictures = _TarPictures(path, retries)
         else:
             self._pictures = _FolderPictures(path, names, retries)
-        there = np.array(list(self._pictures.numbers), np.int64)
+        there = self._pictures.numbers
         before = np.concatenate(([0], there[:-1]))
         is_hole = there - before > 1
         first, last = before[is_hole] + 1, there[is_hole] - 1
-        self._numbers = np.sort(np.concatenate((there, first)))  # of each hole its first
-        holes = np.searchsorted(self._numbers, first).tolist()
+        shown = np.concatenate((there, first))  # of each hole its first
+        order = np.argsort(shown)
+        # of each frame its place among the pictures; -1: a hole
+        self._places = np.concatenate((np.arange(len(there)), np.full(len(first), -1)))[order]
         self.timeline = Timeline(
-            pts=(self._numbers - 1) / rate,
+            pts=(shown[order] - 1) / rate,
             end=float(there[-1]) / rate,
-            longest=np.full(len(self._numbers), np.inf),
+            longest=np.full(len(shown), np.inf),
             missing={
                 index: f"{path}: {_named(begin, stop)} not there"
-                for index, begin, stop in zip(holes, first.tolist(), last.tolist(), strict=True)
+                for index, begin, stop in zip(
+                    np.flatnonzero(self._places < 0).tolist(), first.tolist(), last.tolist(), strict=True
+                )
             },
+            rate=rate,
         )
 
     def close(self) -> None:
@@ -70,12 +73,11 @@ class FrameReader:
             if index in self.timeline.missing:
                 yield index, VideoError("damaged_frame", self.timeline.missing[index])
                 continue
-            number = int(self._numbers[index])
+            place = int(self._places[index])
             try:
-                yield index, decode_picture(self._pictures.read(number))
+                yield index, decode_picture(self._pictures.read(place))
             except ValueError as error:
-                said = f"{self._pictures.place(number)}: {error}"
-                yield index, VideoError("damaged_frame", said)
+                yield index, VideoError("damaged_frame", f"{self._pictures.name(place)}: {error}")
 
 
 def frame_rate(path: Path) -> int:
@@ -129,14 +131,16 @@ def _check_jpeg(data: bytes) -> None:
 
 class _FolderPictures:
     def __init__(self, path: Path, names: Mapping[int, str], retries: int) -> None:
-        self._path, self.numbers, self._retries = path, names, retries
+        self._path, self._retries = path, retries
+        self.numbers = np.array(list(names), np.int64)
+        self._names = _texts(names.values())
 
-    def place(self, number: int) -> str:
-        return str(self._path / self.numbers[number])
+    def name(self, place: int) -> str:
+        return str(self._path / self._names[place].decode())
 
-    def read(self, number: int) -> bytes:
+    def read(self, place: int) -> bytes:
         """Raises SystemFault; ValueError for a picture that is too large."""
-        file = InputFile(self._path / self.numbers[number], self._retries)
+        file = InputFile(self._path / self._names[place].decode(), self._retries)
         try:
             return _bytes(file, 0, file.size)
         finally:
@@ -151,44 +155,37 @@ class _TarPictures:
         self._path = path
         self._file = InputFile(path, retries)
         try:
-            members = list(self._members())
-            self._file.check()
-            parts = arrange(name for name, _, _ in members)
+            members = list(members_of(self._file))
+            parts = arrange(member.name for member in members)
             if parts.kind != "frames":
                 raise ValueError("holds chunks of a video; unpack it")
-        except BROKEN as error:
+            self._file.check()
+        except ValueError as error:
             self._file.close()
             self._file.check()
-            raise VideoError("unreadable_video", f"{path}: {first_line(error)}") from None
-        except BaseException:
+            raise VideoError("unreadable_video", f"{path}: {error}") from None
+        except DataError:
             self._file.close()
             raise
-        self.numbers = parts.names
-        places = {name: (offset, size) for name, offset, size in members}
-        self._places = {number: places[name] for number, name in parts.names.items()}
+        self.numbers = np.array(list(parts.names), np.int64)
+        self._names = _texts(parts.names.values())
+        places = {member.name: (member.start, member.size) for member in members}
+        self._places = np.array([places[name] for name in parts.names.values()], np.int64)
 
-    def _members(self) -> Iterator[tuple[str, int, int]]:
-        """(name, place of its bytes, how many) of each plain file."""
-        with tarfile.open(fileobj=self._file, mode="r:") as tar:  # type: ignore[call-overload]  # all that it asks of a file
-            while (member := tar.next()) is not None:
-                if member.isreg() and not member.issparse():
-                    yield member.name, member.offset_data, member.size
-                tar.members.clear()  # of an hour they would be 200 MB
-            self._file.seek(tar.offset)
-            if any(
-                self._file.read(tarfile.BLOCKSIZE)
-            ):  # tarfile takes a header that it cannot read for the end
-                raise ValueError(f"is damaged at byte {tar.offset:,}, where the next member should begin")
+    def name(self, place: int) -> str:
+        return f"{self._path}: {self._names[place].decode(errors='replace')}"
 
-    def place(self, number: int) -> str:
-        return f"{self._path}: {self.numbers[number]}"
-
-    def read(self, number: int) -> bytes:
+    def read(self, place: int) -> bytes:
         """Raises SystemFault; ValueError for a picture that is too large."""
-        return _bytes(self._file, *self._places[number])
+        return _bytes(self._file, *self._places[place].tolist())
 
     def close(self) -> None:
         self._file.close()
+
+
+def _texts(names: Iterable[str]) -> np.ndarray:
+    """Names as bytes: an hour has 200,000, and every thread that reads has its own."""
+    return np.array([name.encode(errors="surrogateescape") for name in names])
 
 
 def _bytes(file: InputFile, start: int, size: int) -> bytes:

@@ -36,9 +36,12 @@ class Timeline:
     longest: np.ndarray
     # places of frames, one or several, of which it is known that they are not there: number -> why
     missing: Mapping[int, str] = field(default_factory=dict)
+    rate: float | None = None  # frames a second, where holes hide it from `pts`
 
     @property
     def fps(self) -> float:
+        if self.rate is not None:
+            return self.rate
         return (len(self.pts) - 1) / self.pts[-1] if len(self.pts) > 1 else 1.0 / self.end
 
     def at(self, times: np.ndarray) -> tuple[np.ndarray, bool]:

@@ -56,6 +56,7 @@ def test_chunks_are_the_video_that_they_were_cut_from(video, tmp_path, seconds, 
 
 def test_a_chunk_that_is_not_there_fails_who_wants_it_and_nobody_else(chunks):
     (chunks / "2.MP4").unlink()
+    assert open_video(chunks).timeline.fps == pytest.approx(10)
     assert shown(chunks, [1.95, 2.0, 3.0, 3.99, 4.0]) == [19, *["damaged_frame"] * 3, 40]
     (chunks / "0.MP4").unlink()
     assert shown(chunks, [0.0, 0.1, 3.99, 4.0, 5.99]) == [*["damaged_frame"] * 3, 40, 59]

@@ -5,8 +5,6 @@ import io
 import os
 import random
 import re
-import shutil
-import subprocess
 import tarfile
 
 import numpy as np
@@ -54,9 +52,9 @@ WAYS = pytest.mark.parametrize("way", ["folder", "tar"])
 def test_frame_n_begins_at_n_minus_one_over_the_nominal_rate(tmp_path, way, video_id, rate, ending):
     path = write(tmp_path, way, numbered(130, ending), video_id)
     timeline = open_video(path).timeline
+    assert timeline.fps == rate
     np.testing.assert_array_equal(timeline.pts, np.arange(130) / rate)
     assert timeline.end == 130 / rate
-    assert timeline.fps == pytest.approx(rate)
     n = np.array([1, 2, 60, 130])
     assert frames_at(path, (n - 1) / rate) == n.tolist()
     assert frames_at(path, n / rate - 1e-3) == n.tolist()
@@ -89,7 +87,7 @@ def test_frames_that_are_not_there_or_are_broken_fail_who_wants_them(tmp_path, w
         f"{name}frame_0000000009.jpg: (image file is truncated|broken data|.*damaged).*", reasons[7]
     )
     assert re.fullmatch(f"{name}frame_0000000010.jpg: is no JPEG or PNG picture", reasons[8])
-    assert reader.timeline.end == 20 / 50
+    assert (reader.timeline.end, reader.timeline.fps) == (20 / 50, 50)
 
 
 @WAYS
@@ -139,14 +137,6 @@ def test_members_are_read_wherever_their_names_point(tmp_path, format, prefix):
     path = write_tar(tmp_path / "P01_101.tar", dict(reversed(numbered(5).items())), prefix, format)
     assert frames_at(path, [0.0, 0.02, 0.09]) == [1, 2, 5]
     assert sorted(tmp_path.rglob("*")) == sorted([*before, path])
-
-
-@pytest.mark.skipif(not shutil.which("tar"), reason="this machine has no tar")
-def test_what_tar_itself_wrote_is_read(tmp_path):
-    folder = write_folder(tmp_path / "frames", numbered(30, "jpg"))
-    subprocess.run(["tar", "-cf", tmp_path / "P01_01.tar", "-C", folder, "."], check=True)
-    subprocess.run(["tar", "-C", folder, "-rf", tmp_path / "P01_01.tar", "/dev/null"], check=True)
-    assert frames_at(tmp_path / "P01_01.tar", [0.0, 0.49]) == [1, 30]
 
 
 def test_links_and_folders_named_like_frames_are_no_frames(tmp_path):
