@@ -7,6 +7,8 @@
            where, and its status
     lmdb   one level of per-frame features, as RULSTM reads them:
            VIDEO_ID_frame_0000000001.jpg -> float32 bytes
+    actionformer, mstcn, ego4d
+           a folder, one level of windows over whole videos: see `per_video`
 
 A row without features is NaN there, next to its status; in LMDB it is absent. An export is made in a folder
 next to its target and put in place when it is whole.
@@ -17,7 +19,6 @@ import csv
 import io
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,6 +30,7 @@ import numpy as np
 
 from mambavl.cache import canonical, fsops
 from mambavl.cache.canonical import JSON, sha256
+from mambavl.cache.interchange.per_video import Groups, PerVideo, refuse_names, write_videos
 from mambavl.cache.interchange.rulstm import RULSTM_FPS, RULSTM_KEY, need_lmdb
 from mambavl.cache.reader import FeatureStore
 from mambavl.cache.rows import OK, STATUS
@@ -37,7 +39,7 @@ from mambavl.cache.spec import CLASSES, SEGMENTS, SPEC
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 
-Format = Literal["hdf5", "npy", "lmdb"]
+Format = Literal["hdf5", "npy", "lmdb", PerVideo]
 
 
 OURS = "mambavl"  # an HDF5 export's attribute `format`
@@ -64,13 +66,6 @@ COLUMNS = (
 ROUNDING = 0.05
 
 
-NAME_IN_EXPORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # what may become a file name
-
-
-# the rows of each row group, and their values by level
-Groups = Iterator[tuple[range, dict[str, np.ndarray]]]
-
-
 def export_store(
     store: FeatureStore,
     target: Path,
@@ -81,13 +76,13 @@ def export_store(
     progress: Progress = unseen,
     should_stop: ShouldStop = never,
 ) -> int:
-    """Write a finished store to `target`, row group by row group; returns the number of rows that have
-    features.
+    """Write a finished store to `target`, row group by row group; returns the number of rows whose features
+    are in it.
 
-    level: hdf5 takes all of them if absent; npy and lmdb take one. lmdb: of the first view; frame n is the
-    one on display at second (n - 1) / fps. Raises UsageError where `target` exists or the level does not fit
-    the format, DataError where two frames would get the same key, Interrupted, with nothing left behind, when
-    `should_stop()` turns true.
+    level: hdf5 takes all of them if absent, the others one. lmdb: of the first view; frame n is the one on
+    display at second (n - 1) / fps. actionformer: counts in frames of 1 / fps seconds. Raises UsageError
+    where `target` exists or store or level do not fit the format, DataError where two frames would get the
+    same key or no video is whole, Interrupted, with nothing left behind, when `should_stop()` turns true.
     """
     if not store.store_id:
         raise UsageError(f"{store.path}: is not finished; only finished stores are exported")
@@ -111,14 +106,17 @@ def export_store(
             yield rows, values
             progress(rows.stop, len(store))
 
+    written = int(ok.sum())
     with _put_in_place(Path(target)) as path:
         if format == "hdf5":
             _write_hdf5(store, path, levels, groups(), digests)
         elif format == "npy":
             _write_npy(store, path, levels[0], groups(), digests)
-        else:
+        elif format == "lmdb":
             _write_lmdb(store, path, levels[0], groups(), fps)
-    return int(ok.sum())
+        else:
+            written = write_videos(store, path, levels[0], groups(), format, fps)
+    return written
 
 
 def _values(store: FeatureStore, level: Level, rows: range, ok: np.ndarray) -> np.ndarray:
@@ -224,10 +222,7 @@ def _write_npy(
             f"{store.path}: the rows of level {level.name} differ in length, which npy cannot hold; use hdf5"
         )
     videos = Counter(segment.video_id for segment in store.segments)
-    if bad := next((video for video in videos if not NAME_IN_EXPORT.fullmatch(video)), None):
-        raise DataError(
-            f"{store.path}: video_id {bad!r} cannot be a file name (letters, digits, _ and -); use hdf5"
-        )
+    refuse_names(store, "; use hdf5")
     fsops.make_folder(folder)
     for video, count in videos.items():
         fsops.write_file(folder / f"{video}.npy", _npy_header((count, *level.shape), level.dtype))

@@ -21,8 +21,9 @@ from mambavl.cache.canonical import sha256
 from mambavl.cache.classes import Classes
 from mambavl.cache.fill import FillResult, fill
 from mambavl.cache.interchange.arrays import hdf5_node, open_hdf5
-from mambavl.cache.interchange.export import INDEX, NAME_IN_EXPORT, ORIGIN, OURS, export_digest
+from mambavl.cache.interchange.export import INDEX, ORIGIN, OURS, export_digest
 from mambavl.cache.interchange.foreign import source_sha256
+from mambavl.cache.interchange.per_video import NAME_IN_EXPORT
 from mambavl.cache.layout import Layout
 from mambavl.cache.rows import OK, STATUS, STATUS_CODE, read_segments
 from mambavl.cache.shards import Level

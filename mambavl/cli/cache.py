@@ -197,27 +197,41 @@ def cache_export(
     store: StoreArgument,
     to: Annotated[
         ExportFormat,
-        typer.Option("--to", help="One HDF5 file; an npy file a video; RULSTM's LMDB of frames."),
+        typer.Option(
+            "--to",
+            help="One HDF5 file; an npy file a video; RULSTM's LMDB of frames. Of `extract dense`, a file a "
+            "video, one vector a window: actionformer (also OpenTAD's), mstcn, ego4d.",
+        ),
     ],
-    target: Annotated[Path, typer.Option("--out", help="The file (hdf5) or folder (npy, lmdb) to write.")],
+    target: Annotated[Path, typer.Option("--out", help="The file (hdf5) or folder to write.")],
     level: Annotated[
         str | None, typer.Option(help="One level. hdf5 takes all of them if it is left out.")
     ] = None,
     fps: Annotated[
-        float, typer.Option(min=0.001, help="lmdb: frame n of a video shows second (n - 1) / fps.")
+        float,
+        typer.Option(
+            min=0.001,
+            help="lmdb: frame n of a video shows second (n - 1) / fps. "
+            "actionformer: window and stride are given in frames of 1 / fps seconds.",
+        ),
     ] = 30.0,
 ) -> None:
     """Write a store in a form that others read. hdf5 and npy can be imported again, as the same store."""
     from mambavl.cache import open_store
     from mambavl.cache.interchange.export import export_store
+    from mambavl.cache.interchange.per_video import PER_VIDEO, incomplete
 
     opened = open_store(store, verify="read")
     with progress("exporting", "rows") as update, stop_on_signal() as should_stop:
         count = export_store(
             opened, target, to, level=level, fps=fps, progress=update, should_stop=should_stop
         )
-    without = len(opened) - count
-    left_out = f"; left out {counted(without, 'row')} without features" if without else ""
+    without, which = len(opened) - count, "without features"
+    if to in PER_VIDEO:
+        which = "of videos that are not whole"
+        for video, why in incomplete(opened).items():
+            print(f"{video}: left out: {why}")
+    left_out = f"; left out {counted(without, 'row')} {which}" if without else ""
     print(f"wrote the features of {counted(count, 'row')} to {target}{left_out}")
 
 

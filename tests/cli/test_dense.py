@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -118,6 +119,29 @@ def test_short_and_broken_videos_are_named(videos, tmp_path, capsys):
     assert not (tmp_path / "e.zarr").exists()
     assert call(*start, "--out", tmp_path / "e.zarr", "--set", "max_failed=1") == 0
     assert "A_w000000: unreadable_video: " in capsys.readouterr().out
+
+
+def test_windows_are_read_by_others_as_they_stand_in_the_store(videos, tmp_path):
+    """From video to file, through a pooled store: numpy and torch alone, against means taken by hand."""
+    times = ("--window", "1.5s", "--stride", "0.4s")
+    sets = ("--set", "levels=frame", "--set", "dtype=float32")
+    assert (
+        call("extract", "dense", *words(videos, "mf_dense"), *times, *sets, "--out", tmp_path / "f.zarr") == 0
+    )
+    assert call("cache", "pool", tmp_path / "f.zarr", "--to", "clip", "--out", tmp_path / "c.zarr") == 0
+    for form in ("actionformer", "mstcn", "ego4d"):
+        assert call("cache", "export", tmp_path / "c.zarr", "--to", form, "--out", tmp_path / form) == 0
+    frames = open_store(tmp_path / "f.zarr").batch(range(20), "frame")[0].numpy()
+    clips = frames.mean(axis=1)
+    for video, rows in (("A", slice(0, 11)), ("B", slice(11, 20))):
+        with np.load(tmp_path / "actionformer" / f"{video}.npz") as file:
+            np.testing.assert_allclose(file["feats"], clips[rows], rtol=1e-6, strict=True)
+            assert (file["fps"], file["feat_stride"], file["num_frames"]) == (30, 12, 45)
+            feats = file["feats"]
+        np.testing.assert_array_equal(np.load(tmp_path / "mstcn" / f"{video}.npy"), feats.T)
+        tensor = torch.load(tmp_path / "ego4d" / f"{video}.pt", weights_only=True)
+        np.testing.assert_array_equal(tensor.numpy(), feats)
+    assert call("cache", "export", tmp_path / "f.zarr", "--to", "mstcn", "--out", tmp_path / "no") == 2
 
 
 @pytest.mark.parametrize(
