@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from mambavl.cache.rows import FLAG_HELD_LAST, FLAG_TIME_FROM_FRAMES, Segment
+from mambavl.cache.spec import Windows
 from mambavl.configs.errors import DataError, SystemFault
 from mambavl.extract import job
 from mambavl.extract.ahead import At
@@ -31,15 +32,21 @@ from mambavl.extract.video import open_video
 
 LATE = 1e-5  # seconds that a frame's time may lie after the end of an anticipation window: rounding
 UNIT_ROWS, UNIT_FRAMES = 8, 512  # that one thread reads at once, at most
+# of windows that overlap: up to so many frames, counted for each row, to decode no more of them again
+WINDOW_FRAMES, DECODED_AGAIN = 1024, 0.2
 
 
-def unit_rows(sampling: Sampling) -> int:
+def unit_rows(sampling: Sampling, windows: Windows | None = None) -> int:
     """Rows that are read at once: a power of two, as batches mostly are. What a damaged file gives may depend
-    on it, so it follows from the sampling alone.
+    on it, so it follows from the sampling and the windows alone. windows: those that the rows are, if any.
     """
-    rows = UNIT_ROWS
-    while rows > 1 and rows * sampling.frames * sampling.views > UNIT_FRAMES:
+    rows, frames = UNIT_ROWS, sampling.frames * sampling.views
+    while rows > 1 and rows * frames > UNIT_FRAMES:
         rows //= 2
+    if windows:  # frames of those that reach over the end of a unit are decoded again
+        over_the_end = windows.length / windows.stride - 1
+        while over_the_end > DECODED_AGAIN * rows and 2 * rows * frames <= WINDOW_FRAMES:
+            rows *= 2
     return rows
 
 

@@ -25,7 +25,8 @@ from mambavl.extract.options import VideoExtraction
 from mambavl.extract.timeline import VideoError
 from mambavl.extract.video import open_video
 from mambavl.extract.video_folder import LAYOUTS, VideoFolder, find_videos, holds_parts
-from mambavl.extract.video_job import extract_video
+from mambavl.extract.video_index import VideoIndex
+from mambavl.extract.video_job import extract_videos
 
 SPLIT = "test"  # rows without labels
 SHORTEST, LONGEST = Fraction(1, 1000), Fraction(86_400)  # seconds
@@ -87,6 +88,7 @@ def seconds(option: str, text: str) -> Fraction:
 def plan(
     videos: Sequence[Path],
     windows: Windows,
+    out: Path,
     options: VideoExtraction,
     annotations: Annotations | None = None,
     *,
@@ -95,8 +97,9 @@ def plan(
 ) -> Plan:
     """Open every video to see how long it is, and lay the windows over it.
 
-    videos: files, and folders of which all videos are taken, or those that `annotations` lists. progress
-    counts videos.
+    videos: files, and folders of which all videos are taken, or those that `annotations` lists. out: the
+    store to be filled, or one of them; what the packets of a video say is kept beside it. progress counts
+    videos.
 
     Raises UsageError for a task other than recognition; DataError for videos with names that cannot be
     video_ids, for more unreadable videos than `max_failed`, and where no video has room for a window;
@@ -108,7 +111,7 @@ def plan(
         paths, participants = find_all(videos)
     else:
         paths, participants = _find_listed(annotations, videos, options.allow_missing)
-    ends = measure(paths, options, progress, should_stop)
+    ends = _measure(paths, VideoIndex.beside(out), options, progress, should_stop)
     _refuse_broken(ends, options.max_failed)
     segments: list[Segment] = []
     short: dict[str, float] = {}
@@ -147,21 +150,17 @@ def extract_dense(
 ) -> list[FillResult]:
     """Run frozen encoders over the windows; write (or resume) each store of the jobs with its settings.
 
-    Arguments and errors as of `extract_video`.
+    Arguments and errors as of `extract_videos`.
     """
-    return [
-        extract_video(
-            planned.rows,
-            planned.paths,
-            out,
-            options,
-            shard=shard,
-            retry_failed=retry_failed,
-            progress=progress,
-            should_stop=should_stop,
-        )
-        for out, options in jobs
-    ]
+    return extract_videos(
+        planned.rows,
+        planned.paths,
+        jobs,
+        shard=shard,
+        retry_failed=retry_failed,
+        progress=progress,
+        should_stop=should_stop,
+    )
 
 
 def find_all(videos: Sequence[Path]) -> tuple[dict[str, Path | None], dict[str, str]]:
@@ -207,11 +206,12 @@ def _find_listed(
     return find_videos(annotations, videos, allow_missing), participants
 
 
-def measure(
+def _measure(
     paths: Mapping[str, Path | None],
+    index: VideoIndex,
     options: VideoExtraction,
-    progress: Progress = unseen,
-    should_stop: ShouldStop = never,
+    progress: Progress,
+    should_stop: ShouldStop,
 ) -> dict[str, float | VideoError]:
     """video_id -> how many seconds its file shows pictures, or why it cannot be opened.
 
@@ -225,7 +225,7 @@ def measure(
         try:
             if path is None:
                 raise VideoError("missing_video", f"{video}: no such video file")
-            reader = open_video(path, options.decoder, options.retries)
+            reader = open_video(path, options.decoder, options.retries, index)
             ends[video] = float(reader.timeline.end)
             reader.close()
         except VideoError as error:

@@ -96,7 +96,7 @@ def extract_videos(
             targets,
             clips.open,
             reading,
-            unit_rows=unit_rows(reading.sampling),
+            unit_rows=unit_rows(reading.sampling, annotations.windows),
             row_bytes=clips.row_bytes,
             shard=shard,
             progress=progress,

@@ -70,7 +70,7 @@ def extract_dense(
     read = annotations_of(annotations, split or "train,validation") if annotations else None
     with stop_on_signal() as should_stop:
         with progress("measuring", "videos") as update:
-            planned = dense.plan(videos, windows, jobs[0][1], read, progress=update, should_stop=should_stop)
+            planned = dense.plan(videos, windows, *jobs[0], read, progress=update, should_stop=should_stop)
         for video, end in planned.short.items():
             print(f"{video}: lasts {end:.2f} s, less than a window: no rows")
         with progress("extracting", "rows") as update:

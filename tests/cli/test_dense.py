@@ -81,6 +81,7 @@ def test_windows_have_the_features_that_extract_video_gives_their_segments(video
     assert [(s.participant_id, s.video_id, s.start, s.stop) for s in dense.segments] == rows
     assert dense.spec.recipe == video.spec.recipe
     assert dense.levels == video.levels
+    distinct = {}
     for name, level in dense.levels.items():
         for view in range(level.views):
             (ours, lengths), (theirs, others) = (
@@ -88,7 +89,8 @@ def test_windows_have_the_features_that_extract_video_gives_their_segments(video
             )
             assert torch.equal(ours, theirs)
             assert torch.equal(lengths, others)
-            assert len(torch.unique(ours, dim=0)) > 1
+            distinct[name, view] = len(torch.unique(ours, dim=0))
+    assert min(distinct[name, 0] for name in dense.levels) > 5  # the right of a frame is mostly black
     assert (dense.row_array("frame_pts") == video.row_array("frame_pts")).all()
     assert call("cache", "verify", "--deep", tmp_path / "d.zarr") == 0
 

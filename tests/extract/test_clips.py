@@ -11,8 +11,10 @@ from helpers.dataset import FPS, broken_copy, numbers
 from helpers.jobs import run
 from mambavl.cache import open_store
 from mambavl.cache.rows import EMPTY_WINDOW, FLAG_BEFORE_START, OK, STATUS
+from mambavl.cache.spec import Windows
 from mambavl.configs.errors import DataError
 from mambavl.extract import job
+from mambavl.extract.clips import unit_rows
 from mambavl.extract.sampling import RULES, Sampling, window
 from mambavl.extract.video import open_video
 
@@ -34,6 +36,27 @@ def test_every_row_holds_the_frames_on_display_at_its_times(dataset, tmp_path, d
         tokens, _ = store.batch([row], "patch")
         assert numbers(tokens[0]) == expected.tolist()
         np.testing.assert_allclose(pts[row, 0], expected / FPS)
+
+
+@pytest.mark.parametrize(
+    ("frames", "stride", "rows"),
+    [
+        (16, None, 8),  # listed actions
+        (64, None, 8),
+        (65, None, 4),  # of 65 frames no more than 512
+        (16, 2.0, 8),  # windows of 2 s that do not overlap,
+        (16, 3.0, 8),  # or leave gaps,
+        (16, 1.0, 8),  # or of which one reaches over the end: an eighth is decoded again
+        (16, 0.5, 16),  # three do: 3 / 16
+        (16, 0.125, 64),  # fifteen do, and of more rows it would be more than 1024 frames
+        (128, 0.5, 8),
+        (256, 0.5, 4),
+        (1024, 0.5, 1),
+    ],
+)
+def test_more_rows_are_read_at_once_where_windows_overlap(frames, stride, rows):
+    windows = Windows(length=2.0, stride=stride) if stride else None
+    assert unit_rows(Sampling(frames=frames), windows) == rows
 
 
 @pytest.mark.parametrize(

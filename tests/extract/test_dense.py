@@ -21,6 +21,7 @@ from mambavl.configs.errors import DataError, Interrupted, SystemFault, UsageErr
 from mambavl.extract import dense, input_files
 from mambavl.extract.annotations import ID, read_annotations
 from mambavl.extract.clips import ClipReader
+from mambavl.extract.encoders import registry
 from mambavl.extract.options import VideoExtraction
 from mambavl.extract.pyav_reader import PyAVReader
 
@@ -37,7 +38,7 @@ def settings(**changes) -> VideoExtraction:
 def run(videos, out, windows=TWO_EVERY_HALF, annotations=None, hooks=None, **changes):
     """Plan and extract; returns the plan and the store's FillResult."""
     options = settings(**changes)
-    planned = dense.plan([Path(video) for video in videos], windows, options, annotations)
+    planned = dense.plan([Path(video) for video in videos], windows, out, options, annotations)
     (done,) = dense.extract_dense(planned, [(out, options)], **(hooks or {}))
     return planned, done
 
@@ -217,11 +218,9 @@ def test_lists_say_which_videos_and_nothing_else(dataset, tmp_path):
 
 
 def test_several_encoders_fill_a_store_each(dataset, tmp_path, monkeypatch):
-    from mambavl.extract.encoders import registry
-
     monkeypatch.setitem(registry.ENCODERS, "inverse", barcode_record(lambda cells: 1 - cells))
     jobs = [(tmp_path / f"{name}.zarr", settings(encoder=name)) for name in ("barcode", "inverse")]
-    planned = dense.plan([dataset / "videos"], TWO_EVERY_HALF, jobs[0][1])
+    planned = dense.plan([dataset / "videos"], TWO_EVERY_HALF, *jobs[0])
     assert [done.finalized for done in dense.extract_dense(planned, jobs)] == [True, True]
     ours, theirs = (open_store(path).batch(range(36), "patch")[0] for path, _ in jobs)
     assert (ours + theirs == 1).all()
@@ -329,13 +328,14 @@ def test_a_disk_that_fails_while_videos_are_measured_fails_no_row(dataset, tmp_p
     assert not (tmp_path / "d.zarr").exists()
 
 
-def test_measuring_is_counted_and_can_be_stopped(dataset):
+def test_measuring_is_counted_and_can_be_stopped(dataset, tmp_path):
     seen, stops = [], iter([False, False, True])
     options = settings()
     with pytest.raises(Interrupted, match="while the videos were measured"):
         dense.plan(
             [dataset / "videos"],
             TWO_EVERY_HALF,
+            tmp_path / "d.zarr",
             options,
             progress=lambda *n: seen.append(n),
             should_stop=lambda: next(stops),
@@ -346,8 +346,12 @@ def test_measuring_is_counted_and_can_be_stopped(dataset):
 # --- what it costs
 
 
-def test_windows_that_overlap_share_frames(tmp_path, monkeypatch):
-    """A window every quarter of its length: a frame is seen by four, and is decoded and resized once."""
+@pytest.mark.parametrize("encoders", [("barcode",), ("barcode", "larger")], ids=len)
+def test_windows_that_overlap_share_frames(tmp_path, monkeypatch, encoders):
+    """A window every quarter of its length: each frame is in four, and is decoded and resized once, and again
+    where the rows that are read at once end; for all encoders together.
+    """
+    monkeypatch.setitem(registry.ENCODERS, "larger", barcode_record())
     path = write_video(tmp_path / "V.mp4", frames=400)
     given, fitted = [], []
     frames, fit = PyAVReader.frames, ClipReader._fit
@@ -359,10 +363,24 @@ def test_windows_that_overlap_share_frames(tmp_path, monkeypatch):
 
     monkeypatch.setattr(PyAVReader, "frames", counted)
     monkeypatch.setattr(ClipReader, "_fit", lambda self, pixels: fitted.append(1) or fit(self, pixels))
-    run([path], tmp_path / "d.zarr", rows_per_group=512, batch_rows=32, sampling={"frames": 16})
-    shown = {round(t * FPS) for t in open_store(tmp_path / "d.zarr").row_array("frame_pts").ravel().tolist()}
-    assert len(given) / len(shown) <= 1.2
+    jobs = []
+    for name, size in zip(encoders, (40, 60), strict=False):
+        options = settings(encoder=name, image_size=size, sampling={"frames": 16})
+        jobs.append((tmp_path / f"{name}.zarr", options))
+    dense.extract_dense(dense.plan([path], TWO_EVERY_HALF, *jobs[0]), jobs)
+    times = open_store(jobs[0][0]).row_array("frame_pts").ravel().tolist()
+    assert 1.1 < len(given) / len({round(time * FPS) for time in times}) <= 1.2
     assert len(fitted) == len(given)
+
+
+def test_a_file_is_read_whole_once(tmp_path, monkeypatch):
+    """To learn how long it is; what its packets say is kept beside the store."""
+    scans, scan = [], PyAVReader._demux
+    monkeypatch.setattr(PyAVReader, "_demux", lambda self: scans.append(1) or scan(self))
+    path = write_video(tmp_path / "V.mp4", frames=60)
+    for _ in range(2):
+        dense.plan([path], TWO_EVERY_HALF, tmp_path / "d.zarr", settings())
+    assert len(scans) == 1
 
 
 def test_memory_does_not_grow_with_a_video(tmp_path):
