@@ -279,6 +279,14 @@ def sign(path: Path, descriptor: int, data: bytes) -> None:
         calls.truncate(descriptor, len(data))
 
 
+def note(path: Path, descriptor: int, place: int, data: bytes) -> None:
+    """Write into a file that `lock` opened, without waiting for the disk: what the crash of a process must
+    not lose, and that of the machine may.
+    """
+    with _explained(path, "written", len(data)):
+        os.pwrite(descriptor, data, place)
+
+
 def unlock(descriptor: int) -> None:
     with contextlib.suppress(OSError):  # nothing was written through it
         fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing would not do where a forked child still has it

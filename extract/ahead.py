@@ -9,32 +9,12 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from mambavl.cache.rows import Segment
+from mambavl.extract import watch
+from mambavl.extract.watch import At
 
 Found = TypeVar("Found")
 FoundByReader = TypeVar("FoundByReader", covariant=True)
 GRACE = 5.0  # seconds that a thread has to come to its next frame when the job ends
-
-
-class Stopped(Exception):
-    """The job has ended; nobody waits for what a thread is reading."""
-
-
-@dataclass
-class At:
-    """What a thread is at. Written by that thread, read by the one that watches it."""
-
-    video: str = ""
-    place: str = ""  # such as `frame 17`
-    since: float = field(default_factory=time.monotonic)
-    # files that are being read just now: a disk that does not answer is no fault of the decoder
-    waits_for_disk: bool = False
-    is_over: bool = False
-
-    def now(self, video: str, place: str) -> None:
-        """Say what comes next. Raises Stopped where nobody waits for it."""
-        if self.is_over:
-            raise Stopped
-        self.video, self.place, self.since = video, place, time.monotonic()
 
 
 class RowReader(Protocol[FoundByReader]):
@@ -51,28 +31,38 @@ class RowReader(Protocol[FoundByReader]):
 class Task(Generic[Found]):
     """Rows to be read, and what comes of it."""
 
+    first: int  # number of the first row
     rows: Sequence[Segment]
     result: "Future[Found]" = field(default_factory=Future)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+class Diary(Protocol):
+    """Is told what each thread reads."""
+
+    def begins(self, thread: int, first: int) -> None: ...
+
+    def ends(self, thread: int) -> None: ...
+
+
 class Ahead(Generic[Found]):
     """N threads that do tasks in the order in which they come."""
 
-    def __init__(self, open_reader: Callable[[At], RowReader[Found]], threads: int) -> None:
-        self._open_reader = open_reader
+    def __init__(
+        self, open_reader: Callable[[At], RowReader[Found]], threads: int, diary: Diary | None = None
+    ) -> None:
+        self._open_reader, self._diary = open_reader, diary
         self._tasks: queue.SimpleQueue[Task[Found] | None] = queue.SimpleQueue()
+        self._left: list[_Thread[Found]] = []  # those that were replaced
         self._threads = [self._start(number) for number in range(threads)]
 
     def _start(self, number: int) -> "_Thread[Found]":
-        thread = _Thread(self._open_reader, self._tasks, f"read-{number}")
+        thread = _Thread(self._open_reader, self._tasks, number, self._diary)
         thread.start()
         return thread
 
-    def submit(self, rows: Sequence[Segment]) -> Task[Found]:
-        task: Task[Found] = Task(rows)
+    def submit(self, task: Task[Found]) -> None:
         self._tasks.put(task)
-        return task
 
     def silent(self, seconds: float) -> "list[_Thread[Found]]":
         """Threads that have come to nothing new for so long, though no disk kept them."""
@@ -83,6 +73,7 @@ class Ahead(Generic[Found]):
         otherwise. None where it has come back after all.
         """
         silent.at.is_over = True
+        self._left.append(silent)
         place = self._threads.index(silent)
         self._threads[place] = self._start(place)
         if task := silent.task:
@@ -97,7 +88,7 @@ class Ahead(Generic[Found]):
         ends = time.monotonic() + GRACE
         for thread in self._threads:
             thread.join(max(0.0, ends - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return not any(thread.is_alive() for thread in (*self._threads, *self._left))
 
 
 class _Thread(threading.Thread, Generic[Found]):
@@ -107,21 +98,24 @@ class _Thread(threading.Thread, Generic[Found]):
         self,
         open_reader: Callable[[At], RowReader[Found]],
         tasks: "queue.SimpleQueue[Task[Found] | None]",
-        name: str,
+        number: int,
+        diary: Diary | None,
     ) -> None:
-        super().__init__(name=name, daemon=True)
+        super().__init__(name=f"read-{number}", daemon=True)
         self.at = At()
         self.task: Task[Found] | None = None  # in work
+        self._number, self._diary = number, diary
         self._open_reader, self._tasks = open_reader, tasks
 
     def run(self) -> None:
+        watch.begin(self.at)
         reader = self._open_reader(self.at)
         try:
             while not self.at.is_over and (task := self._tasks.get()) is not None:
                 self.at.since = time.monotonic()
                 self.task, result = task, task.result
                 try:
-                    found = reader.read(task.rows)
+                    found = self._read(reader, task)
                 except BaseException as error:
                     self.task = None
                     result.set_exception(error)
@@ -132,6 +126,14 @@ class _Thread(threading.Thread, Generic[Found]):
         finally:
             reader.close()
 
+    def _read(self, reader: RowReader[Found], task: Task[Found]) -> Found:
+        if self._diary is not None:
+            self._diary.begins(self._number, task.first)
+        try:
+            return reader.read(task.rows)
+        finally:
+            if self._diary is not None and not self.at.is_over:  # else another thread has its place
+                self._diary.ends(self._number)
+
     def is_silent(self, seconds: float) -> bool:
-        at = self.at
-        return self.task is not None and not at.waits_for_disk and time.monotonic() - at.since > seconds
+        return self.task is not None and self.at.silent_for() > seconds

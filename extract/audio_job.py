@@ -18,7 +18,6 @@ from mambavl.cache.spec import FeatureRecipe, SoundRecipe, Spec
 from mambavl.cache.writer import RowGroup
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 from mambavl.extract import job
-from mambavl.extract.ahead import At
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.encoders.audio import audio_levels
 from mambavl.extract.encoders.base import AudioEncoder
@@ -27,6 +26,7 @@ from mambavl.extract.pipeline import Target, run_pipeline
 from mambavl.extract.sound import SEAM, SoundReader
 from mambavl.extract.timeline import VideoError
 from mambavl.extract.video_folder import Roots, find_videos
+from mambavl.extract.watch import At
 
 
 def extract_audio(
@@ -51,9 +51,7 @@ def extract_audio(
     writer = job.open_writer(out, spec, annotations, options.device, retry_failed=retry_failed, like=like)
     target = Target(writer.layout, options.batch_rows, _SoundEncoder(encoder, options, writer.layout.levels))
 
-    def open_reader(at: At) -> "_SoundClips":
-        return _SoundClips(paths, options, encoder.rate, encoder.shortest, at)
-
+    sounds = _SoundReading(paths, options, encoder.rate, encoder.shortest)
     longest = max(segment.stop - segment.start for segment in annotations.segments)
     if options.sampling.task == "anticipation":
         longest = options.sampling.seconds
@@ -62,7 +60,7 @@ def extract_audio(
             annotations.segments,
             [writer],
             [target],
-            open_reader,
+            sounds,
             options,
             unit_rows=UNIT_ROWS,
             row_bytes=max(round(longest * encoder.rate), encoder.shortest) * 4,
@@ -107,15 +105,54 @@ class _SoundEncoder:
         return job.dense_group(self.options.encoder, clips, features, self.levels)
 
 
+@dataclass(frozen=True)
+class _SoundReading:
+    """How the sound of rows is read; what another process needs to do it, too."""
+
+    paths: dict[str, Path | None]
+    options: AudioExtraction
+    rate: int  # samples a second
+    shortest: int  # samples of the shortest sound that the encoder takes
+
+    def open(self, at: At) -> "_SoundClips":
+        return _SoundClips(self, at)
+
+    def failed(self, rows: Sequence[Segment], status: str, reason: str) -> list[list[_Clip]]:
+        clips = [self.silence(segment) for segment in rows]
+        for clip in clips:
+            clip.fail(status, reason)
+        return [clips]
+
+    def window(self, segment: Segment) -> tuple[float, int]:
+        """When a row's sound stops, in seconds, and how many samples it has."""
+        sampling = self.options.sampling
+        stop, seconds = segment.stop, segment.stop - segment.start
+        if sampling.task == "anticipation":
+            stop, seconds = segment.start - sampling.tau_a, sampling.seconds
+        return stop, round(seconds * self.rate)
+
+    def silence(self, segment: Segment) -> _Clip:
+        """A row's clip before it is read, which has failed where there is nothing to hear."""
+        stop, samples = self.window(segment)
+        clip = _Clip(np.zeros(max(samples, self.shortest), np.float32))
+        if segment.time_from_frames:
+            clip.flags |= FLAG_TIME_FROM_FRAMES
+        if stop <= 0:
+            tau_a = self.options.sampling.tau_a
+            clip.fail(
+                "empty_window",
+                f"starts at {segment.start:.2f} s: nothing to hear {tau_a:g} s before it",
+            )
+        return clip
+
+
 class _SoundClips:
     """The sound of rows, for one thread: each row's window is cut out of its video's soundtrack."""
 
-    def __init__(
-        self, paths: dict[str, Path | None], options: AudioExtraction, rate: int, shortest: int, at: At
-    ) -> None:
-        """rate: samples a second; shortest: samples of the shortest sound that the encoder takes."""
-        self.options, self.rate, self.shortest, self.at = options, rate, shortest, at
-        self.videos = job.ReaderCache(paths, lambda path: SoundReader(path, options.retries))
+    def __init__(self, reading: _SoundReading, at: At) -> None:
+        self.reading, self.at = reading, at
+        retries = reading.options.retries
+        self.videos = job.ReaderCache(reading.paths, lambda _, path: SoundReader(path, retries))
         self.seconds: dict[str, float] = {}
 
     def close(self) -> None:
@@ -130,27 +167,19 @@ class _SoundClips:
 
     def _cut(self, segment: Segment) -> _Clip:
         """The sound of a row. An action shorter than the encoder's least is heard on past its end."""
-        sampling, rate = self.options.sampling, self.rate
-        self.at.now(segment.video_id, f"{segment.start:.2f} s")
-        stop, seconds = segment.stop, segment.stop - segment.start
-        if sampling.task == "anticipation":
-            stop, seconds = segment.start - sampling.tau_a, sampling.seconds
-        count = round(seconds * rate)
-        clip = _Clip(np.zeros(max(count, self.shortest), np.float32))
-        if segment.time_from_frames:
-            clip.flags |= FLAG_TIME_FROM_FRAMES
-        if stop <= 0:
-            clip.fail(
-                "empty_window",
-                f"starts at {segment.start:.2f} s: nothing to hear {sampling.tau_a:g} s before it",
-            )
+        rate, (stop, samples) = self.reading.rate, self.reading.window(segment)
+        clip = self.reading.silence(segment)
+        if clip.status != "ok":
             return clip
+        self.at.now(segment.video_id, f"sound from {stop - samples / rate:.2f} s on")
         try:
-            sound = self.videos.reader(segment.video_id).window(stop - count / rate, len(clip.samples), rate)
+            reader = self.videos.reader(segment.video_id)
+            sound = reader.window(stop - samples / rate, len(clip.samples), rate)
         except VideoError as error:
             clip.fail(error.status, str(error))
             return clip
-        if sampling.task == "anticipation" and sound.last > stop + SEAM:  # a container's clock is no finer
+        is_causal = self.reading.options.sampling.task == "anticipation"
+        if is_causal and sound.last > stop + SEAM:  # a container's clock is no finer
             raise AssertionError(
                 f"{segment.narration_id}: sound at {sound.last:.4f} s lies after start - tau_a"
             )

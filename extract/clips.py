@@ -21,7 +21,6 @@ from mambavl.cache.rows import FLAG_HELD_LAST, FLAG_TIME_FROM_FRAMES, Segment
 from mambavl.cache.spec import Windows
 from mambavl.configs.errors import DataError, SystemFault
 from mambavl.extract import job
-from mambavl.extract.ahead import At
 from mambavl.extract.boxes import BoxSource, open_boxes
 from mambavl.extract.encoders.published.orvit import BoxTransform, crop_boxes
 from mambavl.extract.options import VideoExtraction, VideoReading
@@ -29,6 +28,9 @@ from mambavl.extract.pictures import Look, crop_squares, cut, resize
 from mambavl.extract.sampling import NOMINAL_RATE, Sampling, Window, window
 from mambavl.extract.timeline import Reader, VideoError
 from mambavl.extract.video import open_video
+from mambavl.extract.video_files import Key
+from mambavl.extract.video_index import VideoIndex
+from mambavl.extract.watch import OPENING, At
 
 LATE = 1e-5  # seconds that a frame's time may lie after the end of an anticipation window: rounding
 UNIT_ROWS, UNIT_FRAMES = 8, 512  # that one thread reads at once, at most
@@ -105,6 +107,8 @@ class ClipReading:
     paths: dict[str, Path | None]
     options: VideoReading
     shown: tuple[Shown, ...]  # by encoder
+    keys: dict[str, Key | None]  # what each file is known by
+    beside: Path  # a store: scans of files are kept beside it
 
     @property
     def row_bytes(self) -> int:
@@ -115,6 +119,22 @@ class ClipReading:
 
     def open(self, at: At) -> "ClipReader":
         return ClipReader(self, at)
+
+    def failed(self, rows: Sequence[Segment], status: str, reason: str) -> list[list[Clip]]:
+        """The clips of rows that cannot be read, by encoder."""
+        begun = [_begin(segment, self.options.sampling) for segment in rows]
+        for row in begun:
+            row.clip.fail(status, reason)
+        return [[self.empty(row.clip, shown) for row in begun] for shown in self.shown]
+
+    def empty(self, row: job.Clip, shown: Shown) -> Clip:
+        """A clip without images of what is known of a row."""
+        sampling = self.options.sampling
+        clip = Clip.empty(
+            sampling.views * self.options.crops, sampling.frames, shown.look.side, shown.objects
+        )
+        clip.status, clip.flags, clip.reason = row.status, row.flags, row.reason
+        return clip
 
 
 @dataclass
@@ -134,10 +154,8 @@ class ClipReader:
         self.reading, self.options, self.at = reading, reading.options, at
         self.looks = list(dict.fromkeys(shown.look for shown in reading.shown))
         self.boxes = [shown.open_boxes() for shown in reading.shown]
-        options = reading.options
-        self.videos = job.ReaderCache(
-            reading.paths, lambda path: open_video(path, options.decoder, options.retries)
-        )
+        index = VideoIndex.beside(reading.beside)
+        self.videos = job.ReaderCache(reading.paths, lambda video, path: self._open(video, path, index))
         self.seconds: dict[str, float] = {}
 
     def close(self) -> None:
@@ -145,6 +163,10 @@ class ClipReader:
         for source in self.boxes:
             if source:
                 source.close()
+
+    def _open(self, video_id: str, path: Path, index: VideoIndex) -> Reader:
+        options = self.options
+        return open_video(path, options.decoder, options.retries, index, self.reading.keys[video_id])
 
     def read(self, rows: Sequence[Segment]) -> list[list[Clip]]:
         """A clip of each row for each encoder; one that cannot be decoded says why. Raises SystemFault when a
@@ -168,15 +190,12 @@ class ClipReader:
         once.
         """
         sampling = self.options.sampling
-        self.at.now(video_id, "opening it")
+        self.at.now(video_id, OPENING)
         try:
             reader = self.videos.reader(video_id)
         except VideoError as error:
-            rows = [self._begin(segment) for segment in segments]
-            for row in rows:
-                row.clip.fail(error.status, str(error))
-            return [[self._empty(row, shown) for row in rows] for shown in self.reading.shown]
-        rows = [self._begin(segment, reader.timeline.fps) for segment in segments]
+            return self.reading.failed(segments, error.status, str(error))
+        rows = [_begin(segment, sampling, reader.timeline.fps) for segment in segments]
         for row in rows:
             _locate(row, reader)
         frames = self._decode(video_id, reader, rows)
@@ -186,20 +205,6 @@ class ClipReader:
             if sampling.is_causal:
                 _assert_nothing_late(segments, clips[-1], sampling.tau_a)
         return clips
-
-    def _begin(self, segment: Segment, rate: float = NOMINAL_RATE) -> _Row:
-        """A row, which has failed where there is nothing to observe. rate: frames a second of its video."""
-        sampling = self.options.sampling
-        row = _Row(segment, _windows(segment, sampling, rate))
-        row.clip.flags = row.windows[0].flags
-        if segment.time_from_frames:
-            row.clip.flags |= FLAG_TIME_FROM_FRAMES
-        if row.windows[0].is_empty:
-            row.clip.fail(
-                "empty_window",
-                f"starts at {segment.start:.2f} s: nothing to observe {sampling.tau_a:g} s before it",
-            )
-        return row
 
     def _decode(self, video_id: str, reader: Reader, rows: list[_Row]) -> dict[int, Frame | VideoError]:
         """The frames that some rows show by number, each once."""
@@ -222,20 +227,12 @@ class ClipReader:
         self._timed("resize", time.perf_counter() - since)
         return Frame((pixels.shape[0], pixels.shape[1]), crops)
 
-    def _empty(self, row: _Row, shown: Shown) -> Clip:
-        sampling = self.options.sampling
-        clip = Clip.empty(
-            sampling.views * self.options.crops, sampling.frames, shown.look.side, shown.objects
-        )
-        clip.status, clip.flags, clip.reason = row.clip.status, row.clip.flags, row.clip.reason
-        return clip
-
     def _clip(self, row: _Row, number: int, frames: dict[int, Frame | VideoError], pts: np.ndarray) -> Clip:
         """A row's clip for the encoder of a number, with its images and the boxes on them. pts: of all frames
         of the video, in seconds.
         """
         shown = self.reading.shown[number]
-        clip = self._empty(row, shown)
+        clip = self.reading.empty(row.clip, shown)
         if row.index is None:
             return clip
         found = _frames(frames, row.index)
@@ -286,6 +283,20 @@ class ClipReader:
             return crop_boxes(boxes, (1, 1), (0, 0, 1), side)
         square = crop_squares(*size, self.options.crops)[crop]
         return crop_boxes(boxes, size, square, side, box_transform=shown.transform)
+
+
+def _begin(segment: Segment, sampling: Sampling, rate: float = NOMINAL_RATE) -> _Row:
+    """A row, which has failed where there is nothing to observe. rate: frames a second of its video."""
+    row = _Row(segment, _windows(segment, sampling, rate))
+    row.clip.flags = row.windows[0].flags
+    if segment.time_from_frames:
+        row.clip.flags |= FLAG_TIME_FROM_FRAMES
+    if row.windows[0].is_empty:
+        row.clip.fail(
+            "empty_window",
+            f"starts at {segment.start:.2f} s: nothing to observe {sampling.tau_a:g} s before it",
+        )
+    return row
 
 
 def _windows(segment: Segment, sampling: Sampling, rate: float) -> list[Window]:

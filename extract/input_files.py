@@ -18,6 +18,7 @@ from stat import S_ISDIR
 from typing import TypeVar
 
 from mambavl.configs.errors import DataError, SystemFault
+from mambavl.extract import watch
 
 BLOCK = 2**24  # bytes read at a time
 PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds: pauses are 1, 5, 25, 60, 60, ...
@@ -64,11 +65,13 @@ def patiently(path: Path, retries: int, read: Callable[[], Read]) -> Read:
     """
     for tried in itertools.count():
         try:
-            return read()
+            with watch.disk():
+                return read()
         except (OSError, SystemFault) as error:
             if tried == retries:
                 raise _fault(path, error, tried + 1) from error
-        calls.wait(min(PAUSE**tried, LONGEST_PAUSE))
+        with watch.disk():
+            calls.wait(min(PAUSE**tried, LONGEST_PAUSE))
     raise AssertionError("itertools.count ends")
 
 

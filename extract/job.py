@@ -137,7 +137,10 @@ OpenReader = TypeVar("OpenReader", bound=Closable)
 class ReaderCache(Generic[OpenReader]):
     """Keeps the reader of a video open, since rows of a video follow one another; for one thread."""
 
-    def __init__(self, paths: Mapping[str, Path | None], open_reader: Callable[[Path], OpenReader]) -> None:
+    def __init__(
+        self, paths: Mapping[str, Path | None], open_reader: Callable[[str, Path], OpenReader]
+    ) -> None:
+        """open_reader: takes the video_id and the file."""
         self.paths = paths
         self.open_reader = open_reader
         self._open: tuple[str, OpenReader | VideoError] | None = None  # the reader, or why there is none
@@ -157,7 +160,7 @@ class ReaderCache(Generic[OpenReader]):
         if path is None:
             return VideoError("missing_video", f"{video_id}: no such video file")
         try:
-            return self.open_reader(path)
+            return self.open_reader(video_id, path)
         except VideoError as error:
             return error
 

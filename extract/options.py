@@ -71,6 +71,9 @@ class Reading(Config):
     retries: int = Field(default=3, ge=0, le=100)
     # threads that read and decode, ahead of the encoder; absent: one for each core
     readers: int | None = Field(default=None, ge=1, le=1024)
+    # seconds in which a decoder may come to no new frame; then it is ended, and rows at which it hangs again
+    # fail
+    decoder_timeout: float = Field(default=60.0, ge=1.0)
     # megabytes that pictures or sounds which are read and not yet encoded may take
     read_ahead_mb: int = Field(default=2048, ge=1)
 
@@ -93,8 +96,8 @@ class VideoReading(Reading):
 
 class VideoExtraction(Extraction, VideoReading):
     """Settings of `mambavl extract video`. What is not recorded in the spec: device, allow_missing,
-    max_failed, retries, readers, read_ahead_mb and the place of the weights. A store is resumed under the
-    same settings only.
+    max_failed, retries, readers, decoder_timeout, read_ahead_mb and the place of the weights. A store is
+    resumed under the same settings only.
     """
 
     # rows encoded together
@@ -164,8 +167,8 @@ class SoundWindow(Config):
 
 class AudioExtraction(Extraction, Reading):
     """Settings of `mambavl extract audio`. What is not recorded in the spec: device, allow_missing,
-    max_failed, retries, readers, read_ahead_mb and the place of the weights. A store is resumed under the
-    same settings only.
+    max_failed, retries, readers, decoder_timeout, read_ahead_mb and the place of the weights. A store is
+    resumed under the same settings only.
     """
 
     # rows encoded together

@@ -25,8 +25,11 @@ from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import UsageError
 from mambavl.configs.progress import Progress, ShouldStop
 from mambavl.extract import job
-from mambavl.extract.ahead import Ahead, At, RowReader, Task
-from mambavl.extract.options import Reading
+from mambavl.extract import options as settings
+from mambavl.extract.ahead import Task
+from mambavl.extract.isolated import Reading
+from mambavl.extract.rows_reading import RowsReading
+from mambavl.extract.suspects import Suspects
 
 POLL = 0.5  # seconds between two looks at what takes long
 
@@ -87,7 +90,7 @@ class Pipeline(Generic[Clip]):
         self,
         segments: Sequence[Segment],
         targets: Sequence[Target[Clip]],
-        ahead: Ahead[list[list[Clip]]],
+        reading: RowsReading[Clip],
         *,
         unit_rows: int,
         row_bytes: int,
@@ -99,7 +102,7 @@ class Pipeline(Generic[Clip]):
 
         Raises UsageError where not even one batch fits.
         """
-        self._segments, self._targets, self._ahead = segments, targets, ahead
+        self._segments, self._targets, self._rows_reading = segments, targets, reading
         self._unit_rows, self._row_bytes = unit_rows, row_bytes
         self._most_bytes, self._most_units = most_bytes, most_units
         needed = max(self._units_of_largest_batch(target) for target in targets) * unit_rows * row_bytes
@@ -171,7 +174,8 @@ class Pipeline(Generic[Clip]):
         return (self._reading * self._unit_rows + len(unit.rows)) * self._row_bytes <= self._most_bytes
 
     def _hand_over(self, unit: _Unit[Clip]) -> None:
-        unit.task = self._ahead.submit(self._segments[unit.rows.start : unit.rows.stop])
+        rows = self._segments[unit.rows.start : unit.rows.stop]
+        unit.task = self._rows_reading.submit(unit.rows.start, rows)
         self._reading += 1
 
     def _cut(self, block: Block) -> None:
@@ -207,6 +211,7 @@ class Pipeline(Generic[Clip]):
             while not wait([unit.task.result], timeout=POLL).done:
                 work.ask_to_stop()
                 work.show()
+                self._rows_reading.look_after()
             unit.task.result.result()
             for stage, seconds in unit.task.seconds.items():
                 work.timed(stage, seconds)
@@ -250,8 +255,8 @@ def run_pipeline(
     segments: Sequence[Segment],
     writers: Sequence[StoreWriter],
     targets: Sequence[Target[Clip]],
-    open_reader: Callable[[At], RowReader[list[list[Clip]]]],
-    options: Reading,
+    reading: Reading[Clip],
+    options: settings.Reading,
     *,
     unit_rows: int,
     row_bytes: int,
@@ -262,12 +267,14 @@ def run_pipeline(
     """Fill stores through threads and a pipeline. Raises as `fill_all`, `Pipeline` and the readers do."""
     threads = job.reading_threads(options)
     batch_units = -(-max(target.batch_rows for target in targets) // unit_rows)
-    ahead: Ahead[list[list[Clip]]] = Ahead(open_reader, threads)
+    unfinished = [writer.path for writer in writers if not writer.is_final]
+    suspects = Suspects(unfinished[0]) if unfinished else None
+    rows_reading = RowsReading(reading, threads, options.decoder_timeout, suspects)
     try:
         pipeline = Pipeline(
             segments,
             targets,
-            ahead,
+            rows_reading,
             unit_rows=unit_rows,
             row_bytes=row_bytes,
             most_bytes=options.read_ahead_mb * 10**6,
@@ -284,7 +291,7 @@ def run_pipeline(
             should_stop=should_stop,
         )
     finally:
-        ahead.close()
+        rows_reading.close()
 
 
 def _batches(target: Target[Any], group: int) -> list[range]:

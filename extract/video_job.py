@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mambavl.cache.fill import FillResult
 from mambavl.cache.shards import Level
@@ -19,6 +19,7 @@ from mambavl.extract.encoders.published import table
 from mambavl.extract.options import VideoExtraction, VideoReading
 from mambavl.extract.pictures import Look
 from mambavl.extract.pipeline import Target, run_pipeline
+from mambavl.extract.video_files import Key
 from mambavl.extract.video_folder import Roots, find_videos
 
 
@@ -89,12 +90,13 @@ def extract_videos(
             layout = writer.layout
             coder = ClipEncoder(encoder, options, layout.levels, has_boxes=has_boxes)
             targets.append(Target(layout, options.batch_rows, coder))
-        clips = ClipReading(paths, reading, shown)
+        keys = cast("dict[str, Key | None]", specs[0].inputs.videos)  # from `job.video_inputs`
+        clips = ClipReading(paths, reading, shown, keys, Path(jobs[0][0]))
         return run_pipeline(
             annotations.segments,
             writers,
             targets,
-            clips.open,
+            clips,
             reading,
             unit_rows=unit_rows(reading.sampling, annotations.windows),
             row_bytes=clips.row_bytes,

@@ -4,10 +4,17 @@ import threading
 
 import pytest
 
-from mambavl.extract.ahead import Ahead, Stopped
-from mambavl.extract.input_files import SystemFault
+from mambavl.configs.errors import SystemFault
+from mambavl.extract.ahead import Ahead, Task
+from mambavl.extract.watch import Stopped
 
 LONG = 30  # seconds that a test waits for what must come
+
+
+def submit(ahead, rows, first=0):
+    task = Task(first, rows)
+    ahead.submit(task)
+    return task
 
 
 class Reader:
@@ -40,7 +47,7 @@ def start():
 
 def test_tasks_are_done_with_what_they_took(start):
     ahead = start(2)
-    tasks = [ahead.submit([number, number + 1]) for number in range(20)]
+    tasks = [submit(ahead, [number, number + 1]) for number in range(20)]
     assert [task.result.result(LONG) for task in tasks] == [[[n * 10, n * 10 + 10]] for n in range(20)]
     assert [task.seconds for task in tasks] == [{"decode": 2.0}] * 20
 
@@ -49,7 +56,7 @@ def test_threads_work_beside_each_other_and_each_closes_its_reader(start):
     log = []
     ahead = start(3, log)
     together = threading.Barrier(3, timeout=LONG)
-    tasks = [ahead.submit([together.wait]) for _ in range(3)]
+    tasks = [submit(ahead, [together.wait]) for _ in range(3)]
     for task in tasks:
         task.result.result(LONG)
     assert ahead.close()
@@ -63,7 +70,7 @@ def test_what_a_reader_raises_is_raised_where_its_task_is_waited_for(start):
     def fail():
         raise SystemFault("disk")
 
-    bad, good = ahead.submit([fail]), ahead.submit([1])
+    bad, good = submit(ahead, [fail]), submit(ahead, [1])
     with pytest.raises(SystemFault, match="disk"):
         bad.result.result(LONG)
     assert good.result.result(LONG) == [[10]]
@@ -83,10 +90,27 @@ def test_a_job_that_ends_stops_its_threads_at_their_next_frame(start):
             return []
 
     ahead = start(1, reader=Slow)
-    task = ahead.submit([0])
+    task = submit(ahead, [0])
     assert begun.wait(LONG)
     threading.Timer(0.1, more.set).start()
     assert ahead.close()
     assert frames == [0]
     with pytest.raises(Stopped):
         task.result.result(LONG)
+
+
+def test_a_diary_knows_what_is_being_read(start):
+    class Diary(dict):
+        begins = dict.__setitem__
+
+        def ends(self, thread):
+            seen.append(dict(self))
+            del self[thread]
+
+    diary, seen = Diary(), []
+    ahead = Ahead(lambda at: Reader(at, []), 1, diary)
+    for first in (8, 16):
+        submit(ahead, [1], first).result.result(LONG)
+    assert ahead.close()
+    assert seen == [{0: 8}, {0: 16}]
+    assert not diary

@@ -177,7 +177,7 @@ class Opened:
 def test_one_reader_is_open_at_a_time_and_a_broken_video_is_tried_once(tmp_path):
     tried = []
 
-    def open_reader(path):
+    def open_reader(video_id, path):
         tried.append(path.name)
         if path.name == "broken":
             raise VideoError("unreadable_video", "broken: nothing to read")

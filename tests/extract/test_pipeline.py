@@ -42,6 +42,14 @@ class Reader:
         pass
 
 
+class Numbers:
+    def __init__(self, *words):
+        self.words = words
+
+    def open(self, at):
+        return Reader(*self.words)
+
+
 class Encoder:
     """Features are the numbers; with how many others a row was encoded is kept as well."""
 
@@ -96,7 +104,7 @@ def run(
         SEGMENTS,
         writers,
         targets,
-        lambda at: Reader(len(stores), units, reading),
+        Numbers(len(stores), units, reading),
         Reading(readers=threads, read_ahead_mb=room_mb),
         unit_rows=unit_rows,
         row_bytes=row_mb * 10**6,
