@@ -17,6 +17,7 @@ from helpers.clips import HEIGHT, WIDTH, write_video
 from helpers.dataset import ROWS_PER_VIDEO, barcode_record, make_dataset
 from helpers.hf import save_video
 from helpers.own import GOOD
+from helpers.sounds import RATE, save_audio, write_sound
 from mambavl.cache import open_store
 from mambavl.cache.rows import EMPTY_WINDOW, OK
 from mambavl.extract.encoders import registry
@@ -112,11 +113,16 @@ def encoder(request, tmp_path, monkeypatch) -> list[str]:
 
 def extract(films: Films, out: Path, encoder: list[str], rule: str, tau_a: float) -> list[dict]:
     """Features of each row by level, as bytes, none of an empty row; those of the first video come first."""
-    words = ("extract", "video", "--annotations", films.folder / "annotations", "--out", out)
-    words += ("--videos", films.folder / "videos", "--task", "anticipation", *encoder)
-    sets = (f"levels={LEVELS}", "grid=2", "dtype=float32", f"sampling.rule={rule}", f"sampling.tau_a={tau_a}")
-    sets += (f"sampling.frames={T}", "batch_rows=4")  # of five rows a video, so videos share a batch
-    for setting in sets:
+    sets = (f"levels={LEVELS}", "grid=2", f"sampling.rule={rule}", f"sampling.frames={T}")
+    return features("video", films.folder, out, encoder, tau_a, *sets)
+
+
+def features(kind: str, folder: Path, out: Path, encoder: list[str], tau_a: float, *sets: str) -> list[dict]:
+    """As `extract`, of videos or of their sound."""
+    words = ("extract", kind, "--annotations", folder / "annotations", "--videos", folder / "videos")
+    words += ("--out", out, "--task", "anticipation", *encoder)
+    # of five rows a video, so videos share a batch
+    for setting in (*sets, "batch_rows=4", "dtype=float32", f"sampling.tau_a={tau_a}"):
         words += ("--set", setting)
     assert call(*words) == 0
     store = open_store(out)
@@ -173,3 +179,53 @@ def test_a_row_knows_nothing_but_the_pictures_that_it_observes(tmp_path, encoder
     for row, pictures in enumerate(seen):
         for level, features in mates[ROWS_PER_VIDEO + row].items():
             assert (features != first[ROWS_PER_VIDEO + row][level]) == bool(pictures), (row, level)
+
+
+def noise(film: int, *changed: tuple[float, float]) -> np.ndarray:
+    """(n, 1) samples; other ones in each span of seconds (from, to)."""
+    samples, others = np.random.default_rng(film).uniform(-0.5, 0.5, (2, round(SECONDS * RATE), 1))
+    for begin, end in changed:
+        first, last = (round(moment * RATE) for moment in (begin, end))
+        samples[first:last] = others[first:last]
+    return samples
+
+
+def heard(path: Path) -> np.ndarray:
+    """Every sample of a file, as PyAV decodes it."""
+    with av.open(str(path)) as file:
+        return np.concatenate([frame.to_ndarray().ravel() for frame in file.decode(audio=0)])
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "ast", "whisper"])
+def test_a_row_knows_nothing_but_the_sound_that_it_hears(tmp_path, kind):
+    """The rows hear the 64/30 s before 0.1, 1.2, 2.3 and 3.4 s."""
+    folder = make_dataset(tmp_path / "films", videos=2)
+    paths = {film: folder / "videos" / "P01" / "videos" / f"P01_10{film}.MP4" for film in (1, 2)}
+    encoder = ["--encoder", f"audio:{save_audio(tmp_path / kind, kind)}", "--set", "weights_state=random"]
+
+    def extract_with(name: str, film: int = 1, *changed: tuple[float, float]) -> list[dict]:
+        for number, path in paths.items():
+            # losslessly, in a container whose clock counts samples (Matroska counts milliseconds)
+            write_sound(path, noise(number, *(changed if number == film else ())), codec="alac")
+        is_other = heard(paths[film]) != first_heard[film] if first_heard else np.zeros(0, bool)
+        times = np.arange(len(is_other)) / RATE
+        meant = [(begin - 1e-4 <= times) & (times < end) for begin, end in changed]
+        assert not is_other[~np.any(meant, axis=0)].any() if changed else not is_other.any()
+        assert all(is_other[span].mean() > 0.99 for span in meant)
+        sets = ('levels=["clip","frame"]', "steps=2")
+        return features("audio", folder, tmp_path / f"{name}.zarr", encoder, 1.0, *sets)
+
+    first_heard: dict[int, np.ndarray] = {}
+    first = extract_with("first")
+    first_heard |= {film: heard(path) for film, path in paths.items()}
+    ends = [start - 1.0 for start in STARTS]  # -1.0, 0.1, 1.2, 2.3, 3.4
+    for name, span in (("later", (2.3, SECONDS)), ("within", (1.25, 1.26)), ("between", (3.4, SECONDS))):
+        found = extract_with(name, 1, span)
+        for row, end in enumerate(ends):
+            hears = end > 0 and span[0] < end - 1e-6 and span[1] > end - 64 / 30
+            for level, values in found[row].items():
+                assert (values != first[row][level]) == hears, (name, row, level)
+        assert found[ROWS_PER_VIDEO:] == first[ROWS_PER_VIDEO:], name
+    mates = extract_with("mates", 2, (0.0, SECONDS))
+    assert mates[:ROWS_PER_VIDEO] == first[:ROWS_PER_VIDEO]
+    assert all(new != old for new, old in zip(mates[6:], first[6:], strict=True))
