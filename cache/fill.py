@@ -9,12 +9,14 @@ once: then a `Block`, the unit that is claimed, is a row group of the store with
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from mambavl.cache import fsops
 from mambavl.cache.rows import EMPTY_WINDOW, NOT_RETRIED, STATUS
 from mambavl.cache.work import Work
+from mambavl.cache.worker_log import WorkerLog, sweep
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted, counted
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
@@ -34,6 +36,7 @@ class FillResult:
     rows: int = 0  # written by this run
     bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)  # busy time by stage; stages overlap
+    stalled: float = 0.0  # seconds that the encoder waited for rows to be read
     store_id: str = ""  # of the finished store; "" while others have a part of it still to do
     left: int = 0  # rows of an unfinished store that nobody has done yet
     # [narration_id, status, reason] of the whole store, once it is finished
@@ -90,10 +93,11 @@ def fill(
         while (block := work.take(wait=True)) is not None:
             for group in block.groups[0]:
                 rows = writer.layout.rows_of(group)
+                work.at = writer.segments[rows.start].video_id
                 since = time.perf_counter()
                 made = make(rows)
                 work.timed(stage, time.perf_counter() - since)
-                work.encoded(len(rows))
+                work.encoded(0, len(rows))
                 yield 0, group, made
 
     (result,) = fill_all(
@@ -133,17 +137,21 @@ def fill_all(
             result.seconds = work.seconds
         _refuse_full_disk(writers, work)
         try:
-            _commit_all(writers, make(work), work, results, failures, may_fail)
+            with WorkerLog([writer.path for writer in writers], work):
+                _commit_all(writers, make(work), work, results, failures, may_fail)
         except Interrupted:
             paths = ", ".join(str(writer.path) for writer in writers)
             raise Interrupted(
-                f"{paths}: stopped after {work.written:,} rows; the same command resumes"
+                f"{paths}: stopped after {sum(work.written):,} rows; the same command resumes"
             ) from None
         for writer, result in zip(writers, results, strict=True):
+            result.stalled = work.stalled
             if not writer.is_final:
                 may_fail.refuse(writer, writer.failures())  # those of other writers, too
             if manifest := writer.finish():
                 result.store_id, result.failures = manifest["store_id"], manifest["failures"]
+                with suppress(DataError):  # the next run tries again
+                    sweep(writer.path, time.time(), every=True)
             else:
                 result.left = sum(len(writer.layout.rows_of(group)) for group in writer.pending())
     finally:
@@ -197,8 +205,8 @@ class _Writing:
         results[self.store].bytes += size
         results[self.store].rows += len(self.writer.layout.rows_of(self.group))
         work.timed("write", seconds)
-        work.written = sum(result.rows for result in results)
-        work.bytes = sum(result.bytes for result in results)
+        work.written[self.store] = results[self.store].rows
+        work.bytes[self.store] = results[self.store].bytes
 
 
 def _commit(writer: StoreWriter, group: int, made: RowGroup) -> tuple[int, float]:

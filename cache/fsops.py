@@ -233,7 +233,7 @@ def temporaries(folder: Path) -> Iterator[tuple[Path, bool]]:
     ours = f"{TEMPORARY}{HOST}-"  # then the pid: nobody sweeps a living writer's files
     for path in sorted(folder.rglob(f"{TEMPORARY}*")):
         pid = path.name.removeprefix(ours).partition("-")[0]
-        yield path, path.name.startswith(ours) and pid.isdigit() and not _is_alive(int(pid))
+        yield path, path.name.startswith(ours) and pid.isdigit() and not is_alive(int(pid))
 
 
 def sweep_temporaries(folder: Path) -> int:
@@ -300,7 +300,8 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether this host has a process of that number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -3,7 +3,7 @@ of what was done.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -12,6 +12,7 @@ from mambavl.configs.errors import Interrupted
 from mambavl.configs.progress import Progress, ShouldStop
 
 ASK_AGAIN = 0.5  # seconds, where others have taken all that is left
+TOO_LONG = 0.1  # of its own time, that the encoder may wait for what is read
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,16 @@ class Work:
                     self.pending[store].append(group)
         self._blocks = dict(sorted(self._blocks.items()))
         self._place: int | None = None  # the block taken last
-        self.total = self._rows(self.pending)  # rows of all stores
-        self.done = 0  # rows encoded by this run, or done by others meanwhile
-        self.written = self.bytes = 0  # rows and bytes that this run has on the disk
-        self.failed = [0 for _ in writers]  # rows of each store
+        # of each store: rows that were pending, rows encoded by this run, rows done by others meanwhile
+        self.totals = [self._rows(store, groups) for store, groups in enumerate(self.pending)]
+        self.made, self.by_others = [0 for _ in writers], [0 for _ in writers]
+        # of each store: rows and bytes that this run has on the disk, and rows that have failed
+        self.written, self.bytes = [0 for _ in writers], [0 for _ in writers]
+        self.failed = [0 for _ in writers]
         self.seconds: dict[str, float] = {}  # busy time by stage; of several threads together
+        self.stalled = 0.0  # seconds that the encoder waited for rows to be read
         self.at = ""  # the video in work
+        self.is_waiting = False  # for others, who have taken what is left
         self.show()
 
     def take(self, *, wait: bool) -> Block | None:
@@ -72,12 +77,22 @@ class Work:
             self.ask_to_stop()
             for block in list(self._order()):
                 if (taken := self._try(block)) is not None:
-                    self._place = block
+                    self._place, self.is_waiting = block, False
                     return taken
             if not wait or not self._blocks:
                 return None
             self.pause()
         return None
+
+    @property
+    def total(self) -> int:
+        """Rows of all stores that were pending."""
+        return sum(self.totals)
+
+    @property
+    def done(self) -> int:
+        """Those that this run has encoded, or others have done meanwhile."""
+        return sum(self.made) + sum(self.by_others)
 
     @property
     def is_over(self) -> bool:
@@ -87,6 +102,7 @@ class Work:
     def pause(self) -> None:
         """Wait for others. Raises Interrupted where the run should stop."""
         self.ask_to_stop()
+        self.is_waiting = True
         self._wait(ASK_AGAIN)
         self.show()
 
@@ -95,8 +111,8 @@ class Work:
         if self.should_stop():
             raise Interrupted("stopped between two units of work")
 
-    def encoded(self, rows: int) -> None:
-        self.done += rows
+    def encoded(self, store: int, rows: int) -> None:
+        self.made[store] += rows
         self.show()
 
     def timed(self, stage: str, seconds: float) -> None:
@@ -108,8 +124,8 @@ class Work:
         notes = []
         if any(self.failed):
             notes.append(f"{sum(self.failed):,} failed")
-        if self.seconds:
-            notes.append(f"slowest: {max(self.seconds, key=lambda stage: self.seconds[stage])}")
+        if stage := slowest(self.seconds, self.stalled):
+            notes.append(f"slowest: {stage}")
         self._progress(self.done, self.total, ", ".join(notes))
 
     def _order(self) -> Iterator[int]:
@@ -133,17 +149,29 @@ class Work:
                 taken.append((writer, group))
         del self._blocks[block]
         left: list[list[int]] = []
-        for writer, groups in zip(self._writers, wanted, strict=True):
+        for store, (writer, groups) in enumerate(zip(self._writers, wanted, strict=True)):
             done = {group for group in groups if writer.is_done(group)}
             left.append([group for group in groups if group not in done])
             for group in done:
                 writer.claims.give_back(group)
-                self.done += len(writer.layout.rows_of(group))
+                self.by_others[store] += len(writer.layout.rows_of(group))
         return Block(tuple(left)) if any(left) else None
 
-    def _rows(self, groups: Sequence[Sequence[int]]) -> int:
-        pairs = zip(self._writers, groups, strict=True)
-        return sum(len(writer.layout.rows_of(group)) for writer, some in pairs for group in some)
+    def _rows(self, store: int, groups: Sequence[int]) -> int:
+        return sum(len(self._writers[store].layout.rows_of(group)) for group in groups)
+
+
+def slowest(seconds: Mapping[str, float], stalled: float) -> str:
+    """The stage that holds up the others; "" as long as nothing was done. Many threads may be busy with
+    reading and the encoder still be what all wait for: `stalled` tells. seconds: busy time by stage; stalled:
+    seconds that the encoder waited.
+    """
+    names = set(seconds)
+    if "encode" in names:
+        reading = names - {"encode", "write"}
+        is_late = stalled > TOO_LONG * seconds["encode"]
+        names = reading if reading and is_late else names - reading
+    return max(sorted(names), key=lambda stage: seconds[stage], default="")
 
 
 def spread(count: int) -> Iterator[int]:

@@ -208,10 +208,12 @@ class Pipeline(Generic[Clip]):
         for unit in batch.units:
             while unit.task is None:  # no room for it, and nothing that will be encoded before
                 self._hand_over(self._unread.popleft())
+            work.at, since = self._segments[unit.rows.start].video_id, time.perf_counter()
             while not wait([unit.task.result], timeout=POLL).done:
                 work.ask_to_stop()
                 work.show()
                 self._rows_reading.look_after()
+            work.stalled += time.perf_counter() - since
             unit.task.result.result()
             for stage, seconds in unit.task.seconds.items():
                 work.timed(stage, seconds)
@@ -243,7 +245,7 @@ class Pipeline(Generic[Clip]):
         begun.clips += clips
         for level, values in found.items():
             begun.features.setdefault(level, []).append(values)
-        work.encoded(len(batch.rows))
+        work.encoded(batch.store, len(batch.rows))
         if batch.is_last:
             del self._begun[batch.store, batch.group]
             joined = {level: np.concatenate(parts) for level, parts in begun.features.items()}

@@ -23,6 +23,7 @@ from mambavl.cli.extract import extract_app
 from mambavl.cli.predict import predict
 from mambavl.cli.questions import questions_app
 from mambavl.cli.settings import settings, with_settings
+from mambavl.cli.status import extract_status
 from mambavl.configs.errors import MambaVLError
 from mambavl.terminal import out
 
@@ -106,3 +107,4 @@ for name, group in (
 ):
     app.add_typer(group, name=name)
 extract_app.command("dense", cls=with_settings("extract.video"))(extract_dense)
+extract_app.command("status")(extract_status)

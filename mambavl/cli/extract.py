@@ -7,6 +7,7 @@ import typer
 
 from mambavl.cache.fill import FillResult
 from mambavl.cache.rows import STATUS
+from mambavl.cache.work import slowest
 from mambavl.cli.options import (
     AnnotationsOption,
     EncoderOption,
@@ -156,8 +157,9 @@ def print_summary(summary: FillResult, store: Path, max_failed: int | None = Non
         print(f"{narration_id}: {STATUS[status]}: {reason}")
     if summary.seconds:
         stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
-        slowest = max(summary.seconds, key=lambda stage: summary.seconds[stage])
-        print(f"busy: {stages}; the slowest stage is {slowest}")
+        if summary.stalled:
+            stages += f"; the encoder waited {summary.stalled:.1f} s for what is read"
+        print(f"busy: {stages}; the slowest stage is {slowest(summary.seconds, summary.stalled)}")
     state = "finished store" if summary.finalized else "unfinished store, other writers have a part of it"
     print(f"wrote {summary.rows:,} rows ({summary.bytes / 1e6:.1f} MB) to {store}: {state}")
     if summary.failures:

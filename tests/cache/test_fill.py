@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 
 from helpers.tiny import unfinished
+from helpers.worker_logs import dead, put, report
 from mambavl.cache import fsops, open_store
+from mambavl.cache.diff import diff
 from mambavl.cache.fill import MayFail, fill
+from mambavl.cache.repair import repair
 from mambavl.cache.rows import EMPTY_WINDOW, STATUS_CODE
+from mambavl.cache.verify import verify
+from mambavl.cache.worker_log import reports
 from mambavl.cache.writer import RowGroup
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 
@@ -54,6 +59,67 @@ def test_a_run_does_its_share_and_the_last_one_finishes(tmp_path):
     writer, _ = unfinished(tmp_path / "s.zarr")
     second = fill(writer, maker(group), shard=(1, 2))
     assert (second.rows, second.finalized) == (8, True)
+
+
+def states(store):
+    """Of the runs that have a log in a store."""
+    return sorted(report.state for _, report in reports(store))
+
+
+def test_every_run_keeps_a_log_which_goes_with_the_next_one_or_when_the_store_is_finished(tmp_path):
+    store = tmp_path / "s.zarr"
+    writer, group = unfinished(store)
+    seen = []
+
+    def make(rows):
+        seen.append(states(store))
+        return maker(group)(rows)
+
+    fill(writer, make, shard=(1, 2))
+    assert (seen, states(store)) == ([["working"]], ["ended"])
+    writer, _ = unfinished(store)
+    with pytest.raises(Interrupted):
+        fill(writer, make, should_stop=lambda: len(seen) > 1)
+    assert (seen[1:], states(store)) == ([["working"]], ["stopped"])
+    writer, _ = unfinished(store)
+    assert fill(writer, make).finalized
+    assert (seen[2:], states(store)) == ([["working"]], [])
+    assert verify(store, deep=True) == []
+    writer, _ = unfinished(store)
+    assert fill(writer, make).rows == 0
+    assert states(store) == []
+
+
+def test_a_log_of_a_killed_run_keeps_nobody_from_finishing_or_checking_a_store(tmp_path):
+    store = tmp_path / "s.zarr"
+    writer, group = unfinished(store)
+    put(store, "killed", report(pid=dead()))
+    for number in range(3):
+        writer.commit(number, maker(group)(writer.layout.rows_of(number)))
+    assert writer.finish()
+    assert verify(store, deep=True) == []
+    assert repair(store).faults == []
+    make_other, _ = unfinished(tmp_path / "t.zarr")
+    fill(make_other, maker(group))
+    assert list(diff(open_store(store), open_store(tmp_path / "t.zarr"))) == []
+    assert states(store) == ["working"]
+    writer, _ = unfinished(store)
+    fill(writer, maker(group))  # nothing is left to do
+    assert states(store) == []
+
+
+def test_a_log_that_cannot_be_written_ends_no_work(tmp_path, capsys, monkeypatch):
+    append = fsops.append
+
+    def full(path, data):
+        if path.suffix == ".jsonl":
+            raise DataError(f"{path}: could not be written: the disk is full")
+        append(path, data)
+
+    monkeypatch.setattr(fsops, "append", full)
+    writer, group = unfinished(tmp_path / "s.zarr")
+    assert fill(writer, maker(group)).finalized
+    assert capsys.readouterr().err.count("the disk is full") == 1
 
 
 def test_an_interrupt_between_row_groups_keeps_what_is_done(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from helpers.tiny import CLASSES, make_segments, shortened
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import Spec
-from mambavl.cache.work import Work, spread
+from mambavl.cache.work import Work, slowest, spread
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import Interrupted
 from mambavl.configs.progress import never, unseen
@@ -131,8 +131,44 @@ def test_what_is_shown_has_the_failures_and_the_slowest_stage(tmp_path):
     found.timed("encode", 1.5)
     found.timed("encode", 1.0)
     found.failed[0] = 3
-    found.encoded(4)
+    found.encoded(0, 4)
     assert said == [(0, 32, ""), (4, 32, "3 failed, slowest: encode")]
+
+
+def test_counts_are_kept_by_store_and_waiting_is_known(tmp_path):
+    a, b = writer(tmp_path / "a.zarr"), writer(tmp_path / "b.zarr", per_group=8)
+    other = writer(tmp_path / "b.zarr", per_group=8)
+    waits = []
+
+    def wait(seconds):
+        waits.append(found.is_waiting)
+        other.commit(0, group_of(8))
+        other.close()
+
+    found = work(a, b, wait=wait)
+    assert (found.totals, found.total) == ([32, 32], 64)
+    assert other.claims.take(0)
+    assert len(all_of(found)) == 3
+    assert not found.is_waiting
+    assert found.take(wait=True).groups == ([0, 1], [])
+    assert (waits, found.is_waiting) == ([True], False)
+    found.encoded(0, 8)
+    assert (found.made, found.by_others, found.done) == ([8, 0], [0, 8], 16)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "stalled", "stage"),
+    [
+        ({}, 0.0, ""),
+        ({"read": 3.0, "write": 4.0}, 0.0, "write"),
+        # eight threads that decode: the encoder is what all wait for
+        ({"decode": 80.0, "resize": 20.0, "encode": 10.0, "write": 1.0}, 0.9, "encode"),
+        ({"decode": 8.0, "resize": 20.0, "encode": 10.0}, 1.1, "resize"),
+        ({"encode": 10.0, "write": 20.0}, 5.0, "write"),
+    ],
+)
+def test_the_slowest_stage_is_the_one_that_the_others_wait_for(seconds, stalled, stage):
+    assert slowest(seconds, stalled) == stage
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 100])

@@ -4,8 +4,11 @@ reading goes on while it encodes, over the borders of row groups; and no more is
 Its stages are waited for by events, never by a clock.
 """
 
+import itertools
 import threading
+from functools import partial
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +17,11 @@ from helpers.tiny import CLASSES, make_segments
 from mambavl.cache import open_store
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import Spec
+from mambavl.cache.worker_log import reports
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import Interrupted, UsageError
 from mambavl.configs.progress import never, unseen
+from mambavl.extract import pipeline
 from mambavl.extract.options import Reading
 from mambavl.extract.pipeline import Target, run_pipeline
 
@@ -142,6 +147,19 @@ def test_a_row_becomes_the_same_however_it_is_cut(tmp_path, per_group, batch, un
     assert found[:, 0, 0].tolist() == list(range(ROWS))
     sizes = {row: len(rows) for rows in expected_batches(per_group, batch) for row in rows}
     assert found[:, 0, 1].tolist() == [sizes[row] for row in range(ROWS)]
+
+
+def test_what_the_encoder_waits_for_is_counted_and_the_video_in_work_is_known(tmp_path, monkeypatch):
+    """By a clock that goes on by a second whenever it is looked at: each wait and each batch takes one."""
+    clock = SimpleNamespace(perf_counter=partial(next, itertools.count()))
+    monkeypatch.setattr(pipeline, "time", clock)
+    (result,), _, (batches,) = run(tmp_path, ((8, 8),), unit_rows=4, shard=(0, 2))
+    assert len(batches) == 4  # rows 0-7, 16-23, 32-39, 48-49
+    assert result.stalled == 2 + 2 + 2 + 1  # units
+    assert result.seconds["encode"] == 2 * 4  # begun, and waited for
+    ((_, report),) = reports(tmp_path / "0.zarr")
+    assert (report.stalled, report.done, report.total) == (7.0, 26, 26)
+    assert report.video == SEGMENTS[48].video_id
 
 
 def test_several_stores_are_filled_from_one_reading(tmp_path):
