@@ -137,7 +137,7 @@ def fill_all(
             result.seconds = work.seconds
         _refuse_full_disk(writers, work)
         try:
-            with WorkerLog([writer.path for writer in writers], work):
+            with WorkerLog(writers, work):
                 _commit_all(writers, make(work), work, results, failures, may_fail)
         except Interrupted:
             paths = ", ".join(str(writer.path) for writer in writers)

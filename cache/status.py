@@ -6,14 +6,14 @@ runs add comes from their logs (`worker_log`): how fast they are, and what they 
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mambavl.cache.layout import Layout, records
+from mambavl.cache import journal
+from mambavl.cache.layout import Layout
 from mambavl.cache.rows import EMPTY_WINDOW, STATUS
-from mambavl.cache.spec import MANIFEST, read_json, read_spec
+from mambavl.cache.spec import COMMIT, MANIFEST, read_json, read_spec
 from mambavl.cache.work import slowest
 from mambavl.cache.worker_log import Report, reports
 
@@ -27,6 +27,7 @@ class Worker:
     report: Report
     seen: str  # `working`, `waiting`, `silent`, `killed`, `ended`, `stopped` or `failed`
     age: float  # seconds since it reported
+    written: int = 0  # rows that its journal has
 
     @property
     def is_at_work(self) -> bool:
@@ -67,9 +68,11 @@ class Status:
 
     @property
     def encoded(self) -> int:
-        """Rows that are encoded and not yet on the disk."""
-        held = sum(worker.report.made - worker.report.written for worker in self.at_work)
-        return min(held, self.rows - self.done)  # the logs are older than the journals
+        """Rows that are encoded and not yet on the disk, as far as the logs say, which are older than the
+        journals.
+        """
+        held = sum(max(0, worker.report.made - worker.written) for worker in self.at_work)
+        return min(held, self.rows - self.done)
 
     @property
     def rows_per_s(self) -> float:
@@ -117,27 +120,36 @@ def status(path: Path, now: float | None = None) -> Status:
     now = time.time() if now is None else now
     path = Path(path)
     spec = read_spec(path)
-    workers = [Worker(report, report.seen(now), report.age(now)) for _, report in reports(path) if report]
-    workers.sort(key=lambda worker: (not worker.is_at_work, worker.report.host, worker.report.pid))
+    workers = {name: (report, report.seen(now), report.age(now)) for name, report in reports(path) if report}
     if (path / MANIFEST).exists():
         failures = read_json(path, MANIFEST)["failures"]
-        return Status(path, True, spec.rows, spec.rows, _named(failures), workers)
+        found = [Worker(*worker) for worker in workers.values()]
+        return Status(path, True, spec.rows, spec.rows, _named(failures), _in_order(found))
     layout = Layout.from_spec(spec)
-    done = {record["group"]: record for record in _records(path) if _is_of(record, layout)}
+    done: dict[int, dict[str, Any]] = {}
+    written: dict[str, int] = {}
+    for name, record in _records(path):
+        if record["spec"] == layout.spec_sha256 and 0 <= record["group"] < layout.groups:
+            done[record["group"]] = record
+            written[name] = written.get(name, 0) + len(layout.rows_of(record["group"]))
     rows = sum(len(layout.rows_of(group)) for group in done)
     failures = sorted(failure for record in done.values() for failure in record["failures"])
-    return Status(path, False, layout.rows, rows, _named(failures), workers)
+    found = [Worker(*worker, written.get(name, 0)) for name, worker in workers.items()]
+    return Status(path, False, layout.rows, rows, _named(failures), _in_order(found))
 
 
-def _is_of(record: dict[str, Any], layout: Layout) -> bool:
-    return record["spec"] == layout.spec_sha256 and 0 <= record["group"] < layout.groups
+def _in_order(workers: list[Worker]) -> list[Worker]:
+    return sorted(workers, key=lambda worker: (not worker.is_at_work, worker.report.host, worker.report.pid))
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """As `layout.records`, also while row groups are opened again and journals go."""
+def _records(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The records of the journals, with the writer of each; also while row groups are opened again and
+    journals go.
+    """
     while True:
         try:
-            return iter(list(records(path)))
+            journals = sorted((path / COMMIT).glob("*.journal"))
+            return [(file.stem, record) for file in journals for record in journal.read(file)]
         except FileNotFoundError:
             continue
 

@@ -1,5 +1,5 @@
 """What a run that fills a store says of itself every ten seconds, for `mambavl extract status`: lines of JSON
-in a file of its own, commit/HOST-PID-xxxx.progress.jsonl.
+in a file of its own, commit/HOST-PID-xxxx.progress.jsonl, beside its journal.
 
 Nothing depends on these files: what is done is in the journals, and a log that cannot be written or read is
 done without. A run that begins deletes the logs of runs that are over, and who finishes a store deletes all.
@@ -12,7 +12,6 @@ import socket
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,9 +22,10 @@ from typing import Any, Literal, Self
 from mambavl.cache import fsops
 from mambavl.cache.spec import COMMIT
 from mambavl.cache.work import Work
+from mambavl.cache.writer import StoreWriter
 from mambavl.configs.errors import DataError, Interrupted
 
-LOGS = "*.progress.jsonl"
+LOG = ".progress.jsonl"
 EVERY = 10.0  # seconds between two lines
 SILENT = 60.0  # seconds without a line after which a run is taken for dead, or hung
 FORGOTTEN = 3600.0  # after which its log may be deleted; a run that lives begins another
@@ -76,18 +76,19 @@ class WorkerLog:
 
     def __init__(
         self,
-        stores: Sequence[Path],
+        writers: Sequence[StoreWriter],
         work: Work,
         *,
         clock: Callable[[], float] = time.time,
         wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
         """wait: until the event is set, for so many seconds at most; whether it was set."""
-        self._stores = stores
-        name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{LOGS[1:]}"
+        self._stores = [writer.path for writer in writers]
         # a store of which nothing is pending may be finished
         self._files = {
-            number: store / COMMIT / name for number, store in enumerate(stores) if work.pending[number]
+            number: writer.path / COMMIT / f"{writer.name}{LOG}"
+            for number, writer in enumerate(writers)
+            if work.pending[number]
         }
         self._work, self._clock, self._wait = work, clock, wait
         self._since = clock()
@@ -161,9 +162,9 @@ class WorkerLog:
                 )
 
 
-def reports(store: Path) -> Iterator[tuple[Path, Report | None]]:
-    """The logs in a store, and the last line of each; None where it has no whole one."""
-    for file in sorted((store / COMMIT).glob(LOGS)):
+def reports(store: Path) -> Iterator[tuple[str, Report | None]]:
+    """The writers that have a log in a store, and the last line of each; None where it has no whole one."""
+    for file in sorted((store / COMMIT).glob(f"*{LOG}")):
         try:
             with open(file, "rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
@@ -171,14 +172,14 @@ def reports(store: Path) -> Iterator[tuple[Path, Report | None]]:
         except FileNotFoundError:  # deleted a moment ago
             continue
         found = (_parsed(line) for line in reversed(tail.split(b"\n")))
-        yield file, next((report for report in found if report), None)
+        yield file.name.removesuffix(LOG), next((report for report in found if report), None)
 
 
 def sweep(store: Path, now: float, *, every: bool = False) -> None:
     """Delete the logs of runs that are over, or `every` one. Raises DataError where the disk refuses."""
-    for file, report in reports(store):
+    for name, report in reports(store):
         if every or report is None or report.seen(now) in OVER or report.age(now) > FORGOTTEN:
-            fsops.remove(file)
+            fsops.remove(store / COMMIT / f"{name}{LOG}")
 
 
 def _parsed(line: bytes) -> Report | None:

@@ -105,7 +105,8 @@ class StoreWriter:
         if not self.is_final:
             self._write_metadata({**files, **self.layout.metadata()})  # `repair` deletes what was damaged
             fsops.sweep_temporaries(self.path)
-        self._journal = self._new_journal()
+        self.name = _new_name()
+        self._journal = self._journal_of(self.name)
 
     def _create(self, files: dict[str, bytes], environment: dict) -> None:
         ours = {
@@ -139,8 +140,8 @@ class StoreWriter:
                 fsops.make_folder(file.parent)
                 fsops.write_file(file, data)
 
-    def _new_journal(self) -> Path:
-        return self.path / COMMIT / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.journal"
+    def _journal_of(self, name: str) -> Path:
+        return self.path / COMMIT / f"{name}.journal"
 
     @property
     def is_final(self) -> bool:
@@ -222,7 +223,8 @@ class StoreWriter:
         try:
             journal.append(self._journal, record)
         except DataError:
-            self._journal = self._new_journal()  # what is written behind half a record would never be read
+            # what is written behind half a record would never be read
+            self._journal = self._journal_of(_new_name())
             raise
 
     def _encode(self, group: int, rows: RowGroup) -> dict[str, bytes | memoryview]:
@@ -270,6 +272,11 @@ class StoreWriter:
         """As `finish`, but DataError where rows are missing."""
         self.close()
         return finalize_unless_busy(self.path)
+
+
+def _new_name() -> str:
+    """Of a writer, and of the files that it writes for itself."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def _check_row_group(layout: Layout, count: int, rows: RowGroup) -> None:

@@ -46,7 +46,7 @@ def test_rows_are_counted_in_the_journals(begun):
 
 def test_two_workers_are_added_up_and_one_that_waits_has_no_speed(begun):
     store = begun[0].path
-    put(store, "a", made=6, written=4, done=6, rows_per_s=0.5, seconds={"decode": 9.0, "encode": 5.0})
+    put(store, "a", made=2, done=2, rows_per_s=0.5, seconds={"decode": 9.0, "encode": 5.0})
     put(store, "b", host="b", made=3, done=3, rows_per_s=0.25, seconds={"encode": 5.0, "write": 1.0})
     put(store, "c", host="c", state="waiting", done=9, rows_per_s=4.0)
     found = status(store, NOW)
@@ -71,9 +71,14 @@ def test_killed_silent_and_ended_workers_are_shown_and_do_not_count(begun):
 
 
 def test_logs_that_are_older_than_the_journals_do_not_make_more_rows_than_there_are(begun):
-    put(begun[0].path, "a", made=20, written=0, rows_per_s=1.0)
-    found = status(begun[0].path, NOW)
-    assert (found.done, found.encoded, found.seconds_left) == (8, 12, 0.0)
+    writer, group = begun
+    put(writer.path, writer.name, made=10, written=0, rows_per_s=1.0)
+    assert status(writer.path, NOW).encoded == 2
+    writer.commit(1, group)
+    assert (status(writer.path, NOW).done, status(writer.path, NOW).encoded) == (16, 0)
+    put(writer.path, "another", made=6, rows_per_s=1.0)
+    found = status(writer.path, NOW)
+    assert (found.done, found.encoded, found.seconds_left) == (16, 4, 0.0)
 
 
 def test_a_finished_store_says_so_and_keeps_no_log(begun):
@@ -143,7 +148,7 @@ def test_looking_takes_no_lock_and_changes_nothing(begun, monkeypatch):
 
 def test_the_keys_for_programs_stay(begun):
     times = {"rows_per_s": 0.5, "seconds": {"encode": 1.0}}
-    put(begun[0].path, "a", made=2, written=1, done=3, video="P01_101", **times)
+    put(begun[0].path, "a", made=1, done=3, video="P01_101", **times)
     assert status(begun[0].path, NOW).to_dict() == {
         "store": str(begun[0].path),
         "state": "unfinished",

@@ -12,7 +12,7 @@ from mambavl.cache import fsops
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import COMMIT, Spec
 from mambavl.cache.work import Work
-from mambavl.cache.worker_log import EVERY, LOGS, Report, WorkerLog, reports, sweep
+from mambavl.cache.worker_log import EVERY, LOG, Report, WorkerLog, reports, sweep
 from mambavl.cache.writer import StoreWriter
 from mambavl.configs.errors import Interrupted
 from mambavl.configs.progress import never, unseen
@@ -47,14 +47,14 @@ def at_once(event, seconds):
 
 
 def lines(store):
-    (file,) = (store / COMMIT).glob(LOGS)
+    (file,) = (store / COMMIT).glob(f"*{LOG}")
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def test_each_store_has_the_numbers_of_its_own_rows_and_the_times_of_the_run(tmp_path):
     a, b = writer(tmp_path / "a.zarr"), writer(tmp_path / "b.zarr", per_group=8)
     work, clock = work_of(a, b), Clock()
-    with WorkerLog([a.path, b.path], work, clock=clock, wait=at_once):
+    with WorkerLog([a, b], work, clock=clock, wait=at_once):
         clock.now = 1020.0
         work.timed("decode", 12.0)
         work.timed("encode", 5.0)
@@ -82,7 +82,7 @@ def test_a_thread_writes_a_line_every_ten_seconds_while_the_run_is_busy(tmp_path
         work.is_waiting = len(waits) == 2
         return len(waits) == 4
 
-    log = WorkerLog([store.path], work, clock=clock, wait=wait)
+    log = WorkerLog([store], work, clock=clock, wait=wait)
     with log:
         log._thread.join()
     assert waits == [EVERY] * 4
@@ -99,14 +99,14 @@ def test_a_thread_writes_a_line_every_ten_seconds_while_the_run_is_busy(tmp_path
 @pytest.mark.parametrize(("error", "state"), [(Interrupted("stop"), "stopped"), (ValueError("x"), "failed")])
 def test_the_last_line_says_how_a_run_ended(tmp_path, error, state):
     store = writer(tmp_path / "s.zarr")
-    with pytest.raises(type(error)), WorkerLog([store.path], work_of(store), wait=at_once):
+    with pytest.raises(type(error)), WorkerLog([store], work_of(store), wait=at_once):
         raise error
     assert lines(store.path)[-1]["state"] == state
 
 
 def test_a_full_disk_is_said_once_and_a_torn_line_spoils_no_other(tmp_path, capsys, monkeypatch):
     store = writer(tmp_path / "s.zarr")
-    log = WorkerLog([store.path], work_of(store), wait=at_once)
+    log = WorkerLog([store], work_of(store), wait=at_once)
 
     class Full(fsops.Calls):
         def write(self, descriptor, data):
@@ -134,9 +134,9 @@ def test_a_store_without_pending_rows_gets_no_log(tmp_path):
     work.totals = [0, 32]
     for counts in (work.made, work.by_others, work.written, work.bytes, work.failed):
         counts.append(0)
-    with WorkerLog([done.path, left.path], work, wait=at_once):
+    with WorkerLog([done, left], work, wait=at_once):
         pass
-    assert not list((done.path / COMMIT).glob(LOGS))
+    assert not list((done.path / COMMIT).glob(f"*{LOG}"))
     assert len(lines(left.path)) == 2
 
 
@@ -147,7 +147,7 @@ def test_the_last_whole_line_counts_and_what_is_no_line_is_passed_over(tmp_path)
     put(store, "c", "")
     long = report(video="x" * 70_000)  # longer than what is read of a file
     put(store, "d", long, report(done=4))
-    found = [(file.name[0], line.done if line else None) for file, line in reports(store)]
+    found = [(name, line.done if line else None) for name, line in reports(store)]
     assert found == [("a", 2), ("b", 3), ("c", None), ("d", 4)]
 
 
@@ -177,15 +177,15 @@ def test_a_run_deletes_the_logs_of_runs_that_are_over(tmp_path):
     (store / COMMIT / "x.journal").write_bytes(b"")
     sweep(store, 1000.0)
     kept = {"living.progress.jsonl", "silent.progress.jsonl"}
-    assert {file.name for file in (store / COMMIT).glob(LOGS)} == kept
+    assert {file.name for file in (store / COMMIT).glob(f"*{LOG}")} == kept
     sweep(store, 1000.0, every=True)
-    assert not list((store / COMMIT).glob(LOGS))
+    assert not list((store / COMMIT).glob(f"*{LOG}"))
     assert (store / COMMIT / "x.journal").exists()
 
 
 def test_a_log_that_was_deleted_begins_again(tmp_path):
     store = writer(tmp_path / "s.zarr")
-    with WorkerLog([store.path], work_of(store), wait=at_once):
+    with WorkerLog([store], work_of(store), wait=at_once):
         sweep(store.path, 1e12)
     (line,) = lines(store.path)
     assert line["state"] == "ended"

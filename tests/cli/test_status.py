@@ -35,7 +35,7 @@ def put(store, name, **changed):
 
 
 def test_a_line_says_how_far_how_fast_and_how_long(begun):
-    put(begun, "a", made=6, written=4, rows_per_s=0.5, seconds={"decode": 9.0, "encode": 5.0}, stalled=4.0)
+    put(begun, "a", made=2, rows_per_s=0.5, seconds={"decode": 9.0, "encode": 5.0}, stalled=4.0)
     put(begun, "b", host="other", rows_per_s=0.25)
     assert summary(status(begun, NOW)) == (
         f"{begun}: 8 of 20 rows done (40.0 %), 2 more encoded, 1 failed, 2 runs at work, 0.75 rows/s, "
