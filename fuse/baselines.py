@@ -57,6 +57,10 @@ class MLPFusion(Head):
         self.fuser = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.d_model))
         self.add_classifiers()
 
+    @property
+    def cannot_step(self) -> None:
+        """It reads the mean of each stream alone, which can be carried on."""
+
     def fuse(self, streams: Streams, keys: Tensor | None = None) -> dict[str, Tensor]:
         vectors = {name: self._vector(name, *stream) for name, stream in streams.items()}
         return {
@@ -111,6 +115,15 @@ class TransformerFusion(Head):
             first = counts.int().argmax(1)[:, None, None]  # a stream's class token comes before its tokens
             out[target] = torch.where(has_any, x.take_along_dim(first, 1)[:, 0], 0.0)
         return out
+
+    @property
+    def cannot_step(self) -> str | None:
+        if self.config.tokens == "pooled":
+            return None  # one mean a stream
+        return (
+            "every token attends to every other, so each step would cost as much as all before it; train one "
+            'with transformer.tokens = "pooled", or the head mambavl or mlp'
+        )
 
     @property
     def drops(self) -> bool:

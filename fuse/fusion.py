@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from mambavl.configs import Config
 from mambavl.fuse.conv import causal_conv
-from mambavl.fuse.head import Head, HeadConfig, Streams
+from mambavl.fuse.head import Head, HeadConfig, Streams, without_padding
 from mambavl.fuse.scan import pick, pooled_selective_scans, require, selective_scan
 from mambavl.fuse.scan.inputs import ScanInputs
+from mambavl.fuse.stepwise import SSMState
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -130,21 +131,74 @@ class SSMFusion(Head):
                 [scans[m] for m in members], a, True, zoh=self.config.zoh, backend=self.config.scan
             )
             for m, mean in zip(members, means, strict=True):  # (streams of m * B, D)
-                names = self._names_of(m)
-                projected = self._mixer(m).out_proj(mean)
-                pooled.update(zip(names, projected.chunk(len(names)), strict=True))
-        # the only place where modalities meet
+                pooled |= self._projected(m, mean)
+        return self._met(pooled)
+
+    def _projected(self, modality: str, mean: Tensor) -> dict[str, Tensor]:
+        """The means (streams of a modality * B, D) of its scans -> (B, d) by stream."""
+        names = self._names_of(modality)
+        projected = self._mixer(modality).out_proj(mean)
+        return dict(zip(names, projected.chunk(len(names)), strict=True))
+
+    def _met(self, pooled: dict[str, Tensor]) -> dict[str, Tensor]:
+        """(B, d) by stream -> by target: the only place where modalities meet."""
         return {
             target: torch.stack([pooled[name] for name in names]).sum(0)
             for target, names in self.routes.items()
         }
 
+    @property
+    def cannot_step(self) -> None:
+        """Nothing in it looks ahead: convolution, scan and mean are all carried from step to step."""
+
+    def step(
+        self, streams: Streams, state: dict[str, SSMState] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, SSMState]]:
+        self._refuse_step(streams)
+        streams = without_padding(streams)
+        states = {m: self._advanced(m, streams, state[m] if state else None) for m in self.modalities}
+        dtype = next(iter(streams.values()))[0].dtype
+        pooled: dict[str, Tensor] = {}
+        for m, after in states.items():
+            pooled |= self._projected(m, after.mean(dtype))
+        fused = self._met(pooled)
+        logits = {name: self._classify(one, fused[name], None) for name, one in self.classifiers.items()}
+        return logits, states
+
+    def _advanced(self, modality: str, streams: Streams, before: SSMState | None) -> SSMState:
+        """A modality's SSM after some more tokens. Raises ValueError for tokens behind counted padding."""
+        has_more = any(streams[name][0].shape[1] for name in self._names_of(modality))
+        if before and not has_more:
+            return before
+        if before and modality == "text" and self.config.pad_text_to:
+            raise ValueError(
+                f"questions are padded to fusion.pad_text_to = {self.config.pad_text_to} tokens, so all of "
+                "them are given in the first step"
+            )
+        x, lengths = self._projected_tokens(modality, streams)
+        mixer, config = self._mixer(modality), self.config
+        before = before or SSMState.empty(x, config.d_inner, config.d_state, config.d_conv - 1)
+        inputs, taps = mixer.step_inputs(x, lengths, self.d_skip[self._d_of[modality]], before.taps)
+        y, h = selective_scan(
+            **inputs._replace(initial_state=before.h)._asdict(),
+            A=-torch.exp(self.a_log[self._a_of[modality]].float()),
+            delta_softplus=True,
+            return_last_state=True,
+            zoh=config.zoh,
+            backend=config.scan,
+        )
+        return before.after(y, taps, h, lengths)
+
     def _scan_inputs(self, modality: str, streams: Streams) -> ScanInputs:
         """What a modality's SSM scans: all its streams in one batch (streams of it * B, L, ...)."""
-        tokens, lengths = self._batched([streams[name] for name in self._names_of(modality)], modality)
-        x = self.project[modality](tokens)  # MLP (eq. 5)
+        x, lengths = self._projected_tokens(modality, streams)
         d_skip = self.d_skip[self._d_of[modality]]
         return self._mixer(modality).scan_inputs(x, lengths, d_skip)  # Conv1d (eq. 5); delta, B, C
+
+    def _projected_tokens(self, modality: str, streams: Streams) -> tuple[Tensor, Tensor]:
+        """All streams of a modality through its MLP (eq. 5): (streams * B, L, d), (streams * B,)."""
+        tokens, lengths = self._batched([streams[name] for name in self._names_of(modality)], modality)
+        return self.project[modality](tokens), lengths
 
     def _batched(self, streams: list[tuple[Tensor, Tensor]], modality: str) -> tuple[Tensor, Tensor]:
         """Streams of one modality in one batch: (streams * B, L, width), zeros after a shorter one."""
@@ -228,10 +282,33 @@ class Mixer(nn.Module):
         """x (B, L, d) -> what the SSM scans: u (B, L, D), its Conv1d (eq. 5); delta (before bias and
         softplus), B and C, all linear in u.
         """
+        u, z = self._inner(x)
+        return self._inputs(self._convolved(u), z, lengths, d_skip)
+
+    def step_inputs(
+        self, x: Tensor, lengths: Tensor, d_skip: Tensor, taps: Tensor
+    ) -> tuple[ScanInputs, Tensor]:
+        """As `scan_inputs`, of steps that follow others. taps (B, K - 1, D): the last inputs of the
+        convolution before them; those after them come back.
+        """
+        u, z = self._inner(x)
+        u = torch.cat([taps, u], 1)
+        kept = torch.arange(taps.shape[1], device=u.device) + lengths[:, None]  # a row's own last ones
+        after = u.take_along_dim(kept[..., None], 1)
+        return self._inputs(self._convolved(u)[:, taps.shape[1] :], z, lengths, d_skip), after
+
+    def _inner(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x (B, L, d) -> the inputs of the convolution and of the gate, (B, L, D) each."""
         inner = self.in_proj(x)
-        u, z = inner.chunk(2, dim=-1) if self.gated else (inner, None)
+        return inner.chunk(2, dim=-1) if self.gated else (inner, None)
+
+    def _convolved(self, u: Tensor) -> Tensor:
         assert self.conv1d.bias is not None
-        u = F.silu(causal_conv(u, self.conv1d.weight, self.conv1d.bias))  # (B, L, D)
+        return causal_conv(u, self.conv1d.weight, self.conv1d.bias)
+
+    def _inputs(self, u: Tensor, z: Tensor | None, lengths: Tensor | None, d_skip: Tensor) -> ScanInputs:
+        """u (B, L, D): what the convolution gave."""
+        u = F.silu(u)
         delta, b, c = self.x_proj(u).split(
             [self.config.rank, self.config.d_state, self.config.d_state], dim=-1
         )

@@ -17,7 +17,7 @@ A row's length in a stream says what it has of it:
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from mambavl.configs import Config
 from mambavl.configs.errors import UsageError, did_you_mean, edit_distance
 from mambavl.fuse.dropout import dropout, keys_at, random_keys
+from mambavl.fuse.stepwise import RunningMeans
 
 Streams = dict[str, tuple[Tensor, Tensor]]  # name -> (tokens (B, L, width), lengths (B,))
 ABSENT = -1  # the length of a row that does not have the stream
@@ -134,6 +135,31 @@ class Head(nn.Module):
     def drops(self) -> bool:
         """Whether it drops anything in training."""
         return self.config.dropout > 0
+
+    @property
+    def cannot_step(self) -> str | None:
+        """Why `step` would have to look at all tokens of the past again; None where it need not."""
+        return "it looks at all tokens of the past at every step"
+
+    def step(self, streams: Streams, state: Any = None) -> tuple[dict[str, Tensor], Any]:
+        """(logits of all tokens so far, the state for the next step): what `forward` gives for the tokens of
+        this step and of all before it, at a cost that does not grow with their number. In evaluation only.
+
+        streams: as of `forward`, the new tokens alone; length 0 where a stream, a question for example, has
+        no more, ABSENT in every step where a row does not have it at all. state: what the step before gave,
+        None in the first. Raises UsageError for a head that cannot, ValueError as `forward` does.
+        """
+        self._refuse_step(streams)
+        means = RunningMeans.of(without_padding(streams), state)
+        dtype = next(iter(streams.values()))[0].dtype
+        return self(means.as_streams(dtype)), means
+
+    def _refuse_step(self, streams: Streams) -> None:
+        check_streams(streams, self.config.streams)
+        if self.cannot_step:
+            raise UsageError(f"this head cannot be fed step by step: {self.cannot_step}")
+        if self.training:
+            raise RuntimeError("a head is fed step by step in evaluation only; call eval() first")
 
     def _classify(self, classifier: nn.Linear, fused: Tensor, keys: Tensor | None) -> Tensor:
         """(B, d) -> logits (B, classes); in evaluation in float32 also under autocast: of 300 bfloat16 logits

@@ -53,6 +53,14 @@ def predict(
             show_default="the median action of the run's stores",
         ),
     ] = None,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Read the windows one after another: an answer is about all of the video so far, at a cost "
+            "that does not grow. Windows adjoin unless --every is given.",
+        ),
+    ] = False,
     questions: Annotated[
         list[str],
         typer.Option(
@@ -121,6 +129,7 @@ def predict(
         start=start,
         stop=stop,
         window=window,
+        stream=stream,
         questions=questions,
         stores=paths["--store"],
         moved=paths["--moved"],

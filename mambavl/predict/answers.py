@@ -4,12 +4,13 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from mambavl.cache.classes import Target
-from mambavl.configs.errors import DataError
+from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.evaluate import autocast
 from mambavl.fuse.targets import RunTargets, log_probabilities
 from mambavl.predict.features import Features
@@ -54,6 +55,45 @@ def scores(trained: Trained, features: Features) -> Iterator[tuple[int, Scores |
             one = {name: values[place[moment]] for name, values in found.items()}
             refuse_broken(trained, moment, one)
             yield moment, one
+
+
+@torch.inference_mode()
+def scores_of_stream(trained: Trained, features: Features) -> Iterator[tuple[int, Scores | None]]:
+    """As `scores`, where the head reads the windows of all moments so far, one after another: what it keeps
+    of them is carried on, so that a moment costs no more than the one before it.
+
+    A moment without features adds nothing. The head is one that can (`refuse_no_stream`).
+    """
+    states: list[Any] = [None] * trained.views
+    for moment in range(len(features.usable)):
+        if not features.usable[moment]:
+            yield moment, None
+            continue
+        logits = []
+        for view, state in enumerate(states):
+            streams = features.batch(np.array([moment]), view)
+            if state is not None:
+                streams |= {name: _no_more(*streams[name]) for name in features.constant}
+            with autocast(trained.device, trained.result.trained.precision):
+                found, states[view] = trained.head.step(streams, state)
+            logits.append(found)
+        one = {name: values[0] for name, values in log_probabilities(trained.targets, logits).items()}
+        refuse_broken(trained, moment, one)
+        yield moment, one
+
+
+def refuse_no_stream(trained: Trained) -> None:
+    """Raises UsageError for a head that has to look at all of the past at each step."""
+    if why := trained.head.cannot_step:
+        raise UsageError(
+            f"--stream: the head of {trained.run} ({trained.result.head}) cannot: {why}. Without "
+            "--stream each answer looks at its own window"
+        )
+
+
+def _no_more(tokens: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a question that was read before: no further token."""
+    return tokens[:, :0], lengths.clamp(max=0)
 
 
 def refuse_broken(trained: Trained, moment: int, found: Scores) -> None:

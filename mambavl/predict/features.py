@@ -42,6 +42,11 @@ class StreamRows:
         """(moments,) bool: which have features."""
         return self.store.status[self.rows] == OK
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is a question that is the same at every moment."""
+        return self.stream.is_text and len(set(self.rows.tolist())) == 1
+
     def status(self, moment: int) -> str:
         """`ok`, or the name of what is wrong."""
         return STATUS[int(self.store.status[self.rows[moment]])]
@@ -71,6 +76,8 @@ class Features:
         self.has = {name: rows.has for name, rows in self.streams.items()}
         # (moments,) bool: those that the head can say something of
         self.usable = usable_rows(self.has, trained.recipe.data.required(self.has))
+        # streams that are the same at every moment
+        self.constant = [name for name, rows in self.streams.items() if rows.is_constant]
 
     def batch(self, moments: np.ndarray, view: int) -> Streams:
         """stream -> (tokens (B, L, D) float32, lengths (B,)), as `FeatureData.batch` gives them."""

@@ -17,7 +17,7 @@ from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.timeline import VideoError
 from mambavl.extract.video import open_video
-from mambavl.predict.answers import Guess, best, scores
+from mambavl.predict.answers import Guess, best, refuse_no_stream, scores, scores_of_stream
 from mambavl.predict.asked import Asked, asked
 from mambavl.predict.features import Features, StreamRows, look_up, refuse_later_frames, rows_of
 from mambavl.predict.making import Making, make, refuse_what_cannot_be_made
@@ -38,6 +38,7 @@ class Request:
     start: float | None = None
     stop: float | None = None
     window: float | None = None
+    stream: bool = False  # an answer is about all windows so far; they adjoin unless `every` says otherwise
     questions: Sequence[str] = ()
     stores: Mapping[str, Path] = field(default_factory=dict)  # whose rows of the video are used
     moved: Mapping[str, Path] = field(default_factory=dict)  # where a store of the run lies now
@@ -82,8 +83,12 @@ def predict(
         trained.refuse_unknown_streams(option, streams)
     if request.stores:
         _refuse_own_times(request)
+    if request.stream:
+        refuse_no_stream(trained)
     question = question_of(trained, request.task, request.window)
     texts = [name for name, stream in trained.streams.items() if stream.is_text]
+    if request.stream and any(name in request.stores for name in texts):
+        raise UsageError("--stream: questions are read once, so they cannot be those of a store's rows")
     are_asked = not texts or any(name not in request.stores for name in texts)
     if request.questions and not are_asked:
         raise UsageError("--questions: the stores that are given hold the questions of their rows")
@@ -110,7 +115,8 @@ def predict(
             status, reason = features.fault(0)
             raise DataError(f"{request.video}: no moment of it has features ({status}: {reason})")
         answers = []
-        for number, given in scores(trained, features):
+        said = scores_of_stream if request.stream else scores
+        for number, given in said(trained, features):
             if given is None:
                 answer = Answer(found[number], None, *features.fault(number))
             else:
@@ -145,8 +151,9 @@ def _live(
     """Moments at even times, and features made of them."""
     for stream in trained.streams.values():
         refuse_what_cannot_be_made(stream)
-    end, every = length_of(request.video), EVERY if request.every is None else request.every
-    video_id = video_id_of(request.video)
+    end, video_id, every = length_of(request.video), video_id_of(request.video), request.every
+    if every is None:
+        every = question.seconds if request.stream else EVERY
     found = moments(video_id, end, question, every, request.start, request.stop)
     segments = [moment.segment for moment in found]
     return found, _made(list(trained.streams.values()), request.video, segments, trained, questions, how)
@@ -228,6 +235,7 @@ def _document(
         },
         "task": question.task,
         "tau_a": question.tau_a,
+        "stream": request.stream,
         "text": _text(trained, questions, rows),
         "notice": trained.result.notice,
         "streams": {name: _stream(one, name in request.stores) for name, one in rows.items()},

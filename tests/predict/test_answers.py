@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from mambavl.cache.classes import Classes, Derived, Target, verb_noun_classes
-from mambavl.configs.errors import DataError
-from mambavl.predict.answers import best, refuse_broken
+from mambavl.configs.errors import DataError, UsageError
+from mambavl.fuse.targets import RunTargets
+from mambavl.predict.answers import best, refuse_broken, refuse_no_stream, scores_of_stream
 
 RNG = np.random.default_rng(0)
 
@@ -61,6 +63,53 @@ def test_a_column_that_no_class_has_is_no_guess():
     found = best(SimpleNamespace(classes=gaps), scores)
     assert names(found["verb"]) == ["cut", "wash"]
     assert names(found["tool"]) == ["1", "0"]
+
+
+class Recorder:
+    """A head that says how many tokens of each stream it was given at each step."""
+
+    def __init__(self):
+        self.given = []
+
+    def step(self, streams, state):
+        lengths = {name: lengths.tolist() for name, (_, lengths) in streams.items()}
+        self.given.append((state, {name: tokens.shape[1] for name, (tokens, _) in streams.items()}, lengths))
+        return {"verb": torch.zeros(1, 2)}, (state or 0) + 1
+
+
+def test_a_question_is_read_once_in_a_stream_and_a_moment_without_features_is_passed_over():
+    head = Recorder()
+    classes = Classes({"verb": Target({0: "cut", 1: "wash"}, 2)})
+    trained = SimpleNamespace(
+        head=head,
+        views=1,
+        device=torch.device("cpu"),
+        targets=RunTargets(classes, {"verb": 2}, {"verb": 1.0}, ("verb",)),
+        result=SimpleNamespace(trained=SimpleNamespace(precision="fp32")),
+        run="RUN",
+    )
+    tokens = {
+        "video": (torch.ones(1, 3, 2), torch.tensor([3])),
+        "q": (torch.ones(1, 5, 2), torch.tensor([5])),
+    }
+    features = SimpleNamespace(
+        usable=np.array([False, True, False, True]), constant=["q"], batch=lambda moments, view: dict(tokens)
+    )
+    found = dict(scores_of_stream(trained, features))
+    assert [found[moment] is None for moment in range(4)] == [True, False, True, False]
+    assert head.given == [
+        (None, {"video": 3, "q": 5}, {"video": [3], "q": [5]}),
+        (1, {"video": 3, "q": 0}, {"video": [3], "q": [0]}),
+    ]
+
+
+def test_a_head_that_cannot_be_streamed_is_named():
+    can = SimpleNamespace(head=SimpleNamespace(cannot_step=None))
+    refuse_no_stream(can)
+    result = SimpleNamespace(head="transformer")
+    cannot = SimpleNamespace(head=SimpleNamespace(cannot_step="it is so"), run="RUN", result=result)
+    with pytest.raises(UsageError, match=r"--stream: the head of RUN \(transformer\) cannot: it is so"):
+        refuse_no_stream(cannot)
 
 
 def test_equal_scores_go_to_the_smaller_class():

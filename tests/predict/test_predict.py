@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers.clips import write_video
 from helpers.predicting import ask, make_run, scored, video_of
 from mambavl.cache import open_store
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.predict.predict import Request, length_of, predict, video_id_of
+from mambavl.predict.trained import open_trained
 
 
 def rec(kit, **changes):
@@ -213,6 +216,72 @@ def test_oracle_text_of_a_store_is_named(kit, tmp_path):
     texts = {f"{kind}_question": tmp_path / "oracle.zarr" for kind in ("verb", "noun")}
     document = predict(rec(kit, stores={"video": kit / "rec.zarr", **texts})).document
     assert document["text"] == {"protocol": "oracle", "trained_on": "generic", "questions": None}
+
+
+def read_whole(request, moments):
+    """Probabilities of verbs that the head gives the tokens of some rows, one after another, at once."""
+    trained = open_trained(request.run, request.moved)
+    rows = {name: open_store(path) for name, path in request.stores.items()}
+    texts = open_store(request.run.parent / "text.zarr")
+    views = []
+    for view in range(trained.views):
+        streams = {}
+        for name, stream in trained.streams.items():
+            store = rows.get(name, texts)
+            where = moments if name in rows else moments[:1]
+            tokens, _ = store.batch(where, stream.source.level, view=view if name in rows else 0)
+            joined = tokens.float().flatten(0, 1)[None]
+            streams[name] = joined, torch.tensor([joined.shape[1]])
+        with torch.no_grad():
+            views.append(trained.head(streams)["verb"].softmax(-1))
+    return torch.stack(views).mean(0)[0].tolist()
+
+
+@pytest.mark.parametrize("head", ["mambavl", "mlp"])
+def test_a_stream_is_the_head_over_all_windows_so_far(kit, head):
+    """Two views; the generic questions of the store are those that are asked here."""
+    run = make_run(kit, f"stream-{head}", "rec", has_text=True, head=f'name = "{head}"')
+    request = rec(kit, run=run, video=Path("P01_104"), stores={"video": kit / "rec.zarr"}, stream=True)
+    found = predict(request)
+    rows = [n for n, s in enumerate(open_store(kit / "rec.zarr").segments) if s.video_id == "P01_104"]
+    for number, answer in enumerate(found.answers):
+        expected = read_whole(request, rows[: number + 1])
+        verbs = probabilities(answer, "verb")
+        assert [verbs[one] for one in range(2)] == pytest.approx(expected, abs=1e-5)
+    assert found.document["stream"] is True
+    alone = predict(replace(request, stream=False)).answers
+    first, third = (
+        [probabilities(answers[number], "verb")[0] for answers in (found.answers, alone)] for number in (0, 2)
+    )
+    assert first[0] == pytest.approx(first[1], abs=1e-5)
+    assert third[0] != pytest.approx(third[1], abs=1e-5)
+
+
+def test_the_windows_of_a_stream_adjoin(kit):
+    found = predict(rec(kit, stream=True, window=1.5)).answers
+    windows = [(answer.moment.begins, answer.moment.time) for answer in found]
+    assert windows == [(0.0, 1.5), (1.5, 3.0), (3.0, 4.5), (4.5, 6.0)]
+    ahead = predict(ant(kit, stream=True)).answers
+    assert [answer.moment.time for answer in ahead] == [2.133, 4.266]
+
+
+def test_a_moment_without_features_adds_nothing_to_a_stream(kit, tmp_path):
+    times = [*range(0, 3000, 100), *range(4000, 7000, 100)]
+    video = write_video(tmp_path / "v.mkv", frames=60, times=times, container="matroska")
+    found = predict(ant(kit, video=video, every=1.0, stream=True)).answers
+    bad = [answer.status for answer in found if answer.best is None]
+    assert bad
+    assert set(bad) == {"damaged_frame"}
+    assert found[-1].best
+
+
+def test_what_cannot_be_streamed_is_refused_before_any_work(kit):
+    run = make_run(kit, "attends", "rec", has_text=True, head='name = "transformer"')
+    with pytest.raises(UsageError, match=r"--stream: .*attends \(transformer\) cannot: every token"):
+        predict(rec(kit, run=run, stream=True, video=Path("nowhere")))
+    texts = {f"{kind}_question": kit / "text.zarr" for kind in ("verb", "noun")}
+    with pytest.raises(UsageError, match="cannot be those of a store's rows"):
+        predict(rec(kit, stream=True, stores={"video": kit / "rec.zarr", **texts}))
 
 
 @pytest.mark.parametrize("head", ["mlp", "transformer"])
