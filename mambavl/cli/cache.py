@@ -45,6 +45,8 @@ def cache_info(store: StoreArgument) -> None:
     }
     for level in opened.layout.levels:
         facts[f"level {level.name}"] = f"{level.kind} {level.shape} {level.dtype}"
+    if windows := opened.spec.inputs.windows:
+        facts["windows"] = f"{windows.length:g} s, one every {windows.stride:g} s"
     for key, value in opened.spec.recipe.to_dict().items():
         facts[key] = json.dumps(value)
     table = Table(show_header=False, title=escape(str(store)), title_justify="left")

@@ -1,6 +1,7 @@
 """Dense extraction from the shell: the features of `extract video`, bit for bit; calls that are refused."""
 
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,8 @@ def test_each_encoder_has_its_store_and_the_command_resumes(videos, tmp_path, ca
     assert call(*call_words) == 0
     assert capsys.readouterr().out.count("wrote 0 rows") == 2
     assert call("cache", "info", tmp_path / "r.zarr") == 0
+    assert re.search(r"windows *│ 2 s, one every 1 s", capsys.readouterr().out)
+    assert call("cache", "info", tmp_path / "v.zarr") == 0
 
 
 def test_short_and_broken_videos_are_named(videos, tmp_path, capsys):
