@@ -74,6 +74,13 @@ class Layout:
             f"there is no level {name!r}; this store holds {', '.join(level.name for level in self.levels)}"
         )
 
+    def longest(self, level: Level) -> int | None:
+        """What `length` may be at most; levels of one group share it. None: all are single vectors."""
+        if level.kind == "ragged":
+            return level.capacity
+        group = level.sibling("length")
+        return max(other.steps for other in self.levels if other.sibling("length") == group) or None
+
     def present_chunks(self, level: Level, group: int) -> int:
         return len(self.rows_of(group)) if level.kind == "dense" else self.chunks(level)
 

@@ -175,10 +175,7 @@ class FeatureStore:
         return views
 
     def _lengths(self, level: Level, rows: np.ndarray) -> np.ndarray:
-        steps = self.row_array(level.sibling("length"))[rows].astype(np.int64)
-        if level.kind == "ragged":
-            return steps
-        return steps * (level.tokens // level.steps) if level.steps else np.minimum(steps, 1)
+        return level.valid_tokens(self.row_array(level.sibling("length"))[rows].astype(np.int64))
 
     def _row_numbers(self, rows: ArrayLike) -> np.ndarray:
         rows = np.asarray(rows)
@@ -211,8 +208,8 @@ class FeatureStore:
     def _refuse_bounds(self, level: Level) -> None:
         """Before anything is copied by address: do `length` (and `start`) stay within the level?"""
         lengths = self.row_array(level.sibling("length")).astype(np.int64)
-        most = level.capacity if level.kind == "ragged" else level.steps or lengths.max(initial=0)
-        fits = (lengths >= 0).all() and (lengths <= most).all()
+        most = self.layout.longest(level)
+        fits = (lengths >= 0).all() and (most is None or (lengths <= most).all())
         if level.kind == "ragged" and fits:
             starts = self.row_array(level.sibling("start"))
             group = np.arange(len(self)) // self.layout.rows_per_group * level.capacity

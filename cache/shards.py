@@ -87,6 +87,14 @@ class Level:
         """Dense: tokens of a row and view, (T, g, g) counted together."""
         return math.prod(self.shape[1:-1])
 
+    def valid_tokens(self, lengths: np.ndarray) -> np.ndarray:
+        """(B,) `length` of some rows, which all levels of a group share -> (B,) valid tokens of this one. Of
+        a level of fewer steps than its row, such as what is predicted to follow, all are.
+        """
+        if self.kind == "ragged":
+            return lengths
+        return np.minimum(lengths, self.steps or 1) * (self.tokens // (self.steps or self.tokens))
+
     @property
     def width(self) -> int:
         return self.shape[-1]

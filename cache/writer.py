@@ -300,9 +300,8 @@ def _check_row_group(layout: Layout, count: int, rows: RowGroup) -> None:
         )
     for level in layout.levels:
         lengths = rows.lengths[level.sibling("length")]
-        # no limit to one vector's
-        most = level.capacity if level.kind == "ragged" else level.steps or lengths.max(initial=0)
-        if len(lengths) and not 0 <= lengths.min() <= lengths.max() <= most:
+        most = layout.longest(level)
+        if len(lengths) and not 0 <= lengths.min() <= lengths.max() <= (most or lengths.max()):
             raise ValueError(
                 f"level {level.name}: lengths from {lengths.min()} to {lengths.max()}, at most {most} fit"
             )

@@ -66,7 +66,7 @@ def dense_group(
     ok = np.array([clip.status == "ok" for clip in clips])
     for values in stored.values():
         values[~ok] = np.nan
-    steps = next((level.steps for level in levels if level.steps), 1)
+    steps = max(level.steps for level in levels) or 1
     return RowGroup(
         levels=stored,
         lengths={"length": np.where(ok, steps, 0)},
@@ -83,14 +83,13 @@ def dense_levels(
     """The levels that the settings name. shapes: level -> shape of a row; steps: T', of levels in time."""
     levels: list[Level] = []
     for name in options.levels:
-        in_time = name not in ("clip", "cls")
         levels.append(
             Level(
                 name,
                 "dense",
                 shapes[name],
                 options.dtype,
-                steps=steps if in_time else 0,
+                steps={"clip": 0, "cls": 0, "predicted": 1}.get(name, steps),
                 compressor=options.compressor,
             )
         )

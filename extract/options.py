@@ -103,7 +103,8 @@ class VideoExtraction(Extraction, VideoReading):
     # rows encoded together
     batch_rows: int = Field(default=8, ge=1, le=4096)
     # what to store of a clip: clip (one vector, what the encoder's classifier reads), cls (its class token),
-    # frame (a vector for each time step), grid (grid x grid vectors for each), patch (every token)
+    # frame (a vector for each time step), grid (grid x grid vectors for each), patch (every token), predicted
+    # (V-JEPA 2's tokens of the time step at which the action begins)
     levels: Names[Level] = ("frame",)
     grid: int = Field(default=4, ge=1, le=64)  # cells along a side of level `grid`
     # height and width of what the encoder sees, in pixels; absent: the encoder's own

@@ -26,6 +26,8 @@ STRIDE = 4  # mf_dense: what most of its encoders were tested at
 NOMINAL_RATE = 60.0  # frames a second that Motionformer and ORViT take most videos to have
 VJEPA_RATE = 8.0  # frames a second that V-JEPA 2 is shown
 RULSTM_STEP = 0.25  # seconds
+# frames a second of a clip, as its rule means them: vjepa_released's encoder is told 8, too
+PACE = {"vjepa": VJEPA_RATE, "vjepa_released": VJEPA_RATE, "rulstm": 1 / RULSTM_STEP}
 ROUNDING = 1e-6  # of a frame: a rate is known from the times of frames, so 24 may be 23.9999999
 
 Task = Literal["recognition", "anticipation"]
@@ -61,6 +63,17 @@ class Sampling(Config):
     views: int = Field(default=1, ge=1, le=64)
     # anticipation: seconds between the last moment seen and the action's start
     tau_a: float = Field(default=1.0, ge=0.0)
+
+    @property
+    def ahead(self) -> float:
+        """Frames, at the pace of the clip, from its end to the action that is to be anticipated. 0 of
+        recognition, and of inavit, which looks into the action.
+        """
+        if not self.is_causal:
+            return 0.0
+        # strict: its frames stand for equal parts of the observed window
+        pace = PACE.get(str(self.rule), self.frames * OBSERVED_RATE / OBSERVED_FRAMES)
+        return self.tau_a * pace
 
     @property
     def is_causal(self) -> bool:

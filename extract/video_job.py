@@ -190,6 +190,7 @@ def _levels(encoder: VideoEncoder, options: VideoExtraction) -> tuple[Level, ...
         "frame": (views, steps, channels),
         "grid": (views, steps, grid, grid, channels),
         "patch": (views, steps * height * width, channels),
+        "predicted": (views, height * width, channels),
     }
     return job.dense_levels(options, shapes, steps)
 
@@ -235,6 +236,13 @@ def _sizes(options: VideoExtraction) -> dict[str, Any]:
         sizes["layer"] = options.layer
     if options.boxes == "none":  # boxes that are read are the encoder's default
         sizes["boxes"] = options.boxes
+    if "predicted" in options.levels:
+        if not options.encoder.startswith("hf:"):
+            raise UsageError(
+                f"encoder {options.encoder} has no predictor, and level `predicted` is what a V-JEPA 2 "
+                "(--encoder hf:NAME) predicts; leave it out of the levels"
+            )
+        sizes["ahead"] = options.sampling.ahead
     for key in ("boxes", "layer"):
         if key in sizes and options.encoder not in table.PUBLISHED:
             known = ", ".join(table.PUBLISHED)

@@ -187,8 +187,7 @@ def _valid(export: _Export, level: Level, rows: range) -> np.ndarray | slice:
         return slice(None)
     there = slice(rows.start, rows.stop)
     ok, lengths = export.arrays["status"][there] == OK, export.arrays[level.sibling("length")][there]
-    tokens = lengths * (level.tokens // level.steps) if level.steps else np.minimum(lengths, 1)
-    valid = (np.arange(level.tokens) < tokens[:, None]) & ok[:, None]
+    valid = (np.arange(level.tokens) < level.valid_tokens(lengths)[:, None]) & ok[:, None]
     return np.broadcast_to(valid[:, None], (len(rows), level.views, level.tokens))
 
 

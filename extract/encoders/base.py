@@ -84,6 +84,7 @@ class VideoEncoder(Encoder):
     prefix_tokens: int = 0  # P
     frames: int | None = None  # of the clips that it was made for; None: any number
     has_class_token: bool = False
+    has_predictor: bool = False  # of what follows a clip
     box_slots: int = 0  # objects a frame whose boxes it reads; 0: it reads none
 
     def token_grid(self, video_shape: Shape) -> Shape:
@@ -113,6 +114,12 @@ class VideoEncoder(Encoder):
         if not self.has_class_token:
             raise UsageError(f"encoder {self.name} has no class token")
         return tokens[:, 0]
+
+    def predicted(self, tokens: Tensor) -> Tensor:
+        """What `tokens` gave -> (B, h w, D), the predicted tokens of one later time step. Raises UsageError
+        where it predicts none.
+        """
+        raise UsageError(f"encoder {self.name} has no predictor")
 
     def pooled(self, video: Tensor) -> Tensor:
         """video (B, 3, T, H, W) -> (B, D)."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders import text
 from mambavl.extract.encoders.base import Encoder
-from mambavl.extract.encoders.hf_video import VIDEO_MODELS, VideoTransformer
+from mambavl.extract.encoders.hf_video import PREDICTING, VIDEO_MODELS, VideoTransformer
 from mambavl.extract.encoders.image import FrameEncoder, FrameFeatures
 from mambavl.extract.encoders.processors import PROCESSOR_FILES, read_pixels
 from mambavl.extract.encoders.weights import (
@@ -38,12 +38,15 @@ if TYPE_CHECKING:
 Modality = Literal["video", "image", "text", "audio"]
 
 
-def transformers_model(model_name: str, weights: str | None, *, image_size: int | None = None) -> Encoder:
+def transformers_model(
+    model_name: str, weights: str | None, *, image_size: int | None = None, ahead: float | None = None
+) -> Encoder:
     """The encoder that fits a model, by hub name or local folder; `weights` names a folder to use instead.
 
     weights="random" takes the config and the processor of `model_name` and no weights. image_size: pixels a
-    side, for image models that take any. Raises UsageError for a model of another kind, and where a file that
-    is needed is missing.
+    side, for image models that take any. ahead: frames from the end of a clip to what V-JEPA 2 predicts; None
+    leaves its predictor out. Raises UsageError for a model of another kind, and where a file that is needed
+    is missing.
     """
     name = f"hf:{model_name}"
     source = model_name if weights is None or weights == "random" else weights
@@ -52,6 +55,11 @@ def transformers_model(model_name: str, weights: str | None, *, image_size: int 
     if modality == "audio":
         raise UsageError(
             f"encoder {name} is a model of sound; use audio:{model_name} with `mambavl extract audio`"
+        )
+    if ahead is not None and config.model_type not in PREDICTING:
+        raise UsageError(
+            f"encoder {name}: a {config.model_type} model has no predictor; V-JEPA 2 has one, for others "
+            "leave `predicted` out of the levels"
         )
     if modality == "text":
         if image_size:
@@ -68,10 +76,9 @@ def transformers_model(model_name: str, weights: str | None, *, image_size: int 
         )
     pixels = read_pixels(name, source)
     if modality == "video":
-        refuse_lacking(
-            name, source, [key for key in lacking if not key.startswith(("pooler.", "predictor."))]
-        )
-        return VideoTransformer(name, model, pixels, image_size)
+        left_out = ("pooler.",) if ahead is not None else ("pooler.", "predictor.")
+        refuse_lacking(name, source, [key for key in lacking if not key.startswith(left_out)])
+        return VideoTransformer(name, model, pixels, image_size, ahead)
     refuse_lacking(name, source, [key for key in lacking if not key.startswith("pooler.")])
     if lacking:
         drop_pooler(model)

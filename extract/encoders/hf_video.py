@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+PREDICTING = ("vjepa2",)
+ROUNDING = 1e-6  # of a step
+
+
 @dataclass(frozen=True)
 class Sizes:
     """What a model's config says of its clips."""
@@ -62,9 +66,17 @@ class VideoTransformer(VideoEncoder):
     """A video model of transformers: its last hidden state, put in our order.
 
     `frames` is what the model was made for, and where a table holds its times the only number that it takes.
+    ahead: frames from the end of a clip to what V-JEPA 2 predicts.
     """
 
-    def __init__(self, name: str, model: "PreTrainedModel", pixels: Pixels, image_size: int | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: "PreTrainedModel",
+        pixels: Pixels,
+        image_size: int | None,
+        ahead: float | None = None,
+    ) -> None:
         super().__init__()
         config = model.config
         self._layout = VIDEO_MODELS[config.model_type]
@@ -88,6 +100,15 @@ class VideoTransformer(VideoEncoder):
                     "its table of places has no others"
                 )
         self.pixels = pixels
+        self.has_predictor = ahead is not None
+        if ahead is not None:
+            self._steps_ahead = int(ahead / self._sizes.step + ROUNDING)
+            self.predictor = model.get_submodule("predictor").eval()
+            self.details["predictor"] = {
+                "sha256": weights_sha256(self.predictor),
+                "steps_ahead": self._steps_ahead,
+                "num_attention_heads": config.pred_num_attention_heads,
+            }
 
     def token_grid(self, video_shape: Shape) -> Shape:
         """(T', h, w) of the tokens of a video (T, H, W). Raises UsageError for a clip that the model cannot
@@ -118,6 +139,17 @@ class VideoTransformer(VideoEncoder):
         the mean.
         """
         return self.class_token(tokens) if self.has_class_token else tokens.mean(dim=1)
+
+    def predicted(self, tokens: Tensor) -> Tensor:
+        """(B, T' h w, D) -> (B, h w, D): the tokens of one time step, `steps_ahead` steps after the step that
+        follows the clip, predicted from all of the clip, as V-JEPA 2's anticipation probes read them.
+        """
+        if not self.has_predictor:
+            return super().predicted(tokens)
+        batch, seen, _ = tokens.shape
+        cells = self._sizes.cells**2
+        places = torch.arange(seen + (self._steps_ahead + 1) * cells, device=tokens.device).expand(batch, -1)
+        return self.predictor(tokens, [places[:, :seen]], [places[:, -cells:]]).last_hidden_state
 
 
 def _token_model(model: "PreTrainedModel") -> nn.Module:

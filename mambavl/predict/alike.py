@@ -24,7 +24,8 @@ def video_settings(
     assert recipe.pixels is not None
     assert recipe.encoder is not None
     told: dict[str, Any] = {
-        "levels": sorted(levels),
+        # the predictor is a part of the encoder only where its level is asked for
+        "levels": sorted({*levels, *(level.name for level in spec.levels if level.name == "predicted")}),
         "fit": recipe.pixels.fit,
         "crops": recipe.pixels.crops or 1,
         "sampling": dict(recipe.sampling or {}),

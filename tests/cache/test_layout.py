@@ -8,7 +8,7 @@ import pytest
 from helpers.tiny import make_dense_store, make_text_store, shortened, unfinished
 from mambavl.cache import open_store, shards
 from mambavl.cache.layout import Layout, committed_groups, file_size
-from mambavl.cache.shards import Level
+from mambavl.cache.shards import TOKEN_CHUNK, Level
 from mambavl.cache.spec import Spec
 from mambavl.cache.verify import verify
 from mambavl.cache.writer import StoreWriter
@@ -68,6 +68,24 @@ def test_row_groups_share_the_rows_and_the_last_is_short():
     assert layout.level("frame") == level
     with pytest.raises(UsageError, match="there is no level 'clip'; this store holds frame"):
         layout.level("clip")
+
+
+def test_levels_of_one_group_share_the_lengths_of_their_rows():
+    """A level of fewer steps than its row has all of them: what is predicted is one step of 6 tokens."""
+    clip, frame = Level("clip", "dense", (1, 2)), Level("frame", "dense", (1, 4, 2), steps=4)
+    patch = Level("patch", "dense", (1, 24, 2), steps=4)
+    predicted = Level("predicted", "dense", (1, 6, 2), steps=1)
+    words = Level("noun_question/last_hidden", "ragged", (2,), capacity=TOKEN_CHUNK)
+    spec = Spec(kind="video", levels=(predicted, clip, frame, patch, words), rows_per_group=8, rows=20)
+    layout = Layout.from_spec(spec)
+    assert [layout.longest(level) for level in spec.levels] == [4, 4, 4, 4, TOKEN_CHUNK]
+    lengths = np.array([0, 1, 3, 4])
+    assert clip.valid_tokens(lengths).tolist() == [0, 1, 1, 1]
+    assert frame.valid_tokens(lengths).tolist() == [0, 1, 3, 4]
+    assert patch.valid_tokens(lengths).tolist() == [0, 6, 18, 24]
+    assert predicted.valid_tokens(lengths).tolist() == [0, 6, 6, 6]
+    assert words.valid_tokens(lengths).tolist() == [0, 1, 3, 4]
+    assert Layout.from_spec(replace(spec, levels=(clip,))).longest(clip) is None
 
 
 def test_every_file_has_the_length_that_the_layout_says(tmp_path):

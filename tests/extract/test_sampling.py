@@ -254,3 +254,20 @@ def test_the_known_counts_of_inavits_windows_on_the_real_validation_list(ek100_v
     assert np.mean(np.array(distinct) <= 2) == pytest.approx(0.62, abs=0.01)
     assert np.mean(last) == pytest.approx(0.90, abs=0.005)
     assert np.max(last) == pytest.approx(130, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "ahead"),
+    [
+        ({"rule": "vjepa"}, 8.0),
+        ({"rule": "vjepa", "tau_a": 0.25, "frames": 64}, 2.0),
+        ({"rule": "vjepa_released"}, 8.0),  # its encoder is told 8 a second, whatever is shown
+        ({"rule": "rulstm"}, 4.0),
+        ({"rule": "strict"}, 7.5),
+        ({"rule": "strict", "frames": 32, "tau_a": 2.0}, 30.0),
+        ({"rule": "inavit"}, 0.0),
+        ({"task": "recognition"}, 0.0),
+    ],
+)
+def test_how_many_frames_lie_between_a_clip_and_the_action_goes_by_the_pace_of_its_rule(settings, ahead):
+    assert Sampling(**{"task": "anticipation", **settings}).ahead == pytest.approx(ahead)

@@ -61,6 +61,15 @@ def test_settings_of_video(asked):
     assert video_settings(spec, settings.levels, COMMON, image_size=64).image_size == 64
 
 
+def test_an_encoder_that_predicts_is_told_so_whatever_is_read():
+    """Its predictor is a part of it, and what it reads must come from the same encoder."""
+    settings = VideoExtraction.model_validate({**COMMON, "batch_rows": 8, "levels": ["frame", "predicted"]})
+    levels = (level("frame", 1, 4, 6, steps=4), level("predicted", 1, 9, 6, steps=1))
+    pixels = PixelRecipe(fit="crop", image_size=64, **PIXELS)
+    spec = spec_of("video", settings, levels, pixels=pixels, decoder="pyav", precision="fp32", batch_rows=8)
+    assert video_settings(spec, ["frame"], COMMON).levels == ("frame", "predicted")
+
+
 def test_a_published_encoder_is_told_its_layer_and_its_boxes_again():
     settings = VideoExtraction.model_validate({**COMMON, "batch_rows": 8})
     details = {"details": {"config": {"layer": "penultimate", "boxes": "none"}}}

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -11,6 +12,7 @@ from helpers.hf import (
     FRAMES,
     PATCH,
     PROCESSORS,
+    SIDE,
     SIZE,
     SMALL,
     TUBELET,
@@ -32,7 +34,7 @@ from mambavl.extract.video_job import extract_video
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Classifiers of all four kinds."""
+    """One of every kind."""
     return {kind: save_video(tmp_path_factory.mktemp(kind), kind) for kind in TUBELET}
 
 
@@ -165,4 +167,31 @@ def test_the_job_refuses_a_wrong_number_of_frames_before_it_writes(dataset, fold
 def test_the_job_refuses_a_text_model_before_it_writes(dataset, tmp_path):
     with pytest.raises(UsageError, match="use `mambavl extract text`"):
         extract(dataset, tmp_path / "v.zarr", make_roberta(tmp_path))
+    assert not (tmp_path / "v.zarr").exists()
+
+
+def test_the_job_stores_what_v_jepa_2_predicts_beside_what_it_saw(dataset, folders, tmp_path):
+    settings = {"sampling": {"task": "anticipation", "rule": "vjepa", "frames": FRAMES, "tau_a": 0.5}}
+    for name, levels in [("both", ["predicted", "frame", "clip"]), ("one", "predicted")]:
+        assert extract(dataset, tmp_path / name, folders["vjepa2"], levels=levels, **settings).finalized
+    both, one = open_store(tmp_path / "both"), open_store(tmp_path / "one")
+    assert both.levels["predicted"].shape == (1, SIDE * SIDE, 16)
+    assert both.spec.recipe.encoder.details["predictor"]["steps_ahead"] == 2  # 0.5 s x 8 a second / 2
+    rows = np.flatnonzero(both.status == 1)
+    found = {level: both.batch(rows, level) for level in ("predicted", "frame", "clip")}
+    assert [set(lengths.tolist()) for _, lengths in found.values()] == [{SIDE * SIDE}, {FRAMES // 2}, {1}]
+    alone, lengths = one.batch(rows, "predicted")
+    assert set(lengths.tolist()) == {SIDE * SIDE}
+    assert torch.equal(alone, found["predicted"][0])
+    assert torch.isfinite(alone).all()
+    assert not torch.equal(alone[:, :2], found["frame"][0])
+
+
+@pytest.mark.parametrize("name", ["timm:test_vit", "avion-vit-b", "somebody:function", "hf:{videomae}"])
+def test_level_predicted_is_refused_before_any_work_where_nothing_predicts(dataset, folders, tmp_path, name):
+    options = {"levels": ["frame", "predicted"], "sampling": {"frames": FRAMES}, "weights": "random"}
+    read = read_annotations(dataset / "annotations")
+    settings = VideoExtraction.model_validate({"encoder": name.format(**folders), **options})
+    with pytest.raises(UsageError, match=r"has no predictor.* leave (it|`predicted`) out of the levels"):
+        extract_video(read, tmp_path / "no videos", tmp_path / "v.zarr", settings)
     assert not (tmp_path / "v.zarr").exists()

@@ -4,12 +4,14 @@ refused, and that no model of the installed version is forgotten.
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import pad
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES, model_type_to_module_name
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
@@ -205,6 +207,79 @@ def test_of_a_model_of_several_kinds_the_half_that_sees_video_is_run(tmp_path, k
         own = whole(clip.transpose(1, 2).contiguous()).last_hidden_state
         torch.testing.assert_close(encoder.patch_tokens(encoder.tokens(clip)), own, rtol=1e-4, atol=1e-5)
     assert not any("text" in name or "audio" in name for name, _ in encoder.named_parameters())
+
+
+# --- what V-JEPA 2 predicts
+
+
+@pytest.fixture(scope="module")
+def telling(tmp_path_factory):
+    """A V-JEPA 2 whose predictor's attention is sharp, so that a wrong place shows."""
+    folder = save_video(tmp_path_factory.mktemp("telling"), "vjepa2")
+    state = load_file(folder / "model.safetensors")
+    for name in state:
+        if "predictor.layer" in name and name.endswith("weight"):
+            state[name] = state[name] * 30
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(("ahead", "steps"), [(0.0, 0), (1.9, 0), (8.0, 4), (7.9999999, 4)])
+def test_predicted_tokens_are_those_of_transformers_own_forward_at_the_places_of_a_later_step(
+    telling, ahead, steps
+):
+    """Places as V-JEPA 2's released anticipation code counts them: all tokens of the clip, behind them
+    int(seconds x rate / 2) steps that are skipped, then one step.
+    """
+    encoder, clip = build(f"hf:{telling}", ahead=ahead), video()
+    seen, cells = FRAMES // 2 * SIDE * SIDE, SIDE * SIDE
+    context = torch.arange(seen).repeat(2, 1)
+    model = transformers.AutoModel.from_pretrained(telling).eval()
+    room = (0, 0, 0, cells * (steps + 2))  # it looks up what it predicts: there must be something
+    model.encoder.register_forward_hook(
+        lambda _, __, out: replace(out, last_hidden_state=pad(out.last_hidden_state, room))
+    )
+
+    def own(skipped):
+        target = torch.arange(cells).repeat(2, 1) + seen + cells * skipped
+        found = model(clip.transpose(1, 2), context_mask=[context], target_mask=[target])
+        return found.predictor_output.last_hidden_state
+
+    with torch.inference_mode():
+        predicted = encoder.predicted(encoder.tokens(clip))
+        torch.testing.assert_close(predicted, own(steps), rtol=1e-4, atol=1e-5)
+        assert (predicted - own(steps + 1)).abs().max() > 0.01
+    assert predicted.shape == (2, cells, 16)
+    assert encoder.details["predictor"]["steps_ahead"] == steps
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_the_predictor_is_part_of_an_encoders_identity_only_where_it_is_asked_for(folders, tmp_path):
+    plain = build(f"hf:{folders['vjepa2']}")
+    asked = build(f"hf:{folders['vjepa2']}", ahead=0.0)
+    assert asked.sha256 == plain.sha256
+    assert plain.details == {key: value for key, value in asked.details.items() if key != "predictor"}
+    assert not plain.has_predictor
+    with pytest.raises(UsageError, match="has no predictor"):
+        plain.predicted(plain.tokens(video()))
+    file = save_video(tmp_path, "vjepa2") / "model.safetensors"
+    state = load_file(file)
+    name = next(name for name in state if "predictor" in name and name.endswith("proj.weight"))
+    state[name] = state[name] + 1
+    save_file(state, file, metadata={"format": "pt"})
+    other = build(f"hf:{tmp_path}", ahead=0.0)
+    assert other.details["predictor"]["sha256"] != asked.details["predictor"]["sha256"]
+    del state[name]
+    save_file(state, file, metadata={"format": "pt"})
+    build(f"hf:{tmp_path}")
+    with pytest.raises(UsageError, match="lacks 1 of the model's tensors"):
+        build(f"hf:{tmp_path}", ahead=0.0)
+
+
+def test_other_models_say_that_they_have_no_predictor_before_weights_are_read(folders, tmp_path):
+    video_config("videomae").save_pretrained(tmp_path)  # and no weights
+    with pytest.raises(UsageError, match="a videomae model has no predictor; V-JEPA 2 has one"):
+        build(f"hf:{tmp_path}", ahead=0.0)
 
 
 # --- the installed version

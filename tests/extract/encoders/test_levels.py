@@ -1,7 +1,9 @@
 """What is stored of a clip: each level is a mean over the patches that it covers."""
 
+import pytest
 import torch
 
+from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.levels import video_levels
 from mambavl.extract.encoders.registry import build
 
@@ -24,3 +26,10 @@ def test_frame_and_grid_are_means_of_the_patches_that_they_cover():
             columns = slice(column * width // 2, (column + 1) * width // 2)
             cell = patches[:, :, rows, columns].mean((2, 3))
             torch.testing.assert_close(found["grid"][:, :, row, column], cell)
+
+
+def test_a_prediction_is_refused_where_there_is_no_predictor():
+    encoder = build("timm:test_resnet", weights="random")
+    size = encoder.pixels.image_size
+    with torch.inference_mode(), pytest.raises(UsageError, match="timm:test_resnet has no predictor"):
+        video_levels(encoder, torch.zeros(1, 3, 1, size, size), ("predicted",), grid=1)
