@@ -131,6 +131,9 @@ def test_few_files_are_open_at_a_time_and_all_are_closed(video, tmp_path, monkey
     opened = len(calls.opened)
     assert len(dict(reader.frames(np.array([0, 1, 41, 51])))) == 4
     assert len(calls.opened) == opened  # those used last
+    assert len(dict(reader.frames(np.array([31])))) == 1
+    assert len(dict(reader.frames(np.array([42, 52])))) == 2
+    assert len(calls.opened) == opened + 1  # in place of the one not used for the longest time
     reader.close()
     assert not calls.left_open
 

@@ -187,6 +187,9 @@ def test_in_full_every_byte_of_every_picture_counts(tmp_path):
     (folder / "frame_0000000002.jpg").write_bytes(bytes(52))
     assert content_key(folder) == cheap  # not among those that are read
     assert fingerprint(folder, "full") != whole
+    (folder / "frame_0000000002.jpg").write_bytes(bytes(51))
+    (folder / "frame_0000000004.jpg").write_bytes(bytes(55))  # all together they are as large as before
+    assert content_key(folder) != cheap
 
 
 @pytest.mark.parametrize("kind", PARTS)
