@@ -6,7 +6,7 @@ of others, so a damaged one spoils all that follow, and the decoder marks it alo
 
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ import numpy as np
 from mambavl.configs.errors import DataError
 from mambavl.extract.h264 import H264Packets
 from mambavl.extract.input_files import InputFile
-from mambavl.extract.timeline import GAP, Timeline, VideoError, first_line
+from mambavl.extract.timeline import VideoError, first_line
 from mambavl.extract.video_files import Key
 from mambavl.extract.video_index import Scan, VideoIndex
 
@@ -33,7 +33,8 @@ class PyAVReader:
 
     Packets are scanned once, without decoding, for their pts and keyframe marks; with an `index`, once for
     all readers of the file, which is known by its content `key`. In H.264, packets that no other frame refers
-    to (nal_ref_idc 0) and that are not wanted are not decoded at all.
+    to (nal_ref_idc 0) and that are not wanted are not decoded at all. Asked for later frames that hang on the
+    same keyframe, it goes on where it stands.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class PyAVReader:
         self._av = av
         self.path = path
         self._file = InputFile(path, retries)
+        self._run: _Run | None = None  # the decoder that gave the last frames, if it may go on
         try:
             self._container = av.open(self._file, "r")
             pictures = picture_streams(self._container)
@@ -56,7 +58,8 @@ class PyAVReader:
             self._tick = float(self._stream.time_base)  # seconds
             self._packet_kinds = H264Packets(self._stream)
             self._scan = index.scan_of_file(self._file, key, self._demux) if index else self._demux()
-            self.timeline = self._timeline()
+            # the index of MP4 is whole, so a picture stands there until the next one, however long that is
+            self.timeline = self._scan.timeline(self._tick, stands="mp4" in self.container)
             self._file.check()
         except (av.FFmpegError, OSError, ValueError) as error:
             self._file.close()
@@ -93,7 +96,9 @@ class PyAVReader:
         """Degrees by which the first frame is to be turned; 0 where it cannot be decoded."""
         first = int(self._scan.shown[0])
         with suppress(StopIteration, self._av.FFmpegError):
-            return next(self._decode(first, {first}, first)).rotation
+            run = self._run_from(first)
+            run.want({first: first})
+            return next(run.frames).rotation
         self._file.check()
         return 0.0
 
@@ -101,38 +106,7 @@ class PyAVReader:
         """The scan of the file, all of which is read. Raises ValueError where it shows nothing, or pictures
         without times of their own.
         """
-        begins_at_any_key, is_reordered = True, False
-        shown: list[int] = []
-        keys: list[int] = []
-        durations: dict[int, int] = {}
-        proved_by: dict[int, int] = {}
-        latest: int | None = None
-        for pts, packet in self._packets():
-            if packet.is_keyframe:
-                keys.append(pts)
-                begins_at_any_key &= self._packet_kinds.is_idr(packet)
-            if packet.is_discard:
-                # pre-roll that an edit list hides: decoded, since others hang on it, never displayed
-                continue
-            shown.append(pts)
-            is_reordered |= latest is not None and pts < latest
-            latest = pts if latest is None else max(latest, pts)
-            proved_by[pts] = latest
-            durations[pts] = packet.duration or 0
-        if not shown or not keys:
-            raise ValueError("holds no decodable picture")
-        shown.sort()
-        typical = float(np.median(np.diff(shown))) if len(shown) > 1 else 1.0
-        scan = Scan(
-            shown=np.array(shown, np.int64),
-            keys=np.array(sorted(keys), np.int64),
-            proved_by=np.array([proved_by[pts] for pts in shown], np.int64),
-            lasts=np.array([durations[pts] or typical for pts in shown], np.float64),
-            typical=typical,
-            begins_at_any_key=begins_at_any_key,
-            is_reordered=is_reordered,
-            has_proved_times=False,
-        )
+        scan = Scan.of_packets(self._packets(), self._packet_kinds.is_idr)
         scan = replace(scan, has_proved_times=self._has_proved_times(scan))
         self._file.check()
         return scan
@@ -146,8 +120,10 @@ class PyAVReader:
             return True
         first = scan.shown[:TRIED_FOR_TIMES].tolist()
         last = first[0] - 1
+        run = self._run_from(int(scan.keys[0]))
+        run.want({pts: pts for pts in first})
         try:
-            for frame in islice(self._decode(int(scan.keys[0]), set(first), first[-1]), TRIED_FOR_TIMES):
+            for frame in islice(run.frames, TRIED_FOR_TIMES):
                 if frame.pts is not None and frame.pts <= last:
                     raise ValueError(
                         f"its pictures have no times of their own (B-frames in {self.container}); encode it "
@@ -157,18 +133,6 @@ class PyAVReader:
         except self._av.FFmpegError:  # a damaged picture is for the row that wants it
             return False
         return True
-
-    def _timeline(self) -> Timeline:
-        scan = self._scan
-        ticks = scan.shown - scan.shown[0]
-        return Timeline(
-            pts=ticks * self._tick,
-            end=float(ticks[-1] + scan.lasts[-1]) * self._tick,
-            # the index of MP4 is whole, so a picture stands there until the next one, however long that is
-            longest=np.full(len(ticks), np.inf)
-            if "mp4" in self.container
-            else np.maximum(scan.lasts, scan.typical) * self._tick * GAP,
-        )
 
     def _packets(self) -> "Iterator[tuple[int, Packet]]":
         """(pts, packet) of the picture's packets that carry a time; a file that breaks off simply ends."""
@@ -188,39 +152,51 @@ class PyAVReader:
 
     def _decode_group(self, key: int, group: np.ndarray) -> Iterator[tuple[int, np.ndarray | VideoError]]:
         missing = {int(self._scan.shown[i]): int(i) for i in group}
+        run, self._run = self._run, None
+        if run and run.key == self._scan.keys[key] and run.may_give(self._needed(missing)):
+            # what does not come is left to a decoder that begins at the keyframe: what is said of a frame
+            # must not hang on what was asked for before
+            yield from self._give(run, missing)
+        reason = ""
         # a keyframe that is no IDR may give its pictures only after a while, so what did not come is looked
         # for from further back
         for start in sorted({key, max(key - 1, 0), max(key - 4, 0), 0}, reverse=True):
-            reason = yield from self._decode_from(int(self._scan.keys[start]), missing)
             if not missing or reason:
                 break
+            reason = yield from self._give(self._run_from(int(self._scan.keys[start])), missing)
         self._file.check()
         for pts, index in sorted(missing.items()):
             at = (pts - int(self._scan.shown[0])) * self._tick
             said = reason or "the decoder never gave this frame"
             yield index, VideoError("damaged_frame", f"{self.path}: frame {index} at {at:.2f} s: {said}")
 
-    def _decode_from(
-        self, key_pts: int, missing: dict[int, int]
-    ) -> Generator[tuple[int, np.ndarray], None, str]:
-        """Give the missing pictures that are sound; return what is wrong with the others, if it is known."""
-        ends = {pts: int(self._scan.proved_by[index]) for pts, index in missing.items()}
+    def _needed(self, missing: dict[int, int]) -> dict[int, int]:
+        """Pictures -> those that must have come, too, before they are given."""
+        return {pts: int(self._scan.proved_by[index]) for pts, index in missing.items()}
+
+    def _give(self, run: "_Run", missing: dict[int, int]) -> Generator[tuple[int, np.ndarray], None, str]:
+        """Give the missing pictures that are sound; return what is wrong with the others, if it is known.
+
+        A decoder that has given them all is kept, to go on.
+        """
+        ends = self._needed(missing)
+        run.want(ends)
         held: dict[int, VideoFrame] = {}
-        last = key_pts - 1
         try:
-            for frame in self._decode(key_pts, {*missing, *ends.values()}, max(ends.values())):
-                if frame.pts is None or frame.pts < key_pts:
+            for frame in run.frames:
+                if frame.pts is None or frame.pts < run.key:
                     continue  # it hangs on the keyframe before
                 # pictures are made of others, and the decoder marks the first damaged one alone
                 if frame.is_corrupt:
                     return "it is damaged, or a picture that it is made of"
-                if frame.pts <= last:
+                if frame.pts <= run.shown:
                     return "the pictures there come with times that are not theirs"
-                last = frame.pts
-                if last in missing:
-                    held[last] = frame
-                yield from self._release([pts for pts in held if ends[pts] <= last], held, missing)
+                run.shown = frame.pts
+                if run.shown in missing:
+                    held[run.shown] = frame
+                yield from self._release([pts for pts in held if ends[pts] <= run.shown], held, missing)
                 if not missing:
+                    self._run = run
                     return ""
             yield from self._release(list(held), held, missing)
         except (self._av.FFmpegError, ValueError) as error:
@@ -236,26 +212,36 @@ class PyAVReader:
             self._file.check()  # a packet cut short by a fault may decode to a picture
             yield missing.pop(pts), self._pixels(held.pop(pts))
 
-    def _decode(self, key_pts: int, wanted: set[int], last: int) -> "Iterator[VideoFrame]":
-        """The frames from a keyframe on that are needed to show those of the times `wanted`, up to `last`."""
-        passed = 0
-        for pts, packet in self._packets_from(key_pts):
-            if pts in wanted or not self._packet_kinds.is_unreferenced(packet):
+    def _run_from(self, key_pts: int) -> "_Run":
+        run = _Run(key_pts)
+        run.frames = self._decode(run)
+        return run
+
+    def _decode(self, run: "_Run") -> "Iterator[VideoFrame]":
+        """The frames from a keyframe on that are needed to show those that the run wants, which may become
+        more meanwhile.
+        """
+        following: list[int] = []  # keyframes behind all that is wanted
+        for pts, packet in self._packets_from(run.key):
+            if pts in run.wanted or not self._packet_kinds.is_unreferenced(packet):
                 try:
                     yield from self._stream.codec_context.decode(packet)
                 except self._av.FFmpegError:
                     yield from self._stream.codec_context.decode(None)  # what was decoded before this packet
                     raise
+            else:
+                run.skipped.add(pts)
             # B-frames: packets come in decoding order, so a wanted one may follow a later pts; two keyframes
             # on, none can
-            if pts > last and packet.is_keyframe:
-                passed += 1
-                if passed == 2:
+            if packet.is_keyframe:
+                following = [key for key in (*following, pts) if key > run.last]
+                if len(following) == 2:
                     break
         yield from self._stream.codec_context.decode(None)
 
     def _packets_from(self, key_pts: int) -> "Iterator[tuple[int, Packet]]":
         """As `_packets`, from a keyframe on. In MPEG-TS a seek may land behind it: then from further back."""
+        self._run = None  # the file is read elsewhere now
         for back in (0.0, 1.0, 10.0, None):
             try:
                 if back is None:
@@ -282,6 +268,30 @@ class PyAVReader:
         if not quarter_turns:
             return pixels
         return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
+
+
+@dataclass(eq=False)
+class _Run:
+    """A decoder on its way from a keyframe on; it skips what is not wanted and makes no other picture. All by
+    pts.
+    """
+
+    key: int
+    frames: "Iterator[VideoFrame]" = field(default_factory=lambda: iter(()))
+    wanted: set[int] = field(default_factory=set)
+    skipped: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.last = self.shown = self.key - 1  # the last one wanted, and the last that came
+
+    def want(self, needed: dict[int, int]) -> None:
+        """needed: picture -> the one that must have come, too."""
+        self.wanted.update(needed, needed.values())
+        self.last = max(self.last, *needed.values())
+
+    def may_give(self, needed: dict[int, int]) -> bool:
+        """Whether all of these are still to come."""
+        return min(needed) > self.shown and self.skipped.isdisjoint((*needed, *needed.values()))
 
 
 def picture_streams(container: "InputContainer") -> "list[VideoStream]":

@@ -8,16 +8,21 @@ be written costs the reuse alone.
 import hashlib
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mambavl.cache import canonical, fsops
 from mambavl.configs.errors import DataError
 from mambavl.extract.input_files import InputFile
+from mambavl.extract.timeline import GAP, Timeline
 from mambavl.extract.video_files import Key, has_whole_index, is_content_key, key_of
+
+if TYPE_CHECKING:
+    from av import Packet
 
 VERSION = 1  # raised by hand when the same packets come to give another scan
 FOLDER = "video-index"
@@ -37,7 +42,57 @@ class Scan:
     begins_at_any_key: bool  # whether a decoder may begin at every keyframe, as far as is known
     is_reordered: bool  # whether the file shows pictures in another order than it holds them
     # whether the first pictures were decoded, where need be, and came in the order of their times
-    has_proved_times: bool
+    has_proved_times: bool = False
+
+    @classmethod
+    def of_packets(
+        cls, packets: "Iterable[tuple[int, Packet]]", is_idr: "Callable[[Packet], bool]"
+    ) -> "Scan":
+        """packets: of one picture, in the order in which they are stored, each with its pts.
+
+        Raises ValueError where they show nothing.
+        """
+        begins_at_any_key, is_reordered = True, False
+        shown: list[int] = []
+        keys: list[int] = []
+        durations: dict[int, int] = {}
+        proved_by: dict[int, int] = {}
+        latest: int | None = None
+        for pts, packet in packets:
+            if packet.is_keyframe:
+                keys.append(pts)
+                begins_at_any_key &= is_idr(packet)
+            if packet.is_discard:
+                # pre-roll that an edit list hides: decoded, since others hang on it, never displayed
+                continue
+            shown.append(pts)
+            is_reordered |= latest is not None and pts < latest
+            latest = pts if latest is None else max(latest, pts)
+            proved_by[pts] = latest
+            durations[pts] = packet.duration or 0
+        if not shown or not keys:
+            raise ValueError("holds no decodable picture")
+        shown.sort()
+        typical = float(np.median(np.diff(shown))) if len(shown) > 1 else 1.0
+        return cls(
+            shown=np.array(shown, np.int64),
+            keys=np.array(sorted(keys), np.int64),
+            proved_by=np.array([proved_by[pts] for pts in shown], np.int64),
+            lasts=np.array([durations[pts] or typical for pts in shown], np.float64),
+            typical=typical,
+            begins_at_any_key=begins_at_any_key,
+            is_reordered=is_reordered,
+        )
+
+    def timeline(self, tick: float, stands: bool) -> Timeline:
+        """tick: seconds. stands: whether a picture stays on display until the next one, however long."""
+        ticks = self.shown - self.shown[0]
+        longest = np.maximum(self.lasts, self.typical) * tick * GAP
+        return Timeline(
+            pts=ticks * tick,
+            end=float(ticks[-1] + self.lasts[-1]) * tick,
+            longest=np.full(len(ticks), np.inf) if stands else longest,
+        )
 
 
 def _to_stderr(line: str) -> None:

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from helpers.clips import HEIGHT, WIDTH, barcode, cut_by_an_edit_list, damaged, read_barcode, write_video
+from helpers.clips import (
+    HEIGHT,
+    WIDTH,
+    barcode,
+    cut_by_an_edit_list,
+    damaged,
+    noisy_barcode,
+    read_barcode,
+    write_video,
+)
 from mambavl.extract.pyav_reader import PyAVReader, picture_streams
 from mambavl.extract.timeline import VideoError
 
@@ -131,3 +140,109 @@ def test_frames_that_an_edit_list_hides_are_decoded_but_never_counted(tmp_path, 
     assert len(reader.timeline.pts) == 60 - hidden
     shown = {i: read_barcode(frame) for i, frame in reader.frames(np.arange(60 - hidden))}
     assert shown == {i: i + hidden for i in range(60 - hidden)}
+
+
+@pytest.fixture
+def packets(monkeypatch):
+    """The times of the packets that go to the decoder or are passed over, of all readers."""
+    passed, right = [], PyAVReader._packets_from
+
+    def counted(self, key_pts):
+        for pts, packet in right(self, key_pts):
+            passed.append(pts)
+            yield pts, packet
+
+    monkeypatch.setattr(PyAVReader, "_packets_from", counted)
+    return passed
+
+
+@pytest.mark.parametrize("bf", ["0", "2"])
+def test_one_keyframe_in_a_long_file_costs_no_more_than_the_file(tmp_path, packets, bf):
+    """Batch after batch goes on where the one before ended."""
+    path = write_video(tmp_path / "a.MP4", frames=600, gop=9999, bf=bf, sc_threshold="0")
+    reader = PyAVReader(path)
+    for first in range(0, 600, 20):
+        wanted = np.arange(first, first + 12, 3)
+        found = dict(reader.frames(wanted))
+        assert {i: read_barcode(frame) for i, frame in found.items()} == {i: i for i in wanted.tolist()}
+    assert len(packets) <= 600
+    assert packets == list(dict.fromkeys(packets))  # each once
+    packets.clear()
+    assert read_barcode(dict(reader.frames(np.array([3])))[3]) == 3  # back to the keyframe, and no further
+    assert len(packets) < 20
+
+
+def test_what_is_not_to_come_any_more_is_looked_for_from_the_keyframe(tmp_path, packets):
+    path = write_video(tmp_path / "a.MP4", frames=300, gop=9999, b_strategy="0", sc_threshold="0")
+    reader = PyAVReader(path)
+    key, shown = int(reader._scan.keys[0]), reader._scan.shown
+
+    def read_from_the_keyframe(wanted):
+        packets.clear()
+        assert read_barcode(dict(reader.frames(np.array([wanted])))[wanted]) == wanted
+        assert len(packets) < wanted + 20
+        return packets[0] == key
+
+    assert read_from_the_keyframe(30)
+    assert not read_from_the_keyframe(40)
+    assert read_from_the_keyframe(39)  # it was shown before
+    assert not read_from_the_keyframe(60)
+    reader._run.skipped.add(int(shown[80]))  # as where a decoder gives pictures late
+    assert read_from_the_keyframe(80)
+    assert reader.rotation() == 0  # which begins at the keyframe
+    assert read_from_the_keyframe(100)
+    next(reader.frames(np.array([120, 121])))  # whoever stops in between
+    assert read_from_the_keyframe(140)
+
+
+def assert_what_was_asked_before_does_not_matter(path, requests):
+    """A reader that is asked in turn says what one says that is asked once. Returns how many frames are
+    damaged.
+    """
+    reader, count = PyAVReader(path), 0
+    for wanted in requests:
+        found, expected = dict(reader.frames(wanted)), dict(PyAVReader(path).frames(wanted))
+        assert found.keys() == expected.keys()
+        for index, frame in found.items():
+            if isinstance(frame, VideoError):
+                assert str(frame) == str(expected[index])
+                count += 1
+            else:
+                np.testing.assert_array_equal(frame, expected[index])
+    return count
+
+
+PYRAMID = {"x264-params": "b-pyramid=normal:bframes=3:b-adapt=0:keyint=60:scenecut=0"}
+LARGE = {"picture": noisy_barcode, "preset": "ultrafast"}
+MPEG4 = {"codec": "mpeg4", "sc_threshold": "1000000000"}
+ONE_KEY = {"gop": 9999, "sc_threshold": "0"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [ONE_KEY, PYRAMID, {"bf": "0"}, OPEN_GOP, INTRA_REFRESH, MPEG4, {"container": "mpegts"}],
+    ids=str,
+)
+def test_frames_and_damage_do_not_hang_on_what_was_asked_before(tmp_path, options):
+    draw, lost = np.random.default_rng(0), 0
+    large = {"picture": noisy_barcode} if "codec" in options else LARGE
+    data = write_video(tmp_path / "a", **{"frames": 90, "gop": 45, **large, **options}).read_bytes()
+    for hole in (0, 16, 300):
+        for _ in range(3):
+            spoilt, at = bytearray(data), int(draw.integers(len(data) // 4, len(data) * 3 // 4))
+            spoilt[at : at + hole] = draw.bytes(hole)
+            path = tmp_path / "b"
+            path.write_bytes(spoilt)
+            ascending = np.sort(draw.integers(0, len(PyAVReader(path).timeline.pts), 16))
+            lost += assert_what_was_asked_before_does_not_matter(path, np.split(ascending, 8))
+    assert lost > 3
+
+
+def test_a_damaged_picture_that_makes_no_other_spoils_none_that_is_asked_for_later(tmp_path):
+    whole = write_video(tmp_path / "a.MP4", frames=60, gop=60, b_strategy="0", sc_threshold="0", **LARGE)
+    lost = 0
+    for number in range(10, 40, 2):
+        path = damaged(whole, tmp_path / "b.MP4", number)
+        requests = [np.array([number + step]) for step in (-3, 0, 6)]
+        lost += assert_what_was_asked_before_does_not_matter(path, requests)
+    assert 15 < lost < 30  # by itself, or with those behind it
