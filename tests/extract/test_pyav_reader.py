@@ -195,6 +195,19 @@ def test_what_is_not_to_come_any_more_is_looked_for_from_the_keyframe(tmp_path, 
     assert read_from_the_keyframe(140)
 
 
+def test_what_a_decoder_that_went_on_does_not_give_is_judged_by_one_that_begins_at_the_keyframe(tmp_path):
+    reader = PyAVReader(write_video(tmp_path / "a.MP4"))
+
+    def fails():
+        raise ValueError("damaged on the way")
+        yield
+
+    for frames in (iter(()), fails()):
+        dict(reader.frames(np.array([14])))
+        reader._run.frames = frames
+        assert read_barcode(dict(reader.frames(np.array([16])))[16]) == 16
+
+
 def assert_what_was_asked_before_does_not_matter(path, requests):
     """A reader that is asked in turn says what one says that is asked once. Returns how many frames are
     damaged.
