@@ -89,7 +89,13 @@ def _question_of(trained: Trained, name: str) -> Question | None:
     tau_a = float(sampling["tau_a"])
     if store.spec.kind == "audio":
         return Question("anticipation", tau_a, float(sampling["seconds"]))
-    begins = window(FAR, FAR + 1, Sampling.model_validate(sampling)).times.min()
+    rule = Sampling.model_validate(sampling)
+    if not rule.is_causal:
+        raise UsageError(
+            f"{trained.run}: the features of stream {name} look into the action that is to be foretold (rule "
+            f"{rule.rule}), and of a video nobody knows what comes next; train on features of another rule"
+        )
+    begins = window(FAR, FAR + 1, rule).times.min()
     return Question("anticipation", tau_a, round(FAR - tau_a - float(begins), 3))
 
 

@@ -1,9 +1,10 @@
 """A run and a video -> an answer for each moment, and all of them as one JSON document."""
 
+import contextlib
 import importlib.metadata
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from mambavl.cache import open_store
 from mambavl.cache.rows import Segment
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.timeline import VideoError
@@ -93,9 +94,9 @@ def predict(
     if request.questions and not are_asked:
         raise UsageError("--questions: the stores that are given hold the questions of their rows")
     questions = asked(trained, request.questions) if are_asked else None
-    with tempfile.TemporaryDirectory(prefix="mambavl-predict-") as scratch:
+    with _scratch() as scratch:
         how = Making(
-            folder=Path(scratch),
+            folder=scratch,
             weights=request.weights,
             trusted=request.trusted,
             device=request.device,
@@ -124,6 +125,16 @@ def predict(
             answers.append(answer)
             on_answer(answer)
         return Predicted(answers, _document(request, trained, question, questions, rows, answers))
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for stores that nobody needs afterwards. Raises Interrupted in words that are true of it."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="mambavl-predict-") as folder:
+            yield Path(folder)
+    except Interrupted:
+        raise Interrupted("stopped; nothing is kept, and the same command begins again") from None
 
 
 def video_id_of(video: Path) -> str:

@@ -32,6 +32,15 @@ def test_lines_json_and_a_picture(road, tmp_path, capsys):
         assert image.format == "PNG"
 
 
+def test_a_stream_from_the_shell(road, capsys):
+    """Windows adjoin: three of 1.6 s in 6 s."""
+    words = ("predict", video_of(road, 108), "--run", road / "run", "--questions", "none", "--stream")
+    given = ("--weights", f"verb_question={road / 'roberta'}")
+    assert call(*words, *given) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(": verb ")[0] for line in said[:3]] == ["at 1.60 s", "at 3.20 s", "at 4.80 s"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

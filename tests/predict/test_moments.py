@@ -7,6 +7,7 @@ import pytest
 
 from mambavl.cache.rows import Segment
 from mambavl.configs.errors import DataError, UsageError
+from mambavl.extract.sampling import Sampling
 from mambavl.predict.moments import Question, moments, moments_of, question_of
 from mambavl.predict.trained import open_trained
 
@@ -94,6 +95,16 @@ def fake(**sampling_of):
         row = Segment("a", "P", "v", "", 0.0, 2.0, 0, 0, "train")
         streams[name] = SimpleNamespace(is_text=False, store=SimpleNamespace(spec=spec, segments=(row,)))
     return SimpleNamespace(run="RUN", streams=streams)
+
+
+def test_features_that_look_into_the_action_foretell_nothing():
+    looks = fake(video=Sampling(task="anticipation", rule="inavit").model_dump())
+    looks.streams["video"].store.spec.kind = "video"
+    with pytest.raises(UsageError, match=r"look into the action that is to be foretold \(rule inavit\)"):
+        question_of(looks, None, None)
+    vjepa = fake(video=Sampling(task="anticipation", rule="vjepa").model_dump())
+    vjepa.streams["video"].store.spec.kind = "video"
+    assert question_of(vjepa, None, None) == Question("anticipation", 1.0, 4.0)
 
 
 def test_streams_of_different_questions_have_no_common_moment():

@@ -190,7 +190,7 @@ def test_what_cannot_go_together_is_refused(kit):
 
 
 def test_a_signal_stops_it(kit):
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted, match="nothing is kept, and the same command begins again"):
         predict(ant(kit), should_stop=lambda: True)
 
 
