@@ -123,7 +123,12 @@ def video_inputs(
 
 def reading_threads(options: Reading) -> int:
     """As the settings say, else one for each core that this process may use."""
-    return options.readers or len(os.sched_getaffinity(0))
+    return options.readers or cores()
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 class Closable(Protocol):

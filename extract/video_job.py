@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from mambavl.cache.fill import FillResult
 from mambavl.cache.shards import Level
-from mambavl.cache.spec import BoxesRecipe, FeatureRecipe, PixelRecipe, Spec
+from mambavl.cache.spec import BoxesRecipe, FeatureRecipe, Inputs, PixelRecipe, Spec
 from mambavl.cache.writer import StoreWriter
 from mambavl.configs.errors import DataError, UsageError, some
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
@@ -69,15 +69,16 @@ def extract_videos(
     when videos are missing and when more rows fail than `max_failed`, SystemFault when a file cannot be read,
     Interrupted when `should_stop()` turns true between two batches.
     """
-    _refuse_different_readings(jobs)
+    refuse_different_readings(jobs)
     reading = jobs[0][1]
-    encoders = [_build_encoder(options) for _, options in jobs]
+    encoders = [build_encoder(options) for _, options in jobs]
     paths = find_videos(annotations, videos, reading.allow_missing)
-    shown = tuple(_shown(encoder, options) for encoder, (_, options) in zip(encoders, jobs, strict=True))
+    shown = tuple(shown_to(encoder, options) for encoder, (_, options) in zip(encoders, jobs, strict=True))
     specs: list[Spec] = []
     for (out, options), encoder, seen in zip(jobs, encoders, shown, strict=True):
         boxes = _box_inputs(seen, list(paths), out)
-        specs.append(_video_spec(annotations, paths, out, encoder, options, boxes))
+        inputs = job.video_inputs(options, options.splits, annotations, paths, out, boxes)
+        specs.append(spec_of(encoder, options, seen, inputs))
     writers: list[StoreWriter] = []
     try:
         for (out, options), spec in zip(jobs, specs, strict=True):
@@ -109,7 +110,7 @@ def extract_videos(
             writer.close()
 
 
-def _refuse_different_readings(jobs: Sequence[tuple[Path, VideoExtraction]]) -> None:
+def refuse_different_readings(jobs: Sequence[tuple[Path, VideoExtraction]]) -> None:
     """Raises UsageError where the settings of several encoders ask for different pictures, or name a store
     twice.
     """
@@ -127,7 +128,8 @@ def _refuse_different_readings(jobs: Sequence[tuple[Path, VideoExtraction]]) -> 
                 )
 
 
-def _shown(encoder: VideoEncoder, options: VideoExtraction) -> Shown:
+def shown_to(encoder: VideoEncoder, options: VideoExtraction) -> Shown:
+    """What the settings have an encoder see."""
     pixels = encoder.pixels
     reads_boxes = options.boxes in ("h5", "hoa")
     look = Look(pixels.image_size, pixels.interpolation)
@@ -150,14 +152,8 @@ def _box_inputs(shown: Shown, videos: list[str], out: Path) -> dict[str, Any] | 
         source.close()
 
 
-def _video_spec(
-    annotations: Annotations,
-    paths: dict[str, Path | None],
-    out: Path,
-    encoder: VideoEncoder,
-    options: VideoExtraction,
-    boxes: dict[str, Any] | None,
-) -> Spec:
+def spec_of(encoder: VideoEncoder, options: VideoExtraction, shown: Shown, inputs: Inputs) -> Spec:
+    """The spec of an encoder's store, but for what the rows say."""
     levels = _levels(encoder, options)
     recipe = FeatureRecipe(
         numerics=job.NUMERICS,
@@ -167,12 +163,14 @@ def _video_spec(
         decoder=options.decoder,
         precision=options.precision,
         batch_rows=options.batch_rows,
-        boxes=BoxesRecipe(source=str(options.boxes), transform=options.box_transform) if boxes else None,
+        boxes=BoxesRecipe(source=str(options.boxes), transform=options.box_transform)
+        if shown.boxes
+        else None,
     )
     return Spec(
         kind="video",
         recipe=recipe,
-        inputs=job.video_inputs(options, options.splits, annotations, paths, out, boxes),
+        inputs=inputs,
         levels=levels,
         frame_pts=(options.views, options.sampling.frames),
         rows_per_group=job.rows_per_group(options, levels),
@@ -207,7 +205,7 @@ def _pixel_recipe(pixels: Pixels, options: VideoExtraction) -> PixelRecipe:
     )
 
 
-def _build_encoder(options: VideoExtraction) -> VideoEncoder:
+def build_encoder(options: VideoExtraction) -> VideoEncoder:
     """The encoder that the settings name.
 
     Raises UsageError where it lacks what they ask of it, or reads boxes and they name none.

@@ -20,6 +20,7 @@ from mambavl.cli.data import data_app
 from mambavl.cli.dense import extract_dense
 from mambavl.cli.encoders import encoders_app
 from mambavl.cli.extract import extract_app
+from mambavl.cli.plan import extract_plan
 from mambavl.cli.predict import predict
 from mambavl.cli.questions import questions_app
 from mambavl.cli.settings import settings, with_settings
@@ -107,4 +108,5 @@ for name, group in (
 ):
     app.add_typer(group, name=name)
 extract_app.command("dense", cls=with_settings("extract.video"))(extract_dense)
+extract_app.command("plan", cls=with_settings("extract.video"))(extract_plan)
 extract_app.command("status")(extract_status)
