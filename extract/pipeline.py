@@ -280,8 +280,9 @@ def run_pipeline(
             unit_rows=unit_rows,
             row_bytes=row_bytes,
             most_bytes=options.read_ahead_mb * 10**6,
-            # those of the batch that is encoded, of the next one, and one for each thread
-            most_units=2 * batch_units + threads,
+            # those of the batch that is encoded and of the next one; of each thread one in work and one read:
+            # threads that began together are ready together, and should not wait for the encoder then
+            most_units=2 * batch_units + 2 * threads,
         )
         return fill_all(
             writers,

@@ -230,6 +230,25 @@ def test_all_threads_read_while_a_batch_is_encoded(tmp_path):
     assert result.finalized
 
 
+def test_threads_that_are_ready_all_at_once_read_on_all_at_once(tmp_path):
+    """As those do that began together, of rows alike; what they have read waits for the encoder meanwhile."""
+    threads = 4
+    begun = [threading.Event() for _ in range(ROWS // 5 + 1)]
+
+    def reading(numbers):
+        begun[numbers[0] // 5].set()
+
+    def encoding(clips):
+        if clips[0] == 0:
+            for unit in range(2 * threads):
+                assert begun[unit].wait(LONG), f"unit {unit} is not read while the first batch is encoded"
+
+    (result,), _, _ = run(
+        tmp_path, ((5, 5),), unit_rows=5, threads=threads, reading=reading, encoding=encoding
+    )
+    assert result.finalized
+
+
 @pytest.mark.parametrize(("room_mb", "most"), [(8, 8), (12, 12), (20, 20)])
 def test_no_more_is_read_than_may_wait(tmp_path, room_mb, most):
     """Units of 4 rows, 1 MB a row."""
