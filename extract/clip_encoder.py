@@ -73,11 +73,12 @@ class ClipEncoder:
 
     def _video(self, clips: Sequence[Clip], view: int) -> torch.Tensor:
         """One view of a batch of clips as the encoder takes it: (B, 3, T, S, S), normalised."""
-        images = np.stack([np.stack(clip.images[view]) for clip in clips])  # (B, T, S, S, 3)
-        pixels = self._bring(torch.from_numpy(images))
+        images = np.stack([image for clip in clips for image in clip.images[view]])  # (B T, S, S, 3)
+        pixels = self._bring(torch.from_numpy(images)).unflatten(0, (len(clips), -1))
         if self.encoder.pixels.colour == "BGR":
             pixels = pixels.flip(-1)
-        return (pixels.permute(0, 4, 1, 2, 3).float() - self._mean) / self._std
+        # in place: a batch in float32 is large, and memory that is new costs more than what is done in it
+        return pixels.permute(0, 4, 1, 2, 3).float().sub_(self._mean).div_(self._std)
 
     def _bring(self, images: torch.Tensor) -> torch.Tensor:
         """To the device. A GPU takes them from pinned memory while it still computes the batch before."""
