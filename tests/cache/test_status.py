@@ -10,7 +10,7 @@ import pytest
 
 from helpers import forks, worker_logs
 from helpers.tiny import unfinished
-from mambavl.cache import fsops
+from mambavl.cache import fsops, journal
 from mambavl.cache.fill import fill
 from mambavl.cache.reopen import reopen_failed
 from mambavl.cache.rows import EMPTY_WINDOW, STATUS_CODE
@@ -42,6 +42,17 @@ def test_rows_are_counted_in_the_journals(begun):
     assert (found.is_finished, found.rows, found.done, found.encoded) == (False, 20, 8, 0)
     assert found.failures == [["P01_101_3", "damaged_frame", "why"]]
     assert (found.workers, found.rows_per_s, found.seconds_left, found.slowest) == ([], 0.0, None, "")
+
+
+def test_a_row_group_counts_once_and_records_of_another_spec_not_at_all(begun):
+    writer, group = begun
+    other, _ = unfinished(writer.path)
+    other.commit(0, group)
+    journal.append(writer.path / COMMIT / "x.journal", {"group": 1, "spec": "f" * 64, "failures": []})
+    spec = writer.layout.spec_sha256
+    journal.append(writer.path / COMMIT / "x.journal", {"group": 3, "spec": spec, "failures": []})
+    found = status(writer.path, NOW)
+    assert (found.done, len(found.failures)) == (8, 1)
 
 
 def test_two_workers_are_added_up_and_one_that_waits_has_no_speed(begun):

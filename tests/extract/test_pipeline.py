@@ -162,6 +162,13 @@ def test_what_the_encoder_waits_for_is_counted_and_the_video_in_work_is_known(tm
     assert report.video == SEGMENTS[48].video_id
 
 
+def test_each_store_has_its_own_rows_in_its_log(tmp_path):
+    run(tmp_path, ((8, 8), (25, 5)), shard=(0, 2))  # blocks of 25 rows
+    found = [report for store in ("0.zarr", "1.zarr") for _, report in reports(tmp_path / store)]
+    # of the first the row groups that begin in rows 0 to 24, up to row 31
+    assert [(report.made, report.written, report.total) for report in found] == [(32, 32, 32), (25, 25, 25)]
+
+
 def test_several_stores_are_filled_from_one_reading(tmp_path):
     stores = ((16, 5), (7, 7), (50, 3))
     results, units, batches = run(tmp_path, stores, unit_rows=4)
