@@ -178,6 +178,7 @@ def _commit_all(
                 done, writing = writing, None
                 done.settle(work, results)
 
+        work.before_pause = settle
         try:
             for store, group, made in found:
                 settle()

@@ -65,13 +65,15 @@ class Work:
         self.stalled = 0.0  # seconds that the encoder waited for rows to be read
         self.at = ""  # the video in work
         self.is_waiting = False  # for others, who have taken what is left
+        # brings to the disk what was made, so that nobody waits for this run while it waits
+        self.before_pause: Callable[[], None] = lambda: None
         self.show()
 
     def take(self, *, wait: bool) -> Block | None:
         """The next block, claimed for this run. None where there is none: nothing is left, or (unless `wait`)
         others have taken what is; see `is_over`.
 
-        Raises Interrupted where the run should stop.
+        Raises as `pause`.
         """
         while self._blocks:
             self.ask_to_stop()
@@ -100,8 +102,9 @@ class Work:
         return not self._blocks
 
     def pause(self) -> None:
-        """Wait for others. Raises Interrupted where the run should stop."""
+        """Wait for others. Raises Interrupted where the run should stop, and as StoreWriter.commit does."""
         self.ask_to_stop()
+        self.before_pause()
         self.is_waiting = True
         self._wait(ASK_AGAIN)
         self.show()

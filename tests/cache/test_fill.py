@@ -1,6 +1,9 @@
 """The loop that fills a store: shares, interrupts, room on the disk, and what it says of a run."""
 
+import itertools
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -64,6 +67,31 @@ def test_a_run_does_its_share_and_the_last_one_finishes(tmp_path):
 def states(store):
     """Of the runs that have a log in a store."""
     return sorted(report.state for _, report in reports(store))
+
+
+def test_runs_that_wait_for_each_other_have_given_back_what_they_have_made(tmp_path):
+    """Each holds a row group when the other looks for it, and then waits with one that is to be written."""
+    both_make = threading.Barrier(2, timeout=60)
+    made = []
+
+    def one():
+        writer, group = unfinished(tmp_path / "s.zarr")
+        looks = itertools.count()
+
+        def make(rows):
+            made.append(rows.start)
+            if len(made) <= 2:
+                both_make.wait()
+            return maker(group)(rows)
+
+        return fill(writer, make, should_stop=lambda: next(looks) > 100)
+
+    with ThreadPoolExecutor(2) as threads:
+        results = [run.result() for run in [threads.submit(one) for _ in range(2)]]
+    assert sorted(made) == [0, 8, 16]
+    assert sum(result.rows for result in results) == 20
+    assert any(result.finalized for result in results)
+    assert verify(tmp_path / "s.zarr") == []
 
 
 def test_every_run_keeps_a_log_which_goes_with_the_next_one_or_when_the_store_is_finished(tmp_path):
