@@ -48,9 +48,31 @@ class FillResult:
         return bool(self.store_id)
 
     @property
+    def state(self) -> str:
+        """Of the store, for people."""
+        if self.finalized:
+            return "finished store"
+        if self.left:
+            return f"unfinished store, {counted(self.left, 'row')} still to do"
+        return "complete store, which another process is about to finish"
+
+    @property
     def failed(self) -> list[list[Any]]:
         """Failures that are the data's fault; an anticipation window with nothing to observe is not."""
         return [failure for failure in self.failures if failure[1] != EMPTY_WINDOW]
+
+
+def together(parts: Sequence[FillResult]) -> FillResult:
+    """What several runs did of one store."""
+    last = next((part for part in parts if part.finalized), parts[-1])
+    found = FillResult(store_id=last.store_id, left=min(part.left for part in parts), failures=last.failures)
+    for part in parts:
+        found.rows += part.rows
+        found.bytes += part.bytes
+        for stage, seconds in part.seconds.items():
+            found.seconds[stage] = found.seconds.get(stage, 0.0) + seconds
+        found.stalled += part.stalled
+    return found
 
 
 @dataclass(frozen=True)

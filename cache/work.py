@@ -88,13 +88,13 @@ class Work:
 
     @property
     def total(self) -> int:
-        """Rows of all stores that were pending."""
-        return sum(self.totals)
+        """Rows of all stores that were pending, less those that others have done meanwhile."""
+        return sum(self.totals) - sum(self.by_others)
 
     @property
     def done(self) -> int:
-        """Those that this run has encoded, or others have done meanwhile."""
-        return sum(self.made) + sum(self.by_others)
+        """Those that this run has encoded."""
+        return sum(self.made)
 
     @property
     def is_over(self) -> bool:

@@ -270,7 +270,7 @@ def run_pipeline(
     threads = job.reading_threads(options)
     batch_units = -(-max(target.batch_rows for target in targets) // unit_rows)
     unfinished = [writer.path for writer in writers if not writer.is_final]
-    suspects = Suspects(unfinished[0]) if unfinished else None
+    suspects = Suspects(unfinished[0], segments, unit_rows) if unfinished else None
     rows_reading = RowsReading(reading, threads, options.decoder_timeout, suspects)
     try:
         pipeline = Pipeline(

@@ -27,11 +27,16 @@ class RowsReading(Generic[Clip]):
         if self._suspects:
             self._suspects.lost(video_id)
 
+    def _clear(self, first: int) -> None:
+        if self._suspects:
+            self._suspects.cleared(first)
+
     def submit(self, first: int, rows: Sequence[Segment]) -> Task[list[list[Clip]]]:
         """Read rows, of which the first has the number `first`, after those that were submitted before."""
         task: Task[list[list[Clip]]] = Task(first, rows)
-        if self._suspects and self._suspects.holds(first, rows):
+        if self._suspects and self._suspects.holds(first):
             self._isolated.submit(task)
+            task.result.add_done_callback(lambda _: self._clear(first))
         else:
             self._ahead.submit(task)
         return task

@@ -22,8 +22,11 @@ SLOT = 16  # bytes for each thread: a row number, or spaces
 class Suspects:
     """Of one store, for one process; `begins` and `ends` for any of its threads."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, segments: Sequence[Segment], unit_rows: int) -> None:
+        """segments: the rows of the store; unit_rows: how many of them are read at once."""
         self._store = Path(store)
+        firsts = range(0, len(segments), unit_rows)
+        self._units = {first: segments[first : first + unit_rows] for first in firsts}
         self._rows: set[int] = set()  # the first of what dead processes were reading
         for file in sorted((self._store / COMMIT).glob("*.reading")):
             self._take_over(file)
@@ -39,7 +42,7 @@ class Suspects:
             return
         try:
             said = file.read_bytes().replace(b"\0", b" ")  # of threads that never read: a hole in the file
-            self._rows.update(map(int, said.split()))
+            self._rows.update(first for first in map(int, said.split()) if first in self._units)
             fsops.remove(file)
         finally:
             fsops.unlock(held)
@@ -51,9 +54,18 @@ class Suspects:
     def ends(self, thread: int) -> None:
         fsops.note(self._path, self._descriptor, thread * SLOT, b" " * SLOT)
 
-    def holds(self, first: int, rows: Sequence[Segment]) -> bool:
-        """Whether rows, from the number `first` on, are to be read in a process of their own."""
-        return first in self._rows or any(row.video_id in self._videos for row in rows)
+    def holds(self, first: int) -> bool:
+        """Whether rows, from the number `first` on, are to be read in a process of their own: those of videos
+        that a dead process was reading, as long as it is not known that they were not to blame.
+        """
+        if not (self._rows or self._videos):
+            return False
+        doubted = {row.video_id for other in self._rows for row in self._units[other]}
+        return any(row.video_id in doubted | self._videos for row in self._units[first])
+
+    def cleared(self, first: int) -> None:
+        """Rows from `first` on were read, and nothing happened."""
+        self._rows.discard(first)
 
     def lost(self, video_id: str) -> None:
         """A decoder hung or crashed at a video."""

@@ -278,7 +278,6 @@ def cache_import(
         print(f"{narration_id}: {STATUS[status]}: {reason}")
     if done.unused:
         print(f"{done.unused:,} arrays of {source} belong to no row")
-    state = "finished store" if done.finalized else "unfinished store, other writers have a part of it"
-    print(f"wrote {done.rows:,} rows ({done.bytes / 1e6:.1f} MB) to {store}: {state}")
+    print(f"wrote {done.rows:,} rows ({done.bytes / 1e6:.1f} MB) to {store}: {done.state}")
     if job.annotations is not None:  # an export's rows failed when they were extracted
         refuse_failures(store, len(done.failed), settings.max_failed)

@@ -8,16 +8,22 @@ import typer
 from mambavl.cache.fill import FillResult
 from mambavl.cache.rows import STATUS
 from mambavl.cache.work import slowest
+from mambavl.cli.crew import Crew
 from mambavl.cli.options import (
     AnnotationsOption,
     EncoderOption,
+    EncodersOption,
+    GpusOption,
     RetryOption,
     ShardOption,
     SplitOption,
     StoreOption,
+    StoresOption,
     TaskOption,
     VideosOption,
+    WeightsOption,
     annotations_of,
+    one_each,
     refuse_shared_retry,
     set_option,
     settings_of,
@@ -26,6 +32,7 @@ from mambavl.cli.options import (
 )
 from mambavl.cli.settings import with_settings
 from mambavl.configs.errors import DataError, counted
+from mambavl.extract.workers import Worker
 from mambavl.terminal import progress, stop_on_signal
 
 VideoSets = Annotated[list[str], set_option("sampling.frames=8")]
@@ -42,36 +49,42 @@ def extract_video(
     *,
     annotations: AnnotationsOption,
     videos: VideosOption,
-    encoder: EncoderOption,
-    store: StoreOption,
+    encoders: EncodersOption,
+    stores: StoresOption,
     split: SplitOption = "train,validation",
     task: TaskOption = "recognition",
-    weights: Annotated[str | None, typer.Option(help="A file or folder of weights, or `random`.")] = None,
+    weights: WeightsOption = None,
     shard: ShardOption = "0/1",
+    gpus: GpusOption = None,
     retry_failed: RetryOption = False,
     sets: VideoSets,
 ) -> None:
-    """Fill a video feature store. Run it again to resume."""
+    """Fill a video feature store, or several from one decode. Run it again to resume; run it elsewhere, too,
+    and the work is shared.
+    """
     from mambavl.extract import video_job
     from mambavl.extract.options import VideoExtraction
 
-    flags = {"encoder": encoder, "splits": splits_of(split), "sampling.task": task, "weights": weights}
-    options = settings_of(VideoExtraction, flags, sets)
+    flags = {"splits": splits_of(split), "sampling.task": task}
+    jobs = one_each(VideoExtraction, encoders, stores, weights, flags, sets)
     part = shard_of(shard)
     refuse_shared_retry(part, retry_failed)
     read = annotations_of(annotations, split)
-    with progress("extracting", "rows") as update, stop_on_signal() as should_stop:
-        summary = video_job.extract_video(
+    crew = Crew(gpus, retry_failed)
+
+    def work(worker: Worker) -> list[FillResult]:
+        return video_job.extract_videos(
             read,
             videos,
-            store,
-            options,
+            [(store, crew.settings(worker, options)) for store, options in jobs],
             shard=part,
-            retry_failed=retry_failed,
-            progress=update,
-            should_stop=should_stop,
+            retry_failed=crew.retries(worker),
+            progress=worker.progress,
+            should_stop=worker.should_stop,
         )
-    print_summary(summary, store, options.max_failed)
+
+    for (store, options), summary in zip(jobs, crew.run(work), strict=True):
+        print_summary(summary, store, options.max_failed)
 
 
 @extract_app.command("audio", cls=with_settings("extract.audio"))
@@ -87,10 +100,13 @@ def extract_audio(
     task: TaskOption = "recognition",
     weights: Annotated[str | None, typer.Option(help="A folder with weights, or `random`.")] = None,
     shard: ShardOption = "0/1",
+    gpus: GpusOption = None,
     retry_failed: RetryOption = False,
     sets: AudioSets,
 ) -> None:
-    """Fill a feature store with the videos' soundtracks. Run it again to resume."""
+    """Fill a feature store with the videos' soundtracks. Run it again to resume; run it elsewhere, too, and
+    the work is shared.
+    """
     from mambavl.extract import audio_job
     from mambavl.extract.options import AudioExtraction
 
@@ -99,17 +115,23 @@ def extract_audio(
     part = shard_of(shard)
     refuse_shared_retry(part, retry_failed)
     read = annotations_of(annotations, split)
-    with progress("extracting", "rows") as update, stop_on_signal() as should_stop:
-        summary = audio_job.extract_audio(
-            read,
-            videos,
-            store,
-            options,
-            shard=part,
-            retry_failed=retry_failed,
-            progress=update,
-            should_stop=should_stop,
-        )
+    crew = Crew(gpus, retry_failed)
+
+    def work(worker: Worker) -> list[FillResult]:
+        return [
+            audio_job.extract_audio(
+                read,
+                videos,
+                store,
+                crew.settings(worker, options),
+                shard=part,
+                retry_failed=crew.retries(worker),
+                progress=worker.progress,
+                should_stop=worker.should_stop,
+            )
+        ]
+
+    (summary,) = crew.run(work)
     print_summary(summary, store, options.max_failed)
 
 
@@ -160,8 +182,7 @@ def print_summary(summary: FillResult, store: Path, max_failed: int | None = Non
         if summary.stalled:
             stages += f"; the encoder waited {summary.stalled:.1f} s for what is read"
         print(f"busy: {stages}; the slowest stage is {slowest(summary.seconds, summary.stalled)}")
-    state = "finished store" if summary.finalized else "unfinished store, other writers have a part of it"
-    print(f"wrote {summary.rows:,} rows ({summary.bytes / 1e6:.1f} MB) to {store}: {state}")
+    print(f"wrote {summary.rows:,} rows ({summary.bytes / 1e6:.1f} MB) to {store}: {summary.state}")
     if summary.failures:
         print(f"rows without features: {len(summary.failures):,}")
     refuse_failures(store, len(summary.failed), max_failed)

@@ -12,7 +12,7 @@ import typer
 from typer.models import OptionInfo
 
 from mambavl.configs import ConfigType, override, set_key, validate
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import UsageError, counted
 from mambavl.extract.annotations import SPLITS, Annotations
 from mambavl.extract.data_set import read_data_set
 from mambavl.extract.sampling import Task
@@ -50,6 +50,21 @@ TaskOption = Annotated[
     typer.Option(
         "--task", help="recognition: the action; anticipation: the window that ends sampling.tau_a before it."
     ),
+]
+EncodersOption = Annotated[
+    list[str],
+    typer.Option("--encoder", help="A name of `mambavl encoders list`. Repeatable: each has an --out."),
+]
+StoresOption = Annotated[
+    list[Path], typer.Option("--out", help="The feature store to write or resume, one for each encoder.")
+]
+WeightsOption = Annotated[
+    list[str] | None,
+    typer.Option("--weights", help="Weights: a file, a folder or `random`; once, or for each encoder."),
+]
+GpusOption = Annotated[
+    str | None,
+    typer.Option("--gpus", help="A process for each GPU, which share the work: `all`, or how many."),
 ]
 EncoderOption = Annotated[str, typer.Option("--encoder", help="A name that `mambavl encoders list` knows.")]
 ShardOption = Annotated[
@@ -149,3 +164,71 @@ def _holds(settings: dict[str, Any], key: str) -> bool:
             return False
         value = value[part]
     return True
+
+
+def one_each(
+    kind: type[ConfigType],
+    encoders: list[str],
+    stores: list[Path],
+    weights: list[str] | None,
+    flags: dict[str, Any],
+    sets: list[str],
+) -> list[tuple[Path, ConfigType]]:
+    """The store and the settings of each encoder. `--set 2:key=value` is for the second alone.
+
+    Raises UsageError where encoders, stores and weights do not pair, and as `settings_of`.
+    """
+    if len(stores) != len(encoders) or len(set(stores)) < len(stores):
+        raise UsageError(
+            f"{counted(len(encoders), 'encoder')} and {counted(len(set(stores)), 'store')}: "
+            "give each --encoder an --out of its own, in the same order"
+        )
+    given: list[str | None] = [*weights] if weights else [None]
+    if len(given) == 1:
+        given *= len(encoders)
+    if len(given) != len(encoders):
+        raise UsageError(
+            f"--weights is given {len(given)} times for {counted(len(encoders), 'encoder')}: "
+            "give it once, or once for each"
+        )
+    jobs: list[tuple[Path, ConfigType]] = []
+    for number, (encoder, store, own) in enumerate(zip(encoders, stores, given, strict=True), 1):
+        mine = _sets_of(number, len(encoders), sets)
+        jobs.append((store, settings_of(kind, {"encoder": encoder, "weights": own, **flags}, mine)))
+    return jobs
+
+
+def _sets_of(number: int, encoders: int, sets: list[str]) -> list[str]:
+    """The assignments for all encoders, then those for the one of a number."""
+    found: list[str] = []
+    own: list[str] = []
+    for assignment in sets:
+        before, colon, rest = assignment.partition(":")
+        if not (colon and before.isdigit()):
+            found.append(assignment)
+            continue
+        if not 1 <= int(before) <= encoders:
+            raise UsageError(
+                f"--set {assignment}: there is no encoder {before}; they are counted from 1 to {encoders}, "
+                "in the order of --encoder"
+            )
+        if int(before) == number:
+            own.append(rest)
+    return found + own
+
+
+def gpus_of(text: str | None) -> int | None:
+    """How many GPUs `--gpus` asks for. Raises UsageError for more than there are."""
+    if text is None:
+        return None
+    import torch
+
+    there = torch.cuda.device_count()
+    if text != "all" and not (text.isdigit() and int(text)):
+        raise UsageError(f"--gpus {text}: use `all` or a number from 1 on")
+    wanted = there if text == "all" else int(text)
+    if not there or wanted > there:
+        raise UsageError(
+            f"--gpus {text}: {counted(there, 'GPU')} can be used here; `mambavl doctor` says more"
+        )
+    return wanted

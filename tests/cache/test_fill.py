@@ -12,7 +12,7 @@ from helpers.tiny import unfinished
 from helpers.worker_logs import dead, put, report
 from mambavl.cache import fsops, open_store
 from mambavl.cache.diff import diff
-from mambavl.cache.fill import MayFail, fill
+from mambavl.cache.fill import MayFail, fill, together
 from mambavl.cache.repair import repair
 from mambavl.cache.rows import EMPTY_WINDOW, STATUS_CODE
 from mambavl.cache.verify import verify
@@ -62,6 +62,11 @@ def test_a_run_does_its_share_and_the_last_one_finishes(tmp_path):
     writer, _ = unfinished(tmp_path / "s.zarr")
     second = fill(writer, maker(group), shard=(1, 2))
     assert (second.rows, second.finalized) == (8, True)
+    assert first.state == "unfinished store, 8 rows still to do"
+    assert second.state == "finished store"
+    both = together([first, second])
+    assert (both.rows, both.bytes, both.finalized, both.left) == (20, first.bytes + second.bytes, True, 0)
+    assert both.seconds["write"] == first.seconds["write"] + second.seconds["write"]
 
 
 def states(store):

@@ -1,11 +1,12 @@
 """What commands share: one way to say each thing, and texts that are read strictly."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from helpers.cli import call
-from mambavl.cli.options import pairs_of, settings_of, shard_of, splits_of
+from mambavl.cli.options import gpus_of, one_each, pairs_of, settings_of, shard_of, splits_of
 from mambavl.configs.errors import UsageError
 from mambavl.configs.settings import settings_of as keys_of
 from mambavl.extract.import_job import ImportSettings
@@ -104,3 +105,66 @@ def test_the_example_of_set_is_a_key_of_the_command(capsys, words, record):
     example = re.search(r"such as --set (\S+=\S+)\. ", said)[1]
     key = example.partition("=")[0]
     assert key in [setting.key for setting in keys_of(record)]
+
+
+# --- several encoders
+
+
+def jobs(*sets, encoders=("timm:a", "timm:b"), stores=("a.zarr", "b.zarr"), weights=None):
+    flags = {"splits": ("train",)}
+    return one_each(VideoExtraction, list(encoders), [Path(s) for s in stores], weights, flags, list(sets))
+
+
+def test_each_encoder_has_its_store_and_what_is_set_for_it_alone():
+    found = jobs("batch_rows=4", "2:levels=clip", "2:batch_rows=2", "sampling.frames=8")
+    assert [path.name for path, _ in found] == ["a.zarr", "b.zarr"]
+    assert [options.encoder for _, options in found] == ["timm:a", "timm:b"]
+    assert [options.levels for _, options in found] == [("frame",), ("clip",)]
+    assert [options.batch_rows for _, options in found] == [4, 2]
+    assert [options.sampling.frames for _, options in found] == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"), [(None, [None, None]), (["random"], ["random"] * 2), (["w", "v"], ["w", "v"])]
+)
+def test_weights_are_given_once_or_once_for_each(weights, expected):
+    assert [options.weights for _, options in jobs(weights=weights)] == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"stores": ["a.zarr"]}, "2 encoders and 1 store"),
+        ({"stores": ["a.zarr", "a.zarr"]}, "2 encoders and 1 store"),
+        ({"weights": ["a", "b", "c"]}, "--weights is given 3 times for 2 encoders"),
+    ],
+)
+def test_encoders_stores_and_weights_that_do_not_pair_are_refused(words, message):
+    with pytest.raises(UsageError, match=message):
+        jobs(**words)
+
+
+@pytest.mark.parametrize("number", ["0", "3"])
+def test_a_setting_of_an_encoder_that_is_not_there_is_refused(number):
+    with pytest.raises(UsageError, match=f"there is no encoder {number}; they are counted from 1 to 2"):
+        jobs(f"{number}:levels=clip")
+
+
+@pytest.mark.parametrize(
+    ("text", "there", "message"),
+    [
+        ("all", 0, "0 GPUs can be used"),
+        ("3", 2, "2 GPUs can be used"),
+        ("0", 2, "use `all` or a number"),
+        ("some", 2, "use `all` or a number"),
+    ],
+)
+def test_gpus_that_are_not_there_are_refused(monkeypatch, text, there, message):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: there)
+    with pytest.raises(UsageError, match=message):
+        gpus_of(text)
+
+
+def test_gpus_are_all_or_so_many(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert [gpus_of(text) for text in (None, "all", "3")] == [None, 4, 3]

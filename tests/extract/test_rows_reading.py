@@ -1,5 +1,6 @@
 """Threads that hang are replaced, and what they hung at is read where it can be killed."""
 
+import os
 import time
 
 import pytest
@@ -22,7 +23,7 @@ def start(tmp_path):
         for folder in (tmp_path / "commit", tmp_path / "tried"):
             folder.mkdir(exist_ok=True)
         reading = Losing(tmp_path / "tried", **losing)
-        begun.append(RowsReading(reading, threads, SILENCE, Suspects(tmp_path)))
+        begun.append(RowsReading(reading, threads, SILENCE, Suspects(tmp_path, ROWS, 4)))
         return begun[-1], reading
 
     yield make
@@ -51,14 +52,15 @@ def test_a_row_that_hangs_once_is_read_by_another_process_and_the_thread_is_repl
 def test_what_a_dead_process_was_reading_goes_to_another_process_at_once(start, tmp_path):
     (tmp_path / "commit").mkdir()
     (tmp_path / "commit" / "dead.reading").write_text("4" + " " * 15)
-    reading, _ = start(rows={NAMES[5]: "crash"})
+    reading, losing = start(rows={NAMES[5]: "crash"})
     first, second = reading.submit(0, ROWS[:4]), reading.submit(4, ROWS[4:])
     assert result(reading, first) == [NAMES[:4]]
     (clips,) = result(reading, second)
     assert clips[:1] + clips[2:] == NAMES[4:5] + NAMES[6:]
     assert clips[1].startswith("damaged_frame: ")
     # from now on all rows of that video do
-    third = reading.submit(100, ROWS[:1])
-    assert result(reading, third) == [NAMES[:1]]
+    third = reading.submit(0, ROWS[:4])
+    assert result(reading, third) == [NAMES[:4]]
+    assert len({name.rpartition("-")[2] for name in os.listdir(losing.folder)}) > 2
     assert (tmp_path / "commit" / "lost-decoders.jsonl").exists()
     assert reading.close()

@@ -3,9 +3,16 @@
 import pytest
 import torch
 
-from helpers.jobs import run
+from helpers.dataset import barcode_record, broken_copy
+from helpers.jobs import OPTIONS, run, tree
 from mambavl.cache import open_store
 from mambavl.configs.errors import UsageError
+from mambavl.extract import clips
+from mambavl.extract.annotations import read_annotations
+from mambavl.extract.encoders import registry
+from mambavl.extract.options import VideoExtraction
+from mambavl.extract.pyav_reader import PyAVReader
+from mambavl.extract.video_job import extract_videos
 
 pytestmark = pytest.mark.usefixtures("barcode")
 
@@ -51,3 +58,83 @@ def test_a_compressed_store_holds_the_same_features(dataset, tmp_path, monkeypat
     run(dataset, tmp_path / "small.zarr", compressor="zstd")
     plain, small = (open_store(tmp_path / name) for name in ("plain.zarr", "small.zarr"))
     assert torch.equal(plain.batch(range(20), "patch")[0], small.batch(range(20), "patch")[0])
+
+
+# --- several encoders on one decode
+
+SECOND = {
+    "encoder": "coarse",
+    "levels": ["frame", "patch"],
+    "batch_rows": 5,
+    "rows_per_group": 6,
+    "image_size": 24,
+}
+
+
+@pytest.fixture
+def coarse(monkeypatch):
+    """The encoder that reads barcodes, under another name."""
+    monkeypatch.setitem(registry.ENCODERS, "coarse", barcode_record())
+
+
+def both(dataset, folder, *changes, **hooks):
+    read = read_annotations(dataset / "annotations")
+    jobs = []
+    for name, settings, more in zip("ab", ({}, SECOND), changes or ({}, {}), strict=True):
+        options = VideoExtraction.model_validate({**OPTIONS, **settings, **more})
+        jobs.append((folder / f"{name}.zarr", options))
+    return extract_videos(read, dataset / "videos", jobs, **hooks)
+
+
+@pytest.mark.usefixtures("coarse")
+@pytest.mark.parametrize("damaged", [False, True])
+def test_stores_of_one_decode_are_those_of_each_encoder_alone(dataset, tmp_path, damaged):
+    data = broken_copy(dataset, tmp_path) if damaged else dataset
+    changes = {"allow_missing": True} if damaged else {}
+    run(data, tmp_path / "one.zarr", **changes)
+    run(data, tmp_path / "two.zarr", **SECOND, **changes)
+    results = both(data, tmp_path, changes, changes)
+    assert [result.finalized for result in results] == [True, True]
+    assert tree(tmp_path / "a.zarr") == tree(tmp_path / "one.zarr")
+    assert tree(tmp_path / "b.zarr") == tree(tmp_path / "two.zarr")
+
+
+@pytest.mark.usefixtures("coarse")
+def test_every_frame_is_decoded_once_for_all_and_resized_once_for_each_size(dataset, tmp_path, monkeypatch):
+    decoded, resized = [], []
+    frames, size = PyAVReader.frames, clips.resize
+
+    def counted(self, indices):
+        for number, pixels in frames(self, indices):
+            decoded.append(number)
+            yield number, pixels
+
+    monkeypatch.setattr(PyAVReader, "frames", counted)
+    monkeypatch.setattr(clips, "resize", lambda pixels, look: resized.append(look.side) or size(pixels, look))
+    run(dataset, tmp_path / "one.zarr")
+    alone = len(decoded)
+    assert len(resized) == alone
+    both(dataset, tmp_path)
+    assert len(decoded) == 2 * alone
+    assert resized.count(24) == alone
+    assert resized.count(40) == 2 * alone
+    both(dataset, tmp_path / "same", {}, {"image_size": 40})
+    assert len(resized) == 4 * alone  # one size, so once for both
+
+
+@pytest.mark.usefixtures("coarse")
+def test_a_store_that_is_finished_is_not_made_again(dataset, tmp_path):
+    run(dataset, tmp_path / "a.zarr")
+    before = tree(tmp_path / "a.zarr")
+    first, second = both(dataset, tmp_path)
+    assert (first.rows, first.finalized, second.rows) == (0, True, 20)
+    assert tree(tmp_path / "a.zarr") == before
+
+
+@pytest.mark.usefixtures("coarse")
+def test_encoders_that_want_other_pictures_are_refused(dataset, tmp_path):
+    with pytest.raises(UsageError, match=r"share sampling: barcode has .*frames=4.*coarse has .*frames=5"):
+        both(dataset, tmp_path, {}, {"sampling": {"frames": 5}})
+    with pytest.raises(UsageError, match="share fit"):
+        both(dataset, tmp_path, {}, {"fit": "crop"})
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """Readers that hang and crash, as some files make decoders do; in another process, too."""
 
+import faulthandler
 import os
 import signal
 import time
@@ -54,6 +55,7 @@ class LosingReader:
         if before:
             return
         if deed == "crash":
+            faulthandler.disable()
             os.kill(os.getpid(), signal.SIGSEGV)
         elif deed == "hang":
             while True:

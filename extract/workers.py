@@ -1,0 +1,238 @@
+"""Worker processes of one command: as many as asked for, and others in place of those that a decoder crashes.
+
+They are forks, made before anything heavy is done, and share the work by its claims; what they say comes
+through a pipe. What a crashed one was reading is known to the store (`suspects`), so its successor reads that
+where a crash costs no more than its rows.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any, Generic, TypeVar
+
+from mambavl.configs.errors import DataError, Interrupted, MambaVLError
+from mambavl.configs.progress import Progress, ShouldStop
+
+Result = TypeVar("Result")
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+IN_VAIN = 3  # crashes one after another between which no row was done
+POLL = 0.5  # seconds
+GRACE = 30.0  # seconds that workers have to end after a signal
+PR_SET_PDEATHSIG = 1  # Linux: a signal that a process gets when its parent ends
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a worker is given."""
+
+    number: int
+    is_successor: bool  # of one that crashed
+    progress: Progress
+    should_stop: ShouldStop
+
+
+@dataclass
+class _Process:
+    """A worker process, as its parent sees it."""
+
+    number: int
+    pid: int
+    pipe: Connection
+    done: int = 0  # rows
+    total: int = 0
+    note: str = ""
+    said: tuple[str, Any] | None = None  # ("result", ...) or ("error", ...)
+
+
+@dataclass
+class Crew(Generic[Result]):
+    """The workers of a command."""
+
+    work: Callable[[Worker], Result]
+    processes: list[_Process] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    crashes: int = 0  # in vain, one after another
+    done: int = 0  # rows of workers that have ended
+    total: int = 0
+    stopped: list[_Process] = field(default_factory=list)  # those that were asked to end
+
+    def start(self, number: int, *, is_successor: bool = False) -> None:
+        ours, theirs = Pipe(duplex=False)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if not pid:
+            ours.close()
+            _serve(self.work, number, is_successor, theirs)
+        theirs.close()
+        self.processes.append(_Process(number, pid, ours))
+
+    def wait(self, progress: Progress, should_stop: ShouldStop) -> list[Result]:
+        """The results of the workers, when all have ended.
+
+        Raises what the first of them raised, when the others have ended, too; Interrupted where
+        `should_stop()` turns true; DataError for a worker that is killed, where no other goes on, or crashes
+        again and again.
+        """
+        while self.processes:
+            if should_stop():
+                self.end()
+                raise self._interrupted()
+            ready = wait([process.pipe for process in self.processes], timeout=POLL)
+            for process in [one for one in self.processes if one.pipe in ready]:
+                self._listen(process)
+            self._show(progress)
+        return self.results
+
+    def _listen(self, process: _Process) -> None:
+        try:
+            kind, *said = process.pipe.recv()
+        except EOFError:
+            self._ended(process)
+            return
+        if kind == "progress":
+            process.done, process.total, process.note = said
+            self.total = max(self.total, process.total)
+        else:
+            process.said = kind, said[0]
+
+    def _ended(self, process: _Process) -> None:
+        _, status = os.waitpid(process.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        process.pipe.close()
+        self.processes.remove(process)
+        self.done += process.done
+        if process.said is not None:
+            kind, said = process.said
+            if kind == "result":
+                self.results.append(said)
+                return
+            self.end()
+            raise said
+        if -code in CRASHES:
+            self.crashes = 0 if process.done else self.crashes + 1
+            if self.crashes < IN_VAIN:
+                _say(
+                    f"a worker was ended by signal {-code}; another one goes on, and reads what that one was "
+                    "reading in a process of its own"
+                )
+                self.start(process.number, is_successor=True)
+                return
+            self.end()
+            raise DataError(
+                f"{IN_VAIN} workers in a row were ended by a signal, the last by {-code}, before a row was "
+                "done; the same command resumes"
+            )
+        if self.processes and code < 0:
+            _say(f"a worker was ended by signal {-code}; the others go on")
+            return
+        self.end()
+        raise DataError(
+            f"a worker was ended by signal {-code} (9 may be the system's, for want of memory); "
+            "the same command resumes"
+            if code < 0
+            else f"a worker ended with exit code {code} and said nothing; the same command resumes"
+        )
+
+    def _show(self, progress: Progress) -> None:
+        notes = [process.note for process in self.processes if process.note]
+        done = self.done + sum(process.done for process in self.processes)
+        if self.total:
+            progress(min(done, self.total), self.total, notes[0] if notes else "")
+
+    def end(self) -> None:
+        """Ask the workers to end, and kill those that do not."""
+        for process in self.processes:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGTERM)
+        ends = time.monotonic() + GRACE
+        while self.processes:
+            left = ends - time.monotonic()
+            if left <= 0:
+                for process in self.processes:
+                    _say(f"worker {process.pid} did not end within {GRACE:.0f} s and is killed")
+                    with suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGKILL)
+            for pipe in wait([process.pipe for process in self.processes], timeout=max(left, POLL)):
+                process = next(one for one in self.processes if one.pipe is pipe)
+                try:
+                    kind, *said = process.pipe.recv()
+                    if kind != "progress":
+                        process.said = kind, said[0]
+                except EOFError:
+                    os.waitpid(process.pid, 0)
+                    self.processes.remove(process)
+                    self.stopped.append(process)
+
+    def _interrupted(self) -> BaseException:
+        """What a worker said of its end, best of all that it was interrupted."""
+        said = [process.said[1] for process in self.stopped if process.said and process.said[0] == "error"]
+        others = [error for error in said if not isinstance(error, Interrupted)]
+        return (others or said or [Interrupted("stopped; the same command resumes")])[0]
+
+
+@contextmanager
+def crew(work: Callable[[Worker], Result], workers: int) -> Iterator[Crew[Result]]:
+    """Workers that do `work`; none is left at the end.
+
+    They are forks: enter before threads are started, and before a GPU is used.
+    """
+    found = Crew(work)
+    for number in range(workers):
+        found.start(number)
+    try:
+        yield found
+    finally:
+        found.end()
+
+
+def _serve(work: Callable[[Worker], Any], number: int, is_successor: bool, pipe: Connection) -> None:
+    """The life of a worker."""
+    code = 1
+    try:
+        stopped, parent = False, os.getppid()
+        _end_with_parent()
+
+        def note(signum: int, frame: object) -> None:
+            nonlocal stopped
+            stopped = True
+
+        signal.signal(signal.SIGTERM, note)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all: the parent says what to do
+
+        def should_stop() -> bool:
+            return stopped or os.getppid() != parent
+
+        def progress(done: int, total: int, note: str = "") -> None:
+            pipe.send(("progress", done, total, note))
+
+        try:
+            pipe.send(("result", work(Worker(number, is_successor, progress, should_stop))))
+            code = 0
+        except Exception as error:
+            if not isinstance(error, MambaVLError):
+                traceback.print_exc()  # the parent knows only its own
+            pipe.send(("error", error))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _end_with_parent() -> None:
+    """Where the system can do it, a worker ends with its parent even while it hangs; elsewhere at its next
+    question whether it should stop.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
