@@ -6,6 +6,7 @@ where a crash costs no more than its rows.
 """
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -67,8 +68,13 @@ class Crew(Generic[Result]):
         ours, theirs = Pipe(duplex=False)
         sys.stdout.flush()
         sys.stderr.flush()
+        # what was open here must not be closed there: a decoder waits for threads that a fork does not have
+        gc.collect()
+        gc.freeze()
         pid = os.fork()
-        if not pid:
+        if pid:
+            gc.unfreeze()
+        else:
             ours.close()
             _serve(self.work, number, is_successor, theirs)
         theirs.close()

@@ -19,7 +19,7 @@ def test_the_record_that_fits_the_files_counts_whoever_wrote_it(tmp_path, monkey
     """Where no lock keeps writers apart, two may do the same row group with other results: the files say
     whose record counts.
     """
-    monkeypatch.setattr(StoreWriter, "_is_done", lambda self, group: False)
+    monkeypatch.setattr(StoreWriter, "is_done", lambda self, group: False)
     writer, group = unfinished(tmp_path / "s.zarr")
     other, _ = unfinished(tmp_path / "s.zarr")
     writer._journal, other._journal = (tmp_path / "s.zarr" / "commit" / f"{name}.journal" for name in "ab")
@@ -44,7 +44,7 @@ def test_the_record_that_fits_the_files_counts_whoever_wrote_it(tmp_path, monkey
 def test_a_row_group_of_two_claims_and_no_fitting_content_is_done_again(tmp_path, monkeypatch):
     writer, group = unfinished(tmp_path / "s.zarr")
     writer.commit(1, group)
-    monkeypatch.setattr(StoreWriter, "_is_done", lambda self, group: False)
+    monkeypatch.setattr(StoreWriter, "is_done", lambda self, group: False)
     other, _ = unfinished(tmp_path / "s.zarr")
     other.commit(1, replace(group, levels={"frame": np.ones((8, 1, 4, 6), np.float32)}))
     monkeypatch.undo()

@@ -153,7 +153,7 @@ def test_counts_are_kept_by_store_and_waiting_is_known(tmp_path):
     assert found.take(wait=True).groups == ([0, 1], [])
     assert (waits, found.is_waiting) == ([True], False)
     found.encoded(0, 8)
-    assert (found.made, found.by_others, found.done) == ([8, 0], [0, 8], 16)
+    assert (found.made, found.by_others, found.done) == ([8, 0], [0, 8], 8)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,9 @@ from mambavl.cli import app
 
 def call(*words: object) -> int:
     """Run the program in this process; returns the exit code."""
+    if words[0] == "extract":  # its workers are forks: what they need is imported here, and not in each
+        import timm  # noqa: F401
+        import transformers  # noqa: F401
     before = sys.argv
     sys.argv = ["mambavl", *map(str, words)]
     try:
