@@ -16,6 +16,7 @@ from mambavl.extract.clips import Clip
 from mambavl.extract.encoders.base import VideoEncoder
 from mambavl.extract.encoders.levels import video_levels
 from mambavl.extract.options import VideoExtraction
+from mambavl.extract.pictures import own_memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Features = dict[str, np.ndarray]
@@ -73,12 +74,17 @@ class ClipEncoder:
 
     def _video(self, clips: Sequence[Clip], view: int) -> torch.Tensor:
         """One view of a batch of clips as the encoder takes it: (B, 3, T, S, S), normalised."""
-        images = np.stack([image for clip in clips for image in clip.images[view]])  # (B T, S, S, 3)
-        pixels = self._bring(torch.from_numpy(images)).unflatten(0, (len(clips), -1))
+        images = [image for clip in clips for image in clip.images[view]]
+        stacked = np.stack(images, out=own_memory((len(images), *images[0].shape)))
+        pixels = self._bring(torch.from_numpy(stacked).unflatten(0, (len(clips), -1)))  # (B, T, S, S, 3)
         if self.encoder.pixels.colour == "BGR":
             pixels = pixels.flip(-1)
+        if pixels.is_cpu:
+            values = torch.from_numpy(own_memory(pixels.shape, np.float32)).copy_(pixels)
+        else:
+            values = pixels.float()
         # in place: a batch in float32 is large, and memory that is new costs more than what is done in it
-        return pixels.permute(0, 4, 1, 2, 3).float().sub_(self._mean).div_(self._std)
+        return values.permute(0, 4, 1, 2, 3).sub_(self._mean).div_(self._std)
 
     def _bring(self, images: torch.Tensor) -> torch.Tensor:
         """To the device. A GPU takes them from pinned memory while it still computes the batch before."""

@@ -24,7 +24,7 @@ from mambavl.extract import job
 from mambavl.extract.boxes import BoxSource, open_boxes
 from mambavl.extract.encoders.published.orvit import BoxTransform, crop_boxes
 from mambavl.extract.options import VideoExtraction, VideoReading
-from mambavl.extract.pictures import Look, crop_squares, cut, resize
+from mambavl.extract.pictures import Look, crop_squares, cut, own_memory, resize
 from mambavl.extract.sampling import NOMINAL_RATE, Sampling, Window, window
 from mambavl.extract.timeline import Reader, VideoError
 from mambavl.extract.video import open_video
@@ -213,19 +213,24 @@ class ClipReader:
             return {}
         frames: dict[int, Frame | VideoError] = {}
         numbers = np.unique(np.concatenate(wanted))
+        crops = self.options.crops
+        blocks = {look: own_memory((len(numbers), crops, look.side, look.side, 3)) for look in self.looks}
         self.at.now(video_id, f"frame {numbers[0]}")
         for number, pixels in reader.frames(numbers):
             self.at.now(video_id, f"what follows frame {number}")
-            frames[number] = pixels if isinstance(pixels, VideoError) else self._fit(pixels)
+            room = {look: block[len(frames)] for look, block in blocks.items()}
+            frames[number] = pixels if isinstance(pixels, VideoError) else self._fit(pixels, room)
         return frames
 
-    def _fit(self, pixels: np.ndarray) -> Frame:
-        """A decoded frame (H, W, 3) as the encoders want it."""
+    def _fit(self, pixels: np.ndarray, room: dict[Look, np.ndarray]) -> Frame:
+        """A decoded frame (H, W, 3) as the encoders want it. room: for its crops, (crops, S, S, 3)."""
         since = time.perf_counter()
         squares = cut(pixels, None if self.options.fit == "squash" else self.options.crops)
-        crops = {look: [resize(square, look) for square in squares] for look in self.looks}
+        for look, crops in room.items():
+            for crop, square in zip(crops, squares, strict=True):
+                crop[:] = resize(square, look)
         self._timed("resize", time.perf_counter() - since)
-        return Frame((pixels.shape[0], pixels.shape[1]), crops)
+        return Frame((pixels.shape[0], pixels.shape[1]), {look: list(crops) for look, crops in room.items()})
 
     def _clip(self, row: _Row, number: int, frames: dict[int, Frame | VideoError], pts: np.ndarray) -> Clip:
         """A row's clip for the encoder of a number, with its images and the boxes on them. pts: of all frames

@@ -2,7 +2,10 @@
 resized.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
+from mmap import mmap
 
 import numpy as np
 import torch
@@ -51,3 +54,13 @@ def resize(pixels: np.ndarray, look: Look) -> np.ndarray:
     image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
     resized = interpolate(image, size=size, mode=look.interpolation, antialias=True)
     return resized[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def own_memory(shape: Sequence[int], dtype: type[np.generic] = np.uint8) -> np.ndarray:
+    """An array whose memory goes back to the system as soon as nothing shows it any more.
+
+    The allocator keeps what a thread once used and cuts small pieces from it, so that the next array finds no
+    room there: 30 views of a batch came to take 1 GB, and every thread kept the pictures of its rows.
+    """
+    size = prod(shape) * np.dtype(dtype).itemsize
+    return np.frombuffer(mmap(-1, size), dtype).reshape(shape)

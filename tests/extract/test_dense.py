@@ -362,7 +362,7 @@ def test_windows_that_overlap_share_frames(tmp_path, monkeypatch, encoders):
             yield number, pixels
 
     monkeypatch.setattr(PyAVReader, "frames", counted)
-    monkeypatch.setattr(ClipReader, "_fit", lambda self, pixels: fitted.append(1) or fit(self, pixels))
+    monkeypatch.setattr(ClipReader, "_fit", lambda self, *given: fitted.append(1) or fit(self, *given))
     jobs = []
     for name, size in zip(encoders, (40, 60), strict=False):
         options = settings(encoder=name, image_size=size, sampling={"frames": 16})
