@@ -32,10 +32,15 @@ def reopen_failed(path: Path) -> list[int]:
     with nobody_writing(path):
         layout = Layout.from_spec(read_spec(path))
         records = known_records(path, layout)
-        groups = {group for group, record in records.items() if _tried_and_failed(record)}
+        groups = failed_groups(records)
         if groups:
             _reopen(path, layout, records, groups)
     return sorted(groups)
+
+
+def failed_groups(records: Mapping[int, Mapping[str, Any]]) -> set[int]:
+    """The row groups that hold rows which failed when they were tried."""
+    return {group for group, record in records.items() if _tried_and_failed(record)}
 
 
 def adopt_videos(path: Path, spec: Spec, segments: tuple[Segment, ...]) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from mambavl.cache import canonical, fsops
 from mambavl.cache.canonical import sha256
-from mambavl.cache.layout import Layout, committed_groups
+from mambavl.cache.layout import Layout
+from mambavl.cache.reopen import failed_groups
+from mambavl.cache.repair import known_records
 from mambavl.cache.rows import Segment, write_segments
-from mambavl.cache.spec import MANIFEST, SPEC, Inputs, Spec, read_spec
+from mambavl.cache.spec import SPEC, Inputs, Spec, read_spec
 from mambavl.configs.errors import UsageError, differs
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.clips import Shown, unit_rows
@@ -31,7 +33,7 @@ class StorePlan:
     encoder: VideoEncoder
     shown: Shown
     layout: Layout
-    done: int  # rows that are on the disk
+    done: int  # rows that are on the disk, and stay
     groups: list[int]  # row groups to do
 
     @property
@@ -93,8 +95,11 @@ def plan(
     videos: Roots,
     jobs: Sequence[tuple[Path, VideoExtraction]],
     shard: tuple[int, int] = (0, 1),
+    *,
+    retry_failed: bool = False,
 ) -> Plan:
-    """jobs: the store and the settings of each encoder. shard (i, n): what this share would do.
+    """jobs: the store and the settings of each encoder. shard (i, n): what this share would do. retry_failed:
+    rows that failed are to be tried again.
 
     Raises as `video_job.extract_videos`, UsageError where a store was made by another recipe, DataError where
     none of the videos is there, or a store is damaged.
@@ -109,7 +114,9 @@ def plan(
         shown = shown_to(encoder, options)
         recipe = spec_of(encoder, options, shown, Inputs())
         spec = replace(recipe, rows=len(segments), segments_sha256=known_by)
-        stores.append(_store_plan(path, options, encoder, shown, spec))
+        layout, done = _state(path, spec, retry_failed=retry_failed)
+        left = [group for group in range(layout.groups) if group not in done]
+        stores.append(StorePlan(path, options, encoder, shown, layout, _rows(layout, done), left))
     step = max(unit_rows(jobs[0][1].sampling), *(store.layout.rows_per_group for store in stores))
     stores = [store.of_share(shard, step) for store in stores]
     rows = {row for store in stores for group in store.groups for row in store.layout.rows_of(group)}
@@ -117,18 +124,15 @@ def plan(
     return Plan(segments, paths, stores, to_read)
 
 
-def _store_plan(
-    path: Path, options: VideoExtraction, encoder: VideoEncoder, shown: Shown, spec: Spec
-) -> StorePlan:
-    if (path / SPEC).exists():
-        existing = read_spec(path)
-        _refuse_other_recipe(path, existing, spec)
-        spec = existing
-    layout = Layout.from_spec(spec)
-    groups = range(layout.groups)
-    done = set(groups) if (path / MANIFEST).exists() else set(committed_groups(path, layout))
-    left = [group for group in groups if group not in done]
-    return StorePlan(path, options, encoder, shown, layout, _rows(layout, done), left)
+def _state(path: Path, spec: Spec, *, retry_failed: bool) -> tuple[Layout, set[int]]:
+    """The layout of a store that may not be there yet, and its row groups that are done."""
+    if not (path / SPEC).exists():
+        return Layout.from_spec(spec), set()
+    existing = read_spec(path)
+    _refuse_other_recipe(path, existing, spec)
+    layout = Layout.from_spec(existing)
+    records = known_records(path, layout)
+    return layout, set(records) - (failed_groups(records) if retry_failed else set())
 
 
 def _rows(layout: Layout, groups: Iterable[int]) -> int:

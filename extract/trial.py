@@ -44,9 +44,10 @@ class Estimate:
 
     seconds: float
     slowest: str  # `opening`, `decode`, `resize`, `encode`, or `the processor`, which two stages share
-    readers: int  # threads that read
+    readers: int  # threads that read, of each process
+    processes: int
     cores: int
-    readers_wanted: int  # with so many, reading is as fast as the encoder
+    readers_wanted: int  # of each process: with so many, reading is as fast as the encoder
 
 
 def trial(
@@ -127,9 +128,11 @@ class _Read:
     clips: list[tuple[Clip, ...]] = field(default_factory=list)  # some rows', by encoder
 
 
-def estimate(plan: Plan, rates: Rates, *, readers: int, cores: int, encoder_threads: int = 0) -> Estimate:
-    """readers: threads that read. encoder_threads: of the processor, that an encoder takes while it computes;
-    0 on a GPU.
+def estimate(
+    plan: Plan, rates: Rates, *, readers: int, cores: int, processes: int = 1, encoder_threads: int = 0
+) -> Estimate:
+    """readers: threads that read, of each process. encoder_threads: of the processor, that an encoder takes
+    while it computes; 0 on a GPU.
     """
     rows = len(plan.to_read)
     by_stage = {
@@ -140,22 +143,24 @@ def estimate(plan: Plan, rates: Rates, *, readers: int, cores: int, encoder_thre
     reading = sum(by_stage.values())
     encode = sum(store.rows * each for store, each in zip(plan.stores, rates.encode, strict=True))
     times = {
-        max(by_stage, key=lambda stage: by_stage[stage]): reading / min(readers, cores),
-        "encode": encode,
+        max(by_stage, key=lambda stage: by_stage[stage]): reading / min(readers * processes, cores),
+        "encode": encode / processes,
     }
     if encoder_threads:
         times["the processor"] = (reading + encode * min(encoder_threads, cores)) / cores
     slowest = max(times, key=lambda stage: times[stage])
     wanted = max(1, math.ceil(reading / encode)) if encode else cores
-    return Estimate(times[slowest], slowest, readers, cores, wanted)
+    return Estimate(times[slowest], slowest, readers, processes, cores, wanted)
 
 
-def here(options: VideoExtraction) -> dict[str, int]:
-    """What `estimate` is to know of this machine."""
-    on_processor = job.device_of(options.device).type == "cpu"
+def here(options: VideoExtraction, gpus: int | None = None) -> dict[str, int]:
+    """What `estimate` is to know of this machine. gpus: a process for each of so many."""
+    on_processor = gpus is None and job.device_of(options.device).type == "cpu"
+    processes = gpus or 1
     return {
-        "readers": job.reading_threads(options),
+        "readers": options.readers or max(1, job.cores() // processes),
         "cores": job.cores(),
+        "processes": processes,
         "encoder_threads": torch.get_num_threads() if on_processor else 0,
     }
 

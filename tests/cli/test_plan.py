@@ -74,17 +74,17 @@ def test_a_flag_in_set_and_another_recipe_are_refused_as_by_the_extraction(folde
     ("found", "said"),
     [
         (
-            Estimate(60.0, "decode", 2, 4, 3),
+            Estimate(60.0, "decode", 2, 1, 4, 3),
             "The encoder waits for it; 3 readers would keep up (--set readers=3)",
         ),
         (
-            Estimate(60.0, "decode", 4, 4, 9),
+            Estimate(60.0, "decode", 4, 1, 4, 9),
             "The encoder waits for it; 9 readers would keep up "
             "(--set readers=9, and as many cores: there are 4)",
         ),
-        (Estimate(60.0, "encode", 4, 4, 1), "1 reader would keep up with it; more change nothing"),
+        (Estimate(60.0, "encode", 4, 1, 4, 1), "1 reader would keep up with it; more change nothing"),
     ],
 )
 def test_the_bottleneck_comes_with_how_many_readers_would_change_it(found, said):
     assert advice(found) == said
-    assert "more readers change nothing" in advice(Estimate(60.0, "the processor", 2, 2, 1))
+    assert "more readers change nothing" in advice(Estimate(60.0, "the processor", 2, 1, 2, 1))

@@ -21,8 +21,8 @@ def settings(**changes):
     return VideoExtraction.model_validate(OPTIONS | changes)
 
 
-def planned(folder, *jobs, shard=(0, 1)):
-    return plan(read_annotations(folder / "annotations"), folder / "videos", jobs, shard)
+def planned(folder, *jobs, **more):
+    return plan(read_annotations(folder / "annotations"), folder / "videos", jobs, **more)
 
 
 def files(folder: Path) -> dict[Path, bytes]:
@@ -72,6 +72,15 @@ def test_what_is_done_of_a_store_is_left_out_and_the_store_is_not_touched(datase
     assert (store.done, store.groups, store.rows) == (8, [0, 2], 12)
     assert found.to_read == [*range(8), *range(16, 20)]
     assert files(tmp_path) == before
+
+
+def test_rows_that_failed_may_be_tried_again(dataset, tmp_path):
+    copy = broken_copy(dataset, tmp_path)  # P01_101, rows 0 to 4, is text; P01_102 is missing
+    run(copy, tmp_path / "v.zarr", allow_missing=True)
+    job = (tmp_path / "v.zarr", settings())
+    assert planned(copy, job).stores[0].groups == []
+    (store,) = planned(copy, job, retry_failed=True).stores
+    assert (store.groups, store.done) == ([0, 1], 4)  # P01_103 is short; what is missing alone stays
 
 
 def test_several_stores_share_what_is_read(dataset, tmp_path):

@@ -30,15 +30,15 @@ RATES = Rates(opening=1.0, decode=1.5, resize=0.5, encode=(0.25,))
 @pytest.mark.parametrize(
     ("rates", "readers", "cores", "threads", "expected"),
     [
-        (RATES, 2, 4, 0, Estimate(22.0, "decode", 2, 4, 9)),  # the encoder takes 5 s
-        (RATES, 8, 4, 0, Estimate(11.0, "decode", 8, 4, 9)),  # no faster than there are cores
-        (Rates(5.0, 0.25, 0.5, (0.25,)), 1, 4, 0, Estimate(35.0, "opening", 1, 4, 7)),
-        (Rates(0.0, 0.25, 0.5, (0.25,)), 1, 4, 0, Estimate(15.0, "resize", 1, 4, 3)),
-        (Rates(1.0, 1.5, 0.5, (4.0,)), 2, 4, 0, Estimate(80.0, "encode", 2, 4, 1)),
-        (Rates(1.0, 1.5, 0.5, (1.0,)), 4, 4, 0, Estimate(20.0, "encode", 4, 4, 3)),
+        (RATES, 2, 4, 0, Estimate(22.0, "decode", 2, 1, 4, 9)),  # the encoder takes 5 s
+        (RATES, 8, 4, 0, Estimate(11.0, "decode", 8, 1, 4, 9)),  # no faster than there are cores
+        (Rates(5.0, 0.25, 0.5, (0.25,)), 1, 4, 0, Estimate(35.0, "opening", 1, 1, 4, 7)),
+        (Rates(0.0, 0.25, 0.5, (0.25,)), 1, 4, 0, Estimate(15.0, "resize", 1, 1, 4, 3)),
+        (Rates(1.0, 1.5, 0.5, (4.0,)), 2, 4, 0, Estimate(80.0, "encode", 2, 1, 4, 1)),
+        (Rates(1.0, 1.5, 0.5, (1.0,)), 4, 4, 0, Estimate(20.0, "encode", 4, 1, 4, 3)),
         # 44 s and 20 s on both of two cores, on two cores
-        (Rates(1.0, 1.5, 0.5, (1.0,)), 2, 2, 2, Estimate(42.0, "the processor", 2, 2, 3)),
-        (Rates(1.0, 1.5, 0.5, (1.0,)), 2, 8, 2, Estimate(22.0, "decode", 2, 8, 3)),
+        (Rates(1.0, 1.5, 0.5, (1.0,)), 2, 2, 2, Estimate(42.0, "the processor", 2, 1, 2, 3)),
+        (Rates(1.0, 1.5, 0.5, (1.0,)), 2, 8, 2, Estimate(22.0, "decode", 2, 1, 8, 3)),
     ],
 )
 def test_the_estimate_is_that_of_the_slower_side(dataset, tmp_path, rates, readers, cores, threads, expected):
@@ -46,10 +46,18 @@ def test_the_estimate_is_that_of_the_slower_side(dataset, tmp_path, rates, reade
     assert found == expected
 
 
+def test_each_process_has_a_gpu_and_readers_of_its_own(dataset, tmp_path):
+    rates = Rates(opening=1.0, decode=1.5, resize=0.5, encode=(1.0,))
+    found = estimate(planned(dataset, tmp_path), rates, readers=2, cores=16, processes=4)
+    assert found == Estimate(5.5, "decode", 2, 4, 16, 3)  # the encoders take 5 s
+    found = estimate(planned(dataset, tmp_path), rates, readers=3, cores=16, processes=4)
+    assert found == Estimate(5.0, "encode", 3, 4, 16, 3)
+
+
 def test_encoders_take_turns_and_frames_are_read_once(dataset, tmp_path):
     found = planned(dataset, tmp_path, stores=2)
     rates = Rates(opening=1.0, decode=1.5, resize=0.5, encode=(2.0, 1.0))
-    assert estimate(found, rates, readers=1, cores=1) == Estimate(60.0, "encode", 1, 1, 1)
+    assert estimate(found, rates, readers=1, cores=1) == Estimate(60.0, "encode", 1, 1, 1, 1)
 
 
 def test_a_trial_without_time_reads_a_unit_of_each_video_and_encodes_a_batch(dataset, tmp_path, monkeypatch):
@@ -119,5 +127,7 @@ def test_this_machine_has_readers_and_cores(monkeypatch):
     monkeypatch.setattr(module.job, "cores", lambda: 6)
     monkeypatch.setattr(module.torch, "get_num_threads", lambda: 3)
     options = VideoExtraction(encoder="barcode", device="cpu")
-    assert module.here(options) == {"readers": 6, "cores": 6, "encoder_threads": 3}
-    assert module.here(options.model_copy(update={"readers": 2}))["readers"] == 2
+    here = {"readers": 6, "cores": 6, "processes": 1, "encoder_threads": 3}
+    assert module.here(options) == here
+    assert module.here(options.model_copy(update={"readers": 2})) == here | {"readers": 2}
+    assert module.here(options, 4) == {"readers": 1, "cores": 6, "processes": 4, "encoder_threads": 0}
