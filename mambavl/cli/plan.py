@@ -8,6 +8,7 @@ import typer
 from mambavl.cli.options import (
     AnnotationsOption,
     EncoderOption,
+    RetryOption,
     ShardOption,
     SplitOption,
     StoreOption,
@@ -37,6 +38,7 @@ def extract_plan(
     task: TaskOption = "recognition",
     weights: Annotated[str | None, typer.Option(help="A file or folder of weights, or `random`.")] = None,
     shard: ShardOption = "0/1",
+    retry_failed: RetryOption = False,
     seconds: Annotated[
         float, typer.Option("--seconds", min=0.1, help="How long the trial takes, about.")
     ] = 20.0,
@@ -53,7 +55,13 @@ def extract_plan(
 
     flags = {"encoder": encoder, "splits": splits_of(split), "sampling.task": task, "weights": weights}
     options = settings_of(VideoExtraction, flags, sets)
-    plan = plan_of(annotations_of(annotations, split), videos, [(store, options)], shard_of(shard))
+    plan = plan_of(
+        annotations_of(annotations, split),
+        videos,
+        [(store, options)],
+        shard_of(shard),
+        retry_failed=retry_failed,
+    )
     for line in (*_counts(plan), *(line for each in plan.stores for line in _bytes(each))):
         print(line)
     if plan.to_read:
@@ -106,18 +114,21 @@ def _times(plan: "Plan", rates: "Rates", found: "Estimate") -> Iterator[str]:
     yield f"  resize: {_rate(rates.resize)} a thread"
     for store, each in zip(plan.stores, rates.encode, strict=True):
         yield f"  encode ({store.options.encoder}): {_rate(each)}"
+    readers = counted(found.readers, "reader")
+    if found.processes > 1:
+        readers = f"{found.processes} processes of {readers}"
     per_second = sum(store.to_write for store in plan.stores) / found.seconds
     yield (
         f"estimate: {duration(found.seconds)} for {counted(len(plan.to_read), 'row')} with "
-        f"{counted(found.readers, 'reader')} on {counted(found.cores, 'core')}, writing "
-        f"{_size(per_second)}/s; others that use this machine, or share the work, change it"
+        f"{readers} on {counted(found.cores, 'core')}, writing {_size(per_second)}/s; "
+        "others that use this machine, or share the work, change it"
     )
     yield f"slowest: {found.slowest}. {advice(found)}"
 
 
 def advice(found: "Estimate") -> str:
     """What would change the time."""
-    wanted = counted(found.readers_wanted, "reader")
+    wanted = counted(found.readers_wanted, "reader") + (" in each process" if found.processes > 1 else "")
     if found.slowest == "encode":
         return f"{wanted} would keep up with it; more change nothing"
     if found.slowest == "the processor":
@@ -125,7 +136,8 @@ def advice(found: "Estimate") -> str:
             "Reading and encoding share its cores, so more readers change nothing; more cores do, a GPU for "
             "the encoder, or the same command on another machine, too"
         )
-    cores = "" if found.readers_wanted <= found.cores else f", and as many cores: there are {found.cores}"
+    is_enough = found.readers_wanted * found.processes <= found.cores
+    cores = "" if is_enough else f", and as many cores: there are {found.cores}"
     return f"The encoder waits for it; {wanted} would keep up (--set readers={found.readers_wanted}{cores})"
 
 

@@ -82,6 +82,10 @@ def test_a_flag_in_set_and_another_recipe_are_refused_as_by_the_extraction(folde
             "The encoder waits for it; 9 readers would keep up "
             "(--set readers=9, and as many cores: there are 4)",
         ),
+        (
+            Estimate(60.0, "decode", 2, 4, 16, 3),
+            "The encoder waits for it; 3 readers in each process would keep up (--set readers=3)",
+        ),
         (Estimate(60.0, "encode", 4, 1, 4, 1), "1 reader would keep up with it; more change nothing"),
     ],
 )
