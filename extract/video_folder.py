@@ -46,14 +46,16 @@ class VideoFolder:
         return " or ".join(map(str, self.roots))
 
     def find(self, participant_id: str, video_id: str) -> Path | None:
-        """The file of a video, or the folder of its frames or chunks; None where there is none. Raises
-        DataError for several.
+        """The file of a video, else the folder or tar of its frames, or the folder of its chunks; None where
+        there is none. Raises DataError for several files and, without a file, for several others.
         """
         found: list[Path] = []
         for root in self.roots:
             home = root / participant_id
             for folder in (*(home / place for place in PLACES), home, root):
                 found += self._sources(folder, video_id)
+        # EPIC's own download has files and frames side by side
+        found = [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file()] or found
         others = [path for path in found[1:] if not path.samefile(found[0])]
         if others:
             raise DataError(

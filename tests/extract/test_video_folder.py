@@ -45,14 +45,20 @@ def test_two_files_of_one_video_are_an_error_that_names_both(tmp_path, other):
         "P01_01/15.mkv",
     ],
 )
-def test_frames_and_chunks_are_a_video_and_beside_a_file_an_error(tmp_path, inside):
+def test_frames_and_chunks_are_a_video_and_a_file_goes_before_them(tmp_path, inside):
     part = put(tmp_path / "P01" / inside)
     found = part if part.suffix == ".tar" else part.parent
     for name in ("P01_01.csv", "P01_010.tar"):
         put(found.with_name(name))
     assert VideoFolder(tmp_path).find("P01", "P01_01") == found
     file = put(tmp_path / "P01/videos/P01_01.MP4")
-    with pytest.raises(DataError, match=f"P01_01: there are {file} and {found}; keep one"):
+    assert VideoFolder(tmp_path).find("P01", "P01_01") == file
+
+
+def test_a_tar_and_a_folder_of_frames_are_an_error_that_names_both(tmp_path):
+    tar = put(tmp_path / "P01/rgb_frames/P01_01.tar")
+    frames = put(tmp_path / "P01/P01_01/frame_0000000001.jpg").parent
+    with pytest.raises(DataError, match=f"P01_01: there are {tar} and {frames}; keep one"):
         VideoFolder(tmp_path).find("P01", "P01_01")
 
 
@@ -71,7 +77,7 @@ def test_a_video_is_looked_for_under_every_root(tmp_path, name):
     linked.symlink_to(found)
     assert VideoFolder([second, first]).find("P01", "P01_01") == linked
     linked.unlink()
-    again = put(second / "P01/P01_01.mp4")
+    again = put(second / "P01" / ("P01_01.tar" if name.endswith("tar") else "P01_01.mp4"))
     folder = VideoFolder([first, second])  # the one before has listed them
     with pytest.raises(DataError) as error:
         folder.find("P01", "P01_01")
