@@ -7,16 +7,20 @@ import typer
 
 from mambavl.cli.options import (
     AnnotationsOption,
-    EncoderOption,
+    EncodersOption,
+    GpusOption,
     RetryOption,
     ShardOption,
     SplitOption,
-    StoreOption,
+    StoresOption,
     TaskOption,
     VideosOption,
+    WeightsOption,
     annotations_of,
+    gpus_of,
+    one_each,
+    refuse_shared_retry,
     set_option,
-    settings_of,
     shard_of,
     splits_of,
 )
@@ -32,12 +36,13 @@ def extract_plan(
     *,
     annotations: AnnotationsOption,
     videos: VideosOption,
-    encoder: EncoderOption,
-    store: StoreOption,
+    encoders: EncodersOption,
+    stores: StoresOption,
     split: SplitOption = "train,validation",
     task: TaskOption = "recognition",
-    weights: Annotated[str | None, typer.Option(help="A file or folder of weights, or `random`.")] = None,
+    weights: WeightsOption = None,
     shard: ShardOption = "0/1",
+    gpus: GpusOption = None,
     retry_failed: RetryOption = False,
     seconds: Annotated[
         float, typer.Option("--seconds", min=0.1, help="How long the trial takes, about.")
@@ -53,15 +58,13 @@ def extract_plan(
     from mambavl.extract.plan import plan as plan_of
     from mambavl.extract.trial import estimate, here, trial
 
-    flags = {"encoder": encoder, "splits": splits_of(split), "sampling.task": task, "weights": weights}
-    options = settings_of(VideoExtraction, flags, sets)
-    plan = plan_of(
-        annotations_of(annotations, split),
-        videos,
-        [(store, options)],
-        shard_of(shard),
-        retry_failed=retry_failed,
-    )
+    flags = {"splits": splits_of(split), "sampling.task": task}
+    jobs = one_each(VideoExtraction, encoders, stores, weights, flags, sets)
+    options, processes = jobs[0][1], gpus_of(gpus)
+    part = shard_of(shard)
+    refuse_shared_retry(part, retry_failed)
+    read = annotations_of(annotations, split)
+    plan = plan_of(read, videos, jobs, part, retry_failed=retry_failed)
     for line in (*_counts(plan), *(line for each in plan.stores for line in _bytes(each))):
         print(line)
     if plan.to_read:
@@ -69,7 +72,7 @@ def extract_plan(
         for video, fault in faults.items():
             print(f"{video}: {fault}")
         if rates:
-            for line in _times(plan, rates, estimate(plan, rates, **here(options))):
+            for line in _times(plan, rates, estimate(plan, rates, **here(options, processes))):
                 print(line)
         else:
             print("no estimate: none of the videos that were tried can be read")

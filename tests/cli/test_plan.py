@@ -3,10 +3,12 @@
 import re
 
 import pytest
+import typer
 
 from helpers.cli import call
 from helpers.dataset import make_dataset
 from mambavl.cache import fsops
+from mambavl.cli.app import extract_app
 from mambavl.cli.options import FLAGS
 from mambavl.cli.plan import advice
 from mambavl.extract.trial import Estimate
@@ -62,6 +64,26 @@ def test_what_would_be_refused_is_said_with_exit_code_1(tmp_path, capsys, monkey
     capsys.readouterr()
     assert call(*asked, "--set", "allow_missing=true") == 1
     assert re.search(r"v\.zarr: [\d.]+ kB are to be written and 10 bytes are free", capsys.readouterr().out)
+
+
+def test_several_encoders_are_planned_as_they_are_extracted(folder, tmp_path, capsys):
+    a, b = tmp_path / "a.zarr", tmp_path / "b.zarr"
+    asked = (*words(folder, a), "--encoder", "timm:test_vit", "--out", b, "--set", "2:batch_rows=3")
+    assert call("extract", "plan", *asked, "--seconds", "0.2") == 0
+    said = capsys.readouterr().out
+    assert f"{a} (timm:test_resnet): 0 of 20 rows done" in said
+    assert f"{b} (timm:test_vit): 0 of 20 rows done" in said
+    assert said.count("  encode (timm:test_") == 2
+    assert call("extract", "video", *asked) == 0
+    assert call("extract", "plan", *asked[:-1], "2:batch_rows=4") == 2
+    assert "recipe.batch_rows: 3 -> 4" in capsys.readouterr().err
+
+
+def test_it_takes_every_option_of_the_extraction():
+    extract = typer.main.get_command(extract_app).commands
+    names = {name: {param.opts[0] for param in extract[name].params} for name in ("video", "plan")}
+    assert names["plan"] - names["video"] == {"--seconds"}
+    assert names["video"] <= names["plan"]
 
 
 def test_a_flag_in_set_and_another_recipe_are_refused_as_by_the_extraction(folder, tmp_path, capsys):
