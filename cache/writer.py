@@ -122,16 +122,20 @@ class StoreWriter:
                 f"{self.path}: is not a feature store and not empty ({foreign[0]}); choose another --out"
             )
         fsops.make_folder(self.path / COMMIT)
-        held = fsops.lock(self.path / LOCK, exclusive=True, wait=True)
-        try:
-            if not (self.path / SPEC).exists():  # somebody else may have been faster, with another spec
-                self._write_metadata(
-                    {**files, ENVIRONMENT: canonical.pretty_json(environment), **self.layout.metadata()}
-                )
-                # last: a folder without it is not yet a store
-                fsops.write_file(self.path / SPEC, canonical.pretty_json(self.spec.to_dict()))
-        finally:
-            fsops.unlock(held)
+        while not (self.path / SPEC).exists():
+            held = fsops.lock(self.path / LOCK, exclusive=True, wait=False)
+            if held is None:  # somebody creates it, and will then hold the lock shared for as long as he runs
+                fsops.unlock(fsops.lock(self.path / LOCK, exclusive=False, wait=True))
+                continue
+            try:
+                if not (self.path / SPEC).exists():  # somebody was faster, maybe with another spec
+                    self._write_metadata(
+                        {**files, ENVIRONMENT: canonical.pretty_json(environment), **self.layout.metadata()}
+                    )
+                    # last: a folder without it is not yet a store
+                    fsops.write_file(self.path / SPEC, canonical.pretty_json(self.spec.to_dict()))
+            finally:
+                fsops.unlock(held)
 
     def _write_metadata(self, files: dict[str, bytes]) -> None:
         for name, data in files.items():
@@ -152,7 +156,7 @@ class StoreWriter:
         if self.is_final:
             return []
         self._recorded = {}
-        self._followed = {file: file.stat().st_size - journal.torn_bytes(file) for file in self._journals()}
+        self._followed = {file: journal.read_from(file, 0)[1] for file in self._journals()}
         done = committed_groups(self.path, self.layout)
         return [group for group in range(self.layout.groups) if group not in done]
 

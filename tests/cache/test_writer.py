@@ -4,6 +4,7 @@ import re
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from helpers.damage import content
 from helpers.forks import fork
 from helpers.paths import DATA
 from helpers.tiny import make_dense_store, shortened, unfinished
-from mambavl.cache import open_store
+from mambavl.cache import fsops, open_store
 from mambavl.cache.spec import MANIFEST, SEAL
 from mambavl.cache.verify import verify
 from mambavl.configs.errors import DataError, UsageError
@@ -58,6 +59,26 @@ def test_a_killed_writer_resumes_to_the_same_bytes(tmp_path):
         if not (target / "manifest.json").exists():
             make_dense_store(target, rows=64)
         assert tree(target) == expected
+
+
+def test_who_creates_a_store_at_the_same_moment_does_not_wait_for_the_run_of_the_other(tmp_path, monkeypatch):
+    """The other creates it just before, and holds it for as long as it works."""
+    others, lock = [], fsops.lock
+
+    def late(path, **how):
+        if not others:
+            others.append(None)
+            others[0], _ = unfinished(tmp_path / "s.zarr")
+        return lock(path, **how)
+
+    monkeypatch.setattr(fsops, "lock", late)
+    with ThreadPoolExecutor(1) as thread:
+        found = thread.submit(unfinished, tmp_path / "s.zarr")
+        try:
+            writer, _ = found.result(timeout=60)
+        finally:
+            others[0].close()
+    assert writer.pending() == [0, 1, 2]
 
 
 def test_the_writer_who_comes_first_does_a_row_group_and_the_others_find_it_done(tmp_path):
