@@ -11,14 +11,16 @@ import torch
 
 from helpers.dataset import barcode_record, broken_copy
 from helpers.forks import fork
-from helpers.jobs import run, tree
-from helpers.kill_loop import kill_extractions
+from helpers.jobs import OPTIONS, run, tree
+from helpers.kill_loop import Extractions, kill_extractions
 from mambavl.cache import fsops
 from mambavl.cache.layout import records
 from mambavl.cache.rows import STATUS
 from mambavl.cache.spec import QuestionsProvenance, read_spec
 from mambavl.configs.errors import DataError, Interrupted, UsageError
-from mambavl.extract import job
+from mambavl.demo import toykitchen
+from mambavl.extract import clips, job
+from mambavl.extract.annotations import read_annotations
 from mambavl.extract.encoders import registry
 from mambavl.extract.job import OtherRecipe
 from mambavl.extract.timeline import VideoError
@@ -100,21 +102,61 @@ def test_the_real_process_killed_between_row_groups_resumes_to_the_same_bytes(da
     assert tree(target) == tree(tmp_path / "whole.zarr")
 
 
-def kill_loop(dataset, tmp_path, count, kills):
-    found = kill_extractions(dataset, tmp_path, kills, seed=0)
-    assert found["wrong"] == []
-    assert found["killed"] >= kills
-    count("extractions killed with SIGKILL", found["killed"])
-    count("stores finished to the same bytes after kills", found["stores"])
+KITCHEN = (
+    {**OPTIONS, "rows_per_group": 1, "batch_rows": 1},
+    {**OPTIONS, "image_size": 30, "rows_per_group": 5, "batch_rows": 3, "dtype": "float32"},
+)
 
 
-def test_extractions_killed_at_random_moments_resume_to_the_same_bytes(dataset, tmp_path, count):
-    kill_loop(dataset, tmp_path, count, 8)
+@pytest.fixture(scope="session")
+def kitchen(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kitchen")
+    toykitchen.render(folder, segments=24)
+    return Extractions(read_annotations(folder / "annotations"), folder / "videos", KITCHEN)
+
+
+@pytest.fixture
+def real_clips(shared):
+    folder = shared / "data" / "mini_ek"
+    return Extractions(read_annotations(folder / "annotations"), folder, KITCHEN)
+
+
+@pytest.fixture
+def small_units(monkeypatch):
+    """Rows are read two by two, so that small data sets are shared, too."""
+    monkeypatch.setattr(clips, "UNIT_ROWS", 2)
+
+
+def kill_loop(work, tmp_path, count, kills):
+    found = kill_extractions(work, tmp_path, kills, seed=0)
+    assert found.wrong == []
+    assert min(found.ended["SIGKILL"], found.ended["SIGTERM"]) >= kills / 2
+    for name, number in found.ended.items():
+        count(f"extractions ended by {name}", number)
+    count("stores finished to the same bytes after kills", found.stores)
+    count("of these by several processes at once", found.shared)
+
+
+@pytest.mark.usefixtures("small_units")
+def test_extractions_killed_at_random_moments_resume_to_the_same_bytes(kitchen, tmp_path, count):
+    kill_loop(kitchen, tmp_path, count, 12)
+
+
+@pytest.mark.usefixtures("small_units")
+def test_extractions_of_real_clips_killed_at_random_moments_resume(real_clips, tmp_path, count):
+    kill_loop(real_clips, tmp_path, count, 4)
 
 
 @pytest.mark.soak
-def test_two_hundred_extractions_killed_at_random_moments_resume_to_the_same_bytes(dataset, tmp_path, count):
-    kill_loop(dataset, tmp_path, count, 200)
+@pytest.mark.usefixtures("small_units")
+def test_a_hundred_extractions_killed_at_random_moments_resume(kitchen, tmp_path, count):
+    kill_loop(kitchen, tmp_path, count, 100)
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("small_units")
+def test_a_hundred_extractions_of_real_clips_killed_at_random_moments_resume(real_clips, tmp_path, count):
+    kill_loop(real_clips, tmp_path, count, 100)
 
 
 def test_a_disk_without_room_is_refused_before_the_work(dataset, tmp_path, monkeypatch):
