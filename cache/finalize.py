@@ -76,6 +76,7 @@ def _write_manifest(path: Path, layout: Layout) -> dict[str, Any]:
         "failures": sorted(failure for record in done.values() for failure in record["failures"]),
     }
     manifest["store_id"] = canonical.digest(manifest)
+    fsops.sweep_temporaries(path)  # of those that were killed beside whoever finishes it
     seal(path)
     fsops.write_file(path / MANIFEST, canonical.pretty_json(manifest))  # last: with it the store is finished
     _drop_write_bits(path, manifest)

@@ -3,8 +3,9 @@
 import pytest
 
 from helpers.damage import damage
+from helpers.forks import fork
 from helpers.tiny import make_dense_store, shortened, unfinished
-from mambavl.cache import open_store
+from mambavl.cache import fsops, open_store
 from mambavl.cache.finalize import finalize
 from mambavl.cache.repair import repair
 from mambavl.cache.spec import MANIFEST, SEGMENTS
@@ -59,3 +60,14 @@ def test_of_writers_that_end_together_the_last_one_finishes(tmp_path):
     second.commit(2, shortened(group, 4))
     assert second.finish() is None  # the first still holds the store
     assert first.finish()["store_id"] == open_store(tmp_path / "s.zarr").store_id
+
+
+def test_what_somebody_was_writing_when_he_was_killed_is_no_part_of_a_finished_store(tmp_path):
+    writer, group = unfinished(tmp_path / "s.zarr")
+    file = tmp_path / "s.zarr" / "frame" / "c.0.0.0.0"
+    assert fork(lambda: fsops.temporary_name(file).touch()).wait() == 0
+    assert len(list(fsops.temporaries(tmp_path / "s.zarr"))) == 1
+    for number in range(3):
+        writer.commit(number, shortened(group, len(writer.layout.rows_of(number))))
+    assert writer.finish()
+    assert not list(fsops.temporaries(tmp_path / "s.zarr"))
