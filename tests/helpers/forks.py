@@ -3,6 +3,7 @@ new interpreter spends two seconds on importing torch. Each is a process of its 
 own signals, limits, environment and exit code.
 """
 
+import gc
 import io
 import os
 import runpy
@@ -58,6 +59,7 @@ def fork(
         return Child(pid)
     code = 1
     try:
+        gc.freeze()  # a decoder that was open in the parent would wait for threads that a fork does not have
         # not a handler of the tests', such as pytest-timeout's: it would wait for Python to go on
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(HANGING)
