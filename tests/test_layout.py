@@ -44,6 +44,7 @@ OTHER_TESTS = {  # test file -> why it belongs to no single module
     "test_layout.py": "this file",
     "cache/test_faults.py": "every fault of a disk, through journal, writer, reader and repair",
     "extract/test_black_box.py": "what a video shows later, changed in the file, through the real command",
+    "extract/test_job_benchmark.py": "benchmarks/job.py, which reaches into the job",
     "extract/test_memory.py": "what a job takes of memory, in a process of its own",
     "extract/encoders/test_numerics.py": "dtypes, batches and compiled graphs of all encoders",
     "fuse/test_own_targets.py": "targets that are not EK100's, from stores to a page",
