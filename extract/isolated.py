@@ -11,6 +11,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -26,6 +27,7 @@ from mambavl.extract.watch import OPENING, At, Stopped
 Clip = TypeVar("Clip")
 PATIENCE = 5  # rows of a video at which its decoder may be lost; then the others are not tried
 START = 300.0  # seconds that a child has to import everything, on a machine however busy
+SAYS_SO = 0.5  # seconds after which a child that goes on says so
 
 
 class Reading(Protocol[Clip]):
@@ -181,7 +183,7 @@ class _Child(Generic[Clip]):
                     video, place = said
                 elif kind == "disk":
                     waits_for_disk = said
-                else:
+                elif kind != "alive":
                     return kind, said
         except (EOFError, OSError) as error:
             self._process.join(START)
@@ -204,6 +206,11 @@ class _SpeakingAt(At):
 
     def now(self, video: str, place: str) -> None:
         self._pipe.send(("at", (video, place)))
+
+    def alive(self) -> None:
+        if time.monotonic() - self.since > SAYS_SO:  # not at every packet
+            super().alive()
+            self._pipe.send(("alive", None))
 
     def disk_begins(self) -> None:
         self._pipe.send(("disk", True))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mambavl.configs.errors import DataError
+from mambavl.extract import watch
 from mambavl.extract.h264 import H264Packets
 from mambavl.extract.input_files import InputFile
 from mambavl.extract.timeline import VideoError, first_line
@@ -138,6 +139,7 @@ class PyAVReader:
         """(pts, packet) of the picture's packets that carry a time; a file that breaks off simply ends."""
         try:
             for packet in self._container.demux(self._stream):
+                watch.alive()
                 if packet.pts is not None and packet.size:
                     yield packet.pts, packet
         except self._av.error.InvalidDataError:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mambavl.extract import watch
 from mambavl.extract.input_files import InputFile, is_folder
 from mambavl.extract.timeline import VideoError, first_line
 from mambavl.extract.video_parts import is_tar
@@ -111,6 +112,7 @@ class SoundReader:
             self._container.seek(ticks, stream=stream, backward=True)
             stream.codec_context.flush_buffers()
             for frame in self._container.decode(stream):
+                watch.alive()
                 if frame.pts is None:
                     continue
                 pts = frame.pts * self._tick - self._zero

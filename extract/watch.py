@@ -18,7 +18,8 @@ class At:
     def __init__(self) -> None:
         self.video = ""
         self.place = ""  # OPENING, or such as `frame 17`
-        self.since = time.monotonic()  # when it came there, time in which a disk kept it aside
+        # when it came there, or went on; time in which a disk kept it aside
+        self.since = time.monotonic()
         self.waits_for_disk = False
         self.is_over = False
 
@@ -27,6 +28,10 @@ class At:
         if self.is_over:
             raise Stopped
         self.video, self.place, self.since = video, place, time.monotonic()
+
+    def alive(self) -> None:
+        """It goes on, on its way to that place: a frame may hang on hundreds before it."""
+        self.since = time.monotonic()
 
     def silent_for(self) -> float:
         """Seconds in which it came to nothing new, though no disk kept it."""
@@ -46,6 +51,13 @@ _threads = threading.local()
 def begin(at: At) -> None:
     """This thread is watched from now on."""
     _threads.at = at
+
+
+def alive() -> None:
+    """This thread goes on."""
+    at: At | None = getattr(_threads, "at", None)
+    if at is not None:
+        at.alive()
 
 
 @contextmanager

@@ -83,6 +83,12 @@ def test_a_disk_that_does_not_answer_is_waited_for(read):
     assert not lost
 
 
+def test_a_decoder_that_goes_on_may_take_longer_than_it_may_be_silent(read):
+    ((clips,),), lost = read(ROWS[:2], rows={NAMES[0]: "work"}, slow=7.0, silence=3.0)
+    assert clips == NAMES[:2]
+    assert not lost
+
+
 def test_what_its_reader_raises_is_raised_here(read):
     with pytest.raises(SystemFault, match="the disk is away"):
         read(ROWS, rows={NAMES[2]: "fault"})

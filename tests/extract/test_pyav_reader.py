@@ -17,8 +17,10 @@ from helpers.clips import (
     read_barcode,
     write_video,
 )
+from mambavl.extract import watch
 from mambavl.extract.pyav_reader import PyAVReader, picture_streams
 from mambavl.extract.timeline import VideoError
+from mambavl.extract.watch import At
 
 OPEN_GOP = {"x264-params": "open-gop=1:bframes=2:keyint=12:min-keyint=12"}
 INTRA_REFRESH = {"x264-params": "intra-refresh=1:bframes=0:keyint=20"}
@@ -259,3 +261,25 @@ def test_a_damaged_picture_that_makes_no_other_spoils_none_that_is_asked_for_lat
         requests = [np.array([number + step]) for step in (-3, 0, 6)]
         lost += assert_what_was_asked_before_does_not_matter(path, requests)
     assert 15 < lost < 30  # by itself, or with those behind it
+
+
+def test_every_packet_on_the_way_to_a_frame_shows_that_it_goes_on(tmp_path):
+    """With one keyframe a wanted frame may take longer than a decoder may be silent."""
+
+    class Counting(At):
+        beats = 0
+
+        def alive(self):
+            self.beats += 1
+
+    at = Counting()
+    watch.begin(at)
+    try:
+        reader = PyAVReader(write_video(tmp_path / "a.mp4", frames=120, gop=120))
+        assert at.beats >= 120  # the scan
+        before = at.beats
+        assert len(list(reader.frames(np.array([110])))) == 1
+        assert at.beats - before >= 50
+        reader.close()
+    finally:
+        watch.begin(None)

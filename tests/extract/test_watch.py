@@ -25,6 +25,17 @@ def test_a_thread_is_silent_since_it_said_where_it_is(clock):
     assert at.silent_for() == 0
 
 
+def test_a_thread_that_goes_on_is_not_silent(clock):
+    at = At()
+    watch.begin(at)
+    at.now("P01_01", "frame 3")
+    clock.now += 50
+    watch.alive()
+    clock.now += 3
+    assert at.silent_for() == 3
+    assert at.place == "frame 3"
+
+
 def test_nobody_reads_on_for_a_job_that_is_over():
     at = At()
     at.is_over = True
@@ -55,5 +66,6 @@ def test_the_time_of_a_disk_is_not_the_decoders(clock):
 
 def test_a_thread_that_nobody_watches_reads_as_well():
     watch.begin(None)
+    watch.alive()
     with watch.disk():
         pass

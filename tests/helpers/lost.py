@@ -14,9 +14,9 @@ from mambavl.extract.watch import OPENING
 
 @dataclass(frozen=True)
 class Losing:
-    """Rows by narration_id -> what becomes of the reader there: `crash`, `hang`, `disk` (which does not
-    answer for longer than a decoder may be silent), `fault` or, with `once-` before it, the first time only.
-    A clip is the row's narration_id, or why it failed.
+    """Rows by narration_id -> what becomes of the reader there: `crash`, `hang`, `work` (on the way to a
+    frame), `disk` (which does not answer for longer than a decoder may be silent), `fault` or, with `once-`
+    before it, the first time only. A clip is the row's narration_id, or why it failed.
     """
 
     folder: Path  # for a file a time that something was tried
@@ -60,6 +60,11 @@ class LosingReader:
         elif deed == "hang":
             while True:
                 time.sleep(1)
+        elif deed == "work":  # frames on which the wanted one hangs
+            ends = time.monotonic() + self.losing.slow
+            while time.monotonic() < ends:
+                time.sleep(0.1)
+                watch.alive()
         elif deed == "disk":
             with watch.disk():
                 time.sleep(self.losing.slow)
