@@ -109,12 +109,13 @@ class _Thread(threading.Thread, Generic[Found]):
 
     def run(self) -> None:
         watch.begin(self.at)
-        reader = self._open_reader(self.at)
+        reader: RowReader[Found] | None = None
         try:
             while not self.at.is_over and (task := self._tasks.get()) is not None:
                 self.at.since = time.monotonic()
                 self.task, result = task, task.result
                 try:
+                    reader = reader or self._open_reader(self.at)  # here: somebody waits for what goes wrong
                     found = self._read(reader, task)
                 except BaseException as error:
                     self.task = None
@@ -124,7 +125,8 @@ class _Thread(threading.Thread, Generic[Found]):
                     task.seconds, reader.seconds = reader.seconds, {}
                     result.set_result(found)
         finally:
-            reader.close()
+            if reader is not None:
+                reader.close()
 
     def _read(self, reader: RowReader[Found], task: Task[Found]) -> Found:
         if self._diary is not None:

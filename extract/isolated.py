@@ -83,8 +83,8 @@ class Isolated(Generic[Clip]):
     def close(self) -> None:
         self._is_over = True
         self._tasks.put(None)
-        if self._child:
-            self._child.kill()
+        if child := self._child:
+            child.kill()
         if self._thread:
             self._thread.join()
 
@@ -137,12 +137,13 @@ class Isolated(Generic[Clip]):
         """Raises Lost where the child hangs or crashes, else as its reader does."""
         if self._is_over:
             raise Stopped
-        if self._child is None:
-            self._child = _Child(self._reading)
+        child = self._child = self._child or _Child(self._reading)
         try:
-            return self._child.read(rows, self._silence)
+            if self._is_over:  # `close` may not have seen the child
+                raise Stopped
+            return child.read(rows, self._silence)
         except (Lost, Stopped):
-            self._child.kill()
+            child.kill()
             self._child = None
             if self._is_over:
                 raise Stopped from None
@@ -226,12 +227,13 @@ def _serve(reading: Reading[Any], pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is the parent's to end this
     at = _SpeakingAt(pipe)
     watch.begin(at)
-    reader = reading.open(at)
+    reader: RowReader[list[list[Any]]] | None = None
     try:
         while True:
             rows = pipe.recv()
             pipe.send(("at", (rows[0].video_id, OPENING)))
             try:
+                reader = reader or reading.open(at)  # here: what goes wrong is no fault of the rows
                 found = reader.read(rows)
             except Exception as error:
                 pipe.send(("error", error))
@@ -240,7 +242,8 @@ def _serve(reading: Reading[Any], pipe: Connection) -> None:
     except (EOFError, OSError):
         pass
     finally:
-        reader.close()
+        if reader is not None:
+            reader.close()
 
 
 def _end_with_parent() -> None:

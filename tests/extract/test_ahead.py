@@ -76,6 +76,21 @@ def test_what_a_reader_raises_is_raised_where_its_task_is_waited_for(start):
     assert good.result.result(LONG) == [[10]]
 
 
+def test_a_reader_that_cannot_be_opened_is_tried_again_and_keeps_nobody_waiting(start):
+    faults = [SystemFault("no file descriptor is left")]
+
+    def open_reader(at, log):
+        if faults:
+            raise faults.pop()
+        return Reader(at, log)
+
+    ahead = start(1, reader=open_reader)
+    bad, good = submit(ahead, [1]), submit(ahead, [1])
+    with pytest.raises(SystemFault, match="no file descriptor"):
+        bad.result.result(LONG)
+    assert good.result.result(LONG) == [[10]]
+
+
 def test_a_job_that_ends_stops_its_threads_at_their_next_frame(start):
     begun, more = threading.Event(), threading.Event()
     frames = []

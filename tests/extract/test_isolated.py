@@ -94,6 +94,11 @@ def test_what_its_reader_raises_is_raised_here(read):
         read(ROWS, rows={NAMES[2]: "fault"})
 
 
+def test_a_reader_that_cannot_be_opened_is_no_fault_of_the_rows(read):
+    with pytest.raises(SystemFault, match="the boxes are away"):
+        read(ROWS, opens=False)
+
+
 def test_a_job_that_ends_does_not_wait_for_what_hangs(tmp_path):
     isolated = Isolated(Losing(tmp_path, rows={NAMES[0]: "hang"}), 1000.0, lambda video: None)
     isolated.submit(Task(0, ROWS))

@@ -23,8 +23,11 @@ class Losing:
     rows: dict[str, str] = field(default_factory=dict)
     videos: dict[str, str] = field(default_factory=dict)  # the same at opening a video
     slow: float = 0.0  # seconds that a disk does not answer
+    opens: bool = True  # a reader can be opened
 
     def open(self, at):
+        if not self.opens:
+            raise SystemFault("the boxes are away")
         return LosingReader(self, at)
 
     def failed(self, rows, status, reason):
