@@ -23,7 +23,8 @@ from mambavl.configs.progress import Progress, ShouldStop
 
 Result = TypeVar("Result")
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
-IN_VAIN = 3  # crashes one after another between which no row was done
+ASKS_TO_END = (signal.SIGINT, signal.SIGTERM)
+IN_VAIN = 3  # crashes of a worker and its successors between which no row was written
 POLL = 0.5  # seconds
 GRACE = 30.0  # seconds that workers have to end after a signal
 PR_SET_PDEATHSIG = 1  # Linux: a signal that a process gets when its parent ends
@@ -46,8 +47,11 @@ class _Process:
     number: int
     pid: int
     pipe: Connection
+    before: "_Process | None" = None  # the one that crashed and whose place it has
     done: int = 0  # rows
     total: int = 0
+    pending: int = 0  # rows, when it began
+    in_vain: int = 0  # crashes one after another, up to its own
     note: str = ""
     said: tuple[str, Any] | None = None  # ("result", ...) or ("error", ...)
 
@@ -59,26 +63,28 @@ class Crew(Generic[Result]):
     work: Callable[[Worker], Result]
     processes: list[_Process] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
-    crashes: int = 0  # in vain, one after another
     done: int = 0  # rows of workers that have ended
     total: int = 0
+    later: list[int] = field(default_factory=list)  # numbers of those that the first one lets begin
     stopped: list[_Process] = field(default_factory=list)  # those that were asked to end
 
-    def start(self, number: int, *, is_successor: bool = False) -> None:
+    def start(self, number: int, before: _Process | None = None) -> None:
         ours, theirs = Pipe(duplex=False)
         sys.stdout.flush()
         sys.stderr.flush()
         # what was open here must not be closed there: a decoder waits for threads that a fork does not have
         gc.collect()
         gc.freeze()
+        # a signal that comes before the worker listens must wait until it does
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ASKS_TO_END)
         pid = os.fork()
-        if pid:
-            gc.unfreeze()
-        else:
+        if not pid:
             ours.close()
-            _serve(self.work, number, is_successor, theirs)
+            _serve(self.work, number, before is not None, theirs, blocked)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        gc.unfreeze()
         theirs.close()
-        self.processes.append(_Process(number, pid, ours))
+        self.processes.append(_Process(number, pid, ours, before))
 
     def wait(self, progress: Progress, should_stop: ShouldStop) -> list[Result]:
         """The results of the workers, when all have ended.
@@ -105,7 +111,10 @@ class Crew(Generic[Result]):
             return
         if kind == "progress":
             process.done, process.total, process.note = said
+            process.pending = max(process.pending, process.total)
             self.total = max(self.total, process.total)
+            while self.later:
+                self.start(self.later.pop(0))
         else:
             process.said = kind, said[0]
 
@@ -123,18 +132,22 @@ class Crew(Generic[Result]):
             self.end()
             raise said
         if -code in CRASHES:
-            self.crashes = 0 if process.done else self.crashes + 1
-            if self.crashes < IN_VAIN:
+            before, process.in_vain = process.before, 1
+            # what was encoded and not written does not count: it would crash there for ever
+            if before and not 0 < process.pending < before.pending:
+                process.in_vain += before.in_vain
+            process.before = None
+            if process.in_vain < IN_VAIN:
                 _say(
                     f"a worker was ended by signal {-code}; another one goes on, and reads what that one was "
                     "reading in a process of its own"
                 )
-                self.start(process.number, is_successor=True)
+                self.start(process.number, process)
                 return
             self.end()
             raise DataError(
-                f"{IN_VAIN} workers in a row were ended by a signal, the last by {-code}, before a row was "
-                "done; the same command resumes"
+                f"{IN_VAIN} workers in a row were ended by a signal, the last by {-code}, and no row was "
+                "written meanwhile; the same command resumes"
             )
         if self.processes and code < 0:
             _say(f"a worker was ended by signal {-code}; the others go on")
@@ -164,8 +177,7 @@ class Crew(Generic[Result]):
             if left <= 0:
                 for process in self.processes:
                     _say(f"worker {process.pid} did not end within {GRACE:.0f} s and is killed")
-                    with suppress(ProcessLookupError):
-                        os.kill(process.pid, signal.SIGKILL)
+                self.kill()
             for pipe in wait([process.pipe for process in self.processes], timeout=max(left, POLL)):
                 process = next(one for one in self.processes if one.pipe is pipe)
                 try:
@@ -177,6 +189,11 @@ class Crew(Generic[Result]):
                     self.processes.remove(process)
                     self.stopped.append(process)
 
+    def kill(self) -> None:
+        for process in self.processes:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+
     def _interrupted(self) -> BaseException:
         """What a worker said of its end, best of all that it was interrupted."""
         said = [process.said[1] for process in self.stopped if process.said and process.said[0] == "error"]
@@ -185,24 +202,42 @@ class Crew(Generic[Result]):
 
 
 @contextmanager
-def crew(work: Callable[[Worker], Result], workers: int) -> Iterator[Crew[Result]]:
-    """Workers that do `work`; none is left at the end.
+def crew(
+    work: Callable[[Worker], Result], workers: int, *, first_alone: bool = False
+) -> Iterator[Crew[Result]]:
+    """Workers that do `work`; none is left at the end. first_alone: the others begin when the first one has
+    said how much there is to do.
 
     They are forks: enter before threads are started, and before a GPU is used.
     """
     found = Crew(work)
-    for number in range(workers):
+    numbers = list(range(workers))
+    if first_alone:
+        numbers, found.later = numbers[:1], numbers[1:]
+    for number in numbers:
         found.start(number)
     try:
         yield found
+    except KeyboardInterrupt:  # the second one
+        found.kill()
+        raise
     finally:
         found.end()
 
 
-def _serve(work: Callable[[Worker], Any], number: int, is_successor: bool, pipe: Connection) -> None:
-    """The life of a worker."""
+def _serve(
+    work: Callable[[Worker], Any],
+    number: int,
+    is_successor: bool,
+    pipe: Connection,
+    signals: set[int | signal.Signals],
+) -> None:
+    """The life of a worker. signals: that are to be blocked once it listens to them."""
     code = 1
     try:
+        # a progress bar may stand before them, and the thread that draws it have had its lock
+        sys.stdout = getattr(sys.stdout, "rich_proxied_file", sys.stdout)
+        sys.stderr = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
         stopped, parent = False, os.getppid()
         _end_with_parent()
 
@@ -212,6 +247,7 @@ def _serve(work: Callable[[Worker], Any], number: int, is_successor: bool, pipe:
 
         signal.signal(signal.SIGTERM, note)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all: the parent says what to do
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
 
         def should_stop() -> bool:
             return stopped or os.getppid() != parent

@@ -42,7 +42,8 @@ class Crew:
         """What the processes did, by store. Raises what they raise; Interrupted after a signal."""
         with (
             stop_on_signal() as should_stop,
-            crew(work, self._gpus or 1) as workers,
+            # failed rows are opened again while nobody else has the store
+            crew(work, self._gpus or 1, first_alone=self._retry_failed) as workers,
             progress("extracting", "rows") as update,
         ):
             found = workers.wait(update, should_stop)

@@ -1,9 +1,11 @@
 """A command's processes: their devices, their cores, and who opens failed rows again."""
 
 import os
+import time
 
 import pytest
 
+from mambavl.cache.fill import FillResult
 from mambavl.cli.crew import Crew
 from mambavl.configs.errors import UsageError
 from mambavl.configs.progress import never, unseen
@@ -45,3 +47,17 @@ def test_one_opens_failed_rows_again_and_not_after_a_crash():
     assert not crew.retries(worker(1))
     assert not crew.retries(worker(0, is_successor=True))
     assert not Crew(None, retry_failed=False).retries(worker(0))
+
+
+def test_failed_rows_are_opened_again_before_the_other_processes_begin(four, tmp_path):
+    def work(worker):
+        (tmp_path / str(worker.number)).touch()
+        if worker.number == 0:
+            time.sleep(0.3)
+            seen = len(os.listdir(tmp_path))
+            worker.progress(0, 9)
+            return [FillResult(rows=seen)]
+        return [FillResult()]
+
+    (found,) = Crew("3", retry_failed=True).run(work)
+    assert found.rows == 1

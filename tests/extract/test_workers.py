@@ -1,11 +1,16 @@
 """Worker processes: what they give comes back, a crash costs nothing, and all end with the command."""
 
 import faulthandler
+import io
 import os
 import signal
+import sys
 import time
 
 import pytest
+from rich.console import Console
+from rich.file_proxy import FileProxy
+from rich.progress import Progress
 
 from helpers.forks import fork
 from mambavl.configs.errors import DataError, Interrupted, SystemFault
@@ -111,11 +116,19 @@ def test_crashes_again_and_again_end_the_command_unless_it_gets_on(tmp_path):
     def gets_on(worker):
         for number in range(5):
             if once(tmp_path / str(number)):
-                worker.progress(1, 9, "")
+                worker.progress(0, 9 - number, "")  # so many are pending: others were written
                 crash_by(signal.SIGSEGV)
         return "done"
 
     assert run(gets_on) == ["done"]
+
+    def encodes(worker):  # and crashes before that is written, each time
+        worker.progress(0, 9, "")
+        worker.progress(4, 9, "")
+        crash_by(signal.SIGSEGV)
+
+    with pytest.raises(DataError, match="3 workers in a row"):
+        run(encodes)
 
 
 def test_one_that_is_killed_leaves_its_work_to_the_others(tmp_path, capfd):
@@ -181,3 +194,58 @@ def test_a_terminals_interrupt_is_the_commands_to_handle():
         return worker.should_stop()
 
     assert run(work) == [False]
+
+
+def test_a_signal_that_comes_before_a_worker_listens_is_not_lost(monkeypatch):
+    system_fork = os.fork
+
+    def fork_and_ask_to_end():
+        if pid := system_fork():
+            os.kill(pid, signal.SIGTERM)
+        return pid
+
+    def work(worker):
+        until(worker.should_stop)
+        return "asked"
+
+    monkeypatch.setattr(os, "fork", fork_and_ask_to_end)
+    assert run(work) == ["asked"]
+
+
+def test_a_second_interrupt_waits_for_no_worker(capfd):
+    def work(worker):
+        signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getppid(), signal.SIGINT))
+        worker.progress(0, 1, "")
+        while True:
+            time.sleep(1)
+
+    begun = []
+    with pytest.raises(KeyboardInterrupt):
+        run(work, progress=lambda *said: begun.append(said), should_stop=lambda: bool(begun))
+    assert "did not end within" not in capfd.readouterr().err
+
+
+def test_a_worker_writes_beside_the_bar_of_its_command():
+    def work(worker):
+        return isinstance(sys.stdout, FileProxy) or isinstance(sys.stderr, FileProxy)
+
+    with Progress(console=Console(file=io.StringIO(), force_terminal=True)):
+        assert isinstance(sys.stderr, FileProxy)
+        assert run(work) == [False]
+
+
+def test_others_may_wait_for_the_first_one(tmp_path):
+    def work(worker):
+        others = os.listdir(tmp_path)
+        (tmp_path / str(worker.number)).touch()
+        if worker.number == 0:
+            time.sleep(0.3)
+            others = os.listdir(tmp_path)
+            worker.progress(0, 9, "")
+            until(lambda: len(os.listdir(tmp_path)) == 3)
+        return worker.number, others
+
+    with crew(work, 3, first_alone=True) as found:
+        said = dict(found.wait(unseen, never))
+    assert said.keys() == {0, 1, 2}
+    assert said[0] == ["0"]
