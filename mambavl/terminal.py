@@ -53,13 +53,15 @@ def progress(what: str, unit: str) -> Iterator[Progress]:
             yield draw
         return
     start = last = time.monotonic()
+    at_end: int | None = None  # the total that was said to be done
 
     def line(done: int, total: int, note: str = "") -> None:
-        nonlocal last
+        nonlocal last, at_end
         now = time.monotonic()
         paced = pace.of(done, total)
-        if total and (now - last >= LINE_EVERY or done == total):
+        if total and (now - last >= LINE_EVERY or done == total) and done != at_end:
             last = now
+            at_end = total if done == total else None
             said = ", ".join(filter(None, (f"{now - start:.0f} s", paced, note)))
             print(f"{what}: {done:,} of {total:,} {unit}, {said}", file=sys.stderr, flush=True)
 

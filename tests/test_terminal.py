@@ -17,6 +17,18 @@ def test_a_log_gets_a_line_at_the_end_and_none_for_each_step(capsys):
     assert len(lines) < 100  # one every ten seconds, however slow the machine is
 
 
+def test_the_last_line_of_a_log_comes_once(capsys):
+    with terminal.progress("reading", "rows") as update:
+        for done in (9, 9, 9):  # as who looks again and again says it
+            update(done, 9)
+        update(10, 12)  # more were found
+        update(12, 12)
+    assert [line[:16] for line in capsys.readouterr().err.splitlines()] == [
+        "reading: 9 of 9 ",
+        "reading: 12 of 1",
+    ]
+
+
 def test_a_log_gets_a_line_when_ten_seconds_have_passed(capsys, monkeypatch):
     now = 0.0
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now)

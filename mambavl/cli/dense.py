@@ -7,7 +7,7 @@ import typer
 
 from mambavl.cache.fill import FillResult
 from mambavl.cli.crew import Crew
-from mambavl.cli.extract import print_summary
+from mambavl.cli.extract import print_summaries
 from mambavl.cli.options import (
     EncodersOption,
     GpusOption,
@@ -80,5 +80,4 @@ def extract_dense(
             should_stop=worker.should_stop,
         )
 
-    for (store, options), summary in zip(jobs, crew.run(work), strict=True):
-        print_summary(summary, store, options.max_failed)
+    print_summaries(jobs, crew.run(work))

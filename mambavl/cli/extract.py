@@ -1,5 +1,6 @@
 """`mambavl extract`: stage one, frozen encoders over a data set."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,7 @@ from mambavl.cli.options import (
 )
 from mambavl.cli.settings import with_settings
 from mambavl.configs.errors import DataError, counted
+from mambavl.extract.options import Reading
 from mambavl.extract.workers import Worker
 from mambavl.terminal import progress, stop_on_signal
 
@@ -83,8 +85,7 @@ def extract_video(
             should_stop=worker.should_stop,
         )
 
-    for (store, options), summary in zip(jobs, crew.run(work), strict=True):
-        print_summary(summary, store, options.max_failed)
+    print_summaries(jobs, crew.run(work))
 
 
 @extract_app.command("audio", cls=with_settings("extract.audio"))
@@ -131,8 +132,7 @@ def extract_audio(
             )
         ]
 
-    (summary,) = crew.run(work)
-    print_summary(summary, store, options.max_failed)
+    print_summaries([(store, options)], crew.run(work))
 
 
 @extract_app.command("text", cls=with_settings("extract.text"))
@@ -171,10 +171,20 @@ def extract_text(
             should_stop=should_stop,
         )
     print_summary(summary, store)
+    refuse_failures(store, len(summary.failed), None)
 
 
-def print_summary(summary: FillResult, store: Path, max_failed: int | None = None) -> None:
-    """Raises as `refuse_failures`."""
+def print_summaries(jobs: Sequence[tuple[Path, Reading]], summaries: Sequence[FillResult]) -> None:
+    """Of each store, which was made with the settings beside it. Raises as `refuse_failures`, when all is
+    said.
+    """
+    for (store, _), summary in zip(jobs, summaries, strict=True):
+        print_summary(summary, store)
+    for (store, options), summary in zip(jobs, summaries, strict=True):
+        refuse_failures(store, len(summary.failed), options.max_failed)
+
+
+def print_summary(summary: FillResult, store: Path) -> None:
     for narration_id, status, reason in summary.failures:
         print(f"{narration_id}: {STATUS[status]}: {reason}")
     if summary.seconds:
@@ -185,7 +195,6 @@ def print_summary(summary: FillResult, store: Path, max_failed: int | None = Non
     print(f"wrote {summary.rows:,} rows ({summary.bytes / 1e6:.1f} MB) to {store}: {summary.state}")
     if summary.failures:
         print(f"rows without features: {len(summary.failures):,}")
-    refuse_failures(store, len(summary.failed), max_failed)
 
 
 def refuse_failures(store: Path, failed: int, max_failed: int | None) -> None:

@@ -11,9 +11,11 @@ from helpers.dataset import make_dataset
 from helpers.road import extract_words
 from helpers.ways import frame_files, write_chunks, write_cuttable, write_folder, write_tar
 from mambavl.cache import open_store
-from mambavl.cache.rows import OK, STATUS
-from mambavl.cli.extract import refuse_failures
+from mambavl.cache.fill import FillResult
+from mambavl.cache.rows import OK, STATUS, STATUS_CODE
+from mambavl.cli.extract import print_summaries, refuse_failures
 from mambavl.configs.errors import DataError
+from mambavl.extract.options import VideoExtraction
 from mambavl.extract.sampling import Sampling, window
 
 
@@ -64,6 +66,15 @@ def test_rows_that_fail_stop_the_command_and_may_be_tried_again(road, tmp_path, 
     shutil.copy2(road / "videos" / "P01" / "videos" / "P01_103.MP4", broken)
     assert call(*words) == 0
     assert "unreadable_video" not in capsys.readouterr().out
+
+
+def test_every_store_is_told_of_before_one_with_failures_is_refused(tmp_path, capsys):
+    missing = FillResult(rows=2, store_id="a", failures=[["P01_101_0", STATUS_CODE["missing_video"], "gone"]])
+    options = VideoExtraction(encoder="timm:test_vit")
+    stores = [(tmp_path / "a.zarr", options), (tmp_path / "b.zarr", options)]
+    with pytest.raises(DataError, match=r"a.zarr: 1 row failed, but max_failed is 0"):
+        print_summaries(stores, [missing, FillResult(rows=3, store_id="b")])
+    assert "b.zarr: finished store" in capsys.readouterr().out
 
 
 def test_rows_that_fail_are_refused_and_the_setting_is_named_where_there_is_one(tmp_path):
