@@ -175,12 +175,14 @@ class StoreWriter:
 
     def commit(self, group: int, rows: RowGroup) -> int:
         """Write a row group, which this writer should have claimed, and record it; returns the bytes written,
-        0 where it was not claimed and another writer has done it meanwhile.
+        0 where another writer has done it meanwhile.
 
         Raises DataError when the disk fails: try again, or end and resume.
         """
-        if self.is_final or not (self._lock and self._lock.alive):
+        if not (self._lock and self._lock.alive):
             raise UsageError(f"{self.path}: is finished; nothing can be added to it")
+        if self.is_final:  # where no lock kept apart who did the same work: the other one was faster
+            return 0
         files = self._encode(group, rows)
         record = {
             "group": group,
