@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Generic, TypeVar
 
 from mambavl.cache.rows import Segment
@@ -27,8 +29,8 @@ class RowsReading(Generic[Clip]):
         if self._suspects:
             self._suspects.lost(video_id)
 
-    def _clear(self, first: int) -> None:
-        if self._suspects:
+    def _clear(self, first: int, read: "Future[list[list[Clip]]]") -> None:
+        if self._suspects and not read.exception():
             self._suspects.cleared(first)
 
     def submit(self, first: int, rows: Sequence[Segment]) -> Task[list[list[Clip]]]:
@@ -36,7 +38,7 @@ class RowsReading(Generic[Clip]):
         task: Task[list[list[Clip]]] = Task(first, rows)
         if self._suspects and self._suspects.holds(first):
             self._isolated.submit(task)
-            task.result.add_done_callback(lambda _: self._clear(first))
+            task.result.add_done_callback(partial(self._clear, first))
         else:
             self._ahead.submit(task)
         return task

@@ -7,6 +7,7 @@ import pytest
 
 from helpers.lost import Losing
 from helpers.tiny import make_segments
+from mambavl.configs.errors import SystemFault
 from mambavl.extract.rows_reading import RowsReading
 from mambavl.extract.suspects import Suspects
 
@@ -64,3 +65,14 @@ def test_what_a_dead_process_was_reading_goes_to_another_process_at_once(start, 
     assert len({name.rpartition("-")[2] for name in os.listdir(losing.folder)}) > 2
     assert (tmp_path / "commit" / "lost-decoders.jsonl").exists()
     assert reading.close()
+
+
+def test_what_could_not_be_read_stays_suspect(start, tmp_path):
+    (tmp_path / "commit").mkdir()
+    (tmp_path / "commit" / "dead.reading").write_text("4" + " " * 15)
+    reading, _ = start(rows={NAMES[5]: "fault"})
+    with pytest.raises(SystemFault):
+        result(reading, reading.submit(4, ROWS[4:]))
+    suspects = Suspects(tmp_path, ROWS, 4)
+    assert suspects.holds(4)
+    suspects.close()
