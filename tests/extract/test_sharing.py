@@ -63,8 +63,12 @@ class Encoded:
         return self.file.read_text().split()
 
 
-def start(dataset, out, log, processes):
-    return [fork(partial(one_by_one, dataset, out), log, log) for _ in range(processes)]
+def codes_of(dataset, out, log, processes):
+    """Exit codes of so many at once; one that is dead is not left lying about as if it lived."""
+    children = [fork(partial(one_by_one, dataset, out), log, log) for _ in range(processes)]
+    while None in [child.poll() for child in children]:
+        time.sleep(0.01)
+    return [child.wait() for child in children]
 
 
 @pytest.fixture
@@ -77,7 +81,7 @@ def whole(dataset, tmp_path, monkeypatch):
 def test_three_processes_make_every_row_group_once(dataset, tmp_path, monkeypatch, whole):
     encoded, log = Encoded(tmp_path, 3), tmp_path / "log"
     monkeypatch.setitem(registry.ENCODERS, "barcode", barcode_record(encoded))
-    codes = [child.wait() for child in start(dataset, tmp_path / "v.zarr", log, 3)]
+    codes = codes_of(dataset, tmp_path / "v.zarr", log, 3)
     assert codes == [0, 0, 0], log.read_text()
     assert len(encoded.lines()) == ROWS
     assert len(set(encoded.lines())) == 3
@@ -89,7 +93,7 @@ def test_the_claims_of_one_that_is_killed_are_taken_over(dataset, tmp_path, monk
     encoded, log = Encoded(tmp_path, 3), tmp_path / "log"
     encoded.victim.touch()
     monkeypatch.setitem(registry.ENCODERS, "barcode", barcode_record(encoded))
-    codes = [child.wait() for child in start(dataset, tmp_path / "v.zarr", log, 3)]
+    codes = codes_of(dataset, tmp_path / "v.zarr", log, 3)
     assert sorted(codes) == [-signal.SIGKILL, 0, 0], log.read_text()
     # again those that the victim had encoded and not yet recorded
     assert ROWS <= len(encoded.lines()) <= ROWS + 2
@@ -100,7 +104,7 @@ def test_without_locks_work_is_done_twice_and_the_store_is_the_same(dataset, tmp
     encoded, log = Encoded(tmp_path, 2), tmp_path / "log"
     monkeypatch.setitem(registry.ENCODERS, "barcode", barcode_record(encoded))
     monkeypatch.setattr(fsops, "lock", lambda path, **_: fsops.calls.open(path, os.O_RDWR | os.O_CREAT))
-    codes = [child.wait() for child in start(dataset, tmp_path / "v.zarr", log, 2)]
+    codes = codes_of(dataset, tmp_path / "v.zarr", log, 2)
     assert codes == [0, 0], log.read_text()
     assert len(encoded.lines()) >= ROWS
     assert tree(tmp_path / "v.zarr") == whole
