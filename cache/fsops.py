@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, overload
 
+from mambavl.cache import lock_keeper
 from mambavl.configs.errors import DataError
 
 TEMPORARY = ".partial-"
@@ -254,7 +255,7 @@ def lock(path: Path, *, exclusive: bool, wait: bool) -> int | None:
 
     Any number may hold it shared, one exclusively. Advisory (flock): it keeps mambavl's own processes apart.
     On a file system without locks everybody is let in; then nobody may finish or repair a store that others
-    still write.
+    still write. Where there is a keeper (`lock_keeper`), he is asked, too.
     """
     with _explained(path, "locked"):
         descriptor = calls.open(path, os.O_RDWR | os.O_CREAT)
@@ -269,6 +270,9 @@ def lock(path: Path, *, exclusive: bool, wait: bool) -> int | None:
             if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
                 calls.close(descriptor)
                 raise
+        if not lock_keeper.take(path, descriptor, exclusive=exclusive, wait=wait):
+            unlock(descriptor)
+            return None
         return descriptor
 
 
@@ -288,6 +292,7 @@ def note(path: Path, descriptor: int, place: int, data: bytes) -> None:
 
 
 def unlock(descriptor: int) -> None:
+    lock_keeper.give_back(descriptor)
     with contextlib.suppress(OSError):  # nothing was written through it
         fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing would not do where a forked child still has it
     with contextlib.suppress(OSError):
