@@ -38,6 +38,7 @@ class Worker:
     is_successor: bool  # of one that crashed
     progress: Progress
     should_stop: ShouldStop
+    cores: int | None = None  # that are meant for it; None: nobody has said
 
 
 @dataclass

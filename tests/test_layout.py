@@ -177,7 +177,7 @@ def is_private(name: str) -> bool:
 
 
 def test_importing_a_room_pulls_in_no_optional_package():
-    optional = ("mamba_ssm", "decord", "matplotlib", "timm", "efficientnet_lite_pytorch")
+    optional = ("mamba_ssm", "decord", "matplotlib", "timm", "efficientnet_lite_pytorch", "ray")
     code = (
         "import sys, mambavl.cli.app, mambavl.fuse.train, mambavl.extract.job\n"
         f"print([m for m in {optional} if m in sys.modules])"

@@ -10,11 +10,13 @@ from mambavl.cli.crew import Crew
 from mambavl.cli.extract import print_summaries
 from mambavl.cli.options import (
     EncodersOption,
+    EngineOption,
     GpusOption,
     RetryOption,
     ShardOption,
     StoresOption,
     WeightsOption,
+    WorkersOption,
     annotations_of,
     one_each,
     refuse_shared_retry,
@@ -46,6 +48,8 @@ def extract_dense(
     weights: WeightsOption = None,
     shard: ShardOption = "0/1",
     gpus: GpusOption = None,
+    engine: EngineOption = "processes",
+    workers: WorkersOption = None,
     retry_failed: RetryOption = False,
     sets: Annotated[list[str], set_option("sampling.frames=8")],
 ) -> None:
@@ -64,7 +68,7 @@ def extract_dense(
     part = shard_of(shard)
     refuse_shared_retry(part, retry_failed)
     read = annotations_of(annotations, split or "train,validation") if annotations else None
-    crew = Crew(gpus, retry_failed)
+    crew = Crew(gpus, retry_failed, engine, workers)
     with stop_on_signal() as should_stop, progress("measuring", "videos") as update:
         planned = dense.plan(videos, windows, *jobs[0], read, progress=update, should_stop=should_stop)
     for video, end in planned.short.items():

@@ -14,6 +14,7 @@ from mambavl.cli.options import (
     AnnotationsOption,
     EncoderOption,
     EncodersOption,
+    EngineOption,
     GpusOption,
     RetryOption,
     ShardOption,
@@ -23,6 +24,7 @@ from mambavl.cli.options import (
     TaskOption,
     VideosOption,
     WeightsOption,
+    WorkersOption,
     annotations_of,
     one_each,
     refuse_shared_retry,
@@ -58,6 +60,8 @@ def extract_video(
     weights: WeightsOption = None,
     shard: ShardOption = "0/1",
     gpus: GpusOption = None,
+    engine: EngineOption = "processes",
+    workers: WorkersOption = None,
     retry_failed: RetryOption = False,
     sets: VideoSets,
 ) -> None:
@@ -72,7 +76,7 @@ def extract_video(
     part = shard_of(shard)
     refuse_shared_retry(part, retry_failed)
     read = annotations_of(annotations, split)
-    crew = Crew(gpus, retry_failed)
+    crew = Crew(gpus, retry_failed, engine, workers)
 
     def work(worker: Worker) -> list[FillResult]:
         return video_job.extract_videos(
@@ -102,6 +106,8 @@ def extract_audio(
     weights: Annotated[str | None, typer.Option(help="A folder with weights, or `random`.")] = None,
     shard: ShardOption = "0/1",
     gpus: GpusOption = None,
+    engine: EngineOption = "processes",
+    workers: WorkersOption = None,
     retry_failed: RetryOption = False,
     sets: AudioSets,
 ) -> None:
@@ -116,7 +122,7 @@ def extract_audio(
     part = shard_of(shard)
     refuse_shared_retry(part, retry_failed)
     read = annotations_of(annotations, split)
-    crew = Crew(gpus, retry_failed)
+    crew = Crew(gpus, retry_failed, engine, workers)
 
     def work(worker: Worker) -> list[FillResult]:
         return [

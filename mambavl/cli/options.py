@@ -6,7 +6,7 @@ to say each thing.
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.models import OptionInfo
@@ -65,6 +65,20 @@ WeightsOption = Annotated[
 GpusOption = Annotated[
     str | None,
     typer.Option("--gpus", help="A process for each GPU, which share the work: `all`, or how many."),
+]
+EngineOption = Annotated[
+    Literal["processes", "ray"],
+    typer.Option(
+        "--engine", help="processes: of this machine; ray: of the Ray cluster that this machine belongs to."
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="With --engine ray: how many. Default: one for each GPU of the cluster, or for each node.",
+    ),
 ]
 EncoderOption = Annotated[str, typer.Option("--encoder", help="A name that `mambavl encoders list` knows.")]
 ShardOption = Annotated[

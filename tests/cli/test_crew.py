@@ -61,3 +61,20 @@ def test_failed_rows_are_opened_again_before_the_other_processes_begin(four, tmp
 
     (found,) = Crew("3", retry_failed=True).run(work)
     assert found.rows == 1
+
+
+def test_rays_workers_take_their_part_of_the_cores_and_the_gpu_that_ray_shows_them():
+    crew = Crew(None, False, "ray", 3)
+    eight = Worker(2, False, unseen, never, cores=8)
+    options = crew.settings(eight, VideoExtraction(encoder="x"))
+    assert (options.device, options.readers) == ("auto", 8)
+    assert crew.settings(eight, VideoExtraction(encoder="x", readers=1)).readers == 1
+    with pytest.raises(UsageError, match="--engine ray gives each process its device"):
+        crew.settings(eight, VideoExtraction(encoder="x", device="cuda:1"))
+
+
+def test_an_engine_is_not_given_what_the_other_has():
+    with pytest.raises(UsageError, match="--engine ray takes --workers N"):
+        Crew("all", False, "ray")
+    with pytest.raises(UsageError, match="--workers goes with --engine ray"):
+        Crew(None, False, "processes", 2)

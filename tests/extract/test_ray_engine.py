@@ -1,0 +1,204 @@
+"""A real Ray of two nodes in one machine: they share the work, a node that is lost costs nothing, and stores
+are those of one process. What a worker does that a test waits for, it says by files.
+"""
+
+import dataclasses
+import fcntl
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from helpers.cli import call
+from helpers.jobs import tree
+from mambavl.configs.errors import DataError, Interrupted, SystemFault, UsageError
+from mambavl.configs.progress import never, unseen
+from mambavl.extract import ray_engine
+from mambavl.extract.annotations import read_annotations
+from mambavl.extract.options import VideoExtraction
+from mambavl.extract.ray_engine import ray_crew
+from mambavl.extract.video_job import extract_video
+
+pytestmark = pytest.mark.timeout(180)
+SETTINGS = {"encoder": "timm:test_resnet", "weights": "random", "sampling": {"frames": 2}}
+SETTINGS |= {"rows_per_group": 2, "image_size": 32, "readers": 1}
+WORDS = ("--encoder", "timm:test_resnet", "--weights", "random", "--set", "sampling.frames=2")
+WORDS += ("--set", "rows_per_group=2", "--set", "image_size=32", "--set", "readers=1")
+NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head with one core, where the command is, and this module is its driver."""
+    ray = pytest.importorskip("ray", reason="needs the package of the `ray` extra")
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        found = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+        patch.setenv("RAY_ADDRESS", found.address)
+        ray_engine._connect()
+        yield found
+        ray.shutdown()
+        found.shutdown()
+
+
+@pytest.fixture
+def node(cluster):
+    """The second node, a new one where a test has killed it."""
+    found = next((node for node in cluster.list_all_nodes() if node is not cluster.head_node), None)
+    found = found or cluster.add_node(**NODE)
+    cluster.wait_for_nodes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def serial(dataset, tmp_path_factory):
+    """The files of the store that one process makes."""
+    out = tmp_path_factory.mktemp("serial") / "v.zarr"
+    extract_video(read_annotations(dataset / "annotations"), dataset / "videos", out, options())
+    return tree(out)
+
+
+def options():
+    return VideoExtraction.model_validate(SETTINGS)
+
+
+def run(work, workers=None, progress=unseen, should_stop=never):
+    with ray_crew(work, workers) as found:
+        return found.wait(progress, should_stop)
+
+
+def extraction(dataset, out, has_locks, prepare):
+    """What a worker does: `prepare` takes the worker and gives one that goes to work.
+
+    has_locks: whether the file system's locks reach this worker.
+    """
+    annotations, settings = read_annotations(dataset / "annotations"), options()
+
+    def work(worker):
+        if not has_locks:
+            fcntl.flock = lambda descriptor, operation: None
+        worker = prepare(worker)
+        hooks = {"progress": worker.progress, "should_stop": worker.should_stop}
+        return extract_video(annotations, dataset / "videos", out, settings, **hooks)
+
+    return work
+
+
+def test_the_command_makes_the_same_store(cluster, dataset, serial, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    where = ("--annotations", dataset / "annotations", "--videos", os.path.relpath(dataset / "videos"))
+    assert call("extract", "video", *where, *WORDS, "--out", "v.zarr", "--engine", "ray") == 0
+    assert tree(tmp_path / "v.zarr") == serial
+    assert "wrote 20 rows" in capfd.readouterr().out
+
+
+@pytest.mark.soak
+def test_without_locks_no_row_group_is_made_twice(cluster, node, dataset, serial, tmp_path):
+    def prepare(worker):
+        def meet(done, total, note=""):
+            """Begin when the other worker, too, has seen that nothing is done."""
+            (tmp_path / str(worker.number)).touch()
+            while not all((tmp_path / str(number)).exists() for number in range(2)):
+                time.sleep(0.02)
+
+        return dataclasses.replace(worker, progress=meet)
+
+    out = tmp_path / "v.zarr"
+    rows = [result.rows for result in run(extraction(dataset, out, False, prepare))]
+    assert len(rows) == 2
+    assert sum(rows) == 20
+    assert tree(out) == serial
+
+
+@pytest.mark.soak
+def test_what_a_worker_raises_ends_the_command_and_so_does_a_stop(cluster, tmp_path):
+    def fails(worker):
+        raise SystemFault("the disk is away")
+
+    with pytest.raises(SystemFault, match="the disk is away"):
+        run(fails)
+
+    def waits(worker):
+        (tmp_path / "begun").touch()
+        while not worker.should_stop():
+            time.sleep(0.02)
+        raise Interrupted("stopped after 3 rows")
+
+    with pytest.raises(Interrupted, match="stopped after 3 rows"):
+        run(waits, should_stop=(tmp_path / "begun").exists)
+
+
+@pytest.mark.soak
+def test_workers_that_are_lost_again_and_again_end_the_command(cluster):
+    with pytest.raises(DataError, match="3 workers in a row were lost before a row was done"):
+        run(lambda worker: os.kill(os.getpid(), signal.SIGKILL))
+
+
+@pytest.mark.parametrize("has_locks", [False, pytest.param(True, marks=pytest.mark.soak)])
+def test_a_node_that_is_killed_leaves_its_row_groups_to_the_others(
+    cluster, node, dataset, serial, tmp_path, capfd, has_locks
+):
+    doomed, marker = node.node_id, tmp_path / "holds"
+
+    def prepare(worker):
+        import ray
+
+        def hang(done, total, note=""):
+            if done:
+                marker.touch()
+                signal.pause()
+
+        if ray.get_runtime_context().get_node_id() == doomed:
+            return dataclasses.replace(worker, progress=hang)
+        while not marker.exists():
+            time.sleep(0.02)
+        return worker
+
+    def kill_when_it_holds(done, total, note=""):
+        if marker.exists() and node in cluster.list_all_nodes():
+            cluster.remove_node(node, allow_graceful=False)
+
+    out = tmp_path / "v.zarr"
+    run(extraction(dataset, out, has_locks, prepare), progress=kill_when_it_holds)
+    assert node not in cluster.list_all_nodes()
+    assert tree(out) == serial
+    assert "was lost" in capfd.readouterr().err
+
+
+def lose(found, number, total):
+    """As Ray says it of a worker that another takes the place of."""
+    found._was_lost(number, total, "why")
+    found.started += 1
+
+
+def test_losses_are_in_vain_where_nothing_came_to_the_disk_between_them(monkeypatch):
+    monkeypatch.setattr(ray_engine.RayCrew, "end", lambda self: [])
+    found = ray_engine.RayCrew(None, lambda: 4, {}, None, started=4)
+    for number in range(4):  # a rack of nodes at once
+        found._was_lost(number, 20, "why")
+    found.started = 8
+    lose(found, 4, 20)
+    lose(found, 8, 12)  # others have written eight rows
+    lose(found, 9, 12)
+    with pytest.raises(DataError, match="3 workers in a row were lost"):
+        lose(found, 10, 12)
+
+
+def test_the_first_is_alone_until_it_has_said_how_much_there_is_to_do():
+    found = ray_engine.RayCrew(None, lambda: 4, {}, None, first_alone=True)
+    assert found._is_first_alone({})
+    found.started, found.tasks = 1, {"task": 0}
+    assert found._is_first_alone({0: (0, 0, "")})
+    assert not found._is_first_alone({0: (0, 20, "")})
+    found.tasks = {}
+    assert not found._is_first_alone({0: (0, 0, "")})  # it was lost
+
+
+def test_without_ray_and_without_a_cluster_the_message_says_what_to_type(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"needs the package ray .*pip install -e '\.\[ray\]'"):
+        run(lambda worker: None)
