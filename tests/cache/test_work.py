@@ -69,6 +69,7 @@ def test_what_others_have_done_meanwhile_is_dropped_and_counted(tmp_path):
     others.commit(2, group_of(4))
     assert all_of(found) == [([group],) for group in (0, 3, 4, 5, 6, 7)]
     assert (found.done, found.total) == (0, 24)
+    assert [group for group in range(8) if group not in ours.claims] == [1, 2]  # nothing is to be done there
 
 
 def test_what_a_dead_one_had_is_taken_over(tmp_path):
