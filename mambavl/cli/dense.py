@@ -15,12 +15,12 @@ from mambavl.cli.options import (
     RetryOption,
     ShardOption,
     StoresOption,
+    VideoSets,
     WeightsOption,
     WorkersOption,
     annotations_of,
     one_each,
     refuse_shared_retry,
-    set_option,
     shard_of,
     splits_of,
 )
@@ -51,7 +51,7 @@ def extract_dense(
     engine: EngineOption = "processes",
     workers: WorkersOption = None,
     retry_failed: RetryOption = False,
-    sets: Annotated[list[str], set_option("sampling.frames=8")],
+    sets: VideoSets,
 ) -> None:
     """Fill feature stores with windows of whole videos, one every so often. Run it again to resume.
 

@@ -22,6 +22,7 @@ from mambavl.cli.options import (
     StoreOption,
     StoresOption,
     TaskOption,
+    VideoSets,
     VideosOption,
     WeightsOption,
     WorkersOption,
@@ -39,7 +40,6 @@ from mambavl.extract.options import Reading
 from mambavl.extract.workers import Worker
 from mambavl.terminal import progress, stop_on_signal
 
-VideoSets = Annotated[list[str], set_option("sampling.frames=8")]
 AudioSets = Annotated[list[str], set_option("steps=8")]
 TextSets = Annotated[list[str], set_option("levels=pooled")]
 

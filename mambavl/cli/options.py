@@ -93,16 +93,18 @@ StoreOption = Annotated[Path, typer.Option("--out", help="The feature store to w
 QuestionsOption = Annotated[Path, typer.Option("--out", help="The question file to write, JSONL.")]
 
 
-def set_option(example: str) -> OptionInfo:
-    """`--set` of a command that takes the assignment `example`."""
+def set_option(example: str, more: str = "") -> OptionInfo:
+    """`--set` of a command that takes the assignment `example`. more: what else it takes."""
     return typer.Option(
         "--set",
         default_factory=list,
         show_default=False,
-        help=f"Set a key, such as --set {example}. Repeatable.",
+        help=f"Set a key, such as --set {example}. Repeatable.{more}",
     )
 
 
+# of the commands that take several encoders
+VideoSets = Annotated[list[str], set_option("sampling.frames=8", " 2:levels=clip is for the second encoder.")]
 SetOption = Annotated[list[str], set_option("train.lr=3e-4")]  # of the commands that take a recipe
 
 

@@ -14,13 +14,13 @@ from mambavl.cli.options import (
     SplitOption,
     StoresOption,
     TaskOption,
+    VideoSets,
     VideosOption,
     WeightsOption,
     annotations_of,
     gpus_of,
     one_each,
     refuse_shared_retry,
-    set_option,
     shard_of,
     splits_of,
 )
@@ -47,7 +47,7 @@ def extract_plan(
     seconds: Annotated[
         float, typer.Option("--seconds", min=0.1, help="How long the trial takes, about.")
     ] = 20.0,
-    sets: Annotated[list[str], set_option("sampling.frames=8")],
+    sets: VideoSets,
 ) -> None:
     """Say what `extract video` with these options would do: rows, bytes, what is missing, how long.
 
