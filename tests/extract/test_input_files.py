@@ -1,24 +1,28 @@
 """Errors of the system while inputs are read: waited for, then told, and never taken for damage."""
 
 import errno
+import json
 import os
 import re
 
 import numpy as np
 import pytest
 
+from helpers.cli import call
 from helpers.clips import read_barcode, write_video
 from helpers.dataset import broken_copy
-from helpers.input_faults import ERRNOS, FailingReads
+from helpers.input_faults import ERRNOS, FAULTS, FailingReads, FaultyInChildren
 from helpers.jobs import run, tree
+from helpers.road import extract_words
 from helpers.sounds import ramp, write_sound
 from mambavl.cache.layout import records
-from mambavl.configs.errors import DataError, SystemFault
-from mambavl.extract import input_files
+from mambavl.configs.errors import DataError, Interrupted, SystemFault
+from mambavl.extract import input_files, video_job
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.data_check import check_data
 from mambavl.extract.input_files import InputFile, patiently, read_whole, try_twice
 from mambavl.extract.sound import SoundReader
+from mambavl.extract.suspects import LOST
 from mambavl.extract.timeline import VideoError
 from mambavl.extract.video import open_video
 
@@ -272,6 +276,51 @@ def test_an_error_that_passes_is_not_seen_at_all(dataset, tmp_path, put):
         assert run(dataset, tmp_path / f"{only}.zarr").failures == []
         assert calls.waits == [1.0, 5.0]
         assert tree(tmp_path / f"{only}.zarr") == tree(tmp_path / "whole.zarr")
+
+
+def test_an_error_that_stays_ends_the_command_with_1_and_names_the_file(road, tmp_path, put, capsys):
+    """In a worker process of the command, which then completes."""
+    words = (*extract_words(road), "--out", tmp_path / "v.zarr")
+    for error, only, first in (("EMFILE", "open", 3), ("ESTALE", "read", 12)):
+        put(error=error, first=first, only=(only,))
+        assert call(*words) == 1
+        said = capsys.readouterr().err
+        assert re.search(
+            rf"P0\d_10\d\.MP4: cannot be read \({os.strerror(getattr(errno, error))}\), tried 4", said
+        )
+    put(error="ENOENT", first=2, times=2)
+    assert call(*words) == 0  # no row has failed, since none may
+
+
+@pytest.fixture
+def read_in_a_child(dataset, tmp_path, monkeypatch):
+    """A store of which every video is to be read in a process of its own, where calls fail as told."""
+    run(dataset, tmp_path / "whole.zarr", rows_per_group=4)
+    with pytest.raises(Interrupted):
+        run(dataset, tmp_path / "v.zarr", rows_per_group=4, should_stop=lambda: True)
+    lines = [f'{{"video": "P01_{number}"}}\n' for number in range(101, 105)]
+    (tmp_path / "v.zarr" / LOST).write_text("".join(lines))
+    monkeypatch.setattr(video_job, "ClipReading", FaultyInChildren)
+
+    def go_on(**how):
+        monkeypatch.setenv(FAULTS, json.dumps(how))
+        return run(dataset, tmp_path / "v.zarr", rows_per_group=4)
+
+    return go_on
+
+
+@pytest.mark.usefixtures("barcode")
+@pytest.mark.parametrize(("error", "only", "first"), [("EMFILE", "open", 2), ("EIO", "read", 12)])
+def test_an_error_that_stays_stops_the_job_from_another_process_too(
+    read_in_a_child, tmp_path, error, only, first
+):
+    target = tmp_path / "v.zarr"
+    with pytest.raises(SystemFault, match=r"P01_10\d\.MP4: cannot be read .*, tried 4 times"):
+        read_in_a_child(error=error, only=[only], first=first)
+    assert all(not record["failures"] for record in records(target))
+    assert not (target / "manifest.json").exists()
+    assert read_in_a_child(error="ENOENT", first=2, times=2).failures == []  # one that passes
+    assert tree(target) == tree(tmp_path / "whole.zarr")
 
 
 def test_the_check_of_the_videos_names_each_that_cannot_be_read_and_goes_on(dataset, tmp_path, put):

@@ -1,12 +1,16 @@
 """Errors of the system to put under `input_files`, and pauses that nobody waits through."""
 
 import errno
+import json
+import multiprocessing
 import os
 from collections.abc import Container
 from functools import partial
 from typing import Any
 
 from mambavl.extract import input_files
+from mambavl.extract.clips import ClipReader, ClipReading
+from mambavl.extract.watch import At
 
 ERRNOS = ("EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "ENOENT", "EACCES", "EMFILE", "ENOMEM")
 
@@ -59,3 +63,15 @@ class FailingReads:
         elif method == "close":
             self.left_open.discard(arguments[0])
         return answer
+
+
+FAULTS = "MAMBAVL_TEST_READ_FAULTS"  # variable: settings of the FailingReads of children, as JSON
+
+
+class FaultyInChildren(ClipReading):
+    """Its calls fail where rows are read in a process of their own."""
+
+    def open(self, at: At) -> ClipReader:
+        if multiprocessing.parent_process():
+            input_files.calls = FailingReads(**json.loads(os.environ[FAULTS]))
+        return super().open(at)
