@@ -20,6 +20,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 from mambavl.cache.rows import Segment
+from mambavl.configs.errors import DataError
 from mambavl.extract import watch
 from mambavl.extract.ahead import RowReader, Task
 from mambavl.extract.watch import OPENING, At, Stopped
@@ -28,6 +29,7 @@ Clip = TypeVar("Clip")
 PATIENCE = 5  # rows of a video at which its decoder may be lost; then the others are not tried
 START = 300.0  # seconds that a child has to import everything, on a machine however busy
 SAYS_SO = 0.5  # seconds after which a child that goes on says so
+AGAIN = "the same command resumes"
 
 
 class Reading(Protocol[Clip]):
@@ -169,17 +171,21 @@ class _Child(Generic[Clip]):
         return said
 
     def _ask(self, rows: Sequence[Segment], silence: float) -> tuple[str, Any]:
-        """("found", clips) or ("error", what the reader raised). Raises Lost where neither comes."""
+        """("found", clips) or ("error", what the reader raised). Raises Lost where neither comes, DataError
+        where the child does not come to begin.
+        """
         video, place, waits_for_disk = rows[0].video_id, OPENING, False
         try:
             self._pipe.send(rows)
             while True:
                 patience = START if self._is_new else silence
                 while not self._pipe.poll(patience):
+                    if self._is_new:
+                        raise DataError(f"a process to read in did not start within {patience:g} s; {AGAIN}")
                     if not waits_for_disk:
                         raise Lost(video, place, f"gave nothing for {patience:g} s")
-                self._is_new = False
                 kind, said = self._pipe.recv()
+                self._is_new = False
                 if kind == "at":
                     video, place = said
                 elif kind == "disk":
@@ -190,6 +196,11 @@ class _Child(Generic[Clip]):
             self._process.join(START)
             code = self._process.exitcode
             how = f"was ended by signal {-code}" if code and code < 0 else f"ended with exit code {code}"
+            if self._is_new:  # no fault of the rows
+                raise DataError(
+                    f"a process to read in could not start: it {how}. A script of your own needs "
+                    f"`if __name__ == '__main__':` before it begins an extraction; else {AGAIN}"
+                ) from error
             raise Lost(video, place, how) from error
 
     def kill(self) -> None:

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from helpers.lost import Losing
+from helpers.lost import Losing, Unborn
 from helpers.tiny import make_segments
-from mambavl.configs.errors import SystemFault
+from mambavl.configs.errors import DataError, SystemFault
 from mambavl.extract.ahead import Task
 from mambavl.extract.isolated import Isolated
 
@@ -108,3 +108,12 @@ def test_a_job_that_ends_does_not_wait_for_what_hangs(tmp_path):
     isolated.close()
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid), 0)
+
+
+def test_a_process_that_does_not_come_to_begin_fails_no_row(tmp_path):
+    isolated = Isolated(Unborn(tmp_path), SILENCE, lambda video: pytest.fail("a decoder was blamed"))
+    task = Task(0, ROWS)
+    isolated.submit(task)
+    with pytest.raises(DataError, match=r"could not start: it ended with exit code 3.*__main__"):
+        task.result.result(LONG)
+    isolated.close()

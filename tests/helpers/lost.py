@@ -76,3 +76,11 @@ class LosingReader:
 
     def close(self):
         pass
+
+
+@dataclass(frozen=True)
+class Unborn(Losing):
+    """Ends the process that it is sent to before that can read."""
+
+    def __setstate__(self, state):
+        os._exit(3)
