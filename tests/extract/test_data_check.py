@@ -95,8 +95,8 @@ def test_frames_and_chunks_are_checked_like_files(dataset, tmp_path):
     assert f"P01_101: corrupt: 1 of 5 frames tried cannot be decoded; {folder}/frame_0000000001.jpg" in found
     assert "P01_102: short: " in found
     assert f"P01_103: has 1 hole; {cut}: there is nothing from 2.00 to 4 s" in found
-    write_folder(copy / "P01/P01_104", {"frame_0000000001.jpg": b""})
-    assert f"P01_104: there are {files}/P01_104.MP4 and {copy}/P01/P01_104; keep one" in "\n".join(
+    (copy / "P01/P01_104.mkv").write_bytes(b"another file")
+    assert f"P01_104: there are {files}/P01_104.MP4 and {copy}/P01/P01_104.mkv; keep one" in "\n".join(
         check_data(read, copy).problems
     )
 
