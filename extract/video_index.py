@@ -8,6 +8,7 @@ be written costs the reuse alone.
 import hashlib
 import io
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 VERSION = 1  # raised by hand when the same packets come to give another scan
 FOLDER = "video-index"
+# np.load parses what Python 3.11 cannot in two threads while garbage is collected (cpython #106905)
+_one_at_a_time = threading.Lock()
 CHECKSUM = hashlib.sha256().digest_size  # bytes at the head of a file
 
 
@@ -155,7 +158,7 @@ class VideoIndex:
         if _checksum(path, arrays) != checksum:
             self._say(f"{path}: is damaged, or belongs to another video; the video is scanned again")
             return None
-        with np.load(io.BytesIO(arrays), allow_pickle=False) as fields:
+        with _one_at_a_time, np.load(io.BytesIO(arrays), allow_pickle=False) as fields:
             return Scan(**{name: value if value.ndim else value.item() for name, value in fields.items()})
 
     def keep(self, key: Key, scan: Scan) -> None:

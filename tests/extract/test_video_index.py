@@ -4,6 +4,8 @@ import itertools
 import os
 import pickle
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import av
 import numpy as np
@@ -397,3 +399,23 @@ def test_a_scan_comes_back_as_it_was(tmp_path):
     for name, value in vars(scan).items():
         np.testing.assert_array_equal(getattr(found, name), value)
     assert VideoIndex(tmp_path).scan_of([9, "parts:y"]) is None
+
+
+def test_no_two_threads_parse_a_scan_at_once(kept, monkeypatch):
+    """Python 3.11 cannot."""
+    path, file = kept
+    load, inside, together = np.load, [], threading.Event()
+
+    def watched(*words, **settings):
+        inside.append(1)
+        if len(inside) > 1:
+            together.set()
+        together.wait(0.5)
+        inside.pop()
+        return load(*words, **settings)
+
+    monkeypatch.setattr(np, "load", watched)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: VideoIndex(file.parent).scan_of(content_key(path)), range(4)))
+    assert None not in found
+    assert not together.is_set()
