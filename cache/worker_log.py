@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from mambavl.cache.spec import COMMIT
 from mambavl.cache.work import Work
 from mambavl.cache.writer import StoreWriter
 from mambavl.configs.errors import DataError, Interrupted
+from mambavl.configs.progress import say
 
 LOG = ".progress.jsonl"
 EVERY = 10.0  # seconds between two lines
@@ -155,11 +155,7 @@ class WorkerLog:
         except DataError as error:
             if not self._has_complained:
                 self._has_complained = True
-                print(
-                    f"mambavl: {error} (`mambavl extract status` cannot see this run; the work goes on)",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                say(f"mambavl: {error} (`mambavl extract status` cannot see this run; the work goes on)")
 
 
 def reports(store: Path) -> Iterator[tuple[str, Report | None]]:

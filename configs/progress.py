@@ -1,5 +1,6 @@
 """How long work says how far it is, and learns that it should stop."""
 
+import sys
 from collections.abc import Callable
 from typing import Protocol
 
@@ -20,3 +21,8 @@ def unseen(done: int, total: int, note: str = "") -> None:
 def never() -> bool:
     """The answer where nobody can ask for a stop."""
     return False
+
+
+def say(line: str) -> None:
+    """A line for people, beside what is asked for: to stderr, at once."""
+    print(line, file=sys.stderr, flush=True)

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import queue
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import torch
 
 from mambavl.cache.rows import Segment
 from mambavl.configs.errors import DataError
+from mambavl.configs.progress import say
 from mambavl.extract import watch
 from mambavl.extract.ahead import RowReader, Task
 from mambavl.extract.watch import OPENING, At, Stopped
@@ -133,7 +133,7 @@ class Isolated(Generic[Clip]):
     def _note(self, lost: Lost) -> None:
         self._lost.setdefault(lost.video, []).append(lost)
         self._say_lost(lost.video)
-        print(f"{lost}", file=sys.stderr, flush=True)
+        say(str(lost))
 
     def _in_child(self, rows: Sequence[Segment]) -> list[list[Clip]]:
         """Raises Lost where the child hangs or crashes, else as its reader does."""

@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -22,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from mambavl.cache import lock_keeper
 from mambavl.configs.errors import DataError, Interrupted, MambaVLError, UsageError, to_install
-from mambavl.configs.progress import Progress, ShouldStop
+from mambavl.configs.progress import Progress, ShouldStop, say
 from mambavl.extract.ray_board import Board
 from mambavl.extract.workers import GRACE, IN_VAIN, POLL, Worker
 
@@ -74,7 +73,7 @@ class RayCrew(Generic[Result]):
                 self.end()
                 return self.results
             if not heard and time.monotonic() > patience:
-                _say("the cluster has given no worker yet; `ray status` says what is free and what is asked")
+                say("the cluster has given no worker yet; `ray status` says what is free and what is asked")
                 patience = math.inf
 
     def _is_first_alone(self, heard: dict[int, tuple[int, int, str]]) -> bool:
@@ -134,7 +133,7 @@ class RayCrew(Generic[Result]):
                 f"{IN_VAIN} workers in a row were lost before a row was done, the last so: {why}; "
                 "the same command resumes"
             )
-        _say(f"worker {number} was lost ({why}); its row groups are done by others")
+        say(f"worker {number} was lost ({why}); its row groups are done by others")
 
     def end(self) -> list[BaseException]:
         """Ask the workers to end, and kill those that do not. What they raise."""
@@ -150,7 +149,7 @@ class RayCrew(Generic[Result]):
             ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=GRACE) if self.tasks else ([], [])
         )
         for task in others:
-            _say(f"worker {self.tasks[task]} did not end within {GRACE:.0f} s and is killed")
+            say(f"worker {self.tasks[task]} did not end within {GRACE:.0f} s and is killed")
             ray.cancel(task, force=True)
         self.tasks = {}
         said: list[BaseException] = []
@@ -330,7 +329,3 @@ class _Line:
             raise Interrupted(
                 "the command that began this worker is gone; the same command resumes"
             ) from None
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

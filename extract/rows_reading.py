@@ -1,12 +1,12 @@
 """Rows are read by threads; what makes one of them hang, or made a process crash, by another process."""
 
-import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Generic, TypeVar
 
 from mambavl.cache.rows import Segment
+from mambavl.configs.progress import say
 from mambavl.extract.ahead import Ahead, Task
 from mambavl.extract.isolated import Isolated, Reading
 from mambavl.extract.suspects import Suspects
@@ -46,11 +46,9 @@ class RowsReading(Generic[Clip]):
     def look_after(self) -> None:
         """Give what threads hang at to a process that can be killed."""
         for thread in self._ahead.silent(self._silence):
-            print(
+            say(
                 f"{thread.at.video}: nothing came for {self._silence:g} s ({thread.at.place}); it is tried "
-                "again in a process of its own",
-                file=sys.stderr,
-                flush=True,
+                "again in a process of its own"
             )
             self._note_lost(thread.at.video)
             if task := self._ahead.replace(thread):

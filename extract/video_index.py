@@ -7,7 +7,6 @@ be written costs the reuse alone.
 
 import hashlib
 import io
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 
 from mambavl.cache import canonical, fsops
 from mambavl.configs.errors import DataError
+from mambavl.configs.progress import say
 from mambavl.extract.input_files import InputFile
 from mambavl.extract.timeline import GAP, Timeline
 from mambavl.extract.video_files import Key, has_whole_index, is_content_key, key_of
@@ -98,24 +98,20 @@ class Scan:
         )
 
 
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 class VideoIndex:
     """The scans in a folder, for any number of threads and processes at once.
 
     say: is told of files that are made anew and, once, of a folder that cannot be used.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None] = _to_stderr) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None] = say) -> None:
         self.folder = Path(folder)
         self._say = say
         self._has_been_written = False
         self._has_complained = False
 
     @classmethod
-    def beside(cls, out: Path, say: Callable[[str], None] = _to_stderr) -> "VideoIndex":
+    def beside(cls, out: Path, say: Callable[[str], None] = say) -> "VideoIndex":
         """The index that all stores in one folder share; `out` is one of them."""
         return cls(Path(out).absolute().parent / FOLDER, say)
 

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Generic, TypeVar
 
 from mambavl.configs.errors import DataError, Interrupted, MambaVLError
-from mambavl.configs.progress import Progress, ShouldStop
+from mambavl.configs.progress import Progress, ShouldStop, say
 
 Result = TypeVar("Result")
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
@@ -139,7 +139,7 @@ class Crew(Generic[Result]):
                 process.in_vain += before.in_vain
             process.before = None
             if process.in_vain < IN_VAIN:
-                _say(
+                say(
                     f"a worker was ended by signal {-code}; another one goes on, and reads what that one was "
                     "reading in a process of its own"
                 )
@@ -151,7 +151,7 @@ class Crew(Generic[Result]):
                 "written meanwhile; the same command resumes"
             )
         if self.processes and code < 0:
-            _say(f"a worker was ended by signal {-code}; the others go on")
+            say(f"a worker was ended by signal {-code}; the others go on")
             return
         self.end()
         raise DataError(
@@ -177,7 +177,7 @@ class Crew(Generic[Result]):
             left = ends - time.monotonic()
             if left <= 0:
                 for process in self.processes:
-                    _say(f"worker {process.pid} did not end within {GRACE:.0f} s and is killed")
+                    say(f"worker {process.pid} did not end within {GRACE:.0f} s and is killed")
                 self.kill()
             for pipe in wait([process.pipe for process in self.processes], timeout=max(left, POLL)):
                 process = next(one for one in self.processes if one.pipe is pipe)
@@ -275,7 +275,3 @@ def _end_with_parent() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from mambavl.configs.progress import Progress, ShouldStop
+from mambavl.configs.progress import Progress, ShouldStop, say
 
 RANK = "RANK"  # what launchers call a process by; the first one speaks for all
 LINE_EVERY = 10.0  # seconds between two lines of a log
@@ -63,7 +63,7 @@ def progress(what: str, unit: str) -> Iterator[Progress]:
             last = now
             at_end = total if done == total else None
             said = ", ".join(filter(None, (f"{now - start:.0f} s", paced, note)))
-            print(f"{what}: {done:,} of {total:,} {unit}, {said}", file=sys.stderr, flush=True)
+            say(f"{what}: {done:,} of {total:,} {unit}, {said}")
 
     yield line
 
@@ -119,7 +119,7 @@ def stop_on_signal() -> Iterator[ShouldStop]:
         nonlocal stopped
         stopped = True
         restore()
-        print("stopping after the work in hand; once more to stop at once", file=sys.stderr, flush=True)
+        say("stopping after the work in hand; once more to stop at once")
 
     for number in before:
         signal.signal(number, note)

@@ -1,8 +1,9 @@
 """How a command's extraction is done by processes: one, one for each GPU, or those of a Ray cluster."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from mambavl.cache.fill import FillResult, together
@@ -56,6 +57,29 @@ class Crew:
     def retries(self, worker: Worker) -> bool:
         """Whether a process opens failed rows again: one for all."""
         return self._retry_failed and worker.number == 0 and not worker.is_successor
+
+    def extract(
+        self,
+        jobs: Sequence[tuple[Path, Options]],
+        shard: tuple[int, int],
+        extract: Callable[..., list[FillResult]],
+    ) -> list[FillResult]:
+        """What the processes did of each store, which is to be made with the settings beside it.
+
+        extract: takes jobs with the settings of a process, and by name shard, retry_failed, progress and
+        should_stop. Raises as `run`.
+        """
+
+        def work(worker: Worker) -> list[FillResult]:
+            return extract(
+                [(store, self.settings(worker, options)) for store, options in jobs],
+                shard=shard,
+                retry_failed=self.retries(worker),
+                progress=worker.progress,
+                should_stop=worker.should_stop,
+            )
+
+        return self.run(work)
 
     def run(self, work: Callable[[Worker], list[FillResult]]) -> list[FillResult]:
         """What the processes did, by store. Raises what they raise; Interrupted after a signal."""

@@ -1,11 +1,11 @@
 """`mambavl extract dense`: windows over whole videos, for what has no list of actions."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mambavl.cache.fill import FillResult
 from mambavl.cli.crew import Crew
 from mambavl.cli.extract import print_summaries
 from mambavl.cli.options import (
@@ -25,7 +25,6 @@ from mambavl.cli.options import (
     splits_of,
 )
 from mambavl.configs.errors import UsageError
-from mambavl.extract.workers import Worker
 from mambavl.terminal import progress, stop_on_signal
 
 
@@ -74,14 +73,4 @@ def extract_dense(
     for video, end in planned.short.items():
         print(f"{video}: lasts {end:.2f} s, less than a window: no rows")
 
-    def work(worker: Worker) -> list[FillResult]:
-        return dense.extract_dense(
-            planned,
-            [(store, crew.settings(worker, options)) for store, options in jobs],
-            shard=part,
-            retry_failed=crew.retries(worker),
-            progress=worker.progress,
-            should_stop=worker.should_stop,
-        )
-
-    print_summaries(jobs, crew.run(work))
+    print_summaries(jobs, crew.extract(jobs, part, partial(dense.extract_dense, planned)))

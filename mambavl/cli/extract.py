@@ -1,8 +1,9 @@
 """`mambavl extract`: stage one, frozen encoders over a data set."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,7 +38,6 @@ from mambavl.cli.options import (
 from mambavl.cli.settings import with_settings
 from mambavl.configs.errors import DataError, counted
 from mambavl.extract.options import Reading
-from mambavl.extract.workers import Worker
 from mambavl.terminal import progress, stop_on_signal
 
 AudioSets = Annotated[list[str], set_option("steps=8")]
@@ -78,18 +78,8 @@ def extract_video(
     read = annotations_of(annotations, split)
     crew = Crew(gpus, retry_failed, engine, workers)
 
-    def work(worker: Worker) -> list[FillResult]:
-        return video_job.extract_videos(
-            read,
-            videos,
-            [(store, crew.settings(worker, options)) for store, options in jobs],
-            shard=part,
-            retry_failed=crew.retries(worker),
-            progress=worker.progress,
-            should_stop=worker.should_stop,
-        )
-
-    print_summaries(jobs, crew.run(work))
+    extract = partial(video_job.extract_videos, read, videos)
+    print_summaries(jobs, crew.extract(jobs, part, extract))
 
 
 @extract_app.command("audio", cls=with_settings("extract.audio"))
@@ -124,21 +114,12 @@ def extract_audio(
     read = annotations_of(annotations, split)
     crew = Crew(gpus, retry_failed, engine, workers)
 
-    def work(worker: Worker) -> list[FillResult]:
-        return [
-            audio_job.extract_audio(
-                read,
-                videos,
-                store,
-                crew.settings(worker, options),
-                shard=part,
-                retry_failed=crew.retries(worker),
-                progress=worker.progress,
-                should_stop=worker.should_stop,
-            )
-        ]
+    def extract(own: Sequence[tuple[Path, AudioExtraction]], **hooks: Any) -> list[FillResult]:
+        ((out, settings),) = own
+        return [audio_job.extract_audio(read, videos, out, settings, **hooks)]
 
-    print_summaries([(store, options)], crew.run(work))
+    jobs = [(store, options)]
+    print_summaries(jobs, crew.extract(jobs, part, extract))
 
 
 @extract_app.command("text", cls=with_settings("extract.text"))

@@ -1,7 +1,6 @@
 """`mambavl questions`: make them, import them, measure what they give away."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from mambavl.cli.generate import generate, plan
 from mambavl.cli.options import AnnotationsOption, QuestionsOption, SplitOption, annotations_of, pairs_of
 from mambavl.cli.settings import with_settings
 from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.progress import say
 from mambavl.extract.encoders.base import TextEncoder
 from mambavl.extract.questions.file import Protocol
 from mambavl.terminal import out
@@ -74,7 +74,7 @@ def questions_audit(
         train_rows=train_rows,
         seed=seed,
         forms_only=forms_only,
-        step=lambda what: print(what, file=sys.stderr, flush=True),
+        step=say,
     )
     write_page(found, page)
     if as_json:

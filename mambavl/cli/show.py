@@ -1,6 +1,5 @@
 """Tables of results and of sweeps."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from mambavl.configs.progress import say
 from mambavl.fuse.points import OnChange, Point
 from mambavl.fuse.result import Metrics, Result, spoken
 from mambavl.fuse.selection import candidates, score_of
@@ -150,7 +150,7 @@ class _SweepLines:
             if self.states.get(point.name, "waiting") != point.state:
                 self.states[point.name] = point.state
                 why = f" ({point.error})" if point.error else ""
-                print(f"{point.name}: {point.state}{why}", file=sys.stderr, flush=True)
+                say(f"{point.name}: {point.state}{why}")
 
 
 def _percents(result: Result | Without, metrics: Metrics, key: str) -> list[str]:

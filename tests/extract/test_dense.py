@@ -13,7 +13,7 @@ import pytest
 
 from helpers.clips import WIDTH, barcode, write_video
 from helpers.dataset import barcode_record, numbers
-from helpers.jobs import OPTIONS, tree
+from helpers.jobs import OPTIONS, count_decoded, tree
 from mambavl.cache import open_store
 from mambavl.cache.rows import OK, STATUS
 from mambavl.cache.spec import Windows as WindowsOfSpec
@@ -353,15 +353,7 @@ def test_windows_that_overlap_share_frames(tmp_path, monkeypatch, encoders):
     """
     monkeypatch.setitem(registry.ENCODERS, "larger", barcode_record())
     path = write_video(tmp_path / "V.mp4", frames=400)
-    given, fitted = [], []
-    frames, fit = PyAVReader.frames, ClipReader._fit
-
-    def counted(self, indices):
-        for number, pixels in frames(self, indices):
-            given.append(number)
-            yield number, pixels
-
-    monkeypatch.setattr(PyAVReader, "frames", counted)
+    given, fitted, fit = count_decoded(monkeypatch), [], ClipReader._fit
     monkeypatch.setattr(ClipReader, "_fit", lambda self, *given: fitted.append(1) or fit(self, *given))
     jobs = []
     for name, size in zip(encoders, (40, 60), strict=False):

@@ -4,14 +4,13 @@ import pytest
 import torch
 
 from helpers.dataset import barcode_record, broken_copy
-from helpers.jobs import OPTIONS, run, tree
+from helpers.jobs import OPTIONS, count_decoded, run, tree
 from mambavl.cache import open_store
 from mambavl.configs.errors import UsageError
 from mambavl.extract import clips
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.encoders import registry
 from mambavl.extract.options import VideoExtraction
-from mambavl.extract.pyav_reader import PyAVReader
 from mambavl.extract.video_job import extract_videos
 
 pytestmark = pytest.mark.usefixtures("barcode")
@@ -101,15 +100,7 @@ def test_stores_of_one_decode_are_those_of_each_encoder_alone(dataset, tmp_path,
 
 @pytest.mark.usefixtures("coarse")
 def test_every_frame_is_decoded_once_for_all_and_resized_once_for_each_size(dataset, tmp_path, monkeypatch):
-    decoded, resized = [], []
-    frames, size = PyAVReader.frames, clips.resize
-
-    def counted(self, indices):
-        for number, pixels in frames(self, indices):
-            decoded.append(number)
-            yield number, pixels
-
-    monkeypatch.setattr(PyAVReader, "frames", counted)
+    decoded, resized, size = count_decoded(monkeypatch), [], clips.resize
     monkeypatch.setattr(clips, "resize", lambda pixels, look: resized.append(look.side) or size(pixels, look))
     run(dataset, tmp_path / "one.zarr")
     alone = len(decoded)

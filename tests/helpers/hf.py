@@ -239,3 +239,8 @@ def image_model(kind: str):
     return transformers.ResNetModel(
         transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     )
+
+
+def video(batch: int = 2, frames: int = FRAMES) -> torch.Tensor:
+    """(B, 3, T, H, W), the same each time."""
+    return torch.randn(batch, 3, frames, SIZE, SIZE, generator=torch.Generator().manual_seed(0))

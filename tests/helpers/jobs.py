@@ -6,6 +6,7 @@ import torch
 
 from mambavl.extract.annotations import read_annotations
 from mambavl.extract.options import TextExtraction, VideoExtraction
+from mambavl.extract.pyav_reader import PyAVReader
 from mambavl.extract.text_job import extract_text
 from mambavl.extract.video_job import extract_video
 
@@ -67,3 +68,17 @@ def text_run(dataset, out, model, questions, **changes):
     options = {"encoder": "hf:tiny", "weights": str(model), "rows_per_group": 8, **changes}
     read = read_annotations(dataset / "annotations")
     return extract_text(read, questions, out, TextExtraction.model_validate(options), **hooks)
+
+
+def count_decoded(monkeypatch) -> list[int]:
+    """The numbers of the frames that readers give from now on."""
+    decoded: list[int] = []
+    frames = PyAVReader.frames
+
+    def counted(self, indices):
+        for number, pixels in frames(self, indices):
+            decoded.append(number)
+            yield number, pixels
+
+    monkeypatch.setattr(PyAVReader, "frames", counted)
+    return decoded

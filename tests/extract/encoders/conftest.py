@@ -1,8 +1,16 @@
-"""What several tests of own encoders need."""
+"""What several tests of encoders need."""
 
 import sys
 
 import pytest
+
+from helpers.hf import TUBELET, save_video
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A tiny hf: video model of every kind."""
+    return {kind: save_video(tmp_path_factory.mktemp(kind), kind) for kind in TUBELET}
 
 
 @pytest.fixture

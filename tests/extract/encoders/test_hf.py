@@ -15,11 +15,10 @@ from helpers.hf import (
     SIDE,
     SIZE,
     SMALL,
-    TUBELET,
     image_model,
     save,
-    save_video,
     square,
+    video,
     video_config,
 )
 from helpers.jobs import make_roberta
@@ -30,17 +29,6 @@ from mambavl.extract.encoders.registry import build
 from mambavl.extract.encoders.text import TransformersTextEncoder
 from mambavl.extract.options import VideoExtraction
 from mambavl.extract.video_job import extract_video
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """One of every kind."""
-    return {kind: save_video(tmp_path_factory.mktemp(kind), kind) for kind in TUBELET}
-
-
-def video(batch: int = 2, frames: int = FRAMES) -> torch.Tensor:
-    return torch.randn(batch, 3, frames, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-
 
 IMAGE_MODELS = {  # its class for pictures, cells a side, channels, leading tokens
     "vit": (transformers.ViTModel, 4, 16, 1),

@@ -29,6 +29,7 @@ from helpers.hf import (
     pe_model,
     save_video,
     square,
+    video,
     video_config,
 )
 from mambavl.configs.errors import UsageError
@@ -36,16 +37,6 @@ from mambavl.extract.encoders.conformance import check_encoder
 from mambavl.extract.encoders.hf import modality_of, seeing_half
 from mambavl.extract.encoders.hf_video import VIDEO_MODELS
 from mambavl.extract.encoders.registry import build
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """One of every kind."""
-    return {kind: save_video(tmp_path_factory.mktemp(kind), kind) for kind in TUBELET}
-
-
-def video(batch: int = 2, frames: int = FRAMES) -> torch.Tensor:
-    return torch.randn(batch, 3, frames, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
 def own_states(kind: str, folder: Path, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
