@@ -86,7 +86,7 @@ class Isolated(Generic[Clip]):
         self._is_over = True
         self._tasks.put(None)
         if child := self._child:
-            child.kill()
+            child.end()  # the thread, which may be reading from it, does the rest
         if self._thread:
             self._thread.join()
 
@@ -98,6 +98,8 @@ class Isolated(Generic[Clip]):
                 task.result.set_exception(error)
             else:
                 task.result.set_result(found)
+        if self._child:
+            self._child.close()
 
     def _read(self, rows: Sequence[Segment]) -> list[list[Clip]]:
         if not any(self._given_up(row.video_id) for row in rows):
@@ -145,7 +147,7 @@ class Isolated(Generic[Clip]):
                 raise Stopped
             return child.read(rows, self._silence)
         except (Lost, Stopped):
-            child.kill()
+            child.close()
             self._child = None
             if self._is_over:
                 raise Stopped from None
@@ -203,8 +205,12 @@ class _Child(Generic[Clip]):
                 ) from error
             raise Lost(video, place, how) from error
 
-    def kill(self) -> None:
+    def end(self) -> None:
+        """End the process, whatever it does; another thread may wait for it."""
         self._process.kill()
+
+    def close(self) -> None:
+        self.end()
         self._process.join()
         self._pipe.close()
 

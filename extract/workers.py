@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Generic, TypeVar
 
+import torch
+
 from mambavl.configs.errors import DataError, Interrupted, MambaVLError
 from mambavl.configs.progress import Progress, ShouldStop, say
 
@@ -236,6 +238,8 @@ def _serve(
     """The life of a worker. signals: that are to be blocked once it listens to them."""
     code = 1
     try:
+        # a fork has torch's threads to make anew, and two that do so at once find none
+        torch.set_num_threads(torch.get_num_threads())
         # a progress bar may stand before them, and the thread that draws it have had its lock
         sys.stdout = getattr(sys.stdout, "rich_proxied_file", sys.stdout)
         sys.stderr = getattr(sys.stderr, "rich_proxied_file", sys.stderr)

@@ -1,6 +1,7 @@
 """Reading in a process of its own: what hangs or crashes there costs its rows and nothing else."""
 
 import os
+import threading
 import time
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from helpers.lost import Losing, Unborn
 from helpers.tiny import make_segments
 from mambavl.configs.errors import DataError, SystemFault
+from mambavl.extract import isolated as isolated_module
 from mambavl.extract.ahead import Task
 from mambavl.extract.isolated import Isolated
 
@@ -108,6 +110,28 @@ def test_a_job_that_ends_does_not_wait_for_what_hangs(tmp_path):
     isolated.close()
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid), 0)
+
+
+@pytest.mark.parametrize("deed", [{}, {"rows": {NAMES[0]: "hang"}}], ids=["done", "hanging"])
+def test_a_process_is_ended_and_its_pipe_closed_by_the_thread_that_reads_from_it(tmp_path, monkeypatch, deed):
+    closed_by, close = [], isolated_module._Child.close
+
+    def record(child):
+        closed_by.append(threading.current_thread().name)
+        close(child)
+
+    monkeypatch.setattr(isolated_module._Child, "close", record)
+    isolated = Isolated(Losing(tmp_path, **deed), 1000.0, lambda video: None)
+    task = Task(0, ROWS)
+    isolated.submit(task)
+    if not deed:
+        task.result.result(LONG)
+    while not (begun := pids(tmp_path)):
+        time.sleep(0.05)
+    isolated.close()
+    assert closed_by == ["isolated"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(begun.pop()), 0)
 
 
 def test_a_process_that_does_not_come_to_begin_fails_no_row(tmp_path):

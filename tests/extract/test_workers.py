@@ -5,9 +5,11 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 
 import pytest
+import torch
 from rich.console import Console
 from rich.file_proxy import FileProxy
 from rich.progress import Progress
@@ -223,6 +225,33 @@ def test_a_second_interrupt_waits_for_no_worker(capfd):
     with pytest.raises(KeyboardInterrupt):
         run(work, progress=lambda *said: begun.append(said), should_stop=lambda: bool(begun))
     assert "did not end within" not in capfd.readouterr().err
+
+
+def test_threads_of_a_worker_may_all_use_torch_at_once():
+    pictures = torch.rand(64, 64, 64)
+
+    def work(worker):
+        gate, failed = threading.Barrier(16), []
+
+        def use():
+            gate.wait()
+            try:
+                pictures.mul(2).sum()
+            except RuntimeError as error:
+                failed.append(str(error))
+
+        threads = [threading.Thread(target=use) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return failed
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads)  # once, it is set again in every thread that begins
+    pictures.mul(2).sum()
+    for _ in range(30):
+        assert run(work) == [[]]
 
 
 def test_a_worker_writes_beside_the_bar_of_its_command():
