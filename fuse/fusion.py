@@ -10,7 +10,7 @@ inner width, N states, R rank of delta.
 """
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mambavl.configs import Config
 from mambavl.fuse.conv import causal_conv
 from mambavl.fuse.head import Head, HeadConfig, Streams, without_padding
+from mambavl.fuse.ragged import Ragged
 from mambavl.fuse.scan import pick, pooled_selective_scans, require, selective_scan
 from mambavl.fuse.scan.inputs import ScanInputs
 from mambavl.fuse.stepwise import SSMState
@@ -121,7 +122,9 @@ class SSMFusion(Head):
 
     def fuse(self, streams: Streams, keys: Tensor | None = None) -> dict[str, Tensor]:
         """Algorithm 1: name -> (tokens (B, L, width), lengths (B,)) to (B, d) by target."""
-        scans = {m: self._scan_inputs(m, streams) for m in self.modalities}
+        scans, ragged = {}, {}
+        for m in self.modalities:
+            scans[m], ragged[m] = self._scan_inputs(m, streams)
         pooled: dict[str, Tensor] = {}  # stream -> (B, d)
         for key, a_log in self.a_log.items():  # one A, unless nothing is shared
             members = [m for m in self.modalities if self._a_of[m] == key]
@@ -130,15 +133,14 @@ class SSMFusion(Head):
             means = pooled_selective_scans(
                 [scans[m] for m in members], a, True, zoh=self.config.zoh, backend=self.config.scan
             )
-            for m, mean in zip(members, means, strict=True):  # (streams of m * B, D)
-                pooled |= self._projected(m, mean)
+            for m, mean in zip(members, means, strict=True):  # (distinct rows of m, D)
+                pooled |= self._by_stream(m, ragged[m].spread(self._mixer(m).out_proj(mean)))
         return self._met(pooled)
 
-    def _projected(self, modality: str, mean: Tensor) -> dict[str, Tensor]:
-        """The means (streams of a modality * B, D) of its scans -> (B, d) by stream."""
+    def _by_stream(self, modality: str, x: Tensor) -> dict[str, Tensor]:
+        """(streams of a modality * B, d) -> (B, d) by stream."""
         names = self._names_of(modality)
-        projected = self._mixer(modality).out_proj(mean)
-        return dict(zip(names, projected.chunk(len(names)), strict=True))
+        return dict(zip(names, x.chunk(len(names)), strict=True))
 
     def _met(self, pooled: dict[str, Tensor]) -> dict[str, Tensor]:
         """(B, d) by stream -> by target: the only place where modalities meet."""
@@ -160,7 +162,7 @@ class SSMFusion(Head):
         dtype = next(iter(streams.values()))[0].dtype
         pooled: dict[str, Tensor] = {}
         for m, after in states.items():
-            pooled |= self._projected(m, after.mean(dtype))
+            pooled |= self._by_stream(m, self._mixer(m).out_proj(after.mean(dtype)))
         fused = self._met(pooled)
         logits = {name: self._classify(one, fused[name], None) for name, one in self.classifiers.items()}
         return logits, states
@@ -175,7 +177,8 @@ class SSMFusion(Head):
                 f"questions are padded to fusion.pad_text_to = {self.config.pad_text_to} tokens, so all of "
                 "them are given in the first step"
             )
-        x, lengths = self._projected_tokens(modality, streams)
+        tokens, lengths = self._batched(modality, streams)
+        x = self.project[modality](tokens)
         mixer, config = self._mixer(modality), self.config
         before = before or SSMState.empty(x, config.d_inner, config.d_state, config.d_conv - 1)
         inputs, taps = mixer.step_inputs(x, lengths, self.d_skip[self._d_of[modality]], before.taps)
@@ -189,23 +192,24 @@ class SSMFusion(Head):
         )
         return before.after(y, taps, h, lengths)
 
-    def _scan_inputs(self, modality: str, streams: Streams) -> ScanInputs:
-        """What a modality's SSM scans: all its streams in one batch (streams of it * B, L, ...)."""
-        x, lengths = self._projected_tokens(modality, streams)
+    def _scan_inputs(self, modality: str, streams: Streams) -> tuple[ScanInputs, Ragged]:
+        """What a modality's SSM scans: the distinct rows of all its streams (distinct rows, L, ...)."""
+        tokens, lengths = self._batched(modality, streams)
+        ragged = Ragged.of(tokens, lengths)
+        x = self.project[modality](ragged.pack(tokens))  # MLP (eq. 5)
         d_skip = self.d_skip[self._d_of[modality]]
-        return self._mixer(modality).scan_inputs(x, lengths, d_skip)  # Conv1d (eq. 5); delta, B, C
+        # Conv1d (eq. 5); delta, B, C
+        return self._mixer(modality).scan_inputs(x, ragged.lengths, d_skip, ragged.pad), ragged
 
-    def _projected_tokens(self, modality: str, streams: Streams) -> tuple[Tensor, Tensor]:
-        """All streams of a modality through its MLP (eq. 5): (streams * B, L, d), (streams * B,)."""
-        tokens, lengths = self._batched([streams[name] for name in self._names_of(modality)], modality)
-        return self.project[modality](tokens), lengths
-
-    def _batched(self, streams: list[tuple[Tensor, Tensor]], modality: str) -> tuple[Tensor, Tensor]:
-        """Streams of one modality in one batch: (streams * B, L, width), zeros after a shorter one."""
+    def _batched(self, modality: str, streams: Streams) -> tuple[Tensor, Tensor]:
+        """All streams of a modality in one batch: (streams * B, L, width), zeros after a shorter one, and the
+        lengths (streams * B,).
+        """
+        own = [streams[name] for name in self._names_of(modality)]
         pad_to = self.config.pad_text_to if modality == "text" else 0
-        longest = pad_to or max(1, *(tokens.shape[1] for tokens, _ in streams))
-        tokens = torch.cat([_fit_length(tokens, longest) for tokens, _ in streams])
-        lengths = torch.cat([lengths for _, lengths in streams])
+        longest = pad_to or max(1, *(tokens.shape[1] for tokens, _ in own))
+        tokens = torch.cat([_fit_length(tokens, longest) for tokens, _ in own])
+        lengths = torch.cat([lengths for _, lengths in own])
         if pad_to:
             lengths = torch.where(lengths < 0, 0, pad_to)
         return tokens, lengths.clamp(min=0)  # no step of a stream that a row does not have: a mean of 0
@@ -278,11 +282,13 @@ class Mixer(nn.Module):
         [mean] = pooled_selective_scans([inputs], a, True, zoh=self.config.zoh, backend=self.config.scan)
         return self.out_proj(mean)
 
-    def scan_inputs(self, x: Tensor, lengths: Tensor | None, d_skip: Tensor) -> ScanInputs:
+    def scan_inputs(
+        self, x: Tensor, lengths: Tensor | None, d_skip: Tensor, pad: Callable[[Tensor], Tensor] | None = None
+    ) -> ScanInputs:
         """x (B, L, d) -> what the SSM scans: u (B, L, D), its Conv1d (eq. 5); delta (before bias and
-        softplus), B and C, all linear in u.
+        softplus), B and C, all linear in u. pad: `Ragged.pad`, where x is (T, d), of valid tokens alone.
         """
-        u, z = self._inner(x)
+        u, z = self._inner(x, pad)
         return self._inputs(self._convolved(u), z, lengths, d_skip)
 
     def step_inputs(
@@ -297,10 +303,16 @@ class Mixer(nn.Module):
         after = u.take_along_dim(kept[..., None], 1)
         return self._inputs(self._convolved(u)[:, taps.shape[1] :], z, lengths, d_skip), after
 
-    def _inner(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _inner(
+        self, x: Tensor, pad: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """x (B, L, d) -> the inputs of the convolution and of the gate, (B, L, D) each."""
         inner = self.in_proj(x)
-        return inner.chunk(2, dim=-1) if self.gated else (inner, None)
+        inner = pad(inner) if pad else inner
+        if not self.gated:
+            return inner, None
+        u, z = inner.chunk(2, dim=-1)
+        return u, z
 
     def _convolved(self, u: Tensor) -> Tensor:
         assert self.conv1d.bias is not None

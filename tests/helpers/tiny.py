@@ -11,6 +11,7 @@ from mambavl.cache.shards import Level
 from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, QuestionsProvenance, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs import validate
+from mambavl.fuse.ragged import Ragged
 from mambavl.fuse.recipe import Recipe
 
 
@@ -229,3 +230,14 @@ def shortened(group: RowGroup, rows: int) -> RowGroup:
         flags=group.flags[:rows],
         frame_pts=group.frame_pts[:rows],
     )
+
+
+def dense_rows() -> type[Ragged]:
+    """`Ragged` that leaves out nothing: every row and every step is computed, as a plain loop would."""
+
+    class Dense(Ragged):
+        @classmethod
+        def of(cls, tokens, lengths):
+            return cls(lengths, tokens.shape[1], None, None, None)
+
+    return Dense

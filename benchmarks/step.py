@@ -1,0 +1,167 @@
+"""What does a training step of MambaVL's head cost, and what is saved by computing each valid token of each
+distinct text once?
+
+    python benchmarks/step.py [--widths 64 192 768] [--batch 128] [--repeats 7] [--out FILE]
+
+A batch of EK100's shape: 16 video tokens of 768 a row and two questions of 768 a token. Texts are as long,
+and as often the same, as EK100's generated oracle questions (a mean of 21 tokens, 40 at most, a sixth of them
+in texts that are there already); under `generic` all rows have the same two. A step is forward, loss,
+backward, clipping and AdamW, in float32, features in memory. The same head takes turns with a twin of itself
+that computes every row and every step, so that noise from elsewhere meets both; losses and gradients of the
+two are compared first. Times are medians, in milliseconds, on all cores that torch uses.
+
+The last line is JSON; ratios above 1 mean that ours is faster.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+
+from mambavl.fuse import fusion
+from mambavl.fuse.fusion import FusionConfig, SSMFusion
+from mambavl.fuse.head import Streams, StreamShape
+from mambavl.fuse.ragged import Ragged
+from mambavl.fuse.recipe import TrainConfig
+from mambavl.fuse.train import build_optimizer
+
+WIDTH, VIDEO_TOKENS, LONGEST = 768, 16, 40
+QUESTIONS = ("verb_question", "noun_question")
+PROTOCOLS = ("oracle", "generic")
+AGAIN = 1 / 6  # of the texts of a batch, those that it has already
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 192, 768], help="d_model of the heads")
+    parser.add_argument("--batch", type=int, default=128, help="rows")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
+    arguments = parser.parse_args()
+    table = Table("d_model", "texts", "positions", "computed", "a step, ms", "all computed, ms", "ratio")
+    figures: dict[str, dict[str, float]] = {}
+    for width in arguments.widths:
+        for protocol in PROTOCOLS:
+            streams = make_batch(arguments.batch, protocol)
+            found = measure(width, streams, arguments.repeats)
+            figures[f"d{width}_{protocol}"] = found
+            table.add_row(str(width), protocol, *(f"{value:,.4g}" for value in found.values()))
+    Console().print(table)
+    conditions = {
+        "batch": arguments.batch,
+        "repeats": arguments.repeats,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    if arguments.out:
+        arguments.out.write_text(json.dumps({"conditions": conditions, **figures}, indent=1) + "\n")
+    print(json.dumps({f"{name}_ratio": found["ratio"] for name, found in figures.items()}))
+
+
+def make_batch(rows: int, protocol: str) -> Streams:
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)
+    streams = {"video": (draw(rows, VIDEO_TOKENS, WIDTH), torch.full((rows,), VIDEO_TOKENS))}
+    for question in QUESTIONS:
+        distinct = 1 if protocol == "generic" else round(rows * (1 - AGAIN))
+        lengths = (21.4 + 5 * draw(distinct)).round().clamp(8, LONGEST).long()
+        tokens = draw(distinct, int(lengths.max()), WIDTH)
+        tokens[torch.arange(tokens.shape[1]) >= lengths[:, None]] = 0.0
+        which = torch.arange(rows) % distinct
+        streams[question] = (tokens[which], lengths[which])
+    return streams
+
+
+@contextmanager
+def all_computed():
+    """The head computes every row and every step."""
+
+    class Dense(Ragged):
+        @classmethod
+        def of(cls, tokens: torch.Tensor, lengths: torch.Tensor) -> Ragged:
+            return cls(lengths, tokens.shape[1], None, None, None)
+
+    fusion.Ragged = Dense
+    try:
+        yield
+    finally:
+        fusion.Ragged = Ragged
+
+
+def measure(width: int, streams: Streams, repeats: int) -> dict[str, float]:
+    rows = len(streams["video"][1])
+    shapes = {name: StreamShape(width=WIDTH) for name in streams}
+    torch.manual_seed(0)
+    head = SSMFusion(FusionConfig(d_model=width, streams=shapes)).train()
+    optimizer = build_optimizer(head, TrainConfig())
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0  # weights stay, so that every step is the same
+    keys = torch.arange(rows)
+    labels = {target: torch.arange(rows) % classes for target, classes in head.config.targets.items()}
+
+    def step() -> tuple[float, list[torch.Tensor]]:
+        logits = head(streams, keys)
+        loss = torch.stack([F.cross_entropy(one, labels[target]) for target, one in logits.items()]).sum()
+        loss.backward()
+        gradients = [parameter.grad.clone() for parameter in head.parameters()]
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss.detach()), gradients
+
+    def timed() -> float:
+        since = time.perf_counter()
+        step()
+        return 1e3 * (time.perf_counter() - since)
+
+    ours = step()
+    with all_computed():
+        refuse_different(ours, step())
+    times: dict[str, list[float]] = {"ours": [], "all": []}
+    for _ in range(repeats):
+        times["ours"].append(timed())
+        with all_computed():
+            times["all"].append(timed())
+    mine, plain = (statistics.median(times[name]) for name in ("ours", "all"))
+    positions, computed = counts(streams)
+    return {
+        "positions": positions,
+        "computed": computed,
+        "step_ms": round(mine, 1),
+        "all_computed_ms": round(plain, 1),
+        "ratio": round(plain / mine, 2),
+    }
+
+
+def refuse_different(ours: tuple[float, list[torch.Tensor]], plain: tuple[float, list[torch.Tensor]]) -> None:
+    largest = max(float(gradient.abs().max()) for gradient in plain[1])
+    apart = max(float((a - b).abs().max()) for a, b in zip(ours[1], plain[1], strict=True))
+    if abs(ours[0] - plain[0]) > 1e-5 or apart > 1e-4 * largest:
+        raise SystemExit(f"the two heads differ: losses {ours[0]} and {plain[0]}, gradients by {apart}")
+
+
+def counts(streams: Streams) -> tuple[int, int]:
+    """Positions of a batch as the streams pad them, and those that are computed."""
+    questions = [streams[name] for name in QUESTIONS]
+    longest = max(tokens.shape[1] for tokens, _ in questions)
+    rows = [
+        torch.cat(
+            [torch.nn.functional.pad(tokens, (0, 0, 0, longest - tokens.shape[1])) for tokens, _ in questions]
+        ),
+        torch.cat([lengths for _, lengths in questions]),
+    ]
+    video = streams["video"][0].shape[0] * streams["video"][0].shape[1]
+    return video + rows[0].shape[0] * longest, video + len(Ragged.of(*rows).pack(rows[0]))
+
+
+if __name__ == "__main__":
+    main()
