@@ -1,8 +1,8 @@
 """A training recipe: which streams, which head, which optimiser; and the head that it stands for."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -23,47 +23,9 @@ from mambavl.fuse.data import DataConfig, FeatureData, check_part
 from mambavl.fuse.fusion import FusionConfig, FusionSettings, SSMFusion, preset_of
 from mambavl.fuse.head import Head, HeadConfig, HeadSettings, StreamShape, check_stream_name, routes
 from mambavl.fuse.idle import OWN, Need, flatten, idle, own_section, without
+from mambavl.fuse.optimizer import TrainConfig, schedule_faults
 from mambavl.fuse.sources import StreamSource
 from mambavl.fuse.targets import Pairs, RunTargets, TargetConfig, choose, pairs_of
-
-
-class TrainConfig(Config):
-    """The optimiser and its schedule. Defaults are ours for frozen features; the paper's own are in
-    configs/fuse/paper.toml.
-    """
-
-    epochs: int = Field(default=30, ge=1)  # passes over the training rows
-    # rows of an update, over all processes together; the paper does not say whether its 128 is per GPU
-    batch_size: int = Field(default=128, ge=1)
-    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: with Nesterov momentum
-    lr: float = Field(default=1e-3, gt=0)  # peak learning rate of everything but the SSM
-    lr_ssm: float = Field(default=3e-3, gt=0)  # peak learning rate of the SSM, A included
-    # learning rate at which the warm-up begins, at most `lr` and on its scale; lr_ssm keeps its ratio to lr
-    # throughout
-    lr_start: float = Field(default=1e-6, ge=0)
-    # learning rate at which the cosine ends, at most `lr` and on its scale (the paper prints its peak, a
-    # misprint)
-    lr_end: float = Field(default=1e-5, ge=0)
-    # epochs of linear warm-up, fewer than `epochs`; half a cosine follows
-    warmup_epochs: float = Field(default=2.0, ge=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)  # of sgd; adamw has its own
-    weight_decay: float = Field(default=0.05, ge=0)  # of matrices; biases, norms, A_log and D do not decay
-    decay_all: bool = False  # decay A_log, D, biases and norms as well, as the released code does
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)  # share of each label spread over all classes
-    clip_norm: float = Field(default=1.0, ge=0)  # largest norm of all gradients together; 0: no clipping
-    # names of streams -> probability that a row loses them for an epoch of training. A row that would lose
-    # every stream it has loses none
-    drop_streams: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default={})
-    seed: int = Field(default=0, ge=0, lt=2**63)  # of initial weights, order of rows, views and all dropping
-    # of matrix products. auto: bf16 on a GPU that has it, else fp32; the scan's state is float32 always
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    eval_every: int = Field(default=1, ge=1)  # epochs between two scorings while training
-    checkpoint_every: int = Field(default=1, ge=1)  # epochs between two checkpoints
-
-    @field_validator("drop_streams")
-    @classmethod
-    def _that_drop(cls, chances: dict[str, float]) -> dict[str, float]:
-        return {name: chance for name, chance in chances.items() if chance}  # a chance of 0 is none
 
 
 class HeadName(Config):
@@ -240,19 +202,6 @@ def refuse(raw: dict[str, Any], faults: dict[str, str]) -> None:
     ]
     if lines:
         raise ValidationError.from_exception_data("Recipe", lines)
-
-
-def schedule_faults(train: TrainConfig) -> Iterator[str]:
-    """Why a schedule cannot be meant: it never reaches its peak, or begins or ends above it."""
-    if train.warmup_epochs >= train.epochs:
-        yield (
-            f"warmup_epochs = {train.warmup_epochs:g} is not below epochs = {train.epochs}, so training "
-            f"would end before it reaches lr; set train.warmup_epochs={train.epochs / 2:g}, or more epochs"
-        )
-    for key in ("lr_start", "lr_end"):
-        rate = getattr(train, key)
-        if rate > train.lr:
-            yield f"{key} = {rate:g} is above the peak lr = {train.lr:g}; set train.{key} to at most that"
 
 
 HEADS: dict[str, tuple[type[Head], type[HeadConfig]]] = {  # `head.name` of a recipe -> its class, its config

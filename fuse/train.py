@@ -10,25 +10,23 @@ optimiser updates.
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mambavl.cache import fsops
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse import checkpoint, evaluate, owner
 from mambavl.fuse.data import FeatureData, epoch_batches
-from mambavl.fuse.dropout import row_keys
 from mambavl.fuse.head import Head
-from mambavl.fuse.missing import count_missing, draw_dropped
+from mambavl.fuse.missing import count_missing
+from mambavl.fuse.optimizer import build_optimizer, learning_rate
 from mambavl.fuse.processes import Processes
-from mambavl.fuse.recipe import Recipe, TrainConfig, build_head, run_targets
+from mambavl.fuse.recipe import Recipe, build_head, run_targets
 from mambavl.fuse.result import Metrics, Result, Trained
 from mambavl.fuse.run import (
     CHECKPOINTS,
@@ -43,8 +41,8 @@ from mambavl.fuse.run import (
     refuse_other_stores,
     write_inputs,
 )
+from mambavl.fuse.steps import Steps
 from mambavl.fuse.targets import RunTargets, is_labelled, log_prior, refuse_unlabelled
-from mambavl.fuse.targets import loss as target_loss
 
 OnEpoch = Callable[[CurveLine], None]
 
@@ -119,7 +117,7 @@ def _train(
     trained = Trained(
         environment=environment(processes.device),
         scan_backend=head.scan_backend,
-        precision=trainer.precision,
+        precision=trainer.steps.precision,
         train_rows=len(trainer.rows),
         train_seconds=round(seconds, 2),
         processes=processes.count,
@@ -145,13 +143,13 @@ class _Trainer:
     ) -> None:
         self.recipe, self.config, self.run, self.data = recipe, recipe.train, run, data
         self.targets = targets
-        self.labels = {name: targets.labels(data.labels, name) for name in targets.outputs}
-        self.rows = data.train[np.any([is_labelled(one)[data.train] for one in self.labels.values()], axis=0)]
+        labels = {name: targets.labels(data.labels, name) for name in targets.outputs}
+        self.rows = data.train[np.any([is_labelled(one)[data.train] for one in labels.values()], axis=0)]
         self.prior = log_prior(targets, data.labels, self.rows)
         self.processes, self.accelerator = processes, processes.accelerator
-        self.precision = _precision(recipe.train.precision, processes.device)
         self.updates_per_epoch = math.ceil(len(self.rows) / self.config.batch_size)
         self.model, self.optimizer = self.accelerator.prepare(head, build_optimizer(head, self.config))
+        self.steps = Steps(self.model, data, targets, labels, self.config, processes)
         self.epoch, self.batch, self.loss_sum = 0, 0, 0.0
         self.seconds = 0.0
         processes.every(self._resume)
@@ -183,41 +181,17 @@ class _Trainer:
         on_epoch(line)
 
     def _one_epoch(self, should_stop: Callable[[], bool]) -> None:
-        self.model.train()
-        self.views = self.data.training_views(self.config.seed, self.epoch)
-        self.dropped = draw_dropped(self.data.has, self.config.drop_streams, self.config.seed, self.epoch)
+        self.steps.begin(self.epoch)
         batches = epoch_batches(self.rows, self.config.batch_size, self.config.seed, self.epoch)
         for number, rows in enumerate(batches):
             if number < self.batch:
                 continue  # done before the run was interrupted
-            loss = self.processes.step(partial(self._loss, rows), stop=should_stop())
+            loss = self.processes.step(partial(self.steps.loss, rows), stop=should_stop())
             if loss is None:  # every process stops at the same batch
                 self.processes.once(self._save)
                 raise Interrupted(f"{self.run}: stopped in epoch {self.epoch + 1}; the same command resumes")
             self.loss_sum += self._update(number, rows, loss)
             self.batch = number + 1
-
-    def _loss(self, rows: np.ndarray) -> Tensor:
-        """The loss of a global batch, of which this process takes every n-th row."""
-        rank, processes = self.processes.index, self.processes.count
-        mine = rows[rank::processes]
-        share = dict.fromkeys(self.labels, 0.0)
-        if not len(mine):
-            mine = rows[:1]  # the last batch is smaller than the number of processes: take part, at weight 0
-        else:
-            for name, labels in self.labels.items():
-                # DDP averages over processes, the loss over labelled rows
-                labelled = is_labelled(labels[rows])
-                share[name] = labelled[rank::processes].sum() * processes / max(labelled.sum(), 1)
-        device = self.accelerator.device
-        keys = row_keys(self.config.seed, self.epoch, mine).to(device)
-        with evaluate.autocast(device, self.precision):
-            out = self.model(self.data.batch(mine, device, self.views[mine], self.dropped), keys)
-        losses, smoothing = [], self.config.label_smoothing
-        for name, logits in out.items():
-            own = target_loss(name, self.targets, logits, self.labels[name][mine], smoothing)
-            losses.append(float(share[name]) * self.targets.weights[name] * own)
-        return torch.stack(losses).sum()
 
     def _update(self, number: int, rows: np.ndarray, loss: Tensor) -> float:
         """One optimiser update; returns the batch's mean loss.
@@ -234,7 +208,7 @@ class _Trainer:
         value = self.processes.sum([float(loss.detach())])[0] / self.processes.count
         # gradients are averaged, so all processes see the same
         if not (math.isfinite(norm) and math.isfinite(value)):
-            evaluate.refuse_broken_features(self.run, self.data, rows, [self.views[rows]])
+            evaluate.refuse_broken_features(self.run, self.data, rows, [self.steps.views[rows]])
             head = self.accelerator.unwrap_model(self.model)
             ids = ", ".join(self.data.segments[row].narration_id for row in rows[:5])
             raise DataError(
@@ -271,7 +245,7 @@ class _Trainer:
             self.targets,
             rows,
             self.prior,
-            self.precision,
+            self.steps.precision,
             self.config.batch_size,
             run=self.run,
         )
@@ -307,42 +281,3 @@ class _Trainer:
         if (self.run / CURVES).exists():
             lines = (self.run / CURVES).read_text(encoding="utf-8").splitlines(keepends=True)
             fsops.write_file(self.run / CURVES, "".join(lines[: self.epoch]).encode())
-
-
-def learning_rate(epoch: float, config: TrainConfig) -> float:
-    """The rate of the group whose peak is `lr`, at a fractional epoch: linear warm-up, then half a cosine."""
-    if epoch < config.warmup_epochs:
-        return config.lr_start + (config.lr - config.lr_start) * epoch / config.warmup_epochs
-    progress = min(1.0, (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9))
-    return config.lr_end + (config.lr - config.lr_end) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def build_optimizer(head: Head, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD over the head's `parameter_groups`, each with its peak rate and weight decay."""
-    described = [
-        {
-            "params": group.parameters,
-            "peak": config.lr_ssm if group.is_ssm else config.lr,
-            "lr": 0.0,  # set before every update
-            "weight_decay": config.weight_decay if group.decays else 0.0,
-        }
-        for group in head.parameter_groups(decay_all=config.decay_all)
-    ]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            described, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
-        )
-    return torch.optim.AdamW(described, lr=config.lr, betas=(0.9, 0.999))
-
-
-def _precision(wanted: str, device: torch.device) -> str:
-    """`auto`: what Accelerate's launcher was given; else bfloat16 on a GPU that has it, float32 elsewhere."""
-    if wanted != "auto":
-        return wanted
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if launched not in ("no", "bf16"):
-        raise UsageError(
-            f"accelerate was launched with mixed precision {launched!r}; heads train in fp32 or bf16"
-        )
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return "bf16" if launched == "bf16" or has_bf16 else "fp32"

@@ -12,6 +12,7 @@ from helpers.sweeps import count_updates, grid_of, held_by_another, states, wait
 from helpers.tiny import tiny_recipe, weights
 from mambavl.configs import validate
 from mambavl.configs.errors import DataError, Interrupted, UsageError
+from mambavl.fuse import steps
 from mambavl.fuse import train as training
 from mambavl.fuse.points import expand
 from mambavl.fuse.recipe import Recipe
@@ -301,14 +302,14 @@ def test_an_evaluation_that_diverges_ends_its_point_on_all_processes(stores, tmp
 
 def test_an_error_on_one_process_is_everybodys(stores, tmp_path, monkeypatch):
     """Out of memory in the forward pass of the second process alone; the next point is trained by both."""
-    loss = training._Trainer._loss
+    loss = steps.Steps.loss
 
     def fail_on_second(self, *args):
         if self.config.lr == 5e-3 and self.processes.index == 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return loss(self, *args)
 
-    monkeypatch.setattr(training._Trainer, "_loss", fail_on_second)
+    monkeypatch.setattr(steps.Steps, "loss", fail_on_second)
     out = tmp_path / "out"
 
     def two():

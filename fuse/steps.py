@@ -1,0 +1,87 @@
+"""The loss of a training batch: whose rows are whose, what they are seen without, how targets add up.
+
+A global batch is the same whatever the number of processes: each takes every n-th row of it, and what is
+random about a row is a function of seed, epoch and row.
+"""
+
+import os
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mambavl.configs.errors import UsageError
+from mambavl.fuse.data import FeatureData
+from mambavl.fuse.dropout import row_keys
+from mambavl.fuse.evaluate import autocast
+from mambavl.fuse.missing import draw_dropped
+from mambavl.fuse.optimizer import TrainConfig
+from mambavl.fuse.processes import Processes
+from mambavl.fuse.targets import Labels, RunTargets, is_labelled, loss
+
+
+class Steps:
+    """The losses of one epoch after the other. model: a head, or DDP's around one."""
+
+    views: np.ndarray  # (rows,) the view at which each row is seen in this epoch
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: FeatureData,
+        targets: RunTargets,
+        labels: Labels,
+        config: TrainConfig,
+        processes: Processes,
+    ) -> None:
+        """labels: target with a classifier -> its columns, as `RunTargets.labels` gives them. Raises
+        UsageError where the launcher asks for a precision that heads are not trained in.
+        """
+        self.model, self.data, self.targets, self.labels = model, data, targets, labels
+        self.config, self.processes = config, processes
+        self.precision = _precision(config.precision, processes.device)
+
+    def begin(self, epoch: int) -> None:
+        """Begin an epoch, counted from 0: draw the views that rows are seen at, and the streams they lose."""
+        seed = self.config.seed
+        self.epoch = epoch
+        self.views = self.data.training_views(seed, epoch)
+        self.dropped = draw_dropped(self.data.has, self.config.drop_streams, seed, epoch)
+        self.model.train()
+
+    def loss(self, rows: np.ndarray) -> Tensor:
+        """This process's part of the loss of a global batch, times the number of processes: their mean is
+        that of the batch, a mean over its labelled rows for each target.
+        """
+        rank, processes = self.processes.index, self.processes.count
+        mine = rows[rank::processes]
+        share = dict.fromkeys(self.labels, 0.0)
+        if not len(mine):
+            mine = rows[:1]  # the last batch is smaller than the number of processes: take part, at weight 0
+        else:
+            for name, labels in self.labels.items():
+                # DDP averages over processes, the loss over labelled rows
+                labelled = is_labelled(labels[rows])
+                share[name] = labelled[rank::processes].sum() * processes / max(labelled.sum(), 1)
+        device = self.processes.device
+        keys = row_keys(self.config.seed, self.epoch, mine).to(device)
+        with autocast(device, self.precision):
+            out = self.model(self.data.batch(mine, device, self.views[mine], self.dropped), keys)
+        losses = []
+        for name, logits in out.items():
+            own = loss(name, self.targets, logits, self.labels[name][mine], self.config.label_smoothing)
+            losses.append(float(share[name]) * self.targets.weights[name] * own)
+        return torch.stack(losses).sum()
+
+
+def _precision(wanted: str, device: torch.device) -> str:
+    """`auto`: what Accelerate's launcher was given; else bfloat16 on a GPU that has it, float32 elsewhere."""
+    if wanted != "auto":
+        return wanted
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", "bf16"):
+        raise UsageError(
+            f"accelerate was launched with mixed precision {launched!r}; heads train in fp32 or bf16"
+        )
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return "bf16" if launched == "bf16" or has_bf16 else "fp32"

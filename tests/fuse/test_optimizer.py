@@ -1,0 +1,44 @@
+"""Schedules that can be meant, rates against their formula, parameters in their groups."""
+
+import pytest
+
+from helpers.tiny import tiny_recipe
+from mambavl.configs import find_recipe, load
+from mambavl.fuse.data import FeatureData
+from mambavl.fuse.optimizer import TrainConfig, build_optimizer, learning_rate, schedule_faults
+from mambavl.fuse.recipe import Recipe, build_head, run_targets
+
+PACKAGED = sorted(path.stem for path in find_recipe("fuse/default").parent.glob("*.toml"))
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_every_packaged_recipe_has_a_schedule_that_can_be_meant(name):
+    assert not list(schedule_faults(load(f"fuse/{name}", Recipe).train))
+
+
+def test_the_schedule_warms_up_and_falls_along_half_a_cosine():
+    config = TrainConfig()
+    assert learning_rate(0, config) == config.lr_start
+    assert learning_rate(1, config) == pytest.approx((config.lr_start + config.lr) / 2)
+    assert learning_rate(2, config) == config.lr
+    assert learning_rate(16, config) == pytest.approx((config.lr + config.lr_end) / 2)
+    assert learning_rate(30, config) == pytest.approx(config.lr_end)
+
+
+def test_parameter_groups_follow_the_rules(stores):
+    loaded = tiny_recipe(stores)
+    data = FeatureData(loaded.streams, loaded.data)
+    head = build_head(loaded, data, run_targets(loaded, data))
+    names = {id(p): n for n, p in head.named_parameters()}
+    groups = build_optimizer(head, TrainConfig()).param_groups
+    found = {
+        names[id(p)]: (group["peak"], group["weight_decay"]) for group in groups for p in group["params"]
+    }
+    assert len(found) == len(names)
+    assert found["a_log.shared"] == (3e-3, 0.0)
+    assert found["d_skip.video"] == (3e-3, 0.0)
+    assert found["mixer.video.dt_proj.bias"] == (3e-3, 0.0)
+    assert found["mixer.video.in_proj.weight"] == (3e-3, 0.05)
+    assert found["project.text.0.weight"] == (1e-3, 0.0)  # a norm
+    assert found["project.text.1.weight"] == (1e-3, 0.05)
+    assert found["verb_head.bias"] == (1e-3, 0.0)
