@@ -1,18 +1,17 @@
-"""The [grid] of a recipe: keys -> lists of values, and what their combinations come to.
+"""What a sweep's recipe comes to: each combination of values that `drawn` finds in it, with its recipe.
 
 A key that cannot act at a point is left out of it: of six combinations of `head.name` = mambavl, mlp and
 `fusion.share` = A, none, all, four differ, for the MLP shares nothing. What acts at no point is refused.
 """
 
-import itertools
 import json
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mambavl.cache import canonical
 from mambavl.configs import is_set, override, validate
 from mambavl.configs.errors import UsageError
+from mambavl.fuse.drawn import SECTIONS, axes_of, combinations
 from mambavl.fuse.fusion import preset_of
 from mambavl.fuse.head import HeadSettings
 from mambavl.fuse.idle import Need, flatten, idle, without
@@ -20,7 +19,7 @@ from mambavl.fuse.recipe import WITHOUT_WEIGHT, Recipe, asks, what_decides
 
 
 class Combination(NamedTuple):
-    """A point of the grid."""
+    """A point of the sweep."""
 
     name: str
     values: dict[str, Any]  # of the axes that act there
@@ -28,19 +27,23 @@ class Combination(NamedTuple):
 
 
 def expand(data: dict[str, Any], source: str, assignments: Sequence[str] = ()) -> list[Combination]:
-    """The combinations of `data`'s [grid] that differ, each with its checked recipe.
+    """The points of `data`'s [grid], [random] and [[points]] that differ, each with its checked recipe.
 
     Raises UsageError, which names `source`, or --set where one of the `assignments` already made to `data` is
     at fault: where a recipe is not right, a key acts at no point, a value is listed twice, or a preset would
     set for one head what the others have, too.
     """
-    axes = _axes(data, source)
-    base = {key: value for key, value in data.items() if key != "grid"}
+    tried = combinations(data, source)
+    axes: dict[str, list[Any]] = {}  # key -> its values, in the order in which they come
+    for chosen in tried:
+        for key, value in chosen.items():
+            if value not in axes.setdefault(key, []):
+                axes[key].append(value)
+    base = {key: value for key, value in data.items() if key not in SECTIONS}
     found: dict[str, Combination] = {}
     acting: set[str] = set()  # keys that act at a point
     inert: dict[str, Need] = {}  # keys that cannot at a point
-    for values in itertools.product(*axes.values()):
-        chosen = dict(zip(axes, values, strict=True))
+    for chosen in tried:
         # JSON scalars and lists are TOML, too
         raw = override(base, [f"{key}={json.dumps(value)}" for key, value in chosen.items()])
         no_effect = idle(raw)
@@ -53,33 +56,9 @@ def expand(data: dict[str, Any], source: str, assignments: Sequence[str] = ()) -
         by_hand = {key: value for key, value in acts.items() if key in WITHOUT_WEIGHT}
         found.setdefault(canonical.digest([what_decides(point.recipe), by_hand]), point)
     never = {key: need for key, need in inert.items() if key not in acting}
-    _refuse_what_never_acts(never, axes, flatten(base), source, assignments)
+    sections = {key: f"{source} {section}" for key, section in axes_of(data).items()}
+    _refuse_what_never_acts(never, axes, sections, flatten(base), source, assignments)
     return list(found.values())
-
-
-def count_combinations(data: dict[str, Any]) -> int:
-    """How many combinations `data`'s [grid] has, whether they differ or not."""
-    return math.prod(len(values) for values in flatten(data["grid"]).values())
-
-
-def _axes(data: dict[str, Any], source: str) -> dict[str, list[Any]]:
-    axes = flatten(data.get("grid", {}))
-    if not axes:
-        raise UsageError(
-            f"{source}: has no [grid]; name keys and lists of values there, e.g. train.lr = [1e-3, 3e-3]"
-        )
-    for key in ("rank_by", "select_on"):
-        if key in axes:
-            raise UsageError(
-                f"{source} [grid]: {key} is for the sweep as a whole; move it above the first section"
-            )
-    for key, values in axes.items():
-        if not isinstance(values, list) or not values:
-            raise UsageError(f"{source} [grid]: {key} must be a list of values, got {values!r}")
-        for number, value in enumerate(values):
-            if value in values[:number]:
-                raise UsageError(f"{source} [grid]: {key} = {value} is listed twice")
-    return axes
 
 
 def _point(
@@ -88,7 +67,7 @@ def _point(
     name = ",".join(f"{key}={value}" for key, value in values.items())
     # runs that differ in their seed alone carry one title
     title = ", ".join(f"{key} = {value}" for key, value in values.items() if key != "train.seed")
-    recipe = validate({"title": title, **raw}, Recipe, f"{source} [grid {name}]", assignments)
+    recipe = validate({"title": title, **raw}, Recipe, f"{source} [{name}]", assignments)
     return Combination(name, values, recipe)
 
 
@@ -99,14 +78,15 @@ def _refuse_preset_of_one_head(raw: dict[str, Any], source: str) -> None:
     if alone:
         values = ", ".join(f"head.{key} = {json.dumps(value)}" for key, value in alone.items())
         raise UsageError(
-            f"{source} [grid]: fusion.preset = {fusion['preset']} gives {values} to head mambavl and not to "
-            "the other heads of the grid; set these keys in [head], for all of them"
+            f"{source}: fusion.preset = {fusion['preset']} gives {values} to head mambavl and not to "
+            "the other heads of the sweep; set these keys in [head], for all of them"
         )
 
 
 def _refuse_what_never_acts(
     never: dict[str, Need],
     axes: dict[str, list[Any]],
+    sections: dict[str, str],
     given: dict[str, Any],
     source: str,
     assignments: Sequence[str],
@@ -116,7 +96,7 @@ def _refuse_what_never_acts(
         if need.key in axes:
             need = need._replace(found=" or ".join(map(str, axes[need.key])))
         if key in axes:
-            lines.append(f"{source} [grid]: {key} {need}")
+            lines.append(f"{sections[key]}: {key} {need}")
         elif asks(key, given[key], need):
             lines.append(f"{'--set' if is_set(key, assignments) else source}: {key} = {given[key]} {need}")
     if lines:

@@ -20,6 +20,7 @@ from mambavl.fuse.baselines import (
     TransformerSettings,
 )
 from mambavl.fuse.data import DataConfig, FeatureData, check_part
+from mambavl.fuse.drawn import SECTIONS, has_points
 from mambavl.fuse.fusion import FusionConfig, FusionSettings, SSMFusion, preset_of
 from mambavl.fuse.head import Head, HeadConfig, HeadSettings, StreamShape, check_stream_name, routes
 from mambavl.fuse.idle import OWN, Need, flatten, idle, own_section, without
@@ -61,7 +62,11 @@ class Recipe(Config):
     transformer: TransformerSettings | None = None  # settings of head transformer alone
     train: TrainConfig = TrainConfig()  # the optimiser and its schedule
     grid: dict[str, Any] = Field(default={})  # for `mambavl sweep`: keys of this recipe -> lists of values
-    # i/n, of a recipe with a grid: its points are trained without part i of n of train_split and compared
+    # for `mambavl sweep`: `points`, how many to draw, and `seed`; keys of this recipe -> lists of values, or
+    # { low, high, log } of numbers
+    random: dict[str, Any] = Field(default={})
+    points: list[dict[str, Any]] = Field(default=[])  # for `mambavl sweep`: keys of this recipe -> a value
+    # i/n, of a sweep's recipe: its points are trained without part i of n of train_split and compared
     # there (data.hold_out_by says whose rows are a part); the best is trained on all rows and scored once
     select_on: str | None = None
 
@@ -97,7 +102,7 @@ class Recipe(Config):
     def _selects_among_points(self, info: ValidationInfo) -> "Recipe":
         if self.select_on is not None:
             check_part(self.select_on)
-            if not self.grid and not (info.context and info.context.get("recorded")):
+            if not self.is_sweep and not (info.context and info.context.get("recorded")):
                 raise ValueError("select_on chooses among the points of a [grid], and there is none")
         return self
 
@@ -136,12 +141,17 @@ class Recipe(Config):
         """A grid is checked point by point, by `grid.expand`. A key of the head's own sections may say its
         default where it cannot act: a resolved recipe has all of them.
         """
-        if self.grid or (info.context and info.context.get("recorded")):
+        if self.is_sweep or (info.context and info.context.get("recorded")):
             return self
         raw = self.model_dump(exclude_unset=True)
         given = flatten(raw)
         refuse(raw, {key: str(need) for key, need in idle(raw).items() if asks(key, given[key], need)})
         return self
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether it stands for many runs."""
+        return has_points({section: getattr(self, section) for section in SECTIONS})
 
     @property
     def own(self) -> Config | None:

@@ -14,7 +14,7 @@ from mambavl.cache import canonical
 from mambavl.configs import is_set
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.data import check_part
-from mambavl.fuse.idle import flatten
+from mambavl.fuse.drawn import axes_of
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.result import Result, Selection
 
@@ -40,7 +40,7 @@ def hold_out(data: dict[str, Any], source: str, assignments: Sequence[str] = ())
     if KEY not in data:
         return data
     where = "--set" if is_set(KEY, assignments) else source
-    part, section, axes = data[KEY], data.get("data", {}), flatten(data.get("grid", {}))
+    part, section, axes = data[KEY], data.get("data", {}), axes_of(data)
     try:
         check_part(part)
     except ValueError as error:
@@ -53,8 +53,8 @@ def hold_out(data: dict[str, Any], source: str, assignments: Sequence[str] = ())
     for key in WHICH_ROWS:
         if key in axes:
             raise UsageError(
-                f"{where}: {KEY} = {part} compares all points on the same rows; leave {key} out of [grid], "
-                f"or {KEY}"
+                f"{where}: {KEY} = {part} compares all points on the same rows; leave {key} out of "
+                f"{axes[key]}, or {KEY}"
             )
     kept = {key: value for key, value in data.items() if key != KEY}
     return {**kept, "data": {**section, "hold_out": part}} if isinstance(section, dict) else kept

@@ -64,8 +64,8 @@ def train(
     One job at a time in a folder: RunHeld, a UsageError, names the process that has it. on_start: called once
     it is ours.
     """
-    if recipe.grid:
-        raise UsageError("this recipe has a [grid]; run it with `mambavl sweep`")
+    if recipe.is_sweep:
+        raise UsageError("this recipe has a [grid], [random] or [[points]]; run it with `mambavl sweep`")
     run = Path(run)
     processes = Processes()
     is_finished = processes.once(lambda: _is_finished(run, recipe))

@@ -57,19 +57,19 @@ def train(
 
 def sweep(
     *,
-    recipe: Annotated[Path, typer.Argument(help="A recipe with a grid section: keys -> lists of values.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe with [grid], [random] or [[points]].")],
     sets: SetOption,
     folder: Annotated[
         Path | None, typer.Option("--out", help="Folder of the runs. Default: runs/RECIPE.")
     ] = None,
 ) -> None:
-    """Train one run for every point of a recipe's grid. Finished points are skipped.
+    """Train one run for every point of a recipe's [grid], [random] or [[points]]. Finished ones are skipped.
 
     With select_on in the recipe the points are compared on training rows held out, and the best is trained
     on all of them and scored once. Started several times with one folder, the sweeps share its points.
     """
     from mambavl.configs import find_recipe, override, read_toml
-    from mambavl.fuse.grid import count_combinations
+    from mambavl.fuse.drawn import combinations
     from mambavl.fuse.points import expand
     from mambavl.fuse.summary import SUMMARY
     from mambavl.fuse.sweep import sweep as run_sweep
@@ -79,11 +79,9 @@ def sweep(
     target = folder or Path("runs") / recipe.stem
     raw = override(read_toml(source), sets)
     points = expand(raw, target, source.name, sets)
-    combinations = count_combinations(raw)
-    if len(points) < combinations and is_first():
-        print(
-            f"{combinations} combinations are {len(points)} points: the others differ in keys that cannot act"
-        )
+    tried = len(combinations(raw, source.name))
+    if len(points) < tried and is_first():
+        print(f"{tried} combinations are {len(points)} points: the others differ in keys that cannot act")
     with stop_on_signal() as should_stop, show_sweep() as on_change:
         if "select_on" in raw:
             points, chosen = sweep_and_choose(points, target, on_change=on_change, should_stop=should_stop)

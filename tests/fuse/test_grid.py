@@ -7,7 +7,8 @@ import pytest
 from helpers.tiny import tiny_recipe
 from mambavl.configs import find_recipe, override, read_toml
 from mambavl.configs.errors import UsageError
-from mambavl.fuse.grid import count_combinations, expand
+from mambavl.fuse.drawn import combinations
+from mambavl.fuse.grid import expand
 
 STREAMS = {
     "video": {"store": "v.zarr"},
@@ -40,7 +41,7 @@ def test_a_grid_over_another_heads_keys_does_not_multiply_a_head():
         "head.name=mlp,head.d_model=8",
         "head.name=mlp,head.d_model=16",
     ]
-    assert count_combinations({"grid": grid}) == 8
+    assert len(combinations({"grid": grid}, "mine.toml")) == 8
 
 
 def test_what_is_common_reaches_every_head_and_what_is_a_heads_own_no_other():
@@ -150,8 +151,8 @@ def test_points_that_differ_in_what_changes_no_weight_stay_apart():
 def test_a_preset_that_would_set_for_one_head_what_all_have_is_refused():
     grid = {"head.name": ["mambavl", "mlp"]}
     assert refused(grid, "fusion.preset=paper") == (
-        "mine.toml [grid]: fusion.preset = paper gives head.input_norm = false, head.dropout = 0.0 to head "
-        "mambavl and not to the other heads of the grid; set these keys in [head], for all of them"
+        "mine.toml: fusion.preset = paper gives head.input_norm = false, head.dropout = 0.0 to head "
+        "mambavl and not to the other heads of the sweep; set these keys in [head], for all of them"
     )
     said = refused({**grid, "fusion.preset": ["default", "paper"]}, "head.dropout=0.0")
     assert "gives head.input_norm = false to head mambavl" in said
@@ -161,7 +162,7 @@ def test_a_preset_that_would_set_for_one_head_what_all_have_is_refused():
 
 
 def test_a_grid_of_the_form_of_before_is_told_where_its_keys_stand():
-    assert "[grid head=mambavl]: head = 'mambavl': [head] is a section now" in refused(
+    assert "[head=mambavl]: head = 'mambavl': [head] is a section now" in refused(
         {"head": ["mambavl", "mlp"]}
     )
     assert "d_model = 8: stands in [head] now" in refused({"fusion.d_model": [8]})

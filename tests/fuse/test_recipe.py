@@ -265,6 +265,8 @@ OTHER = {  # other values of keys that are no plain number or truth value
     "train.drop_streams": {"video": 0.5},
     "train.precision": "fp32",
     "grid": {"train.seed": [0, 1]},
+    "random": {"points": 2, "train.seed": [0, 1]},
+    "points": [{"train.seed": 1}],
     "select_on": "0/2",
     "transformer.tokens": "pooled",
     **{f"streams.{stream}.{key}": value for stream in STREAMS for key, value in STREAM_KEYS.items()},
@@ -291,7 +293,7 @@ RAW = {
 }
 for raw in RAW.values():
     raw["targets"] = {"verb": TargetConfig().model_dump()}
-EMPTY = {"published": None, "grid": None}  # sections that are empty are keys
+EMPTY = {"published": None, "grid": None, "random": None}  # sections that are empty are keys
 VALUES = {  # head -> every key of its recipe -> its value
     head: flatten({**raw, **EMPTY, "train": {**raw["train"], "drop_streams": None}})
     for head, raw in RAW.items()
