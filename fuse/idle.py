@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mambavl.configs import Config
+from mambavl.fuse.attentive import AttentiveSettings
 from mambavl.fuse.baselines import TransformerSettings
 from mambavl.fuse.fusion import FusionSettings, preset_of
 
 OWN: dict[str, tuple[str, type[Config]]] = {  # head -> the section that it alone reads, and its record
     "mambavl": ("fusion", FusionSettings),
     "transformer": ("transformer", TransformerSettings),
+    "attentive": ("attentive", AttentiveSettings),
 }
 
 

@@ -12,6 +12,7 @@ from mambavl.cache.classes import Classes
 from mambavl.configs import Config, model_in
 from mambavl.configs.errors import UsageError, did_you_mean
 from mambavl.fuse import older
+from mambavl.fuse.attentive import AttentiveConfig, AttentiveFusion, AttentiveSettings
 from mambavl.fuse.baselines import (
     MLPConfig,
     MLPFusion,
@@ -32,8 +33,8 @@ from mambavl.fuse.targets import Pairs, RunTargets, TargetConfig, choose, pairs_
 class HeadName(Config):
     """The first key of [head]."""
 
-    # which head is trained; mambavl and transformer have settings of their own, in [fusion] and [transformer]
-    name: Literal["mambavl", "mlp", "transformer"] = "mambavl"
+    # which head is trained; settings that one alone has are in [fusion] (mambavl), [transformer], [attentive]
+    name: Literal["mambavl", "mlp", "transformer", "attentive"] = "mambavl"
 
 
 class HeadSection(HeadSettings, HeadName):
@@ -60,6 +61,7 @@ class Recipe(Config):
     head: HeadSection = HeadSection()  # which head, and what all heads have in common
     fusion: FusionSettings | None = None  # settings of head mambavl alone
     transformer: TransformerSettings | None = None  # settings of head transformer alone
+    attentive: AttentiveSettings | None = None  # settings of head attentive alone
     train: TrainConfig = TrainConfig()  # the optimiser and its schedule
     grid: dict[str, Any] = Field(default={})  # for `mambavl sweep`: keys of this recipe -> lists of values
     # for `mambavl sweep`: `points`, how many to draw, and `seed`; keys of this recipe -> lists of values, or
@@ -218,6 +220,7 @@ HEADS: dict[str, tuple[type[Head], type[HeadConfig]]] = {  # `head.name` of a re
     "mambavl": (SSMFusion, FusionConfig),
     "mlp": (MLPFusion, MLPConfig),
     "transformer": (TransformerFusion, TransformerConfig),
+    "attentive": (AttentiveFusion, AttentiveConfig),
 }
 
 

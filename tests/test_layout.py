@@ -50,6 +50,7 @@ OTHER_TESTS = {  # test file -> why it belongs to no single module
     "extract/test_sharing.py": "the same command started several times at once",
     "extract/encoders/test_numerics.py": "dtypes, batches and compiled graphs of all encoders",
     "fuse/test_own_targets.py": "targets that are not EK100's, from stores to a page",
+    "fuse/test_planted.py": "what each head can learn of a signal in one stream, or in two together",
     "fuse/test_protocols.py": "heads, baselines and protocols through whole runs",
     "fuse/test_recipe_keys.py": "every key that trains, against a loop that is written out",
     "fuse/scan/test_backends.py": "every backend against the reference",

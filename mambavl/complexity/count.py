@@ -85,7 +85,7 @@ def total(parts: Iterable[Part]) -> Cost:
 def count(run: Callable[[], object], *, trainable: int = 0, frozen: int = 0) -> Cost:
     """The cost of what `run` computes on meta tensors, of a model with so many parameters."""
     counter = FlopCounterMode(display=False)
-    with counter, torch.inference_mode():
+    with counter, torch.no_grad():  # a hook of the counter cannot take a parameter in inference mode
         run()
     by_operator = counter.get_flop_counts()["Global"]
     scan = sum(flops for operator, flops in by_operator.items() if "selective_scan" in str(operator))

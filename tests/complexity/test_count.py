@@ -8,6 +8,7 @@ from mambavl.complexity import count
 from mambavl.complexity.report import ORIGINAL_GMACS
 from mambavl.configs import load
 from mambavl.configs.errors import UsageError
+from mambavl.fuse.attentive import AttentiveConfig, AttentiveFusion
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import StreamShape
 from mambavl.fuse.recipe import Recipe
@@ -124,6 +125,23 @@ def test_a_linear_layer_and_a_head_by_hand():
     assert with_classifiers.macs - without.macs == 4 * (2 + 3)
     assert with_classifiers.parameters - without.parameters == 5 * (2 + 3)
     assert with_classifiers.scan == without.scan > 0
+
+
+def test_an_attentive_probe_by_hand():
+    """A query asks the weights once, then each token; tokens are summed for each attention head."""
+    d, heads, tokens = 8, 2, 10
+    streams = {"video": StreamShape(width=d)}
+    config = {"streams": streams, "d_model": d, "num_heads": heads, "video_mlp_layers": 0}
+    targets = {"verb": 2, "noun": 3}
+    costs = {}
+    for depth in (1, 2):
+        head = AttentiveFusion(AttentiveConfig(**config, targets=targets, depth=depth))
+        costs[depth] = count.head_cost(head, {"video": tokens}, classifiers=False)
+    query = 2 * d * d + 2 * tokens * heads * d + d * d + d * d + 8 * d * d
+    assert costs[1].macs == 2 * query
+    block = tokens * 12 * d * d + 2 * tokens**2 * d  # once: the same streams reach both targets
+    assert costs[2].macs == 2 * query + block
+    assert costs[2].scan == 0
 
 
 def test_longer_and_smaller_encoders_are_counted_too():

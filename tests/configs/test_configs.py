@@ -25,6 +25,7 @@ PACKAGED = (
     "fuse/controls",
     "fuse/demo",
     "fuse/folds",
+    "fuse/attentive",
 )
 
 

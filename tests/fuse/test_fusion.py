@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from mambavl.configs.errors import UsageError
+from mambavl.fuse.attentive import AttentiveConfig, AttentiveFusion
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import EK100, StreamShape, masked_mean, routes
@@ -18,6 +19,7 @@ HEADS = {
     "transformer": lambda **kw: TransformerFusion(
         TransformerConfig(**SMALL, depth=2, num_heads=2, max_positions=32, **kw)
     ),
+    "attentive": lambda **kw: AttentiveFusion(AttentiveConfig(**SMALL, depth=2, num_heads=2, **kw)),
 }
 
 

@@ -7,6 +7,7 @@ import torch
 from mambavl.configs.errors import UsageError
 from mambavl.fuse import baselines
 from mambavl.fuse import head as head_module
+from mambavl.fuse.attentive import AttentiveConfig, AttentiveFusion
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.dropout import row_keys
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
@@ -62,6 +63,17 @@ OWN = {
             *(BLOCK + f"{part}.bias" for part in ("proj", "mlp.0", "mlp.2")),
         },
     },
+    "attentive": {
+        (False, True): {
+            f"pool.{part}.weight" for part in ("queries", "keys", "values", "proj", "mlp.0", "mlp.2")
+        },
+        (False, False): {
+            "query.verb", "query.noun", "type_token.video", "type_token.text",
+            "position.video", "position.text",
+            *(f"pool.{part}.{kind}" for part in ("norm1", "norm2") for kind in ("weight", "bias")),
+            *(f"pool.{part}.bias" for part in ("queries", "values", "proj", "mlp.0", "mlp.2")),
+        },
+    },
 }  # fmt: skip
 
 
@@ -75,6 +87,9 @@ def build(kind, **options):
     streams = {**STREAMS, "noun_question": StreamShape(width=5)}
     if kind == "mlp":
         return MLPFusion(MLPConfig(**{**sizes, "streams": streams}))
+    if kind == "attentive":
+        del own["block_dropout"]
+        return AttentiveFusion(AttentiveConfig(**sizes, **own))
     return TransformerFusion(TransformerConfig(**sizes, **own))
 
 
@@ -207,20 +222,22 @@ def build_alike(kind, head):
     return alike.train()
 
 
-@pytest.mark.parametrize(("kind", "places"), [("mambavl", 2), ("mlp", 2), ("transformer", 2 + 2 * 2 * 3)])
-def test_every_place_in_a_head_has_a_mask_of_its_own(kind, places, monkeypatch):
+@pytest.mark.parametrize("kind", OWN)
+def test_every_place_in_a_head_has_a_mask_of_its_own(kind, monkeypatch):
     """Each classifier, and per target each of the two dropouts of each block."""
     seen = []
 
     def record(x, p, keys):
-        seen.append((p, tuple(keys.flatten().tolist())))
+        if p:
+            seen.append((p, tuple(keys.flatten().tolist())))
         return x
 
     for module in (head_module, baselines):
         monkeypatch.setattr(module, "dropout", record)
     head = build(kind, depth=3, dropout=0.4, block_dropout=0.4).train()
     head(rows_of(head, 2), row_keys(0, 0, np.arange(2)))
-    assert len(seen) == len(set(seen)) == places
+    inside = 2 * 2 * 3 if kind == "transformer" else 0
+    assert len(seen) == len(set(seen)) == 2 + inside
     assert {p for p, _ in seen} == {0.4}
 
 

@@ -5,9 +5,7 @@ import torch
 
 from helpers.tiny import tiny_recipe, weights
 from mambavl.configs import override, validate
-from mambavl.fuse.baselines import TransformerSettings
-from mambavl.fuse.fusion import FusionSettings
-from mambavl.fuse.idle import NEEDS, flatten, idle, own_section, without
+from mambavl.fuse.idle import NEEDS, OWN, flatten, idle, own_section, without
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.train import train
 
@@ -17,10 +15,7 @@ def needs(*assignments):
 
 
 def test_every_key_of_a_section_needs_its_head():
-    for section, head, record in (
-        ("fusion", "mambavl", FusionSettings),
-        ("transformer", "transformer", TransformerSettings),
-    ):
+    for head, (section, record) in OWN.items():
         for key in record.model_fields:
             assert needs("head.name=mlp", f"{section}.{key}=1") == {
                 f"{section}.{key}": ("head.name", head, "mlp")

@@ -10,6 +10,7 @@ from helpers.group import start_group, wait_for_group
 from helpers.holed import holed_recipe, holed_sources, make_holed_stores
 from helpers.tiny import ROWS, make_dense_store, weights
 from mambavl.configs.errors import DataError, Interrupted
+from mambavl.fuse.attentive import AttentiveConfig, AttentiveFusion
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.data import DataConfig, FeatureData
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
@@ -29,6 +30,9 @@ HEADS = {
     "mlp": lambda **kw: MLPFusion(MLPConfig(**COMMON, **kw)),
     "transformer": lambda **kw: TransformerFusion(TransformerConfig(**COMMON, **DEEP, **kw)),
     "pooled": lambda **kw: TransformerFusion(TransformerConfig(**COMMON, **DEEP, tokens="pooled", **kw)),
+    "attentive": lambda **kw: AttentiveFusion(
+        AttentiveConfig(**COMMON, depth=2, num_heads=2, max_positions=16, **kw)
+    ),
 }
 OF_SHAPE = [kind for kind in HEADS if kind != "mlp"]  # its weights depend on the number of streams
 

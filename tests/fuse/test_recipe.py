@@ -11,7 +11,7 @@ from helpers.tiny import CLASSES, tiny_recipe
 from mambavl.configs import dump, load, override, set_key, validate
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.head import StreamShape
-from mambavl.fuse.idle import flatten
+from mambavl.fuse.idle import OWN, flatten
 from mambavl.fuse.recipe import HEADS, Recipe, make_head, what_decides
 from mambavl.fuse.targets import TargetConfig, choose
 
@@ -78,11 +78,11 @@ def test_a_stream_that_is_never_dropped_is_as_one_that_is_not_named(stores):
 @pytest.mark.parametrize("name", HEADS)
 def test_a_resolved_recipe_holds_the_sections_that_its_head_reads(stores, name):
     raw = tiny_recipe(stores, head=name).model_dump(mode="json", exclude_none=True)
-    own = {"mambavl": {"fusion"}, "mlp": set(), "transformer": {"transformer"}}[name]
-    assert {"fusion", "mlp", "transformer"} & raw.keys() == own
+    own = {"mambavl": "fusion", "mlp": None}.get(name, name)
+    assert {*SECTIONS, "mlp"} & raw.keys() == ({own} if own else set())
     again = validate(raw, Recipe, "r.toml")
     assert again == tiny_recipe(stores, head=name)
-    empty = {"fusion": {}, "transformer": {}}
+    empty = {section: {} for section in SECTIONS}
     assert validate({**empty, **raw}, Recipe, "r.toml") == again
 
 
@@ -101,12 +101,12 @@ def recipe_of(*assignments):
 
 @pytest.mark.parametrize("name", HEADS)
 def test_a_common_key_reaches_every_head(name):
-    sets = ("d_model=12", "dropout=0.25", "video_mlp_layers=1", "text_mlp_layers=3", "input_norm=false",
+    sets = ("d_model=16", "dropout=0.25", "video_mlp_layers=1", "text_mlp_layers=3", "input_norm=false",
             "question_routing=both")  # fmt: skip
     recipe = recipe_of(f"head.name={name}", *[f"head.{key}" for key in sets])
     with torch.device("meta"):
         config = make_head(recipe, STREAMS, TARGETS).config
-    assert (config.d_model, config.dropout, config.video_mlp_layers) == (12, 0.25, 1)
+    assert (config.d_model, config.dropout, config.video_mlp_layers) == (16, 0.25, 1)
     assert (config.text_mlp_layers, config.input_norm, config.question_routing) == (3, False, "both")
 
 
@@ -158,7 +158,10 @@ def test_a_preset_sets_common_defaults_too_and_given_keys_take_precedence():
             "--set [train]: momentum = 0.1: acts only with train.optimizer = sgd, and that is adamw; "
             "leave it out, or set train.optimizer=sgd",
         ),
-        (("head.name=mpl",), "--set [head]: name = 'mpl': Input should be 'mambavl', 'mlp' or 'transformer'"),
+        (
+            ("head.name=mpl",),
+            "--set [head]: name = 'mpl': Input should be 'mambavl', 'mlp', 'transformer' or 'attentive'",
+        ),
     ],
 )
 def test_a_key_that_cannot_act_is_refused_with_its_head_and_what_to_do(assignments, said):
@@ -285,6 +288,7 @@ CANNOT_ACT = {  # in the recipes below: what changes no weight there
     "mambavl": {"train.momentum", "data.require"},
     "mlp": {"train.lr_ssm", "train.momentum", "data.require"},
     "transformer": {"train.lr_ssm", "data.require"},
+    "attentive": {"train.lr_ssm", "train.momentum", "data.require"},
 }
 SGD = {"transformer": "sgd"}  # the optimiser of their recipes
 RAW = {
@@ -298,7 +302,8 @@ VALUES = {  # head -> every key of its recipe -> its value
     head: flatten({**raw, **EMPTY, "train": {**raw["train"], "drop_streams": None}})
     for head, raw in RAW.items()
 }
-KEYS = [(head, key) for head in HEADS for key in VALUES[head] if key not in ("fusion", "transformer")]
+SECTIONS = {section for section, _ in OWN.values()}
+KEYS = [(head, key) for head in HEADS for key in VALUES[head] if key not in SECTIONS]
 
 
 def other_value(head, key):

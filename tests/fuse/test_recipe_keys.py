@@ -12,10 +12,12 @@ import torch
 from helpers import plain
 from helpers.tiny import make_dense_store, make_segments, make_text_store, weights
 from mambavl.configs import model_in, set_key, validate
+from mambavl.fuse.attentive import AttentiveConfig, AttentiveFusion
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import StreamShape
+from mambavl.fuse.idle import OWN
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.train import train
 
@@ -32,6 +34,7 @@ KINDS = {
     "mambavl": (SSMFusion, FusionConfig),
     "mlp": (MLPFusion, MLPConfig),
     "transformer": (TransformerFusion, TransformerConfig),
+    "attentive": (AttentiveFusion, AttentiveConfig),
 }
 BASE = {
     "head.d_model": WIDTH, "head.dropout": 0.2, "train.epochs": 3, "train.batch_size": 7, "train.lr": 0.02,
@@ -42,6 +45,7 @@ OF_HEAD = {
     "mambavl": {"fusion.d_state": 3, "train.lr_ssm": 0.03},
     "mlp": {},
     "transformer": {"transformer.depth": 2, "transformer.num_heads": 2, "transformer.max_positions": 16},
+    "attentive": {"attentive.depth": 2, "attentive.num_heads": 2, "attentive.max_positions": 16},
 }
 SGD = {"train.optimizer": "sgd", "train.lr": 0.5, "train.clip_norm": 0.5}
 BF16 = {"train.precision": "bf16"}
@@ -107,6 +111,15 @@ CASES = [
     ("transformer", {}, {"transformer.max_positions": 20}),
     ("transformer", {}, {"transformer.block_dropout": 0.4}),
     ("transformer", SGD, {"transformer.block_dropout": 0.0}),
+    ("attentive", {}, {"train.decay_all": True}),
+    ("attentive", {}, {"head.dropout": 0.5}),
+    ("attentive", {}, {"head.video_mlp_layers": 0}),
+    ("attentive", SGD, {"head.question_routing": "both"}),
+    ("attentive", {}, {"attentive.depth": 1}),
+    ("attentive", {}, {"attentive.depth": 4}),
+    ("attentive", {}, {"attentive.num_heads": 4}),
+    ("attentive", {}, {"attentive.max_positions": 20}),
+    ("attentive", {}, {"attentive.max_positions": 0}),
 ]
 # keys that change no weight -> the values tried, beside the base's
 HARMLESS = {
@@ -207,7 +220,7 @@ def test_a_key_changes_the_weights_to_those_of_the_plain_loop(trainer, case):
 @pytest.mark.parametrize("head", OF_HEAD)
 def test_what_a_recipe_leaves_out_has_its_documented_default(trainer, head):
     """A narrow head and few epochs; all else is left out."""
-    keys = {"head.name": head, "head.d_model": WIDTH, "train.epochs": 8}
+    keys = {"head.name": head, "head.d_model": 2 * WIDTH, "train.epochs": 8}
     assert distance(trainer.trained(keys), trainer.plain(keys)) < ROUNDING
 
 
@@ -221,7 +234,7 @@ def test_a_key_that_must_change_no_weight_changes_none(trainer, key, value):
 def test_every_key_has_a_case():
     """A new key of these sections needs a line in CASES or in HARMLESS, and a place in helpers.plain."""
     keys = set()
-    for section in ("head", "fusion", "transformer", "train"):
+    for section in ("head", *(name for name, _ in OWN.values()), "train"):
         record = model_in(Recipe.model_fields[section].annotation)
         keys |= {f"{section}.{key}" for key in record.model_fields}
     tried = {key for _, _, change in CASES for key in change} | HARMLESS.keys()

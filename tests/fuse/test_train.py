@@ -18,7 +18,7 @@ from mambavl.fuse.scan import pick
 from mambavl.fuse.train import train
 
 
-@pytest.mark.parametrize("head", ["mambavl", "mlp", "transformer"])
+@pytest.mark.parametrize("head", ["mambavl", "mlp", "transformer", "attentive"])
 def test_a_head_learns_and_its_result_names_where_it_comes_from(stores, tmp_path, head):
     lines = []
     result = train(tiny_recipe(stores, head=head, epochs=25, seed=1), tmp_path / "run", on_epoch=lines.append)

@@ -32,6 +32,7 @@ DEFAULTS: dict[str, Keys] = {
         "transformer.depth": 6, "transformer.num_heads": 4, "transformer.tokens": "all",
         "transformer.max_positions": 5000, "transformer.block_dropout": 0.1,
     },
+    "attentive": {"attentive.depth": 1, "attentive.num_heads": 16, "attentive.max_positions": 0},
     "train": {
         "epochs": 30, "batch_size": 128, "optimizer": "adamw", "lr": 1e-3, "lr_ssm": 3e-3, "lr_start": 1e-6,
         "lr_end": 1e-5, "warmup_epochs": 2.0, "momentum": 0.9, "weight_decay": 0.05, "decay_all": False,
@@ -181,7 +182,7 @@ def start_as_released(head: torch.nn.Module) -> None:
 
 def forward(k: Keys, w: Weights, batch: Batch, keys: np.ndarray) -> dict[str, Tensor]:
     """Logits by target, in training; keys (B,) of the dropout."""
-    fuse = {"mambavl": mambavl, "mlp": mlp, "transformer": transformer}[k["head.name"]]
+    fuse = HEADS[k["head.name"]]
     routes = {}
     for target, other in (("verb", "noun_question"), ("noun", "verb_question")):
         both = k["head.question_routing"] == "both"
@@ -291,21 +292,70 @@ def transformer(k: Keys, w: Weights, batch: Batch, keys: np.ndarray, routes: Rou
         hidden = torch.where((counts > 0) | ~has_any, 0.0, -torch.inf)[:, None, None]  # (B, 1, 1, L)
         for i in range(depth):
             own = {name.removeprefix(f"blocks.{i}."): weight for name, weight in w.items()}
-            x = block(k, own, x, hidden, keys_of_place(of_tokens, f"{target} block {i}"))
+            heads, p = k["transformer.num_heads"], k["transformer.block_dropout"]
+            x = block(own, heads, x, hidden, p, keys_of_place(of_tokens, f"{target} block {i}"))
         found[target] = x[torch.arange(len(x)), counts.argmax(1)] * has_any
     return found
 
 
-def block(k: Keys, w: Weights, x: Tensor, hidden: Tensor, keys: np.ndarray) -> Tensor:
-    heads, p = k["transformer.num_heads"], k["transformer.block_dropout"]
+def block(w: Weights, heads: int, x: Tensor, hidden: Tensor, p: float, keys: np.ndarray) -> Tensor:
     y = F.layer_norm(x, x.shape[-1:], w["norm1.weight"], w["norm1.bias"])
-    q, key, value = F.linear(y, w["qkv.weight"]).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    attention = (q @ key.transpose(-1, -2) / math.sqrt(x.shape[-1] / heads) + hidden).softmax(-1)
-    y = F.linear((attention @ value).transpose(1, 2).flatten(2), w["proj.weight"], w["proj.bias"])
+    y = attend(w, heads, *F.linear(y, w["qkv.weight"]).chunk(3, -1), hidden)
     x = x + drop(y, p, keys_of_place(keys, "attention"))
+    return x + drop(mlp_of_block(w, x), p, keys_of_place(keys, "mlp"))
+
+
+def attend(w: Weights, heads: int, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor) -> Tensor:
+    """Vaswani et al. (2017), section 3.2. query (B, M, d), key and value (B, L, d); hidden (B, 1, 1, L): 0,
+    or -infinity where there is no token. Returns (B, M, d).
+    """
+    q, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    attention = (q @ key.transpose(-1, -2) / math.sqrt(q.shape[-1]) + hidden).softmax(-1)
+    return F.linear((attention @ value).transpose(1, 2).flatten(2), w["proj.weight"], w["proj.bias"])
+
+
+def mlp_of_block(w: Weights, x: Tensor) -> Tensor:
     y = F.layer_norm(x, x.shape[-1:], w["norm2.weight"], w["norm2.bias"])
     y = F.gelu(F.linear(y, w["mlp.0.weight"], w["mlp.0.bias"]))
-    return x + drop(F.linear(y, w["mlp.2.weight"], w["mlp.2.bias"]), p, keys_of_place(keys, "mlp"))
+    return F.linear(y, w["mlp.2.weight"], w["mlp.2.bias"])
+
+
+def attentive(k: Keys, w: Weights, batch: Batch, keys: np.ndarray, routes: Routes) -> dict[str, Tensor]:
+    """Self-attention over all tokens of a target, then a query of its own that looks at them; zeros for a row
+    without tokens.
+    """
+    heads, depth, found = k["attentive.num_heads"], k["attentive.depth"], {}
+    assert f"blocks.{depth - 1}.qkv.weight" not in w
+    pool = {name.removeprefix("pool."): weight for name, weight in w.items() if name.startswith("pool.")}
+    for target, names in routes.items():
+        parts, counts = [], []
+        for name in names:
+            x, lengths = batch[name]
+            x = project(k, w, name, x) + w[f"type_token.{modality(name)}"]
+            if k["attentive.max_positions"]:
+                table = w[f"position.{modality(name)}"]
+                assert len(table) == k["attentive.max_positions"]
+                x = x + table[: x.shape[1]]
+            parts.append(x)
+            counts.append(valid(x, lengths)[..., 0])
+        x, there = torch.cat(parts, 1), torch.cat(counts, 1)
+        has_any = there.any(1, keepdim=True)
+        hidden = torch.where((there > 0) | ~has_any, 0.0, -torch.inf)[:, None, None]
+        for i in range(depth - 1):
+            own = {name.removeprefix(f"blocks.{i}."): weight for name, weight in w.items()}
+            x = block(own, heads, x, hidden, 0.0, keys[:, None])
+        query = w[f"query.{target}"].expand(len(x), 1, -1)
+        y = F.layer_norm(x, x.shape[-1:], pool["norm1.weight"], pool["norm1.bias"])
+        queries, values = (
+            F.linear(z, pool[f"{part}.weight"], pool[f"{part}.bias"])
+            for z, part in ((query, "queries"), (y, "values"))
+        )
+        z = query + attend(pool, heads, queries, F.linear(y, pool["keys.weight"]), values, hidden)
+        found[target] = (z + mlp_of_block(pool, z))[:, 0] * has_any
+    return found
+
+
+HEADS = {"mambavl": mambavl, "mlp": mlp, "transformer": transformer, "attentive": attentive}
 
 
 # --- dropout

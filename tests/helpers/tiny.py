@@ -69,9 +69,10 @@ def make_dense_store(
     class_token: bool = False,
     segments=None,
     classes=CLASSES,
+    features=None,
 ):
-    """A finished video store of frame features that depend on the labels; returns them, (rows, views, steps,
-    width).
+    """A finished video store of frame features that depend on the labels, or of those given; returns them,
+    (rows, views, steps, width).
 
     class_token: with a level `cls`, the mean plus 1. failed: row -> status; short: row -> steps, then NaN.
     broken: (row, view, step) -> a value that all its channels have.
@@ -81,14 +82,14 @@ def make_dense_store(
     cls = Level("cls", "dense", (views, width), dtype, compressor=compressor)
     rng = np.random.default_rng(0)
     centres_v, centres_n = rng.normal(size=(3, width)), rng.normal(size=(4, width))
-    features = np.stack(
-        [
+    if features is None:
+        drawn = [
             rng.normal(size=(views, steps, width)) * 0.1
             + centres_v[s.labels.get("verb", s.labels.get("tool", 0))]
             + centres_n[s.labels.get("noun", s.labels.get("grip", 0))]
             for s in segments
         ]
-    ).astype(np.float32)
+        features = np.stack(drawn).astype(np.float32)
     lengths = np.array([(short or {}).get(row, steps) for row in range(rows)])
     features[np.broadcast_to((np.arange(steps) >= lengths[:, None])[:, None], features.shape[:3])] = np.nan
     for where, value in (broken or {}).items():
@@ -179,6 +180,7 @@ def tiny_recipe(stores, *, text=True, head="mambavl", title="tiny", **train_keys
         "mambavl": {"fusion": {"d_state": 4}, "train": {"lr_ssm": 1e-2}},
         "mlp": {"train": {}},
         "transformer": {"transformer": {"depth": 2, "num_heads": 2, "max_positions": 32}, "train": {}},
+        "attentive": {"attentive": {"depth": 2, "num_heads": 2, "max_positions": 32}, "train": {}},
     }[head]
     warmup = 0 if train_keys.get("epochs") == 1 else 1
     data = {
