@@ -148,10 +148,14 @@ def write_report(runs: list[Path], target: Path) -> dict[str, str]:
 
 def collect(runs: list[Path]) -> list[Entry]:
     """Results in the order given; runs that differ in their seed alone (one recipe, the same stores) share an
-    entry.
+    entry. A run made again, on another device for example, is shown beside the first in an entry of its own.
+    Raises UsageError for one that is named twice.
     """
-    entries: dict[str, Entry] = {}
-    for run in runs:
+    entries: dict[str, list[Entry]] = {}  # one entry, and those of repeats
+    for number, run in enumerate(runs):
+        for other in runs[:number]:
+            if run.samefile(other):
+                raise UsageError(f"{run} and {other} are the same run; name it once")
         result = read_result(run)
         read_scores(run, result.split)  # a run without scores cannot be shown: say so now
         recipe = _decided(result, "train.seed")
@@ -159,13 +163,15 @@ def collect(runs: list[Path]) -> list[Entry]:
         key = json.dumps(
             [result.recipe.get("title"), result.published, recipe, fed, result.split], sort_keys=True
         )
-        entry = entries.setdefault(key, Entry(result.title, [], [], read_classes(run)))
-        if result.seed in entry.seeds:
-            other = entry.runs[entry.seeds.index(result.seed)]
-            raise UsageError(f"{run} and {other} are the same run; name it once")
-        entry.runs.append(run)
-        entry.results.append(result)
-    return list(entries.values())
+        alike = entries.setdefault(key, [])
+        found = next((entry for entry in alike if result.seed not in entry.seeds), None)
+        if found is None:
+            title = f"{result.title}, repeat {len(alike)} ({run.name})" if alike else result.title
+            found = Entry(title, [], [], read_classes(run))
+            alike.append(found)
+        found.runs.append(run)
+        found.results.append(result)
+    return [entry for alike in entries.values() for entry in alike]
 
 
 def leak_sentences(entries: list[Entry]) -> list[str]:

@@ -68,8 +68,26 @@ def test_runs_fed_from_other_stores_are_never_averaged_and_none_counts_twice(sto
         ([0], "oracle"),
         ([1], "generic"),
     ]
-    with pytest.raises(UsageError, match="are the same run; name it once"):
-        report.collect([tmp_path / "oracle", tmp_path / "oracle"])
+    (tmp_path / "link").symlink_to(tmp_path / "oracle")
+    for twice in ("oracle", "link"):
+        with pytest.raises(UsageError, match="are the same run; name it once"):
+            report.collect([tmp_path / "oracle", tmp_path / twice])
+
+
+def test_a_run_made_again_stands_beside_the_first(stores, tmp_path):
+    for name, seed in (("one", 0), ("again", 0), ("seed1", 1), ("again1", 1), ("third", 0)):
+        train(tiny_recipe(stores, title="small", seed=seed), tmp_path / name)
+    runs = [tmp_path / name for name in ("one", "again", "seed1", "again1", "third")]
+    entries = report.collect(runs)
+    assert [entry.title for entry in entries] == [
+        "small",
+        "small, repeat 1 (again)",
+        "small, repeat 2 (third)",
+    ]
+    assert [entry.runs for entry in entries] == [runs[:1] + runs[2:3], runs[1:2] + runs[3:4], runs[4:]]
+    report.write_report(runs, tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert "small, repeat 1 (again)" in text
 
 
 def test_a_title_may_hold_anything_and_stores_may_be_gone(stores, tmp_path):
