@@ -19,6 +19,8 @@ class TrainConfig(Config):
     epochs: int = Field(default=30, ge=1)  # passes over the training rows
     # rows of an update, over all processes together; the paper does not say whether its 128 is per GPU
     batch_size: int = Field(default=128, ge=1)
+    # parts of a batch that each process computes one after the other: less memory, the same update
+    accumulate: int = Field(default=1, ge=1)
     optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: with Nesterov momentum
     lr: float = Field(default=1e-3, gt=0)  # peak learning rate of everything but the SSM
     lr_ssm: float = Field(default=3e-3, gt=0)  # peak learning rate of the SSM, A included

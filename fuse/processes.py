@@ -125,7 +125,8 @@ def _accelerator() -> Accelerator:
     steps = os.environ.get(ACCUMULATION, "1")
     if steps != "1":
         raise UsageError(
-            f"{ACCUMULATION}={steps}: an update is one batch of train.batch_size rows; unset the variable"
+            f"{ACCUMULATION}={steps}: an update is one batch of train.batch_size rows, in as many parts as "
+            "train.accumulate says; unset the variable"
         )
     wanted = _world_size()
     # Accelerate would start one process of each, all of them writing into one folder

@@ -5,6 +5,7 @@ random about a row is a function of seed, epoch and row.
 """
 
 import os
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,15 @@ from mambavl.fuse.evaluate import autocast
 from mambavl.fuse.missing import draw_dropped
 from mambavl.fuse.optimizer import TrainConfig
 from mambavl.fuse.processes import Processes
-from mambavl.fuse.targets import Labels, RunTargets, is_labelled, loss
+from mambavl.fuse.targets import Labels, RunTargets, is_labelled
+from mambavl.fuse.targets import loss as target_loss
+
+
+class Step(NamedTuple):
+    """What one process finds of an update's batch; both times the number of processes."""
+
+    last: Tensor  # loss of its last part, whose backward pass is still to come
+    value: Tensor  # loss of all its parts, without gradient
 
 
 class Steps:
@@ -49,27 +58,44 @@ class Steps:
         self.dropped = draw_dropped(self.data.has, self.config.drop_streams, seed, epoch)
         self.model.train()
 
-    def loss(self, rows: np.ndarray) -> Tensor:
-        """This process's part of the loss of a global batch, times the number of processes: their mean is
-        that of the batch, a mean over its labelled rows for each target.
+    def forward(self, rows: np.ndarray) -> Step:
+        """The losses of this process's parts of a global batch, at most `accumulate` of them, one after the
+        other. The backward pass of all but the last is done here, without an exchange between processes.
         """
-        rank, processes = self.processes.index, self.processes.count
-        mine = rows[rank::processes]
-        share = dict.fromkeys(self.labels, 0.0)
-        if not len(mine):
-            mine = rows[:1]  # the last batch is smaller than the number of processes: take part, at weight 0
-        else:
-            for name, labels in self.labels.items():
-                # DDP averages over processes, the loss over labelled rows
-                labelled = is_labelled(labels[rows])
-                share[name] = labelled[rank::processes].sum() * processes / max(labelled.sum(), 1)
+        *before, last = self._parts(len(rows))
+        values: list[Tensor] = []
+        for part in before:
+            with self.processes.accelerator.no_sync(self.model):
+                loss = self._loss(rows, part)
+                self.processes.accelerator.backward(loss)
+            values.append(loss.detach())
+        loss = self._loss(rows, last)
+        return Step(loss, torch.stack([*values, loss.detach()]).sum())
+
+    def _parts(self, rows: int) -> list[np.ndarray]:
+        """Which of a batch's rows this process computes, part by part; at least one part."""
+        mine = np.arange(rows)[self.processes.index :: self.processes.count]
+        return np.array_split(mine, min(self.config.accumulate, max(len(mine), 1)))
+
+    def _loss(self, rows: np.ndarray, part: np.ndarray) -> Tensor:
+        """What a part adds to the loss of a global batch, times the number of processes: the mean over them
+        is the loss, of each target a mean over its labelled rows.
+        """
+        share = {}
+        for name, labels in self.labels.items():
+            # DDP averages over processes, the loss over labelled rows
+            labelled = is_labelled(labels[rows])
+            share[name] = labelled[part].sum() * self.processes.count / max(labelled.sum(), 1)
+        # the last batch may be smaller than the number of processes: take part all the same, at weight 0
+        mine = rows[part] if len(part) else rows[:1]
         device = self.processes.device
         keys = row_keys(self.config.seed, self.epoch, mine).to(device)
         with autocast(device, self.precision):
             out = self.model(self.data.batch(mine, device, self.views[mine], self.dropped), keys)
         losses = []
         for name, logits in out.items():
-            own = loss(name, self.targets, logits, self.labels[name][mine], self.config.label_smoothing)
+            labels, smoothing = self.labels[name][mine], self.config.label_smoothing
+            own = target_loss(name, self.targets, logits, labels, smoothing)
             losses.append(float(share[name]) * self.targets.weights[name] * own)
         return torch.stack(losses).sum()
 

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from mambavl.cache import fsops
 from mambavl.configs.errors import DataError, Interrupted, UsageError
@@ -41,7 +40,7 @@ from mambavl.fuse.run import (
     refuse_other_stores,
     write_inputs,
 )
-from mambavl.fuse.steps import Steps
+from mambavl.fuse.steps import Step, Steps
 from mambavl.fuse.targets import RunTargets, is_labelled, log_prior, refuse_unlabelled
 
 OnEpoch = Callable[[CurveLine], None]
@@ -186,14 +185,14 @@ class _Trainer:
         for number, rows in enumerate(batches):
             if number < self.batch:
                 continue  # done before the run was interrupted
-            loss = self.processes.step(partial(self.steps.loss, rows), stop=should_stop())
-            if loss is None:  # every process stops at the same batch
+            step = self.processes.step(partial(self.steps.forward, rows), stop=should_stop())
+            if step is None:  # every process stops at the same batch
                 self.processes.once(self._save)
                 raise Interrupted(f"{self.run}: stopped in epoch {self.epoch + 1}; the same command resumes")
-            self.loss_sum += self._update(number, rows, loss)
+            self.loss_sum += self._update(number, rows, step)
             self.batch = number + 1
 
-    def _update(self, number: int, rows: np.ndarray, loss: Tensor) -> float:
+    def _update(self, number: int, rows: np.ndarray, step: Step) -> float:
         """One optimiser update; returns the batch's mean loss.
 
         From here to its end a step is one exchange between the processes. An error of one alone cannot be
@@ -202,10 +201,10 @@ class _Trainer:
         update = self.epoch * self.updates_per_epoch + number
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self._factor(update)
-        self.accelerator.backward(loss)
+        self.accelerator.backward(step.last)
         limit = self.config.clip_norm or math.inf
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
-        value = self.processes.sum([float(loss.detach())])[0] / self.processes.count
+        value = self.processes.sum([float(step.value)])[0] / self.processes.count
         # gradients are averaged, so all processes see the same
         if not (math.isfinite(norm) and math.isfinite(value)):
             evaluate.refuse_broken_features(self.run, self.data, rows, [self.steps.views[rows]])

@@ -59,7 +59,11 @@ def test_alone_an_error_is_what_it_was(tmp_path):
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
-        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "one batch of train.batch_size rows; unset"),
+        (
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+            "4",
+            "as many parts as train.accumulate says; unset",
+        ),
         ("WORLD_SIZE", "2", "RANK is not set: no launcher has started this process"),
         ("WORLD_SIZE", "two", "WORLD_SIZE=two: expected a number of processes"),
     ],

@@ -281,6 +281,7 @@ HARMLESS = {  # listed once more: test_train.py resumes with another value of ea
     "data.allow_missing",
     "data.resident",
     "data.verify",
+    "train.accumulate",
     "train.eval_every",
     "train.checkpoint_every",
 }

@@ -1,7 +1,5 @@
 """The loss of a batch: however many share it, the sum of what its rows and targets add."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -9,6 +7,7 @@ import torch
 from helpers.tools import make_tool_stores, tool_recipe
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.data import FeatureData
+from mambavl.fuse.processes import Processes
 from mambavl.fuse.recipe import build_head, run_targets
 from mambavl.fuse.steps import Steps
 
@@ -23,30 +22,48 @@ def steps_of(recipe, index=0, count=1):
     data = FeatureData(recipe.sources, recipe.data)
     targets = run_targets(recipe, data)
     labels = {name: targets.labels(data.labels, name) for name in targets.outputs}
-    processes = SimpleNamespace(index=index, count=count, device=torch.device("cpu"))
+    processes = Processes()
+    processes.index, processes.count = index, count
     found = Steps(build_head(recipe, data, targets), data, targets, labels, recipe.train, processes)
     found.begin(1)
     return found
 
 
 def loss_and_gradient(steps, rows):
-    loss = steps.loss(rows)
-    loss.backward()
-    return loss.item(), torch.cat([weight.grad.flatten() for weight in steps.model.parameters()])
+    step = steps.forward(rows)
+    step.last.backward()
+    return step.value.item(), torch.cat([weight.grad.flatten() for weight in steps.model.parameters()])
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 7])
+def recipe_of(stores, **train_keys):
+    return tool_recipe(stores, ("targets.tool.weight", 0.5), ("head.dropout", 0.3), **train_keys)
+
+
+@pytest.mark.parametrize(("count", "parts"), [(2, 1), (3, 1), (4, 1), (7, 1), (1, 3), (2, 2), (3, 8)])
 @pytest.mark.parametrize("batch", [1, 5, 16])
-def test_the_mean_over_processes_is_the_loss_of_the_whole_batch(stores, batch, count):
-    """Rows without some label among them; more processes than rows, too."""
-    recipe = tool_recipe(stores, ("targets.tool.weight", 0.5), ("head.dropout", 0.3))
+def test_the_mean_over_processes_is_the_loss_of_the_whole_batch(stores, batch, count, parts):
+    """Rows without some label among them; more processes or parts than rows, too."""
+    recipe = recipe_of(stores)
     rows = FeatureData(recipe.sources, recipe.data).train[:batch]
     whole, gradient = loss_and_gradient(steps_of(recipe), rows)
+    recipe = recipe_of(stores, accumulate=parts)
     shared = [loss_and_gradient(steps_of(recipe, index, count), rows) for index in range(count)]
     assert np.mean([loss for loss, _ in shared]) == pytest.approx(whole, rel=1e-5)
     torch.testing.assert_close(
         torch.stack([of_rank for _, of_rank in shared]).mean(0), gradient, rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("count", "parts", "sizes"), [(1, 1, [10]), (1, 4, [3, 3, 2, 2]), (1, 30, [1] * 10), (3, 2, [2, 2])]
+)
+def test_a_part_is_computed_alone(stores, count, parts, sizes):
+    """Ten rows: of one process, or the first of three, which has four of them."""
+    recipe, seen = recipe_of(stores, accumulate=parts), []
+    steps = steps_of(recipe, 0, count)
+    steps.model.register_forward_hook(lambda head, given, out: seen.append(len(out["tool"])))
+    steps.forward(steps.data.train[:10])
+    assert seen == sizes
 
 
 def test_a_precision_that_heads_are_not_trained_in_is_refused(stores, monkeypatch):

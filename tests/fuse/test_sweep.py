@@ -302,14 +302,14 @@ def test_an_evaluation_that_diverges_ends_its_point_on_all_processes(stores, tmp
 
 def test_an_error_on_one_process_is_everybodys(stores, tmp_path, monkeypatch):
     """Out of memory in the forward pass of the second process alone; the next point is trained by both."""
-    loss = steps.Steps.loss
+    forward = steps.Steps.forward
 
     def fail_on_second(self, *args):
         if self.config.lr == 5e-3 and self.processes.index == 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return loss(self, *args)
+        return forward(self, *args)
 
-    monkeypatch.setattr(steps.Steps, "loss", fail_on_second)
+    monkeypatch.setattr(steps.Steps, "forward", fail_on_second)
     out = tmp_path / "out"
 
     def two():

@@ -120,6 +120,43 @@ def test_two_processes_train_what_one_trains_with_dropout(stores, tmp_path, head
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+OPTIONS = {"accumulate": 4}  # of training, other than they are by default
+
+
+@pytest.mark.parametrize("stop_after", [4, 7, 9])
+def test_a_run_with_every_option_resumes_to_the_same_bits(stores, tmp_path, stop_after):
+    train(tiny_recipe(stores, **OPTIONS), tmp_path / "whole")
+    calls = iter(range(1000))
+    with pytest.raises(Interrupted):
+        train(tiny_recipe(stores, **OPTIONS), tmp_path / "run", should_stop=lambda: next(calls) >= stop_after)
+    train(tiny_recipe(stores, **OPTIONS), tmp_path / "run")
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_train_with_every_option_what_one_does(stores, tmp_path, count):
+    """Batches of 7, so that one process has more rows than another, and more parts."""
+    recipe = tiny_recipe(stores, batch_size=7, epochs=2, optimizer="sgd", **OPTIONS)
+    train(recipe, tmp_path / "one")
+    codes = wait_for_group(start_group(lambda: train(recipe, tmp_path / "many"), tmp_path, count))
+    assert codes == [0] * count, "".join(path.read_text() for path in sorted(tmp_path.glob("rank-*.log")))
+    one, many = weights(tmp_path / "one"), weights(tmp_path / "many")
+    for name, value in one.items():
+        torch.testing.assert_close(many[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_goes_on_with_its_batches_in_other_parts(stores, tmp_path):
+    train(tiny_recipe(stores), tmp_path / "whole")
+    calls = iter(range(1000))
+    with pytest.raises(Interrupted):
+        train(tiny_recipe(stores), tmp_path / "run", should_stop=lambda: next(calls) >= 5)
+    train(tiny_recipe(stores, accumulate=3), tmp_path / "run")
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, rtol=1e-4, atol=1e-5)
+
+
 def test_a_finished_run_is_returned_and_another_recipe_refused(stores, tmp_path):
     first = train(tiny_recipe(stores), tmp_path / "run")
     assert train(tiny_recipe(stores), tmp_path / "run") == first
