@@ -60,14 +60,26 @@ def idle(raw: dict[str, Any]) -> dict[str, Need]:
         "data.missing": "refuse",
         "fusion.mixer": preset.get("mixer", "mamba"),
         "train.optimizer": "adamw",
+        **{loss: "cross_entropy" for key in given if (loss := _loss_beside(key))},
         **given,
     }
     found: dict[str, Need] = {}
     for key in given:
-        for needed, value in NEEDS.get(key, ()):
+        for needed, value in _needs_of(key):
             if values[needed] != value:
                 found.setdefault(key, Need(needed, value, values[needed]))
     return found
+
+
+def _needs_of(key: str) -> list[tuple[str, str]]:
+    loss = _loss_beside(key)
+    return [(loss, "focal")] if loss else NEEDS.get(key, [])
+
+
+def _loss_beside(key: str) -> str | None:
+    """`targets.NAME.loss` for `targets.NAME.gamma`, which acts on a focal loss alone; None for other keys."""
+    section, _, rest = key.partition(".")
+    return f"{key.removesuffix('gamma')}loss" if section == "targets" and rest.endswith(".gamma") else None
 
 
 def without(raw: dict[str, Any], keys: Iterable[str], prefix: str = "") -> dict[str, Any]:

@@ -198,8 +198,8 @@ def asks(key: str, value: Any, need: Need) -> bool:
     """Whether a key that cannot act asks for something. One with its default does not, for a resolved recipe
     has all keys of the sections that its head reads; a section of another head is never read.
     """
-    section, name = key.split(".")
-    record = model_in(Recipe.model_fields[section].annotation)
+    section, *_, name = key.split(".")
+    record = TargetConfig if section == "targets" else model_in(Recipe.model_fields[section].annotation)
     assert record is not None  # NEEDS names keys of sections
     is_anothers = need.key == "head.name" and section == OWN[need.value][0]
     return is_anothers or value != record.model_fields[name].default

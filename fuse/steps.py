@@ -15,11 +15,11 @@ from mambavl.configs.errors import UsageError
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.dropout import row_keys
 from mambavl.fuse.evaluate import autocast
+from mambavl.fuse.losses import loss as target_loss
 from mambavl.fuse.missing import draw_dropped
 from mambavl.fuse.optimizer import TrainConfig
 from mambavl.fuse.processes import Processes
 from mambavl.fuse.targets import Labels, RunTargets, is_labelled
-from mambavl.fuse.targets import loss as target_loss
 
 
 class Step(NamedTuple):

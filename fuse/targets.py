@@ -1,7 +1,6 @@
-"""The targets of a run: what the rows are labelled with, what the recipe trains of it, and the losses.
+"""The targets of a run: what the rows are labelled with, and what the recipe trains of it.
 
-    stores' classes, recipe -> RunTargets: classifiers (target -> columns), labels, measures
-    logits, labels          -> loss: cross-entropy of single-label targets, binary of multi-label ones, summed
+    stores' classes, recipe -> RunTargets: classifiers (target -> columns), labels, losses, measures
 
 A derived target (action = verb x noun) has no classifier and no loss unless the recipe ranks it by `pairs`:
 then it has a column for each combination that training rows show, and parts that have no classifier
@@ -10,7 +9,7 @@ themselves are sums over their pairs.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -34,6 +33,10 @@ class TargetConfig(Config):
     """How one target is trained; without a section of its own, it is trained with these defaults."""
 
     weight: float = Field(default=1.0, gt=0)  # of its loss in the sum over targets
+    # cross_entropy: binary and for each class where a row may have several; focal: the same, with less weight
+    # on what the head is right about already
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    gamma: float = Field(default=2.0, ge=0)  # of the focal loss; 0 is cross-entropy
     # names of the streams that reach its classifier; absent: all but the questions about other targets
     streams: list[str] | None = None
     # of a target derived from others, such as action. product: of its parts' probabilities, as EK100 ranks
@@ -49,6 +52,8 @@ class RunTargets:
     outputs: Mapping[str, int]  # target -> columns of its classifier, in the order in which they are drawn
     weights: Mapping[str, float]  # target -> weight of its loss
     known: tuple[str, ...]  # targets of the stores, trained or not; a question may be about any
+    # target -> gamma of its focal loss; the others have cross-entropies
+    focal: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -144,8 +149,11 @@ def choose(
         if name not in outputs and config != TargetConfig():
             raise UsageError(f"targets.{name} changes nothing: {name} has no classifier of its own here")
     weights = {name: configs.get(name, TargetConfig()).weight for name in outputs}
+    focal = {
+        name: configs[name].gamma for name in outputs if name in configs and configs[name].loss == "focal"
+    }
     chosen = replace(classes, targets=targets, derived=derived)
-    return RunTargets(chosen, outputs, weights, tuple(classes.targets))
+    return RunTargets(chosen, outputs, weights, tuple(classes.targets), focal)
 
 
 def pairs_of(classes: Classes, labels: Labels, rows: np.ndarray) -> dict[str, Pairs]:
@@ -172,25 +180,6 @@ def refuse_unlabelled(targets: RunTargets, labels: Labels, rows: np.ndarray) -> 
             f"none of the {len(rows)} training rows has a label of {name}, so nothing can be learnt of it; "
             f"leave it out with --set 'use_targets=[{', '.join(others)}]'"
         )
-
-
-def loss(
-    name: str, targets: RunTargets, logits: Tensor, labels: np.ndarray, label_smoothing: float
-) -> Tensor:
-    """The mean loss over the labelled rows of a batch, in float32; 0 where none is. logits (B, columns);
-    labels (B,), or (B, columns) 0 or 1; -1: no label. Smoothing is of single-label targets.
-    """
-    # which rows count is decided here, not on the device, which would have to be waited for
-    known = is_labelled(labels)
-    logits = logits.float()
-    if not known.any():
-        return 0.0 * logits.sum()  # takes part in the exchange of gradients all the same
-    wanted = torch.from_numpy(labels[known]).to(logits.device)
-    if not known.all():
-        logits = logits[torch.from_numpy(np.flatnonzero(known)).to(logits.device)]
-    if targets.is_single(name):
-        return F.cross_entropy(logits, wanted, label_smoothing=label_smoothing)
-    return F.binary_cross_entropy_with_logits(logits, wanted.float())
 
 
 def log_prior(targets: RunTargets, labels: Labels, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -41,6 +41,13 @@ def test_every_key_of_a_section_needs_its_head():
         (("fusion.expand=2", "fusion.mixer=plain"), {"fusion.expand": ("fusion.mixer", "mamba", "plain")}),
         (("fusion.expand=2", "fusion.preset=paper"), {"fusion.expand": ("fusion.mixer", "mamba", "plain")}),
         (("fusion.expand=2", "fusion.preset=paper", "fusion.mixer=mamba"), {}),
+        (("targets.verb.gamma=1",), {"targets.verb.gamma": ("targets.verb.loss", "focal", "cross_entropy")}),
+        (
+            ("targets.verb.gamma=1", "targets.noun.loss=focal"),
+            {"targets.verb.gamma": ("targets.verb.loss", "focal", "cross_entropy")},
+        ),
+        (("targets.verb.gamma=1", "targets.verb.loss=focal"), {}),
+        (("targets.gamma=1", "targets.verb.weight=1"), {}),
         (("fusion=3", "head=mlp", "transformer=[]"), {}),  # refused elsewhere
         (("head.name=[1]", "fusion.preset={a = 1}", "train=2"), {}),
     ],

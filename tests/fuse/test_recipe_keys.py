@@ -2,6 +2,7 @@
 the weights, and to those that the documentation promises.
 """
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import StreamShape
 from mambavl.fuse.idle import OWN
 from mambavl.fuse.recipe import Recipe
+from mambavl.fuse.targets import TargetConfig
 from mambavl.fuse.train import train
 
 # largest difference of a weight between float32 and float64; up to 5e-6 was seen
@@ -49,6 +51,7 @@ OF_HEAD = {
 }
 SGD = {"train.optimizer": "sgd", "train.lr": 0.5, "train.clip_norm": 0.5}
 BF16 = {"train.precision": "bf16"}
+FOCAL = {"targets.verb.loss": "focal", "targets.noun.loss": "focal"}
 
 # head, keys beside the base's, what is changed
 CASES = [
@@ -77,6 +80,11 @@ CASES = [
     ("transformer", {**SGD, "train.lr": 0.1}, {"train.clip_norm": 0.0}),
     *((head, {}, {"train.drop_streams": dict.fromkeys(STREAMS, 0.6)}) for head in KINDS),
     ("mambavl", {"fusion.pad_text_to": 9}, {"train.drop_streams": {"verb_question": 0.4}}),
+    ("mambavl", {}, {"targets.verb.weight": 0.4}),
+    ("mambavl", {}, {"targets.verb.loss": "focal"}),
+    ("mlp", {}, {"targets.noun.loss": "focal"}),
+    ("mambavl", FOCAL, {"targets.verb.gamma": 0.5}),
+    ("transformer", FOCAL, {"targets.noun.gamma": 4.0}),
     ("mambavl", {}, {"train.seed": 5}),
     ("transformer", SGD, {"train.seed": 2**63 - 1}),
     ("mlp", SGD, BF16),
@@ -183,7 +191,8 @@ class Trainer:
         """A head's own weights, drawn after torch.manual_seed(seed), the released start laid over them."""
         keys = plain.resolved(keys)
         kind, config = KINDS[keys["head.name"]]
-        settings = {key.partition(".")[2]: v for key, v in keys.items() if not key.startswith("train.")}
+        of_head = {key: v for key, v in keys.items() if not key.startswith(("train.", "targets."))}
+        settings = {key.partition(".")[2]: v for key, v in of_head.items()}
         init = settings.pop("init", "mamba")
         settings = {key: value for key, value in settings.items() if key not in ("name", "preset")}
         torch.manual_seed(keys["train.seed"])
@@ -239,5 +248,8 @@ def test_every_key_has_a_case():
     for section in ("head", *(name for name, _ in OWN.values()), "train"):
         record = model_in(Recipe.model_fields[section].annotation)
         keys |= {f"{section}.{key}" for key in record.model_fields}
+    keys |= {f"targets.{key}" for key in TargetConfig.model_fields}
     tried = {key for _, _, change in CASES for key in change} | HARMLESS.keys()
-    assert tried == keys - {"head.name"}  # of which all are cases
+    tried = {re.sub(r"^targets\.\w+", "targets", key) for key in tried}
+    # all are cases of a head's name; streams and pairs have theirs in test_own_targets.py
+    assert tried == keys - {"head.name", "targets.streams", "targets.ranked_by"}

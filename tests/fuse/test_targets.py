@@ -1,6 +1,5 @@
-"""What a run trains of the stores' targets: choices, labels, losses and priors, counted by hand."""
+"""What a run trains of the stores' targets: choices, labels and priors, counted by hand."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +15,6 @@ from mambavl.fuse.targets import (
     is_labelled,
     log_prior,
     log_probabilities,
-    loss,
     pairs_of,
     read_labels,
     refuse_unlabelled,
@@ -124,46 +122,6 @@ def test_a_choice_that_cannot_be_meant_is_refused(used, configs, said):
 def test_rows_without_labels_train_nothing():
     with pytest.raises(UsageError, match="the stores' rows have no labels"):
         choose(Classes({}), None, {}, {})
-
-
-def test_single_label_losses_are_cross_entropies_over_labelled_rows():
-    """By the formula: -sum_c q_c log p_c with q = (1 - s) one-hot + s / C."""
-    targets, logits = choose(OWN, None, {}, {}), torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    found = loss("tool", targets, logits, LABELS["tool"], 0.25)
-    per_row = []
-    for row, label in enumerate(LABELS["tool"].tolist()):
-        if label >= 0:
-            logs = logits[row].double() - logits[row].double().exp().sum().log()
-            wanted = torch.full((3,), 0.25 / 3, dtype=torch.float64)
-            wanted[label] += 0.75
-            per_row.append(-(wanted * logs).sum())
-    assert len(per_row) == 4
-    torch.testing.assert_close(found.double(), torch.stack(per_row).mean(), rtol=1e-6, atol=0)
-
-
-def test_multi_label_losses_are_binary_and_masked():
-    targets, logits = choose(OWN, None, {}, {}), torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
-    logits.requires_grad_()
-    found = loss("scene", targets, logits, LABELS["scene"], 0.25)
-    terms = []
-    for row in (0, 1, 4):
-        for column in range(3):
-            p = 1 / (1 + math.exp(-logits[row, column].item()))
-            terms.append(-math.log(p if LABELS["scene"][row, column] else 1 - p))
-    assert found.item() == pytest.approx(sum(terms) / 9, rel=1e-6)
-    found.backward()
-    assert (logits.grad[[2, 3]] == 0).all()
-    assert (logits.grad[[0, 1, 4]] != 0).all()
-
-
-@pytest.mark.parametrize("name", ["tool", "scene"])
-def test_a_batch_without_a_label_costs_nothing_and_keeps_its_gradient(name):
-    targets, logits = choose(OWN, None, {}, {}), torch.randn(2, 3, requires_grad=True)
-    labels = np.full_like(LABELS[name][:2], -1)
-    found = loss(name, targets, logits, labels, 0.1)
-    found.backward()
-    assert found.item() == 0
-    assert (logits.grad == 0).all()
 
 
 def test_priors_count_labels_and_one_more():

@@ -75,7 +75,8 @@ def train(keys: Keys, weights: Weights, data: "Data") -> Weights:
         with torch.autocast("cpu", torch.bfloat16, enabled=k["train.precision"] == "bf16"):
             logits = forward(k, weights, data.batch(k, rows, epoch), drop_keys)
         losses = [
-            cross_entropy(of_rows.to(data.dtype), data.labels[target][rows], k["train.label_smoothing"])
+            k.get(f"targets.{target}.weight", 1.0)
+            * cost(k, target, of_rows.to(data.dtype), data.labels[target][rows])
             for target, of_rows in logits.items()
         ]
         gradients = dict(zip(weights, torch.autograd.grad(sum(losses), list(weights.values())), strict=True))
@@ -128,8 +129,11 @@ def decays(name: str, weight: Tensor) -> bool:
     return weight.ndim > 1 and name.split(".")[0] not in ("a_log", "position")
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    log_p = logits.log_softmax(-1)
+def cost(k: Keys, target: str, logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, or the focal loss: -(1 - p)^gamma log p in place of -log p."""
+    log_p, smoothing = logits.log_softmax(-1), k["train.label_smoothing"]
+    if k.get(f"targets.{target}.loss") == "focal":
+        log_p = (1 - log_p.exp()) ** k.get(f"targets.{target}.gamma", 2.0) * log_p
     hit = log_p.gather(1, labels[:, None])[:, 0]
     return -((1 - smoothing) * hit + smoothing * log_p.mean(1)).mean()
 

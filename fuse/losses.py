@@ -1,0 +1,61 @@
+"""What a target's logits cost in training.
+
+    one class a row     -sum_c q_c log p_c   p: softmax, q: the label, smoothed over all classes
+    any number          -mean_c log p_c      p_c: the probability of what the row says of class c, yes or no
+    focal               each log p_c times (1 - p_c)^gamma, so that rows and classes that are right already
+                        cost little (Lin et al., 2017, eq. 4, without its balance alpha)
+
+B batch, C columns of the target's classifier.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mambavl.fuse.targets import RunTargets, is_labelled
+
+
+def loss(
+    name: str, targets: RunTargets, logits: Tensor, labels: np.ndarray, label_smoothing: float
+) -> Tensor:
+    """The mean loss over the labelled rows of a batch, in float32; 0 where none is. logits (B, C); labels
+    (B,), or (B, C) 0 or 1; -1: no label. Smoothing is of single-label targets.
+    """
+    # which rows count is decided here, not on the device, which would have to be waited for
+    known = is_labelled(labels)
+    logits = logits.float()
+    if not known.any():
+        return 0.0 * logits.sum()  # takes part in the exchange of gradients all the same
+    wanted = torch.from_numpy(labels[known]).to(logits.device)
+    if not known.all():
+        logits = logits[torch.from_numpy(np.flatnonzero(known)).to(logits.device)]
+    is_single, gamma = targets.is_single(name), targets.focal.get(name)
+    if gamma is not None:
+        return (
+            _focal(logits, wanted, label_smoothing, gamma)
+            if is_single
+            else _focal_binary(logits, wanted, gamma)
+        )
+    if is_single:
+        return F.cross_entropy(logits, wanted, label_smoothing=label_smoothing)
+    return F.binary_cross_entropy_with_logits(logits, wanted.float())
+
+
+def _focal(logits: Tensor, wanted: Tensor, label_smoothing: float, gamma: float) -> Tensor:
+    """logits (B, C), wanted (B,)."""
+    costs = _focused(logits.log_softmax(-1), gamma)
+    hit = costs.gather(1, wanted[:, None])[:, 0]
+    return ((1 - label_smoothing) * hit + label_smoothing * costs.mean(1)).mean()
+
+
+def _focal_binary(logits: Tensor, wanted: Tensor, gamma: float) -> Tensor:
+    """logits and wanted (B, C)."""
+    return _focused(F.logsigmoid(torch.where(wanted == 1, logits, -logits)), gamma).mean()
+
+
+def _focused(log_p: Tensor, gamma: float) -> Tensor:
+    """-(1 - p)^gamma log p."""
+    # of a p that is 1 to rounding the power has no gradient where gamma is below 1
+    missed = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
+    return -(missed**gamma) * log_p
