@@ -9,7 +9,7 @@ JSON: loading runs no code.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -19,11 +19,27 @@ from mambavl.cache import fsops
 from mambavl.configs.errors import DataError
 
 COMPLETE = "COMPLETE.json"
+MODEL, AVERAGE = "model.safetensors", "average.safetensors"
 KEPT = 2
 
 
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    state: dict[str, Any]
+    average: dict[str, Tensor] | None  # moving averages of the weights, where they are taken
+    complaints: list[str]  # damaged checkpoints that were passed over
+
+
 def save_checkpoint(
-    folder: Path, step: int, model: dict[str, Tensor], optimizer: dict[str, Any], state: dict[str, Any]
+    folder: Path,
+    step: int,
+    model: dict[str, Tensor],
+    optimizer: dict[str, Any],
+    state: dict[str, Any],
+    average: dict[str, Tensor] | None = None,
 ) -> None:
     """Write `folder/step-N` whole or not at all, then remove all but the newest two."""
     final = folder / f"step-{step:08d}"
@@ -35,12 +51,12 @@ def save_checkpoint(
         return
     tensors, scalars = _split_optimizer(optimizer)
     files = {
-        "model.safetensors": save(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}
-        ),
+        MODEL: _packed(model),
         "optimizer.safetensors": save(tensors),
         "state.json": json.dumps({**state, "step": step, "optimizer": scalars}, sort_keys=True).encode(),
     }
+    if average is not None:
+        files[AVERAGE] = _packed(average)
     _sweep_temporaries(folder)
     fsops.make_folder(temporary)
     for name, data in files.items():
@@ -53,13 +69,9 @@ def save_checkpoint(
         fsops.remove_folder(old)
 
 
-def load_checkpoint(
-    folder: Path,
-) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any], list[str]] | None:
-    """(model, optimizer, state, complaints) of the newest sound checkpoint; None when there is none at all.
-
-    complaints names the damaged ones that were skipped. Raises DataError when all are damaged: training never
-    silently starts over.
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest sound checkpoint; None when there is none at all. Raises DataError when all are damaged:
+    training never silently starts over.
     """
     complaints = []
     for path in reversed(_steps(folder)):
@@ -69,7 +81,8 @@ def load_checkpoint(
             continue
         state = json.loads(files["state.json"])
         optimizer = _join_optimizer(load(files["optimizer.safetensors"]), state.pop("optimizer"))
-        return load(files["model.safetensors"]), optimizer, state, complaints
+        average = load(files[AVERAGE]) if AVERAGE in files else None
+        return Checkpoint(load(files[MODEL]), optimizer, state, average, complaints)
     if complaints:
         raise DataError(
             "no checkpoint can be loaded:\n" + "\n".join(complaints) + "\nremove the folder to start over"
@@ -123,7 +136,11 @@ def _join_optimizer(tensors: dict[str, Tensor], scalars: dict[str, Any]) -> dict
 
 def save_weights(path: Path, model: dict[str, Tensor]) -> None:
     """The finished head's weights as one safetensors file."""
-    fsops.write_file(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}))
+    fsops.write_file(path, _packed(model))
+
+
+def _packed(model: dict[str, Tensor]) -> bytes:
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in model.items()})
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

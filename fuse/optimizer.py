@@ -1,5 +1,8 @@
-"""The optimiser and its schedule: the keys of [train], parameter groups, the learning rate of an update."""
+"""The optimiser and its schedule: the keys of [train], parameter groups, the learning rate of an update; and
+averages of weights.
+"""
 
+import copy
 import math
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -37,6 +40,8 @@ class TrainConfig(Config):
     decay_all: bool = False  # decay A_log, D, biases and norms as well, as the released code does
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)  # share of each label spread over all classes
     clip_norm: float = Field(default=1.0, ge=0)  # largest norm of all gradients together; 0: no clipping
+    # decay of a moving average of the weights, which is then what is scored and saved; 0: none
+    ema: float = Field(default=0.0, ge=0, lt=1)
     # names of streams -> probability that a row loses them for an epoch of training. A row that would lose
     # every stream it has loses none
     drop_streams: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default={})
@@ -89,3 +94,22 @@ def build_optimizer(head: Head, config: TrainConfig) -> torch.optim.Optimizer:
             described, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
         )
     return torch.optim.AdamW(described, lr=config.lr, betas=(0.9, 0.999))
+
+
+class Average:
+    """A copy of a head whose weights are moving averages of its own. After update t, with the decay d,
+
+        average = sum_i d^(t - i) w_i / sum_i d^(t - i), over the updates i = 1 .. t
+
+    so the random start is no part of it, as with Adam's moments (Kingma and Ba, 2015, section 3).
+    """
+
+    def __init__(self, head: Head, decay: float) -> None:
+        self.head, self.decay = copy.deepcopy(head), decay
+
+    @torch.no_grad()
+    def update(self, head: Head, number: int) -> None:
+        """Take in the weights after an update; number: which one, from 1."""
+        share = (1 - self.decay) / (1 - self.decay**number)
+        for average, weight in zip(self.head.parameters(), head.parameters(), strict=True):
+            average.lerp_(weight, share)

@@ -190,8 +190,9 @@ WITHOUT_WEIGHT = (
 def what_decides(recipe: Recipe) -> dict[str, Any]:
     """The recipe as in its TOML file, defaults filled in, without what changes no weight or cannot act."""
     raw = recipe.model_dump(mode="json", exclude_none=True)
-    silent = [f"targets.{name}" for name, config in recipe.targets.items() if config == TargetConfig()]
-    return without(raw, [*WITHOUT_WEIGHT, *idle(raw), *silent])
+    found = without(raw, [*WITHOUT_WEIGHT, *idle(raw)])
+    targets = {name: TargetConfig.model_validate(keys) for name, keys in found["targets"].items()}
+    return without(found, [f"targets.{name}" for name, one in targets.items() if one == TargetConfig()])
 
 
 def asks(key: str, value: Any, need: Need) -> bool:

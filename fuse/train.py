@@ -23,7 +23,7 @@ from mambavl.fuse import checkpoint, evaluate, owner
 from mambavl.fuse.data import FeatureData, epoch_batches
 from mambavl.fuse.head import Head
 from mambavl.fuse.missing import count_missing
-from mambavl.fuse.optimizer import build_optimizer, learning_rate
+from mambavl.fuse.optimizer import Average, build_optimizer, learning_rate
 from mambavl.fuse.processes import Processes
 from mambavl.fuse.recipe import Recipe, build_head, run_targets
 from mambavl.fuse.result import Metrics, Result, Trained
@@ -148,6 +148,8 @@ class _Trainer:
         self.processes, self.accelerator = processes, processes.accelerator
         self.updates_per_epoch = math.ceil(len(self.rows) / self.config.batch_size)
         self.model, self.optimizer = self.accelerator.prepare(head, build_optimizer(head, self.config))
+        self.head: Head = self.accelerator.unwrap_model(self.model)
+        self.average = Average(self.head, self.config.ema) if self.config.ema else None
         self.steps = Steps(self.model, data, targets, labels, self.config, processes)
         self.epoch, self.batch, self.loss_sum = 0, 0, 0.0
         self.seconds = 0.0
@@ -167,10 +169,15 @@ class _Trainer:
 
     def finish(self, trained: Trained) -> None:
         """Write the weights, score them, write the result; the checkpoints have served."""
-        head = self.accelerator.unwrap_model(self.model)
+        head = self.scored
         checkpoint.save_weights(self.run / MODEL, head.state_dict())
         evaluate.evaluate_head(head, self.data, self.targets, self.recipe, self.run, self.prior, trained)
         fsops.remove_folder(self.run / CHECKPOINTS)
+
+    @property
+    def scored(self) -> Head:
+        """The head with the weights that are scored and saved."""
+        return self.average.head if self.average else self.head
 
     def _record(self, line: CurveLine, on_epoch: OnEpoch) -> None:
         with open(self.run / CURVES, "a", encoding="utf-8") as curves:
@@ -208,14 +215,15 @@ class _Trainer:
         # gradients are averaged, so all processes see the same
         if not (math.isfinite(norm) and math.isfinite(value)):
             evaluate.refuse_broken_features(self.run, self.data, rows, [self.steps.views[rows]])
-            head = self.accelerator.unwrap_model(self.model)
             ids = ", ".join(self.data.segments[row].narration_id for row in rows[:5])
             raise DataError(
                 f"{self.run}: diverged: loss {value}, gradient norm {norm} in epoch {self.epoch + 1}, "
-                f"batch {number + 1} (rows {ids}, ...); lower {evaluate.rates_of(head)}"
+                f"batch {number + 1} (rows {ids}, ...); lower {evaluate.rates_of(self.head)}"
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.average:
+            self.average.update(self.head, update + 1)
         return value
 
     def _factor(self, update: int) -> float:
@@ -237,9 +245,9 @@ class _Trainer:
         return line
 
     def _measure(self) -> Metrics:
-        head, rows = self.accelerator.unwrap_model(self.model), self.data.evaluation
+        rows = self.data.evaluation
         scores = evaluate.score(
-            head,
+            self.scored,
             self.data,
             self.targets,
             rows,
@@ -257,21 +265,26 @@ class _Trainer:
             "loss_sum": self.loss_sum,
             "seconds": self.seconds,
         }
-        head = self.accelerator.unwrap_model(self.model)
-        step = self.epoch * self.updates_per_epoch + self.batch
         checkpoint.save_checkpoint(
-            self.run / CHECKPOINTS, step, head.state_dict(), self.optimizer.state_dict(), position
+            self.run / CHECKPOINTS,
+            self.epoch * self.updates_per_epoch + self.batch,
+            self.head.state_dict(),
+            self.optimizer.state_dict(),
+            position,
+            self.average.head.state_dict() if self.average else None,
         )
 
     def _resume(self) -> None:
         found = checkpoint.load_checkpoint(self.run / CHECKPOINTS)
         if found is None:
             return
-        model, optimizer, state, complaints = found
-        for complaint in complaints:
+        for complaint in found.complaints:
             self.accelerator.print(f"passed over a checkpoint: {complaint}")
-        self.accelerator.unwrap_model(self.model).load_state_dict(model)
-        self.optimizer.load_state_dict(optimizer)
+        self.head.load_state_dict(found.model)
+        self.optimizer.load_state_dict(found.optimizer)
+        if self.average and found.average:
+            self.average.head.load_state_dict(found.average)
+        state = found.state
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.loss_sum, self.seconds = state["loss_sum"], state["seconds"]
 

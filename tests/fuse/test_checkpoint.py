@@ -23,7 +23,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_none_left_is_an_error(tmp_path)
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept == ["step-00000002", "step-00000003"]  # one older one stays until the next is safe
     save_checkpoint(tmp_path, 3, model, optimizer, {"epoch": 3})  # again: what is there and sound stays
-    loaded, again, state, complaints = load_checkpoint(tmp_path)
+    loaded, again, state, average, complaints = load_checkpoint(tmp_path)
+    assert average is None
     assert torch.equal(loaded["w"], model["w"])
     assert torch.equal(again["state"][0]["exp_avg"], torch.ones(3))
     assert (again["param_groups"], state["epoch"], complaints) == (optimizer["param_groups"], 3, [])
@@ -33,12 +34,26 @@ def test_a_damaged_checkpoint_is_passed_over_and_none_left_is_an_error(tmp_path)
         data[-1] ^= 1
         file.write_bytes(data)
         if expected:
-            _, _, state, complaints = load_checkpoint(tmp_path)
-            assert state["epoch"] == expected
-            assert "step-00000003/model.safetensors: is damaged" in complaints[0]
+            found = load_checkpoint(tmp_path)
+            assert found.state["epoch"] == expected
+            assert "step-00000003/model.safetensors: is damaged" in found.complaints[0]
         else:
             with pytest.raises(DataError, match="no checkpoint can be loaded"):
                 load_checkpoint(tmp_path)
+
+
+def test_averages_are_kept_beside_the_weights_and_checked_like_them(tmp_path):
+    optimizer = {"state": {}, "param_groups": []}
+    for step in (1, 2):
+        average = {"w": torch.full((3,), float(step))}
+        save_checkpoint(tmp_path, step, {"w": torch.zeros(3)}, optimizer, {}, average)
+    assert load_checkpoint(tmp_path).average["w"].tolist() == [2.0] * 3
+    assert load_checkpoint(tmp_path).model["w"].tolist() == [0.0] * 3
+    file = tmp_path / "step-00000002" / "average.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    found = load_checkpoint(tmp_path)
+    assert found.average["w"].tolist() == [1.0] * 3
+    assert "average.safetensors: is damaged" in found.complaints[0]
 
 
 def test_weights_are_read_back_and_a_missing_or_damaged_file_says_what_to_do(tmp_path):

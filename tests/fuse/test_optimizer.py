@@ -1,11 +1,12 @@
 """Schedules that can be meant, rates against their formula, parameters in their groups."""
 
 import pytest
+import torch
 
 from helpers.tiny import tiny_recipe
 from mambavl.configs import find_recipe, load
 from mambavl.fuse.data import FeatureData
-from mambavl.fuse.optimizer import TrainConfig, build_optimizer, learning_rate, schedule_faults
+from mambavl.fuse.optimizer import Average, TrainConfig, build_optimizer, learning_rate, schedule_faults
 from mambavl.fuse.recipe import Recipe, build_head, run_targets
 
 PACKAGED = sorted(path.stem for path in find_recipe("fuse/default").parent.glob("*.toml"))
@@ -23,6 +24,16 @@ def test_the_schedule_warms_up_and_falls_along_half_a_cosine():
     assert learning_rate(2, config) == config.lr
     assert learning_rate(16, config) == pytest.approx((config.lr + config.lr_end) / 2)
     assert learning_rate(30, config) == pytest.approx(config.lr_end)
+
+
+def test_an_average_counts_each_update_so_many_times_the_one_after_it_and_not_the_start():
+    head = torch.nn.Linear(2, 1)  # any weights will do
+    average = Average(head, 0.5)
+    for number, value in enumerate((1.0, 3.0, 5.0), start=1):
+        torch.nn.init.constant_(head.weight, value)
+        average.update(head, number)
+    assert average.head.weight.flatten().tolist() == pytest.approx([(1 / 4 + 3 / 2 + 5) / (7 / 4)] * 2)
+    assert head.weight.flatten().tolist() == [5.0] * 2
 
 
 def test_parameter_groups_follow_the_rules(stores):

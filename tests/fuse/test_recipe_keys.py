@@ -85,6 +85,8 @@ CASES = [
     ("mlp", {}, {"targets.noun.loss": "focal"}),
     ("mambavl", FOCAL, {"targets.verb.gamma": 0.5}),
     ("transformer", FOCAL, {"targets.noun.gamma": 4.0}),
+    ("mambavl", {}, {"train.ema": 0.6}),
+    ("transformer", SGD, {"train.ema": 0.95}),
     ("mambavl", {}, {"train.seed": 5}),
     ("transformer", SGD, {"train.seed": 2**63 - 1}),
     ("mlp", SGD, BF16),

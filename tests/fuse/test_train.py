@@ -120,7 +120,7 @@ def test_two_processes_train_what_one_trains_with_dropout(stores, tmp_path, head
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-OPTIONS = {"accumulate": 4}  # of training, other than they are by default
+OPTIONS = {"accumulate": 4, "ema": 0.8}  # of training, other than they are by default
 
 
 @pytest.mark.parametrize("stop_after", [4, 7, 9])
@@ -132,6 +132,14 @@ def test_a_run_with_every_option_resumes_to_the_same_bits(stores, tmp_path, stop
     train(tiny_recipe(stores, **OPTIONS), tmp_path / "run")
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_curves_are_of_the_averaged_weights(stores, tmp_path):
+    """Steps so large that the weights of one update say nothing about those of the next."""
+    lines, steep = [], {"lr": 1.0, "lr_end": 1.0, "lr_start": 1.0, "warmup_epochs": 0}
+    result = train(tiny_recipe(stores, ema=0.99, **steep), tmp_path / "run", on_epoch=lines.append)
+    measures = [lines[-1][f"{name}_top1"] for name in ("verb", "noun", "action")]
+    assert measures == [result.metrics[f"all_{name}_top1"] for name in ("verb", "noun", "action")]
 
 
 @pytest.mark.parametrize("count", [2, 4])

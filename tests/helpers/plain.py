@@ -36,7 +36,8 @@ DEFAULTS: dict[str, Keys] = {
     "train": {
         "epochs": 30, "batch_size": 128, "optimizer": "adamw", "lr": 1e-3, "lr_ssm": 3e-3, "lr_start": 1e-6,
         "lr_end": 1e-5, "warmup_epochs": 2.0, "momentum": 0.9, "weight_decay": 0.05, "decay_all": False,
-        "label_smoothing": 0.1, "clip_norm": 1.0, "seed": 0, "precision": "auto", "drop_streams": {},
+        "label_smoothing": 0.1, "clip_norm": 1.0, "ema": 0.0, "seed": 0,
+        "precision": "auto", "drop_streams": {},
     },
     "default": {},
     "paper": {
@@ -66,7 +67,7 @@ def train(keys: Keys, weights: Weights, data: "Data") -> Weights:
     k = resolved(keys)
     weights = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
     state = {name: [torch.zeros_like(weight), torch.zeros_like(weight)] for name, weight in weights.items()}
-    per_epoch = math.ceil(len(data.train) / k["train.batch_size"])
+    per_epoch, history = math.ceil(len(data.train) / k["train.batch_size"]), []
     for update in range(k["train.epochs"] * per_epoch):
         epoch, number = divmod(update, per_epoch)
         order = np.random.default_rng([k["train.seed"], epoch]).permutation(data.train)
@@ -93,7 +94,15 @@ def train(keys: Keys, weights: Weights, data: "Data") -> Weights:
                     sgd_step(weight, gradient, state[name], lr, decay, k["train.momentum"])
                 else:
                     adamw_step(weight, gradient, state[name], lr, decay, update + 1)
-    return {name: weight.detach() for name, weight in weights.items()}
+        history.append({name: weight.detach().clone() for name, weight in weights.items()})
+    return averaged(history, k["train.ema"])
+
+
+def averaged(history: list[Weights], decay: float) -> Weights:
+    """The mean of the weights after every update, each counting `decay` times the one after it."""
+    counts = [decay ** (len(history) - 1 - i) for i in range(len(history))]  # of decay 0: the last alone
+    pairs = list(zip(counts, history, strict=True))
+    return {name: sum(c * weights[name] for c, weights in pairs) / sum(counts) for name in history[0]}
 
 
 def rate(epoch: float, k: Keys) -> float:
