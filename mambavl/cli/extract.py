@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mambavl.cache.fill import FillResult
-from mambavl.cache.rows import STATUS
+from mambavl.cache.rows import NOT_RETRIED, STATUS
 from mambavl.cache.work import slowest
 from mambavl.cli.crew import Crew
 from mambavl.cli.options import (
@@ -158,30 +158,38 @@ def extract_text(
             should_stop=should_stop,
         )
     print_summary(summary, store)
+    print_stages(summary)
     refuse_failures(store, len(summary.failed), None)
 
 
 def print_summaries(jobs: Sequence[tuple[Path, Reading]], summaries: Sequence[FillResult]) -> None:
     """Of each store, which was made with the settings beside it. Raises as `refuse_failures`, when all is
-    said.
+    said: of rows that failed when they were tried, as while the stores are filled. A video that is missing
+    got here because of allow_missing.
     """
     for (store, _), summary in zip(jobs, summaries, strict=True):
         print_summary(summary, store)
+    print_stages(summaries[0])  # the stores come from one reading
     for (store, options), summary in zip(jobs, summaries, strict=True):
-        refuse_failures(store, len(summary.failed), options.max_failed)
+        failed = sum(status not in NOT_RETRIED for _, status, _ in summary.failures)
+        refuse_failures(store, failed, options.max_failed)
 
 
 def print_summary(summary: FillResult, store: Path) -> None:
     for narration_id, status, reason in summary.failures:
         print(f"{narration_id}: {STATUS[status]}: {reason}")
+    print(f"wrote {summary.rows:,} rows ({summary.bytes / 1e6:.1f} MB) to {store}: {summary.state}")
+    if summary.failures:
+        print(f"rows without features: {len(summary.failures):,}")
+
+
+def print_stages(summary: FillResult) -> None:
+    """Where the time of a command went; nothing where it had nothing to do."""
     if summary.seconds:
         stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
         if summary.stalled:
             stages += f"; the encoder waited {summary.stalled:.1f} s for what is read"
         print(f"busy: {stages}; the slowest stage is {slowest(summary.seconds, summary.stalled)}")
-    print(f"wrote {summary.rows:,} rows ({summary.bytes / 1e6:.1f} MB) to {store}: {summary.state}")
-    if summary.failures:
-        print(f"rows without features: {len(summary.failures):,}")
 
 
 def refuse_failures(store: Path, failed: int, max_failed: int | None) -> None:
