@@ -23,6 +23,7 @@ from mambavl.cache import lock_keeper
 from mambavl.configs.errors import DataError, Interrupted, MambaVLError, UsageError, to_install
 from mambavl.configs.progress import Progress, ShouldStop, say
 from mambavl.extract.ray_board import Board
+from mambavl.extract.ray_places import places
 from mambavl.extract.workers import GRACE, IN_VAIN, POLL, Worker
 
 Result = TypeVar("Result")
@@ -34,10 +35,11 @@ class RayCrew(Generic[Result]):
     """The workers of a command. Like `workers.Crew`, but they come and go with the cluster's nodes."""
 
     work: Any  # in Ray's store: the function that a worker runs
-    wanted: Callable[[], int]  # how many workers there should be now
-    share: dict[str, float]  # what Ray gives a worker: num_cpus, num_gpus
+    # what Ray should give another worker beside so many, num_cpus and num_gpus; None: no more are wanted
+    another: Callable[[int], dict[str, float] | None]
     board: Any  # the actor
     first_alone: bool = False  # the others begin when the first has said how much there is to do
+    first: int = 0  # its number
     tasks: dict[Any, int] = field(default_factory=dict)  # a task -> the number of its worker
     results: list[Result] = field(default_factory=list)
     started: int = 0
@@ -62,34 +64,45 @@ class RayCrew(Generic[Result]):
                     iter(said), Interrupted("stopped; the same command resumes")
                 )
             heard = ray.get(self.board.heard.remote())
-            wanted = 1 if self._is_first_alone(heard) else self.wanted()
-            while not self.is_all_done and len(self.tasks) < wanted:
-                self._start()
+            while share := self._place(heard):
+                self._start(share)
             for task in self._over(POLL):
                 self._ended(task)
             heard = ray.get(self.board.heard.remote())
             _show(heard, self.tasks.values(), progress)
-            if self.is_all_done and not any(_is_needed(number, heard) for number in self.tasks.values()):
+            if self.is_all_done and not any(self._is_needed(number, heard) for number in self.tasks.values()):
                 self.end()
                 return self.results
             if not heard and time.monotonic() > patience:
                 say("the cluster has given no worker yet; `ray status` says what is free and what is asked")
                 patience = math.inf
 
+    def _place(self, heard: dict[int, tuple[int, int, str]]) -> dict[str, float] | None:
+        """What another worker is given; None where none should begin now."""
+        if self.is_all_done or (self.tasks and self._is_first_alone(heard)):
+            return None
+        return self.another(len(self.tasks))
+
     def _is_first_alone(self, heard: dict[int, tuple[int, int, str]]) -> bool:
-        _, total, _ = heard.get(0, (0, 0, ""))
-        is_over = self.started > 0 and 0 not in self.tasks.values()
+        _, total, _ = heard.get(self.first, (0, 0, ""))
+        is_over = self.started > self.first and self.first not in self.tasks.values()
         return self.first_alone and not total and not is_over
 
-    def _start(self) -> None:
+    def _is_needed(self, number: int, heard: dict[int, Any]) -> bool:
+        """Whether a worker is waited for when another has found nothing left: it has begun, or is the first,
+        which opens failed rows again.
+        """
+        return number == self.first or number in heard
+
+    def _start(self, share: dict[str, float]) -> None:
         import ray
 
         # a process for each, so that one that ends leaves nothing on its GPU
-        options = {"max_calls": 1, "max_retries": 0, "scheduling_strategy": "SPREAD", **self.share}
+        options = {"max_calls": 1, "max_retries": 0, "scheduling_strategy": "SPREAD", **share}
         serve = ray.remote(**options)(_serve)
-        cores = max(1, int(self.share["num_cpus"]))
         number, self.started = self.started, self.started + 1
-        self.tasks[serve.remote(self.work, number, cores, self.board, os.getcwd())] = number
+        worker = number, number - self.first, max(1, int(share["num_cpus"]))
+        self.tasks[serve.remote(self.work, *worker, self.board, os.getcwd())] = number
 
     def _over(self, seconds: float, *, every: bool = False) -> list[Any]:
         """The tasks that are over after so many seconds, or as soon as one is, or every one."""
@@ -123,6 +136,8 @@ class RayCrew(Generic[Result]):
     def _was_lost(self, number: int, total: int, why: str) -> None:
         """total: rows that the worker had before it, its own not taken off."""
         self.is_all_done = False
+        if self.first_alone and number == self.first and not total:
+            self.first = self.started  # what was the first's to do, and may not be done, is the next one's
         if 0 < total < self.least:  # rows have come to the disk since
             self.losses, self.least = 0, total
         if number >= self.since:  # not one of many that are lost at once
@@ -161,13 +176,6 @@ class RayCrew(Generic[Result]):
         return said
 
 
-def _is_needed(number: int, heard: dict[int, Any]) -> bool:
-    """Whether a worker is waited for when another has found nothing left: it has begun, or is the first,
-    which opens failed rows again.
-    """
-    return number == 0 or number in heard
-
-
 def _show(heard: dict[int, tuple[int, int, str]], living: Any, progress: Progress) -> None:
     done = sum(rows for rows, _, _ in heard.values())
     total = max((rows for _, rows, _ in heard.values()), default=0)
@@ -198,8 +206,8 @@ def ray_crew(
     try:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
-        wanted = lambda: workers or len(_places())
-        found = RayCrew[Result](ray.put(work), wanted, _share(wanted()), board, first_alone)
+        another = places(_nodes, workers).another
+        found = RayCrew[Result](ray.put(work), another, board, first_alone)
         try:
             yield found
         finally:
@@ -228,37 +236,21 @@ def _connect() -> None:
 
 
 def _nodes() -> list[dict[str, float]]:
-    """The resources of each node that can compute."""
+    """The resources of each node."""
     import ray
 
-    return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-
-
-def _places() -> list[dict[str, float]]:
-    """A node's resources for each GPU, or for each node where none has a GPU."""
-    nodes = _nodes()
-    on_gpus = [node for node in nodes for _ in range(int(node.get("GPU", 0)))]
-    return on_gpus or nodes
-
-
-def _share(workers: int) -> dict[str, float]:
-    """What each worker asks of Ray: a GPU where there are any, and its part of a node's cores."""
-    nodes = _nodes()
-    if not nodes:
-        raise UsageError("--engine ray: no node of the cluster has a core to compute with (`ray status`)")
-    if gpus := [node for node in nodes if node.get("GPU")]:
-        return {"num_gpus": 1, "num_cpus": max(1, min(node["CPU"] // node["GPU"] for node in gpus))}
-    on_each = math.ceil(workers / len(nodes))
-    return {"num_gpus": 0, "num_cpus": max(1, min(node["CPU"] for node in nodes) // on_each)}
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 # --- on a node
 
 
 def _serve(
-    work: Callable[[Worker], Result], number: int, cores: int, board: Any, folder: str
+    work: Callable[[Worker], Result], number: int, place: int, cores: int, board: Any, folder: str
 ) -> tuple[str, Any]:
-    """The life of a worker: ("result", ...) or ("error", ...). folder: where the command was begun."""
+    """The life of a worker: ("result", ...) or ("error", ...). number: as the board knows it; place: among
+    the workers, 0 for the first; folder: where the command was begun.
+    """
     try:
         with _Line(board, number) as line, lock_keeper.kept_by(line):
             if not Path(folder).is_dir():
@@ -267,11 +259,20 @@ def _serve(
                     "nodes share, like the videos and the stores"
                 )
             os.chdir(folder)  # what paths are relative to
-            return "result", work(Worker(number, False, line.progress, line.should_stop, cores))
+            return "result", work(Worker(place, False, line.progress, line.should_stop, cores))
     except Exception as error:
         if not isinstance(error, MambaVLError):
             traceback.print_exc()  # the command knows only its own
-        return "error", error
+        return "error", _portable(error)
+
+
+def _portable(error: Exception) -> Exception:
+    """An error as the command can unpack it: that of a library may need what only the node has, or arguments
+    that it does not keep.
+    """
+    if isinstance(error, MambaVLError) or type(error).__module__ == "builtins":
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 class _Line:

@@ -46,6 +46,7 @@ OTHER_TESTS = {  # test file -> why it belongs to no single module
     "extract/test_black_box.py": "what a video shows later, changed in the file, through the real command",
     "extract/test_job_benchmark.py": "benchmarks/job.py, which reaches into the job",
     "extract/test_memory.py": "what a job takes of memory, in a process of its own",
+    "extract/test_ray_command.py": "the command over a Ray cluster, from options to stores",
     "extract/test_real_command.py": "the program itself: killed, and with decoders that crash and hang",
     "extract/test_sharing.py": "the same command started several times at once",
     "extract/encoders/test_numerics.py": "dtypes, batches and compiled graphs of all encoders",

@@ -26,32 +26,7 @@ SETTINGS = {"encoder": "timm:test_resnet", "weights": "random", "sampling": {"fr
 SETTINGS |= {"rows_per_group": 2, "image_size": 32, "readers": 1}
 WORDS = ("--encoder", "timm:test_resnet", "--weights", "random", "--set", "sampling.frames=2")
 WORDS += ("--set", "rows_per_group=2", "--set", "image_size=32", "--set", "readers=1")
-NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """A head with one core, where the command is, and this module is its driver."""
-    ray = pytest.importorskip("ray", reason="needs the package of the `ray` extra")
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        found = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-        patch.setenv("RAY_ADDRESS", found.address)
-        ray_engine._connect()
-        yield found
-        ray.shutdown()
-        found.shutdown()
-
-
-@pytest.fixture
-def node(cluster):
-    """The second node, a new one where a test has killed it."""
-    found = next((node for node in cluster.list_all_nodes() if node is not cluster.head_node), None)
-    found = found or cluster.add_node(**NODE)
-    cluster.wait_for_nodes()
-    return found
+SHARE = {"num_gpus": 0, "num_cpus": 1}
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +144,46 @@ def test_a_node_that_is_killed_leaves_its_row_groups_to_the_others(
     assert "was lost" in capfd.readouterr().err
 
 
+@pytest.mark.soak
+def test_a_node_that_joins_gets_a_worker(cluster, add_node, dataset, serial, tmp_path):
+    """The first worker waits with its work until that one has begun, too."""
+    for other in set(cluster.list_all_nodes()) - {cluster.head_node}:
+        cluster.remove_node(other)
+
+    def prepare(worker):
+        def meet(done, total, note=""):
+            worker.progress(done, total, note)
+            (tmp_path / str(worker.number)).touch()
+            while not (tmp_path / "1").exists():
+                time.sleep(0.02)
+
+        return dataclasses.replace(worker, progress=meet)
+
+    def join(done, total, note=""):
+        if len(cluster.list_all_nodes()) == 1:
+            add_node()
+
+    out = tmp_path / "v.zarr"
+    rows = [result.rows for result in run(extraction(dataset, out, True, prepare), progress=join)]
+    assert len(rows) == 2
+    assert sum(rows) == 20
+    assert tree(out) == serial
+
+
+@pytest.mark.soak
+def test_failed_rows_are_opened_again_though_the_first_worker_is_lost(cluster, tmp_path):
+    """The first knows itself by its number."""
+
+    def work(worker):
+        if not (tmp_path / "lost").exists():
+            (tmp_path / "lost").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return worker.number
+
+    with ray_crew(work, 2, first_alone=True) as found:
+        assert 0 in found.wait(unseen, never)
+
+
 def lose(found, number, total):
     """As Ray says it of a worker that another takes the place of."""
     found._was_lost(number, total, "why")
@@ -177,7 +192,7 @@ def lose(found, number, total):
 
 def test_losses_are_in_vain_where_nothing_came_to_the_disk_between_them(monkeypatch):
     monkeypatch.setattr(ray_engine.RayCrew, "end", lambda self: [])
-    found = ray_engine.RayCrew(None, lambda: 4, {}, None, started=4)
+    found = ray_engine.RayCrew(None, {}.get, None, started=4)
     for number in range(4):  # a rack of nodes at once
         found._was_lost(number, 20, "why")
     found.started = 8
@@ -189,13 +204,41 @@ def test_losses_are_in_vain_where_nothing_came_to_the_disk_between_them(monkeypa
 
 
 def test_the_first_is_alone_until_it_has_said_how_much_there_is_to_do():
-    found = ray_engine.RayCrew(None, lambda: 4, {}, None, first_alone=True)
-    assert found._is_first_alone({})
+    found = ray_engine.RayCrew(None, dict.fromkeys(range(4), SHARE).get, None, first_alone=True)
+    assert found._place({}) == SHARE
     found.started, found.tasks = 1, {"task": 0}
-    assert found._is_first_alone({0: (0, 0, "")})
-    assert not found._is_first_alone({0: (0, 20, "")})
+    assert found._place({0: (0, 0, "")}) is None
+    assert found._place({0: (0, 20, "")}) == SHARE
     found.tasks = {}
-    assert not found._is_first_alone({0: (0, 0, "")})  # it was lost
+    assert not found._is_first_alone({0: (0, 0, "")})  # it has ended
+    found.is_all_done = True
+    assert found._place({0: (0, 20, "")}) is None
+
+
+def test_what_the_first_had_to_do_is_the_next_ones_where_it_was_lost_before_it_said_a_number():
+    """It may not have opened the failed rows: who comes next does, alone as well."""
+    found = ray_engine.RayCrew(None, dict.fromkeys(range(4), SHARE).get, None, first_alone=True, started=1)
+    lose(found, 0, 0)
+    found.tasks = {"task": 1}
+    assert found.first == 1
+    assert found._place({0: (0, 0, ""), 1: (0, 0, "")}) is None
+    assert found._is_needed(1, {})
+    assert found._place({1: (0, 20, "")}) == SHARE
+    lose(found, 1, 20)  # they are open
+    assert found.first == 1
+    assert not found._is_needed(2, {})
+
+
+def test_an_error_that_the_command_could_not_unpack_goes_in_words():
+    class Strange(Exception):
+        def __init__(self, *, code):
+            super().__init__(f"the model says {code}")
+
+    ours, plain = DataError("no room"), ValueError("no shape")
+    assert ray_engine._portable(ours) is ours
+    assert ray_engine._portable(plain) is plain
+    said = ray_engine._portable(Strange(code=5))
+    assert (type(said), str(said)) == (RuntimeError, "Strange: the model says 5")
 
 
 def test_without_ray_and_without_a_cluster_the_message_says_what_to_type(monkeypatch):
