@@ -137,6 +137,7 @@ class FeatureRecipe(_Part):
     pixels: PixelRecipe | None = None
     sampling: Mapping[str, JSON] | None = None  # the settings of sampling, or of the window of sound
     decoder: str | None = None
+    still_pictures: bool | None = None  # true: it was taken that no file has lost a picture
     precision: str | None = None
     batch_rows: int | None = None  # video and sound: rows that are encoded together
     batch_texts: int | None = None

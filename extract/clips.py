@@ -165,8 +165,9 @@ class ClipReader:
                 source.close()
 
     def _open(self, video_id: str, path: Path, index: VideoIndex) -> Reader:
-        options = self.options
-        return open_video(path, options.decoder, options.retries, index, self.reading.keys[video_id])
+        options, key = self.options, self.reading.keys[video_id]
+        still = options.still_pictures
+        return open_video(path, options.decoder, options.retries, index, key, still_pictures=still)
 
     def read(self, rows: Sequence[Segment]) -> list[list[Clip]]:
         """A clip of each row for each encoder; one that cannot be decoded says why. Raises SystemFault when a

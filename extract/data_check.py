@@ -42,12 +42,13 @@ def check_data(
     *,
     full: bool = False,
     index: VideoIndex | None = None,
+    still_pictures: bool = False,
     on_video: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Open every video, scan its packets and decode a few frames (`full`: all of them).
 
-    index: where scans are kept, and read from. on_video(done, all): after each video. Raises DataError when
-    a folder of `videos` does not exist.
+    index: where scans are kept, and read from. still_pictures: as for `open_video`. on_video(done, all):
+    after each video. Raises DataError when a folder of `videos` does not exist.
     """
     folder = VideoFolder(videos)
     rows: dict[str, list[Segment]] = {}
@@ -59,7 +60,8 @@ def check_data(
     rates: Counter[float] = Counter()
     for done, (video_id, segments) in enumerate(sorted(rows.items()), 1):
         try:
-            path, reader = _open(folder, video_id, segments, index)
+            path = _find(folder, video_id, segments)
+            reader = open_video(path, index=index, still_pictures=still_pictures)
         except DataError as error:
             problems.append(f"{video_id}: {str(error).removeprefix(f'{video_id}: ')}")
         except VideoError as error:
@@ -84,14 +86,12 @@ def check_data(
     return Report(problems, shown, rates, len(rows))
 
 
-def _open(
-    folder: VideoFolder, video_id: str, segments: list[Segment], index: VideoIndex | None
-) -> tuple[Path, Reader]:
+def _find(folder: VideoFolder, video_id: str, segments: list[Segment]) -> Path:
     """Raises VideoError for a video that is not there, DataError for one that is there twice."""
     path = folder.find(segments[0].participant_id, video_id)
     if path is None:
         raise VideoError("missing_video", f"missing ({counted(len(segments), 'row')})")
-    return path, open_video(path, index=index)
+    return path
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,10 @@ def _faults(
         )
     for hole in np.flatnonzero(np.diff(timeline.pts) > timeline.longest[:-1]):
         begin, end = timeline.pts[hole : hole + 2]
-        yield f"{video_id}: holds no frame between {begin:.2f} and {end:.2f} s"
+        yield (
+            f"{video_id}: holds no frame between {begin:.2f} and {end:.2f} s; if nothing was lost there, "
+            "check with --still-pictures and extract with --set still_pictures=true"
+        )
     if timeline.missing:
         holes = list(timeline.missing.values())
         yield f"{video_id}: has {counted(len(holes), 'hole')}; {holes[0]}"

@@ -86,6 +86,9 @@ class VideoReading(Reading):
     crops: Literal[1, 3] = 1
     sampling: Sampling = Sampling()  # which moments of a video a segment is seen at
     decoder: Decoder = "pyav"  # what reads video files: pyav is exact for every file
+    # take it that no file has lost a picture, so that each stands until the next one, however long; without,
+    # one that stays for more than 2.5 frame times does so only where the file shows that none was lost
+    still_pictures: bool = False
 
     @model_validator(mode="after")
     def _a_squeezed_frame_is_one_view(self) -> "VideoReading":

@@ -16,7 +16,9 @@ import numpy as np
 from mambavl.configs.errors import DataError
 from mambavl.extract import watch
 from mambavl.extract.h264 import H264Packets
+from mambavl.extract.h264_order import PictureOrder
 from mambavl.extract.input_files import InputFile
+from mambavl.extract.matroska import lasts_until_the_next
 from mambavl.extract.timeline import VideoError, first_line
 from mambavl.extract.video_files import Key
 from mambavl.extract.video_index import Scan, VideoIndex
@@ -39,7 +41,12 @@ class PyAVReader:
     """
 
     def __init__(
-        self, path: Path, retries: int = 0, index: VideoIndex | None = None, key: Key | None = None
+        self,
+        path: Path,
+        retries: int = 0,
+        index: VideoIndex | None = None,
+        key: Key | None = None,
+        still_pictures: bool = False,
     ) -> None:
         import av
 
@@ -60,7 +67,8 @@ class PyAVReader:
             self._packet_kinds = H264Packets(self._stream)
             self._scan = index.scan_of_file(self._file, key, self._demux) if index else self._demux()
             # the index of MP4 is whole, so a picture stands there until the next one, however long that is
-            self.timeline = self._scan.timeline(self._tick, stands="mp4" in self.container)
+            stands = still_pictures or "mp4" in self.container
+            self.timeline = self._scan.timeline(self._tick, stands=stands)
             self._file.check()
         except (av.FFmpegError, OSError, ValueError) as error:
             self._file.close()
@@ -107,8 +115,10 @@ class PyAVReader:
         """The scan of the file, all of which is read. Raises ValueError where it shows nothing, or pictures
         without times of their own.
         """
-        scan = Scan.of_packets(self._packets(), self._packet_kinds.is_idr)
+        scan = Scan.of_packets(self._packets(), self._packet_kinds.is_idr, PictureOrder(self._stream))
         scan = replace(scan, has_proved_times=self._has_proved_times(scan))
+        if "matroska" in self.container and scan.has_doubts and lasts_until_the_next(self._file):
+            scan = replace(scan, followed=np.ones_like(scan.followed))
         self._file.check()
         return scan
 

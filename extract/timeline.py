@@ -25,6 +25,9 @@ class VideoError(Exception):
         super().__init__(reason)
         self.status = status
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.status, str(self))
+
 
 @dataclass(frozen=True)
 class Timeline:
@@ -61,7 +64,9 @@ class Timeline:
         if len(lost):
             raise VideoError(
                 "damaged_frame",
-                f"the file holds no frame for {lost.min():.2f} s, though it goes on to {self.end:.2f} s",
+                f"the file holds no frame for {lost.min():.2f} s, though it goes on to {self.end:.2f} s; "
+                "if nothing was lost and the picture stands still there, --set still_pictures=true, with "
+                "another --out, shows it",
             )
         return index, bool((times > self.end).any())
 

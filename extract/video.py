@@ -33,12 +33,15 @@ def open_video(
     retries: int = 0,
     index: VideoIndex | None = None,
     key: Key | None = None,
+    *,
+    still_pictures: bool = False,
 ) -> Reader:
     """Open a file, a folder of chunks, or frames in a folder or a tar, for which `decoder` does not matter.
 
     retries: how often an error of the system is tried again, while opening and reading. index: where the
     scans of files are kept; one that has a scan there is not read whole, but by decord, which always does so.
-    key: the file's `video_files.content_key`, where that is known.
+    key: the file's `video_files.content_key`, where that is known. still_pictures: take it that no file has
+    lost a picture, so that each stands until the next, however long.
 
     Raises VideoError `unreadable_video` when it is not a video or is cut off before its index, DataError for
     a folder that does not hold one video, SystemFault when it cannot be opened or read, UsageError for an
@@ -52,14 +55,23 @@ def open_video(
         parts = list_parts(path, retries)
         if parts.kind == "frames":
             return FrameReader(path, parts.names, retries)
-        return ChunkReader(path, parts.names, lambda chunk: _open_file(chunk, decoder, retries, index))
-    return _open_file(path, decoder, retries, index, key)
+        return ChunkReader(
+            path, parts.names, lambda chunk: _open_file(chunk, decoder, retries, index, None, still_pictures)
+        )
+    return _open_file(path, decoder, retries, index, key, still_pictures)
 
 
 def _open_file(
-    path: Path, decoder: Decoder, retries: int, index: VideoIndex | None, key: Key | None = None
+    path: Path,
+    decoder: Decoder,
+    retries: int,
+    index: VideoIndex | None,
+    key: Key | None,
+    still_pictures: bool,
 ) -> Reader:
-    return DecordReader(path, retries) if decoder == "decord" else PyAVReader(path, retries, index, key)
+    if decoder == "decord":
+        return DecordReader(path, retries, still_pictures)
+    return PyAVReader(path, retries, index, key, still_pictures)
 
 
 class DecordReader:
@@ -73,7 +85,7 @@ class DecordReader:
     risk.
     """
 
-    def __init__(self, path: Path, retries: int = 0) -> None:
+    def __init__(self, path: Path, retries: int = 0, still_pictures: bool = False) -> None:
         try:
             from decord import DECORDError, VideoReader
         except ImportError as error:
@@ -83,7 +95,7 @@ class DecordReader:
         self.path, self._retries, self._failures = path, retries, (DECORDError, RuntimeError)
         self._open = partial(VideoReader, str(path), num_threads=1)
         # decord's own clock ignores edit lists: it may only serve where both agree
-        reference = PyAVReader(path, retries)
+        reference = PyAVReader(path, retries, still_pictures=still_pictures)
         self.timeline = reference.timeline
         try:
             self._reader = try_twice(path, retries, self._open, self._failures)

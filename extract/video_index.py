@@ -18,6 +18,7 @@ import numpy as np
 from mambavl.cache import canonical, fsops
 from mambavl.configs.errors import DataError
 from mambavl.configs.progress import say
+from mambavl.extract.h264_order import PictureOrder
 from mambavl.extract.input_files import InputFile
 from mambavl.extract.timeline import GAP, Timeline
 from mambavl.extract.video_files import Key, has_whole_index, is_content_key, key_of
@@ -25,7 +26,7 @@ from mambavl.extract.video_files import Key, has_whole_index, is_content_key, ke
 if TYPE_CHECKING:
     from av import Packet
 
-VERSION = 1  # raised by hand when the same packets come to give another scan
+VERSION = 2  # raised by hand when the same packets come to give another scan
 FOLDER = "video-index"
 # np.load parses what Python 3.11 cannot in two threads while garbage is collected (cpython #106905)
 _one_at_a_time = threading.Lock()
@@ -44,14 +45,20 @@ class Scan:
     typical: float  # ticks from one picture to the next
     begins_at_any_key: bool  # whether a decoder may begin at every keyframe, as far as is known
     is_reordered: bool  # whether the file shows pictures in another order than it holds them
+    # (frames,) bool: whether the file shows of a picture that nothing was lost between it and the next
+    followed: np.ndarray
     # whether the first pictures were decoded, where need be, and came in the order of their times
     has_proved_times: bool = False
 
     @classmethod
     def of_packets(
-        cls, packets: "Iterable[tuple[int, Packet]]", is_idr: "Callable[[Packet], bool]"
+        cls,
+        packets: "Iterable[tuple[int, Packet]]",
+        is_idr: "Callable[[Packet], bool]",
+        order: PictureOrder,
     ) -> "Scan":
-        """packets: of one picture, in the order in which they are stored, each with its pts.
+        """packets: of one picture, in the order in which they are stored, each with its pts. order: of the
+        same stream; nothing has been noted there.
 
         Raises ValueError where they show nothing.
         """
@@ -62,6 +69,7 @@ class Scan:
         proved_by: dict[int, int] = {}
         latest: int | None = None
         for pts, packet in packets:
+            order.note(pts, packet)
             if packet.is_keyframe:
                 keys.append(pts)
                 begins_at_any_key &= is_idr(packet)
@@ -77,24 +85,34 @@ class Scan:
             raise ValueError("holds no decodable picture")
         shown.sort()
         typical = float(np.median(np.diff(shown))) if len(shown) > 1 else 1.0
+        on_display = np.array(shown, np.int64)
         return cls(
-            shown=np.array(shown, np.int64),
+            shown=on_display,
             keys=np.array(sorted(keys), np.int64),
             proved_by=np.array([proved_by[pts] for pts in shown], np.int64),
             lasts=np.array([durations[pts] or typical for pts in shown], np.float64),
             typical=typical,
             begins_at_any_key=begins_at_any_key,
             is_reordered=is_reordered,
+            followed=order.followed(on_display),
         )
 
+    @property
+    def has_doubts(self) -> bool:
+        """Whether a picture is on display for so long that others may have been lost behind it."""
+        longest = np.maximum(self.lasts, self.typical) * GAP
+        return bool((~self.followed[:-1] & (np.diff(self.shown) > longest[:-1])).any())
+
     def timeline(self, tick: float, stands: bool) -> Timeline:
-        """tick: seconds. stands: whether a picture stays on display until the next one, however long."""
+        """tick: seconds. stands: whether every picture stays on display until the next one, however long;
+        otherwise those do behind which nothing was lost.
+        """
         ticks = self.shown - self.shown[0]
         longest = np.maximum(self.lasts, self.typical) * tick * GAP
         return Timeline(
             pts=ticks * tick,
             end=float(ticks[-1] + self.lasts[-1]) * tick,
-            longest=np.full(len(ticks), np.inf) if stands else longest,
+            longest=np.where(stands | self.followed, np.inf, longest),
         )
 
 

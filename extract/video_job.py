@@ -161,6 +161,7 @@ def spec_of(encoder: VideoEncoder, options: VideoExtraction, shown: Shown, input
         pixels=_pixel_recipe(encoder.pixels, options),
         sampling=options.sampling.model_dump(),
         decoder=options.decoder,
+        still_pictures=options.still_pictures or None,
         precision=options.precision,
         batch_rows=options.batch_rows,
         boxes=BoxesRecipe(source=str(options.boxes), transform=options.box_transform)

@@ -23,6 +23,10 @@ def data_check(
         Path | None,
         typer.Option("--index", help="Keep the scan of each video in this folder, for later openings."),
     ] = None,
+    still_pictures: Annotated[
+        bool,
+        typer.Option("--still-pictures", help="No file has lost a picture: each stands until the next one."),
+    ] = False,
 ) -> None:
     """List every video that is missing, short, corrupt or not what the annotations say.
 
@@ -34,7 +38,12 @@ def data_check(
     read = annotations_of(annotations, split)
     with progress("checking", "videos") as update:
         report = check_data(
-            read, videos, full=full, index=VideoIndex(index) if index else None, on_video=update
+            read,
+            videos,
+            full=full,
+            index=VideoIndex(index) if index else None,
+            still_pictures=still_pictures,
+            on_video=update,
         )
     for problem in report.problems:
         print(problem)

@@ -30,6 +30,7 @@ def video_settings(
         "crops": recipe.pixels.crops or 1,
         "sampling": dict(recipe.sampling or {}),
         "decoder": recipe.decoder,
+        "still_pictures": recipe.still_pictures or False,
         "precision": recipe.precision,
         "batch_rows": recipe.batch_rows,
         **_of_published(recipe.encoder),

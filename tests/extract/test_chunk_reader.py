@@ -167,3 +167,18 @@ def test_whichever_call_fails_it_is_never_the_chunks_fault(chunks, monkeypatch):
         with pytest.raises(SystemFault, match=r"cannot be read \(Input/output error\)"):
             read_all()
         assert not failing.left_open
+
+
+def test_a_still_picture_within_a_chunk_stands_where_the_user_says_so(tmp_path):
+    folder = tmp_path / "P01_01.mkv"
+    times = [*range(0, 500, 100), *range(2500, 3000, 100)]
+    for second in (0, 3):
+        write_video(folder / f"{second}.mkv", frames=10, times=times, container="matroska", codec="mpeg4")
+    wanted = np.array([0.45, 2.0, 5.0])
+    with pytest.raises(VideoError, match=r"holds no frame for 2\.00 s"):
+        open_video(folder).timeline.at(wanted)
+    reader = open_video(folder, still_pictures=True)
+    index, _ = reader.timeline.at(wanted)
+    assert [read_barcode(frame) for _, frame in reader.frames(index)] == [4, 4]
+    assert index.tolist() == [4, 4, 14]
+    reader.close()

@@ -12,7 +12,7 @@ from helpers.jobs import run
 from mambavl.cache import open_store
 from mambavl.cache.rows import EMPTY_WINDOW, FLAG_BEFORE_START, OK, STATUS
 from mambavl.cache.spec import Windows
-from mambavl.configs.errors import DataError
+from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract import job
 from mambavl.extract.clips import unit_rows
 from mambavl.extract.sampling import RULES, Sampling, window
@@ -181,3 +181,28 @@ def test_every_bad_video_becomes_named_failures_and_the_others_stay_the_same_to_
     }
     same = [i for i, s in enumerate(store.segments) if s.video_id == "P01_104"]
     assert torch.equal(store.batch(same, "patch")[0], good.batch(same, "patch")[0])
+
+
+def test_whoever_knows_that_no_picture_was_lost_says_so_and_the_recipe_records_it(dataset, tmp_path):
+    """A file that stands still for two seconds, in a codec that does not tell that from a loss."""
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    (copy / "videos/P01/videos/P01_101.MP4").unlink()
+    times = [*range(0, 2000, 100), *range(4000, 6000, 100)]
+    path = copy / "videos/P01_101.mkv"
+    write_video(path, frames=40, times=times, container="matroska", codec="mpeg4")
+    doubted = run(copy, tmp_path / "v.zarr")
+    assert {STATUS[status] for _, status, _ in doubted.failed} == {"damaged_frame"}
+    assert "--set still_pictures=true, with another --out, shows it" in doubted.failed[0][2]
+    with pytest.raises(UsageError, match="still_pictures: None -> True"):
+        run(copy, tmp_path / "v.zarr", still_pictures=True)
+    assert not run(copy, tmp_path / "w.zarr", still_pictures=True).failures
+    store, plain = open_store(tmp_path / "w.zarr"), open_store(tmp_path / "v.zarr")
+    assert store.spec.to_dict()["recipe"]["still_pictures"] is True
+    assert "still_pictures" not in plain.spec.to_dict()["recipe"]
+    shown = np.array(times) / 1000
+    for row, segment in enumerate(store.segments):
+        if segment.video_id == "P01_101":
+            moments = window(segment.start, segment.stop, Sampling(frames=4)).times
+            expected = np.searchsorted(shown, moments + 1e-6, side="right") - 1
+            assert numbers(store.batch([row], "patch")[0][0]) == expected.tolist()

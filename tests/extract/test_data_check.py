@@ -59,9 +59,13 @@ def test_a_hole_is_a_problem_and_a_turned_picture_is_compared_as_it_is_shown(dat
     shutil.copytree(dataset / "videos", copy)
     (copy / "P01/videos/P01_101.MP4").unlink()
     times = [*range(0, 2000, 100), *range(4000, 6000, 100)]
-    write_video(copy / "P01_101.mkv", frames=40, times=times, container="matroska")
+    write_video(copy / "P01_101.mkv", frames=40, times=times, container="matroska", gop=20, sc_threshold="0")
     (problem,) = check_data(read, copy).problems
-    assert problem == "P01_101: holds no frame between 1.90 and 4.00 s"
+    assert problem == (
+        "P01_101: holds no frame between 1.90 and 4.00 s; if nothing was lost there, check with "
+        "--still-pictures and extract with --set still_pictures=true"
+    )
+    assert check_data(read, copy, still_pictures=True).problems == []
     upright = PyAVReader._pixels
     monkeypatch.setattr(PyAVReader, "_pixels", lambda self, frame: np.rot90(upright(self, frame)))
     report = check_data(read, dataset / "videos")

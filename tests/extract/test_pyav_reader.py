@@ -1,5 +1,6 @@
 """Frames of awkward files: each shows its own number, so a wrong one cannot pass."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import av
@@ -15,11 +16,14 @@ from helpers.clips import (
     damaged,
     noisy_barcode,
     read_barcode,
+    without_durations,
+    without_packets,
     write_video,
 )
 from mambavl.extract import watch
 from mambavl.extract.pyav_reader import PyAVReader, picture_streams
 from mambavl.extract.timeline import VideoError
+from mambavl.extract.video_index import VideoIndex
 from mambavl.extract.watch import At
 
 OPEN_GOP = {"x264-params": "open-gop=1:bframes=2:keyint=12:min-keyint=12"}
@@ -68,11 +72,96 @@ def test_a_picture_of_mp4_stands_until_the_next_one(tmp_path):
     assert [read_barcode(found[int(i)]) for i in index] == [9, 9, 9, 10]
 
 
-def test_a_hole_in_another_container_is_no_picture_that_stands(tmp_path):
-    times = [*range(0, 1000, 100), *range(11_000, 12_000, 100)]
-    path = write_video(tmp_path / "a.mkv", frames=len(times), times=times, container="matroska")
+STILL = [*range(0, 1000, 100), *range(11_000, 12_000, 100)]  # in 1/1000 s: 0.9 to 11.0 s stand still
+ONE_PART = {"gop": 9999, "sc_threshold": "0"}
+LARGE = {"picture": noisy_barcode, "preset": "ultrafast"}
+VP8 = {"codec": "libvpx", "deadline": "realtime", "cpu-used": "8", "b": "400k"}
+
+
+@pytest.mark.parametrize("container", ["matroska", "mpegts", "flv"])
+def test_a_still_picture_of_h264_stands_where_its_count_goes_on(tmp_path, container):
+    path = write_video(tmp_path / "a", frames=20, times=STILL, container=container, **ONE_PART)
+    reader = PyAVReader(path)
+    index, _ = reader.timeline.at(np.array([0.45, 0.95, 5.0, 10.95, 11.05]))
+    found = dict(reader.frames(index))
+    assert [read_barcode(found[int(i)]) for i in index] == [4, 9, 9, 9, 10]
+
+
+@pytest.mark.parametrize("container", ["matroska", "mpegts", "flv"])
+@pytest.mark.parametrize("lost", [3, 16, 30])
+def test_packets_that_are_gone_are_no_picture_that_stands_still(tmp_path, container, lost):
+    whole = write_video(tmp_path / "a", frames=90, container=container, **ONE_PART)
+    path = without_packets(whole, tmp_path / "b", range(30, 30 + lost), container)
+    with pytest.raises(VideoError, match=r"holds no frame for 3\.25 s.*stands still there, --set still_pict"):
+        PyAVReader(path).timeline.at(np.array([2.5, 3.25, 8.5]))
+    index, _ = PyAVReader(path, still_pictures=True).timeline.at(np.array([3.25]))
+    assert index.tolist() == [29]
+
+
+@pytest.mark.parametrize("options", [{"gop": 10, "sc_threshold": "0"}, {"codec": "mpeg4"}, VP8], ids=str)
+def test_where_a_still_picture_looks_like_lost_ones_the_user_insists(tmp_path, options):
+    """Before an IDR picture, and in codecs that do not count."""
+    path = write_video(tmp_path / "a.mkv", frames=20, times=STILL, container="matroska", **options)
+    times = np.array([0.95, 5.0, 11.05])
     with pytest.raises(VideoError, match=r"holds no frame for 5\.00 s"):
-        PyAVReader(path).timeline.at(np.array([5.0]))
+        PyAVReader(path).timeline.at(times)
+    reader = PyAVReader(path, still_pictures=True)
+    index, _ = reader.timeline.at(times)
+    found = dict(reader.frames(index))
+    assert [read_barcode(found[int(i)]) for i in index] == [9, 9, 10]
+
+
+def test_a_webm_that_leaves_the_end_of_a_picture_to_the_next_one_is_believed_while_it_is_whole(tmp_path):
+    path = write_video(
+        tmp_path / "a.webm",
+        frames=60,
+        times=[*range(0, 5000, 100), *range(15_000, 16_000, 100)],
+        container="webm",
+        picture=noisy_barcode,
+        **VP8,
+    )
+    without_durations(path)
+    times = np.array([4.95, 14.9, 15.05])
+    reader = PyAVReader(path, index=VideoIndex(tmp_path / "index", pytest.fail))
+    index, _ = reader.timeline.at(times)
+    found = dict(reader.frames(index))
+    assert [read_barcode(found[int(i)]) for i in index] == [49, 49, 50]
+    kept = PyAVReader(path, index=VideoIndex(tmp_path / "index", pytest.fail)).timeline
+    np.testing.assert_array_equal(kept.longest, reader.timeline.longest)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + data[len(data) // 2 + 5000 :])
+    with pytest.raises(VideoError, match=r"holds no frame for 14\.90 s"):
+        PyAVReader(path).timeline.at(times)
+
+
+def test_a_hole_of_zeros_is_no_picture_that_stands_still(tmp_path):
+    """In files of every container that would be believed if they were whole, and of one that is not known."""
+    for container, more in (
+        ("matroska", LARGE),
+        ("mpegts", LARGE),
+        ("webm", {**VP8, "picture": noisy_barcode}),
+    ):
+        path = write_video(tmp_path / container, frames=240, gop=240, container=container, **more)
+        if container == "webm":
+            without_durations(path)
+        data = path.read_bytes()
+        pts = PyAVReader(path).timeline.pts
+        path.write_bytes(data[: len(data) // 2] + bytes(60_000) + data[len(data) // 2 + 60_000 :])
+        reader = PyAVReader(path)
+        spoilt, none = reader.timeline, np.zeros_like(reader._scan.followed)
+        nothing_known = replace(reader._scan, followed=none).timeline(reader._tick, stands=False)
+        gone = np.setdiff1d(np.round(pts, 2), np.round(spoilt.pts, 2))
+        refused = {time for time in gone.tolist() if is_hole(spoilt, time)}
+        assert refused == {time for time in gone.tolist() if is_hole(nothing_known, time)}
+        assert len(refused) >= 4
+
+
+def is_hole(timeline, time):
+    try:
+        timeline.at(np.array([time + 0.05]))
+    except VideoError:
+        return True
+    return False
 
 
 def test_cover_art_is_no_picture_of_the_video():
@@ -228,7 +317,6 @@ def assert_what_was_asked_before_does_not_matter(path, requests):
 
 
 PYRAMID = {"x264-params": "b-pyramid=normal:bframes=3:b-adapt=0:keyint=60:scenecut=0"}
-LARGE = {"picture": noisy_barcode, "preset": "ultrafast"}
 MPEG4 = {"codec": "mpeg4", "sc_threshold": "1000000000"}
 ONE_KEY = {"gop": 9999, "sc_threshold": "0"}
 

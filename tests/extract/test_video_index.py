@@ -389,6 +389,7 @@ def test_a_scan_comes_back_as_it_was(tmp_path):
         proved_by=draw.integers(0, 2**60, 9),
         lasts=draw.random(9),
         typical=1.5,
+        followed=draw.random(9) > 0.5,
         begins_at_any_key=False,
         is_reordered=True,
         has_proved_times=True,

@@ -3,7 +3,7 @@ test.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from fractions import Fraction
 from pathlib import Path
 
@@ -43,16 +43,17 @@ def write_video(
     codec: str = "libx264",
     muxer: dict[str, str] | None = None,
     picture: Callable[[int], np.ndarray] = barcode,
+    pixels: str = "yuv420p",
     **options: str,
 ) -> Path:
     """`times`: pts of each frame in ticks of 1/1000 s (a variable rate); otherwise one frame every 1/fps.
     container, muxer, options: of FFmpeg, its muxer's name, that one's options and the encoder's.
-    picture: frame number -> (HEIGHT, WIDTH, 3) uint8.
+    picture: frame number -> (HEIGHT, WIDTH, 3) uint8. pixels: FFmpeg's name of their format.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format=container, options=muxer or {}) as output:
         stream = output.add_stream(codec, rate=fps)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
         stream.gop_size = gop
         stream.options = {"bf": "2", "crf": "18", **options}
         if times:
@@ -79,6 +80,34 @@ def damaged(path: Path, target: Path, pts_of_packet: int) -> Path:
         data[packet.pos + 12 : packet.pos + packet.size] = bytes(packet.size - 12)
     target.write_bytes(data)
     return target
+
+
+def without_packets(source: Path, target: Path, lost: Collection[int], container: str) -> Path:
+    """A copy from which the packets of some pictures, counted as they are shown, were taken before it was
+    written.
+    """
+    with av.open(str(source)) as old, av.open(str(target), "w", format=container) as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        packets = [packet for packet in old.demux(video=0) if packet.size]
+        shown = sorted(packet.pts for packet in packets)
+        first = next(packet.dts for packet in packets if packet.dts is not None)
+        for number, packet in enumerate(packets):
+            if packet.dts is None:  # Matroska has none, and FFmpeg makes them up from the second on
+                packet.dts = first - len(packets) + number
+            if shown.index(packet.pts) not in lost:
+                packet.stream = stream
+                new.mux(packet)
+    return target
+
+
+def without_durations(path: Path) -> Path:
+    """A Matroska file, changed where it lies, whose track does not say how long a picture lasts, as of
+    programs that record a screen.
+    """
+    data = path.read_bytes()
+    at = data.index(b"\x23\xe3\x83\x84")  # DefaultDuration, of four bytes
+    path.write_bytes(data[:at] + b"\xec\x86" + bytes(6) + data[at + 8 :])  # Void, of six
+    return path
 
 
 def cut_by_an_edit_list(source: Path, target: Path, frames: int, fps: int = 10) -> Path:

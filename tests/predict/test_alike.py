@@ -37,6 +37,7 @@ def level(name, *shape, steps=0):
         {"sampling": {"rule": "mf_dense", "views": 3, "stride": 3, "frames": 32}, "crops": 3},
         {"sampling": {"task": "anticipation", "tau_a": 0.5}, "fit": "squash", "precision": "bf16"},
         {"levels": ["grid", "clip"], "grid": 3, "batch_rows": 5, "decoder": "decord"},
+        {"still_pictures": True},
     ],
 )
 def test_settings_of_video(asked):
@@ -53,6 +54,7 @@ def test_settings_of_video(asked):
         levels,
         pixels=PixelRecipe(fit=settings.fit, crops=settings.crops, image_size=64, **PIXELS),
         decoder=settings.decoder,
+        still_pictures=settings.still_pictures or None,
         precision=settings.precision,
         batch_rows=settings.batch_rows,
     )
