@@ -77,15 +77,17 @@ def _elements(file: InputFile) -> Iterator[tuple[int, int, int]]:
             if inside.pop()[1] is not None or not inside:
                 raise ValueError(f"element {kind:x} at byte {at:,} does not belong there")
         end = None if size is None else start + size
-        outer = next((limit for _, limit in reversed(inside) if limit is not None), None)
-        if (end is None and kind not in OPEN_ENDED) or (end and outer and end > outer):
-            raise ValueError(f"the element at byte {at:,} is larger than what it is in")
+        if end is None and kind not in OPEN_ENDED:
+            raise ValueError(f"the element at byte {at:,} has no size")
         yield kind, start, size or 0
         if kind in WITHIN:
             inside.append((kind, end))
             at = start
         elif end is not None:
             at = end
+    # a file that breaks off does so within an element
+    if at == file.size and any(end is not None and end > at for _, end in inside):
+        raise ValueError(f"elements are lacking before byte {at:,}")
 
 
 def _header(file: InputFile, at: int) -> tuple[int, int, int | None]:

@@ -52,11 +52,12 @@ def test_behind_a_picture_that_others_were_lost_behind_nothing_is_known(tmp_path
     assert followed[:-1][~is_hole].mean() > 0.9
 
 
-def test_the_count_begins_anew_at_an_idr_picture(tmp_path):
+@pytest.mark.parametrize("gop", [10, 16])  # 16: where its count comes round, too
+def test_the_count_begins_anew_at_an_idr_picture(tmp_path, gop):
     _, followed = order_of(
-        write_video(tmp_path / "a.mkv", frames=40, gop=10, container="matroska", bf="0", sc_threshold="0")
+        write_video(tmp_path / "a.mkv", frames=40, gop=gop, container="matroska", bf="0", sc_threshold="0")
     )
-    assert np.flatnonzero(~followed).tolist() == [9, 19, 29, 39]
+    assert np.flatnonzero(~followed).tolist() == sorted({*range(gop - 1, 40, gop), 39})
 
 
 def test_in_an_open_group_the_count_goes_on_over_the_keyframe(tmp_path):
@@ -125,3 +126,66 @@ def test_a_slice_is_read_by_hand():
     assert Sequence(False, 4, 6, True).count(b"\x65" + data) == 22
     assert Sequence(False, 4, 6, True).modulus == 64
     assert Sequence(False, 4, 0, True).modulus == 32
+
+
+def number(value):
+    """9.1: as many zeros as bits follow the first one."""
+    bits = f"{value + 1:b}"
+    return "0" * (len(bits) - 1) + bits
+
+
+def signed(value):
+    return number(2 * value - 1 if value > 0 else -2 * value)
+
+
+def unit(kind, *bits):
+    """7.3.1: a NAL unit, with a 3 behind each two zeros where fewer than four would follow."""
+    whole = "".join(bits) + "1"
+    data, zeros, found = int(whole.ljust(-(-len(whole) // 8) * 8, "0"), 2), 0, bytearray([kind])
+    for byte in data.to_bytes(-(-len(whole) // 8)):
+        if zeros == 2 and byte < 4:
+            found.append(3)
+            zeros = 0
+        found.append(byte)
+        zeros = zeros + 1 if byte == 0 else 0
+    return bytes(found)
+
+
+FULL_LIST = "".join(map(signed, [1, -1] * 8))
+SHORT_LIST = signed(-8)  # the next would be 0, so all that follow are as the last
+
+
+@pytest.mark.parametrize(
+    ("profile", "chroma", "matrices"),
+    [
+        (66, "", ""),
+        (100, number(1) + number(0) * 2 + "0", "0"),
+        (100, number(1) + number(0) * 2 + "0", "1" + "0" * 8),
+        (
+            100,
+            number(1) + number(0) * 2 + "0",
+            "1" + ("1" + FULL_LIST) + "0" * 5 + ("1" + FULL_LIST * 4) + "0",
+        ),
+        (100, number(1) + number(0) * 2 + "0", "1" + ("1" + SHORT_LIST) * 8),
+        (244, number(3) + "1" + number(0) * 2 + "0", "1" + "0" * 11 + "1" + FULL_LIST * 4),
+    ],
+)
+@pytest.mark.parametrize("is_frames_only", [True, False])
+def test_a_sequence_is_read_by_hand(profile, chroma, matrices, is_frames_only):
+    """7.3.2.1.1: frame_num of 9 bits, and the count of 12."""
+    head = (f"{profile:08b}" + "0" * 16, number(0), chroma, matrices, number(5))
+    tail = (number(4), "0", number(19), number(10), f"{is_frames_only:b}")
+    expected = {"has_planes": profile == 244, "frame_num_bits": 9, "is_frames_only": is_frames_only}
+    found = Sequence.read(unit(0x67, *head, number(0), number(8), *tail))
+    assert found == Sequence(count_bits=12, **expected)
+    assert Sequence.read(unit(0x67, *head, number(2), *tail)) == Sequence(count_bits=0, **expected)
+    assert Sequence.read(unit(0x67, *head, number(1), *tail)) is None  # pic_order_cnt_type 1
+
+
+def test_bytes_that_keep_zeros_apart_are_no_part_of_the_count():
+    begin = (number(0), number(7), number(0))
+    head = unit(0x41, *begin, "0" * 16, f"{5:016b}")
+    assert b"\0\0\3" in head
+    assert Sequence(False, 16, 16, True).count(head) == 5
+    assert Sequence(True, 4, 6, False).count(unit(0x41, *begin, "10", "0101", "1", "1", "010110")) == 22
+    assert Sequence(True, 4, 6, False).count(unit(0x41, *begin, "10", "0101", "0", "010110")) == 22

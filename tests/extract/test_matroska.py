@@ -1,5 +1,8 @@
 """Whether a Matroska file is whole, and says nothing of how long its pictures last."""
 
+from itertools import pairwise
+
+import av
 import numpy as np
 import pytest
 
@@ -67,3 +70,74 @@ def test_a_file_that_breaks_off_is_whole_up_to_there(whole):
 def test_another_file_is_none(tmp_path, data):
     (tmp_path / "a").write_bytes(data)
     assert not says(tmp_path / "a")
+
+
+CLUSTER = bytes.fromhex("1f43b675")
+
+
+def blocks_of(path):
+    """Where each block begins and ends, by FFmpeg, which says where the track's number stands in it."""
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.pos + 4 + packet.size) for packet in container.demux() if packet.size]
+    head = min(after - end for (_, end), (after, _) in pairwise(packets))  # kind and size
+    return [(start - head, end) for start, end in packets]
+
+
+def test_whole_blocks_and_clusters_that_are_taken_out_show(whole):
+    data, blocks = whole.read_bytes(), blocks_of(whole)
+    for first, last in ((3, 3), (10, 12), (100, 100), (len(blocks) - 2, len(blocks) - 2)):
+        whole.write_bytes(data[: blocks[first][0]] + data[blocks[last][1] :])
+        assert not says(whole)
+    clusters = [place for place in range(len(data)) if data.startswith(CLUSTER, place)]
+    clusters = [place for place in clusters if place > clusters[0] or data[place + 4] != 0x53]  # SeekHead's
+    for begin, end in pairwise(clusters[-3:]):
+        whole.write_bytes(data[:begin] + data[end:])
+        assert not says(whole)
+
+
+def element(kind, content, size=None):
+    """size: as it is written, eight bytes, absent: that of the content."""
+    return bytes.fromhex(kind) + (1 << 56 | len(content) if size is None else size).to_bytes(8) + content
+
+
+UNKNOWN = (1 << 57) - 1
+
+
+def made(path, *, groups=b"", track=b"", size=None, more=b""):
+    """A file of one film, track 1, and one sound, track 2, written by hand."""
+    film = element("ae", element("d7", b"\1") + element("83", b"\1") + track)
+    sound = element("ae", element("d7", b"\2") + element("83", b"\2") + element("23e383", b"\1\1"))
+    cluster = element("e7", b"\0") + element("a3", b"\x81\0\0\x80picture") + groups
+    content = element("1654ae6b", film + sound) + element("1f43b675", cluster, size) * 2 + more
+    path.write_bytes(element("1a45dfa3", b"") + element("18538067", content, size))
+    return path
+
+
+@pytest.mark.parametrize("size", [None, UNKNOWN])
+def test_who_says_how_long_a_picture_lasts(tmp_path, size):
+    path = tmp_path / "a"
+    assert says(made(path, size=size))
+    assert not says(made(path, size=size, track=element("23e383", b"\1\1")))  # DefaultDuration
+    film, sound = (element("a0", element("a1", track + b"\0\0\0data")) for track in (b"\x81", b"\x82"))
+    timed_film, timed_sound = (
+        element("a0", element("a1", track + b"\0\0\0data") + element("9b", b"\5"))
+        for track in (b"\x81", b"\x82")
+    )
+    assert says(made(path, size=size, groups=film + sound))
+    assert says(made(path, size=size, groups=film + timed_sound))
+    assert not says(made(path, size=size, groups=sound + timed_film))
+
+
+@pytest.mark.parametrize("size", [None, UNKNOWN])
+def test_what_does_not_belong_there_shows(tmp_path, size):
+    path = tmp_path / "a"
+    assert says(made(path, size=size, more=element("1c53bb6b", b"cues") + element("ec", b"void")))
+    for more in (
+        b"\0",
+        b"\xff",
+        element("a1", b""),
+        element("e7", b"") if size is None else b"\1",
+        b"\x42\x42\x81x",
+    ):
+        assert not says(made(path, size=size, more=more))
+    assert not says(made(path, size=size, groups=element("a3", b"", UNKNOWN)))  # no size of its own
