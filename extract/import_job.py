@@ -14,11 +14,11 @@ from pydantic import Field
 from mambavl.cache.fill import FillResult
 from mambavl.cache.interchange.exported import import_export, is_export
 from mambavl.cache.interchange.foreign import (
-    BY_TIME,
     Format,
     check_options,
     check_source,
     import_features,
+    is_by_time,
     source_sha256,
 )
 from mambavl.cache.interchange.lookup import SamplingTimes
@@ -35,16 +35,17 @@ class ImportSettings(Config):
     """Knobs of `mambavl cache import`. An export of ours brings its own, and takes `max_failed` alone."""
 
     encoder: str | None = None  # what made the features, for the record; default: unknown
-    # which array of an HDF5 or npz file; needed where a file holds several
+    # which array of an HDF5 or npz file, or tensor of a dict; needed where a file holds several
     dataset: str | None = None
-    fps: float | None = None  # npy: frames a second of the videos, no default; lmdb: default 30
-    window: int | None = None  # npy: how many frames a step saw
-    stride: int | None = None  # npy: frames from the start of a step to the start of the next
+    # by time: frames a second of the videos; default: as files beside the features say, and 30 for lmdb
+    fps: float | None = None
+    window: int | None = None  # by time: how many frames a step saw; default: as for fps
+    stride: int | None = None  # by time: frames from the start of a step to the start of the next; as for fps
     # what is stored; default: float16 where all of the source is, else float32
     dtype: Literal["float16", "float32"] | None = None
-    # npy, lmdb: take features that last longer or shorter than the video does by the list
+    # by time: take features that last longer or shorter than the video does by the list
     any_length: bool = False
-    sampling: Sampling = Sampling()  # npy, lmdb: which moments of a video a row's features are looked up at
+    sampling: Sampling = Sampling()  # by time: which moments of a video a row's features are looked up at
     # rows that may have no features, empty windows apart; one more stops the command, with exit code 1
     max_failed: int = Field(default=0, ge=0)
 
@@ -125,8 +126,8 @@ def prepare(
             "belong to"
         )
     options = check_options(format, settings.dataset, settings.fps, settings.window, settings.stride)
-    chosen = sorted(settings.sampling.model_fields_set - {"task"})
-    if chosen and format not in BY_TIME:
+    chosen, by_time = sorted(settings.sampling.model_fields_set - {"task"}), is_by_time(format, options)
+    if chosen and not by_time:
         raise UsageError(
             f"sampling.{chosen[0]}: the moments of {format} features were chosen when they were made"
         )
@@ -136,7 +137,7 @@ def prepare(
             "kept by time have none; choose a rule in seconds"
         )
     read = read_data_set(annotations, splits)
-    if format not in BY_TIME:
+    if not by_time:
         return ImportJob(source, format, out, settings, read, SamplingTimes({"task": settings.sampling.task}))
     times = sampling_times(read.segments, settings.sampling)
     if not settings.any_length:

@@ -18,7 +18,8 @@ from mambavl.configs.errors import DataError, SystemFault, UsageError, some
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 NPY_SUFFIXES = (".npy", ".npz")
-NOT_FEATURES = ("fps", "timestamps_ms")  # what video_features writes beside VIDEO_KEY.npy
+TORCH_SUFFIXES = (".pt", ".pth")
+NOT_FEATURES = ("fps", "timestamps_ms")  # what video_features writes beside VIDEO_KEY.npy: when its steps are
 
 
 class Arrays(NamedTuple):
@@ -29,6 +30,25 @@ class Arrays(NamedTuple):
     read: Callable[[str], np.ndarray]
     # frames a second that a file beside an array says it was made at, None where none does
     rate: Callable[[str], float | None] = lambda _name: None
+    # (steps,) ms that a file beside an array says its steps are at, None where none does
+    times: Callable[[str], np.ndarray | None] = lambda _name: None
+
+    def squeezed(self) -> "Arrays":
+        """Those of (1, steps, D), a batch of one, as (steps, D)."""
+
+        def is_batch(name: str) -> bool:
+            shape, _ = self.describe(name)
+            return len(shape) == 3 and shape[0] == 1
+
+        def describe(name: str) -> tuple[tuple[int, ...], str]:
+            shape, dtype = self.describe(name)
+            return (shape[1:] if is_batch(name) else shape), dtype
+
+        def read(name: str) -> np.ndarray:
+            array = self.read(name)
+            return array[0] if is_batch(name) else array
+
+        return self._replace(describe=describe, read=read)
 
 
 def feature_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -60,13 +80,10 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _instead(folder: Path) -> str:
-    """What else a folder holds, and what to do with files of torch, which are programs rather than arrays."""
+    """What else a folder holds, and how files of torch are read."""
     endings = sorted({path.suffix for path in folder.rglob("*") if path.is_file()})
-    if {".pt", ".pth"} & set(endings):
-        return (
-            "; it holds files of torch: save each with numpy.save(NAME, "
-            "torch.load(FILE, weights_only=True).numpy())"
-        )
+    if set(TORCH_SUFFIXES) & set(endings):
+        return "; it holds files of torch: --format torch"
     return f"; it holds files {', '.join(endings[:5])}" if endings else ""
 
 
@@ -195,11 +212,7 @@ def npy_arrays(source: Path, dataset: str | None, videos: Collection[str] = ()) 
     Of `videos`, VIDEO.MP4.npy is taken as well, and VIDEO_KEY.npy; of several keys `dataset` says which.
     """
     files = files_by_stem(source, NPY_SUFFIXES)
-    named = _of_videos(files, dataset, videos)
-    taken = {path for path, _ in named.values()}
-    for stem, path in files.items():
-        if path not in taken and _video_and_key(stem, videos)[1] not in NOT_FEATURES:
-            named[stem] = (path, dataset)
+    named = named_files(files, dataset, videos)
 
     def describe(name: str) -> tuple[tuple[int, ...], str]:
         with _npy_stream(*named[name]) as file:
@@ -220,14 +233,32 @@ def npy_arrays(source: Path, dataset: str | None, videos: Collection[str] = ()) 
         with _npy_stream(path, array) as file:
             return np.lib.format.read_array(file, allow_pickle=False)
 
-    def rate(name: str) -> float | None:
-        path = files.get(f"{name}_fps")
+    def beside(name: str, what: str) -> np.ndarray | None:
+        path = files.get(f"{name}_{what}")
         if path is None or path.suffix != ".npy":
             return None
-        with readable(path):
-            return float(np.load(path, allow_pickle=False))
+        with readable(path, TypeError):
+            return np.load(path, allow_pickle=False).astype(np.float64)
 
-    return Arrays(set(named), describe, read, rate)
+    def rate(name: str) -> float | None:
+        found = beside(name, "fps")
+        return None if found is None else found.item()
+
+    return Arrays(set(named), describe, read, rate, lambda name: beside(name, "timestamps_ms"))
+
+
+def named_files(
+    files: dict[str, Path], dataset: str | None, videos: Collection[str]
+) -> dict[str, tuple[Path, str | None]]:
+    """Name -> file and which array of it. files: by stem. VIDEO.MP4 is VIDEO, and VIDEO_KEY too, of several
+    keys the one that `dataset` says; what is known to be no features is left out.
+    """
+    named = _of_videos(files, dataset, videos)
+    taken = {path for path, _ in named.values()}
+    for stem, path in files.items():
+        if path not in taken and _video_and_key(stem, videos)[1] not in NOT_FEATURES:
+            named[stem] = (path, dataset)
+    return named
 
 
 def _of_videos(

@@ -8,11 +8,41 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from mambavl.configs.errors import DataError, counted
 
+NEAR_FRAMES = 1.0  # by which a time may be off that a program took of a file, rounded to its clock
 SLACK = 1.0  # seconds; copies in another container or at another rate differ by less
 # frames a second that features are usually made at
 RATES = (60.0, 59.94, 50.0, 30.0, 29.97, 25.0, 24.0, 15.0, 12.0, 10.0, 8.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0)
+
+
+class Clock(NamedTuple):
+    """Step i saw the frames [i stride, i stride + window) at `fps` a second."""
+
+    fps: float
+    window: int
+    stride: int
+
+    @classmethod
+    def of_times(cls, fps: float, times: np.ndarray) -> "Clock":
+        """What video_features writes beside its features: the rate, and for each step when the last frame
+        begins that it may have seen, in ms. (Features of single frames and I3D's of flow saw it; I3D's of
+        pictures end just before.)
+
+        Raises ValueError where they are not a whole number of frames apart, always the same.
+        """
+        if not (np.isfinite(fps) and fps > 0 and times.ndim == 1 and np.isfinite(times).all()):
+            raise ValueError("they are no times")
+        frames = times * fps / 1000
+        if len(times) < 2:
+            raise ValueError("one step has no stride")
+        window, stride = round(float(frames[0])) + 1, round(float(frames[-1] - frames[0]) / (len(frames) - 1))
+        even = frames[0] + stride * np.arange(len(frames))
+        if window < 1 or stride < 1 or np.abs(frames - even).max() > NEAR_FRAMES:
+            raise ValueError(f"they are not even at {fps:g} frames a second")
+        return cls(fps, window, stride)
 
 
 class Extent(NamedTuple):

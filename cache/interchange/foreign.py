@@ -1,14 +1,16 @@
 """Features that others made -> a feature store: found by the row's name, or by time in those of its video.
 
     hdf5, safetensors   one array a row, named after its narration_id: (D,) is level `clip`, (T, D) `frame`,
-                        (T, g, g, D) `grid`
+                        (T, g, g, D) `grid`; or, where it is said which frames a step saw, one a video, as npy
     npy                 VIDEO_ID.npy or .npz, (steps, D): step i saw the frames [i stride, i stride + window)
-                        at `fps` a second; VIDEO_ID.MP4.npy, VIDEO_ID_KEY.npy and folders of participants, too
+                        at `fps` a second, or when files of video_features beside it say; VIDEO_ID.MP4.npy,
+                        VIDEO_ID_KEY.npy and folders of participants, too
+    torch               VIDEO_ID.pt or .pth, a tensor, as npy
     lmdb                RULSTM's: VIDEO_ID_frame_0000000001.jpg -> one float32 vector; frame n shows second
                         (n - 1) / fps
 
-float16 stays float16, all else becomes float32. A row that cannot be served gets a status and a reason, never
-the features of another moment.
+An array (1, T, D) is taken for one (T, D). float16 stays float16, all else becomes float32. A row that cannot
+be served gets a status and a reason, never the features of another moment.
 """
 
 import contextlib
@@ -26,11 +28,13 @@ from mambavl.cache.fill import FillResult, MayFail, fill
 from mambavl.cache.interchange.arrays import (
     HDF5_SUFFIXES,
     NPY_SUFFIXES,
+    TORCH_SUFFIXES,
     feature_files,
     hdf5_arrays,
     npy_arrays,
     safetensors_arrays,
 )
+from mambavl.cache.interchange.clock import Clock
 from mambavl.cache.interchange.lookup import (
     Fault,
     Found,
@@ -39,6 +43,7 @@ from mambavl.cache.interchange.lookup import (
     by_time,
 )
 from mambavl.cache.interchange.rulstm import RULSTM_FPS, rulstm
+from mambavl.cache.interchange.torch_files import torch_arrays
 from mambavl.cache.rows import EMPTY_WINDOW, OK, STATUS_CODE, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, ImportRecipe, Inputs, Spec
@@ -46,19 +51,21 @@ from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 
-Format = Literal["hdf5", "npy", "lmdb", "safetensors"]
+Format = Literal["hdf5", "npy", "torch", "lmdb", "safetensors"]
+CLOCK = {"fps", "window", "stride"}
 OPTIONS = {
-    "hdf5": {"dataset"},
-    "npy": {"dataset", "fps", "window", "stride"},
+    "hdf5": {"dataset", *CLOCK},
+    "npy": {"dataset", *CLOCK},
+    "torch": {"dataset", *CLOCK},
     "lmdb": {"fps"},
-    "safetensors": set(),
+    "safetensors": CLOCK,
 }
-BY_TIME = ("npy", "lmdb")  # these need to know when each row is looked at
-FEATURES = {"hdf5": HDF5_SUFFIXES, "npy": NPY_SUFFIXES}
-BESIDE = {"hdf5": (), "npy": (".csv", ".json")}  # what an export has besides
+FEATURES = {"hdf5": HDF5_SUFFIXES, "npy": NPY_SUFFIXES, "torch": TORCH_SUFFIXES}
+BESIDE = {"hdf5": (), "npy": (".csv", ".json"), "torch": ()}  # what an export has besides
 EXPECTED = {
     "hdf5": "an HDF5 file, or a folder of NARRATION_ID.h5",
     "npy": "a folder of VIDEO_ID.npy",
+    "torch": "a folder of VIDEO_ID.pt",
     "lmdb": "a folder with data.mdb",
     "safetensors": "a .safetensors file",
 }
@@ -87,22 +94,24 @@ def import_features(
 ) -> FillResult:
     """Write (or resume) a store of the features in `source`, a row for every segment.
 
-    dtype: absent, float16 if all of the source is, else float32. dataset: which array of an HDF5 or npz file.
-    fps, window, stride: npy needs all three; lmdb takes fps, 30 if absent. content_sha256: of
+    dtype: absent, float16 if all of the source is, else float32. dataset: which array of an HDF5 or npz file,
+    which tensor of a dict. fps, window, stride: all three, or none; then hdf5 and safetensors are read by
+    name, and npy needs files beside that say so. lmdb takes fps, 30 if absent. content_sha256: of
     `source_sha256`, where it is known. max_failed: rows that may have no features, empty windows apart; None:
     any number.
 
-    npy, recognition: the step whose centre is nearest. Anticipation: the last step that has *ended* at that
-    time; where none has, the first, if it ends by start - tau_a, else the row is an empty window. `frame_pts`
-    keeps the centre of what was taken. lmdb: the frame on display, or the nearest earlier one within a
-    second, never a later one.
+    By time, recognition: the step whose centre is nearest. Anticipation: the last step that has *ended* at
+    that time; where none has, the first, if it ends by start - tau_a, else the row is an empty window.
+    `frame_pts` keeps the centre of what was taken. lmdb: the frame on display, or the nearest earlier one
+    within a second, never a later one.
 
     Raises DataError for a source that is not what it should be, and as soon as more rows have no features
     than may: what is done stays done, and the store is not finished. UsageError for options that do not fit,
     Interrupted when `should_stop()` turns true between two row groups.
     """
     source, options = Path(source), check_options(format, dataset, fps, window, stride)
-    if format in BY_TIME:
+    is_timed = is_by_time(format, options)
+    if is_timed:
         moments.by_row(len(segments))  # before a long read
     content_sha256 = content_sha256 or source_sha256(source, format)
     with contextlib.ExitStack() as stack:
@@ -114,13 +123,13 @@ def import_features(
             recipe=FeatureRecipe(
                 source="import",
                 encoder=EncoderIdentity(name=encoder, state="unknown", sha256="unknown", width=level.width),
-                sampling=moments.sampling if format in BY_TIME else named,
+                sampling=moments.sampling if is_timed else named,
                 imported=ImportRecipe(format=format, more=options),
             ),
             # not the recipe: a train half and a validation half come in files of their own
             inputs=Inputs(sha256=content_sha256),
             levels=(level,),
-            frame_pts=(1, found.steps) if format in BY_TIME else (),
+            frame_pts=(1, found.steps) if is_timed else (),
             rows_per_group=shards.rows_per_group(level.chunk_bytes),
         )
         writer = StoreWriter(
@@ -167,13 +176,24 @@ def _open(
     """What a source has for the rows; it stays open as long as `stack`."""
     if format == "lmdb":
         return rulstm(source, segments, moments, options["fps"], stack)
-    if format == "npy":
-        arrays = npy_arrays(source, options["dataset"], {segment.video_id for segment in segments})
-        clock = options["fps"], options["window"], options["stride"]
-        return by_time(arrays, source, segments, moments, *clock)
+    videos = {segment.video_id for segment in segments}
     if format == "safetensors":
-        return by_name(safetensors_arrays(source, stack), source, segments)
-    return by_name(hdf5_arrays(source, options["dataset"], stack), source, segments)
+        arrays = safetensors_arrays(source, stack)
+    elif format == "hdf5":
+        arrays = hdf5_arrays(source, options["dataset"], stack)
+    else:
+        arrays = (npy_arrays if format == "npy" else torch_arrays)(source, options["dataset"], videos)
+    if not is_by_time(format, options):
+        return by_name(arrays, source, segments)
+    clock = Clock(options["fps"], options["window"], options["stride"]) if options["fps"] else None
+    return by_time(arrays, source, segments, moments, clock)
+
+
+def is_by_time(format: Format, options: Mapping[str, Any]) -> bool:
+    """Whether a source is read by time, and so needs to know when each row is looked at. options: of
+    `check_options`.
+    """
+    return format in ("npy", "torch", "lmdb") or options["fps"] is not None
 
 
 def source_sha256(
@@ -210,7 +230,7 @@ def _files(source: Path, format: Format) -> list[Path]:
         beside = (path for path in source.iterdir() if path.suffix in BESIDE[format] and path.is_file())
         return sorted([*feature_files(source, FEATURES[format]), *beside])
     file = source / "data.mdb" if source.is_dir() and format == "lmdb" else source
-    if format == "npy" or not file.is_file():
+    if format in ("npy", "torch") or not file.is_file():
         raise DataError(f"{source}: --format {format} expects {EXPECTED[format]}")
     return [file]
 
@@ -229,7 +249,8 @@ def check_options(
     given = {name for name, value in options.items() if value is not None}
     if beyond := sorted(given - OPTIONS[format]):
         raise UsageError(f"--format {format} has no use for {beyond[0]}; leave it out")
-    if missing := sorted(OPTIONS[format] - {"dataset"} - given):
+    missing = sorted(OPTIONS[format] - {"dataset"} - given)
+    if missing and given & CLOCK:
         wanted = " ".join(f"--set {name}=N" for name in missing)
         raise UsageError(
             f"--format {format} needs {wanted}: "

@@ -3,6 +3,8 @@
     by name   one array a row: (D,), (T, D) or (T, g, g, D)
     by time   (steps, D) a video: step i saw the frames [i stride, i stride + window) at `fps` a second
 
+An array (1, steps, D) is taken for one (steps, D).
+
 Times are seconds. A row that cannot be served raises Fault with the status and the reason that the store
 keeps; it never gets the features of another moment.
 """
@@ -17,10 +19,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from mambavl.cache.interchange.arrays import Arrays
-from mambavl.cache.interchange.clock import Extent, check_clock
+from mambavl.cache.interchange.clock import Clock, Extent, check_clock
 from mambavl.cache.rows import Segment
 from mambavl.cache.shards import Level
-from mambavl.configs.errors import DataError, some
+from mambavl.configs.errors import DataError, UsageError, some
 
 LEVEL_OF = {1: "clip", 2: "frame", 4: "grid"}  # by the number of axes
 AXES = {1: "(D,)", 2: "(steps, D)", 4: "(steps, g, g, D)"}
@@ -54,6 +56,9 @@ class Fault(Exception):
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
         self.status = status
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.status, str(self))
 
 
 class Found(NamedTuple):
@@ -109,12 +114,14 @@ def _common_shape(
 
 def by_name(arrays: Arrays, source: Path, segments: tuple[Segment, ...]) -> Found:
     """An array named after each row's narration_id."""
+    arrays = arrays.squeezed()
     names = [segment.narration_id for segment in segments]
     videos = sorted({segment.video_id for segment in segments} & arrays.names)
     if videos and not arrays.names & set(names):
         raise DataError(
             f"{source}: its arrays are named after videos ({some(videos, 3)}), and it is read by row "
-            f"({names[0]}); save them as {videos[0]}.npy, ... and import that folder by time: --format npy"
+            f"({names[0]}); to read it by time, say which frames a step saw: --set fps=N --set stride=N "
+            "--set window=N"
         )
     shape, is_half = _common_shape(arrays, source, names, (1, 2, 4))
 
@@ -137,28 +144,31 @@ def by_time(
     source: Path,
     segments: tuple[Segment, ...],
     moments: SamplingTimes,
-    fps: float,
-    window: int,
-    stride: int,
+    clock: Clock | None,
 ) -> Found:
     """Steps of a row's video.
 
     Recognition: the step whose centre is nearest. Anticipation: the last step that has *ended* at that time;
     where none has, the first, if it ends by start - tau_a, else the row is an empty window.
+
+    clock: of all videos; None: as the files beside each one's features say.
     """
-    shape, is_half = _common_shape(arrays, source, [segment.video_id for segment in segments], (2,))
+    arrays = arrays.squeezed()
+    videos = list(dict.fromkeys(segment.video_id for segment in segments))
+    shape, is_half = _common_shape(arrays, source, videos, (2,))
     times = moments.by_row(len(segments))
-    known = moments.durations.keys() & arrays.names & {segment.video_id for segment in segments}
-    durations = {video: moments.durations[video] for video in sorted(known)}
-    _check_extents(arrays, source, durations, fps, window, stride)
-    video = lru_cache(maxsize=2)(arrays.read)  # the rows of a video follow one another
+    clocks = {
+        video: clock or _clock_beside(arrays, source, video) for video in videos if video in arrays.names
+    }
+    _check_extents(arrays, source, moments.durations, clocks)
+    steps_of = lru_cache(maxsize=2)(arrays.read)  # the rows of a video follow one another
 
     def read(row: int) -> tuple[np.ndarray, np.ndarray]:
         segment = segments[row]
         seconds = observed(times[row], segment)
         if segment.video_id not in arrays.names:
             raise Fault("missing_video", f"no features of {segment.video_id} in {source.name}")
-        steps = video(segment.video_id)
+        steps, (fps, window, stride) = steps_of(segment.video_id), clocks[segment.video_id]
         # behind its last step a video has less than a stride
         seen = (len(steps) * stride + window) / fps if len(steps) else 0.0
         if seconds.max() > seen:
@@ -178,28 +188,56 @@ def by_time(
         picks = np.clip(picks, 0, len(steps) - 1).astype(np.int64)
         return steps[picks], (picks * stride + window / 2) / fps
 
-    unused = len(arrays.names - {segment.video_id for segment in segments})
-    return Found((times.shape[1], shape[1]), is_half, read, unused)
+    return Found((times.shape[1], shape[1]), is_half, read, len(arrays.names - set(videos)))
+
+
+def _clock_beside(arrays: Arrays, source: Path, video: str) -> Clock:
+    """What the files beside a video's features say. Raises UsageError where there are none, DataError where
+    they say no such thing.
+    """
+    said = "say which frames a step saw, [i stride, i stride + window) at fps a second"
+    wanted = "--set fps=N --set stride=N --set window=N"
+    rate, times = arrays.rate(video), arrays.times(video)
+    if rate is None or times is None:
+        raise UsageError(
+            f"{source}: nothing beside the features of {video} says when its steps are "
+            f"({video}_fps.npy and {video}_timestamps_ms.npy would); {said}: {wanted}"
+        )
+    steps = arrays.describe(video)[0][0]
+    try:
+        if len(times) != steps:
+            raise ValueError(f"there are {len(times):,} for {steps:,} steps")
+        return Clock.of_times(rate, times)
+    except ValueError as error:
+        raise DataError(
+            f"{source}: {video}_timestamps_ms does not say when the steps are: {error}; {said}: {wanted}"
+        ) from None
 
 
 def _check_extents(
-    arrays: Arrays, source: Path, durations: Mapping[str, float], fps: float, window: int, stride: int
+    arrays: Arrays, source: Path, durations: Mapping[str, float], clocks: Mapping[str, Clock]
 ) -> None:
     """Raises DataError where the clock of a video's features cannot be the one that is said."""
-    extents: dict[str, Extent] = {}
-    turned: dict[str, Extent] = {}
-    for video, seconds in durations.items():
-        if (rate := arrays.rate(video)) is not None and abs(rate - fps) > 0.01 * fps:
-            raise DataError(
-                f"{source}: {video}_fps says {rate:g} frames a second, and fps = {fps:g}; --set fps={rate:g} "
-                "would fit. If it is wrong, --set any_length=true imports the features as they are"
-            )
-        steps, width = arrays.describe(video)[0]
-        for found, count in ((extents, steps), (turned, width)):
-            if steps:  # one that has none serves no row
-                found[video] = Extent((count - 1) * stride + window, seconds, seconds)
-    # behind its last step a video has less than a stride, and some tools pad the last window
-    check_clock(source, extents, fps, window + stride, turned)
+    for clock in dict.fromkeys(clocks.values()):
+        extents: dict[str, Extent] = {}
+        turned: dict[str, Extent] = {}
+        for video in sorted(clocks.keys() & durations.keys()):
+            if clocks[video] != clock:
+                continue
+            seconds = durations[video]
+            if (rate := arrays.rate(video)) is not None and abs(rate - clock.fps) > 0.01 * clock.fps:
+                raise DataError(
+                    f"{source}: {video}_fps says {rate:g} frames a second, and fps = {clock.fps:g}; --set "
+                    f"fps={rate:g} would fit. If it is wrong, --set any_length=true imports the features as "
+                    "they are"
+                )
+            steps, width = arrays.describe(video)[0]
+            for found, count in ((extents, steps), (turned, width)):
+                if steps:  # one that has none serves no row
+                    frames = (count - 1) * clock.stride + clock.window
+                    found[video] = Extent(frames, seconds, seconds)
+        # behind its last step a video has less than a stride, and some tools pad the last window
+        check_clock(source, extents, clock.fps, clock.window + clock.stride, turned)
 
 
 def observed(seconds: np.ndarray, segment: Segment) -> np.ndarray:

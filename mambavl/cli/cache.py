@@ -246,7 +246,9 @@ def cache_import(
     kind: Annotated[
         ImportFormat,
         typer.Option(
-            "--format", help="hdf5, safetensors: by narration_id; npy: a file a video; lmdb: RULSTM's."
+            "--format",
+            help="hdf5, safetensors: by narration_id, or by video where fps, window and stride are set; npy, "
+            "torch: a file a video; lmdb: RULSTM's.",
         ),
     ],
     store: StoreOption,

@@ -43,8 +43,8 @@ def test_features_of_others_need_annotations_and_settings_that_fit(tmp_path):
     source, out, folder = tmp_path / "steps", tmp_path / "v.zarr", data / "annotations"
     with pytest.raises(UsageError, match="say with --annotations DIR"):
         prepare(source, "npy", out, ImportSettings(), None, ("train",))
-    with pytest.raises(UsageError, match="needs --set fps=N --set stride=N --set window=N"):
-        prepare(source, "npy", out, ImportSettings(), folder, ("train",))
+    with pytest.raises(UsageError, match="--format npy needs --set stride=N --set window=N"):
+        prepare(source, "npy", out, ImportSettings(fps=30), folder, ("train",))
     chosen = ImportSettings(sampling={"frames": 4})
     with pytest.raises(UsageError, match=r"sampling\.frames: the moments of hdf5 features"):
         prepare(source, "hdf5", out, chosen, folder, ("train",))
@@ -54,6 +54,10 @@ def test_features_of_others_need_annotations_and_settings_that_fit(tmp_path):
         prepare(source, "npy", out, counting, folder, ("train",))
     for video in ("P01_101", "P01_102"):
         np.save(source / f"{video}.npy", np.zeros((60, 3), np.float32))  # 6 s at 10 a second
+    with pytest.raises(
+        UsageError, match=r"nothing beside .* of P01_101 says when its steps are.*--set fps=N"
+    ):
+        prepare(source, "npy", out, ImportSettings(), folder, ("train",))
     job = prepare(source, "npy", out, chosen.model_copy(update=steps), folder, ("train",))
     wrong = chosen.model_copy(update={**steps, "fps": 5})
     with pytest.raises(

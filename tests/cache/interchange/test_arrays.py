@@ -92,6 +92,16 @@ def test_the_rate_that_video_features_writes_is_known(tmp_path):
     assert_holds(arrays)
     assert arrays.rate("P01_1") == 29.97
     assert arrays.rate("P01_2") is None
+    assert arrays.times("P01_1") is None
+    np.save(tmp_path / "P01_1_timestamps_ms.npy", np.array([0, 33]))
+    assert npy_arrays(tmp_path, None, {"P01_1"}).times("P01_1").tolist() == [0.0, 33.0]
+
+
+def test_a_batch_of_one_is_read_as_what_is_in_it(tmp_path):
+    np.save(tmp_path / "P01_1.npy", VALUES[None])
+    assert_holds(npy_arrays(tmp_path, None).squeezed())
+    np.save(tmp_path / "P01_1.npy", np.stack([VALUES, VALUES]))
+    assert npy_arrays(tmp_path, None).squeezed().describe("P01_1")[0] == (2, 2, 3)
 
 
 def test_of_several_kinds_of_features_one_is_named(tmp_path):
@@ -113,7 +123,7 @@ def test_a_folder_of_other_files_says_what_it_holds(tmp_path):
     with pytest.raises(DataError, match=r"holds nothing to import; expected .*; it holds files \.pkl$"):
         npy_arrays(tmp_path, None)
     (tmp_path / "a.pt").touch()
-    with pytest.raises(DataError, match=r"it holds files of torch: save each with numpy\.save"):
+    with pytest.raises(DataError, match=r"it holds files of torch: --format torch$"):
         npy_arrays(tmp_path, None)
 
 

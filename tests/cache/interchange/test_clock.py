@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mambavl.cache.interchange.clock import Extent, check_clock
+from mambavl.cache.interchange.clock import Clock, Extent, check_clock
 from mambavl.configs.errors import DataError
 
 SOURCE = Path("features")
@@ -53,3 +54,27 @@ def test_a_source_without_the_frames_that_nobody_asks_for_passes():
     check_clock(SOURCE, {"v": Extent(300, 9.9, 100.0)}, 30, 0)
     with pytest.raises(DataError):
         check_clock(SOURCE, {"v": Extent(300, 11.1, 100.0)}, 30, 0)
+
+
+@pytest.mark.parametrize("fps", [24.0, 29.97, 30.0, 50.0, 59.94])
+@pytest.mark.parametrize(("stack", "step"), [(64, 64), (16, 8), (0, 1), (0, 30)])
+def test_a_clock_is_read_from_times_that_were_rounded_to_that_of_a_file(fps, stack, step):
+    """video_features: a stack of `stack` frames, `step` apart, is told by when the frame behind it begins; of
+    single frames each by when it begins itself.
+    """
+    frames = stack + step * np.arange(200)
+    for tick in (1e-6, 1.0, 3.0):  # ms
+        times = np.round(frames * 1000 / fps / tick) * tick
+        assert Clock.of_times(fps, times) == (fps, stack + 1, step)
+
+
+@pytest.mark.parametrize("fps", [0.0, -30.0, np.nan, np.inf])
+def test_a_rate_that_is_none_makes_no_clock(fps):
+    with pytest.raises(ValueError, match="they are no times"):
+        Clock.of_times(fps, np.arange(9.0))
+
+
+@pytest.mark.parametrize("times", [[], [33.0]])
+def test_one_time_makes_no_clock(times):
+    with pytest.raises(ValueError, match="one step has no stride"):
+        Clock.of_times(30.0, np.array(times))

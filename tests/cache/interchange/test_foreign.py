@@ -330,13 +330,60 @@ def test_pickles_are_not_loaded(tmp_path):
     [
         ("npy", {"fps": 30.0}, "--format npy needs --set stride=N --set window=N"),
         ("npy", {"fps": 30.0, "window": 0, "stride": 8}, "window = 0: expected a number above 0"),
-        ("hdf5", {"fps": 30.0}, "--format hdf5 has no use for fps"),
+        ("hdf5", {"fps": 30.0}, "--format hdf5 needs --set stride=N --set window=N"),
+        ("safetensors", {"dataset": "x"}, "--format safetensors has no use for dataset"),
         ("lmdb", {"dataset": "x"}, "--format lmdb has no use for dataset"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, format, options, message):
     with pytest.raises(UsageError, match=message):
         bring(tmp_path, format, moments_of(np.ones((12, 2))), **options)
+
+
+def of_npy(folder, how):
+    """The features of `write_steps` once more, in another form; returns the format."""
+    arrays = {path.stem: np.load(path) for path in sorted(folder.iterdir())}
+    for path in folder.iterdir():
+        path.unlink()
+    if how == "hdf5":
+        folder.rmdir()
+        write_hdf5(folder, arrays)
+    elif how == "safetensors":
+        folder.rmdir()
+        write_safetensors(folder, arrays)
+    for name, values in arrays.items():
+        if how == "hdf5 folder":
+            write_hdf5(folder / f"{name}.h5", {"features": values})
+        elif how == "torch":
+            torch.save(torch.from_numpy(values), folder / f"{name}.pt")
+        elif how == "npy, a batch of one":
+            np.save(folder / f"{name}.npy", values[None])
+        elif how == "npy, video_features":
+            np.save(folder / f"{name}_rgb.npy", values)
+            np.save(folder / f"{name}_fps.npy", np.array(30.0))
+            times = (np.arange(len(values)) * 16 + 31) / 30  # when the last of its frames begins
+            np.save(folder / f"{name}_timestamps_ms.npy", times * 1000)
+    return how.partition(" ")[0].rstrip(",")
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["hdf5", "hdf5 folder", "safetensors", "torch", "npy, a batch of one", "npy, video_features"],
+)
+@pytest.mark.parametrize("task", ["recognition", "anticipation"])
+def test_whatever_holds_the_steps_of_a_video_a_row_gets_the_same(tmp_path, how, task):
+    write_steps(tmp_path / "source")
+    times = np.array([segment.start + 2.37 + np.arange(4) * 0.31 for segment in SEGMENTS])
+    clock, moments = {"fps": 30.0, "window": 32, "stride": 16}, moments_of(times, task, tau_a=-5.0)
+    _, expected = bring(tmp_path, "npy", moments, **clock)
+    (tmp_path / "out.zarr").rename(tmp_path / "npy.zarr")
+    expected = open_store(tmp_path / "npy.zarr")
+    format = of_npy(tmp_path / "source", how)
+    _, found = bring(tmp_path, format, moments, **({} if "video_features" in how else clock))
+    assert torch.equal(found.batch(range(12), "frame")[0], expected.batch(range(12), "frame")[0])
+    for array in ("frame_pts", "status"):
+        np.testing.assert_array_equal(found.row_array(array), expected.row_array(array))
+    assert found.spec.recipe.sampling == expected.spec.recipe.sampling
 
 
 # --- by time: frames, as RULSTM keeps them
@@ -510,7 +557,9 @@ def test_the_command_imports_with_annotations_and_counts_failures(tmp_path, caps
     assert "is not an export of mambavl; say with --annotations DIR" in capsys.readouterr().err
     words += ("--annotations", data / "annotations", "--encoder", "tsn", "--set", "sampling.frames=4")
     assert call(*words) == 2
-    assert "--format npy needs --set fps=N --set stride=N --set window=N" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "nothing beside the features of P01_101 says when its steps are" in said
+    assert said.endswith(": --set fps=N --set stride=N --set window=N\n")
     words += ("--set", "fps=10", "--set", "window=1", "--set", "stride=1")
     assert call(*words) == 1
     said = " ".join(capsys.readouterr().err.split())
