@@ -230,6 +230,9 @@ class OtherRecipe(UsageError):
         super().__init__(f"The features would be others. {differs(faults, 'wanted -> here')}")
         self.faults = faults  # `field: wanted -> here`
 
+    def __reduce__(self) -> tuple[type, tuple[Sequence[str]]]:
+        return type(self), (self.faults,)
+
 
 def open_writer(
     out: Path,

@@ -76,7 +76,10 @@ class Rejected(Exception):
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(printable(f"{kind}: {detail}"))  # it may hold the reply's own words
-        self.kind = kind
+        self.kind, self.detail = kind, detail
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.kind, self.detail)
 
 
 @dataclass(frozen=True)
