@@ -111,17 +111,22 @@ class Layout:
 
     def metadata(self) -> dict[str, bytes]:
         """Every zarr.json of the store."""
-        attributes = {"mambavl": {"schema": self.schema, "spec_sha256": self.spec_sha256}}
-        files = {"zarr.json": shards.group_metadata(attributes)}
+        files = {}
+        named = self.schema >= 4
         for level in self.levels:
-            files[f"{level.name}/zarr.json"] = shards.level_metadata(level, self.rows, self.rows_per_group)
+            files[f"{level.name}/zarr.json"] = shards.level_metadata(
+                level, self.rows, self.rows_per_group, named=named
+            )
             if "/" in level.name:
                 files[level.sibling("zarr.json")] = shards.group_metadata({})
         for array in self.row_arrays:
             files[f"{array.name}/zarr.json"] = shards.row_array_metadata(
-                array.shape, array.dtype, self.rows, self.rows_per_group
+                array.shape, array.dtype, self.rows, self.rows_per_group, named=named
             )
-        return files
+        attributes = {"mambavl": {"schema": self.schema, "spec_sha256": self.spec_sha256}}
+        # with the others inside, a reader need not look for them, and stumble over our own files
+        inside = {name.removesuffix("/zarr.json"): data for name, data in files.items()} if named else None
+        return {"zarr.json": shards.group_metadata(attributes, inside), **files}
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:

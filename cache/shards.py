@@ -19,8 +19,10 @@ group begins at a fixed capacity, so that its shard can be written without knowi
 """
 
 import functools
+import json
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -145,13 +147,22 @@ _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 _ZSTD = {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}
 
 
-def group_metadata(attributes: dict[str, Any]) -> bytes:
-    return pretty_json({"zarr_format": 3, "node_type": "group", "attributes": attributes})
+def group_metadata(attributes: dict[str, Any], inside: Mapping[str, bytes] | None = None) -> bytes:
+    """zarr.json of a group. inside: name -> zarr.json of all that it holds, for readers that take them from
+    here (zarr-python's consolidated metadata).
+    """
+    found: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    if inside is not None:
+        metadata = {name: json.loads(data) for name, data in sorted(inside.items())}
+        found["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": metadata}
+    return pretty_json(found)
 
 
 @functools.lru_cache(maxsize=64)  # the same few for every store of a run
-def level_metadata(level: Level, rows: int, group_rows: int) -> bytes:
-    """zarr.json of a level: shard = row group, inner chunk = one row (or 64 tokens), each with its crc32c."""
+def level_metadata(level: Level, rows: int, group_rows: int, *, named: bool = True) -> bytes:
+    """zarr.json of a level: shard = row group, inner chunk = one row (or 64 tokens), each with its crc32c.
+    named: its axes have names; those of older stores have none.
+    """
     groups = math.ceil(rows / group_rows)
     length = rows if level.kind == "dense" else groups * level.capacity
     shard_length = group_rows if level.kind == "dense" else level.capacity
@@ -164,20 +175,38 @@ def level_metadata(level: Level, rows: int, group_rows: int) -> bytes:
             "index_location": "end",
         },
     }
+    names = _axes(level) if named else None
     return _array_metadata(
-        (length, *level.shape), (shard_length, *level.shape), level.dtype, "NaN", [sharding]
+        (length, *level.shape), (shard_length, *level.shape), level.dtype, "NaN", [sharding], names
     )
 
 
 @functools.lru_cache(maxsize=64)
-def row_array_metadata(shape: tuple[int, ...], dtype: str, rows: int, group_rows: int) -> bytes:
+def row_array_metadata(
+    shape: tuple[int, ...], dtype: str, rows: int, group_rows: int, *, named: bool = True
+) -> bytes:
     """zarr.json of a per-row array (status, flags, length, start, frame_pts): one chunk a row group."""
     fill: Any = "NaN" if dtype.startswith("float") else 0
     codecs = [{"name": "bytes"} if dtype == "uint8" else _BYTES, _CRC]
-    return _array_metadata((rows, *shape), (group_rows, *shape), dtype, fill, codecs)
+    names = ["row", "pts_view", "pts_step"][: 1 + len(shape)] if named else None
+    return _array_metadata((rows, *shape), (group_rows, *shape), dtype, fill, codecs, names)
 
 
-def _array_metadata(shape: tuple, chunk: tuple, dtype: str, fill: Any, codecs: list[dict]) -> bytes:
+def _axes(level: Level) -> list[str]:
+    """Names of a level's axes, without which xarray opens no array. In one folder a name stands for one size,
+    so all but the rows' begin with the level's own.
+    """
+    name = level.name.rpartition("/")[2]
+    if level.kind == "ragged":
+        return [f"{name}_token", f"{name}_channel"]
+    inner = ["step", "y", "x"] if len(level.shape) == 5 else ["step"]
+    used = ["row", "view", *inner[: len(level.shape) - 2], "channel"]
+    return [used[0], *(f"{name}_{axis}" for axis in used[1:])]
+
+
+def _array_metadata(
+    shape: tuple, chunk: tuple, dtype: str, fill: Any, codecs: list[dict], names: list[str] | None
+) -> bytes:
     return pretty_json(
         {
             "zarr_format": 3,
@@ -189,6 +218,7 @@ def _array_metadata(shape: tuple, chunk: tuple, dtype: str, fill: Any, codecs: l
             "fill_value": fill,
             "codecs": codecs,
             "attributes": {},
+            **({"dimension_names": names} if names else {}),
         }
     )
 

@@ -23,8 +23,9 @@ from mambavl.cache.canonical import JSON
 from mambavl.cache.shards import Level
 from mambavl.configs.errors import DataError
 
-SCHEMA_VERSION = 3
-READABLE = (2, SCHEMA_VERSION)  # 2: classes.json knew a verb and a noun only
+SCHEMA_VERSION = 4
+# 2: classes.json knew a verb and a noun only; 3: the axes of arrays had no names
+READABLE = (2, 3, SCHEMA_VERSION)
 
 SPEC, SEGMENTS, CLASSES, MANIFEST = "spec.json", "segments.csv", "classes.json", "manifest.json"
 ENVIRONMENT, COMMIT, SEAL, LOCK = "environment.json", "commit", "commit/seal.json", "commit/lock"
@@ -272,7 +273,7 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
         if name == SPEC and found.get("schema") not in READABLE:
             raise DataError(
                 f"{path}: has schema version {found.get('schema')}; "
-                f"this version of mambavl reads {' and '.join(map(str, READABLE))}"
+                f"this version of mambavl reads {', '.join(map(str, READABLE))}"
             )
         if lacking := REQUIRED[name] - found.keys():
             raise ValueError(f"it lacks {', '.join(sorted(lacking))}")

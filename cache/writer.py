@@ -10,6 +10,7 @@ alone, so a finished store has no writer. A row group is made under a lock of it
 nobody else does the same work.
 """
 
+import json
 import os
 import socket
 import uuid
@@ -35,6 +36,7 @@ from mambavl.cache.spec import (
     ENVIRONMENT,
     LOCK,
     MANIFEST,
+    READABLE,
     SCHEMA_VERSION,
     SEGMENTS,
     SPEC,
@@ -329,10 +331,11 @@ def _pad_tokens(tokens: np.ndarray, level: Level) -> np.ndarray:
 
 
 def _schema(path: Path, classes: Classes) -> int:
-    """The schema version to write: that of the store being resumed, where its classes.json is of an older
-    one.
+    """The schema version to write: that of the store being resumed, where it is an older one that can say the
+    same.
     """
-    before = path / CLASSES
-    if fits_schema_2(classes) and before.is_file() and before.read_bytes() == classes.to_json(2):
-        return 2
-    return SCHEMA_VERSION
+    try:
+        before = json.loads((path / SPEC).read_bytes())["schema"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return SCHEMA_VERSION  # there is none, or it is refused when it is read
+    return before if before in READABLE and (before > 2 or fits_schema_2(classes)) else SCHEMA_VERSION

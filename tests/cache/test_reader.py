@@ -103,6 +103,20 @@ def test_tensorstore_reads_the_same_values(tmp_path):
         )
 
 
+def test_xarray_opens_stores_by_the_names_of_their_axes(tmp_path):
+    xarray = pytest.importorskip("xarray", reason="xarray is not installed")
+    features = make_dense_store(tmp_path / "s.zarr", views=2)
+    make_text_store(tmp_path / "t.zarr")
+    with xarray.open_zarr(tmp_path / "s.zarr") as found:
+        assert found["frame"].dims == ("row", "frame_view", "frame_step", "frame_channel")
+        assert found["frame_pts"].dims == ("row", "pts_view", "pts_step")
+        assert found["status"].dims == found["length"].dims == ("row",)
+        np.testing.assert_array_equal(found["frame"].values, features)
+    with xarray.open_zarr(tmp_path / "t.zarr", group="verb_question") as found:
+        assert found["last_hidden"].dims == ("last_hidden_token", "last_hidden_channel")
+        assert found["start"].dims == ("row",)
+
+
 def test_a_compressed_store_is_decoded_once_and_shared(tmp_path, monkeypatch):
     monkeypatch.setenv("MAMBAVL_SCRATCH", str(tmp_path / "scratch"))
     features = make_dense_store(tmp_path / "s.zarr", compressor="zstd")

@@ -1,5 +1,6 @@
 """Shards and their metadata: the bytes that zarr-python writes, and levels that cannot be."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -35,6 +36,20 @@ def test_shard_bytes_are_those_of_zarr_python(tmp_path):
     )  # fmt: skip
     array[:] = features
     assert (tmp_path / "s.zarr/frame/c.0.0.0.0").read_bytes() == (tmp_path / "z.zarr/c/0/0/0/0").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "axes"),
+    [
+        ("clip", (1, 6), ["row", "clip_view", "clip_channel"]),
+        ("frame", (2, 4, 6), ["row", "frame_view", "frame_step", "frame_channel"]),
+        ("grid", (1, 4, 3, 2, 6), ["row", "grid_view", "grid_step", "grid_y", "grid_x", "grid_channel"]),
+    ],
+)
+def test_every_axis_has_a_name(name, shape, axes):
+    level = Level(name, "dense", shape, "float32")
+    assert json.loads(shards.level_metadata(level, 5, 2))["dimension_names"] == axes
+    assert "dimension_names" not in json.loads(shards.level_metadata(level, 5, 2, named=False))
 
 
 def test_row_groups_are_a_power_of_two_near_sixteen_mebibytes():

@@ -159,9 +159,10 @@ def test_parts_of_a_row_group_that_do_not_fit_each_other_are_refused(tmp_path):
     assert writer.pending() == [0, 1, 2]
 
 
-def test_an_extraction_begun_with_schema_2_goes_on_in_it(tmp_path):
+@pytest.mark.parametrize("schema", [2, 3])
+def test_an_extraction_begun_with_an_older_schema_goes_on_in_it(tmp_path, schema):
     """Days of work are not lost to a new form of classes.json: what was there stays, the rest is added."""
-    whole = DATA / "schema-2" / "video.zarr"
+    whole = DATA / f"schema-{schema}" / "video.zarr"
     path = tmp_path / "v.zarr"
     shutil.copytree(whole, path)
     for name in (MANIFEST, SEAL, "frame/c.1.0.0.0"):
@@ -169,4 +170,4 @@ def test_an_extraction_begun_with_schema_2_goes_on_in_it(tmp_path):
     make_dense_store(path, 5, group_rows=4, width=3, steps=2, views=2, failed={3: 3}, short={1: 1})
     assert content(path) == content(whole)
     assert verify(path, deep=True) == []
-    assert open_store(path).spec.schema == 2
+    assert open_store(path).spec.schema == schema
