@@ -28,9 +28,8 @@ from rich.table import Table
 from mambavl.fuse import fusion
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import Streams, StreamShape
+from mambavl.fuse.optimizer import TrainConfig, build_optimizer
 from mambavl.fuse.ragged import Ragged
-from mambavl.fuse.recipe import TrainConfig
-from mambavl.fuse.train import build_optimizer
 
 WIDTH, VIDEO_TOKENS, LONGEST = 768, 16, 40
 QUESTIONS = ("verb_question", "noun_question")

@@ -41,9 +41,7 @@ def owned(run: Path) -> Iterator[None]:
         except (Interrupted, UsageError):
             raise  # nothing has failed: the run waits, or was refused
         except Exception as error:
-            # the disk may be what failed; the first error is the one to report
-            with contextlib.suppress(DataError):
-                _note(run, error)
+            note_failure(run, error)
             raise
 
 
@@ -87,9 +85,12 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line}{place}"
 
 
-def _note(run: Path, error: Exception) -> None:
+def note_failure(run: Path, error: Exception) -> None:
+    """Leave the reason in failure.json."""
     note = {"error": reason(error), "id": uuid.uuid4().hex}  # the id tells two attempts with one error apart
-    fsops.write_file(run / FAILURE, canonical.pretty_json(note))
+    # the disk may be what failed; the first error is the one to report
+    with contextlib.suppress(DataError):
+        fsops.write_file(run / FAILURE, canonical.pretty_json(note))
 
 
 def last_failure(run: Path) -> dict[str, str] | None:

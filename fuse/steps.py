@@ -15,6 +15,7 @@ from mambavl.configs.errors import UsageError
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.dropout import row_keys
 from mambavl.fuse.evaluate import autocast
+from mambavl.fuse.head import Streams
 from mambavl.fuse.losses import loss as target_loss
 from mambavl.fuse.missing import draw_dropped
 from mambavl.fuse.optimizer import TrainConfig
@@ -48,7 +49,7 @@ class Steps:
         """
         self.model, self.data, self.targets, self.labels = model, data, targets, labels
         self.config, self.processes = config, processes
-        self.precision = _precision(config.precision, processes.device)
+        self.precision = choose_precision(config, processes.device)
 
     def begin(self, epoch: int) -> None:
         """Begin an epoch, counted from 0: draw the views that rows are seen at, and the streams they lose."""
@@ -88,10 +89,8 @@ class Steps:
             share[name] = labelled[part].sum() * self.processes.count / max(labelled.sum(), 1)
         # the last batch may be smaller than the number of processes: take part all the same, at weight 0
         mine = rows[part] if len(part) else rows[:1]
-        device = self.processes.device
-        keys = row_keys(self.config.seed, self.epoch, mine).to(device)
-        with autocast(device, self.precision):
-            out = self.model(self.data.batch(mine, device, self.views[mine], self.dropped), keys)
+        with autocast(self.processes.device, self.precision):
+            out = self.model(*self.batch(mine))
         losses = []
         for name, logits in out.items():
             labels, smoothing = self.labels[name][mine], self.config.label_smoothing
@@ -99,11 +98,19 @@ class Steps:
             losses.append(float(share[name]) * self.targets.weights[name] * own)
         return torch.stack(losses).sum()
 
+    def batch(self, rows: np.ndarray) -> tuple[Streams, Tensor]:
+        """Some rows as they are seen in this epoch, and what their dropout is drawn from."""
+        device = self.processes.device
+        keys = row_keys(self.config.seed, self.epoch, rows).to(device)
+        return self.data.batch(rows, device, self.views[rows], self.dropped), keys
 
-def _precision(wanted: str, device: torch.device) -> str:
-    """`auto`: what Accelerate's launcher was given; else bfloat16 on a GPU that has it, float32 elsewhere."""
-    if wanted != "auto":
-        return wanted
+
+def choose_precision(config: TrainConfig, device: torch.device) -> str:
+    """`auto`: what Accelerate's launcher was given; else bfloat16 on a GPU that has it, float32 elsewhere.
+    Raises UsageError where the launcher asks for one that heads are not trained in.
+    """
+    if config.precision != "auto":
+        return config.precision
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", "bf16"):
         raise UsageError(

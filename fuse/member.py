@@ -1,0 +1,170 @@
+"""A run on its way through its epochs: head and optimiser, how far they are, the curve and the checkpoints.
+
+What makes its updates is a loop: that of `train`, for one run, or that of `pack`, for several in one pass.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from mambavl.cache import fsops
+from mambavl.configs.errors import DataError, Interrupted
+from mambavl.fuse import checkpoint, evaluate
+from mambavl.fuse.data import FeatureData
+from mambavl.fuse.head import Head
+from mambavl.fuse.missing import count_missing
+from mambavl.fuse.optimizer import Average, build_optimizer, learning_rate
+from mambavl.fuse.processes import Processes
+from mambavl.fuse.recipe import Recipe
+from mambavl.fuse.result import Metrics, Trained
+from mambavl.fuse.run import CHECKPOINTS, CURVES, MODEL, CurveLine, environment
+from mambavl.fuse.targets import RunTargets, is_labelled, log_prior
+
+
+class Member:
+    """One run, in a folder that is ours."""
+
+    def __init__(
+        self, recipe: Recipe, run: Path, data: FeatureData, targets: RunTargets, head: Head, precision: str
+    ) -> None:
+        self.recipe, self.config, self.run = recipe, recipe.train, run
+        self.data, self.targets, self.head, self.precision = data, targets, head, precision
+        self.labels = {name: targets.labels(data.labels, name) for name in targets.outputs}
+        self.rows = data.train[np.any([is_labelled(one)[data.train] for one in self.labels.values()], axis=0)]
+        self.prior = log_prior(targets, data.labels, self.rows)
+        self.updates_per_epoch = math.ceil(len(self.rows) / self.config.batch_size)
+        self.optimizer = build_optimizer(head, self.config)
+        self.average = Average(head, self.config.ema) if self.config.ema else None
+        self.epoch, self.batch, self.loss_sum = 0, 0, 0.0  # batch: updates that are made of this epoch
+        self.seconds = 0.0
+
+    @property
+    def is_done(self) -> bool:
+        return self.epoch >= self.config.epochs
+
+    @property
+    def updates(self) -> int:
+        """Made so far."""
+        return self.epoch * self.updates_per_epoch + self.batch
+
+    @property
+    def scored(self) -> Head:
+        """The head with the weights that are scored and saved."""
+        return self.average.head if self.average else self.head
+
+    def factor(self, update: int) -> float:
+        """What the peak rates are multiplied with at an update, counted from 0."""
+        return learning_rate(update / self.updates_per_epoch, self.config) / self.config.lr
+
+    def diverged(self, rows: np.ndarray, views: np.ndarray, loss: float, norm: float) -> DataError:
+        """What to raise for a loss or gradient that is not finite, of the update that comes next. Raises
+        DataError where the features are at fault.
+        """
+        evaluate.refuse_broken_features(self.run, self.data, rows, [views[rows]])
+        ids = ", ".join(self.data.segments[row].narration_id for row in rows[:5])
+        return DataError(
+            f"{self.run}: diverged: loss {loss}, gradient norm {norm} in epoch {self.epoch + 1}, "
+            f"batch {self.batch + 1} (rows {ids}, ...); lower {evaluate.rates_of(self.head)}"
+        )
+
+    def interrupted(self) -> Interrupted:
+        """What to raise once it is saved."""
+        return Interrupted(f"{self.run}: stopped in epoch {self.epoch + 1}; the same command resumes")
+
+    def line(self) -> CurveLine:
+        """What curves.jsonl says of the epoch that all updates are made of."""
+        line: CurveLine = {
+            "epoch": self.epoch + 1,
+            "loss": self.loss_sum / max(self.batch, 1),
+            "lr": self.config.lr * self.factor(self.updates - 1),
+            "seconds": round(self.seconds, 3),
+        }
+        is_due = (self.epoch + 1) % self.config.eval_every == 0 or self.epoch + 1 == self.config.epochs
+        measured = self._measure() if is_due else {}
+        for name in self.targets.classes.names:
+            for key in ("top1", "map"):
+                if f"all_{name}_{key}" in measured:
+                    line[f"{name}_{key}"] = measured[f"all_{name}_{key}"]
+        return line
+
+    def _measure(self) -> Metrics:
+        rows = self.data.evaluation
+        scores = evaluate.score(
+            self.scored,
+            self.data,
+            self.targets,
+            rows,
+            self.prior,
+            self.precision,
+            self.config.batch_size,
+            run=self.run,
+        )
+        return evaluate.measure(self.data, self.targets, rows, scores)
+
+    def begin_next(self) -> None:
+        """The updates of an epoch are made, and its line is there."""
+        self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
+
+    def record(self, line: CurveLine) -> None:
+        """Write the line of the epoch before, and a checkpoint where one is due."""
+        with open(self.run / CURVES, "a", encoding="utf-8") as curves:
+            curves.write(json.dumps(line) + "\n")
+        if self.epoch % self.config.checkpoint_every == 0 and not self.is_done:
+            self.save()
+
+    def save(self) -> None:
+        position = {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "loss_sum": self.loss_sum,
+            "seconds": self.seconds,
+        }
+        checkpoint.save_checkpoint(
+            self.run / CHECKPOINTS,
+            self.updates,
+            self.head.state_dict(),
+            self.optimizer.state_dict(),
+            position,
+            self.average.head.state_dict() if self.average else None,
+        )
+
+    def resume(self) -> list[str]:
+        """Go on from the newest sound checkpoint, if there is one; returns what was wrong with those passed
+        over.
+        """
+        found = checkpoint.load_checkpoint(self.run / CHECKPOINTS)
+        if found is None:
+            return []
+        self.head.load_state_dict(found.model)
+        self.optimizer.load_state_dict(found.optimizer)
+        if self.average and found.average:
+            self.average.head.load_state_dict(found.average)
+        state = found.state
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.loss_sum, self.seconds = state["loss_sum"], state["seconds"]
+        return found.complaints
+
+    def cut_curves(self) -> None:
+        """Keep the lines of epochs that the checkpoint has behind it; those after it are trained again."""
+        if (self.run / CURVES).exists():
+            lines = (self.run / CURVES).read_text(encoding="utf-8").splitlines(keepends=True)
+            fsops.write_file(self.run / CURVES, "".join(lines[: self.epoch]).encode())
+
+    def finish(self, processes: Processes) -> None:
+        """Write the weights, score them, write the result; the checkpoints have served."""
+        trained = Trained(
+            environment=environment(processes.device),
+            scan_backend=self.head.scan_backend,
+            precision=self.precision,
+            train_rows=len(self.rows),
+            train_seconds=round(self.seconds, 2),
+            processes=processes.count,
+            missing=count_missing(self.data.has, self.rows),
+        )
+        checkpoint.save_weights(self.run / MODEL, self.scored.state_dict())
+        evaluate.evaluate_head(
+            self.scored, self.data, self.targets, self.recipe, self.run, self.prior, trained
+        )
+        fsops.remove_folder(self.run / CHECKPOINTS)
