@@ -46,6 +46,7 @@ class RayCrew(Generic[Result]):
     losses: int = 0  # in vain, one after another
     least: float = math.inf  # rows that were to be done when the last worker was lost that was not in vain
     since: int = 0  # the first worker that begins after the last loss
+    total: int = 0  # rows that were to be done at the beginning
     is_all_done: bool = False  # a worker has found nothing left, and none was lost since
 
     def wait(self, progress: Progress, should_stop: ShouldStop) -> list[Result]:
@@ -69,7 +70,7 @@ class RayCrew(Generic[Result]):
             for task in self._over(POLL):
                 self._ended(task)
             heard = ray.get(self.board.heard.remote())
-            _show(heard, self.tasks.values(), progress)
+            self._show(heard, progress)
             if self.is_all_done and not any(self._is_needed(number, heard) for number in self.tasks.values()):
                 self.end()
                 return self.results
@@ -125,7 +126,7 @@ class RayCrew(Generic[Result]):
         try:
             kind, said = ray.get(task)
         except ray.exceptions.RayError as error:
-            self._was_lost(number, total, str(error).strip().splitlines()[0])
+            self._was_lost(number, total, _why(error))
             return
         if kind == "error":
             self.end()
@@ -149,6 +150,14 @@ class RayCrew(Generic[Result]):
                 "the same command resumes"
             )
         say(f"worker {number} was lost ({why}); its row groups are done by others")
+
+    def _show(self, heard: dict[int, tuple[int, int, str]], progress: Progress) -> None:
+        done = sum(rows for rows, _, _ in heard.values())
+        # a worker's own number falls with what others do
+        self.total = max(self.total, *(rows for _, rows, _ in heard.values()), 0)
+        notes = [heard[number][2] for number in self.tasks.values() if number in heard and heard[number][2]]
+        if self.total:
+            progress(min(done, self.total), self.total, notes[0] if notes else "")
 
     def end(self) -> list[BaseException]:
         """Ask the workers to end, and kill those that do not. What they raise."""
@@ -176,12 +185,14 @@ class RayCrew(Generic[Result]):
         return said
 
 
-def _show(heard: dict[int, tuple[int, int, str]], living: Any, progress: Progress) -> None:
-    done = sum(rows for rows, _, _ in heard.values())
-    total = max((rows for _, rows, _ in heard.values()), default=0)
-    notes = [heard[number][2] for number in living if number in heard and heard[number][2]]
-    if total:
-        progress(min(done, total), total, notes[0] if notes else "")
+def _why(error: Exception) -> str:
+    """One line of what Ray says of a lost worker. Of one that could not begin, where the project is not
+    installed for example, that is the end of a traceback.
+    """
+    import ray
+
+    lines = str(error).strip().splitlines()
+    return f"{error.ip}: {lines[-1]}" if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
 
 
 @contextmanager

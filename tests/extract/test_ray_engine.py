@@ -229,6 +229,28 @@ def test_what_the_first_had_to_do_is_the_next_ones_where_it_was_lost_before_it_s
     assert not found._is_needed(2, {})
 
 
+def test_rows_are_counted_of_all_that_were_to_be_done():
+    """Each worker counts what others have done off its own total, and here it counts."""
+    said = []
+    found = ray_engine.RayCrew(None, {}.get, None, tasks={"a": 0, "b": 1})
+    for heard in (
+        {},
+        {0: (0, 80, "")},
+        {0: (30, 66, "slowest: encode"), 1: (14, 50, "")},
+        {0: (44, 44, ""), 1: (40, 36, "2 failed")},  # four rows were made again for a lost worker
+    ):
+        found._show(heard, lambda *told: said.append(told))
+    assert said == [(0, 80, ""), (44, 80, "slowest: encode"), (80, 80, "2 failed")]
+
+
+def test_why_a_worker_could_not_begin_is_said_and_on_which_host():
+    said = pytest.importorskip("ray.exceptions", reason="needs the package of the `ray` extra")
+    text = "ray::_serve() (pid=7)\n  File x, line 1\nModuleNotFoundError: No module named 'mambavl'\n"
+    error = said.RayTaskError("_serve", text, ImportError("x"), proctitle="ray::_serve", pid=7, ip="10.0.0.7")
+    assert ray_engine._why(error) == "10.0.0.7: ModuleNotFoundError: No module named 'mambavl'"
+    assert ray_engine._why(said.NodeDiedError("the node is gone\nlogs\n")) == "the node is gone"
+
+
 def test_an_error_that_the_command_could_not_unpack_goes_in_words():
     class Strange(Exception):
         def __init__(self, *, code):
