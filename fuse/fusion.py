@@ -22,6 +22,7 @@ from mambavl.configs import Config
 from mambavl.fuse.conv import causal_conv
 from mambavl.fuse.head import Head, HeadConfig, Streams, without_padding
 from mambavl.fuse.ragged import Ragged
+from mambavl.fuse.released import reset_like_release
 from mambavl.fuse.scan import pick, pooled_selective_scans, require, selective_scan
 from mambavl.fuse.scan.inputs import ScanInputs
 from mambavl.fuse.stepwise import SSMState
@@ -126,16 +127,22 @@ class SSMFusion(Head):
         for m in self.modalities:
             scans[m], ragged[m] = self._scan_inputs(m, streams)
         pooled: dict[str, Tensor] = {}  # stream -> (B, d)
+        for m, mean in self._means(scans).items():
+            pooled |= self._by_stream(m, ragged[m].spread(self._mixer(m).out_proj(mean)))
+        return self._met(pooled)
+
+    def _means(self, scans: dict[str, ScanInputs]) -> dict[str, Tensor]:
+        """What each modality scans -> the mean of its outputs (eq. 2, 3) over each row's steps, (rows, D)."""
+        found: dict[str, Tensor] = {}
         for key, a_log in self.a_log.items():  # one A, unless nothing is shared
-            members = [m for m in self.modalities if self._a_of[m] == key]
+            members = [m for m in scans if self._a_of[m] == key]
             a = -torch.exp(a_log.float())  # (D, N); negative, so the state decays
-            # eq. 2, 3, then the mean over steps; in one call, which gives one dA
+            # in one call, which gives one dA
             means = pooled_selective_scans(
                 [scans[m] for m in members], a, True, zoh=self.config.zoh, backend=self.config.scan
             )
-            for m, mean in zip(members, means, strict=True):  # (distinct rows of m, D)
-                pooled |= self._by_stream(m, ragged[m].spread(self._mixer(m).out_proj(mean)))
-        return self._met(pooled)
+            found |= zip(members, means, strict=True)
+        return found
 
     def _by_stream(self, modality: str, x: Tensor) -> dict[str, Tensor]:
         """(streams of a modality * B, d) -> (B, d) by stream."""
@@ -150,8 +157,9 @@ class SSMFusion(Head):
         }
 
     @property
-    def cannot_step(self) -> None:
+    def cannot_step(self) -> str | None:
         """Nothing in it looks ahead: convolution, scan and mean are all carried from step to step."""
+        return None
 
     def step(
         self, streams: Streams, state: dict[str, SSMState] | None = None
@@ -193,13 +201,18 @@ class SSMFusion(Head):
         return before.after(y, taps, h, lengths)
 
     def _scan_inputs(self, modality: str, streams: Streams) -> tuple[ScanInputs, Ragged]:
-        """What a modality's SSM scans: the distinct rows of all its streams (distinct rows, L, ...)."""
+        """What a modality's SSM scans, behind its Conv1d (eq. 5): the distinct rows of all its streams
+        (distinct rows, L, ...).
+        """
+        x, ragged = self._projected(modality, streams)
+        d_skip = self.d_skip[self._d_of[modality]]
+        return self._mixer(modality).scan_inputs(x, ragged.lengths, d_skip, ragged.pad), ragged
+
+    def _projected(self, modality: str, streams: Streams) -> tuple[Tensor, Ragged]:
+        """A modality's tokens through its MLP (eq. 5), as `Ragged.pack` has them."""
         tokens, lengths = self._batched(modality, streams)
         ragged = Ragged.of(tokens, lengths)
-        x = self.project[modality](ragged.pack(tokens))  # MLP (eq. 5)
-        d_skip = self.d_skip[self._d_of[modality]]
-        # Conv1d (eq. 5); delta, B, C
-        return self._mixer(modality).scan_inputs(x, ragged.lengths, d_skip, ragged.pad), ragged
+        return self.project[modality](ragged.pack(tokens)), ragged
 
     def _batched(self, modality: str, streams: Streams) -> tuple[Tensor, Tensor]:
         """All streams of a modality in one batch: (streams * B, L, width), zeros after a shorter one, and the
@@ -274,14 +287,6 @@ class Mixer(nn.Module):
         )
         return self.out_proj(y)
 
-    def pooled(self, x: Tensor, lengths: Tensor | None, a: Tensor, d_skip: Tensor) -> Tensor:
-        """The mean of `forward` over each row's valid steps, (B, d); it commutes with out_proj, so one vector
-        is projected.
-        """
-        inputs = self.scan_inputs(x, lengths, d_skip)
-        [mean] = pooled_selective_scans([inputs], a, True, zoh=self.config.zoh, backend=self.config.scan)
-        return self.out_proj(mean)
-
     def scan_inputs(
         self, x: Tensor, lengths: Tensor | None, d_skip: Tensor, pad: Callable[[Tensor], Tensor] | None = None
     ) -> ScanInputs:
@@ -326,22 +331,6 @@ class Mixer(nn.Module):
         )
         delta = F.linear(delta, self.dt_proj.weight)  # its bias is added inside the scan, in float32
         return ScanInputs(u, delta, b, c, d_skip, z, self.dt_proj.bias, lengths)
-
-
-def reset_like_release(head: nn.Module) -> None:
-    """What the released code does to every parameter after building.
-
-    Xavier on all matrices, A_log and Conv1d included; zero biases in linear layers; fresh norms. A becomes
-    about -1 everywhere and delta starts at softplus(0) = 0.69.
-    """
-    for parameter in head.parameters():
-        if parameter.ndim > 1:
-            nn.init.xavier_uniform_(parameter)
-    for module in head.modules():
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
-            module.reset_parameters()
 
 
 def _fit_length(tokens: Tensor, length: int) -> Tensor:

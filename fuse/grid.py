@@ -14,7 +14,7 @@ from mambavl.configs.errors import UsageError
 from mambavl.fuse.drawn import SECTIONS, axes_of, combinations
 from mambavl.fuse.fusion import preset_of
 from mambavl.fuse.head import HeadSettings
-from mambavl.fuse.idle import Need, flatten, idle, without
+from mambavl.fuse.idle import SSM_HEADS, Need, flatten, idle, without
 from mambavl.fuse.recipe import WITHOUT_WEIGHT, Recipe, asks, what_decides
 
 
@@ -51,8 +51,8 @@ def expand(data: dict[str, Any], source: str, assignments: Sequence[str] = ()) -
         acting |= flatten(raw).keys() - no_effect.keys()
         acts = {key: value for key, value in chosen.items() if key not in no_effect}
         point = _point(without(raw, no_effect), acts, source, assignments)
-        if len(axes.get("head.name", ())) > 1:
-            _refuse_preset_of_one_head(without(raw, no_effect), source)
+        if not set(axes.get("head.name", ())) <= {*SSM_HEADS}:
+            _refuse_preset_of_some_heads(without(raw, no_effect), source)
         by_hand = {key: value for key, value in acts.items() if key in WITHOUT_WEIGHT}
         found.setdefault(canonical.digest([what_decides(point.recipe), by_hand]), point)
     never = {key: need for key, need in inert.items() if key not in acting}
@@ -71,15 +71,15 @@ def _point(
     return Combination(name, values, recipe)
 
 
-def _refuse_preset_of_one_head(raw: dict[str, Any], source: str) -> None:
-    """A preset of MambaVL's head gives values to [head]; the other heads of a grid would not get them."""
+def _refuse_preset_of_some_heads(raw: dict[str, Any], source: str) -> None:
+    """A preset of heads with an SSM gives values to [head]; the other heads of a grid would not get them."""
     fusion, head = raw.get("fusion", {}), raw.get("head", {})
     alone = preset_of(fusion, HeadSettings.model_fields.keys() - head)
     if alone:
         values = ", ".join(f"head.{key} = {json.dumps(value)}" for key, value in alone.items())
         raise UsageError(
-            f"{source}: fusion.preset = {fusion['preset']} gives {values} to head mambavl and not to "
-            "the other heads of the sweep; set these keys in [head], for all of them"
+            f"{source}: fusion.preset = {fusion['preset']} gives {values} to the heads with an SSM and not "
+            "to the others of the sweep; set these keys in [head], for all of them"
         )
 
 

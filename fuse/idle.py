@@ -12,10 +12,11 @@ from mambavl.fuse.attentive import AttentiveSettings
 from mambavl.fuse.baselines import TransformerSettings
 from mambavl.fuse.fusion import FusionSettings, preset_of
 
-OWN: dict[str, tuple[str, type[Config]]] = {  # head -> the section that it alone reads, and its record
-    "mambavl": ("fusion", FusionSettings),
-    "transformer": ("transformer", TransformerSettings),
-    "attentive": ("attentive", AttentiveSettings),
+SSM_HEADS = ("mambavl", "bidirectional")
+OWN: dict[str, tuple[type[Config], tuple[str, ...]]] = {  # section of some heads -> its record, the heads
+    "fusion": (FusionSettings, SSM_HEADS),
+    "transformer": (TransformerSettings, ("transformer",)),
+    "attentive": (AttentiveSettings, ("attentive",)),
 }
 
 
@@ -23,32 +24,35 @@ class Need(NamedTuple):
     """What a key acts with alone, and what the recipe has in its place."""
 
     key: str
-    value: str
+    values: tuple[str, ...]
     found: Any
 
     def __str__(self) -> str:
+        *others, last = self.values
+        values = f"{', '.join(others)} or {last}" if others else last
         return (
-            f"acts only with {self.key} = {self.value}, and that is {self.found}; "
-            f"leave it out, or set {self.key}={self.value}"
+            f"acts only with {self.key} = {values}, and that is {self.found}; "
+            f"leave it out, or set {self.key}={self.values[0]}"
         )
 
 
-NEEDS: dict[str, list[tuple[str, str]]] = {  # key -> which keys must have which values for it to act
-    f"{section}.{key}": [("head.name", head)]
-    for head, (section, record) in OWN.items()
+# key -> which keys must have one of which values for it to act
+NEEDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
+    f"{section}.{key}": [("head.name", heads)]
+    for section, (record, heads) in OWN.items()
     for key in record.model_fields
 }
-NEEDS["fusion.expand"].append(("fusion.mixer", "mamba"))  # a plain mixer is d_model wide inside
-NEEDS["train.lr_ssm"] = [("head.name", "mambavl")]  # the others have no SSM
-NEEDS["data.require"] = [("data.missing", "mask")]  # else every stream is required
-NEEDS["train.momentum"] = [("train.optimizer", "sgd")]
+NEEDS["fusion.expand"].append(("fusion.mixer", ("mamba",)))  # a plain mixer is d_model wide inside
+NEEDS["train.lr_ssm"] = [("head.name", SSM_HEADS)]
+NEEDS["data.require"] = [("data.missing", ("mask",))]  # else every stream is required
+NEEDS["train.momentum"] = [("train.optimizer", ("sgd",))]
 
 
-def own_section(raw: dict[str, Any]) -> str | None:
-    """The section that the recipe's head alone reads; None where it has none, or the name is no head's."""
+def own_sections(raw: dict[str, Any]) -> list[str]:
+    """The sections that the recipe's head reads and some others do not; none where the name is no head's."""
     head = raw.get("head", {})
     name = head.get("name", "mambavl") if isinstance(head, dict) else None
-    return OWN[name][0] if isinstance(name, str) and name in OWN else None
+    return [section for section, (_, heads) in OWN.items() if name in heads]
 
 
 def idle(raw: dict[str, Any]) -> dict[str, Need]:
@@ -65,15 +69,15 @@ def idle(raw: dict[str, Any]) -> dict[str, Need]:
     }
     found: dict[str, Need] = {}
     for key in given:
-        for needed, value in _needs_of(key):
-            if values[needed] != value:
-                found.setdefault(key, Need(needed, value, values[needed]))
+        for needed, allowed in _needs_of(key):
+            if values[needed] not in allowed:
+                found.setdefault(key, Need(needed, allowed, values[needed]))
     return found
 
 
-def _needs_of(key: str) -> list[tuple[str, str]]:
+def _needs_of(key: str) -> list[tuple[str, tuple[str, ...]]]:
     loss = _loss_beside(key)
-    return [(loss, "focal")] if loss else NEEDS.get(key, [])
+    return [(loss, ("focal",))] if loss else NEEDS.get(key, [])
 
 
 def _loss_beside(key: str) -> str | None:

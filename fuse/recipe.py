@@ -20,11 +20,12 @@ from mambavl.fuse.baselines import (
     TransformerFusion,
     TransformerSettings,
 )
+from mambavl.fuse.bidirectional import BidirectionalFusion
 from mambavl.fuse.data import DataConfig, FeatureData, check_part
 from mambavl.fuse.drawn import SECTIONS, has_points
 from mambavl.fuse.fusion import FusionConfig, FusionSettings, SSMFusion, preset_of
 from mambavl.fuse.head import Head, HeadConfig, HeadSettings, StreamShape, check_stream_name, routes
-from mambavl.fuse.idle import OWN, Need, flatten, idle, own_section, without
+from mambavl.fuse.idle import OWN, Need, flatten, idle, own_sections, without
 from mambavl.fuse.optimizer import TrainConfig, schedule_faults
 from mambavl.fuse.sources import StreamSource
 from mambavl.fuse.targets import Pairs, RunTargets, TargetConfig, choose, pairs_of
@@ -33,8 +34,9 @@ from mambavl.fuse.targets import Pairs, RunTargets, TargetConfig, choose, pairs_
 class HeadName(Config):
     """The first key of [head]."""
 
-    # which head is trained; settings that one alone has are in [fusion] (mambavl), [transformer], [attentive]
-    name: Literal["mambavl", "mlp", "transformer", "attentive"] = "mambavl"
+    # which head is trained. What not all of them have is in sections: [fusion] is for those with an SSM,
+    # mambavl and bidirectional
+    name: Literal["mambavl", "bidirectional", "mlp", "transformer", "attentive"] = "mambavl"
 
 
 class HeadSection(HeadSettings, HeadName):
@@ -59,7 +61,7 @@ class Recipe(Config):
     rank_by: str | None = None
     data: DataConfig = DataConfig()  # which rows are trained on and scored
     head: HeadSection = HeadSection()  # which head, and what all heads have in common
-    fusion: FusionSettings | None = None  # settings of head mambavl alone
+    fusion: FusionSettings | None = None  # settings of the heads with an SSM
     transformer: TransformerSettings | None = None  # settings of head transformer alone
     attentive: AttentiveSettings | None = None  # settings of head attentive alone
     train: TrainConfig = TrainConfig()  # the optimiser and its schedule
@@ -75,19 +77,19 @@ class Recipe(Config):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, raw: Any) -> Any:
-        """The head's own section, where there is none, and what its preset gives to [head]. A recipe of an
+        """The head's own sections, where there are none, and what its preset gives to [head]. A recipe of an
         older form is refused; `older.recipe` is for those of runs.
         """
         if not isinstance(raw, dict):
             return raw
         refuse(raw, older.moved(raw))
-        section, head = own_section(raw), raw.get("head", {})
-        anothers = {name for name, _ in OWN.values() if name != section and raw.get(name) == {}}
+        own, head = own_sections(raw), raw.get("head", {})
+        anothers = {section for section in OWN.keys() - own if raw.get(section) == {}}
         raw = {key: value for key, value in raw.items() if key not in anothers}
-        if section:
+        for section in own:
             raw.setdefault(section, {})
-        if section == "fusion" and isinstance(raw[section], dict) and isinstance(head, dict):
-            raw["head"] = {**preset_of(raw[section], HeadSettings.model_fields), **head}
+        if "fusion" in own and isinstance(raw["fusion"], dict) and isinstance(head, dict):
+            raw["head"] = {**preset_of(raw["fusion"], HeadSettings.model_fields), **head}
         return raw
 
     @field_validator("streams")
@@ -156,9 +158,10 @@ class Recipe(Config):
         return has_points({section: getattr(self, section) for section in SECTIONS})
 
     @property
-    def own(self) -> Config | None:
-        """The settings of its head alone; None for a head that has none."""
-        return getattr(self, OWN[self.head.name][0]) if self.head.name in OWN else None
+    def own(self) -> dict[str, Any]:
+        """The settings of its head that others do not have."""
+        records = [getattr(self, section) for section, (_, heads) in OWN.items() if self.head.name in heads]
+        return {key: value for record in records for key, value in record.model_dump().items()}
 
     @property
     def sources(self) -> dict[str, StreamSource]:
@@ -202,7 +205,7 @@ def asks(key: str, value: Any, need: Need) -> bool:
     section, *_, name = key.split(".")
     record = TargetConfig if section == "targets" else model_in(Recipe.model_fields[section].annotation)
     assert record is not None  # NEEDS names keys of sections
-    is_anothers = need.key == "head.name" and section == OWN[need.value][0]
+    is_anothers = need.key == "head.name" and section in OWN
     return is_anothers or value != record.model_fields[name].default
 
 
@@ -221,6 +224,7 @@ def refuse(raw: dict[str, Any], faults: dict[str, str]) -> None:
 
 HEADS: dict[str, tuple[type[Head], type[HeadConfig]]] = {  # `head.name` of a recipe -> its class, its config
     "mambavl": (SSMFusion, FusionConfig),
+    "bidirectional": (BidirectionalFusion, FusionConfig),
     "mlp": (MLPFusion, MLPConfig),
     "transformer": (TransformerFusion, TransformerConfig),
     "attentive": (AttentiveFusion, AttentiveConfig),
@@ -277,7 +281,7 @@ def make_head(recipe: Recipe, streams: dict[str, StreamShape], targets: RunTarge
     """
     head, kind = HEADS[recipe.head.name]
     torch.manual_seed(recipe.train.seed)
-    settings = recipe.head.model_dump(exclude={"name"}) | (recipe.own.model_dump() if recipe.own else {})
+    settings = recipe.head.model_dump(exclude={"name"}) | recipe.own
     from_stores = {"streams": streams, "targets": dict(targets.outputs)}
     from_stores["routes"] = _routes(recipe, streams, targets)
     return head(kind.model_validate({**settings, **from_stores}))

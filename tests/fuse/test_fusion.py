@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.attentive import AttentiveConfig, AttentiveFusion
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
+from mambavl.fuse.bidirectional import BidirectionalFusion
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import EK100, StreamShape, masked_mean, routes
 
@@ -15,6 +16,7 @@ SMALL = {"d_model": 8, "targets": {"verb": 5, "noun": 7}, "dropout": 0.0}
 HEADS = {
     "mambavl": lambda **kw: SSMFusion(FusionConfig(**SMALL, d_state=3, **kw)),
     "plain": lambda **kw: SSMFusion(FusionConfig(**SMALL, preset="paper", d_state=3, **kw)),
+    "bidirectional": lambda **kw: BidirectionalFusion(FusionConfig(**SMALL, d_state=3, **kw)),
     "mlp": lambda **kw: MLPFusion(MLPConfig(**SMALL, **kw)),
     "transformer": lambda **kw: TransformerFusion(
         TransformerConfig(**SMALL, depth=2, num_heads=2, max_positions=32, **kw)
@@ -125,7 +127,7 @@ def test_a_question_reaches_its_own_head_only_unless_both_are_asked_for(kind):
     assert not torch.equal(both(streams)["noun"], both(changed)["noun"])
 
 
-@pytest.mark.parametrize("kind", ["mambavl", "plain"])
+@pytest.mark.parametrize("kind", ["mambavl", "plain", "bidirectional"])
 def test_empty_questions_equal_video_only(kind):
     head, alone = build(kind), build(kind, ("video",))
     alone.load_state_dict(
@@ -190,9 +192,8 @@ def test_the_pooled_path_equals_projecting_every_step_and_then_averaging():
     x, lengths = torch.randn(4, 6, 8), torch.tensor([6, 3, 0, 5])
     a, d_skip = -torch.exp(head.a_log["shared"]), head.d_skip["video"]
     mixer = head.mixer["video"]
-    torch.testing.assert_close(
-        mixer.pooled(x, lengths, a, d_skip), masked_mean(mixer(x, lengths, a, d_skip), lengths)
-    )
+    mean = head._means({"video": mixer.scan_inputs(x, lengths, d_skip)})["video"]
+    torch.testing.assert_close(mixer.out_proj(mean), masked_mean(mixer(x, lengths, a, d_skip), lengths))
 
 
 def test_released_initialisation_overwrites_the_spectrum_and_ours_keeps_it():

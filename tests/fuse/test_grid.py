@@ -9,7 +9,9 @@ from mambavl.configs import find_recipe, override, read_toml
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.drawn import combinations
 from mambavl.fuse.grid import expand
+from mambavl.fuse.idle import SSM_HEADS
 
+WITH_SSM = f"{', '.join(SSM_HEADS[:-1])} or {SSM_HEADS[-1]}"
 STREAMS = {
     "video": {"store": "v.zarr"},
     "verb_question": {"store": "t.zarr"},
@@ -109,7 +111,7 @@ def test_keys_inside_a_head_and_of_another_optimizer_do_not_multiply_either():
         (
             {"train.seed": [0, 1]},
             ("head.name=mlp", "fusion.share=A"),  # the default: another head's section is never read
-            "--set: fusion.share = A acts only with head.name = mambavl, and that is mlp; "
+            f"--set: fusion.share = A acts only with head.name = {WITH_SSM}, and that is mlp; "
             "leave it out, or set head.name=mambavl",
         ),
         (
@@ -148,14 +150,21 @@ def test_points_that_differ_in_what_changes_no_weight_stay_apart():
     assert len(names({"train.eval_every": [1, 2], "title": ["a", "b"]})) == 4
 
 
+def test_a_preset_may_be_given_to_several_heads_that_all_read_it():
+    data = {"streams": STREAMS, "fusion": {"preset": "paper"}, "grid": {"head.name": [*SSM_HEADS]}}
+    points = expand(data, "mine.toml")
+    assert [point.recipe.head.name for point in points] == [*SSM_HEADS]
+    assert {(point.recipe.head.dropout, point.recipe.fusion.mixer) for point in points} == {(0.0, "plain")}
+
+
 def test_a_preset_that_would_set_for_one_head_what_all_have_is_refused():
     grid = {"head.name": ["mambavl", "mlp"]}
     assert refused(grid, "fusion.preset=paper") == (
-        "mine.toml: fusion.preset = paper gives head.input_norm = false, head.dropout = 0.0 to head "
-        "mambavl and not to the other heads of the sweep; set these keys in [head], for all of them"
+        "mine.toml: fusion.preset = paper gives head.input_norm = false, head.dropout = 0.0 to the "
+        "heads with an SSM and not to the others of the sweep; set these keys in [head], for all of them"
     )
     said = refused({**grid, "fusion.preset": ["default", "paper"]}, "head.dropout=0.0")
-    assert "gives head.input_norm = false to head mambavl" in said
+    assert "gives head.input_norm = false to the heads with" in said
     assert len(names(grid, "fusion.preset=paper", "head.dropout=0.1", "head.input_norm=true")) == 2
     [point] = expand({"streams": STREAMS, "grid": {"fusion.preset": ["paper"]}}, "x")
     assert (point.recipe.head.dropout, point.recipe.head.input_norm) == (0.0, False)

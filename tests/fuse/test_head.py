@@ -22,6 +22,8 @@ from mambavl.fuse.head import (
     projection,
     routes,
 )
+from mambavl.fuse.idle import SSM_HEADS
+from mambavl.fuse.recipe import HEADS
 
 STREAMS = {"video": StreamShape(width=6), "verb_question": StreamShape(width=5)}
 SIZES = {"streams": STREAMS, "d_model": 4, "targets": {"verb": 3, "noun": 4}}
@@ -38,18 +40,26 @@ COMMON = {
     },
 }  # fmt: skip
 BLOCK = "blocks.0."
-MIXERS = [f"mixer.{modality}." for modality in ("video", "text")]
-OWN = {
-    "mambavl": {
-        (True, True): {
-            f"{m}{part}.weight" for m in MIXERS
-            for part in ("in_proj", "conv1d", "x_proj", "dt_proj", "out_proj")
-        },
+MODALITIES = ("video", "text")
+
+
+def of_ssm(*directions):
+    """The parameters of SSMs that share A."""
+    mixers = [f"{direction}mixer.{modality}." for direction in directions for modality in MODALITIES]
+    matrices = ("in_proj", "conv1d", "x_proj", "dt_proj", "out_proj")
+    return {
+        (True, True): {f"{mixer}{part}.weight" for mixer in mixers for part in matrices},
         (True, False): {
-            "a_log.shared", "d_skip.video", "d_skip.text",
-            *(m + part for m in MIXERS for part in ("conv1d.bias", "dt_proj.bias")),
+            "a_log.shared",
+            *(f"{direction}d_skip.{modality}" for direction in directions for modality in MODALITIES),
+            *(mixer + part for mixer in mixers for part in ("conv1d.bias", "dt_proj.bias")),
         },
-    },
+    }
+
+
+OWN = {
+    "mambavl": of_ssm(""),
+    "bidirectional": of_ssm("", "backward_"),
     "mlp": {
         (False, True): {"fuser.0.weight", "fuser.2.weight"},
         (False, False): {"fuser.0.bias", "fuser.2.bias"},
@@ -82,8 +92,8 @@ def build(kind, **options):
     own = {"depth": 1, "num_heads": 2, "max_positions": 8, "block_dropout": 0.0}
     own |= {name: options.pop(name) for name in own.keys() & options}
     sizes = {**SIZES, **options}
-    if kind == "mambavl":
-        return SSMFusion(FusionConfig(**sizes, d_state=2))
+    if kind in SSM_HEADS:
+        return HEADS[kind][0](FusionConfig(**sizes, d_state=2))
     streams = {**STREAMS, "noun_question": StreamShape(width=5)}
     if kind == "mlp":
         return MLPFusion(MLPConfig(**{**sizes, "streams": streams}))
@@ -242,9 +252,9 @@ def test_every_place_in_a_head_has_a_mask_of_its_own(kind, monkeypatch):
 
 
 def test_heads_without_an_ssm_name_no_scan_backend():
-    assert build("mlp").scan_backend is None
-    assert build("transformer").scan_backend is None
-    assert build("mambavl").scan_backend in ("cpu", "chunked")
+    for kind in OWN:
+        found = build(kind).scan_backend
+        assert found in ("cpu", "chunked") if kind in SSM_HEADS else found is None
 
 
 def test_a_question_goes_to_its_own_classifier_and_all_else_to_both():

@@ -5,22 +5,23 @@ import torch
 
 from helpers.tiny import tiny_recipe, weights
 from mambavl.configs import override, validate
-from mambavl.fuse.idle import NEEDS, OWN, flatten, idle, own_section, without
+from mambavl.fuse.idle import NEEDS, OWN, SSM_HEADS, Need, flatten, idle, own_sections, without
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.train import train
 
 
 def needs(*assignments):
-    return {key: (need.key, need.value, need.found) for key, need in idle(override({}, assignments)).items()}
+    found = idle(override({}, assignments))
+    return {key: (need.key, need.values, need.found) for key, need in found.items()}
 
 
 def test_every_key_of_a_section_needs_its_head():
-    for head, (section, record) in OWN.items():
+    for section, (record, heads) in OWN.items():
         for key in record.model_fields:
             assert needs("head.name=mlp", f"{section}.{key}=1") == {
-                f"{section}.{key}": ("head.name", head, "mlp")
+                f"{section}.{key}": ("head.name", heads, "mlp")
             }
-            assert needs(f"head.name={head}", f"{section}.{key}=1") == {}
+            assert all(needs(f"head.name={head}", f"{section}.{key}=1") == {} for head in heads)
 
 
 @pytest.mark.parametrize(
@@ -28,23 +29,29 @@ def test_every_key_of_a_section_needs_its_head():
     [
         ((), {}),
         (("head.d_model=8", "train.lr=1", "streams.fusion.store=x"), {}),
-        (("transformer.depth=3",), {"transformer.depth": ("head.name", "transformer", "mambavl")}),
+        (("transformer.depth=3",), {"transformer.depth": ("head.name", ("transformer",), "mambavl")}),
         (("transformer.dept=3",), {}),  # refused as misspelt
         (("train.lr_ssm=1",), {}),
         (
             ("head.name=transformer", "train.lr_ssm=1"),
-            {"train.lr_ssm": ("head.name", "mambavl", "transformer")},
+            {"train.lr_ssm": ("head.name", SSM_HEADS, "transformer")},
         ),
-        (("train.momentum=0.5",), {"train.momentum": ("train.optimizer", "sgd", "adamw")}),
+        (("train.momentum=0.5",), {"train.momentum": ("train.optimizer", ("sgd",), "adamw")}),
         (("train.momentum=0.5", "train.optimizer=sgd"), {}),
         (("fusion.expand=2",), {}),
-        (("fusion.expand=2", "fusion.mixer=plain"), {"fusion.expand": ("fusion.mixer", "mamba", "plain")}),
-        (("fusion.expand=2", "fusion.preset=paper"), {"fusion.expand": ("fusion.mixer", "mamba", "plain")}),
+        (("fusion.expand=2", "fusion.mixer=plain"), {"fusion.expand": ("fusion.mixer", ("mamba",), "plain")}),
+        (
+            ("fusion.expand=2", "fusion.preset=paper"),
+            {"fusion.expand": ("fusion.mixer", ("mamba",), "plain")},
+        ),
         (("fusion.expand=2", "fusion.preset=paper", "fusion.mixer=mamba"), {}),
-        (("targets.verb.gamma=1",), {"targets.verb.gamma": ("targets.verb.loss", "focal", "cross_entropy")}),
+        (
+            ("targets.verb.gamma=1",),
+            {"targets.verb.gamma": ("targets.verb.loss", ("focal",), "cross_entropy")},
+        ),
         (
             ("targets.verb.gamma=1", "targets.noun.loss=focal"),
-            {"targets.verb.gamma": ("targets.verb.loss", "focal", "cross_entropy")},
+            {"targets.verb.gamma": ("targets.verb.loss", ("focal",), "cross_entropy")},
         ),
         (("targets.verb.gamma=1", "targets.verb.loss=focal"), {}),
         (("targets.gamma=1", "targets.verb.weight=1"), {}),
@@ -79,12 +86,19 @@ def test_what_is_said_not_to_act_does_not(stores, tmp_path, head, key, sets):
     assert all(torch.equal(learned[0][name], learned[1][name]) for name in learned[0])
 
 
+def test_a_need_lists_what_would_do_and_proposes_the_first():
+    need = Need("a.b", ("x", "y", "z"), 3)
+    assert str(need) == "acts only with a.b = x, y or z, and that is 3; leave it out, or set a.b=x"
+    assert str(need._replace(values=("x",))).startswith("acts only with a.b = x, and that is 3;")
+
+
 def test_the_section_that_a_head_alone_reads():
-    assert own_section({}) == "fusion"
-    assert own_section({"head": {"name": "transformer"}}) == "transformer"
-    assert own_section({"head": {"name": "mlp"}}) is None
+    assert own_sections({}) == ["fusion"]
+    assert own_sections({"head": {"name": "bidirectional"}}) == ["fusion"]
+    assert own_sections({"head": {"name": "transformer"}}) == ["transformer"]
+    assert own_sections({"head": {"name": "mlp"}}) == []
     for raw in ({"head": "mlp"}, {"head": {"name": ["mlp"]}}, {"head": {"name": "mpl"}}):
-        assert own_section(raw) is None
+        assert own_sections(raw) == []
 
 
 def test_keys_are_left_out_by_their_whole_names():

@@ -12,6 +12,7 @@ from helpers.tiny import ROWS, make_dense_store, weights
 from mambavl.configs.errors import DataError, Interrupted
 from mambavl.fuse.attentive import AttentiveConfig, AttentiveFusion
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
+from mambavl.fuse.bidirectional import BidirectionalFusion
 from mambavl.fuse.data import DataConfig, FeatureData
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import ABSENT, StreamShape, without_padding
@@ -27,6 +28,7 @@ HEADS = {
     "mambavl": lambda **kw: SSMFusion(FusionConfig(**COMMON, d_state=3, **kw)),
     "padded": lambda **kw: SSMFusion(FusionConfig(**COMMON, d_state=3, pad_text_to=9, **kw)),
     "plain": lambda **kw: SSMFusion(FusionConfig(**COMMON, d_state=3, preset="paper", **kw)),
+    "bidirectional": lambda **kw: BidirectionalFusion(FusionConfig(**COMMON, d_state=3, **kw)),
     "mlp": lambda **kw: MLPFusion(MLPConfig(**COMMON, **kw)),
     "transformer": lambda **kw: TransformerFusion(TransformerConfig(**COMMON, **DEEP, **kw)),
     "pooled": lambda **kw: TransformerFusion(TransformerConfig(**COMMON, **DEEP, tokens="pooled", **kw)),
@@ -80,7 +82,7 @@ def test_a_row_without_a_stream_is_scored_as_by_a_head_that_was_built_without_it
 
 
 @pytest.mark.parametrize("absent", list(WIDTHS))
-@pytest.mark.parametrize("kind", ["mambavl", "padded", "plain"])
+@pytest.mark.parametrize("kind", ["mambavl", "padded", "plain", "bidirectional"])
 def test_mambavl_adds_nothing_for_a_stream_that_is_not_there(kind, absent):
     """To the bit: the sum of the others' pooled vectors is the sum."""
     head, streams = build(kind), make_streams([(row, absent) for row in range(4)])

@@ -15,11 +15,12 @@ from mambavl.fuse.train import train
 
 OWN = {  # head -> its own sections
     "mambavl": {"fusion": {"d_state": 4}},
+    "bidirectional": {"fusion": {"d_state": 4}},
     "mlp": {},
     "transformer": {"transformer": {"depth": 1, "num_heads": 2, "max_positions": 8}},
     "attentive": {"attentive": {"num_heads": 2}},
 }
-SUMS = ("mambavl",)  # heads whose streams meet in a sum alone
+SUMS = ("mambavl", "bidirectional")  # heads whose streams meet in a sum alone
 
 
 @pytest.fixture(scope="module")

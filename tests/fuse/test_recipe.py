@@ -11,10 +11,11 @@ from helpers.tiny import CLASSES, tiny_recipe
 from mambavl.configs import dump, load, override, set_key, validate
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.head import StreamShape
-from mambavl.fuse.idle import OWN, flatten
+from mambavl.fuse.idle import OWN, SSM_HEADS, flatten
 from mambavl.fuse.recipe import HEADS, Recipe, make_head, what_decides
 from mambavl.fuse.targets import TargetConfig, choose
 
+WITH_SSM = f"{', '.join(SSM_HEADS[:-1])} or {SSM_HEADS[-1]}"
 STREAMS = {name: StreamShape(width=6) for name in ("video", "verb_question", "noun_question")}
 TARGETS = choose(CLASSES, None, {}, {})
 
@@ -78,11 +79,11 @@ def test_a_stream_that_is_never_dropped_is_as_one_that_is_not_named(stores):
 @pytest.mark.parametrize("name", HEADS)
 def test_a_resolved_recipe_holds_the_sections_that_its_head_reads(stores, name):
     raw = tiny_recipe(stores, head=name).model_dump(mode="json", exclude_none=True)
-    own = {"mambavl": "fusion", "mlp": None}.get(name, name)
-    assert {*SECTIONS, "mlp"} & raw.keys() == ({own} if own else set())
+    own = {"mambavl": {"fusion"}, "bidirectional": {"fusion"}, "mlp": set()}.get(name, {name})
+    assert {*OWN, "mlp"} & raw.keys() == own
     again = validate(raw, Recipe, "r.toml")
     assert again == tiny_recipe(stores, head=name)
-    empty = {section: {} for section in SECTIONS}
+    empty = {section: {} for section in OWN}
     assert validate({**empty, **raw}, Recipe, "r.toml") == again
 
 
@@ -140,7 +141,7 @@ def test_a_preset_sets_common_defaults_too_and_given_keys_take_precedence():
         ),
         (
             ("head.name=mlp", "fusion.share=A"),  # its default: no other head's section is read
-            "--set [fusion]: share = 'A': acts only with head.name = mambavl, and that is mlp; "
+            f"--set [fusion]: share = 'A': acts only with head.name = {WITH_SSM}, and that is mlp; "
             "leave it out, or set head.name=mambavl",
         ),
         (
@@ -150,7 +151,7 @@ def test_a_preset_sets_common_defaults_too_and_given_keys_take_precedence():
         ),
         (
             ("head.name=transformer", "train.lr_ssm=0.1"),
-            "--set [train]: lr_ssm = 0.1: acts only with head.name = mambavl, and that is transformer; "
+            f"--set [train]: lr_ssm = 0.1: acts only with head.name = {WITH_SSM}, and that is transformer; "
             "leave it out, or set head.name=mambavl",
         ),
         (
@@ -160,7 +161,8 @@ def test_a_preset_sets_common_defaults_too_and_given_keys_take_precedence():
         ),
         (
             ("head.name=mpl",),
-            "--set [head]: name = 'mpl': Input should be 'mambavl', 'mlp', 'transformer' or 'attentive'",
+            f"--set [head]: name = 'mpl': Input should be {', '.join(map(repr, [*HEADS][:-1]))} or "
+            "'attentive'",
         ),
     ],
 )
@@ -290,6 +292,7 @@ HARMLESS = {  # listed once more: test_train.py resumes with another value of ea
 NOWHERE = {"targets.verb.gamma"}  # beside a loss that is not focal
 CANNOT_ACT = {  # in the recipes below: what changes no weight there
     "mambavl": {"train.momentum", "data.require"},
+    "bidirectional": {"train.momentum", "data.require"},
     "mlp": {"train.lr_ssm", "train.momentum", "data.require"},
     "transformer": {"train.lr_ssm", "data.require"},
     "attentive": {"train.lr_ssm", "train.momentum", "data.require"},
@@ -306,8 +309,7 @@ VALUES = {  # head -> every key of its recipe -> its value
     head: flatten({**raw, **EMPTY, "train": {**raw["train"], "drop_streams": None}})
     for head, raw in RAW.items()
 }
-SECTIONS = {section for section, _ in OWN.values()}
-KEYS = [(head, key) for head in HEADS for key in VALUES[head] if key not in SECTIONS]
+KEYS = [(head, key) for head in HEADS for key in VALUES[head] if key not in OWN]
 
 
 def other_value(head, key):

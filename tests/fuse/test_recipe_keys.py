@@ -15,6 +15,7 @@ from helpers.tiny import make_dense_store, make_segments, make_text_store, weigh
 from mambavl.configs import model_in, set_key, validate
 from mambavl.fuse.attentive import AttentiveConfig, AttentiveFusion
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
+from mambavl.fuse.bidirectional import BidirectionalFusion
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import StreamShape
@@ -34,6 +35,7 @@ STREAMS = {
 }
 KINDS = {
     "mambavl": (SSMFusion, FusionConfig),
+    "bidirectional": (BidirectionalFusion, FusionConfig),
     "mlp": (MLPFusion, MLPConfig),
     "transformer": (TransformerFusion, TransformerConfig),
     "attentive": (AttentiveFusion, AttentiveConfig),
@@ -45,6 +47,7 @@ BASE = {
 }  # fmt: skip
 OF_HEAD = {
     "mambavl": {"fusion.d_state": 3, "train.lr_ssm": 0.03},
+    "bidirectional": {"fusion.d_state": 3, "train.lr_ssm": 0.03},
     "mlp": {},
     "transformer": {"transformer.depth": 2, "transformer.num_heads": 2, "transformer.max_positions": 16},
     "attentive": {"attentive.depth": 2, "attentive.num_heads": 2, "attentive.max_positions": 16},
@@ -121,6 +124,11 @@ CASES = [
     ("transformer", {}, {"transformer.max_positions": 20}),
     ("transformer", {}, {"transformer.block_dropout": 0.4}),
     ("transformer", SGD, {"transformer.block_dropout": 0.0}),
+    ("bidirectional", {}, {"train.decay_all": True}),
+    ("bidirectional", {}, {"train.lr_ssm": 0.01}),
+    ("bidirectional", {}, {"fusion.preset": "paper"}),
+    ("bidirectional", {}, {"fusion.pad_text_to": 9}),
+    *(("bidirectional", {}, {"fusion.share": share}) for share in ("none", "A+D", "all")),
     ("attentive", {}, {"train.decay_all": True}),
     ("attentive", {}, {"head.dropout": 0.5}),
     ("attentive", {}, {"head.video_mlp_layers": 0}),
@@ -247,7 +255,7 @@ def test_a_key_that_must_change_no_weight_changes_none(trainer, key, value):
 def test_every_key_has_a_case():
     """A new key of these sections needs a line in CASES or in HARMLESS, and a place in helpers.plain."""
     keys = set()
-    for section in ("head", *(name for name, _ in OWN.values()), "train"):
+    for section in ("head", *OWN, "train"):
         record = model_in(Recipe.model_fields[section].annotation)
         keys |= {f"{section}.{key}" for key in record.model_fields}
     keys |= {f"targets.{key}" for key in TargetConfig.model_fields}

@@ -12,13 +12,14 @@ from helpers.tiny import make_dense_store, tiny_recipe, weights
 from mambavl.configs import set_key, validate
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse import owner
-from mambavl.fuse.recipe import Recipe
+from mambavl.fuse.idle import SSM_HEADS
+from mambavl.fuse.recipe import HEADS, Recipe
 from mambavl.fuse.run import read_recipe, read_scores
 from mambavl.fuse.scan import pick
 from mambavl.fuse.train import train
 
 
-@pytest.mark.parametrize("head", ["mambavl", "mlp", "transformer", "attentive"])
+@pytest.mark.parametrize("head", HEADS)
 def test_a_head_learns_and_its_result_names_where_it_comes_from(stores, tmp_path, head):
     lines = []
     result = train(tiny_recipe(stores, head=head, epochs=25, seed=1), tmp_path / "run", on_epoch=lines.append)
@@ -32,7 +33,7 @@ def test_a_head_learns_and_its_result_names_where_it_comes_from(stores, tmp_path
         "width": 6,
     }
     assert result.streams["video"].store_ids[0]
-    assert result.trained.scan_backend == (pick("auto") if head == "mambavl" else None)
+    assert result.trained.scan_backend == (pick("auto") if head in SSM_HEADS else None)
     scores = read_scores(tmp_path / "run", "validation")
     np.testing.assert_allclose(np.exp(scores["verb"]).sum(1), 1, rtol=1e-4)
     assert len(scores["narration_id"]) == result.rows.scored

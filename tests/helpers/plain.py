@@ -18,6 +18,7 @@ Weights = dict[str, Tensor]
 Batch = dict[str, tuple[Tensor, Tensor]]  # stream -> tokens (B, L, D); lengths (B,)
 ABSENT = -1  # the length of a row that does not have the stream
 Routes = dict[str, list[str]]  # target -> the streams that reach it
+SSM_HEADS = ("mambavl", "bidirectional")  # those that read [fusion]
 DEFAULTS: dict[str, Keys] = {
     "head": {
         "name": "mambavl", "d_model": 768, "dropout": 0.3, "input_norm": True, "video_mlp_layers": 2,
@@ -27,6 +28,7 @@ DEFAULTS: dict[str, Keys] = {
         "fusion.mixer": "mamba", "fusion.d_state": 16, "fusion.d_conv": 4, "fusion.expand": 2,
         "fusion.share": "A", "fusion.zoh": False, "fusion.pad_text_to": 0, "fusion.init": "mamba",
     },
+    "bidirectional": {},
     "mlp": {},
     "transformer": {
         "transformer.depth": 6, "transformer.num_heads": 4, "transformer.tokens": "all",
@@ -54,7 +56,8 @@ def resolved(given: Keys) -> Keys:
     """All keys: those given, else what the preset says, else the default."""
     head = given.get("head.name", "mambavl")
     common = {f"{section}.{key}": v for section in ("head", "train") for key, v in DEFAULTS[section].items()}
-    return common | DEFAULTS[head] | DEFAULTS[given.get("fusion.preset", "default")] | given
+    own = DEFAULTS["mambavl"] if head in SSM_HEADS else {}
+    return common | own | DEFAULTS[head] | DEFAULTS[given.get("fusion.preset", "default")] | given
 
 
 # --- training
@@ -130,7 +133,7 @@ def adamw_step(weight, gradient, state, lr, decay, number) -> None:
 
 
 def is_ssm(name: str) -> bool:
-    return name.split(".")[0] in ("mixer", "a_log", "d_skip")
+    return name.split(".")[0] in ("mixer", "a_log", "d_skip", "backward_mixer", "backward_d_skip")
 
 
 def decays(name: str, weight: Tensor) -> bool:
@@ -240,17 +243,30 @@ def mambavl(k: Keys, w: Weights, batch: Batch, _: np.ndarray, routes: Routes) ->
     return {target: sum(means[name] for name in names) for target, names in routes.items()}
 
 
-def ssm(k: Keys, w: Weights, stream: str, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def bidirectional(k: Keys, w: Weights, batch: Batch, _: np.ndarray, routes: Routes) -> dict[str, Tensor]:
+    """Two readers of each stream, one from its first token to its last, one from its last to its first."""
+    means = {}
+    for name, stream in batch.items():
+        means[name] = sum(mean(*ssm(k, w, name, *stream, direction)) for direction in ("", "backward_"))
+    return {target: sum(means[name] for name in names) for target, names in routes.items()}
+
+
+def ssm(
+    k: Keys, w: Weights, stream: str, x: Tensor, lengths: Tensor, direction: str = ""
+) -> tuple[Tensor, Tensor]:
     """Eq. 2, 3 and 5 with the recurrence as a loop; Gu and Dao (2023), section 3, for the block around it."""
     share, states, is_block = k["fusion.share"], k["fusion.d_state"], k["fusion.mixer"] == "mamba"
     inner = k["head.d_model"] * (k["fusion.expand"] if is_block else 1)
     rank = k.get("fusion.dt_rank") or math.ceil(k["head.d_model"] / 16)
-    at = f"mixer.{'all' if share == 'all' else modality(stream)}"
+    at = f"{direction}mixer.{'all' if share == 'all' else modality(stream)}"
     a = -torch.exp(w[f"a_log.{modality(stream) if share == 'none' else 'shared'}"])  # (D, N)
-    skip = w[f"d_skip.{'shared' if share in ('A+D', 'all') else modality(stream)}"]
+    skip = w[f"{direction}d_skip.{'shared' if share in ('A+D', 'all') else modality(stream)}"]
     if modality(stream) == "text" and k["fusion.pad_text_to"]:
         x = F.pad(x, (0, 0, 0, k["fusion.pad_text_to"]))[:, : k["fusion.pad_text_to"]]
         lengths = torch.where(lengths == ABSENT, 0, k["fusion.pad_text_to"])
+    if direction:
+        rows = zip(x, lengths.clamp(min=0).tolist(), strict=True)
+        x = torch.stack([torch.cat([row[:n].flip(0), row[n:]]) for row, n in rows])
     u, steps = project(k, w, stream, x), x.shape[1]
     if is_block:
         u, gate = F.linear(u, w[f"{at}.in_proj.weight"]).split([inner, inner], -1)
@@ -368,7 +384,13 @@ def attentive(k: Keys, w: Weights, batch: Batch, keys: np.ndarray, routes: Route
     return found
 
 
-HEADS = {"mambavl": mambavl, "mlp": mlp, "transformer": transformer, "attentive": attentive}
+HEADS = {
+    "mambavl": mambavl,
+    "bidirectional": bidirectional,
+    "mlp": mlp,
+    "transformer": transformer,
+    "attentive": attentive,
+}
 
 
 # --- dropout

@@ -178,6 +178,7 @@ def tiny_recipe(stores, *, text=True, head="mambavl", title="tiny", **train_keys
             streams[question] = {"store": str(stores / "text.zarr"), "level": f"{question}/last_hidden"}
     own = {  # what each head alone has
         "mambavl": {"fusion": {"d_state": 4}, "train": {"lr_ssm": 1e-2}},
+        "bidirectional": {"fusion": {"d_state": 4}, "train": {"lr_ssm": 1e-2}},
         "mlp": {"train": {}},
         "transformer": {"transformer": {"depth": 2, "num_heads": 2, "max_positions": 32}, "train": {}},
         "attentive": {"attentive": {"depth": 2, "num_heads": 2, "max_positions": 32}, "train": {}},
