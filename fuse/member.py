@@ -20,6 +20,7 @@ from mambavl.fuse.processes import Processes
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.result import Metrics, Trained
 from mambavl.fuse.run import CHECKPOINTS, CURVES, MODEL, CurveLine, environment
+from mambavl.fuse.stopping import has_stalled, refuse_unmeasured
 from mambavl.fuse.targets import RunTargets, is_labelled, log_prior
 
 
@@ -38,11 +39,22 @@ class Member:
         self.optimizer = build_optimizer(head, self.config)
         self.average = Average(head, self.config.ema) if self.config.ema else None
         self.epoch, self.batch, self.loss_sum = 0, 0, 0.0  # batch: updates that are made of this epoch
+        self.curve: list[CurveLine] = []  # lines of the epochs before
         self.seconds = 0.0
+
+        if self.config.stop_after:
+            refuse_unmeasured(self._watched, targets, data)
 
     @property
     def is_done(self) -> bool:
-        return self.epoch >= self.config.epochs
+        patience = self.config.stop_after
+        has_stopped = patience is not None and has_stalled(self.curve, self._watched, patience)
+        return has_stopped or self.epoch >= self.config.epochs
+
+    @property
+    def _watched(self) -> str:
+        """The target whose measure says when to stop."""
+        return self.recipe.rank_by or self.targets.classes.names[-1]
 
     @property
     def updates(self) -> int:
@@ -103,8 +115,9 @@ class Member:
         )
         return evaluate.measure(self.data, self.targets, rows, scores)
 
-    def begin_next(self) -> None:
-        """The updates of an epoch are made, and its line is there."""
+    def begin_next(self, line: CurveLine) -> None:
+        """The updates of an epoch are made, and this is its line."""
+        self.curve.append(line)
         self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
 
     def record(self, line: CurveLine) -> None:
@@ -146,11 +159,15 @@ class Member:
         self.loss_sum, self.seconds = state["loss_sum"], state["seconds"]
         return found.complaints
 
-    def cut_curves(self) -> None:
-        """Keep the lines of epochs that the checkpoint has behind it; those after it are trained again."""
+    def cut_curves(self) -> list[CurveLine]:
+        """Keep the lines of epochs that the checkpoint has behind it, and return them; those after it are
+        trained again.
+        """
         if (self.run / CURVES).exists():
-            lines = (self.run / CURVES).read_text(encoding="utf-8").splitlines(keepends=True)
-            fsops.write_file(self.run / CURVES, "".join(lines[: self.epoch]).encode())
+            lines = (self.run / CURVES).read_text(encoding="utf-8").splitlines(keepends=True)[: self.epoch]
+            fsops.write_file(self.run / CURVES, "".join(lines).encode())
+            self.curve = [json.loads(line) for line in lines]
+        return self.curve
 
     def finish(self, processes: Processes) -> None:
         """Write the weights, score them, write the result; the checkpoints have served."""
@@ -162,6 +179,7 @@ class Member:
             train_seconds=round(self.seconds, 2),
             processes=processes.count,
             missing=count_missing(self.data.has, self.rows),
+            stopped=self.epoch if self.epoch < self.config.epochs else None,
         )
         checkpoint.save_weights(self.run / MODEL, self.scored.state_dict())
         evaluate.evaluate_head(

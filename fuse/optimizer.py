@@ -49,6 +49,9 @@ class TrainConfig(Config):
     # of matrix products. auto: bf16 on a GPU that has it, else fp32; the scan's state is float32 always
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     eval_every: int = Field(default=1, ge=1)  # epochs between two scorings while training
+    # epochs without a better top-1 (or mAP) of the target that rank_by names, on the rows of data.hold_out,
+    # after which training stops; absent: it does not. Which epochs are scored says eval_every
+    stop_after: int | None = Field(default=None, ge=1)
     checkpoint_every: int = Field(default=1, ge=1)  # epochs between two checkpoints
 
     @field_validator("drop_streams")

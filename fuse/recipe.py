@@ -141,6 +141,16 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _stops_by_held_out_rows(self, info: ValidationInfo) -> "Recipe":
+        is_asked = not self.is_sweep and not (info.context and info.context.get("recorded"))
+        if is_asked and self.train.stop_after and not self.data.hold_out:
+            raise ValueError(
+                f"train.stop_after = {self.train.stop_after} watches rows that are not trained on, and "
+                "data.hold_out holds none out; set data.hold_out=0/5, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keys_can_act(self, info: ValidationInfo) -> "Recipe":
         """A grid is checked point by point, by `grid.expand`. A key of the head's own sections may say its
         default where it cannot act: a resolved recipe has all of them.
@@ -193,7 +203,9 @@ WITHOUT_WEIGHT = (
 def what_decides(recipe: Recipe) -> dict[str, Any]:
     """The recipe as in its TOML file, defaults filled in, without what changes no weight or cannot act."""
     raw = recipe.model_dump(mode="json", exclude_none=True)
-    found = without(raw, [*WITHOUT_WEIGHT, *idle(raw)])
+    when_to_stop = ("rank_by", "train.eval_every") if recipe.train.stop_after else ()
+    harmless = [key for key in WITHOUT_WEIGHT if key not in when_to_stop]
+    found = without(raw, [*harmless, *idle(raw)])
     targets = {name: TargetConfig.model_validate(keys) for name, keys in found["targets"].items()}
     return without(found, [f"targets.{name}" for name, one in targets.items() if one == TargetConfig()])
 

@@ -105,6 +105,7 @@ class Trained:
     train_seconds: float | None = None
     processes: int | None = None
     missing: dict[str, int] | None = None  # stream -> rows trained on without it
+    stopped: int | None = None  # epochs after which train.stop_after ended it; None: it went to its end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +222,7 @@ class Result:
                 train_seconds=trained.get("train_seconds"),
                 processes=trained.get("processes"),
                 missing=trained.get("missing"),
+                stopped=trained.get("stopped"),
             ),
             scored=Scored(
                 environment=_environment(scored),

@@ -56,6 +56,12 @@ def hold_out(data: dict[str, Any], source: str, assignments: Sequence[str] = ())
                 f"{where}: {KEY} = {part} compares all points on the same rows; leave {key} out of "
                 f"{axes[key]}, or {KEY}"
             )
+    train = data.get("train", {})
+    if "train.stop_after" in axes or (isinstance(train, dict) and "stop_after" in train):
+        raise UsageError(
+            f"{where}: {KEY} = {part} trains the best point on all rows in the end, and none are left for "
+            "train.stop_after to watch; leave one of them out"
+        )
     kept = {key: value for key, value in data.items() if key != KEY}
     return {**kept, "data": {**section, "hold_out": part}} if isinstance(section, dict) else kept
 

@@ -124,17 +124,17 @@ class _Trainer:
         self.steps = Steps(self.model, member.data, member.targets, member.labels, self.config, processes)
         for complaint in processes.every(member.resume):
             self.accelerator.print(f"passed over a checkpoint: {complaint}")
-        processes.once(member.cut_curves)
+        member.curve = processes.once(member.cut_curves)
 
     def fit(self, on_epoch: OnEpoch, should_stop: Callable[[], bool]) -> None:
-        """Train to the last epoch."""
+        """Train to the last epoch, or until it stops early."""
         member = self.member
         while not member.is_done:
             since = time.perf_counter()
             self._one_epoch(should_stop)
             member.seconds += time.perf_counter() - since
             line = self.processes.once(member.line)
-            member.begin_next()
+            member.begin_next(line)
             self.processes.once(partial(self._record, line, on_epoch))
 
     def _record(self, line: CurveLine, on_epoch: OnEpoch) -> None:

@@ -42,6 +42,8 @@ def print_result(result: Result) -> None:
     print(
         f"{rows.scored:,} rows scored, {rows.scored_by_prior:,} of them by the prior (a stream was missing)"
     )
+    if result.trained.stopped:
+        print(f"training stopped after epoch {result.trained.stopped} of {result.epochs}: it got no better")
     lacking = {name: count for name, count in (rows.missing or {}).items() if count}
     if lacking:
         print("rows without a stream: " + ", ".join(f"{name} {count:,}" for name, count in lacking.items()))

@@ -37,7 +37,7 @@ def test_what_is_saved_is_taken_up(stores, tmp_path, optimizer):
     first = make_member(stores, tmp_path / "run", optimizer=optimizer)
     assert (first.updates_per_epoch, first.updates) == (3, 0)
     update(first, 0)
-    first.begin_next()
+    first.begin_next({"epoch": 1})
     for seed in (1, 2):
         update(first, seed)
     first.loss_sum, first.seconds = 7.5, 3.25
@@ -74,7 +74,7 @@ def test_a_line_is_of_the_epoch_that_was_made_and_scored_when_due(stores, tmp_pa
         assert (line["epoch"], line["loss"]) == (epoch + 1, 2.0)
         assert line["lr"] == pytest.approx(learning_rate(epoch + 2 / 3, member.config))  # of its last update
         scored.append("verb_top1" in line)
-        member.begin_next()
+        member.begin_next(line)
     assert scored == [False, False, True, True]
     assert member.is_done
 
@@ -86,7 +86,7 @@ def test_checkpoints_are_written_every_so_many_epochs_and_none_after_the_last(st
     there = []
     for epoch in range(4):
         update(member, epoch)
-        member.begin_next()
+        member.begin_next({"epoch": epoch + 1})
         member.record({"epoch": epoch + 1})
         there.append(sorted(path.name for path in (run / "checkpoints").glob("*")))
     assert there == [[], ["step-00000006"], ["step-00000006"], ["step-00000006"]]
@@ -94,7 +94,7 @@ def test_checkpoints_are_written_every_so_many_epochs_and_none_after_the_last(st
     assert lines == [{"epoch": epoch} for epoch in (1, 2, 3, 4)]
     again = make_member(stores, run, epochs=4)
     again.resume()
-    again.cut_curves()
+    assert again.cut_curves() == again.curve == lines[:2]
     assert len((run / "curves.jsonl").read_text().splitlines()) == again.epoch == 2
 
 

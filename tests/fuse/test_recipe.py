@@ -270,6 +270,7 @@ OTHER = {  # other values of keys that are no plain number or truth value
     "train.optimizer": "sgd",
     "train.drop_streams": {"video": 0.5},
     "train.ema": 0.5,
+    "train.stop_after": 3,
     "train.precision": "fp32",
     "grid": {"train.seed": [0, 1]},
     "random": {"points": 2, "train.seed": [0, 1]},

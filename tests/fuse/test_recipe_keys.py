@@ -53,6 +53,11 @@ OF_HEAD = {
     "attentive": {"attentive.depth": 2, "attentive.num_heads": 2, "attentive.max_positions": 16},
 }
 SGD = {"train.optimizer": "sgd", "train.lr": 0.5, "train.clip_norm": 0.5}
+HOLDING_OUT = {
+    "data.hold_out": "0/2", "data.hold_out_by": "video", "train.eval_every": 1, "train.epochs": 12
+}  # fmt: skip
+# part 0 of 2: of five videos with 6, 6, 6, 4 and 2 rows that are trained on the first and the third
+HELD_OUT = np.array([*range(6), *range(24, 30)])
 BF16 = {"train.precision": "bf16"}
 FOCAL = {"targets.verb.loss": "focal", "targets.noun.loss": "focal"}
 
@@ -88,6 +93,8 @@ CASES = [
     ("mlp", {}, {"targets.noun.loss": "focal"}),
     ("mambavl", FOCAL, {"targets.verb.gamma": 0.5}),
     ("transformer", FOCAL, {"targets.noun.gamma": 4.0}),
+    ("mlp", HOLDING_OUT, {"train.stop_after": 1}),
+    ("mambavl", HOLDING_OUT | {"train.ema": 0.9}, {"train.stop_after": 2}),
     ("mambavl", {}, {"train.ema": 0.6}),
     ("transformer", SGD, {"train.ema": 0.95}),
     ("mambavl", {}, {"train.seed": 5}),
@@ -168,7 +175,7 @@ class Trainer:
     """Runs over the same two stores, as mambavl trains them and as the plain loop does."""
 
     def __init__(self, folder):
-        self.folder, self.found, self.opened = folder, {}, None
+        self.folder, self.found, self.opened = folder, {}, {}
         video = make_dense_store(folder / "video.zarr", ROWS, width=WIDTH, views=2, short={0: 2, 13: 3})
         texts = make_text_store(folder / "text.zarr", ROWS, width=WIDTH)
         segments = make_segments(ROWS)
@@ -189,19 +196,24 @@ class Trainer:
         name = str(sorted(keys.items()))
         if name not in self.found:
             recipe, run = self.recipe(keys), Path(tempfile.mkdtemp(dir=self.folder))
-            self.opened = self.opened or FeatureData(recipe.sources, recipe.data)
-            train(recipe, run, data=self.opened)
+            held_out = recipe.data.hold_out
+            if held_out not in self.opened:
+                self.opened[held_out] = FeatureData(recipe.sources, recipe.data)
+            train(recipe, run, data=self.opened[held_out])
             self.found[name] = weights(run)
         return self.found[name]
 
     def plain(self, keys, dtype=torch.float64):
-        return plain.train(keys, self.start(keys, dtype), plain.Data(*self.arrays, dtype))
+        *arrays, rows = self.arrays
+        held = HELD_OUT if "data.hold_out" in keys else rows[:0]
+        data = plain.Data(*arrays, np.setdiff1d(rows, held), dtype, held)
+        return plain.train(keys, self.start(keys, dtype), data)
 
     def start(self, keys, dtype):
         """A head's own weights, drawn after torch.manual_seed(seed), the released start laid over them."""
         keys = plain.resolved(keys)
         kind, config = KINDS[keys["head.name"]]
-        of_head = {key: v for key, v in keys.items() if not key.startswith(("train.", "targets."))}
+        of_head = {key: v for key, v in keys.items() if not key.startswith(("train.", "targets.", "data."))}
         settings = {key.partition(".")[2]: v for key, v in of_head.items()}
         init = settings.pop("init", "mamba")
         settings = {key: value for key, value in settings.items() if key not in ("name", "preset")}

@@ -39,7 +39,7 @@ DEFAULTS: dict[str, Keys] = {
         "epochs": 30, "batch_size": 128, "optimizer": "adamw", "lr": 1e-3, "lr_ssm": 3e-3, "lr_start": 1e-6,
         "lr_end": 1e-5, "warmup_epochs": 2.0, "momentum": 0.9, "weight_decay": 0.05, "decay_all": False,
         "label_smoothing": 0.1, "clip_norm": 1.0, "ema": 0.0, "seed": 0,
-        "precision": "auto", "drop_streams": {},
+        "precision": "auto", "drop_streams": {}, "stop_after": None,
     },
     "default": {},
     "paper": {
@@ -70,7 +70,7 @@ def train(keys: Keys, weights: Weights, data: "Data") -> Weights:
     k = resolved(keys)
     weights = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
     state = {name: [torch.zeros_like(weight), torch.zeros_like(weight)] for name, weight in weights.items()}
-    per_epoch, history = math.ceil(len(data.train) / k["train.batch_size"]), []
+    per_epoch, history, measured = math.ceil(len(data.train) / k["train.batch_size"]), [], []
     for update in range(k["train.epochs"] * per_epoch):
         epoch, number = divmod(update, per_epoch)
         order = np.random.default_rng([k["train.seed"], epoch]).permutation(data.train)
@@ -98,6 +98,11 @@ def train(keys: Keys, weights: Weights, data: "Data") -> Weights:
                 else:
                     adamw_step(weight, gradient, state[name], lr, decay, update + 1)
         history.append({name: weight.detach().clone() for name, weight in weights.items()})
+        if k["train.stop_after"] and number == per_epoch - 1:
+            measured.append(accuracy(k, averaged(history, k["train.ema"]), data))
+            best = measured.index(max(measured))  # the first of equals
+            if len(measured) - 1 - best >= k["train.stop_after"]:
+                break
     return averaged(history, k["train.ema"])
 
 
@@ -106,6 +111,19 @@ def averaged(history: list[Weights], decay: float) -> Weights:
     counts = [decay ** (len(history) - 1 - i) for i in range(len(history))]  # of decay 0: the last alone
     pairs = list(zip(counts, history, strict=True))
     return {name: sum(c * weights[name] for c, weights in pairs) / sum(counts) for name in history[0]}
+
+
+@torch.no_grad()
+def accuracy(k: Keys, w: Weights, data: "Data") -> float:
+    """The share of held-out rows of which verb and noun both have the largest mean probability over views."""
+    k = k | {"head.dropout": 0.0, "transformer.block_dropout": 0.0, "train.drop_streams": {}}
+    sums: Weights = {}
+    for view in range(data.video.shape[1]):
+        batch = data.seen(k, data.held, np.full(len(data.video), view), 0)
+        for target, logits in forward(k, w, batch, keys_of_rows(0, 0, data.held)).items():
+            sums[target] = sums.get(target, 0) + logits.softmax(-1)
+    hits = [p.argmax(-1) == data.labels[target][data.held] for target, p in sums.items()]
+    return float(torch.stack(hits).all(0).double().mean())
 
 
 def rate(epoch: float, k: Keys) -> float:
@@ -152,17 +170,23 @@ def cost(k: Keys, target: str, logits: Tensor, labels: Tensor) -> Tensor:
 
 class Data:
     """Arrays as stores hold them. video (rows, views, steps, D), NaN after a short row's; texts: question ->
-    (tokens, D) of each row; labels: target -> one of each row; train: rows.
+    (tokens, D) of each row; labels: target -> one of each row; train and held: rows that are trained on, and
+    rows that say when to stop.
     """
 
-    def __init__(self, video, texts, labels, train, dtype=torch.float64) -> None:
-        self.video, self.texts, self.train, self.dtype = video, texts, train, dtype
+    def __init__(self, video, texts, labels, train, dtype=torch.float64, held=None) -> None:
+        self.video, self.texts, self.train, self.held, self.dtype = video, texts, train, held, dtype
         self.labels = {target: torch.tensor(of_rows) for target, of_rows in labels.items()}
 
     def batch(self, k: Keys, rows: np.ndarray, epoch: int) -> Batch:
         """In an epoch, each row in a view of its own, without the streams that it loses."""
         seed, (count, views) = k["train.seed"], self.video.shape[:2]
         view = np.random.default_rng([seed, epoch, views]).integers(views, size=count)
+        return self.seen(k, rows, view, epoch)
+
+    def seen(self, k: Keys, rows: np.ndarray, view: np.ndarray, epoch: int) -> Batch:
+        """view: of every row."""
+        seed, count = k["train.seed"], len(self.video)
         batch = {"video": self._padded([self.video[row, view[row]] for row in rows])}
         for question, texts in self.texts.items():
             batch[question] = self._padded([texts[row] for row in rows])
