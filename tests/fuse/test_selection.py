@@ -282,7 +282,7 @@ def by_rate(monkeypatch):
     fit = training._Trainer.fit
 
     def noted(self, *args):
-        rate[:] = [] if self.recipe.data.hold_out is None else [self.config.lr * 1000]
+        rate[:] = [] if self.member.recipe.data.hold_out is None else [self.config.lr * 1000]
         return fit(self, *args)
 
     monkeypatch.setattr(evaluate, "measure", measure)
