@@ -37,7 +37,7 @@ class Worker:
     """What a worker is given."""
 
     number: int
-    is_successor: bool  # of one that crashed
+    is_successor: bool  # of one that crashed when it had said how much there is to do
     progress: Progress
     should_stop: ShouldStop
     cores: int | None = None  # that are meant for it; None: nobody has said
@@ -51,6 +51,7 @@ class _Process:
     pid: int
     pipe: Connection
     before: "_Process | None" = None  # the one that crashed and whose place it has
+    is_successor: bool = False  # as its worker knows it
     done: int = 0  # rows
     total: int = 0
     pending: int = 0  # rows, when it began
@@ -73,6 +74,7 @@ class Crew(Generic[Result]):
 
     def start(self, number: int, before: _Process | None = None) -> None:
         ours, theirs = Pipe(duplex=False)
+        is_successor = before is not None and (before.is_successor or before.pending > 0)
         sys.stdout.flush()
         sys.stderr.flush()
         # what was open here must not be closed there: a decoder waits for threads that a fork does not have
@@ -83,11 +85,11 @@ class Crew(Generic[Result]):
         pid = os.fork()
         if not pid:
             ours.close()
-            _serve(self.work, number, before is not None, theirs, blocked)
+            _serve(self.work, number, is_successor, theirs, blocked)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         gc.unfreeze()
         theirs.close()
-        self.processes.append(_Process(number, pid, ours, before))
+        self.processes.append(_Process(number, pid, ours, before, is_successor))
 
     def wait(self, progress: Progress, should_stop: ShouldStop) -> list[Result]:
         """The results of the workers, when all have ended.

@@ -100,12 +100,33 @@ def test_what_one_raises_ends_the_others_and_is_raised(error, tmp_path):
 def test_another_goes_on_where_one_crashed(tmp_path, capfd, number):
     def work(worker):
         if once(tmp_path / "crashed"):
-            assert not worker.is_successor
             crash_by(number)
+        return "done"
+
+    assert run(work) == ["done"]
+    assert f"a worker was ended by signal {int(number)}; another one goes on" in capfd.readouterr().err
+
+
+def test_who_comes_after_a_crash_knows_whether_the_work_had_begun(tmp_path):
+    """Failed rows are opened again before a worker says how many rows there are, and only once: whoever comes
+    later must not do so, also when the one before it crashed early.
+    """
+
+    def early(worker):
+        if once(tmp_path / "early"):
+            crash_by(signal.SIGSEGV)
         return worker.is_successor
 
-    assert run(work) == [True]
-    assert f"a worker was ended by signal {int(number)}; another one goes on" in capfd.readouterr().err
+    def late(worker):
+        if once(tmp_path / "late"):
+            worker.progress(0, 9, "")
+            crash_by(signal.SIGSEGV)
+        if once(tmp_path / "late and early"):
+            crash_by(signal.SIGSEGV)
+        return worker.is_successor
+
+    assert run(early) == [False]
+    assert run(late) == [True]
 
 
 def test_crashes_again_and_again_end_the_command_unless_it_gets_on(tmp_path):
