@@ -12,14 +12,6 @@ from mambavl.cache.spec import LOCK
 LOCKS = 1024  # row groups share so many locks, in files commit/lock-0 to lock-1023
 
 
-def remove_locks(store: Path) -> None:
-    """Delete the files of the locks, which are empty: for whoever finishes a store and so holds commit/lock
-    alone. Nobody has a claim then, for whoever has one holds commit/lock, too; whoever takes one later makes
-    the file again.
-    """
-    fsops.remove(*sorted(store.glob(f"{LOCK}-*")))
-
-
 class Claims:
     """The row groups that one writer of a store has taken. For one thread."""
 

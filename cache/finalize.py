@@ -10,7 +10,6 @@ from typing import Any
 
 from mambavl.cache import canonical, fsops
 from mambavl.cache.canonical import sha256
-from mambavl.cache.claims import remove_locks
 from mambavl.cache.layout import Layout, committed_groups
 from mambavl.cache.spec import CLASSES, LOCK, MANIFEST, SEGMENTS, SPEC, read_json, read_spec
 from mambavl.cache.verify import metadata_faults, seal, verify
@@ -78,7 +77,6 @@ def _write_manifest(path: Path, layout: Layout) -> dict[str, Any]:
     }
     manifest["store_id"] = canonical.digest(manifest)
     fsops.sweep_temporaries(path)  # of those that were killed beside whoever finishes it
-    remove_locks(path)
     seal(path)
     fsops.write_file(path / MANIFEST, canonical.pretty_json(manifest))  # last: with it the store is finished
     _drop_write_bits(path, manifest)

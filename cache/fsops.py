@@ -30,8 +30,6 @@ HINTS = {
     errno.EDQUOT: "the quota is used up; free some space and run the same command again",
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission denied",
-    errno.EMFILE: "more files are open than the limit allows; raise it (ulimit -n 65536) and run the same "
-    "command again",
     errno.EFBIG: "the file is larger than the file-size limit (ulimit -f)",
     errno.EIO: "input/output error; check the disk, then run the same command again",
 }
@@ -168,16 +166,14 @@ def rename(source: Path, target: Path) -> None:
         _sync_folder(target.parent)
 
 
-def remove(*paths: Path) -> None:
-    """Delete files, for good; one that is not there is not a fault."""
-    gone: dict[Path, Path] = {}  # folder -> the last file that was there
-    for path in paths:
-        with _explained(path, "deleted"), contextlib.suppress(FileNotFoundError):
+def remove(path: Path) -> None:
+    """Delete a file, for good; one that is not there is not a fault."""
+    with _explained(path, "deleted"):
+        try:
             calls.unlink(path)
-            gone[path.parent] = path
-    for folder, path in gone.items():
-        with _explained(path, "deleted"):
-            _sync_folder(folder)
+        except FileNotFoundError:
+            return
+        _sync_folder(path.parent)
 
 
 def remove_folder(path: Path) -> None:

@@ -42,6 +42,7 @@ TESTED_ELSEWHERE = {  # test file -> modules whose promises it holds; why they h
 OTHER_TESTS = {  # test file -> why it belongs to no single module
     "test_docs.py": "the pages for readers",
     "test_layout.py": "this file",
+    "test_mutations.py": "mutations.py: faults that tests must notice",
     "cache/test_faults.py": "every fault of a disk, through journal, writer, reader and repair",
     "extract/test_black_box.py": "what a video shows later, changed in the file, through the real command",
     "extract/test_job_benchmark.py": "benchmarks/job.py, which reaches into the job",

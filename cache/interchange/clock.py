@@ -36,11 +36,9 @@ class Clock(NamedTuple):
         if not (np.isfinite(fps) and fps > 0 and times.ndim == 1 and np.isfinite(times).all()):
             raise ValueError("they are no times")
         frames = times * fps / 1000
-        if not len(frames):
-            return cls(fps, 1, 1)
-        window = stride = round(float(frames[0])) + 1
-        if len(frames) > 1:  # one step has no stride, and as much as a window may lie behind it
-            stride = round(float(frames[-1] - frames[0]) / (len(frames) - 1))
+        if len(times) < 2:
+            raise ValueError("one step has no stride")
+        window, stride = round(float(frames[0])) + 1, round(float(frames[-1] - frames[0]) / (len(frames) - 1))
         even = frames[0] + stride * np.arange(len(frames))
         if window < 1 or stride < 1 or np.abs(frames - even).max() > NEAR_FRAMES:
             raise ValueError(f"they are not even at {fps:g} frames a second")

@@ -3,7 +3,7 @@
 import signal
 
 from helpers.forks import fork
-from mambavl.cache.claims import LOCKS, Claims, remove_locks
+from mambavl.cache.claims import LOCKS, Claims
 
 
 def claims(folder):
@@ -60,16 +60,3 @@ def test_waiting_ends_when_the_holder_lets_go(tmp_path):
     child = fork(lambda: claims(tmp_path).wait_for(7))
     others.give_back(7)
     assert child.wait() == 0
-
-
-def test_the_files_of_locks_are_made_again_after_they_were_removed(tmp_path):
-    ours, others = claims(tmp_path), claims(tmp_path)
-    for group in (0, 7, LOCKS - 1):
-        assert ours.take(group)
-    ours.give_all_back()
-    (tmp_path / "commit" / "lock").touch()
-    (tmp_path / "commit" / "a.journal").touch()
-    remove_locks(tmp_path)
-    assert sorted(path.name for path in (tmp_path / "commit").iterdir()) == ["a.journal", "lock"]
-    assert others.take(7)
-    assert not ours.take(7)

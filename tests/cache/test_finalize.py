@@ -71,22 +71,3 @@ def test_what_somebody_was_writing_when_he_was_killed_is_no_part_of_a_finished_s
         writer.commit(number, shortened(group, len(writer.layout.rows_of(number))))
     assert writer.finish()
     assert not list(fsops.temporaries(tmp_path / "s.zarr"))
-
-
-def test_a_finished_store_has_no_files_of_row_groups_that_were_claimed(tmp_path):
-    """They stay as long as anybody writes."""
-    path = tmp_path / "s.zarr"
-    first, group = unfinished(path)
-    second, _ = unfinished(path)
-    for number in range(3):
-        assert first.claims.take(number)
-        first.commit(number, shortened(group, len(first.layout.rows_of(number))))
-    assert second.finish() is None
-    assert len(list(path.glob("commit/lock-*"))) == 3
-    third, _ = unfinished(path)
-    assert not third.claims.take(1)
-    third.close()
-    assert first.finish()
-    assert not list(path.glob("commit/lock-*"))
-    assert (path / "commit/lock").exists()
-    assert verify(path, deep=True) == []

@@ -1,17 +1,13 @@
 """Files put in place whole or not at all; what faults of the disk say is in test_faults."""
 
 import os
-import resource
 import subprocess
 import sys
-from collections import deque
 
 import pytest
 
-from helpers.forks import fork
 from helpers.tiny import make_dense_store
 from mambavl.cache import fsops
-from mambavl.configs.errors import DataError
 
 
 def test_a_starting_writer_leaves_a_living_writers_files_alone_and_sweeps_a_dead_ones(tmp_path):
@@ -26,26 +22,6 @@ def test_a_starting_writer_leaves_a_living_writers_files_alone_and_sweeps_a_dead
     assert fsops.sweep_temporaries(tmp_path / "s.zarr") == 1
     assert files[os.getpid()].exists()
     assert not files[dead.pid].exists()
-
-
-def test_a_lock_more_than_the_limit_of_open_files_says_how_to_raise_it(tmp_path):
-    """A process holds one for each row group in hand."""
-
-    def hold(most=128):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        said = r"lock-\d+: could not be locked: more files are open .*\(ulimit -n 65536\)"
-        with pytest.raises(DataError, match=said):
-            deque(fsops.lock(tmp_path / f"lock-{n}", exclusive=True, wait=False) for n in range(most))
-
-    assert fork(hold).wait() == 0
-
-
-def test_files_are_deleted_together_and_those_that_are_not_there_are_no_fault(tmp_path):
-    for name in ("a", "b", "c"):
-        (tmp_path / name).touch()
-    fsops.remove(tmp_path / "a", tmp_path / "nothing", tmp_path / "c")
-    fsops.remove()
-    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 def test_a_file_written_aside_appears_whole_and_replaces_the_old_one(tmp_path):

@@ -75,6 +75,41 @@ def test_every_row_that_does_not_match_is_named(tmp_path, monkeypatch):
     assert text.endswith("... and 15 more")
 
 
+def test_a_row_of_another_split_is_named(tmp_path):
+    make_dense_store(tmp_path / "a.zarr")
+    segments = list(open_store(tmp_path / "a.zarr").segments)
+    segments[3] = replace(segments[3], split="test")
+    make_dense_store(tmp_path / "b.zarr", segments=tuple(segments))
+    with pytest.raises(JoinError) as caught:
+        join({"video": open_store(tmp_path / "a.zarr"), "audio": open_store(tmp_path / "b.zarr")})
+    [(name, what)] = caught.value.rows
+    assert name == segments[3].narration_id
+    assert what.startswith("has split 'test' in stream audio and not so in stream video (")
+
+
+def test_views_and_statuses_go_with_their_rows_over_several_stores(tmp_path):
+    make_dense_store(tmp_path / "a.zarr", 12)
+    segments = open_store(tmp_path / "a.zarr").segments
+    halves, features, failed = [], {}, ({1: 3}, {0: 2, 5: 8})
+    for number in (0, 1):
+        own = segments[number::2]
+        path = tmp_path / f"{number}.zarr"
+        values = make_dense_store(path, 6, views=3, segments=own, failed=failed[number])
+        features |= {segment.narration_id: value for segment, value in zip(own, values, strict=True)}
+        halves.append(open_store(path))
+    joined = join({"video": halves})
+    stream = joined.streams["video"]
+    names = [segment.narration_id for segment in joined.segments]
+    status = {segments[2].narration_id: 3, segments[1].narration_id: 2, segments[11].narration_id: 8}
+    assert stream.status.tolist() == [status.get(name, 1) for name in names]
+    rows = np.array([row for row in (9, 0, 7, 3, 2, 11, 4) if stream.status[row] == 1])
+    views = np.arange(len(rows)) % 3
+    tokens, _ = stream.batch(rows, "frame", views)
+    expected = np.stack([features[names[row]][view] for row, view in zip(rows, views, strict=True)])
+    np.testing.assert_array_equal(tokens, expected)
+    assert len(set(stream.store_of[rows])) == 2
+
+
 def test_a_row_twice_in_a_stream_is_named(tmp_path):
     make_dense_store(tmp_path / "a.zarr")
     store = open_store(tmp_path / "a.zarr")

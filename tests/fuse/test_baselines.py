@@ -74,3 +74,4 @@ def test_more_tokens_than_positions_are_refused_with_the_setting():
         UsageError, match=r"stream video: 4 tokens exceed .* raise transformer\.max_positions"
     ):
         TransformerFusion(config)(streams())
+    TransformerFusion(config.model_copy(update={"max_positions": 5}))(streams())  # the class token fits too

@@ -56,6 +56,17 @@ def test_averages_are_kept_beside_the_weights_and_checked_like_them(tmp_path):
     assert "average.safetensors: is damaged" in found.complaints[0]
 
 
+def test_a_damaged_checkpoint_of_the_same_step_is_written_again(tmp_path):
+    model, optimizer = {"w": torch.arange(3.0)}, {"state": {}, "param_groups": []}
+    save_checkpoint(tmp_path, 1, model, optimizer, {"epoch": 1})
+    file = tmp_path / "step-00000001" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    save_checkpoint(tmp_path, 1, model, optimizer, {"epoch": 1})
+    found = load_checkpoint(tmp_path)
+    assert torch.equal(found.model["w"], model["w"])
+    assert found.complaints == []
+
+
 def test_weights_are_read_back_and_a_missing_or_damaged_file_says_what_to_do(tmp_path):
     path = tmp_path / "model.safetensors"
     with pytest.raises(DataError, match=r"has not finished \(run `mambavl train` with the same --out\)"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.tiny import ROWS, make_dense_store, make_text_store, tiny_recipe, weights
+from helpers.tiny import ROWS, make_dense_store, make_segments, make_text_store, tiny_recipe, weights
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.data import DataConfig, FeatureData, epoch_batches
 from mambavl.fuse.recipe import build_head, run_targets
@@ -134,6 +134,14 @@ def test_rows_without_features_are_refused_or_scored_by_the_prior_and_counted(st
     row = list(data.evaluation).index(holes[0])
     counts = np.bincount([data.segments[row].verb_class for row in data.train], minlength=3) + 1
     np.testing.assert_allclose(scores["verb"][row], np.log(counts / counts.sum()), rtol=1e-5)
+
+
+def test_groups_hold_the_rows_whose_column_has_one_of_their_values(stores):
+    """Unseen kitchens are those of the participants that are listed, here P02."""
+    data = FeatureData({"video": StreamSource(store=stores / "video.zarr")}, DataConfig())
+    found = {name: mask.tolist() for name, mask in data.groups.items()}
+    assert found == {"unseen": [segment.participant_id == "P02" for segment in make_segments(ROWS)]}
+    assert sum(found["unseen"]) == 12
 
 
 def test_an_epoch_sees_every_row_once_in_an_order_of_its_own():

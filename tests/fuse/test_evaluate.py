@@ -16,7 +16,7 @@ from mambavl.fuse.data import DataConfig, FeatureData
 from mambavl.fuse.owner import RunHeld, last_failure, owned
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.result import Environment
-from mambavl.fuse.run import read_result, write_result
+from mambavl.fuse.run import read_result, read_scores, write_result
 from mambavl.fuse.train import train
 
 
@@ -28,6 +28,28 @@ def test_evaluating_again_gives_the_same_scores(stores, tmp_path):
     train_rows = evaluate.evaluate_run(tmp_path / "run", split="train")
     assert train_rows.split == "train"
     assert read_result(tmp_path / "run").split == "validation"  # the run's own result stays
+
+
+def test_groups_and_the_prior_are_measured_by_hand(stores, tmp_path):
+    """Half of the rows scored are of P02, who is unseen. Of classes that are equally frequent the prior
+    guesses any.
+    """
+    result = train(tiny_recipe(stores), tmp_path / "run")
+    scores = read_scores(tmp_path / "run", "validation")
+    by_id = {segment.narration_id: segment for segment in make_segments(ROWS)}
+    segments = [by_id[name] for name in scores["narration_id"]]
+    unseen = np.array([segment.participant_id == "P02" for segment in segments])
+    for target, tail in (("verb", 2), ("noun", 3)):
+        labels = np.array([segment.labels[target] for segment in segments])
+        hits = 100 * (scores[target].argmax(1) == labels)
+        assert result.metrics[f"unseen_{target}_n"] == unseen.sum() == 12
+        assert result.metrics[f"unseen_{target}_top1"] == pytest.approx(hits[unseen].mean())
+        assert result.metrics[f"tail_{target}_top1"] == pytest.approx(hits[labels == tail].mean())
+        assert result.metrics[f"all_{target}_top1"] == pytest.approx(hits.mean())
+        counts = np.bincount([one.labels[target] for one in by_id.values() if one.split == "train"])
+        guessed = (counts == counts.max()) / (counts == counts.max()).sum()
+        assert result.prior_metrics[f"all_{target}_top1"] == pytest.approx(100 * guessed[labels].mean())
+    assert result.metrics["all_verb_top1"] > result.prior_metrics["all_verb_top1"]
 
 
 def test_a_store_of_another_split_alone_can_be_scored(stores, tmp_path):

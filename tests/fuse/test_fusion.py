@@ -1,5 +1,7 @@
 """The heads: the paper's parameter counts, and invariances that a wrong mask, route or share would break."""
 
+import math
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -194,6 +196,27 @@ def test_the_pooled_path_equals_projecting_every_step_and_then_averaging():
     mixer = head.mixer["video"]
     mean = head._means({"video": mixer.scan_inputs(x, lengths, d_skip)})["video"]
     torch.testing.assert_close(mixer.out_proj(mean), masked_mean(mixer(x, lengths, a, d_skip), lengths))
+
+
+def test_a_mixer_begins_as_mambas_does():
+    """Gu and Dao (2023), section 3.6: softplus(bias) is log-uniform from 0.001 to 0.1, the projection of rank
+    R uniform within 1 / sqrt(R), D is 1. 2,048 channels: extremes, and means within 4 standard errors.
+    """
+    torch.manual_seed(0)
+    head = SSMFusion(FusionConfig(d_model=256, expand=8, streams={"video": StreamShape(width=4)}))
+    head.requires_grad_(False)
+    assert torch.equal(head.d_skip["video"], torch.ones(2048))
+    projection = head.mixer["video"].dt_proj
+    steps = torch.nn.functional.softplus(projection.bias.double()).log()
+    low, high = math.log(0.001), math.log(0.1)
+    assert low - 1e-3 < steps.min() < low + 0.05
+    assert high - 0.05 < steps.max() < high + 1e-3
+    error = (high - low) / math.sqrt(12 * 2048)
+    assert float(steps.mean()) == pytest.approx((low + high) / 2, abs=4 * error)
+    assert projection.weight.shape == (2048, 16)
+    assert 0.24 < projection.weight.min().abs() <= 0.25
+    assert 0.24 < projection.weight.max() <= 0.25
+    assert float(projection.weight.mean()) == pytest.approx(0, abs=4 * 0.5 / math.sqrt(12 * 2048 * 16))
 
 
 def test_released_initialisation_overwrites_the_spectrum_and_ours_keeps_it():

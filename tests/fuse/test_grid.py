@@ -157,6 +157,13 @@ def test_a_preset_may_be_given_to_several_heads_that_all_read_it():
     assert {(point.recipe.head.dropout, point.recipe.fusion.mixer) for point in points} == {(0.0, "plain")}
 
 
+def test_points_that_differ_in_their_seed_alone_carry_one_title():
+    grid = {"train": {"seed": [0, 1], "lr": [0.01, 0.02]}}
+    points = expand({"streams": STREAMS, "grid": grid}, "mine.toml")
+    titles = [(point.recipe.train.seed, point.recipe.title) for point in points]
+    assert titles == [(seed, f"train.lr = {lr}") for seed in (0, 1) for lr in (0.01, 0.02)]
+
+
 def test_a_preset_that_would_set_for_one_head_what_all_have_is_refused():
     grid = {"head.name": ["mambavl", "mlp"]}
     assert refused(grid, "fusion.preset=paper") == (

@@ -71,6 +71,14 @@ def test_a_batch_without_a_label_costs_nothing_and_keeps_its_gradient(name):
     assert (logits.grad == 0).all()
 
 
+@pytest.mark.parametrize("name", ["tool", "scene"])
+def test_a_loss_is_float32_whatever_the_logits_are(name):
+    targets, logits = choose(OWN, None, {}, {}), logits_of(2).bfloat16()
+    found = loss(name, targets, logits, LABELS[name], 0.1)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, loss(name, targets, logits.float(), LABELS[name], 0.1))
+
+
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
 def test_a_focal_loss_weighs_each_class_of_the_label_by_what_is_missed(gamma):
     """-sum_c q_c (1 - p_c)^gamma log p_c with q = (1 - s) one-hot + s / C."""

@@ -46,6 +46,17 @@ def test_a_misspelt_stream_is_refused_in_its_recipe(stores):
         validate(raw, Recipe, "r.toml")
 
 
+def test_stores_are_there_when_all_of_those_in_use_are(tmp_path):
+    recipe = tiny_recipe(tmp_path)
+    video_only = recipe.model_copy(update={"use_streams": ["video"]})
+    assert not video_only.has_stores()
+    (tmp_path / "video.zarr").mkdir()
+    assert video_only.has_stores()
+    assert not recipe.has_stores()
+    (tmp_path / "text.zarr").mkdir()
+    assert recipe.has_stores()
+
+
 def test_a_resolved_recipe_is_read_back_as_it_was(stores):
     recipe = tiny_recipe(stores)
     assert validate(recipe.model_dump(mode="json", exclude_none=True), Recipe, "r.toml") == recipe

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,28 @@ def test_the_report_joins_seeds_names_protocols_and_says_what_the_text_leaks(pag
     assert text.count("<svg") == 1 + 2
     assert ">oracle</span>" in text
     assert "random weights" in text
+
+
+def test_a_leak_is_what_text_gives_beside_what_the_most_frequent_class_gives(page):
+    folder, _ = page
+    [entry] = report.collect([folder / "text"])
+    measured = {"all_verb_top1": 61.5, "all_noun_top1": 40.2}
+    prior = {"all_verb_top1": 20.0, "all_noun_top1": 4.0}
+    entry.results = [replace(entry.first, metrics=measured, prior_metrics=prior)]
+    [said, _] = report.leak_sentences([entry])
+    assert "still names 61.5 % of the verbs and 40.2 % of the nouns; the most frequent class alone" in said
+    assert "gives 20.0 % and 4.0 %." in said
+
+
+def test_a_cell_has_the_mean_and_the_deviation_of_a_sample(page):
+    """Of 1 and 4 the deviation is 3 / sqrt(2); one value has none."""
+    folder, _ = page
+    [entry] = report.collect([folder / "fused0", folder / "fused1"])
+    entry.results = [
+        replace(result, metrics={"both": value, "one": None if value > 1 else value})
+        for result, value in zip(entry.results, (1.0, 4.0), strict=True)
+    ]
+    assert [entry.cell(key) for key in ("both", "one", "none")] == ["2.5 ± 2.1", "1.0", "–"]
 
 
 def test_runs_fed_from_other_stores_are_never_averaged_and_none_counts_twice(stores, tmp_path):

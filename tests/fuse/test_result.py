@@ -36,6 +36,15 @@ def test_a_result_names_what_the_file_names(written):
     assert result.shared == ("A" if raw["head"] == "mambavl" else None)
 
 
+def test_a_run_is_ranked_by_its_last_target_unless_its_recipe_names_another(written):
+    raw = json.loads(written)
+    assert Result.from_dict(raw).main_measure == "all_action_top1"
+    raw["recipe"]["rank_by"] = "verb"
+    assert Result.from_dict(raw).main_measure == "all_verb_top1"
+    raw["metrics"]["all_verb_map"] = 1.0
+    assert Result.from_dict(raw).main_measure == "all_verb_map"
+
+
 def test_rows_without_a_stream_are_unknown_where_an_older_version_did_not_count_them(written):
     raw = json.loads(written)
     assert Result.from_dict(raw).rows.missing == {"video": 0, "verb_question": 0, "noun_question": 0}

@@ -59,7 +59,8 @@ def test_scores_name_their_rows_and_labels(finished, recipe):
     data = FeatureData(recipe.sources, recipe.data)
     scores = folder.read_scores(finished, "validation")
     assert scores["narration_id"].tolist() == [data.segments[row].narration_id for row in data.evaluation]
-    np.testing.assert_array_equal(scores["verb_label"], data.labels["verb"][data.evaluation])
+    for target in ("verb", "noun"):
+        np.testing.assert_array_equal(scores[f"{target}_label"], data.labels[target][data.evaluation])
     assert scores["noun"].shape == (len(data.evaluation), data.classes.targets["noun"].count)
 
 

@@ -6,15 +6,19 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from helpers import plain
 from helpers.group import start_group, wait_for_group
 from helpers.tiny import make_dense_store, tiny_recipe, weights
 from mambavl.configs import set_key, validate
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse import owner
+from mambavl.fuse import train as training
+from mambavl.fuse.data import FeatureData
 from mambavl.fuse.idle import SSM_HEADS
-from mambavl.fuse.recipe import HEADS, Recipe
-from mambavl.fuse.run import read_recipe, read_scores
+from mambavl.fuse.recipe import HEADS, Recipe, build_head, run_targets
+from mambavl.fuse.run import read_curves, read_recipe, read_scores
 from mambavl.fuse.scan import pick
 from mambavl.fuse.train import train
 
@@ -189,6 +193,31 @@ def test_a_run_finished_meanwhile_is_not_trained_again(stores, tmp_path, monkeyp
     assert started == [1]
 
 
+def test_a_curve_has_the_mean_loss_of_an_epochs_batches_and_the_rate_of_its_last_update(stores, tmp_path):
+    """At a rate of next to nothing the weights stay as they were drawn, so every loss is known."""
+    rates = {"lr": 1e-12, "lr_ssm": 1e-12, "lr_start": 1e-13, "lr_end": 1e-14}
+    recipe = tiny_recipe(stores, batch_size=7, warmup_epochs=1.5, label_smoothing=0.2, **rates)
+    raw = recipe.model_dump(mode="json", exclude_none=True)
+    set_key(raw, "head.dropout", 0.0)
+    recipe = validate(raw, Recipe, "r.toml")
+    train(recipe, tmp_path / "run")
+    data = FeatureData(recipe.sources, recipe.data)
+    head = build_head(recipe, data, run_targets(recipe, data)).requires_grad_(False)
+    keys = plain.resolved({f"train.{key}": value for key, value in recipe.train.model_dump().items()})
+    for epoch, line in enumerate(read_curves(tmp_path / "run")):
+        order = np.random.default_rng([0, epoch]).permutation(data.train)
+        batches = [order[first : first + 7] for first in range(0, len(order), 7)]
+        losses = []
+        for rows in batches:
+            logits = head(data.batch(rows))
+            labels = {name: torch.from_numpy(data.labels[name][rows]) for name in logits}
+            by_target = [F.cross_entropy(logits[name], labels[name], label_smoothing=0.2) for name in logits]
+            losses.append(sum(by_target))
+        assert len(losses) == 4
+        assert line["loss"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
+        assert line["lr"] == pytest.approx(plain.rate((4 * epoch + 3) / 4, keys), rel=1e-12, abs=0)
+
+
 def test_a_run_without_text_is_called_none(stores, tmp_path):
     assert train(tiny_recipe(stores, text=False), tmp_path / "run").text_protocol == "absent"
 
@@ -196,6 +225,19 @@ def test_a_run_without_text_is_called_none(stores, tmp_path):
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_rows(stores, tmp_path):
     with pytest.raises(DataError, match=r"diverged: loss (nan|inf).* in epoch \d+, batch \d+ \(rows P01_"):
         train(tiny_recipe(stores, lr=1e30, lr_ssm=1e30, clip_norm=0, warmup_epochs=0), tmp_path / "run")
+
+
+def test_a_gradient_alone_that_is_not_finite_ends_the_run(stores, tmp_path, monkeypatch):
+    """Clipping would divide all the others by its norm, and leave NaN or nothing."""
+
+    def built(*arguments):
+        head = build_head(*arguments)
+        head.verb_head.weight.register_hook(lambda gradient: gradient * torch.inf)
+        return head
+
+    monkeypatch.setattr(training, "build_head", built)
+    with pytest.raises(DataError, match=r"diverged: loss \d.*, gradient norm (inf|nan) in epoch 1, batch 1 "):
+        train(tiny_recipe(stores), tmp_path / "run")
 
 
 def test_weights_that_explode_in_the_last_update_are_a_clear_error_too(stores, tmp_path):
