@@ -7,6 +7,7 @@ and a counter, and each quarter of them decides about one channel. B batch, L to
 
 import math
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -52,10 +53,27 @@ def dropout(x: Tensor, p: float, keys: Tensor | None) -> Tensor:
     """x (B, D) or (B, L, D) with channels set to 0 with probability p, the others scaled to keep the
     expectation. keys: one for each vector of x, (B,) or (B, L) int64; None leaves x as it is.
     """
-    kept = LEVELS - min(round(p * LEVELS), LEVELS - 1)
+    kept = _kept(p)
     if keys is None or kept == LEVELS:
         return x
     return (x * (LEVELS / kept)).masked_fill(_levels(keys, x.shape[-1]) >= kept - LEVELS // 2, 0.0)
+
+
+def dropout_of_heads(x: Tensor, chances: Sequence[float], keys: Tensor | None) -> Tensor:
+    """`dropout` of K heads side by side, x (B, K, D), each with its own of the `chances`; the keys (B,) are
+    those of the rows, so that all heads draw alike.
+    """
+    kept = torch.tensor([_kept(p) for p in chances], dtype=torch.int32)[:, None]
+    if keys is None or bool((kept == LEVELS).all()):
+        return x
+    kept = kept.to(x.device)
+    dropped = _levels(keys, x.shape[-1])[:, None] >= kept - LEVELS // 2
+    return (x * (LEVELS / kept.double()).to(x.dtype)).masked_fill(dropped, 0.0)
+
+
+def _kept(p: float) -> int:
+    """Of LEVELS."""
+    return LEVELS - min(round(p * LEVELS), LEVELS - 1)
 
 
 def _levels(keys: Tensor, channels: int) -> Tensor:

@@ -5,8 +5,10 @@
     focal               each log p_c times (1 - p_c)^gamma, so that rows and classes that are right already
                         cost little (Lin et al., 2017, eq. 4, without its balance alpha)
 
-B batch, C columns of the target's classifier.
+B batch, C columns of the target's classifier, K heads.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -40,6 +42,25 @@ def loss(
     if is_single:
         return F.cross_entropy(logits, wanted, label_smoothing=label_smoothing)
     return F.binary_cross_entropy_with_logits(logits, wanted.float())
+
+
+def losses_of_heads(
+    name: str, targets: RunTargets, logits: Tensor, labels: np.ndarray, smoothing: Sequence[float]
+) -> Tensor:
+    """`loss` of K heads, (K,): logits (K, B, C), each with its own of the `smoothing`."""
+    if not targets.is_single(name) or name in targets.focal:
+        own = zip(logits, smoothing, strict=True)
+        return torch.stack([loss(name, targets, one, labels, share) for one, share in own])
+    known = is_labelled(labels)
+    if not known.any():
+        return 0.0 * logits.float().sum((1, 2))
+    wanted = torch.from_numpy(labels[known]).to(logits.device)
+    if not known.all():
+        logits = logits[:, torch.from_numpy(np.flatnonzero(known)).to(logits.device)]
+    logs = logits.float().log_softmax(-1)
+    hits = logs.gather(2, wanted.expand(len(logs), -1)[..., None])[..., 0]  # (K, B)
+    shares = torch.tensor(smoothing, dtype=torch.float64).to(logs)[:, None]
+    return -((1 - shares) * hits + shares * logs.mean(-1)).mean(1)
 
 
 def _focal(logits: Tensor, wanted: Tensor, label_smoothing: float, gamma: float) -> Tensor:

@@ -169,8 +169,10 @@ class Member:
             self.curve = [json.loads(line) for line in lines]
         return self.curve
 
-    def finish(self, processes: Processes) -> None:
-        """Write the weights, score them, write the result; the checkpoints have served."""
+    def finish(self, processes: Processes, together: int = 1) -> None:
+        """Write the weights, score them, write the result; the checkpoints have served. together: runs that
+        were trained in one pass.
+        """
         trained = Trained(
             environment=environment(processes.device),
             scan_backend=self.head.scan_backend,
@@ -180,6 +182,7 @@ class Member:
             processes=processes.count,
             missing=count_missing(self.data.has, self.rows),
             stopped=self.epoch if self.epoch < self.config.epochs else None,
+            together=together,
         )
         checkpoint.save_weights(self.run / MODEL, self.scored.state_dict())
         evaluate.evaluate_head(

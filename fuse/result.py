@@ -106,6 +106,7 @@ class Trained:
     processes: int | None = None
     missing: dict[str, int] | None = None  # stream -> rows trained on without it
     stopped: int | None = None  # epochs after which train.stop_after ended it; None: it went to its end
+    together: int | None = None  # runs that were trained in one pass over the data, this one among them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +224,7 @@ class Result:
                 processes=trained.get("processes"),
                 missing=trained.get("missing"),
                 stopped=trained.get("stopped"),
+                together=trained.get("together"),
             ),
             scored=Scored(
                 environment=_environment(scored),

@@ -3,38 +3,39 @@ A point with a result.json is skipped, one that another process trains is left t
 """
 
 import gc
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from mambavl.cache import canonical, fsops
-from mambavl.configs.errors import DataError, Interrupted, MambaVLError, UsageError
+from mambavl.cache import fsops
+from mambavl.configs.errors import DataError, Interrupted, MambaVLError
+from mambavl.fuse.checks import check_finals, check_measure, check_points, fed_by
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.owner import RunHeld, held, last_failure, reason
+from mambavl.fuse.pack import packs, train_together
 from mambavl.fuse.points import Failure, OnChange, Point, State, find_folders, folder_name
 from mambavl.fuse.processes import Processes
-from mambavl.fuse.recipe import Recipe, build_head, run_targets
+from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.result import Result, Selection
 from mambavl.fuse.run import (
     RESULT,
     CurveLine,
-    refuse_other_folder,
-    refuse_other_recipe,
-    refuse_other_stores,
+    read_result,
     write_result,
     write_selection,
 )
 from mambavl.fuse.selection import choose, on_all_rows, score_of
 from mambavl.fuse.summary import Line, Summary, write_summary
-from mambavl.fuse.targets import is_labelled
 from mambavl.fuse.train import train
 
 CHOSEN = "chosen"  # begins the names of runs of what was chosen
 WAIT = 1.0  # seconds between two looks at points that other processes train
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +51,15 @@ def sweep(
     points: list[Point],
     out: Path,
     *,
+    pack: int | None = 1,
     on_change: OnChange = lambda points: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Point]:
     """Run every unfinished point; returns the points, the best first. summary.json lists them after every one
     that ends.
+
+    pack: how many points at most are trained in one pass (`pack.train_together`), of those that can be; None:
+    as many as pay at their width.
 
     Stores are opened once, every folder is compared with its recipe and every head is built without memory
     before the first point runs, so that a changed recipe, a wrong width or a missing store stops the sweep at
@@ -62,7 +67,7 @@ def sweep(
     others go on. A point that another process trains is passed over and looked at again later, so several
     sweeps in one folder share its points. Raises Interrupted when `should_stop()` turns true in any process.
     """
-    running = _Sweep(points, out, on_change, should_stop)
+    running = _Sweep(points, out, pack, on_change, should_stop)
     running.run()
     running.end()
     return running.ranked()
@@ -72,6 +77,7 @@ def sweep_and_choose(
     points: list[Point],
     out: Path,
     *,
+    pack: int | None = 1,
     on_change: OnChange = lambda points: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[list[Point], Chosen]:
@@ -81,7 +87,7 @@ def sweep_and_choose(
     The folder is named after what was chosen: another choice, among points that were added or had failed,
     never touches the runs of an earlier one. The choice waits for the points of other processes.
     """
-    running = _Sweep(points, out, on_change, should_stop)
+    running = _Sweep(points, out, pack, on_change, should_stop)
     running.prepare_choice()
     running.check_measure()
     running.run()
@@ -92,9 +98,14 @@ def sweep_and_choose(
 
 class _Sweep:
     def __init__(
-        self, points: list[Point], out: Path, on_change: OnChange, should_stop: Callable[[], bool]
+        self,
+        points: list[Point],
+        out: Path,
+        pack: int | None,
+        on_change: OnChange,
+        should_stop: Callable[[], bool],
     ) -> None:
-        self.points, self.out, self.should_stop = points, out, should_stop
+        self.points, self.out, self.pack, self.should_stop = points, out, pack, should_stop
         self.processes = Processes()
         self.on_change = on_change if self.processes.is_main else lambda points: None
         self.opened: dict[str, FeatureData] = {}
@@ -104,7 +115,7 @@ class _Sweep:
 
     def run(self) -> None:
         self._find(self.points)
-        self.processes.every(self._check)
+        self.processes.every(lambda: check_points(self.points, self._data))
         self.processes.once(lambda: fsops.make_folder(self.out))
         self._run_all(self.points)
 
@@ -118,36 +129,13 @@ class _Sweep:
             recipe = on_all_rows(point.recipe)
             self.finals.append(Point(name, point.values, recipe, self.out / folder_name(name, point.values)))
         self._find(self.finals)
-        self.processes.every(self._check_finals)
+        self.processes.every(lambda: check_finals(self.finals))
 
     def check_measure(self) -> None:
         """Raises, before the first update, UsageError where points would be compared by different targets,
         DataError where the rows held out have no label of theirs.
         """
-        self.processes.every(self._check_measure)
-
-    def _check_measure(self) -> None:
-        by: dict[str, str] = {}  # target -> the first point that is compared by it
-        for point in self.points:
-            if not point.recipe.has_stores():
-                continue
-            data = self._data(point.recipe)
-            classes = run_targets(point.recipe, data).classes
-            name = point.recipe.rank_by or classes.names[-1]
-            by.setdefault(name, point.name)
-            parts = classes.derived[name].of if name in classes.derived else (name,)
-            labelled = np.all([is_labelled(data.labels[part])[data.evaluation] for part in parts], axis=0)
-            if not labelled.any():
-                raise DataError(
-                    f"{self.out}: none of the {len(labelled)} rows held out has a label of {name}, by which "
-                    "points are compared; hold out others, or compare by another target, with rank_by"
-                )
-        if len(by) > 1:
-            listed = ", ".join(f"{point} by {name}" for name, point in by.items())
-            raise UsageError(
-                f"{self.out}: points are compared by their last target, which is not the same for all: "
-                f"{listed}; leave use_targets out of [grid], or select_on"
-            )
+        self.processes.every(lambda: check_measure(self.points, self.out, self._data))
 
     def choose(self) -> Chosen:
         values, results = [point.values for point in self.points], [point.result for point in self.points]
@@ -169,8 +157,11 @@ class _Sweep:
     def _run_all(self, points: list[Point]) -> None:
         ahead = points
         while ahead:
-            for point in ahead:
-                self._run(point)
+            for pack in self._packs(ahead):
+                if len(pack) > 1:
+                    self._run_together(pack)
+                for point in pack:
+                    self._run(point)
             ahead = [point for point in points if point.state == "elsewhere"]
             if ahead:
                 self._wait(len(ahead))
@@ -187,44 +178,58 @@ class _Sweep:
             found.append((run, recipe, state, last_failure(run)))
         return found
 
-    def _check(self) -> None:
-        """Everything that can be refused before the first update."""
-        for point in self.points:
-            refuse_other_folder(point.run)
-            refuse_other_recipe(point.run, point.recipe)
-            if point.state == "skipped" and not point.recipe.has_stores():
-                continue  # the stores have moved on, the run stands
-            data = self._data(point.recipe)
-            refuse_other_stores(point.run, data)
-            if point.state == "waiting":
-                with torch.device("meta"):
-                    build_head(point.recipe, data, run_targets(point.recipe, data))
+    def _packs(self, points: list[Point]) -> list[list[Point]]:
+        """The points pack by pack: those of one are trained in one pass. Finished ones first."""
+        if self.processes.count > 1:
+            return [[point] for point in points]
+        found = [[point] for point in points if point.state == "skipped"]
+        left = [point for point in points if point.state != "skipped"]
+        for places in packs([point.recipe for point in left], self.pack):
+            found.append([left[place] for place in places])
+        return found
 
-    def _check_finals(self) -> None:
-        seen = set()
-        for point in self.finals:
-            refuse_other_folder(point.run)
-            refuse_other_recipe(point.run, point.recipe)
-            key = _fed_by(point.recipe)
-            if key not in seen and point.recipe.has_stores():
-                seen.add(key)
-                # opened for what it refuses, such as an eval_split that is not there; nothing is read
-                config = point.recipe.data.model_copy(update={"resident": "mmap"})
-                FeatureData(point.recipe.sources, config)
+    def _run_together(self, pack: list[Point]) -> None:
+        """As many of a pack as can be trained in one pass. What came of each, `_run` finds in its folder; it
+        trains those that are left.
+        """
+        # one that failed in another sweep since this one began is not tried again
+        pack = [point for point in pack if last_failure(point.run) == point.failure_before]
+
+        def ended(place: int, error: Exception | None) -> None:
+            point = pack[place]
+            point.state, point.error = ("failed", reason(error)) if error else ("done", "")
+            point.result = None if error else read_result(point.run)
+            self._write_summary()
+            self._changed()
+
+        try:
+            train_together(
+                [point.recipe for point in pack],
+                [point.run for point in pack],
+                self._data(pack[0].recipe),
+                on_start=lambda place: self._started(pack[place]),
+                on_epoch=lambda place, line: self._report(pack[place], line),
+                on_end=ended,
+                should_stop=self.should_stop,
+            )
+        except Interrupted:
+            raise
+        except Exception as error:
+            log.warning("%d points go on one by one; in one pass they met %s", len(pack), reason(error))
+        _free_memory()
+
+    def _started(self, point: Point) -> None:
+        point.state, point.error = "running", ""
+        if point.selection:
+            self._say_chosen(point.run, point.selection)
+        self._changed()
+
+    def _report(self, point: Point, line: CurveLine) -> None:
+        point.epoch = line["epoch"]
+        self._changed()
 
     def _run(self, point: Point) -> None:
         before = point.state, point.error
-
-        def started() -> None:
-            point.state, point.error = "running", ""
-            if point.selection:
-                self._say_chosen(point.run, point.selection)
-            self._changed()
-
-        def report(line: CurveLine) -> None:
-            point.epoch = line["epoch"]
-            self._changed()
-
         try:
             failure = self.processes.once(lambda: last_failure(point.run))
             if failure and failure != point.failure_before:
@@ -234,8 +239,8 @@ class _Sweep:
                 point.recipe,
                 point.run,
                 data=self._data(point.recipe) if has_stores else None,
-                on_start=started,
-                on_epoch=report,
+                on_start=lambda: self._started(point),
+                on_epoch=lambda line: self._report(point, line),
                 should_stop=self.should_stop,
             )
             if point.selection:
@@ -290,7 +295,7 @@ class _Sweep:
 
     def _data(self, recipe: Recipe) -> FeatureData:
         """The recipe's streams; points that read the same ones share them."""
-        key = _fed_by(recipe)
+        key = fed_by(recipe)
         if key not in self.opened:
             self.opened[key] = FeatureData(recipe.sources, recipe.data, device=self.processes.device)
         return self.opened[key]
@@ -312,12 +317,6 @@ def _line(point: Point) -> Line:
         "error": point.error,
         "metrics": point.result.metrics if point.result else None,
     }
-
-
-def _fed_by(recipe: Recipe) -> str:
-    """Equal for recipes that read the same streams and rows."""
-    sources = {name: source.model_dump(mode="json") for name, source in recipe.sources.items()}
-    return canonical.digest([sources, recipe.data.model_dump()])
 
 
 def _free_memory() -> None:

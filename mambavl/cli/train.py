@@ -62,6 +62,14 @@ def sweep(
     folder: Annotated[
         Path | None, typer.Option("--out", help="Folder of the runs. Default: runs/RECIPE.")
     ] = None,
+    pack: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many points at most are trained in one pass over the data. Default: as many as pay at "
+            "the heads' width.",
+        ),
+    ] = None,
 ) -> None:
     """Train one run for every point of a recipe's [grid], [random] or [[points]]. Finished ones are skipped.
 
@@ -84,9 +92,11 @@ def sweep(
         print(f"{tried} combinations are {len(points)} points: the others differ in keys that cannot act")
     with stop_on_signal() as should_stop, show_sweep() as on_change:
         if "select_on" in raw:
-            points, chosen = sweep_and_choose(points, target, on_change=on_change, should_stop=should_stop)
+            points, chosen = sweep_and_choose(
+                points, target, pack=pack, on_change=on_change, should_stop=should_stop
+            )
         else:
-            points = run_sweep(points, target, on_change=on_change, should_stop=should_stop)
+            points = run_sweep(points, target, pack=pack, on_change=on_change, should_stop=should_stop)
             chosen = None
     grid, points = points, points + (chosen.runs if chosen else [])
     if is_first():

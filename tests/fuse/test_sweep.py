@@ -1,6 +1,8 @@
 """Sweeps: every point once, each checked before any runs, none lost to what happens to another."""
 
+import os
 import re
+import signal
 from collections import Counter
 
 import pytest
@@ -12,8 +14,11 @@ from helpers.sweeps import count_updates, grid_of, held_by_another, states, wait
 from helpers.tiny import tiny_recipe, weights
 from mambavl.configs import validate
 from mambavl.configs.errors import DataError, Interrupted, UsageError
-from mambavl.fuse import steps
+from mambavl.fuse import checkpoint, steps
+from mambavl.fuse import pack as packing
+from mambavl.fuse import sweep as sweeping
 from mambavl.fuse import train as training
+from mambavl.fuse.owner import note_failure
 from mambavl.fuse.points import expand
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.run import read_curves
@@ -354,3 +359,129 @@ def test_two_processes_look_at_a_held_point_again_together(stores, tmp_path):
     codes = wait_for_group(start_group(two, tmp_path))
     assert codes == [0, 0], "".join(path.read_text() for path in sorted(tmp_path.glob("rank-*.log")))
     assert other.wait() == 0
+
+
+# --- points in one pass
+
+
+def count_packs(monkeypatch):
+    """The numbers of heads that packs are begun with."""
+    found, begin = [], packing._Pack.__init__
+
+    def counted(self, members, *args):
+        found.append(len(members))
+        begin(self, members, *args)
+
+    monkeypatch.setattr(packing._Pack, "__init__", counted)
+    return found
+
+
+def test_points_of_one_shape_are_trained_in_one_pass(stores, tmp_path, monkeypatch):
+    grid = {"train": {"lr": [1e-2, 5e-3, 1e30], "seed": [0, 1]}, "fusion": {"share": ["A", "none"]}}
+    keys = {"epochs": 2, "clip_norm": 0, "warmup_epochs": 0}
+    sizes, updates = count_packs(monkeypatch), count_updates(monkeypatch, tmp_path / "log")
+    seen = []
+    points = grid_of(stores, tmp_path / "packed", grid, **keys)
+    found = sweep(
+        points,
+        tmp_path / "packed",
+        pack=None,
+        on_change=lambda now: seen.append(Counter(point.state for point in now)),
+    )
+    assert sizes == [3, 3, 3, 3]  # by seed and shape
+    assert not updates()
+    assert seen[2]["running"] == 3
+    alone = sweep(grid_of(stores, tmp_path / "alone", grid, **keys), tmp_path / "alone")
+    assert sizes == [3, 3, 3, 3]
+    assert Counter(states(found).values()) == {"done": 8, "failed": 4}
+    assert states(found) == states(alone)
+    by_name = {point.name: point for point in alone}
+    for point in found:
+        other = by_name[point.name]
+        assert ("diverged" in point.error) == ("diverged" in other.error) == (point.state == "failed")
+        if point.result:
+            assert point.result.metrics == pytest.approx(other.result.metrics)
+    summary = read_summary(tmp_path / "packed" / "summary.json").points
+    assert [(line["state"], line["metrics"]) for line in summary] == [
+        (point.state, point.result.metrics if point.result else None) for point in found
+    ]
+    again = sweep(grid_of(stores, tmp_path / "packed", grid, **keys), tmp_path / "packed", pack=None)
+    assert Counter(states(again).values()) == {"skipped": 8, "failed": 4}
+    assert sizes[4:] == []  # one of each four is left, and has nobody to go with
+
+
+def test_no_more_points_go_together_than_asked_for(stores, tmp_path, monkeypatch):
+    sizes = count_packs(monkeypatch)
+    points = grid_of(stores, tmp_path, {"train": {"lr": [1e-2, 5e-3, 2e-3, 1e-3, 3e-3]}}, epochs=1)
+    assert set(states(sweep(points, tmp_path, pack=2)).values()) == {"done"}
+    assert sizes == [2, 2]
+
+
+def test_what_a_pack_cannot_bear_together_is_trained_one_by_one_and_said(
+    stores, tmp_path, monkeypatch, caplog
+):
+    def fail(self, rows):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(packing._Pack, "_update", fail)
+    updates = count_updates(monkeypatch, tmp_path / "log")
+    points = grid_of(stores, tmp_path / "out", {"train": {"lr": [1e-2, 5e-3]}}, epochs=1)
+    assert set(states(sweep(points, tmp_path / "out", pack=None)).values()) == {"done"}
+    assert updates() == {"train.lr=0.01": 3, "train.lr=0.005": 3}
+    assert "2 points go on one by one; in one pass they met OutOfMemoryError: CUDA out of mem" in caplog.text
+
+
+def test_a_point_of_a_pack_that_failed_elsewhere_meanwhile_is_not_tried_again(stores, tmp_path, monkeypatch):
+    points = grid_of(stores, tmp_path, {"train": {"lr": [1e-2, 5e-3, 2e-3]}}, epochs=1)
+    sizes, run = count_packs(monkeypatch), points[1].run
+
+    def fail_there_first(recipes, size):
+        run.mkdir()
+        note_failure(run, DataError("it failed there"))
+        return packing.packs(recipes, size)
+
+    monkeypatch.setattr(sweeping, "packs", fail_there_first)
+    ended = sweep(points, tmp_path, pack=None)
+    assert sizes == [2]
+    assert {point.name: point.error for point in ended if point.state == "failed"} == {
+        points[1].name: "it failed there"
+    }
+
+
+def test_a_killed_pack_is_taken_up_by_the_same_sweep(stores, tmp_path):
+    """In the middle of saving: some of the runs are an update further than the others."""
+    grid = {"train": {"lr": [1e-2, 5e-3, 2e-3, 1e-3]}}
+    out = tmp_path / "out"
+
+    def killed():
+        save, saved = checkpoint.save_checkpoint, []
+
+        def save_or_die(folder, *args):
+            if len(saved) == 6:  # two of the second epoch's
+                os.kill(os.getpid(), signal.SIGKILL)
+            saved.append(folder)
+            save(folder, *args)
+
+        checkpoint.save_checkpoint = save_or_die
+        sweep(grid_of(stores, out, grid), out, pack=None)
+
+    child = fork(killed, *[tmp_path / "child.log"] * 2)
+    assert child.wait() == -signal.SIGKILL
+    found = sweep(grid_of(stores, out, grid), out, pack=None)
+    assert set(states(found).values()) == {"done"}
+    alone = {p.name: p for p in sweep(grid_of(stores, tmp_path / "alone", grid), tmp_path / "alone")}
+    for point in found:
+        assert [line["epoch"] for line in read_curves(point.run)] == [1, 2, 3, 4]
+        for name, weight in weights(alone[point.name].run).items():
+            torch.testing.assert_close(weights(point.run)[name], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_several_processes_train_their_points_one_by_one(stores, tmp_path):
+    out = tmp_path / "out"
+
+    def two():
+        points = grid_of(stores, out, {"train": {"lr": [5e-3, 1e-2]}}, epochs=1)
+        assert {point.state for point in sweep(points, out, pack=None)} == {"done"}
+
+    codes = wait_for_group(start_group(two, tmp_path))
+    assert codes == [0, 0], "".join(path.read_text() for path in sorted(tmp_path.glob("rank-*.log")))
