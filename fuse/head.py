@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from mambavl.configs import Config
 from mambavl.configs.errors import UsageError, did_you_mean, edit_distance
 from mambavl.fuse.dropout import dropout, keys_at, random_keys
+from mambavl.fuse.mixup import mixed
 from mambavl.fuse.stepwise import RunningMeans
 
 Streams = dict[str, tuple[Tensor, Tensor]]  # name -> (tokens (B, L, width), lengths (B,))
@@ -111,13 +112,16 @@ class Head(nn.Module):
         assert all(isinstance(classifier, nn.Linear) for classifier in found.values())
         return found
 
-    def forward(self, streams: Streams, keys: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, streams: Streams, keys: Tensor | None = None, shares: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """streams: name -> (tokens (B, L, width), lengths (B,)). Returns logits (B, classes) by target. What
         tokens hold from a row's length on reaches neither them nor a gradient. Raises ValueError for other
         streams than the head was built for.
 
         keys: (B,) int64, what the dropout of each row is drawn from in training (`dropout.row_keys`); None
-        draws them at random. In evaluation nothing is dropped.
+        draws them at random. In evaluation nothing is dropped. shares: (B,), what each row keeps of what the
+        classifiers read, the rest being its partner's (`mixup`); None mixes nothing.
         """
         check_streams(streams, self.config.streams)
         if not self.training or not self.drops:
@@ -128,7 +132,8 @@ class Head(nn.Module):
         fused = self.fuse(without_padding(streams), keys)
         logits = {}
         for target, classifier in self.classifiers.items():
-            logits[target] = self._classify(classifier, fused[target], keys_at(keys, target))
+            x = fused[target] if shares is None else mixed(fused[target], shares)
+            logits[target] = self._classify(classifier, x, keys_at(keys, target))
         return logits
 
     @property

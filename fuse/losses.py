@@ -19,10 +19,16 @@ from mambavl.fuse.targets import RunTargets, is_labelled
 
 
 def loss(
-    name: str, targets: RunTargets, logits: Tensor, labels: np.ndarray, label_smoothing: float
+    name: str,
+    targets: RunTargets,
+    logits: Tensor,
+    labels: np.ndarray,
+    label_smoothing: float,
+    shares: Tensor | None = None,
 ) -> Tensor:
     """The mean loss over the labelled rows of a batch, in float32; 0 where none is. logits (B, C); labels
-    (B,), or (B, C) 0 or 1; -1: no label. Smoothing is of single-label targets.
+    (B,), or (B, C) 0 or 1; -1: no label. Smoothing is of single-label targets. shares: (B,), what each row's
+    loss is multiplied with.
     """
     # which rows count is decided here, not on the device, which would have to be waited for
     known = is_labelled(labels)
@@ -31,17 +37,18 @@ def loss(
         return 0.0 * logits.sum()  # takes part in the exchange of gradients all the same
     wanted = torch.from_numpy(labels[known]).to(logits.device)
     if not known.all():
-        logits = logits[torch.from_numpy(np.flatnonzero(known)).to(logits.device)]
+        places = torch.from_numpy(np.flatnonzero(known)).to(logits.device)
+        logits, shares = logits[places], None if shares is None else shares[places]
     is_single, gamma = targets.is_single(name), targets.focal.get(name)
-    if gamma is not None:
-        return (
-            _focal(logits, wanted, label_smoothing, gamma)
-            if is_single
-            else _focal_binary(logits, wanted, gamma)
-        )
+    if gamma is None and shares is None:
+        if is_single:
+            return F.cross_entropy(logits, wanted, label_smoothing=label_smoothing)
+        return F.binary_cross_entropy_with_logits(logits, wanted.float())
     if is_single:
-        return F.cross_entropy(logits, wanted, label_smoothing=label_smoothing)
-    return F.binary_cross_entropy_with_logits(logits, wanted.float())
+        of_rows = _single(logits, wanted, label_smoothing, gamma or 0.0)
+    else:
+        of_rows = _several(logits, wanted, gamma or 0.0)
+    return of_rows.mean() if shares is None else (of_rows * shares).mean()
 
 
 def losses_of_heads(
@@ -63,20 +70,22 @@ def losses_of_heads(
     return -((1 - shares) * hits + shares * logs.mean(-1)).mean(1)
 
 
-def _focal(logits: Tensor, wanted: Tensor, label_smoothing: float, gamma: float) -> Tensor:
-    """logits (B, C), wanted (B,)."""
+def _single(logits: Tensor, wanted: Tensor, label_smoothing: float, gamma: float) -> Tensor:
+    """logits (B, C), wanted (B,) -> (B,)."""
     costs = _focused(logits.log_softmax(-1), gamma)
     hit = costs.gather(1, wanted[:, None])[:, 0]
-    return ((1 - label_smoothing) * hit + label_smoothing * costs.mean(1)).mean()
+    return (1 - label_smoothing) * hit + label_smoothing * costs.mean(1)
 
 
-def _focal_binary(logits: Tensor, wanted: Tensor, gamma: float) -> Tensor:
-    """logits and wanted (B, C)."""
-    return _focused(F.logsigmoid(torch.where(wanted == 1, logits, -logits)), gamma).mean()
+def _several(logits: Tensor, wanted: Tensor, gamma: float) -> Tensor:
+    """logits and wanted (B, C) -> (B,)."""
+    return _focused(F.logsigmoid(torch.where(wanted == 1, logits, -logits)), gamma).mean(1)
 
 
 def _focused(log_p: Tensor, gamma: float) -> Tensor:
     """-(1 - p)^gamma log p."""
+    if gamma == 0:
+        return -log_p
     # of a p that is 1 to rounding the power has no gradient where gamma is below 1
     missed = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
     return -(missed**gamma) * log_p

@@ -1,5 +1,5 @@
 """Streams that a row does not have: no sound, no text, no past. Which rows those are, and what training takes
-from them at random.
+from all of them at random, streams and channels.
 
 A row has a stream where the stream's store has features of it (status `ok`). Heads learn of the others by the
 length ABSENT. `has` is such a table: stream -> (rows,) bool.
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mambavl.cache.rows import EMPTY_WINDOW, OK, STATUS, Segment
-from mambavl.fuse.head import ABSENT
+from mambavl.fuse.dropout import dropout, keys_at
+from mambavl.fuse.head import ABSENT, Streams
 
 Table = dict[str, np.ndarray]  # stream -> (rows,) bool
 
@@ -73,6 +74,21 @@ def draw_dropped(has: Mapping[str, np.ndarray], chances: Mapping[str, float], se
         )
         lost = {name: rows & left for name, rows in lost.items()}
     return lost
+
+
+def drop_channels(streams: Streams, chances: Mapping[str, float], keys: Tensor) -> Streams:
+    """The streams (tokens (B, L, D), lengths (B,)) without some of their channels, each lost with the
+    probability of its stream in all tokens of a row, the others scaled to keep the expectation. keys: (B,),
+    as `row_keys` gives them. Streams without a chance stay as they are.
+    """
+    found = dict(streams)
+    for name, chance in chances.items():
+        if name in streams:
+            tokens, lengths = streams[name]
+            ones = tokens.new_ones(len(tokens), tokens.shape[2])
+            kept = dropout(ones, chance, keys_at(keys, f"channels of {name}"))
+            found[name] = tokens * kept[:, None], lengths
+    return found
 
 
 def spread(tokens: Tensor, lengths: Tensor, present: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -45,6 +45,12 @@ class TrainConfig(Config):
     # names of streams -> probability that a row loses them for an epoch of training. A row that would lose
     # every stream it has loses none
     drop_streams: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default={})
+    # names of streams -> probability that a row loses a channel of their features, in all tokens, for an
+    # epoch of training
+    feature_dropout: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default={})
+    # alpha of mixup: pairs of rows are mixed by a share that is Beta(alpha, alpha), right before the
+    # classifiers; 0: none
+    mixup: float = Field(default=0.0, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**63)  # of initial weights, order of rows, views and all dropping
     # of matrix products. auto: bf16 on a GPU that has it, else fp32; the scan's state is float32 always
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -54,14 +60,16 @@ class TrainConfig(Config):
     stop_after: int | None = Field(default=None, ge=1)
     checkpoint_every: int = Field(default=1, ge=1)  # epochs between two checkpoints
 
-    @field_validator("drop_streams")
+    @field_validator("drop_streams", "feature_dropout")
     @classmethod
     def _that_drop(cls, chances: dict[str, float]) -> dict[str, float]:
         return {name: chance for name, chance in chances.items() if chance}  # a chance of 0 is none
 
 
-def schedule_faults(train: TrainConfig) -> Iterator[str]:
-    """Why a schedule cannot be meant: it never reaches its peak, or begins or ends above it."""
+def train_faults(train: TrainConfig) -> Iterator[str]:
+    """Why settings cannot be meant: a schedule never reaches its peak, or begins or ends above it; or rows
+    are to be mixed, and each is alone in its batch.
+    """
     if train.warmup_epochs >= train.epochs:
         yield (
             f"warmup_epochs = {train.warmup_epochs:g} is not below epochs = {train.epochs}, so training "
@@ -71,6 +79,8 @@ def schedule_faults(train: TrainConfig) -> Iterator[str]:
         rate = getattr(train, key)
         if rate > train.lr:
             yield f"{key} = {rate:g} is above the peak lr = {train.lr:g}; set train.{key} to at most that"
+    if train.mixup and train.batch_size == 1:
+        yield "mixup mixes rows of a batch, and batch_size = 1; set train.batch_size=2, or more"
 
 
 def learning_rate(epoch: float, config: TrainConfig) -> float:

@@ -26,7 +26,7 @@ from mambavl.fuse.drawn import SECTIONS, has_points
 from mambavl.fuse.fusion import FusionConfig, FusionSettings, SSMFusion, preset_of
 from mambavl.fuse.head import Head, HeadConfig, HeadSettings, StreamShape, check_stream_name, routes
 from mambavl.fuse.idle import OWN, Need, flatten, idle, own_sections, without
-from mambavl.fuse.optimizer import TrainConfig, schedule_faults
+from mambavl.fuse.optimizer import TrainConfig, train_faults
 from mambavl.fuse.sources import StreamSource
 from mambavl.fuse.targets import Pairs, RunTargets, TargetConfig, choose, pairs_of
 
@@ -123,6 +123,7 @@ class Recipe(Config):
             "use_streams": self.use_streams or (),
             "data.require": self.data.require,
             "train.drop_streams": self.train.drop_streams,
+            "train.feature_dropout": self.train.feature_dropout,
         }
         for key, names in named.items():
             for name in names:
@@ -135,7 +136,7 @@ class Recipe(Config):
     def _schedule_can_be_meant(self, info: ValidationInfo) -> "Recipe":
         if info.context and info.context.get("recorded"):
             return self  # a run that was trained so can still be scored and shown
-        faults = list(schedule_faults(self.train))
+        faults = list(train_faults(self.train))
         if faults:
             raise ValueError(f"[train] {'; '.join(faults)}")
         return self

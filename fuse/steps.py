@@ -1,7 +1,7 @@
 """The loss of a training batch: whose rows are whose, what they are seen without, how targets add up.
 
-A global batch is the same whatever the number of processes: each takes every n-th row of it, and what is
-random about a row is a function of seed, epoch and row.
+A global batch is the same whatever the number of processes: each takes every n-th row of it, or pair of
+rows, and what is random about a row is a function of seed, epoch and row.
 """
 
 import os
@@ -17,7 +17,8 @@ from mambavl.fuse.dropout import row_keys
 from mambavl.fuse.evaluate import autocast
 from mambavl.fuse.head import Streams
 from mambavl.fuse.losses import loss as target_loss
-from mambavl.fuse.missing import draw_dropped
+from mambavl.fuse.missing import draw_dropped, drop_channels
+from mambavl.fuse.mixup import PAIR, draw_shares, partners
 from mambavl.fuse.optimizer import TrainConfig
 from mambavl.fuse.processes import Processes
 from mambavl.fuse.targets import Labels, RunTargets, is_labelled
@@ -52,11 +53,14 @@ class Steps:
         self.precision = choose_precision(config, processes.device)
 
     def begin(self, epoch: int) -> None:
-        """Begin an epoch, counted from 0: draw the views that rows are seen at, and the streams they lose."""
+        """Begin an epoch, counted from 0: draw the views that rows are seen at, the streams that they lose,
+        and what they keep of themselves where they are mixed.
+        """
         seed = self.config.seed
         self.epoch = epoch
         self.views = self.data.training_views(seed, epoch)
         self.dropped = draw_dropped(self.data.has, self.config.drop_streams, seed, epoch)
+        self.shares = draw_shares(self.config.mixup, seed, epoch, len(self.data))
         self.model.train()
 
     def forward(self, rows: np.ndarray) -> Step:
@@ -74,9 +78,14 @@ class Steps:
         return Step(loss, torch.stack([*values, loss.detach()]).sum())
 
     def _parts(self, rows: int) -> list[np.ndarray]:
-        """Which of a batch's rows this process computes, part by part; at least one part."""
-        mine = np.arange(rows)[self.processes.index :: self.processes.count]
-        return np.array_split(mine, min(self.config.accumulate, max(len(mine), 1)))
+        """Which of a batch's rows this process computes, part by part; at least one part. Partners stay
+        together.
+        """
+        together = 1 if self.shares is None else PAIR
+        firsts = np.arange(0, rows, together)[self.processes.index :: self.processes.count]
+        parts = np.array_split(firsts, min(self.config.accumulate, max(len(firsts), 1)))
+        places = [(part[:, None] + np.arange(together)).ravel() for part in parts]
+        return [part[part < rows] for part in places]
 
     def _loss(self, rows: np.ndarray, part: np.ndarray) -> Tensor:
         """What a part adds to the loss of a global batch, times the number of processes: the mean over them
@@ -89,20 +98,33 @@ class Steps:
             share[name] = labelled[part].sum() * self.processes.count / max(labelled.sum(), 1)
         # the last batch may be smaller than the number of processes: take part all the same, at weight 0
         mine = rows[part] if len(part) else rows[:1]
+        streams, keys = self.batch(mine)
+        kept = None if self.shares is None else torch.from_numpy(self.shares[mine]).to(keys.device)
         with autocast(self.processes.device, self.precision):
-            out = self.model(*self.batch(mine))
+            out = self.model(streams, keys, kept)
         losses = []
         for name, logits in out.items():
-            labels, smoothing = self.labels[name][mine], self.config.label_smoothing
-            own = target_loss(name, self.targets, logits, labels, smoothing)
+            own = self._own_loss(name, logits, self.labels[name][mine], kept)
             losses.append(float(share[name]) * self.targets.weights[name] * own)
         return torch.stack(losses).sum()
+
+    def _own_loss(self, name: str, logits: Tensor, labels: np.ndarray, kept: Tensor | None) -> Tensor:
+        """The mean over the labelled rows of a part. A mixed row is asked for its partner's label too; as
+        many rows have a partner with a label as have one themselves.
+        """
+        smoothing = self.config.label_smoothing
+        if kept is None:
+            return target_loss(name, self.targets, logits, labels, smoothing)
+        of_partners = labels[partners(len(labels))]
+        own = target_loss(name, self.targets, logits, labels, smoothing, kept)
+        return own + target_loss(name, self.targets, logits, of_partners, smoothing, 1 - kept)
 
     def batch(self, rows: np.ndarray) -> tuple[Streams, Tensor]:
         """Some rows as they are seen in this epoch, and what their dropout is drawn from."""
         device = self.processes.device
         keys = row_keys(self.config.seed, self.epoch, rows).to(device)
-        return self.data.batch(rows, device, self.views[rows], self.dropped), keys
+        streams = self.data.batch(rows, device, self.views[rows], self.dropped)
+        return drop_channels(streams, self.config.feature_dropout, keys), keys
 
 
 def choose_precision(config: TrainConfig, device: torch.device) -> str:

@@ -106,6 +106,17 @@ def test_a_binary_focal_loss_weighs_each_class_by_what_is_missed(gamma):
     assert found.item() == pytest.approx(sum(terms) / 9, rel=1e-5)
 
 
+@pytest.mark.parametrize("targets", [choose(OWN, None, {}, {}), focal()], ids=["entropy", "focal"])
+@pytest.mark.parametrize("name", ["tool", "scene"])
+def test_shares_multiply_the_losses_of_their_rows(name, targets):
+    logits, shares = logits_of(6), torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])
+    alone = [loss(name, targets, logits[[row]], LABELS[name][[row]], 0.25) for row in range(5)]
+    labelled = [row for row in range(5) if LABELS[name].reshape(5, -1)[row, 0] >= 0]
+    found = loss(name, targets, logits, LABELS[name], 0.25, shares)
+    expected = sum(shares[row] * alone[row] for row in labelled) / len(labelled)
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("name", ["tool", "scene"])
 def test_a_gamma_of_zero_is_cross_entropy(name):
     plain = choose(OWN, None, {}, {})

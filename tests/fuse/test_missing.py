@@ -14,9 +14,10 @@ from mambavl.fuse.attentive import AttentiveConfig, AttentiveFusion
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.bidirectional import BidirectionalFusion
 from mambavl.fuse.data import DataConfig, FeatureData
+from mambavl.fuse.dropout import row_keys
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import ABSENT, StreamShape, without_padding
-from mambavl.fuse.missing import draw_dropped, usable_rows
+from mambavl.fuse.missing import draw_dropped, drop_channels, usable_rows
 from mambavl.fuse.recipe import build_head, run_targets
 from mambavl.fuse.run import read_prior, read_scores
 from mambavl.fuse.train import train
@@ -384,3 +385,22 @@ def test_two_processes_train_what_one_does(holed, tmp_path):
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_channels_are_lost_in_all_tokens_of_a_row_and_the_others_scaled():
+    generator = torch.Generator().manual_seed(0)
+    tokens, lengths = torch.randn(64, 5, 40, generator=generator).sign(), torch.full((64,), 5)
+    streams = {"video": (tokens, lengths), "sound": (tokens, lengths)}
+    keys = row_keys(1, 2, np.arange(64))
+    found = drop_channels(streams, {"video": 0.25, "smell": 0.5}, keys)
+    assert found["sound"][0] is tokens
+    ratio = found["video"][0] / tokens
+    assert torch.equal(ratio, ratio[:, :1].expand_as(ratio))  # of all tokens alike
+    lost = (ratio[:, 0] == 0).double()
+    torch.testing.assert_close(ratio[ratio != 0], torch.full_like(ratio[ratio != 0], 4 / 3))
+    assert lost.mean().item() == pytest.approx(0.25, abs=0.03)
+    assert len(lost.unique(dim=0)) == 64  # each row loses its own
+    again = drop_channels({"video": (tokens[8:9], lengths[8:9])}, {"video": 0.25}, keys[8:9])
+    assert torch.equal(again["video"][0], found["video"][0][8:9])  # in any batch
+    other = drop_channels({"sound": (tokens, lengths)}, {"sound": 0.25}, keys)["sound"][0] / tokens
+    assert not torch.equal(other, ratio)  # another stream loses others

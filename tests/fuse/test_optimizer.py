@@ -6,7 +6,7 @@ import torch
 from helpers.tiny import tiny_recipe
 from mambavl.configs import find_recipe, load
 from mambavl.fuse.data import FeatureData
-from mambavl.fuse.optimizer import Average, TrainConfig, build_optimizer, learning_rate, schedule_faults
+from mambavl.fuse.optimizer import Average, TrainConfig, build_optimizer, learning_rate, train_faults
 from mambavl.fuse.recipe import Recipe, build_head, run_targets
 
 PACKAGED = sorted(path.stem for path in find_recipe("fuse/default").parent.glob("*.toml"))
@@ -14,7 +14,14 @@ PACKAGED = sorted(path.stem for path in find_recipe("fuse/default").parent.glob(
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_every_packaged_recipe_has_a_schedule_that_can_be_meant(name):
-    assert not list(schedule_faults(load(f"fuse/{name}", Recipe).train))
+    assert not list(train_faults(load(f"fuse/{name}", Recipe).train))
+
+
+def test_rows_that_are_alone_in_their_batch_cannot_be_mixed():
+    [fault] = train_faults(TrainConfig(mixup=0.2, batch_size=1))
+    assert "mixup mixes rows of a batch, and batch_size = 1; set train.batch_size=2" in fault
+    assert not list(train_faults(TrainConfig(mixup=0.2, batch_size=2)))
+    assert not list(train_faults(TrainConfig(batch_size=1)))
 
 
 def test_the_schedule_warms_up_and_falls_along_half_a_cosine():

@@ -281,6 +281,8 @@ OTHER = {  # other values of keys that are no plain number or truth value
     "train.optimizer": "sgd",
     "train.drop_streams": {"video": 0.5},
     "train.ema": 0.5,
+    "train.feature_dropout": {"video": 0.5},
+    "train.mixup": 0.5,
     "train.stop_after": 3,
     "train.precision": "fp32",
     "grid": {"train.seed": [0, 1]},
@@ -318,7 +320,7 @@ for raw in RAW.values():
     raw["targets"] = {"verb": TargetConfig().model_dump()}
 EMPTY = {"published": None, "grid": None, "random": None}  # sections that are empty are keys
 VALUES = {  # head -> every key of its recipe -> its value
-    head: flatten({**raw, **EMPTY, "train": {**raw["train"], "drop_streams": None}})
+    head: flatten({**raw, **EMPTY, "train": {**raw["train"], "drop_streams": None, "feature_dropout": None}})
     for head, raw in RAW.items()
 }
 KEYS = [(head, key) for head in HEADS for key in VALUES[head] if key not in OWN]

@@ -125,7 +125,12 @@ def test_two_processes_train_what_one_trains_with_dropout(stores, tmp_path, head
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-OPTIONS = {"accumulate": 4, "ema": 0.8}  # of training, other than they are by default
+OPTIONS = {  # of training, other than they are by default
+    "accumulate": 4,
+    "ema": 0.8,
+    "mixup": 0.5,
+    "feature_dropout": {"video": 0.3, "verb_question": 0.2},
+}
 
 
 @pytest.mark.parametrize("stop_after", [4, 7, 9])

@@ -39,7 +39,7 @@ DEFAULTS: dict[str, Keys] = {
         "epochs": 30, "batch_size": 128, "optimizer": "adamw", "lr": 1e-3, "lr_ssm": 3e-3, "lr_start": 1e-6,
         "lr_end": 1e-5, "warmup_epochs": 2.0, "momentum": 0.9, "weight_decay": 0.05, "decay_all": False,
         "label_smoothing": 0.1, "clip_norm": 1.0, "ema": 0.0, "seed": 0,
-        "precision": "auto", "drop_streams": {}, "stop_after": None,
+        "precision": "auto", "drop_streams": {}, "stop_after": None, "feature_dropout": {}, "mixup": 0.0,
     },
     "default": {},
     "paper": {
@@ -75,14 +75,18 @@ def train(keys: Keys, weights: Weights, data: "Data") -> Weights:
         epoch, number = divmod(update, per_epoch)
         order = np.random.default_rng([k["train.seed"], epoch]).permutation(data.train)
         rows = order[number * k["train.batch_size"] :][: k["train.batch_size"]]
-        drop_keys = keys_of_rows(k["train.seed"], epoch, rows)
+        drop_keys, shares = keys_of_rows(k["train.seed"], epoch, rows), shares_of(k, epoch, rows, data)
         with torch.autocast("cpu", torch.bfloat16, enabled=k["train.precision"] == "bf16"):
-            logits = forward(k, weights, data.batch(k, rows, epoch), drop_keys)
-        losses = [
-            k.get(f"targets.{target}.weight", 1.0)
-            * cost(k, target, of_rows.to(data.dtype), data.labels[target][rows])
-            for target, of_rows in logits.items()
-        ]
+            batch = without_channels(k, data.batch(k, rows, epoch), drop_keys)
+            logits = forward(k, weights, batch, drop_keys, shares)
+        losses = []
+        for target, of_rows in logits.items():
+            labels, weight = data.labels[target][rows], k.get(f"targets.{target}.weight", 1.0)
+            own = cost(k, target, of_rows.to(data.dtype), labels)
+            if shares is not None:
+                of_partner = cost(k, target, of_rows.to(data.dtype), labels[partner(len(rows))])
+                own = shares * own + (1 - shares) * of_partner
+            losses.append(weight * own.mean())
         gradients = dict(zip(weights, torch.autograd.grad(sum(losses), list(weights.values())), strict=True))
         norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients.values()))
         clip = k["train.clip_norm"]
@@ -160,12 +164,12 @@ def decays(name: str, weight: Tensor) -> bool:
 
 
 def cost(k: Keys, target: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy, or the focal loss: -(1 - p)^gamma log p in place of -log p."""
+    """Of each row: cross-entropy, or the focal loss with -(1 - p)^gamma log p in place of -log p."""
     log_p, smoothing = logits.log_softmax(-1), k["train.label_smoothing"]
     if k.get(f"targets.{target}.loss") == "focal":
         log_p = (1 - log_p.exp()) ** k.get(f"targets.{target}.gamma", 2.0) * log_p
     hit = log_p.gather(1, labels[:, None])[:, 0]
-    return -((1 - smoothing) * hit + smoothing * log_p.mean(1)).mean()
+    return -((1 - smoothing) * hit + smoothing * log_p.mean(1))
 
 
 class Data:
@@ -220,8 +224,10 @@ def start_as_released(head: torch.nn.Module) -> None:
             weight.data.zero_()
 
 
-def forward(k: Keys, w: Weights, batch: Batch, keys: np.ndarray) -> dict[str, Tensor]:
-    """Logits by target, in training; keys (B,) of the dropout."""
+def forward(
+    k: Keys, w: Weights, batch: Batch, keys: np.ndarray, shares: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Logits by target, in training; keys (B,) of the dropout; shares (B,) of a mixup."""
     fuse = HEADS[k["head.name"]]
     routes = {}
     for target, other in (("verb", "noun_question"), ("noun", "verb_question")):
@@ -229,6 +235,8 @@ def forward(k: Keys, w: Weights, batch: Batch, keys: np.ndarray) -> dict[str, Te
         routes[target] = [stream for stream in batch if both or stream != other]
     logits = {}
     for target, x in fuse(k, w, batch, keys, routes).items():
+        if shares is not None:
+            x = shares[:, None] * x + (1 - shares[:, None]) * x[partner(len(x))]
         x = drop(x, k["head.dropout"], keys_of_place(keys, target))
         logits[target] = F.linear(x, w[f"{target}_head.weight"], w[f"{target}_head.bias"])
     return logits
@@ -417,6 +425,22 @@ HEADS = {
 }
 
 
+# --- mixup
+
+
+def shares_of(k: Keys, epoch: int, rows: np.ndarray, data: Data) -> Tensor | None:
+    """(B,) what rows keep of themselves."""
+    if not (alpha := k["train.mixup"]):
+        return None
+    shares = np.random.default_rng([k["train.seed"], epoch, *b"mixup"]).beta(alpha, alpha, len(data.video))
+    return torch.from_numpy(shares[rows].astype(np.float32)).to(data.dtype)
+
+
+def partner(rows: int) -> list[int]:
+    """Of the rows of a batch: 1, 0, 3, 2, ...; the last of an odd number is its own."""
+    return [min(row + 1 if row % 2 == 0 else row - 1, rows - 1) for row in range(rows)]
+
+
 # --- dropout
 
 GAMMA = 0x9E3779B97F4A7C15
@@ -452,3 +476,13 @@ def drop(x: Tensor, p: float, keys: np.ndarray) -> Tensor:
     kept = 65536 - round(p * 65536)
     stays = torch.from_numpy(quarter.astype(np.int16) < kept - 32768).to(x.dtype)
     return x * stays * (65536 / kept)
+
+
+def without_channels(k: Keys, batch: Batch, keys: np.ndarray) -> Batch:
+    """Each channel of a stream lost in all tokens of a row."""
+    found = dict(batch)
+    for name, chance in k["train.feature_dropout"].items():
+        tokens, lengths = batch[name]
+        kept = drop(torch.ones_like(tokens[:, 0]), chance, keys_of_place(keys, f"channels of {name}"))
+        found[name] = tokens * kept[:, None], lengths
+    return found
