@@ -69,6 +69,8 @@ class Crew(Generic[Result]):
     results: list[Result] = field(default_factory=list)
     done: int = 0  # rows of workers that have ended
     total: int = 0
+    remedy: str = ", and reads what that one was reading in a process of its own"
+    grace: float = field(default_factory=lambda: GRACE)
     later: list[int] = field(default_factory=list)  # numbers of those that the first one lets begin
     stopped: list[_Process] = field(default_factory=list)  # those that were asked to end
 
@@ -143,10 +145,7 @@ class Crew(Generic[Result]):
                 process.in_vain += before.in_vain
             process.before = None
             if process.in_vain < IN_VAIN:
-                say(
-                    f"a worker was ended by signal {-code}; another one goes on, and reads what that one was "
-                    "reading in a process of its own"
-                )
+                say(f"a worker was ended by signal {-code}; another one goes on{self.remedy}")
                 self.start(process.number, process)
                 return
             self.end()
@@ -176,12 +175,12 @@ class Crew(Generic[Result]):
         for process in self.processes:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGTERM)
-        ends = time.monotonic() + GRACE
+        ends = time.monotonic() + self.grace
         while self.processes:
             left = ends - time.monotonic()
             if left <= 0:
                 for process in self.processes:
-                    say(f"worker {process.pid} did not end within {GRACE:.0f} s and is killed")
+                    say(f"worker {process.pid} did not end within {self.grace:.0f} s and is killed")
                 self.kill()
             for pipe in wait([process.pipe for process in self.processes], timeout=max(left, POLL)):
                 process = next(one for one in self.processes if one.pipe is pipe)
@@ -208,14 +207,22 @@ class Crew(Generic[Result]):
 
 @contextmanager
 def crew(
-    work: Callable[[Worker], Result], workers: int, *, first_alone: bool = False
+    work: Callable[[Worker], Result],
+    workers: int,
+    *,
+    first_alone: bool = False,
+    grace: float | None = None,
+    remedy: str | None = None,
 ) -> Iterator[Crew[Result]]:
     """Workers that do `work`; none is left at the end. first_alone: the others begin when the first one has
-    said how much there is to do.
+    said how much there is to do. grace: seconds that they have to end after a signal. remedy: what is said
+    of one that goes on in place of another.
 
     They are forks: enter before threads are started, and before a GPU is used.
     """
     found = Crew(work)
+    found.grace = found.grace if grace is None else grace
+    found.remedy = found.remedy if remedy is None else remedy
     numbers = list(range(workers))
     if first_alone:
         numbers, found.later = numbers[:1], numbers[1:]

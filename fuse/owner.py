@@ -3,6 +3,8 @@ nobody finished has no result.
 
 lock             the host and process id of whoever trains or scores here, or was the last to
 failure.json     the error that ended the last attempt, until the next one begins
+begun.json       while somebody trains: after how many epochs that began, and how many attempts before it,
+                 begun after as many, ended with their process: killed, or crashed
 """
 
 import contextlib
@@ -16,7 +18,7 @@ from pathlib import Path
 
 from mambavl.cache import canonical, fsops
 from mambavl.configs.errors import DataError, Interrupted, MambaVLError, UsageError
-from mambavl.fuse.run import CURVES, FAILURE, LOCK, RECIPE, RESULT, read_recipe
+from mambavl.fuse.run import BEGUN, CURVES, FAILURE, LOCK, RECIPE, RESULT, read_recipe
 
 
 class RunHeld(UsageError):
@@ -31,13 +33,17 @@ class RunHeld(UsageError):
 
 
 @contextlib.contextmanager
-def owned(run: Path) -> Iterator[None]:
+def owned(run: Path, max_deaths: int | None = None) -> Iterator[None]:
     """Hold the folder of a run, to train it. An error that ends the work in here leaves its reason in
     failure.json. Raises as `held` does.
+
+    max_deaths: so many attempts in a row may end with their process and no epoch done; then DataError, once:
+    whoever comes after that begins anew.
     """
     with held(run):
         try:
-            yield
+            with begun(run, max_deaths):
+                yield
         except (Interrupted, UsageError):
             raise  # nothing has failed: the run waits, or was refused
         except Exception as error:
@@ -69,6 +75,45 @@ def _holder(run: Path) -> str:
         return f"another process (pid {found['pid']} on host {found['host']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"  # it holds the lock and has not signed it yet
+
+
+# --- attempts that ended with their process
+
+
+@contextlib.contextmanager
+def begun(run: Path, max_deaths: int | None) -> Iterator[None]:
+    """begun.json is there while somebody trains; it stays where the process dies."""
+    died = deaths(run)
+    if max_deaths is not None and died >= max_deaths:
+        fsops.remove(run / BEGUN)
+        raise DataError(
+            f"{run}: the process that trained it died {died} times without finishing an epoch (killed, out "
+            "of memory, crashed?); it is passed over now and tried again by the next command"
+        )
+    note = {"epochs": _epochs_done(run), "deaths": died}
+    fsops.write_file(run / BEGUN, canonical.pretty_json(note))
+    try:
+        yield
+    finally:
+        fsops.remove(run / BEGUN)
+
+
+def deaths(run: Path) -> int:
+    """How many attempts in a row, begun after as many epochs as are done now, ended with their process. Of a
+    run that nobody else holds.
+    """
+    try:
+        before = json.loads((run / BEGUN).read_bytes())
+        return before["deaths"] + 1 if before["epochs"] == _epochs_done(run) else 0
+    except FileNotFoundError:
+        return 0
+    except (ValueError, KeyError, TypeError):
+        return 1  # it was being written
+
+
+def _epochs_done(run: Path) -> int:
+    """A process that is killed may leave half a line."""
+    return (run / CURVES).read_bytes().count(b"\n") if (run / CURVES).exists() else 0
 
 
 # --- runs without a result
@@ -120,6 +165,4 @@ def why_unfinished(run: Path) -> str | None:
         epochs = read_recipe(run).train.epochs
     except UsageError as error:
         return f"has not finished, and its recipe cannot be read: {error}"
-    # a process that is killed may leave half a line
-    done = (run / CURVES).read_bytes().count(b"\n") if (run / CURVES).exists() else 0
-    return f"has not finished: {done} of {epochs} epochs; the command that began it resumes"
+    return f"has not finished: {_epochs_done(run)} of {epochs} epochs; the command that began it resumes"

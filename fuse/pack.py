@@ -129,6 +129,7 @@ def train_together(
             # what cannot begin is left to `train`, which says why
             with contextlib.suppress(owner.RunHeld, DataError):
                 locks.enter_context(owner.held(run))
+                locks.enter_context(owner.begun(run))
                 if not (run / RESULT).exists():
                     member = _begin(recipe, run, data, processes)
                     if not member.is_done:

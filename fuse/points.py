@@ -9,6 +9,7 @@ from typing import Any, Literal
 from mambavl.cache import canonical
 from mambavl.configs.errors import UsageError
 from mambavl.fuse import grid
+from mambavl.fuse.owner import last_failure
 from mambavl.fuse.recipe import WITHOUT_WEIGHT, Recipe, what_decides
 from mambavl.fuse.result import Result, Selection
 from mambavl.fuse.run import RECIPE, RESULT, read_recipe
@@ -31,7 +32,8 @@ class Point:
     epoch: int = 0
     result: Result | None = None
     error: str = ""  # why it failed, or who works on it elsewhere
-    failure_before: Failure = None  # of an attempt before this sweep
+    failure_before: Failure = None  # of an attempt before this sweep, once it `is_found`
+    is_found: bool = False
     selection: Selection | None = None  # of a run of what was chosen
 
 
@@ -44,6 +46,17 @@ def expand(data: dict[str, Any], out: Path, source: str, assignments: Sequence[s
     """
     found = grid.expand(hold_out(data, source, assignments), source, assignments)
     return [Point(name, values, recipe, out / folder_name(name, values)) for name, values, recipe in found]
+
+
+def find(points: list[Point], out: Path) -> None:
+    """Where each point is on the disk, and how far it was before this sweep: what its last failure was is
+    looked up once, and kept by whoever goes on with the sweep in place of a process that crashed.
+    """
+    for point, (run, recipe) in zip(points, find_folders(points, out), strict=True):
+        point.run, point.recipe = run, recipe
+        point.state = "skipped" if (run / RESULT).exists() else "waiting"
+        if not point.is_found:
+            point.failure_before, point.is_found = last_failure(run), True
 
 
 def find_folders(points: list[Point], out: Path) -> list[tuple[Path, Recipe]]:

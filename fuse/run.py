@@ -35,9 +35,9 @@ RECIPE, STREAMS, CLASSES, PRIOR = "recipe.toml", "streams.json", "classes.json",
 CURVES, CHECKPOINTS = "curves.jsonl", "checkpoints"
 MODEL, SCORES, RESULT = "model.safetensors", "scores", "result.json"
 SELECTION = "selection.json"
-LOCK, FAILURE = "lock", "failure.json"
+LOCK, FAILURE, BEGUN = "lock", "failure.json", "begun.json"
 INPUTS = {RECIPE, STREAMS, CLASSES, PRIOR, SELECTION}
-FILES = {*INPUTS, CURVES, CHECKPOINTS, MODEL, SCORES, RESULT, LOCK, FAILURE}
+FILES = {*INPUTS, CURVES, CHECKPOINTS, MODEL, SCORES, RESULT, LOCK, FAILURE, BEGUN}
 
 Scores = Mapping[str, np.ndarray]  # target -> log-probabilities (rows, classes)
 Prior = Mapping[str, np.ndarray]  # target -> log-probabilities (classes,) of the training labels

@@ -15,9 +15,9 @@ from mambavl.cache import fsops
 from mambavl.configs.errors import DataError, Interrupted, MambaVLError
 from mambavl.fuse.checks import check_finals, check_measure, check_points, fed_by
 from mambavl.fuse.data import FeatureData
-from mambavl.fuse.owner import RunHeld, held, last_failure, reason
+from mambavl.fuse.owner import RunHeld, deaths, held, last_failure, reason
 from mambavl.fuse.pack import packs, train_together
-from mambavl.fuse.points import Failure, OnChange, Point, State, find_folders, folder_name
+from mambavl.fuse.points import OnChange, Point, find, folder_name
 from mambavl.fuse.processes import Processes
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.result import Result, Selection
@@ -33,6 +33,7 @@ from mambavl.fuse.summary import Line, Summary, write_summary
 from mambavl.fuse.train import train
 
 CHOSEN = "chosen"  # begins the names of runs of what was chosen
+MAX_DEATHS = 2  # processes that end in a point, without an epoch between them, before it is passed over
 WAIT = 1.0  # seconds between two looks at points that other processes train
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,9 @@ class _Sweep:
         return Chosen(selection=choice.selection, runs=self.chosen, earlier=earlier)
 
     def _run_all(self, points: list[Point]) -> None:
-        ahead = points
+        died = self.processes.once(lambda: [deaths(point.run) for point in points])
+        # first those that are passed over, so that their number is known
+        ahead = [points[i] for i in sorted(range(len(points)), key=lambda i: died[i] < MAX_DEATHS)]
         while ahead:
             for pack in self._packs(ahead):
                 if len(pack) > 1:
@@ -167,23 +170,22 @@ class _Sweep:
                 self._wait(len(ahead))
 
     def _find(self, points: list[Point]) -> None:
-        for point, found in zip(points, self.processes.once(lambda: self._found(points)), strict=True):
-            point.run, point.recipe, point.state, point.failure_before = found
+        def found() -> list[Point]:
+            find(points, self.out)
+            return points
 
-    def _found(self, points: list[Point]) -> list[tuple[Path, Recipe, State, Failure]]:
-        """Where each point is on the disk, and how far it was before this sweep."""
-        found: list[tuple[Path, Recipe, State, Failure]] = []
-        for run, recipe in find_folders(points, self.out):
-            state: State = "skipped" if (run / RESULT).exists() else "waiting"
-            found.append((run, recipe, state, last_failure(run)))
-        return found
+        for point, as_found in zip(points, self.processes.once(found), strict=True):
+            point.run, point.recipe, point.state = as_found.run, as_found.recipe, as_found.state
+            point.failure_before, point.is_found = as_found.failure_before, True
 
     def _packs(self, points: list[Point]) -> list[list[Point]]:
         """The points pack by pack: those of one are trained in one pass. Finished ones first."""
         if self.processes.count > 1:
             return [[point] for point in points]
-        found = [[point] for point in points if point.state == "skipped"]
-        left = [point for point in points if point.state != "skipped"]
+        # a point in which a process died may have been one of a pack: alone, it does no harm to others
+        alone = [point.state == "skipped" or deaths(point.run) > 0 for point in points]
+        found = [[point] for point, is_alone in zip(points, alone, strict=True) if is_alone]
+        left = [point for point, is_alone in zip(points, alone, strict=True) if not is_alone]
         for places in packs([point.recipe for point in left], self.pack):
             found.append([left[place] for place in places])
         return found
@@ -242,6 +244,7 @@ class _Sweep:
                 on_start=lambda: self._started(point),
                 on_epoch=lambda line: self._report(point, line),
                 should_stop=self.should_stop,
+                max_deaths=MAX_DEATHS,
             )
             if point.selection:
                 point.result = self._renew_selection(point.run, point.result, point.selection)

@@ -46,6 +46,7 @@ def train(
     on_start: Callable[[], None] = lambda: None,
     on_epoch: OnEpoch = lambda line: None,
     should_stop: Callable[[], bool] = lambda: False,
+    max_deaths: int | None = None,
 ) -> Result:
     """Train, score and write `run`; returns its result. A finished run is left as it is, and its result
     returned.
@@ -53,7 +54,7 @@ def train(
     Raises UsageError when the folder belongs to another recipe or was fed from other stores, DataError when
     training diverges, Interrupted (after saving a checkpoint) when `should_stop()` turns true in any process.
     One job at a time in a folder: RunHeld, a UsageError, names the process that has it. on_start: called once
-    it is ours.
+    it is ours. max_deaths: as of `owner.owned`.
     """
     if recipe.is_sweep:
         raise UsageError("this recipe has a [grid], [random] or [[points]]; run it with `mambavl sweep`")
@@ -67,7 +68,7 @@ def train(
     )
     processes.once(lambda: refuse_other_stores(run, opened))
     if not is_finished:
-        with _owned(run, processes):
+        with _owned(run, processes, max_deaths):
             # whoever held the folder until now may have finished, or begun another recipe
             if not processes.once(lambda: _is_finished(run, recipe)):
                 on_start()
@@ -82,10 +83,10 @@ def _is_finished(run: Path, recipe: Recipe) -> bool:
 
 
 @contextlib.contextmanager
-def _owned(run: Path, processes: Processes) -> Iterator[None]:
+def _owned(run: Path, processes: Processes, max_deaths: int | None) -> Iterator[None]:
     """The main process holds the folder; where it cannot, all raise RunHeld."""
     with contextlib.ExitStack() as stack:
-        processes.once(lambda: stack.enter_context(owner.owned(run)))
+        processes.once(lambda: stack.enter_context(owner.owned(run, max_deaths)))
         yield
 
 

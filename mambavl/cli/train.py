@@ -11,7 +11,6 @@ from mambavl.cli.show import (
     print_without,
     said_of_choice,
     said_without_choice,
-    show_sweep,
     sweep_table,
 )
 from mambavl.configs.errors import DataError
@@ -76,12 +75,11 @@ def sweep(
     With select_on in the recipe the points are compared on training rows held out, and the best is trained
     on all of them and scored once. Started several times with one folder, the sweeps share its points.
     """
+    from mambavl.cli.sweeping import run_sweep
     from mambavl.configs import find_recipe, override, read_toml
     from mambavl.fuse.drawn import combinations
     from mambavl.fuse.points import expand
     from mambavl.fuse.summary import SUMMARY
-    from mambavl.fuse.sweep import sweep as run_sweep
-    from mambavl.fuse.sweep import sweep_and_choose
 
     source = find_recipe(recipe)
     target = folder or Path("runs") / recipe.stem
@@ -90,14 +88,7 @@ def sweep(
     tried = len(combinations(raw, source.name))
     if len(points) < tried and is_first():
         print(f"{tried} combinations are {len(points)} points: the others differ in keys that cannot act")
-    with stop_on_signal() as should_stop, show_sweep() as on_change:
-        if "select_on" in raw:
-            points, chosen = sweep_and_choose(
-                points, target, pack=pack, on_change=on_change, should_stop=should_stop
-            )
-        else:
-            points = run_sweep(points, target, pack=pack, on_change=on_change, should_stop=should_stop)
-            chosen = None
+    points, chosen = run_sweep(points, target, chooses="select_on" in raw, pack=pack)
     grid, points = points, points + (chosen.runs if chosen else [])
     if is_first():
         out.print(sweep_table(points))

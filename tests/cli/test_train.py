@@ -34,49 +34,49 @@ def test_what_the_text_is_worth_is_measured_and_the_result_left_alone(road, tmp_
     assert "has no stream 'sound' to be left out" in capsys.readouterr().err
 
 
-def test_a_sweep_from_the_shell(road, capsys):
+def test_a_sweep_from_the_shell(road, capfd):
     recipe = road / "grid.toml"
     recipe.write_text((road / "mine.toml").read_text() + "\n[grid]\nfusion.share = ['A', 'none']\n")
     assert call("sweep", recipe, "--out", road / "sweep") == 0
     # summary.json among them
     assert call("report", *(road / "sweep").glob("*"), "--out", road / "sweep.html") == 0
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     assert "fusion.share=none: done" in captured.err
     assert "wrote 2 runs and summary.json" in captured.out
 
 
-def test_a_sweep_says_first_how_many_points_its_combinations_are(road, tmp_path, capsys):
+def test_a_sweep_says_first_how_many_points_its_combinations_are(road, tmp_path, capfd):
     """And that the MLP is one of them, whatever is shared."""
     recipe = tmp_path / "heads.toml"
     grid = "head.name = ['mambavl', 'mlp']\nfusion.share = ['A', 'none']\n"
     recipe.write_text((road / "mine.toml").read_text() + f"\n[grid]\n{grid}")
     assert call("sweep", recipe, "--set", "train.epochs=1", "--set", "train.warmup_epochs=0",
                 "--out", tmp_path / "sweep") == 0  # fmt: skip
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     assert captured.out.startswith("4 combinations are 3 points: ")
     assert "wrote 3 runs and summary.json" in captured.out
     assert "\nhead.name=mlp: done\n" in captured.err
 
 
-def test_a_sweep_that_chooses_ends_with_what_it_chose(road, tmp_path, capsys):
+def test_a_sweep_that_chooses_ends_with_what_it_chose(road, tmp_path, capfd):
     """By video: the toy kitchen has one cook. And one that does not choose says what that means."""
     recipe = tmp_path / "grid.toml"
     recipe.write_text((road / "mine.toml").read_text() + "\n[grid]\ntrain.lr = [1e-3, 2e-3]\n")
     short = ("--set", "train.epochs=1", "--set", "train.warmup_epochs=0")
     chooses = ("--set", "select_on=0/2", "--set", "data.hold_out_by=video")
     assert call("sweep", recipe, *short, *chooses, "--out", tmp_path / "chosen") == 0
-    said = capsys.readouterr().out
+    said = capfd.readouterr().out
     assert "wrote 3 runs and summary.json" in said
     assert "\nchosen among 2 on train_0_of_2, by action top-1 (" in said
     [run] = (tmp_path / "chosen").glob("chosen,*")
     assert f"\n  {run}: verb " in said
     assert said.rstrip().endswith(" on validation")
     assert call("sweep", recipe, *short, "--out", tmp_path / "plain") == 0
-    said = capsys.readouterr().out
+    said = capfd.readouterr().out
     assert "the best of these 2 was chosen on the rows it is reported on" in said
     assert f"`mambavl sweep {recipe} --set select_on=0/5 --out FOLDER`" in said
     assert call("sweep", recipe, "--set", "select_on=5", "--out", tmp_path / "no") == 2
-    assert "--set: select_on = 5: expected i/n" in capsys.readouterr().err
+    assert "--set: select_on = 5: expected i/n" in capfd.readouterr().err
 
 
 def test_damaged_runs_say_so_and_evaluate_mends_what_it_can(road, tmp_path, capsys):
@@ -103,21 +103,21 @@ def test_a_held_run_is_refused_with_2_and_its_holder(road, tmp_path, capsys):
     assert f"another process (pid {os.getpid()} on host" in capsys.readouterr().err
 
 
-def test_a_failed_point_is_named_with_its_reason_and_left_out_of_the_report(road, tmp_path, capsys):
+def test_a_failed_point_is_named_with_its_reason_and_left_out_of_the_report(road, tmp_path, capfd):
     """Nothing of the sweep is lost, and the exit code says that something is."""
     recipe = tmp_path / "grid.toml"
     recipe.write_text((road / "mine.toml").read_text() + "\n[grid]\ntrain.lr = [1e30, 1e-3]\n")
     sets = ("--set", "train.clip_norm=0.0", "--set", "train.warmup_epochs=0.0")
     assert call("sweep", recipe, *sets, "--out", tmp_path / "sweep") == 1
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     assert "train.lr=0.001: done\n" in captured.err
     assert "train.lr=1e+30: failed (" in captured.err
     assert "mambavl: train.lr=1e+30: " in captured.err
     assert "wrote 2 runs and summary.json" in captured.out
     runs = sorted((tmp_path / "sweep").glob("*"))
     assert call("report", *runs, "--out", tmp_path / "r.html") == 0
-    said = capsys.readouterr().out
+    said = capfd.readouterr().out
     assert "wrote 1 runs to" in said
     assert f"left out {tmp_path / 'sweep' / 'train.lr=1e+30'}: failed: " in said
     assert call("report", tmp_path / "sweep" / "train.lr=1e+30", "--out", tmp_path / "r.html") == 1
-    assert "no run has finished" in capsys.readouterr().err
+    assert "no run has finished" in capfd.readouterr().err

@@ -12,8 +12,8 @@ from helpers.cli import call
 from helpers.tiny import tiny_recipe, weights
 from mambavl.configs import dump
 from mambavl.configs.errors import DataError, Interrupted, UsageError
-from mambavl.fuse.owner import RunHeld, last_failure, owned, reason, why_unfinished
-from mambavl.fuse.run import CURVES, LOCK, RECIPE, read_result, refuse_other_folder
+from mambavl.fuse.owner import RunHeld, deaths, last_failure, owned, reason, why_unfinished
+from mambavl.fuse.run import BEGUN, CURVES, LOCK, RECIPE, read_result, refuse_other_folder
 from mambavl.fuse.train import train
 
 
@@ -133,3 +133,55 @@ def test_a_reason_names_the_kind_and_the_place_of_what_was_not_written_for_users
         found = reason(error)
     assert found.startswith("IndexError: list index out of range (in test_owner.py, line ")
     assert reason(ValueError("never raised")) == "ValueError: never raised"
+
+
+def die(run, number, epochs=0):
+    """An attempt that ends with its process, after some more epochs."""
+
+    def attempt():
+        with owned(run):
+            with open(run / CURVES, "a") as curves:
+                curves.write("{}\n" * epochs + "{")  # and half a line
+            os.kill(os.getpid(), number)
+
+    assert forks.fork(attempt).wait() == -number
+
+
+def test_attempts_that_end_with_their_process_are_counted_until_an_epoch_is_done(tmp_path):
+    run = tmp_path / "run"
+    assert deaths(run) == 0
+    die(run, signal.SIGKILL)
+    assert deaths(run) == 1
+    die(run, signal.SIGSEGV)
+    assert deaths(run) == 2
+    die(run, signal.SIGKILL, epochs=1)
+    assert deaths(run) == 0
+    die(run, signal.SIGKILL)
+    assert deaths(run) == 1
+    (run / BEGUN).write_text("{")
+    assert deaths(run) == 1
+
+
+def test_a_run_in_which_processes_die_is_passed_over_once(tmp_path):
+    run = tmp_path / "run"
+    die(run, signal.SIGKILL)
+    die(run, signal.SIGKILL)
+    with owned(run, 3):
+        assert (run / BEGUN).exists()
+    die(run, signal.SIGKILL)
+    die(run, signal.SIGKILL)
+    with pytest.raises(DataError, match="died 2 times without finishing an epoch"), owned(run, 2):
+        pytest.fail("it was trained")
+    assert "died 2 times" in last_failure(run)["error"]
+    with owned(run, 2):
+        pass
+    with owned(run):  # somebody who insists
+        pass
+
+
+@pytest.mark.parametrize("error", [DataError("x"), Interrupted("x"), KeyboardInterrupt()])
+def test_an_attempt_that_ends_in_order_is_no_death(tmp_path, error):
+    with pytest.raises(type(error)), owned(tmp_path / "run"):
+        raise error
+    assert not (tmp_path / "run" / BEGUN).exists()
+    assert deaths(tmp_path / "run") == 0

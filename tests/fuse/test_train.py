@@ -1,7 +1,11 @@
 """Training on tiny stores: learning, determinism, resuming, several processes."""
 
+import contextlib
+import itertools
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -9,8 +13,11 @@ import torch
 import torch.nn.functional as F
 
 from helpers import plain
+from helpers.faults import FailingCalls, Killed
+from helpers.forks import fork
 from helpers.group import start_group, wait_for_group
 from helpers.tiny import make_dense_store, tiny_recipe, weights
+from mambavl.cache import fsops
 from mambavl.configs import set_key, validate
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse import owner
@@ -73,6 +80,85 @@ def test_an_interrupted_run_resumes_to_the_same_bits(stores, tmp_path, stop_afte
         assert {k: v for k, v in one.items() if k != "seconds"} == {
             k: v for k, v in other.items() if k != "seconds"
         }
+
+
+def same_run(one, other):
+    """Weights and scores to the bit, curves but for the seconds."""
+    both = [weights(one), weights(other)]
+    assert all(torch.equal(both[0][key], both[1][key]) for key in both[0])
+    both = [read_scores(run, "validation") for run in (one, other)]
+    assert all(np.array_equal(both[0][key], both[1][key]) for key in both[0])
+    both = [
+        [json.loads(line) for line in (run / "curves.jsonl").read_text().splitlines()] for run in (one, other)
+    ]
+    for line in (*both[0], *both[1]):
+        del line["seconds"]
+    assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("numbers", [[3, 4, 29], pytest.param(range(1, 31), marks=pytest.mark.soak)], ids=len)
+def test_a_run_killed_at_any_step_resumes_to_the_same_bits(stores, tmp_path, monkeypatch, numbers):
+    """Of 30 steps, three an epoch, each in a process that SIGKILL ends in the middle of it."""
+    recipe = tiny_recipe(stores, epochs=10)
+    train(recipe, tmp_path / "whole")
+    update = training._Trainer._update
+
+    def trained_until(number):
+        made = itertools.count(1)
+
+        def deadly(self, *args):
+            if next(made) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return update(self, *args)
+
+        monkeypatch.setattr(training._Trainer, "_update", deadly)
+        train(recipe, tmp_path / str(number))
+
+    for number in numbers:
+        assert fork(lambda number=number: trained_until(number)).wait() == -signal.SIGKILL
+        assert not (tmp_path / str(number) / "result.json").exists()
+        train(recipe, tmp_path / str(number))
+        same_run(tmp_path / "whole", tmp_path / str(number))
+
+
+@pytest.mark.soak
+def test_a_run_killed_at_any_file_operation_resumes_to_the_same_bits(stores, tmp_path, monkeypatch):
+    recipe = tiny_recipe(stores, epochs=2, warmup_epochs=0)
+    train(recipe, tmp_path / "whole")
+    for at in itertools.count(1):
+        calls = FailingCalls(at, "kill")
+        with monkeypatch.context() as patched, contextlib.suppress(Killed):
+            patched.setattr(fsops, "calls", calls)
+            train(recipe, tmp_path / "run")
+        if not calls.failed:
+            break
+        train(recipe, tmp_path / "run")
+        same_run(tmp_path / "whole", tmp_path / "run")
+        shutil.rmtree(tmp_path / "run")
+    assert at > 60  # two epochs: inputs, a checkpoint, weights, scores, result
+
+
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1), (2, 3)])
+def test_a_run_goes_on_with_another_number_of_processes(stores, tmp_path, first, then):
+    """Stopped in the middle of an epoch: the rows that follow are those that would have, and the losses are
+    those of an unbroken run in one process.
+    """
+    recipe = tiny_recipe(stores, batch_size=7, optimizer="sgd")
+    train(recipe, tmp_path / "whole")
+
+    def stopped():
+        calls = itertools.count()
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "run", should_stop=lambda: next(calls) >= 5)
+
+    for deed, count in ((stopped, first), (lambda: train(recipe, tmp_path / "run"), then)):
+        codes = wait_for_group(start_group(deed, tmp_path, count))
+        assert codes == [0] * count, "".join(path.read_text() for path in sorted(tmp_path.glob("rank-*.log")))
+    whole, run = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    for name, value in whole.items():
+        torch.testing.assert_close(run[name], value, rtol=1e-5, atol=1e-6)
+    losses = [[line["loss"] for line in read_curves(tmp_path / name)] for name in ("whole", "run")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 HARMLESS = {  # keys that change no weight -> another value
