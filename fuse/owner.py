@@ -81,7 +81,7 @@ def _holder(run: Path) -> str:
 
 
 @contextlib.contextmanager
-def begun(run: Path, max_deaths: int | None) -> Iterator[None]:
+def begun(run: Path, max_deaths: int | None = None) -> Iterator[None]:
     """begun.json is there while somebody trains; it stays where the process dies."""
     died = deaths(run)
     if max_deaths is not None and died >= max_deaths:

@@ -272,10 +272,10 @@ def test_a_run_finished_meanwhile_is_not_trained_again(stores, tmp_path, monkeyp
     """Another process had the folder between the first look at it and the lock."""
     recipe, run, started = tiny_recipe(stores, epochs=1), tmp_path / "run", []
 
-    def finish_first(run):
+    def finish_first(run, max_deaths):
         monkeypatch.undo()
         train(recipe, run)
-        return owner.owned(run)
+        return owner.owned(run, max_deaths)
 
     monkeypatch.setattr(owner, "owned", finish_first)
     assert train(recipe, run, on_start=lambda: started.append(1)).epochs == 1
