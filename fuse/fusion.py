@@ -11,7 +11,7 @@ inner width, N states, R rank of delta.
 
 import math
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from mambavl.fuse.scan import pick, pooled_selective_scans, require, selective_s
 from mambavl.fuse.scan.inputs import ScanInputs
 from mambavl.fuse.stepwise import SSMState
 
+K = TypeVar("K")
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # The text of the paper: two-layer MLPs, Conv1d right after them (eq. 5), exact ZOH (eq. 2), no gate, no
@@ -131,15 +132,17 @@ class SSMFusion(Head):
             pooled |= self._by_stream(m, ragged[m].spread(self._mixer(m).out_proj(mean)))
         return self._met(pooled)
 
-    def _means(self, scans: dict[str, ScanInputs]) -> dict[str, Tensor]:
-        """What each modality scans -> the mean of its outputs (eq. 2, 3) over each row's steps, (rows, D)."""
-        found: dict[str, Tensor] = {}
+    def _means(self, scans: dict[K, ScanInputs], modality_of: Callable[[K], str] = str) -> dict[K, Tensor]:
+        """What is scanned -> the mean of its outputs (eq. 2, 3) over each row's steps, (rows, D). modality_of
+        a key tells which A it has; without it keys are modalities.
+        """
+        found: dict[K, Tensor] = {}
         for key, a_log in self.a_log.items():  # one A, unless nothing is shared
-            members = [m for m in scans if self._a_of[m] == key]
+            members = [one for one in scans if self._a_of[modality_of(one)] == key]
             a = -torch.exp(a_log.float())  # (D, N); negative, so the state decays
             # in one call, which gives one dA
             means = pooled_selective_scans(
-                [scans[m] for m in members], a, True, zoh=self.config.zoh, backend=self.config.scan
+                [scans[one] for one in members], a, True, zoh=self.config.zoh, backend=self.config.scan
             )
             found |= zip(members, means, strict=True)
         return found

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 from mambavl.configs import Config
 from mambavl.fuse.attentive import AttentiveSettings
 from mambavl.fuse.baselines import TransformerSettings
+from mambavl.fuse.cross import CrossSettings
 from mambavl.fuse.fusion import FusionSettings, preset_of
 
-SSM_HEADS = ("mambavl", "bidirectional")
+SSM_HEADS = ("mambavl", "bidirectional", "cross")
 OWN: dict[str, tuple[type[Config], tuple[str, ...]]] = {  # section of some heads -> its record, the heads
     "fusion": (FusionSettings, SSM_HEADS),
+    "cross": (CrossSettings, ("cross",)),
     "transformer": (TransformerSettings, ("transformer",)),
     "attentive": (AttentiveSettings, ("attentive",)),
 }

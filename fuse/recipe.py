@@ -21,6 +21,7 @@ from mambavl.fuse.baselines import (
     TransformerSettings,
 )
 from mambavl.fuse.bidirectional import BidirectionalFusion
+from mambavl.fuse.cross import CrossConfig, CrossFusion, CrossSettings
 from mambavl.fuse.data import DataConfig, FeatureData, check_part
 from mambavl.fuse.drawn import SECTIONS, has_points
 from mambavl.fuse.fusion import FusionConfig, FusionSettings, SSMFusion, preset_of
@@ -35,8 +36,8 @@ class HeadName(Config):
     """The first key of [head]."""
 
     # which head is trained. What not all of them have is in sections: [fusion] is for those with an SSM,
-    # mambavl and bidirectional
-    name: Literal["mambavl", "bidirectional", "mlp", "transformer", "attentive"] = "mambavl"
+    # mambavl, bidirectional and cross
+    name: Literal["mambavl", "bidirectional", "cross", "mlp", "transformer", "attentive"] = "mambavl"
 
 
 class HeadSection(HeadSettings, HeadName):
@@ -62,6 +63,7 @@ class Recipe(Config):
     data: DataConfig = DataConfig()  # which rows are trained on and scored
     head: HeadSection = HeadSection()  # which head, and what all heads have in common
     fusion: FusionSettings | None = None  # settings of the heads with an SSM
+    cross: CrossSettings | None = None  # settings of head cross alone, besides [fusion]
     transformer: TransformerSettings | None = None  # settings of head transformer alone
     attentive: AttentiveSettings | None = None  # settings of head attentive alone
     train: TrainConfig = TrainConfig()  # the optimiser and its schedule
@@ -238,6 +240,7 @@ def refuse(raw: dict[str, Any], faults: dict[str, str]) -> None:
 HEADS: dict[str, tuple[type[Head], type[HeadConfig]]] = {  # `head.name` of a recipe -> its class, its config
     "mambavl": (SSMFusion, FusionConfig),
     "bidirectional": (BidirectionalFusion, FusionConfig),
+    "cross": (CrossFusion, CrossConfig),
     "mlp": (MLPFusion, MLPConfig),
     "transformer": (TransformerFusion, TransformerConfig),
     "attentive": (AttentiveFusion, AttentiveConfig),

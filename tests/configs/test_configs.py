@@ -26,6 +26,7 @@ PACKAGED = (
     "fuse/demo",
     "fuse/folds",
     "fuse/attentive",
+    "fuse/heads",
 )
 
 

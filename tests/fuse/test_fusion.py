@@ -10,6 +10,7 @@ from mambavl.configs.errors import UsageError
 from mambavl.fuse.attentive import AttentiveConfig, AttentiveFusion
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.bidirectional import BidirectionalFusion
+from mambavl.fuse.cross import CrossConfig, CrossFusion
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import EK100, StreamShape, masked_mean, routes
 
@@ -19,6 +20,8 @@ HEADS = {
     "mambavl": lambda **kw: SSMFusion(FusionConfig(**SMALL, d_state=3, **kw)),
     "plain": lambda **kw: SSMFusion(FusionConfig(**SMALL, preset="paper", d_state=3, **kw)),
     "bidirectional": lambda **kw: BidirectionalFusion(FusionConfig(**SMALL, d_state=3, **kw)),
+    "cross": lambda **kw: CrossFusion(CrossConfig(**SMALL, d_state=3, **kw)),
+    "gated": lambda **kw: CrossFusion(CrossConfig(**SMALL, d_state=3, gated=True, **kw)),
     "mlp": lambda **kw: MLPFusion(MLPConfig(**SMALL, **kw)),
     "transformer": lambda **kw: TransformerFusion(
         TransformerConfig(**SMALL, depth=2, num_heads=2, max_positions=32, **kw)
@@ -129,7 +132,7 @@ def test_a_question_reaches_its_own_head_only_unless_both_are_asked_for(kind):
     assert not torch.equal(both(streams)["noun"], both(changed)["noun"])
 
 
-@pytest.mark.parametrize("kind", ["mambavl", "plain", "bidirectional"])
+@pytest.mark.parametrize("kind", ["mambavl", "plain", "bidirectional", "cross", "gated"])
 def test_empty_questions_equal_video_only(kind):
     head, alone = build(kind), build(kind, ("video",))
     alone.load_state_dict(

@@ -60,6 +60,7 @@ def of_ssm(*directions):
 OWN = {
     "mambavl": of_ssm(""),
     "bidirectional": of_ssm("", "backward_"),
+    "cross": of_ssm(""),
     "mlp": {
         (False, True): {"fuser.0.weight", "fuser.2.weight"},
         (False, False): {"fuser.0.bias", "fuser.2.bias"},
@@ -93,7 +94,8 @@ def build(kind, **options):
     own |= {name: options.pop(name) for name in own.keys() & options}
     sizes = {**SIZES, **options}
     if kind in SSM_HEADS:
-        return HEADS[kind][0](FusionConfig(**sizes, d_state=2))
+        head, config = HEADS[kind]
+        return head(config(**sizes, d_state=2))
     streams = {**STREAMS, "noun_question": StreamShape(width=5)}
     if kind == "mlp":
         return MLPFusion(MLPConfig(**{**sizes, "streams": streams}))

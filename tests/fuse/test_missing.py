@@ -13,6 +13,7 @@ from mambavl.configs.errors import DataError, Interrupted
 from mambavl.fuse.attentive import AttentiveConfig, AttentiveFusion
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.bidirectional import BidirectionalFusion
+from mambavl.fuse.cross import CrossConfig, CrossFusion
 from mambavl.fuse.data import DataConfig, FeatureData
 from mambavl.fuse.dropout import row_keys
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
@@ -30,6 +31,8 @@ HEADS = {
     "padded": lambda **kw: SSMFusion(FusionConfig(**COMMON, d_state=3, pad_text_to=9, **kw)),
     "plain": lambda **kw: SSMFusion(FusionConfig(**COMMON, d_state=3, preset="paper", **kw)),
     "bidirectional": lambda **kw: BidirectionalFusion(FusionConfig(**COMMON, d_state=3, **kw)),
+    "cross": lambda **kw: CrossFusion(CrossConfig(**COMMON, d_state=3, **kw)),
+    "gated": lambda **kw: CrossFusion(CrossConfig(**COMMON, d_state=3, gated=True, **kw)),
     "mlp": lambda **kw: MLPFusion(MLPConfig(**COMMON, **kw)),
     "transformer": lambda **kw: TransformerFusion(TransformerConfig(**COMMON, **DEEP, **kw)),
     "pooled": lambda **kw: TransformerFusion(TransformerConfig(**COMMON, **DEEP, tokens="pooled", **kw)),

@@ -90,7 +90,8 @@ def test_a_stream_that_is_never_dropped_is_as_one_that_is_not_named(stores):
 @pytest.mark.parametrize("name", HEADS)
 def test_a_resolved_recipe_holds_the_sections_that_its_head_reads(stores, name):
     raw = tiny_recipe(stores, head=name).model_dump(mode="json", exclude_none=True)
-    own = {"mambavl": {"fusion"}, "bidirectional": {"fusion"}, "mlp": set()}.get(name, {name})
+    own = {"mambavl": {"fusion"}, "bidirectional": {"fusion"}, "cross": {"fusion", "cross"}, "mlp": set()}
+    own = own.get(name, {name})
     assert {*OWN, "mlp"} & raw.keys() == own
     again = validate(raw, Recipe, "r.toml")
     assert again == tiny_recipe(stores, head=name)
@@ -307,6 +308,7 @@ NOWHERE = {"targets.verb.gamma"}  # beside a loss that is not focal
 CANNOT_ACT = {  # in the recipes below: what changes no weight there
     "mambavl": {"train.momentum", "data.require"},
     "bidirectional": {"train.momentum", "data.require"},
+    "cross": {"train.momentum", "data.require"},
     "mlp": {"train.lr_ssm", "train.momentum", "data.require"},
     "transformer": {"train.lr_ssm", "data.require"},
     "attentive": {"train.lr_ssm", "train.momentum", "data.require"},

@@ -16,6 +16,7 @@ from mambavl.configs import model_in, set_key, validate
 from mambavl.fuse.attentive import AttentiveConfig, AttentiveFusion
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.bidirectional import BidirectionalFusion
+from mambavl.fuse.cross import CrossConfig, CrossFusion
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import StreamShape
@@ -36,6 +37,7 @@ STREAMS = {
 KINDS = {
     "mambavl": (SSMFusion, FusionConfig),
     "bidirectional": (BidirectionalFusion, FusionConfig),
+    "cross": (CrossFusion, CrossConfig),
     "mlp": (MLPFusion, MLPConfig),
     "transformer": (TransformerFusion, TransformerConfig),
     "attentive": (AttentiveFusion, AttentiveConfig),
@@ -48,6 +50,7 @@ BASE = {
 OF_HEAD = {
     "mambavl": {"fusion.d_state": 3, "train.lr_ssm": 0.03},
     "bidirectional": {"fusion.d_state": 3, "train.lr_ssm": 0.03},
+    "cross": {"fusion.d_state": 3, "train.lr_ssm": 0.03},
     "mlp": {},
     "transformer": {"transformer.depth": 2, "transformer.num_heads": 2, "transformer.max_positions": 16},
     "attentive": {"attentive.depth": 2, "attentive.num_heads": 2, "attentive.max_positions": 16},
@@ -58,6 +61,7 @@ HOLDING_OUT = {
 }  # fmt: skip
 # part 0 of 2: of five videos with 6, 6, 6, 4 and 2 rows that are trained on the first and the third
 HELD_OUT = np.array([*range(6), *range(24, 30)])
+GATED = {"cross.gated": True}
 BF16 = {"train.precision": "bf16"}
 FOCAL = {"targets.verb.loss": "focal", "targets.noun.loss": "focal"}
 
@@ -140,6 +144,14 @@ CASES = [
     ("bidirectional", {}, {"fusion.preset": "paper"}),
     ("bidirectional", {}, {"fusion.pad_text_to": 9}),
     *(("bidirectional", {}, {"fusion.share": share}) for share in ("none", "A+D", "all")),
+    ("cross", {}, {"cross.gated": True}),
+    ("cross", GATED, {"train.decay_all": True}),
+    ("cross", GATED, {"train.lr_ssm": 0.01}),
+    ("cross", {}, {"head.question_routing": "both"}),
+    ("cross", GATED, {"head.question_routing": "both"}),
+    ("cross", GATED, {"fusion.preset": "paper"}),
+    ("cross", {}, {"fusion.pad_text_to": 9}),
+    *(("cross", GATED, {"fusion.share": share}) for share in ("none", "A+D", "all")),
     ("attentive", {}, {"train.decay_all": True}),
     ("attentive", {}, {"head.dropout": 0.5}),
     ("attentive", {}, {"head.video_mlp_layers": 0}),

@@ -18,7 +18,7 @@ Weights = dict[str, Tensor]
 Batch = dict[str, tuple[Tensor, Tensor]]  # stream -> tokens (B, L, D); lengths (B,)
 ABSENT = -1  # the length of a row that does not have the stream
 Routes = dict[str, list[str]]  # target -> the streams that reach it
-SSM_HEADS = ("mambavl", "bidirectional")  # those that read [fusion]
+SSM_HEADS = ("mambavl", "bidirectional", "cross")  # those that read [fusion]
 DEFAULTS: dict[str, Keys] = {
     "head": {
         "name": "mambavl", "d_model": 768, "dropout": 0.3, "input_norm": True, "video_mlp_layers": 2,
@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Keys] = {
         "fusion.share": "A", "fusion.zoh": False, "fusion.pad_text_to": 0, "fusion.init": "mamba",
     },
     "bidirectional": {},
+    "cross": {"cross.gated": False},
     "mlp": {},
     "transformer": {
         "transformer.depth": 6, "transformer.num_heads": 4, "transformer.tokens": "all",
@@ -155,7 +156,7 @@ def adamw_step(weight, gradient, state, lr, decay, number) -> None:
 
 
 def is_ssm(name: str) -> bool:
-    return name.split(".")[0] in ("mixer", "a_log", "d_skip", "backward_mixer", "backward_d_skip")
+    return name.split(".")[0] in ("mixer", "a_log", "d_skip", "backward_mixer", "backward_d_skip", "gate")
 
 
 def decays(name: str, weight: Tensor) -> bool:
@@ -283,10 +284,38 @@ def bidirectional(k: Keys, w: Weights, batch: Batch, _: np.ndarray, routes: Rout
     return {target: sum(means[name] for name in names) for target, names in routes.items()}
 
 
+def cross(k: Keys, w: Weights, batch: Batch, _: np.ndarray, routes: Routes) -> dict[str, Tensor]:
+    """Each row by itself: its state of one modality is read out by the mean C of the others' tokens."""
+    said, found = {}, {}  # stream -> C (B, L, N), lengths
+    for name, stream in batch.items():
+        ssm(k, w, name, *stream, read=lambda c, u, lengths, name=name: said.update({name: (c, lengths)}) or c)
+    for target, names in routes.items():
+        found[target] = 0
+        for name in names:
+            others = [said[other] for other in names if modality(other) != modality(name)]
+
+            def read(c: Tensor, u: Tensor, _: Tensor, others=others, name=name) -> Tensor:
+                rows = []
+                for row, own in enumerate(c):
+                    means = [of[row, : lengths[row]].mean(0) for of, lengths in others if lengths[row] > 0]
+                    other = sum(means) / len(means) if means else own
+                    weight = 1.0
+                    if k["cross.gated"]:
+                        at = f"gate.{'all' if k['fusion.share'] == 'all' else modality(name)}"
+                        weight = torch.sigmoid(F.linear(u[row], w[f"{at}.weight"], w[f"{at}.bias"]))
+                    rows.append((1 - weight) * own + weight * other)
+                return torch.stack(rows)
+
+            found[target] = found[target] + mean(*ssm(k, w, name, *batch[name], read=read))
+    return found
+
+
 def ssm(
-    k: Keys, w: Weights, stream: str, x: Tensor, lengths: Tensor, direction: str = ""
+    k: Keys, w: Weights, stream: str, x: Tensor, lengths: Tensor, direction: str = "", read: Any = None
 ) -> tuple[Tensor, Tensor]:
-    """Eq. 2, 3 and 5 with the recurrence as a loop; Gu and Dao (2023), section 3, for the block around it."""
+    """Eq. 2, 3 and 5 with the recurrence as a loop; Gu and Dao (2023), section 3, for the block around it.
+    read: (C, u, lengths) -> what reads the states out in place of C.
+    """
     share, states, is_block = k["fusion.share"], k["fusion.d_state"], k["fusion.mixer"] == "mamba"
     inner = k["head.d_model"] * (k["fusion.expand"] if is_block else 1)
     rank = k.get("fusion.dt_rank") or math.ceil(k["head.d_model"] / 16)
@@ -309,6 +338,7 @@ def ssm(
     assert (len(taps), a.shape) == (k["fusion.d_conv"], (inner, states))
     delta, b, c = F.linear(u, w[f"{at}.x_proj.weight"]).split([rank, states, states], -1)
     delta = F.softplus(F.linear(delta, w[f"{at}.dt_proj.weight"], w[f"{at}.dt_proj.bias"]))  # (B, L, D)
+    c = read(c, u, lengths) if read else c
     h, found = torch.zeros(len(u), inner, states, dtype=u.dtype), []
     for t in range(steps):
         step = delta[:, t, :, None]
@@ -419,6 +449,7 @@ def attentive(k: Keys, w: Weights, batch: Batch, keys: np.ndarray, routes: Route
 HEADS = {
     "mambavl": mambavl,
     "bidirectional": bidirectional,
+    "cross": cross,
     "mlp": mlp,
     "transformer": transformer,
     "attentive": attentive,
