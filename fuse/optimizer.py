@@ -13,6 +13,10 @@ from pydantic import Field, field_validator
 from mambavl.configs import Config
 from mambavl.fuse.head import Head
 
+Tracker = Literal[
+    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+]
+
 
 class TrainConfig(Config):
     """The optimiser and its schedule. Defaults are ours for frozen features; the paper's own are in
@@ -59,6 +63,8 @@ class TrainConfig(Config):
     # after which training stops; absent: it does not. Which epochs are scored says eval_every
     stop_after: int | None = Field(default=None, ge=1)
     checkpoint_every: int = Field(default=1, ge=1)  # epochs between two checkpoints
+    # names of trackers that the lines of curves.jsonl are sent to, by Accelerate
+    trackers: list[Tracker] = Field(default=[])
 
     @field_validator("drop_streams", "feature_dropout")
     @classmethod

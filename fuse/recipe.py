@@ -188,8 +188,8 @@ class Recipe(Config):
 
 # Keys that change no weight: names, what a sweep compares, how many rows without features are tolerated,
 # where features are kept and when their bytes are checked, how often a run is scored and saved (scoring draws
-# no random number, and the draws of an update depend on its place alone); and into how many parts a batch is
-# divided, which like the number of processes changes rounding alone.
+# no random number, and the draws of an update depend on its place alone), who is told; and into how many
+# parts a batch is divided, which like the number of processes changes rounding alone.
 WITHOUT_WEIGHT = (
     "title",
     "published",
@@ -200,6 +200,7 @@ WITHOUT_WEIGHT = (
     "train.accumulate",
     "train.eval_every",
     "train.checkpoint_every",
+    "train.trackers",
 )
 
 

@@ -36,8 +36,9 @@ CURVES, CHECKPOINTS = "curves.jsonl", "checkpoints"
 MODEL, SCORES, RESULT = "model.safetensors", "scores", "result.json"
 SELECTION = "selection.json"
 LOCK, FAILURE, BEGUN = "lock", "failure.json", "begun.json"
+TRACKERS = "trackers"
 INPUTS = {RECIPE, STREAMS, CLASSES, PRIOR, SELECTION}
-FILES = {*INPUTS, CURVES, CHECKPOINTS, MODEL, SCORES, RESULT, LOCK, FAILURE, BEGUN}
+FILES = {*INPUTS, CURVES, CHECKPOINTS, MODEL, SCORES, RESULT, LOCK, FAILURE, BEGUN, TRACKERS}
 
 Scores = Mapping[str, np.ndarray]  # target -> log-probabilities (rows, classes)
 Prior = Mapping[str, np.ndarray]  # target -> log-probabilities (classes,) of the training labels

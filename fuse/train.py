@@ -34,6 +34,7 @@ from mambavl.fuse.run import (
 )
 from mambavl.fuse.steps import Step, Steps, choose_precision
 from mambavl.fuse.targets import refuse_unlabelled
+from mambavl.fuse.tracking import tracked
 
 OnEpoch = Callable[[CurveLine], None]
 
@@ -106,7 +107,13 @@ def _train(
     member = Member(recipe, run, data, targets, head, choose_precision(recipe.train, processes.device))
     trainer = _Trainer(member, processes)
     processes.once(lambda: write_inputs(run, recipe, data, targets, member.prior))
-    trainer.fit(on_epoch, should_stop)
+    with tracked(processes, recipe, run) as track:
+
+        def tell(line: CurveLine) -> None:
+            track(line)
+            on_epoch(line)
+
+        trainer.fit(tell, should_stop)
     processes.once(lambda: member.finish(processes))
 
 

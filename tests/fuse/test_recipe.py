@@ -285,6 +285,7 @@ OTHER = {  # other values of keys that are no plain number or truth value
     "train.feature_dropout": {"video": 0.5},
     "train.mixup": 0.5,
     "train.stop_after": 3,
+    "train.trackers": ["wandb"],
     "train.precision": "fp32",
     "grid": {"train.seed": [0, 1]},
     "random": {"points": 2, "train.seed": [0, 1]},
@@ -303,6 +304,7 @@ HARMLESS = {  # listed once more: test_train.py resumes with another value of ea
     "train.accumulate",
     "train.eval_every",
     "train.checkpoint_every",
+    "train.trackers",
 }
 NOWHERE = {"targets.verb.gamma"}  # beside a loss that is not focal
 CANNOT_ACT = {  # in the recipes below: what changes no weight there
