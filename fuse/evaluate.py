@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +36,9 @@ from mambavl.fuse.run import (
 from mambavl.fuse.targets import RunTargets, is_labelled, log_probabilities
 
 ROWS_SHOWN = 5  # in a message
+LOOKED_AT = 128  # rows whose features are looked at together
 
 
-@torch.inference_mode()
 def score(
     head: Head,
     data: FeatureData,
@@ -56,28 +56,63 @@ def score(
     A row without features gets the training prior. `run` is named in errors only.
     Raises DataError when the head gives anything that is not a number, naming the features at fault if any.
     """
-    head.eval()
-    device = next(head.parameters()).device
-    scores = _guess(prior, len(rows))
+    [found] = score_together({run: head}, data, targets, rows, prior, precision, batch_size).values()
+    if isinstance(found, DataError):
+        raise found
+    return found
+
+
+@torch.inference_mode()
+def score_together(
+    heads: Mapping[Path, Head],
+    data: FeatureData,
+    targets: RunTargets,
+    rows: np.ndarray,
+    prior: Prior,
+    precision: str,
+    batch_size: int,
+) -> dict[Path, dict[str, np.ndarray] | DataError]:
+    """`score` of the heads of several runs, which read each batch together; for each what it returns, or
+    raises.
+    """
+    device = data.device
+    scores = {run: _guess(prior, len(rows)) for run in heads}
+    for head in heads.values():
+        head.eval()
+        device = next(head.parameters()).device
     usable = np.flatnonzero(data.usable[rows])
     for first in range(0, len(usable), batch_size):
         where = usable[first : first + batch_size]
-        views = []
+        views: dict[Path, list[dict[str, Tensor]]] = {run: [] for run in heads}
         for view in range(data.views):
+            streams = data.batch(rows[where], device, view)
             with autocast(device, precision):
-                views.append(head(data.batch(rows[where], device, view)))
-        for name, found in log_probabilities(targets, views).items():
-            scores[name][where] = found
+                for run, head in heads.items():
+                    views[run].append(head(streams))
+        for run, of_run in views.items():
+            for name, found in log_probabilities(targets, of_run).items():
+                scores[run][name][where] = found
+    refused = {run: _refused(run, heads[run], data, targets, rows, of_run) for run, of_run in scores.items()}
+    return {run: refused[run] or of_run for run, of_run in scores.items()}
+
+
+def _refused(
+    run: Path, head: Head, data: FeatureData, targets: RunTargets, rows: np.ndarray, scores: Scores
+) -> DataError | None:
+    """What to raise of scores that are not numbers."""
     finite = np.all([np.isfinite(scores[name]).all(1) for name in targets.outputs], axis=0)
-    if not finite.all():
-        failed = rows[~finite]
-        for first in range(0, len(failed), batch_size):
-            refuse_broken_features(run, data, failed[first : first + batch_size], range(data.views))
-        raise DataError(
-            f"{run}: diverged: the head's scores of row {_id(data, failed[0])} are not finite; "
-            f"lower {rates_of(head)}"
-        )
-    return scores
+    if finite.all():
+        return None
+    failed = rows[~finite]
+    try:
+        for first in range(0, len(failed), LOOKED_AT):
+            refuse_broken_features(run, data, failed[first : first + LOOKED_AT], range(data.views))
+    except DataError as broken_features:
+        return broken_features
+    return DataError(
+        f"{run}: diverged: the head's scores of row {_id(data, failed[0])} are not finite; "
+        f"lower {rates_of(head)}"
+    )
 
 
 def rates_of(head: Head) -> str:
@@ -154,13 +189,15 @@ def evaluate_head(
     prior: Prior,
     trained: Trained,
     *,
+    scores: Scores | None = None,
     keep_result: bool = False,
 ) -> Result:
     """Score the evaluation split, write scores/SPLIT.npz and (unless `keep_result`) result.json, return the
-    result.
+    result. scores: where it has been scored already.
     """
     rows = data.evaluation
-    scores = score(head, data, targets, rows, prior, trained.precision, recipe.train.batch_size, run=run)
+    if scores is None:
+        scores = score(head, data, targets, rows, prior, trained.precision, recipe.train.batch_size, run=run)
     write_scores(run, recipe.data.scored, data, targets, rows, scores)
     guessed = {name: np.tile(values, (len(rows), 1)) for name, values in prior.items()}
     result = Result(

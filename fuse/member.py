@@ -18,8 +18,8 @@ from mambavl.fuse.missing import count_missing
 from mambavl.fuse.optimizer import Average, build_optimizer, learning_rate
 from mambavl.fuse.processes import Processes
 from mambavl.fuse.recipe import Recipe
-from mambavl.fuse.result import Metrics, Trained
-from mambavl.fuse.run import CHECKPOINTS, CURVES, MODEL, CurveLine, environment
+from mambavl.fuse.result import Trained
+from mambavl.fuse.run import CHECKPOINTS, CURVES, MODEL, CurveLine, Scores, environment
 from mambavl.fuse.stopping import has_stalled, refuse_unmeasured
 from mambavl.fuse.targets import RunTargets, is_labelled, log_prior
 
@@ -41,7 +41,7 @@ class Member:
         self.epoch, self.batch, self.loss_sum = 0, 0, 0.0  # batch: updates that are made of this epoch
         self.curve: list[CurveLine] = []  # lines of the epochs before
         self.seconds = 0.0
-
+        self.scores: Scores | None = None  # of the evaluation rows, where its last epoch was scored
         if self.config.stop_after:
             refuse_unmeasured(self._watched, targets, data)
 
@@ -85,35 +85,42 @@ class Member:
         """What to raise once it is saved."""
         return Interrupted(f"{self.run}: stopped in epoch {self.epoch + 1}; the same command resumes")
 
-    def line(self) -> CurveLine:
-        """What curves.jsonl says of the epoch that all updates are made of."""
+    @property
+    def is_due(self) -> bool:
+        """Whether the epoch that all updates are made of is scored."""
+        return (self.epoch + 1) % self.config.eval_every == 0 or self.epoch + 1 == self.config.epochs
+
+    def line(self, scores: Scores | None = None) -> CurveLine:
+        """What curves.jsonl says of the epoch that all updates are made of. scores: where it is due and has
+        been scored with others.
+        """
         line: CurveLine = {
             "epoch": self.epoch + 1,
             "loss": self.loss_sum / max(self.batch, 1),
             "lr": self.config.lr * self.factor(self.updates - 1),
             "seconds": round(self.seconds, 3),
         }
-        is_due = (self.epoch + 1) % self.config.eval_every == 0 or self.epoch + 1 == self.config.epochs
-        measured = self._measure() if is_due else {}
+        self.scores = (scores or self._score()) if self.is_due else None
+        if self.scores is None:
+            return line
+        measured = evaluate.measure(self.data, self.targets, self.data.evaluation, self.scores)
         for name in self.targets.classes.names:
             for key in ("top1", "map"):
                 if f"all_{name}_{key}" in measured:
                     line[f"{name}_{key}"] = measured[f"all_{name}_{key}"]
         return line
 
-    def _measure(self) -> Metrics:
-        rows = self.data.evaluation
-        scores = evaluate.score(
+    def _score(self) -> Scores:
+        return evaluate.score(
             self.scored,
             self.data,
             self.targets,
-            rows,
+            self.data.evaluation,
             self.prior,
             self.precision,
             self.config.batch_size,
             run=self.run,
         )
-        return evaluate.measure(self.data, self.targets, rows, scores)
 
     def begin_next(self, line: CurveLine) -> None:
         """The updates of an epoch are made, and this is its line."""
@@ -186,6 +193,13 @@ class Member:
         )
         checkpoint.save_weights(self.run / MODEL, self.scored.state_dict())
         evaluate.evaluate_head(
-            self.scored, self.data, self.targets, self.recipe, self.run, self.prior, trained
+            self.scored,
+            self.data,
+            self.targets,
+            self.recipe,
+            self.run,
+            self.prior,
+            trained,
+            scores=self.scores,
         )
         fsops.remove_folder(self.run / CHECKPOINTS)

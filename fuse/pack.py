@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +19,14 @@ from torch import Tensor
 from mambavl.cache import canonical
 from mambavl.configs import Config
 from mambavl.configs.errors import DataError, Interrupted
-from mambavl.fuse import owner
+from mambavl.fuse import evaluate, owner
 from mambavl.fuse.data import FeatureData, epoch_batches
-from mambavl.fuse.evaluate import autocast
 from mambavl.fuse.idle import without
 from mambavl.fuse.losses import losses_of_heads
 from mambavl.fuse.member import Member
 from mambavl.fuse.processes import Processes
 from mambavl.fuse.recipe import Recipe, build_head, run_targets
-from mambavl.fuse.run import RESULT, CurveLine, refuse_other_stores, write_inputs
+from mambavl.fuse.run import RESULT, CurveLine, Scores, refuse_other_stores, write_inputs
 from mambavl.fuse.stacked import Read, Stack, heads_at_once
 from mambavl.fuse.stacked_optimizer import StackedOptimizer, limit, norms
 from mambavl.fuse.steps import Steps, choose_precision
@@ -44,8 +43,8 @@ MAY_DIFFER = (
 KNOWN = {
     "train": {
         "epochs", "batch_size", "optimizer", "lr", "lr_ssm", "lr_start", "lr_end", "warmup_epochs",
-        "momentum", "weight_decay", "decay_all", "label_smoothing", "clip_norm", "drop_streams", "seed",
-        "ema", "precision", "eval_every", "checkpoint_every", "stop_after",
+        "momentum", "weight_decay", "decay_all", "label_smoothing", "clip_norm", "drop_streams",
+        "feature_dropout", "seed", "ema", "precision", "eval_every", "checkpoint_every", "stop_after",
     },
     "head": {
         "name", "d_model", "video_mlp_layers", "text_mlp_layers", "input_norm", "question_routing", "dropout",
@@ -228,12 +227,11 @@ class _Pack:
             since = time.perf_counter()
             self._one_epoch(should_stop)
             passed = time.perf_counter() - since
-            ended = set()
-            for place, member in self.members.items():
+            for member in self.members.values():
                 member.seconds += passed
-                if not self._end_epoch(place, member):
-                    ended.add(place)
-            self._drop(ended)
+            scores = self._scores()
+            members = self.members
+            self._drop({p for p in members if not self._end_epoch(p, members[p], scores.get(members[p].run))})
 
     def _one_epoch(self, should_stop: Callable[[], bool]) -> None:
         first = next(iter(self.members.values()))
@@ -254,10 +252,10 @@ class _Pack:
         """One update of each; those that diverge leave."""
         streams, keys = self.steps.batch(rows)
         diverged = set()
-        with autocast(self.processes.device, self.steps.precision):
+        with evaluate.autocast(self.processes.device, self.steps.precision):
             read = self.parts[0].stack.read(streams)
         for part in self.parts:
-            with autocast(self.processes.device, self.steps.precision):
+            with evaluate.autocast(self.processes.device, self.steps.precision):
                 losses = part.losses(read, keys, rows)
             gradients = torch.autograd.grad(losses.sum(), [leaf.values for leaf in part.stack.leaves])
             found = norms(gradients)
@@ -282,10 +280,24 @@ class _Pack:
         except DataError as broken_features:
             return broken_features
 
-    def _end_epoch(self, place: int, member: Member) -> bool:
-        """Score it, write its line and checkpoint, its result after the last; whether it goes on."""
+    def _scores(self) -> Mapping[Path, Scores | DataError]:
+        """By run, of those whose epoch is scored; what to raise where it cannot be."""
+        due = [member for member in self.members.values() if member.is_due]
+        if not due:
+            return {}
+        first = due[0]
+        heads = {member.run: member.scored for member in due}
+        rows, batch_size = first.data.evaluation, first.config.batch_size
+        return evaluate.score_together(
+            heads, first.data, first.targets, rows, first.prior, first.precision, batch_size
+        )
+
+    def _end_epoch(self, place: int, member: Member, scores: Scores | DataError | None) -> bool:
+        """Write its line and checkpoint, its result after the last; whether it goes on."""
         try:
-            line = member.line()
+            if isinstance(scores, DataError):
+                raise scores
+            line = member.line(scores)
             member.begin_next(line)
             member.record(line)
             self.on_epoch(place, line)

@@ -14,6 +14,7 @@ from mambavl.fuse.optimizer import TrainConfig
 from mambavl.fuse.stacked import Leaf, Stack
 
 BETAS, EPS = (0.9, 0.999), 1e-8
+BLOCK = 2**18  # numbers that are updated at once, so that they stay in cache from one operation to the next
 
 
 class StackedOptimizer:
@@ -43,10 +44,14 @@ class StackedOptimizer:
                 rates = [peak * factor for peak, factor in zip(peaks, factors, strict=True)]
                 decays = [c.weight_decay if leaf.decays or c.decay_all else 0.0 for c in self.configs]
                 counts += 1
-                if self.is_adamw:
-                    self._adamw(leaf.values.detach(), gradient, kept, int(counts[0, 0]), rates, decays)
-                else:
-                    self._sgd(leaf.values.detach(), gradient, kept, rates, decays)
+                values = leaf.values.detach()
+                for first in range(0, values.shape[1], max(1, BLOCK // len(values))):
+                    part = slice(first, first + max(1, BLOCK // len(values)))
+                    own = values[:, part], gradient[:, part], {name: x[:, part] for name, x in kept.items()}
+                    if self.is_adamw:
+                        self._adamw(*own, int(counts[0, 0]), rates, decays)
+                    else:
+                        self._sgd(*own, rates, decays)
 
     def _adamw(
         self,
@@ -137,9 +142,9 @@ def norms(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def limit(gradients: Sequence[Tensor], found: Tensor, limits: Sequence[float]) -> list[Tensor]:
-    """Gradients of at most the norms `limits`, 0 for any, as torch.nn.utils.clip_grad_norm_ makes them.
-    found (K,): their norms now.
+    """Gradients of at most the norms `limits`, 0 for any, as torch.nn.utils.clip_grad_norm_ makes them, in
+    place. found (K,): their norms now.
     """
     most = torch.tensor([one or math.inf for one in limits], dtype=torch.float64).to(found)
     factors = (most / (found + 1e-6)).clamp(max=1.0)[:, None]
-    return [gradient * factors for gradient in gradients]
+    return [gradient.mul_(factors) for gradient in gradients]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helpers import plain
-from mambavl.fuse.dropout import dropout, keys_at, keys_of_tokens, row_keys
+from mambavl.fuse.dropout import dropout, dropout_of_heads, keys_at, keys_of_tokens, row_keys
 
 ROWS = np.arange(200)
 
@@ -166,3 +166,15 @@ def test_a_gpu_drops_the_same():
     torch.testing.assert_close(
         dropout(x.cuda(), 0.3, on_gpu).cpu(), dropout(x, 0.3, on_cpu), rtol=1e-6, atol=0
     )
+
+
+def test_heads_side_by_side_drop_as_each_does_alone():
+    """At no, little and much probability; where none drops, nothing is done at all."""
+    keys = keys_at(row_keys(0, 0, np.arange(20)), "verb")
+    x = torch.randn(20, 4, 37, generator=torch.Generator().manual_seed(0))
+    chances = [0.0, 0.1, 0.5, 0.9999999]
+    found = dropout_of_heads(x, chances, keys)
+    for number, p in enumerate(chances):
+        assert torch.equal(found[:, number], dropout(x[:, number], p, keys))
+    assert dropout_of_heads(x, [0.0] * 4, keys) is x
+    assert dropout_of_heads(x, chances, None) is x

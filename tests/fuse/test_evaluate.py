@@ -14,9 +14,10 @@ from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import evaluate, report
 from mambavl.fuse.data import DataConfig, FeatureData
 from mambavl.fuse.owner import RunHeld, last_failure, owned
-from mambavl.fuse.recipe import Recipe
+from mambavl.fuse.recipe import Recipe, build_head, run_targets
 from mambavl.fuse.result import Environment
 from mambavl.fuse.run import read_result, read_scores, write_result
+from mambavl.fuse.targets import log_prior
 from mambavl.fuse.train import train
 
 
@@ -210,3 +211,54 @@ def test_a_scoring_that_fails_is_no_attempt_at_training(stores, tmp_path):
     with pytest.raises(DataError, match="has not finished"):
         evaluate.evaluate_run(tmp_path / "run")
     assert last_failure(tmp_path / "run") is None
+
+
+# --- several heads at once
+
+
+def test_heads_that_are_scored_together_read_each_batch_once_and_fail_alone(tmp_path, monkeypatch):
+    make_dense_store(tmp_path / "video.zarr", ROWS, views=3)
+    recipe = tiny_recipe(tmp_path, text=False)
+    data = FeatureData(recipe.sources, recipe.data)
+    targets = run_targets(recipe, data)
+    prior = log_prior(targets, data.labels, data.train)
+    heads = {}
+    for seed, name in enumerate(("a", "b", "c")):
+        own = recipe.model_copy(update={"train": recipe.train.model_copy(update={"seed": seed})})
+        heads[tmp_path / name] = build_head(own, data, targets)
+    with torch.no_grad():
+        heads[tmp_path / "b"].verb_head.bias[1] = torch.nan
+    rest = (data, targets, data.evaluation, prior, "fp32", 7)
+    read, batch = [], data.batch
+    monkeypatch.setattr(data, "batch", lambda *args: read.append(args) or batch(*args))
+    found = evaluate.score_together(heads, *rest)
+    assert len(read) == 3 * -(-len(data.evaluation) // 7) + 3  # views, batches; broken features, looked for
+    assert list(found) == list(heads)
+    for run, head in heads.items():
+        if run.name == "b":
+            assert isinstance(found[run], DataError)
+            assert "b: diverged: the head's scores of row" in str(found[run])
+            with pytest.raises(DataError, match="diverged"):
+                evaluate.score(head, *rest, run=run)
+        else:
+            alone = evaluate.score(head, *rest, run=run)
+            assert alone.keys() == found[run].keys() == {"verb", "noun"}
+            assert all((alone[name] == found[run][name]).all() for name in alone)
+    assert not np.allclose(found[tmp_path / "a"]["verb"], found[tmp_path / "c"]["verb"])
+
+
+def test_the_scores_of_the_last_epoch_are_those_of_the_result(stores, tmp_path, monkeypatch):
+    """The weights are the same, so nothing is read twice for them."""
+    scored, score = [], evaluate.score_together
+
+    def counted(*args):
+        scored.append(args)
+        return score(*args)
+
+    monkeypatch.setattr(evaluate, "score_together", counted)
+    train(tiny_recipe(stores, epochs=3, eval_every=2), tmp_path / "run")
+    assert len(scored) == 2  # after the second and the last epoch
+    before = read_scores(tmp_path / "run", "validation")
+    evaluate.evaluate_run(tmp_path / "run")
+    after = read_scores(tmp_path / "run", "validation")
+    assert all((before[name] == after[name]).all() for name in ("verb", "noun"))

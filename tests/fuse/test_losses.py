@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mambavl.cache.classes import Classes, Target
-from mambavl.fuse.losses import loss
+from mambavl.fuse.losses import loss, losses_of_heads
 from mambavl.fuse.targets import TargetConfig, choose
 
 OWN = Classes(
@@ -145,3 +145,29 @@ def test_what_is_sure_beyond_rounding_has_a_finite_gradient(name, gamma):
     loss(name, focal(gamma=gamma), logits, LABELS[name], 0.0).backward()
     assert torch.isfinite(logits.grad).all()
     assert (logits.grad[2] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["tool", "scene"])
+@pytest.mark.parametrize("kind", ["plain", "focal"])
+def test_losses_of_heads_are_those_of_each(name, kind):
+    targets = choose(OWN, None, {}, {}) if kind == "plain" else focal(gamma=2.0)
+    smoothing = [0.0, 0.1, 0.5]
+    logits = torch.stack([logits_of(seed, scale=3.0) for seed in range(3)]).requires_grad_()
+    found = losses_of_heads(name, targets, logits, LABELS[name], smoothing)
+    found.sum().backward()
+    for number, share in enumerate(smoothing):
+        own = logits.detach()[number].clone().requires_grad_()
+        alone = loss(name, targets, own, LABELS[name], share)
+        alone.backward()
+        torch.testing.assert_close(found[number], alone, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(logits.grad[number], own.grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["tool", "scene"])
+def test_a_batch_without_a_label_costs_no_head_anything(name):
+    logits = torch.randn(2, 2, 3, requires_grad=True)
+    labels = np.full_like(LABELS[name][:2], -1)
+    found = losses_of_heads(name, choose(OWN, None, {}, {}), logits, labels, [0.1, 0.0])
+    found.sum().backward()
+    assert found.tolist() == [0.0, 0.0]
+    assert (logits.grad == 0).all()

@@ -11,7 +11,7 @@ from helpers.tiny import tiny_recipe, weights
 from helpers.tools import make_tool_stores, tool_recipe
 from mambavl.configs import set_key, validate
 from mambavl.configs.errors import DataError, Interrupted
-from mambavl.fuse import checkpoint, evaluate, pack
+from mambavl.fuse import checkpoint, pack
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.owner import held, last_failure
 from mambavl.fuse.pack import key_of, packs, train_together
@@ -107,13 +107,15 @@ def test_targets_of_several_classes_missing_labels_and_focal_losses(tmp_path):
         assert_as_alone(recipes, in_one_pass(recipes, tmp_path / name), tmp_path / name)
 
 
-def test_rows_that_lose_streams_lose_them_in_all_heads(stores, tmp_path):
-    base = changed(tiny_recipe(stores, drop_streams={"verb_question": 0.5}), data__missing="mask")
+def test_rows_that_lose_streams_and_channels_lose_them_in_all_heads(stores, tmp_path):
+    losses = {"drop_streams": {"verb_question": 0.5}, "feature_dropout": {"video": 0.2}}
+    base = changed(tiny_recipe(stores, **losses), data__missing="mask")
     recipes = [base, changed(base, train__lr=3e-3)]
     assert_as_alone(recipes, in_one_pass(recipes, tmp_path), tmp_path)
 
 
-def test_training_reads_each_batch_once(stores, tmp_path, monkeypatch):
+@pytest.mark.parametrize("count", [2, 5])
+def test_each_batch_is_read_once_for_all(stores, tmp_path, monkeypatch, count):
     read, batch = [], FeatureData.batch
 
     def counted(self, rows, *args, **kwargs):
@@ -121,13 +123,9 @@ def test_training_reads_each_batch_once(stores, tmp_path, monkeypatch):
         return batch(self, rows, *args, **kwargs)
 
     monkeypatch.setattr(FeatureData, "batch", counted)
-    monkeypatch.setattr(evaluate, "score", lambda *args, **kwargs: {})
-    monkeypatch.setattr(evaluate, "measure", lambda *args, **kwargs: {})
-    recipe = tiny_recipe(stores)
-    recipes = [changed(recipe, train__lr=rate) for rate in (1e-2, 5e-3, 2e-3, 1e-3)]
-    monkeypatch.setattr(pack.Member, "finish", lambda *args: None)
-    in_one_pass(recipes, tmp_path)
-    assert sum(read) == 24 * 4  # training rows, epochs
+    recipe = tiny_recipe(stores, eval_every=2)
+    in_one_pass([changed(recipe, train__lr=1e-3 * (n + 1)) for n in range(count)], tmp_path)
+    assert sum(read) == 24 * 4 + 24 * 2  # rows trained on in four epochs, rows scored after two of them
 
 
 # --- whatever happens to one
@@ -191,6 +189,18 @@ def test_an_error_of_all_is_raised_and_each_can_go_on_alone(stores, tmp_path, mo
         train(recipe, run, on_epoch=lines.append)
     assert [line["epoch"] for line in lines] == [3, 4, 3, 4]
     assert_as_alone(recipes, runs, tmp_path)
+
+
+def test_each_stops_early_when_its_own_measure_has_stalled(stores, tmp_path):
+    base = changed(tiny_recipe(stores, epochs=6, seed=1), data__hold_out="0/2", data__hold_out_by="video")
+    recipes = [
+        base,
+        changed(base, train__stop_after=1, train__lr=1e-5, train__lr_end=0, train__lr_start=0),
+        changed(base, train__stop_after=2, train__lr=2e-2),
+    ]
+    runs = in_one_pass(recipes, tmp_path)
+    assert_as_alone(recipes, runs, tmp_path)
+    assert read_result(runs[1]).trained.stopped == 2
 
 
 # --- who takes part
@@ -271,6 +281,7 @@ def test_recipes_go_together_that_read_the_same_and_have_one_shape(stores):
         {"train__precision": "bf16"},
         {"train__optimizer": "sgd"},
         {"train__drop_streams": {"video": 0.1}},
+        {"train__feature_dropout": {"video": 0.1}},
         {"head__d_model": 8},
         {"head__input_norm": False},
         {"fusion__d_state": 8},
@@ -290,7 +301,8 @@ def test_a_head_or_a_key_that_a_pack_does_not_know_is_trained_alone(stores):
     base = tiny_recipe(stores)
     assert key_of(tiny_recipe(stores, head="transformer")) is None
     assert key_of(changed(base, train__accumulate=2)) is None
-    assert key_of(changed(base, train__accumulate=1)) is not None
+    assert key_of(changed(base, train__mixup=0.2)) is None
+    assert key_of(changed(base, train__accumulate=1, train__mixup=0.0)) is not None
 
 
 @pytest.mark.parametrize("section", ["train", "head", "fusion", "targets"])

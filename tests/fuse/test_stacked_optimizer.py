@@ -140,7 +140,7 @@ def test_heads_that_leave_change_nothing_for_the_others(configs):
 def test_norms_and_limits_are_those_of_torch():
     torch.manual_seed(0)
     gradients = [torch.randn(3, 7, dtype=torch.float64), 4 * torch.randn(3, 2, dtype=torch.float64)]
-    found = limit(gradients, norms(gradients), [1.0, 0.0, 100.0])
+    found = limit([gradient.clone() for gradient in gradients], norms(gradients), [1.0, 0.0, 100.0])
     for k, most in enumerate((1.0, float("inf"), 100.0)):
         parameters = [torch.nn.Parameter(torch.zeros_like(gradient[k])) for gradient in gradients]
         for parameter, gradient in zip(parameters, gradients, strict=True):
