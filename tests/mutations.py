@@ -42,6 +42,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -306,6 +307,8 @@ def try_all(
     faults: Sequence[Fault], jobs: int, limit: float, say: Callable[[Outcome], None]
 ) -> list[Outcome]:
     """The outcomes, each also said as it comes. Each job has a copy of the tree."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # as in conftest.py; read when Triton is imported
     for name in PRELOADED:
         importlib.import_module(name)
     outcomes = []

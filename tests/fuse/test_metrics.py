@@ -154,6 +154,18 @@ def test_products_count_ties_over_all_pairs(values):
     assert out.get("all_action_ties", 0) == fractions.sum()
 
 
+@pytest.mark.parametrize("label", range(6))
+@pytest.mark.parametrize("turned", [False, True])
+def test_six_pairs_of_one_verb_share_five_places_whichever_is_the_label(label, turned):
+    """They are the best of all pairs: one verb, and six nouns that tie. Or one noun, and six verbs."""
+    one, six = np.array([[50.0, *[0.0] * 6]]), np.array([[9.0] * 6 + [1.0, 2.0, 3.0]])
+    labels = np.array([0]), np.array([label])
+    out = evaluate(six, one, *labels[::-1]) if turned else evaluate(one, six, *labels)
+    assert out["all_action_top1"] == pytest.approx(100 / 6)
+    assert out["all_action_top5"] == pytest.approx(500 / 6)
+    assert out["all_action_ties"] == 1
+
+
 def test_equal_scores_are_worth_a_guess_and_are_counted():
     """All-zero scores of EK100's size: class ids are sorted by frequency, and rank nothing."""
     labels = np.minimum(np.random.default_rng(0).geometric(0.2, 1000) - 1, 96)  # the small ids are frequent
