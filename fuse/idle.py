@@ -12,11 +12,13 @@ from mambavl.fuse.attentive import AttentiveSettings
 from mambavl.fuse.baselines import TransformerSettings
 from mambavl.fuse.cross import CrossSettings
 from mambavl.fuse.fusion import FusionSettings, preset_of
+from mambavl.fuse.mixture import MixtureSettings
 
-SSM_HEADS = ("mambavl", "bidirectional", "cross")
+SSM_HEADS = ("mambavl", "bidirectional", "cross", "mixture")
 OWN: dict[str, tuple[type[Config], tuple[str, ...]]] = {  # section of some heads -> its record, the heads
     "fusion": (FusionSettings, SSM_HEADS),
     "cross": (CrossSettings, ("cross",)),
+    "mixture": (MixtureSettings, ("mixture",)),
     "transformer": (TransformerSettings, ("transformer",)),
     "attentive": (AttentiveSettings, ("attentive",)),
 }

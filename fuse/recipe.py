@@ -27,6 +27,7 @@ from mambavl.fuse.drawn import SECTIONS, has_points
 from mambavl.fuse.fusion import FusionConfig, FusionSettings, SSMFusion, preset_of
 from mambavl.fuse.head import Head, HeadConfig, HeadSettings, StreamShape, check_stream_name, routes
 from mambavl.fuse.idle import OWN, Need, flatten, idle, own_sections, without
+from mambavl.fuse.mixture import MixtureConfig, MixtureFusion, MixtureSettings
 from mambavl.fuse.optimizer import TrainConfig, train_faults
 from mambavl.fuse.sources import StreamSource
 from mambavl.fuse.targets import Pairs, RunTargets, TargetConfig, choose, pairs_of
@@ -36,8 +37,10 @@ class HeadName(Config):
     """The first key of [head]."""
 
     # which head is trained. What not all of them have is in sections: [fusion] is for those with an SSM,
-    # mambavl, bidirectional and cross
-    name: Literal["mambavl", "bidirectional", "cross", "mlp", "transformer", "attentive"] = "mambavl"
+    # mambavl, bidirectional, cross and mixture
+    name: Literal["mambavl", "bidirectional", "cross", "mixture", "mlp", "transformer", "attentive"] = (
+        "mambavl"
+    )
 
 
 class HeadSection(HeadSettings, HeadName):
@@ -64,6 +67,7 @@ class Recipe(Config):
     head: HeadSection = HeadSection()  # which head, and what all heads have in common
     fusion: FusionSettings | None = None  # settings of the heads with an SSM
     cross: CrossSettings | None = None  # settings of head cross alone, besides [fusion]
+    mixture: MixtureSettings | None = None  # settings of head mixture alone, besides [fusion]
     transformer: TransformerSettings | None = None  # settings of head transformer alone
     attentive: AttentiveSettings | None = None  # settings of head attentive alone
     train: TrainConfig = TrainConfig()  # the optimiser and its schedule
@@ -242,6 +246,7 @@ HEADS: dict[str, tuple[type[Head], type[HeadConfig]]] = {  # `head.name` of a re
     "mambavl": (SSMFusion, FusionConfig),
     "bidirectional": (BidirectionalFusion, FusionConfig),
     "cross": (CrossFusion, CrossConfig),
+    "mixture": (MixtureFusion, MixtureConfig),
     "mlp": (MLPFusion, MLPConfig),
     "transformer": (TransformerFusion, TransformerConfig),
     "attentive": (AttentiveFusion, AttentiveConfig),

@@ -13,6 +13,7 @@ from mambavl.fuse.bidirectional import BidirectionalFusion
 from mambavl.fuse.cross import CrossConfig, CrossFusion
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import EK100, StreamShape, masked_mean, routes
+from mambavl.fuse.mixture import MixtureConfig, MixtureFusion
 
 WIDTHS = {"video": 12, "verb_question": 6, "noun_question": 6}
 SMALL = {"d_model": 8, "targets": {"verb": 5, "noun": 7}, "dropout": 0.0}
@@ -22,6 +23,7 @@ HEADS = {
     "bidirectional": lambda **kw: BidirectionalFusion(FusionConfig(**SMALL, d_state=3, **kw)),
     "cross": lambda **kw: CrossFusion(CrossConfig(**SMALL, d_state=3, **kw)),
     "gated": lambda **kw: CrossFusion(CrossConfig(**SMALL, d_state=3, gated=True, **kw)),
+    "mixture": lambda **kw: MixtureFusion(MixtureConfig(**SMALL, d_state=3, **kw)),
     "mlp": lambda **kw: MLPFusion(MLPConfig(**SMALL, **kw)),
     "transformer": lambda **kw: TransformerFusion(
         TransformerConfig(**SMALL, depth=2, num_heads=2, max_positions=32, **kw)
@@ -132,7 +134,7 @@ def test_a_question_reaches_its_own_head_only_unless_both_are_asked_for(kind):
     assert not torch.equal(both(streams)["noun"], both(changed)["noun"])
 
 
-@pytest.mark.parametrize("kind", ["mambavl", "plain", "bidirectional", "cross", "gated"])
+@pytest.mark.parametrize("kind", ["mambavl", "plain", "bidirectional", "cross", "gated", "mixture"])
 def test_empty_questions_equal_video_only(kind):
     head, alone = build(kind), build(kind, ("video",))
     alone.load_state_dict(

@@ -43,12 +43,12 @@ BLOCK = "blocks.0."
 MODALITIES = ("video", "text")
 
 
-def of_ssm(*directions):
-    """The parameters of SSMs that share A."""
+def of_ssm(*directions, matrices=()):
+    """The parameters of SSMs that share A, and other matrices of theirs."""
     mixers = [f"{direction}mixer.{modality}." for direction in directions for modality in MODALITIES]
-    matrices = ("in_proj", "conv1d", "x_proj", "dt_proj", "out_proj")
+    parts = ("in_proj", "conv1d", "x_proj", "dt_proj", "out_proj")
     return {
-        (True, True): {f"{mixer}{part}.weight" for mixer in mixers for part in matrices},
+        (True, True): {*(f"{mixer}{part}.weight" for mixer in mixers for part in parts), *matrices},
         (True, False): {
             "a_log.shared",
             *(f"{direction}d_skip.{modality}" for direction in directions for modality in MODALITIES),
@@ -61,6 +61,7 @@ OWN = {
     "mambavl": of_ssm(""),
     "bidirectional": of_ssm("", "backward_"),
     "cross": of_ssm(""),
+    "mixture": of_ssm("", matrices=[f"router.{modality}.weight" for modality in MODALITIES]),
     "mlp": {
         (False, True): {"fuser.0.weight", "fuser.2.weight"},
         (False, False): {"fuser.0.bias", "fuser.2.bias"},

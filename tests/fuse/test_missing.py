@@ -19,6 +19,7 @@ from mambavl.fuse.dropout import row_keys
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import ABSENT, StreamShape, without_padding
 from mambavl.fuse.missing import draw_dropped, drop_channels, usable_rows
+from mambavl.fuse.mixture import MixtureConfig, MixtureFusion
 from mambavl.fuse.recipe import build_head, run_targets
 from mambavl.fuse.run import read_prior, read_scores
 from mambavl.fuse.train import train
@@ -33,6 +34,7 @@ HEADS = {
     "bidirectional": lambda **kw: BidirectionalFusion(FusionConfig(**COMMON, d_state=3, **kw)),
     "cross": lambda **kw: CrossFusion(CrossConfig(**COMMON, d_state=3, **kw)),
     "gated": lambda **kw: CrossFusion(CrossConfig(**COMMON, d_state=3, gated=True, **kw)),
+    "mixture": lambda **kw: MixtureFusion(MixtureConfig(**COMMON, d_state=3, **kw)),
     "mlp": lambda **kw: MLPFusion(MLPConfig(**COMMON, **kw)),
     "transformer": lambda **kw: TransformerFusion(TransformerConfig(**COMMON, **DEEP, **kw)),
     "pooled": lambda **kw: TransformerFusion(TransformerConfig(**COMMON, **DEEP, tokens="pooled", **kw)),
@@ -86,7 +88,7 @@ def test_a_row_without_a_stream_is_scored_as_by_a_head_that_was_built_without_it
 
 
 @pytest.mark.parametrize("absent", list(WIDTHS))
-@pytest.mark.parametrize("kind", ["mambavl", "padded", "plain", "bidirectional"])
+@pytest.mark.parametrize("kind", ["mambavl", "padded", "plain", "bidirectional", "mixture"])
 def test_mambavl_adds_nothing_for_a_stream_that_is_not_there(kind, absent):
     """To the bit: the sum of the others' pooled vectors is the sum."""
     head, streams = build(kind), make_streams([(row, absent) for row in range(4)])

@@ -90,8 +90,13 @@ def test_a_stream_that_is_never_dropped_is_as_one_that_is_not_named(stores):
 @pytest.mark.parametrize("name", HEADS)
 def test_a_resolved_recipe_holds_the_sections_that_its_head_reads(stores, name):
     raw = tiny_recipe(stores, head=name).model_dump(mode="json", exclude_none=True)
-    own = {"mambavl": {"fusion"}, "bidirectional": {"fusion"}, "cross": {"fusion", "cross"}, "mlp": set()}
-    own = own.get(name, {name})
+    own = {
+        "mambavl": {"fusion"},
+        "bidirectional": {"fusion"},
+        "cross": {"fusion", "cross"},
+        "mixture": {"fusion", "mixture"},
+        "mlp": set(),
+    }.get(name, {name})
     assert {*OWN, "mlp"} & raw.keys() == own
     again = validate(raw, Recipe, "r.toml")
     assert again == tiny_recipe(stores, head=name)
@@ -311,6 +316,7 @@ CANNOT_ACT = {  # in the recipes below: what changes no weight there
     "mambavl": {"train.momentum", "data.require"},
     "bidirectional": {"train.momentum", "data.require"},
     "cross": {"train.momentum", "data.require"},
+    "mixture": {"train.momentum", "data.require"},
     "mlp": {"train.lr_ssm", "train.momentum", "data.require"},
     "transformer": {"train.lr_ssm", "data.require"},
     "attentive": {"train.lr_ssm", "train.momentum", "data.require"},

@@ -21,6 +21,7 @@ from mambavl.fuse.data import FeatureData
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import StreamShape
 from mambavl.fuse.idle import OWN
+from mambavl.fuse.mixture import MixtureConfig, MixtureFusion
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.targets import TargetConfig
 from mambavl.fuse.train import train
@@ -38,6 +39,7 @@ KINDS = {
     "mambavl": (SSMFusion, FusionConfig),
     "bidirectional": (BidirectionalFusion, FusionConfig),
     "cross": (CrossFusion, CrossConfig),
+    "mixture": (MixtureFusion, MixtureConfig),
     "mlp": (MLPFusion, MLPConfig),
     "transformer": (TransformerFusion, TransformerConfig),
     "attentive": (AttentiveFusion, AttentiveConfig),
@@ -51,6 +53,7 @@ OF_HEAD = {
     "mambavl": {"fusion.d_state": 3, "train.lr_ssm": 0.03},
     "bidirectional": {"fusion.d_state": 3, "train.lr_ssm": 0.03},
     "cross": {"fusion.d_state": 3, "train.lr_ssm": 0.03},
+    "mixture": {"fusion.d_state": 3, "train.lr_ssm": 0.03},
     "mlp": {},
     "transformer": {"transformer.depth": 2, "transformer.num_heads": 2, "transformer.max_positions": 16},
     "attentive": {"attentive.depth": 2, "attentive.num_heads": 2, "attentive.max_positions": 16},
@@ -152,6 +155,13 @@ CASES = [
     ("cross", GATED, {"fusion.preset": "paper"}),
     ("cross", {}, {"fusion.pad_text_to": 9}),
     *(("cross", GATED, {"fusion.share": share}) for share in ("none", "A+D", "all")),
+    ("mixture", {}, {"mixture.matrices": 2}),
+    ("mixture", {}, {"mixture.matrices": 1}),
+    ("mixture", {}, {"train.decay_all": True}),
+    ("mixture", {}, {"train.lr_ssm": 0.01}),
+    ("mixture", {}, {"fusion.preset": "paper"}),
+    ("mixture", {}, {"fusion.pad_text_to": 9}),
+    *(("mixture", {}, {"fusion.share": share}) for share in ("none", "A+D", "all")),
     ("attentive", {}, {"train.decay_all": True}),
     ("attentive", {}, {"head.dropout": 0.5}),
     ("attentive", {}, {"head.video_mlp_layers": 0}),

@@ -18,7 +18,7 @@ Weights = dict[str, Tensor]
 Batch = dict[str, tuple[Tensor, Tensor]]  # stream -> tokens (B, L, D); lengths (B,)
 ABSENT = -1  # the length of a row that does not have the stream
 Routes = dict[str, list[str]]  # target -> the streams that reach it
-SSM_HEADS = ("mambavl", "bidirectional", "cross")  # those that read [fusion]
+SSM_HEADS = ("mambavl", "bidirectional", "cross", "mixture")  # those that read [fusion]
 DEFAULTS: dict[str, Keys] = {
     "head": {
         "name": "mambavl", "d_model": 768, "dropout": 0.3, "input_norm": True, "video_mlp_layers": 2,
@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Keys] = {
     },
     "bidirectional": {},
     "cross": {"cross.gated": False},
+    "mixture": {"mixture.matrices": 4},
     "mlp": {},
     "transformer": {
         "transformer.depth": 6, "transformer.num_heads": 4, "transformer.tokens": "all",
@@ -156,7 +157,15 @@ def adamw_step(weight, gradient, state, lr, decay, number) -> None:
 
 
 def is_ssm(name: str) -> bool:
-    return name.split(".")[0] in ("mixer", "a_log", "d_skip", "backward_mixer", "backward_d_skip", "gate")
+    return name.split(".")[0] in (
+        "mixer",
+        "a_log",
+        "d_skip",
+        "backward_mixer",
+        "backward_d_skip",
+        "gate",
+        "router",
+    )
 
 
 def decays(name: str, weight: Tensor) -> bool:
@@ -320,7 +329,7 @@ def ssm(
     inner = k["head.d_model"] * (k["fusion.expand"] if is_block else 1)
     rank = k.get("fusion.dt_rank") or math.ceil(k["head.d_model"] / 16)
     at = f"{direction}mixer.{'all' if share == 'all' else modality(stream)}"
-    a = -torch.exp(w[f"a_log.{modality(stream) if share == 'none' else 'shared'}"])  # (D, N)
+    a = -torch.exp(w[f"a_log.{modality(stream) if share == 'none' else 'shared'}"])  # (D, N); K of a mixture
     skip = w[f"{direction}d_skip.{'shared' if share in ('A+D', 'all') else modality(stream)}"]
     if modality(stream) == "text" and k["fusion.pad_text_to"]:
         x = F.pad(x, (0, 0, 0, k["fusion.pad_text_to"]))[:, : k["fusion.pad_text_to"]]
@@ -335,7 +344,12 @@ def ssm(
     before = F.pad(u, (0, 0, len(taps) - 1, 0))
     u = sum(before[:, i : i + steps] * tap[:, 0] for i, tap in enumerate(taps)) + w[f"{at}.conv1d.bias"]
     u = F.silu(u)
-    assert (len(taps), a.shape) == (k["fusion.d_conv"], (inner, states))
+    assert (len(taps), a.shape[-2:]) == (k["fusion.d_conv"], (inner, states))
+    if k["head.name"] == "mixture":  # MixANT (arXiv 2509.11394): an A for each row, (B, D, N)
+        assert len(a) == k["mixture.matrices"]
+        router = w[f"router.{'all' if share == 'all' else modality(stream)}.weight"]
+        share_of = F.linear(mean(u, lengths), router).softmax(-1)
+        a = sum(share_of[:, i, None, None] * matrix for i, matrix in enumerate(a))
     delta, b, c = F.linear(u, w[f"{at}.x_proj.weight"]).split([rank, states, states], -1)
     delta = F.softplus(F.linear(delta, w[f"{at}.dt_proj.weight"], w[f"{at}.dt_proj.bias"]))  # (B, L, D)
     c = read(c, u, lengths) if read else c
@@ -450,6 +464,7 @@ HEADS = {
     "mambavl": mambavl,
     "bidirectional": bidirectional,
     "cross": cross,
+    "mixture": mambavl,
     "mlp": mlp,
     "transformer": transformer,
     "attentive": attentive,
