@@ -32,6 +32,7 @@ settings.load_profile("any machine")
 
 COUNT = "count: "
 EK100 = SHARED / "data" / "ek100"
+RAY_NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
 def asks_for(item: pytest.Item, fixture: str) -> bool:
@@ -134,3 +135,35 @@ def road(tmp_path_factory) -> Path:
     from helpers.road import make_road
 
     return make_road(tmp_path_factory.mktemp("road"))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray in one machine: a head with one core, where the command is, and this module is its driver."""
+    ray = pytest.importorskip("ray", reason="needs the package of the `ray` extra")
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        found = Cluster(initialize_head=True, head_node_args={**RAY_NODE, "include_dashboard": False})
+        patch.setenv("RAY_ADDRESS", found.address)
+        from mambavl.extract import ray_engine
+
+        ray_engine._connect()
+        yield found
+        ray.shutdown()
+        found.shutdown()
+
+
+@pytest.fixture
+def add_node(cluster):
+    return lambda: cluster.add_node(**RAY_NODE)
+
+
+@pytest.fixture
+def node(cluster, add_node):
+    """The second node, a new one where a test has killed it."""
+    found = next((node for node in cluster.list_all_nodes() if node is not cluster.head_node), None)
+    found = found or add_node()
+    cluster.wait_for_nodes()
+    return found

@@ -1,26 +1,44 @@
-"""How a sweep is run: in a process of its own, so that a point that crashes it ends alone."""
+"""How a sweep is run: in processes of its own, so that a point that crashes one ends alone, here or on the
+nodes of a Ray cluster. They share its points by the locks of the runs.
+"""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any, Literal
+
+import torch
 
 from mambavl.cli.show import show_sweep
+from mambavl.configs.errors import UsageError
 from mambavl.configs.progress import ShouldStop, unseen
+from mambavl.extract.ray_engine import ray_crew
 from mambavl.extract.workers import Worker, crew
 from mambavl.fuse.points import OnChange, Point, find
 from mambavl.fuse.sweep import Chosen, sweep, sweep_and_choose
 from mambavl.terminal import stop_on_signal
 
 Ended = tuple[list[Point], Chosen | None]
+Engine = Literal["processes", "ray"]
 GRACE = 600.0  # seconds that a run has, after a signal, to end its step or its scoring and save
 LEFT = ("waiting", "running", "elsewhere")  # states of points that are not done
 
 
-def run_sweep(points: list[Point], out: Path, *, chooses: bool, pack: int | None = 1) -> Ended:
+def run_sweep(
+    points: list[Point],
+    out: Path,
+    *,
+    chooses: bool,
+    pack: int | None = 1,
+    engine: Engine = "processes",
+    workers: int | None = None,
+) -> Ended:
     """The points as they ended, and what was chosen among them.
 
-    The process that trains them is replaced where it crashes; a point at which that happens again is failed
-    (`sweep.MAX_DEATHS`) and the others go on. Under a launcher of several processes the launcher ends all of
-    them. pack: as of `sweep`. Raises as `sweep` does.
+    workers: how many processes train them; None: one, of Ray one for each GPU or node. One that crashes is
+    replaced; a point at which that happens again is failed (`sweep.MAX_DEATHS`) and the others go on. Under a
+    launcher of several processes, which ends all of them when one fails, there is no other. pack: as of
+    `sweep`. Raises as `sweep` does, and UsageError for workers under a launcher.
     """
 
     def run(on_change: OnChange, should_stop: ShouldStop) -> Ended:
@@ -30,7 +48,8 @@ def run_sweep(points: list[Point], out: Path, *, chooses: bool, pack: int | None
 
     def work(worker: Worker) -> Ended:
         begun = False
-        with show_sweep() as show:
+        _take_part(worker, workers or 1, engine)
+        with show_sweep() if worker.number == 0 else nullcontext(lambda changed: None) as show:
 
             def on_change(changed: list[Point]) -> None:
                 nonlocal begun
@@ -43,9 +62,33 @@ def run_sweep(points: list[Point], out: Path, *, chooses: bool, pack: int | None
 
     with stop_on_signal() as should_stop:
         if os.environ.get("WORLD_SIZE", "1") != "1":
+            if engine == "ray" or workers:
+                raise UsageError("a launcher has started several processes; leave out --workers and --engine")
             with show_sweep() as on_change:
                 return run(on_change, should_stop)
         find(points, out)  # before the first process: what failed since then is not tried again by the next
-        with crew(work, 1, grace=GRACE, remedy=" with the sweep") as workers:
-            [ended] = workers.wait(unseen, should_stop)
-    return ended
+        with _crew(work, engine, workers) as found:
+            # each waits for the points of the others, so the first to end has all of them
+            return found.wait(unseen, should_stop)[0]
+
+
+def _crew(work: Any, engine: Engine, workers: int | None) -> AbstractContextManager[Any]:
+    if engine == "ray":
+        return ray_crew(work, workers)
+    return crew(work, workers or 1, grace=GRACE, remedy=" with the sweep")
+
+
+def _take_part(worker: Worker, workers: int, engine: Engine) -> None:
+    """A worker's GPU, and its part of the cores."""
+    if engine == "ray":  # which shows a process no GPU but its own
+        torch.set_num_threads(worker.cores or torch.get_num_threads())
+    elif workers > 1:
+        if gpus := torch.cuda.device_count():  # which uses none yet
+            os.environ["CUDA_VISIBLE_DEVICES"] = _visible(worker.number % gpus)
+        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
+def _visible(number: int) -> str:
+    """The name of one of the GPUs that this process may use."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given.split(",")[number] if given else str(number)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mambavl.cli.options import SetOption, pairs_of
+from mambavl.cli.options import EngineOption, SetOption, pairs_of
 from mambavl.cli.show import (
     print_result,
     print_without,
@@ -69,6 +69,15 @@ def sweep(
             "the heads' width.",
         ),
     ] = None,
+    engine: EngineOption = "processes",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many processes share the points, each with a GPU of its own. Default: one; "
+            "with --engine ray one for each GPU of the cluster, or for each node.",
+        ),
+    ] = None,
 ) -> None:
     """Train one run for every point of a recipe's [grid], [random] or [[points]]. Finished ones are skipped.
 
@@ -88,7 +97,9 @@ def sweep(
     tried = len(combinations(raw, source.name))
     if len(points) < tried and is_first():
         print(f"{tried} combinations are {len(points)} points: the others differ in keys that cannot act")
-    points, chosen = run_sweep(points, target, chooses="select_on" in raw, pack=pack)
+    points, chosen = run_sweep(
+        points, target, chooses="select_on" in raw, pack=pack, engine=engine, workers=workers
+    )
     grid, points = points, points + (chosen.runs if chosen else [])
     if is_first():
         out.print(sweep_table(points))

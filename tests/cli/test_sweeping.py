@@ -1,20 +1,25 @@
 """Sweeps whose points crash, diverge and are killed: what is wrong with one is no matter of the others."""
 
 import faulthandler
+import json
 import os
 import random
 import signal
+import threading
 import time
 from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from helpers import forks
 from helpers.sweeps import count_updates, grid_of, states, wait_for
 from mambavl.cli import sweeping
 from mambavl.cli.sweeping import run_sweep
-from mambavl.configs.errors import DataError, Interrupted
+from mambavl.configs.errors import DataError, Interrupted, UsageError
+from mambavl.configs.progress import never, unseen
+from mambavl.extract.workers import Worker
 from mambavl.fuse import pack
 from mambavl.fuse import train as training
 from mambavl.fuse.member import Member
@@ -117,6 +122,77 @@ def test_processes_of_a_launcher_are_left_to_it(stores, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeping, "crew", lambda *_, **__: pytest.fail("a process was forked"))
     monkeypatch.setattr(sweeping, "sweep", lambda points, out, **_: points)
     assert run_sweep([], tmp_path, chooses=False) == ([], None)
+    for asked in ({"workers": 2}, {"engine": "ray"}):
+        with pytest.raises(UsageError, match="a launcher has started several processes"):
+            run_sweep([], tmp_path, chooses=False, **asked)
+
+
+def test_processes_of_one_command_share_its_points(stores, tmp_path, monkeypatch):
+    counted = count_updates(monkeypatch, tmp_path / "log")
+    rates = [0.01, 0.02, 0.03, 0.04]
+    points = grid_of(stores, tmp_path / "s", {"train.lr": rates}, **{**SHORT, "epochs": 6})
+    ended, _ = run_sweep(points, tmp_path / "s", chooses=False, workers=2)
+    assert set(states(ended).values()) <= {"done", "skipped"}
+    assert all(point.result.metrics for point in ended)
+    assert len(set(counted().values())) == 1, "a point was trained twice"
+    trained_by = {json.loads((point.run / "lock").read_text())["pid"] for point in ended}
+    assert os.getpid() not in trained_by
+
+
+@pytest.mark.parametrize(("given", "names"), [("4,7", ["4", "7", "4"]), (None, ["0", "1", "0"])])
+def test_each_of_several_processes_has_a_gpu(monkeypatch, given, names):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    found = []
+    for number in range(3):
+        with monkeypatch.context() as patched:
+            patched.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+            if given:
+                patched.setenv("CUDA_VISIBLE_DEVICES", given)
+            sweeping._take_part(Worker(number, False, unseen, never), 3, "processes")
+            found.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert found == names
+
+
+@pytest.mark.soak
+def test_a_node_of_a_ray_cluster_that_is_killed_leaves_its_points_to_the_other(
+    cluster, node, stores, tmp_path, monkeypatch
+):
+    rates = {"train.lr": [0.01, 0.02, 0.03, 0.04]}
+    points = lambda out: grid_of(stores, out, rates, **{**SHORT, "epochs": 3})
+    whole = {point.name: point for point in sweep(points(tmp_path / "w"), tmp_path / "w")}
+    doomed, holds = node.node_id, tmp_path / "holds"
+    # what a worker imports is the program as it is: it is held up by the first line that a point writes
+    record = sweeping.sweep
+
+    def slow(*args, on_change, **keys):
+        import ray
+
+        def hang(changed):
+            on_change(changed)
+            if ray.get_runtime_context().get_node_id() == doomed:
+                holds.touch()
+                signal.pause()
+            while not holds.exists():
+                time.sleep(0.02)
+
+        return record(*args, on_change=hang, **keys)
+
+    monkeypatch.setattr(sweeping, "sweep", slow)
+
+    def stop_the_node():
+        wait_for(holds)
+        cluster.remove_node(node, allow_graceful=False)
+
+    killer = threading.Thread(target=stop_the_node)
+    killer.start()
+    ended, _ = run_sweep(points(tmp_path / "s"), tmp_path / "s", chooses=False, engine="ray")
+    killer.join()
+    assert set(states(ended).values()) <= {"done", "skipped"}
+    for point in ended:
+        found, right = (read_scores(run, "validation") for run in (point.run, whole[point.name].run))
+        for name, values in right.items():
+            np.testing.assert_array_equal(found[name], values)
 
 
 @pytest.mark.soak
