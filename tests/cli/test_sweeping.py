@@ -196,6 +196,7 @@ def test_a_node_of_a_ray_cluster_that_is_killed_leaves_its_points_to_the_other(
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_two_hundred_members_of_which_some_crash_diverge_and_are_killed(stores, tmp_path, monkeypatch):
     rates = [round(0.001 + 0.0001 * i, 4) for i in range(195)] + [1e30 * (i + 1) for i in range(5)]
     crash = {f"train.lr={rate}" for rate in rates[10:195:40]}

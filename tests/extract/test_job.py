@@ -148,12 +148,14 @@ def test_extractions_of_real_clips_killed_at_random_moments_resume(real_clips, t
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3 * 3600)
 @pytest.mark.usefixtures("small_units")
 def test_a_hundred_extractions_killed_at_random_moments_resume(kitchen, tmp_path, count):
     kill_loop(kitchen, tmp_path, count, 100)
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3 * 3600)
 @pytest.mark.usefixtures("small_units")
 def test_a_hundred_extractions_of_real_clips_killed_at_random_moments_resume(real_clips, tmp_path, count):
     kill_loop(real_clips, tmp_path, count, 100)
