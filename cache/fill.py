@@ -61,6 +61,11 @@ class FillResult:
         """Failures that are the data's fault; an anticipation window with nothing to observe is not."""
         return [failure for failure in self.failures if failure[1] != EMPTY_WINDOW]
 
+    @property
+    def empty(self) -> int:
+        """Rows before which there was nothing to observe."""
+        return len(self.failures) - len(self.failed)
+
 
 def together(parts: Sequence[FillResult]) -> FillResult:
     """What several runs did of one store."""

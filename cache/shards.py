@@ -138,6 +138,15 @@ def rows_per_group(row_bytes: float) -> int:
     return min(max(wanted, MIN_ROWS), MAX_ROWS)
 
 
+def token_capacity(lengths: np.ndarray, group_rows: int) -> int:
+    """Tokens that the largest row group of a ragged level holds, in whole chunks. lengths (rows,): tokens of
+    each row.
+    """
+    largest = max(lengths[first : first + group_rows].sum() for first in range(0, len(lengths), group_rows))
+    chunks = max(1, -(-int(largest) // TOKEN_CHUNK))
+    return chunks * TOKEN_CHUNK
+
+
 _CRC = {"name": "crc32c"}
 
 

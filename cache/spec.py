@@ -98,6 +98,18 @@ class QuestionsProvenance(_Part):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HistoryRecipe(_Part):
+    """Which past actions a row was told of, and by whom."""
+
+    protocol: str  # `oracle`: by their true labels; `predicted`: by a recogniser
+    last: int  # actions at most
+    tau_a: float  # seconds before the row's start at which they had ended
+    age: str  # how the seconds since an action's end became its last channel
+    order: str  # `time`, oldest first; `shuffled`
+    train_rows: str | None = None  # predicted: what tells of train rows, `scores` or their `labels`
+
+
+@dataclass(frozen=True, kw_only=True)
 class SoundRecipe(_Part):
     """What the encoder heard."""
 
@@ -143,6 +155,7 @@ class FeatureRecipe(_Part):
     batch_rows: int | None = None  # video and sound: rows that are encoded together
     batch_texts: int | None = None
     questions: QuestionsProvenance | None = None
+    history: HistoryRecipe | None = None
     sound: SoundRecipe | None = None
     boxes: BoxesRecipe | None = None
     pooled: Pooling | None = None
@@ -179,6 +192,7 @@ class Inputs(_Part):
     videos: Mapping[str, JSON] | None = None
     boxes: Mapping[str, JSON] | None = None  # how they were linked, and their files, known as videos are
     questions_sha256: str | None = None
+    scores: tuple[str, ...] | None = None  # sha256 of a recogniser's, in order
     sha256: str | None = None  # of what was imported
     parent: ParentStore | None = None
 
@@ -187,7 +201,7 @@ class Inputs(_Part):
 class Spec(_Part):
     """A store's recipe, whole. `rows` and the two sha256 are filled in by the writer of the store."""
 
-    kind: str  # `video`, `text` or `audio`
+    kind: str  # `video`, `text`, `audio` or `history`
     recipe: FeatureRecipe = FeatureRecipe()
     inputs: Inputs = Inputs()
     levels: tuple[Level, ...]

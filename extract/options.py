@@ -15,6 +15,7 @@ from mambavl.extract.encoders.audio import SHORTEST, AudioLevel
 from mambavl.extract.encoders.base import TextLevel, WeightsState
 from mambavl.extract.encoders.levels import Level
 from mambavl.extract.encoders.published.orvit import BoxTransform
+from mambavl.extract.history import Order
 from mambavl.extract.sampling import OBSERVED_FRAMES, OBSERVED_RATE, Sampling, Task
 from mambavl.extract.video import Decoder
 from mambavl.extract.video_files import Hashing
@@ -192,3 +193,18 @@ class TextExtraction(Extraction):
     levels: Names[TextLevel] = ("last_hidden",)
     batch_texts: int = Field(default=64, ge=1, le=4096)  # questions encoded together
     allow_unmasked: bool = False  # accept questions that give their answers away, which the leak audit needs
+
+
+class HistoryExtraction(Extraction):
+    """Settings of `mambavl extract history`."""
+
+    encoder: str = "classes"  # classes: verb and noun class, each one-hot; or a text encoder, of narrations
+    last: int = Field(default=8, ge=1, le=1024)  # actions of a row's past that are kept, the last ones
+    # seconds between the end of the last action that may be known of and the row's start; below 0 a row would
+    # know of itself
+    tau: float = Field(default=1.0, ge=0.0, le=3600.0)
+    # who tells of the past. oracle: its true labels; predicted: a recogniser's scores
+    protocol: Literal["oracle", "predicted"] = "oracle"
+    # time: oldest first; shuffled: dealt to other places while ages stay, the control for what order tells
+    order: Order = "time"
+    batch_texts: int = Field(default=64, ge=1, le=4096)  # narrations encoded together

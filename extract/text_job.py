@@ -149,7 +149,7 @@ def _text_spec(
     group_rows = options.rows_per_group or shards.rows_per_group(row_bytes)
     levels: list[Level] = []
     for key in QUESTION_KEYS:
-        capacity = _capacity(lengths[key], group_rows)
+        capacity = shards.token_capacity(lengths[key], group_rows)
         for level in options.levels:
             levels.append(_level(f"{key}/{level}", encoder.width, capacity, options))
     recipe = FeatureRecipe(
@@ -166,13 +166,6 @@ def _text_spec(
         questions_sha256=file_sha256(questions),
     )
     return Spec(kind="text", recipe=recipe, inputs=inputs, levels=tuple(levels), rows_per_group=group_rows)
-
-
-def _capacity(lengths: np.ndarray, group_rows: int) -> int:
-    """Tokens that the largest row group holds, in whole chunks. lengths (rows,): tokens of each row."""
-    largest = max(lengths[first : first + group_rows].sum() for first in range(0, len(lengths), group_rows))
-    chunks = max(1, -(-int(largest) // shards.TOKEN_CHUNK))
-    return chunks * shards.TOKEN_CHUNK
 
 
 def _level(name: str, width: int, capacity: int, options: TextExtraction) -> Level:

@@ -22,25 +22,12 @@ from mambavl.cache.sources import Resident, Verify
 from mambavl.cache.spec import FeatureRecipe
 from mambavl.configs import Config
 from mambavl.configs.errors import DataError, UsageError
+from mambavl.fuse import notices
 from mambavl.fuse.head import Streams, StreamShape, modality_of
 from mambavl.fuse.missing import Table, describe_failed, failed_rows, spread, usable_rows
 from mambavl.fuse.result import RECIPE_PARTS, StreamProvenance
 from mambavl.fuse.sources import StreamSource, open_stores
 from mambavl.fuse.targets import is_labelled, read_labels
-
-ORACLE_ANTICIPATION = (
-    "ORACLE TEXT IN ANTICIPATION: the questions were written from the very actions that are to be foreseen. "
-    "This is an upper bound, no forecast; never compare it with predicted or generic text"
-)
-
-ACTION_IN_ANTICIPATION = (
-    "THE ACTION ITSELF IN ANTICIPATION: the features were extracted under sampling.rule inavit, which shows "
-    "frames of the very action that is to be foreseen and none of before it. This is no forecast"
-)
-
-
-# text protocols that know nothing of the action that is to be foreseen
-SAFE_IN_ANTICIPATION = ("predicted", "generic", "none", "absent")
 
 
 class DataConfig(Config):
@@ -143,8 +130,13 @@ class FeatureData:
             if training
             else np.empty(0, np.int64)
         )
-        self.text_protocol = self._protocol()
-        self.notice = self._notice(config)
+        recipes = {name: stream.stores[0].spec.recipe for name, stream in self.streams.items()}
+        modalities = {name: shape.modality for name, shape in self.shapes.items()}
+        self.text_protocol = notices.text_protocol(recipes, modalities)
+        self.history_protocol = notices.history_protocol(recipes)
+        self.notice = notices.notice_of(
+            recipes, self.text_protocol, self.history_protocol, allow_oracle=config.allow_oracle
+        )
         self.evaluation = self._rows(config.train_split if config.hold_out else config.eval_split)
         if config.held_out:
             self._hold_out(config, config.held_out)
@@ -178,48 +170,6 @@ class FeatureData:
                 recipe=FeatureRecipe.from_dict({key: recipe[key] for key in RECIPE_PARTS if key in recipe}),
             )
         return found
-
-    def _protocol(self) -> str:
-        """oracle, predicted, generic, none (empty texts); `unknown`: its store names no questions; `absent`:
-        no text.
-        """
-        protocols = set()
-        for name, shape in self.shapes.items():
-            questions = self.streams[name].stores[0].spec.recipe.questions
-            if questions is not None:
-                protocols.add(questions.protocol)
-            elif shape.modality == "text":
-                protocols.add("unknown")
-        if len(protocols) > 1:
-            raise DataError(
-                f"the text streams were made under different protocols: {', '.join(sorted(protocols))}"
-            )
-        return protocols.pop() if protocols else "absent"
-
-    def _notice(self, config: DataConfig) -> str | None:
-        """What every result must say aloud. Raises where the streams know what they must not."""
-        tasks, rules = {}, set()
-        for name, stream in self.streams.items():
-            sampling = stream.stores[0].spec.recipe.sampling or {}
-            rules.add(sampling.get("rule"))
-            if "task" in sampling:
-                tasks[name] = str(sampling["task"])
-        if len(set(tasks.values())) > 1:
-            listed = ", ".join(f"{name} for {task}" for name, task in sorted(tasks.items()))
-            raise DataError(
-                f"the streams were extracted for different tasks ({listed}): "
-                "one of them sees the action itself"
-            )
-        seen = ACTION_IN_ANTICIPATION if "inavit" in rules else None
-        if "anticipation" not in tasks.values() or self.text_protocol in SAFE_IN_ANTICIPATION:
-            return seen
-        if not config.allow_oracle:
-            raise UsageError(
-                f"the features are for anticipation and the text protocol is {self.text_protocol}: such "
-                "questions may be written from the very action that is to be foreseen. Use predicted, "
-                "generic or none, or measure an upper bound with --set data.allow_oracle=true"
-            )
-        return f"{seen}. {ORACLE_ANTICIPATION}" if seen else ORACLE_ANTICIPATION
 
     def batch(
         self,

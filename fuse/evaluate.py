@@ -205,6 +205,7 @@ def evaluate_head(
         head=recipe.head.name,
         split=recipe.data.scored,
         text_protocol=data.text_protocol,
+        history_protocol=data.history_protocol,
         notice=data.notice,
         streams=data.provenance,
         targets=targets.classes.names,

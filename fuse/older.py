@@ -2,8 +2,8 @@
 
 Until [head] was a section, `head = "mlp"` named the head, and [fusion], [mlp] and [transformer] each held all
 settings of theirs, those that heads have in common too. Until a result named its targets they were those of
-EK100. Until result.json had a block for who trained a run and one for who scored it, what ran stood at its
-top, and `mambavl evaluate` wrote it again.
+EK100, and until it named a protocol of history it had none. Until result.json had a block for who trained a
+run and one for who scored it, what ran stood at its top, and `mambavl evaluate` wrote it again.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ def result(raw: Mapping[str, Any]) -> dict[str, Any]:
     """A result.json in today's form; one that has that form is given back. What ran may have trained the head
     or scored it again, nobody can say: it is taken to have scored, and who trained is not recorded.
     """
-    found = {"targets": ["verb", "noun", "action"], **raw}
+    found = {"targets": ["verb", "noun", "action"], "history_protocol": "absent", **raw}
     if isinstance(raw.get("recipe"), dict):
         found["recipe"] = recipe(raw["recipe"])
     if "trained" in raw or "scored" in raw:

@@ -16,6 +16,7 @@ from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import pictures
 from mambavl.fuse.head import KNOWN_STREAMS
 from mambavl.fuse.idle import without
+from mambavl.fuse.notices import ORACLE_HISTORY
 from mambavl.fuse.owner import why_unfinished
 from mambavl.fuse.recipe import Recipe, what_decides
 from mambavl.fuse.result import Environment, Result, spoken
@@ -65,6 +66,11 @@ class Entry:
     def notice(self) -> str | None:
         """What must be said whenever the result is shown."""
         return self.first.notice
+
+    @property
+    def is_upper_bound(self) -> bool:
+        """Whether the head knew of the action that it was to foresee."""
+        return self.notice is not None and self.notice != ORACLE_HISTORY
 
     @property
     def seeds(self) -> list[int]:

@@ -3,7 +3,7 @@
     Result
       title, head, seed, epochs, recipe, params     which run
       split, rows, metrics, prior_metrics           what was measured, on which rows
-      streams: StreamProvenance, text_protocol, notice      what the head was fed
+      streams: StreamProvenance, text_protocol, history_protocol, notice      what the head was fed
       trained: Trained, scored: Scored              what ran: who trained the head, who scored it last
       selection: Selection                          what it was chosen among, and on which rows
 
@@ -20,7 +20,7 @@ from mambavl.cache.spec import EncoderIdentity, FeatureRecipe
 Value = TypeVar("Value")
 Metrics = dict[str, float | None]  # by name, as `metrics.evaluate` gives them; None: no row to measure on
 
-RECIPE_PARTS = ("encoder", "questions", "sampling", "pixels", "boxes")  # of a store's recipe
+RECIPE_PARTS = ("encoder", "questions", "sampling", "pixels", "boxes", "history")  # of a store's recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +144,7 @@ class Result:
     head: str
     split: str
     text_protocol: str  # `oracle`, `predicted`, `generic`, `none`; `unknown`; `absent`: no text stream
+    history_protocol: str = "absent"  # `oracle`, `predicted`; `absent`: no stream of past actions
     notice: str | None  # what must be said whenever the result is shown
     streams: dict[str, StreamProvenance]
     targets: tuple[str, ...]  # what was measured, in the order of the stores; derived targets last
@@ -157,6 +158,12 @@ class Result:
     trained: Trained
     scored: Scored
     selection: Selection | None = None  # None: no sweep chose it
+
+    @property
+    def protocols(self) -> str:
+        """What the head was told and by whom, for people: `generic`, `absent, oracle history`."""
+        history = "" if self.history_protocol == "absent" else f", {self.history_protocol} history"
+        return self.text_protocol + history
 
     @property
     def main_measure(self) -> str:
@@ -200,6 +207,7 @@ class Result:
             head=_get(raw, "head", str),
             split=_get(raw, "split", str),
             text_protocol=_get(raw, "text_protocol", str),
+            history_protocol=_get(raw, "history_protocol", str),
             notice=raw.get("notice"),
             streams={name: StreamProvenance.from_dict(stream) for name, stream in streams.items()},
             targets=tuple(_get(raw, "targets", list)),

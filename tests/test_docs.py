@@ -248,6 +248,7 @@ def test_design_lists_the_keys_of_a_spec():
         "recipe.encoder": spec.EncoderIdentity,
         "recipe.pixels": spec.PixelRecipe,
         "recipe.questions": spec.QuestionsProvenance,
+        "recipe.history": spec.HistoryRecipe,
         "recipe.sound": spec.SoundRecipe,
         "recipe.boxes": spec.BoxesRecipe,
         "recipe.pooled": spec.Pooling,

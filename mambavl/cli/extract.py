@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -36,11 +36,12 @@ from mambavl.cli.options import (
     splits_of,
 )
 from mambavl.cli.settings import with_settings
-from mambavl.configs.errors import DataError, counted
+from mambavl.configs.errors import DataError, UsageError, counted
 from mambavl.extract.options import Reading
 from mambavl.terminal import progress, stop_on_signal
 
 AudioSets = Annotated[list[str], set_option("steps=8")]
+HistorySets = Annotated[list[str], set_option("order=shuffled")]
 TextSets = Annotated[list[str], set_option("levels=pooled")]
 
 extract_app = typer.Typer(
@@ -159,6 +160,81 @@ def extract_text(
         )
     print_summary(summary, store)
     print_stages(summary)
+    refuse_failures(store, len(summary.failed), None)
+
+
+@extract_app.command("history", cls=with_settings("extract.history"))
+def extract_history(
+    *,
+    annotations: AnnotationsOption,
+    store: StoreOption,
+    last: Annotated[
+        int | None, typer.Option(help="How many past actions a row is told of, the last ones. Default: 8.")
+    ] = None,
+    tau: Annotated[
+        float | None,
+        typer.Option(help="Seconds before a row's start at which they had ended. Default: 1."),
+    ] = None,
+    encoder: Annotated[
+        str, typer.Option(help="classes, or a text encoder that reads the narrations.")
+    ] = "classes",
+    weights: Annotated[str | None, typer.Option(help="A text encoder's folder of weights.")] = None,
+    protocol: Annotated[
+        Literal["oracle", "predicted"],
+        typer.Option(help="Who tells of the past. oracle: its labels; predicted: a recogniser's --scores."),
+    ] = "oracle",
+    scores: Annotated[
+        list[Path],
+        typer.Option(
+            default_factory=list,
+            show_default=False,
+            help="Of protocol predicted: a recogniser's scores of rows outside train. Repeatable.",
+        ),
+    ],
+    train_from: Annotated[
+        list[Path],
+        typer.Option(
+            "--train-from",
+            default_factory=list,
+            show_default=False,
+            help="Of protocol predicted: scores of train rows, by runs that held them out. Default: their "
+            "labels. Repeatable.",
+        ),
+    ],
+    split: SplitOption = "train,validation",
+    sets: HistorySets,
+) -> None:
+    """Fill a feature store with what was done before each row. Run it again to resume."""
+    from mambavl.extract import history_job
+    from mambavl.extract.options import HistoryExtraction
+
+    if tau is not None and tau < 0:
+        raise UsageError(
+            f"--tau {tau:g}: a row would be told of itself, which is no anticipation, and recognition has no "
+            "history; use 0 or more"
+        )
+    flags = {
+        "encoder": encoder,
+        "weights": weights,
+        "splits": splits_of(split),
+        "last": last,
+        "tau": tau,
+        "protocol": protocol,
+    }
+    options = settings_of(HistoryExtraction, flags, sets)
+    read = annotations_of(annotations, split)
+    with progress("extracting", "rows") as update, stop_on_signal() as should_stop:
+        summary = history_job.extract_history(
+            read,
+            store,
+            options,
+            scores=scores,
+            train_from=train_from,
+            progress=update,
+            should_stop=should_stop,
+        )
+    print(f"wrote {summary.rows:,} rows ({summary.bytes / 1e6:.1f} MB) to {store}: {summary.state}")
+    print(f"{options.protocol} history; rows without a past: {summary.empty:,} (empty_window)")
     refuse_failures(store, len(summary.failed), None)
 
 

@@ -13,7 +13,15 @@ from mambavl.configs import Config
 from mambavl.configs.errors import UsageError, did_you_mean
 from mambavl.configs.settings import ABSENT, REQUIRED, Setting, settings_of
 
-NAMES = ("extract.video", "extract.text", "extract.audio", "cache.import", "questions", "train")
+NAMES = (
+    "extract.video",
+    "extract.text",
+    "extract.audio",
+    "extract.history",
+    "cache.import",
+    "questions",
+    "train",
+)
 MOST_EXPLAINED = 40  # keys that --help explains; of more it lists the defaults alone
 PAGE_START = """\
 # Settings
@@ -41,7 +49,7 @@ class Section:
 def section(name: str) -> Section:
     """The settings called `name`. Raises UsageError for an unknown name, saying which there are."""
     from mambavl.extract.import_job import ImportSettings
-    from mambavl.extract.options import AudioExtraction, TextExtraction, VideoExtraction
+    from mambavl.extract.options import AudioExtraction, HistoryExtraction, TextExtraction, VideoExtraction
     from mambavl.extract.questions.llm.options import LLMSettings
     from mambavl.fuse.recipe import Recipe
 
@@ -49,6 +57,7 @@ def section(name: str) -> Section:
         "extract.video": ("mambavl extract video, mambavl extract dense", VideoExtraction),
         "extract.text": ("mambavl extract text", TextExtraction),
         "extract.audio": ("mambavl extract audio", AudioExtraction),
+        "extract.history": ("mambavl extract history", HistoryExtraction),
         "cache.import": ("mambavl cache import", ImportSettings),
         "questions": ("mambavl questions generate, mambavl questions plan", LLMSettings),
         "train": ("mambavl train, mambavl sweep", Recipe),
@@ -80,7 +89,7 @@ def settings(
     else:
         for known in NAMES:
             found = section(known)
-            print(f"{known:<14} {len(settings_of(found.record)):>3} keys   {found.commands}")
+            print(f"{known:<15} {len(settings_of(found.record)):>3} keys   {found.commands}")
 
 
 def long_text(found: Section, width: int) -> str:

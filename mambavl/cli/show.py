@@ -21,7 +21,8 @@ KINDS = (("top-1", "top1"), ("top-5", "top5"), ("mean class recall@5", "mean_cla
 
 def print_result(result: Result) -> None:
     """The metrics of a result in a table, and under it what they must be read with."""
-    title = f"{result.title}, {result.split}, {result.text_protocol} text"
+    told = f", {result.history_protocol} history" if result.history_protocol != "absent" else ""
+    title = f"{result.title}, {result.split}, {result.text_protocol} text{told}"
     table = Table("", *result.targets, title=title, title_justify="left")
     for label, key in KINDS:
         cells = _percents(result, result.metrics, key)
@@ -35,7 +36,7 @@ def print_result(result: Result) -> None:
     encoders = ", ".join(
         f"{name}: {stream.encoder.name} ({stream.encoder.state})" for name, stream in result.streams.items()
     )
-    print(f"text protocol {result.text_protocol}; {encoders}")
+    print(f"text protocol {result.protocols}; {encoders}")
     if result.notice:
         out.print(escape(result.notice), style="bold red")
     rows = result.rows
@@ -90,7 +91,7 @@ def sweep_table(points: list[Point]) -> Table:
         epoch = f"{point.epoch}/{point.recipe.train.epochs}" if point.epoch else ""
         text, scores = "", [""] * len(targets)
         if point.result:
-            text, scores = point.result.text_protocol, _headlines(point.result, targets)
+            text, scores = point.result.protocols, _headlines(point.result, targets)
             if point.result.notice:
                 text += " (!)"
                 notices.add(point.result.notice)

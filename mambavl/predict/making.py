@@ -68,6 +68,8 @@ def refuse_what_cannot_be_made(stream: Stream) -> None:
     recipe, why = stream.store.spec.recipe, ""
     if recipe.source or recipe.imported or recipe.encoder is None:
         why = "were not made by `mambavl extract` but imported"
+    elif recipe.history:
+        why = "are actions that were done before, which no encoder here can name"
     elif recipe.boxes:
         why = f"show object boxes ({recipe.boxes.source}), and nobody has found those of this video"
     elif recipe.pooled and recipe.pooled.from_level == "grid":

@@ -184,6 +184,7 @@ def test_a_run_of_before_meets_its_control_of_today_in_the_report(tmp_path):
 def test_a_result_of_today_is_left_as_it_is():
     raw = {
         "targets": ["verb"],
+        "history_protocol": "predicted",
         "trained": {"precision": "fp32"},
         "scored": {},
         "precision": "of something else",

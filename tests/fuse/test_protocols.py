@@ -14,13 +14,8 @@ from mambavl.cache.scores import best_classes
 from mambavl.configs import validate
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import evaluate, report
-from mambavl.fuse.data import (
-    ACTION_IN_ANTICIPATION,
-    ORACLE_ANTICIPATION,
-    DataConfig,
-    FeatureData,
-    assign_folds,
-)
+from mambavl.fuse.data import DataConfig, FeatureData, assign_folds
+from mambavl.fuse.notices import ACTION_IN_ANTICIPATION, ORACLE_ANTICIPATION
 from mambavl.fuse.points import expand
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.run import read_result

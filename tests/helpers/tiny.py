@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from mambavl.cache.classes import verb_noun_classes
 from mambavl.cache.rows import Segment
 from mambavl.cache.shards import Level
-from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, QuestionsProvenance, Spec
+from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, HistoryRecipe, QuestionsProvenance, Spec
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs import validate
 from mambavl.fuse.ragged import Ragged
@@ -166,6 +166,59 @@ def make_text_store(
         )
     writer.finalize()
     return texts
+
+
+def make_history_store(
+    path: Path,
+    segments: tuple[Segment, ...],
+    *,
+    last: int = 8,
+    tau: float = 0.5,
+    protocol: str = "oracle",
+    classes=CLASSES,
+) -> list[list[tuple[int, int]]]:
+    """A finished store of past classes, and what it holds: (verb, noun) of each row's past, oldest first."""
+    verbs, nouns = (classes.targets[name].count for name in ("verb", "noun"))
+    pasts = []
+    for row in segments:
+        ended = [one for one in segments if one.video_id == row.video_id and one.stop <= row.start - tau]
+        pasts.append(sorted(ended, key=lambda one: one.stop)[-last:])
+    width = verbs + nouns + 1
+    capacity = 64 * -(-8 * last // 64)
+    spec = Spec(
+        kind="history",
+        recipe=FeatureRecipe(
+            encoder=EncoderIdentity(
+                name="classes", state="none", width=width - 1, details={"verb": verbs, "noun": nouns}
+            ),
+            history=HistoryRecipe(
+                protocol=protocol, last=last, tau_a=tau, age="log(1 + seconds)", order="time"
+            ),
+        ),
+        levels=(Level("past/actions", "ragged", (width,), "float32", capacity=capacity),),
+        rows_per_group=8,
+    )
+    writer = StoreWriter(path, spec, segments, classes, {})
+    for group in writer.pending():
+        index = list(writer.layout.rows_of(group))
+        tokens = [(row, one) for row in index for one in pasts[row]]
+        values = np.zeros((len(tokens), width), np.float32)
+        for place, (row, one) in enumerate(tokens):
+            values[place, [one.labels["verb"], verbs + one.labels["noun"]]] = 1
+            values[place, -1] = np.log1p(segments[row].start - tau - one.stop)
+        counts = np.array([len(pasts[row]) for row in index])
+        writer.commit(
+            group,
+            RowGroup(
+                levels={"past/actions": values},
+                lengths={"past/length": counts},
+                status=np.where(counts, 1, 2).astype(np.uint8),
+                flags=np.zeros(len(index), np.uint8),
+                reasons=dict.fromkeys(np.flatnonzero(counts == 0).tolist(), "first of its video"),
+            ),
+        )
+    writer.finalize()
+    return [[(one.labels["verb"], one.labels["noun"]) for one in past] for past in pasts]
 
 
 ROWS = 48  # of the stores that runs are made from
