@@ -5,6 +5,7 @@ is padded. No generator has a state: every 64 bits are SplitMix64's (Steele, Lea
 and a counter, and each quarter of them decides about one channel. B batch, L tokens, D channels.
 """
 
+import functools
 import math
 import zlib
 from collections.abc import Sequence
@@ -22,8 +23,12 @@ LEVELS = 2**16  # a probability is taken to the nearest of so many: four channel
 
 def row_keys(seed: int, epoch: int, rows: np.ndarray) -> Tensor:
     """(B,) int64 on the CPU: what `dropout` draws a row's masks from in one epoch."""
-    of_epoch = _derived(torch.tensor(seed), torch.tensor(epoch))
-    return _derived(of_epoch, torch.from_numpy(rows))
+    return _derived(_of_epoch(seed, epoch), torch.from_numpy(rows))
+
+
+@functools.lru_cache(maxsize=32)
+def _of_epoch(seed: int, epoch: int) -> Tensor:
+    return _derived(torch.tensor(seed), epoch)
 
 
 def random_keys(count: int, device: torch.device) -> Tensor:
@@ -83,12 +88,15 @@ def _levels(keys: Tensor, channels: int) -> Tensor:
 
 
 def _of_name(keys: Tensor, name: str) -> Tensor:
-    return _derived(keys, torch.tensor(zlib.crc32(name.encode())))
+    return _derived(keys, zlib.crc32(name.encode()))
 
 
-def _derived(keys: Tensor, numbers: Tensor) -> Tensor:
+def _derived(keys: Tensor, numbers: Tensor | int) -> Tensor:
     """SplitMix64's output number `numbers` for the seeds `keys`, both int64 and broadcast."""
-    words = keys + (numbers + 1) * GAMMA
+    steps = (numbers + 1) * GAMMA
+    if isinstance(steps, int):  # does not wrap by itself
+        steps = (steps + 2**63) % 2**64 - 2**63
+    words = keys + steps
     # `>>` keeps the sign, so what it brings in is cut
     words ^= (words >> 30) & (2**34 - 1)
     words *= FIRST

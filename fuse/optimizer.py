@@ -109,10 +109,12 @@ def build_optimizer(head: Head, config: TrainConfig) -> torch.optim.Optimizer:
         for group in head.parameter_groups(decay_all=config.decay_all)
     ]
     if config.optimizer == "sgd":
+        nesterov = config.momentum > 0
         return torch.optim.SGD(
-            described, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
+            described, lr=config.lr, momentum=config.momentum, nesterov=nesterov, foreach=True
         )
-    return torch.optim.AdamW(described, lr=config.lr, betas=(0.9, 0.999))
+    # foreach: the same numbers as a loop over parameters, with fewer calls; fused ones differ in the last bit
+    return torch.optim.AdamW(described, lr=config.lr, betas=(0.9, 0.999), foreach=True)
 
 
 class Average:

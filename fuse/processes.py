@@ -18,6 +18,7 @@ from accelerate.utils import (
     broadcast_object_list,
     gather_object,
 )
+from torch import Tensor
 
 from mambavl.configs.errors import DataError, MambaVLError, UsageError
 from mambavl.fuse.owner import reason
@@ -99,6 +100,10 @@ class Processes:
             return values
         total = self.accelerator.reduce(torch.tensor(values, device=self.device), "sum")
         return [float(value) for value in total]
+
+    def total(self, value: Tensor) -> Tensor:
+        """A number summed over all processes, on the device."""
+        return value if self.count == 1 else self.accelerator.reduce(value, "sum")
 
     def _raise_together(self, own: Exception | None) -> None:
         errors = gather_object([None if own is None else _portable(own)])

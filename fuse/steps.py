@@ -68,14 +68,14 @@ class Steps:
         other. The backward pass of all but the last is done here, without an exchange between processes.
         """
         *before, last = self._parts(len(rows))
-        values: list[Tensor] = []
+        value: Tensor | float = 0.0
         for part in before:
             with self.processes.accelerator.no_sync(self.model):
                 loss = self._loss(rows, part)
-                self.processes.accelerator.backward(loss)
-            values.append(loss.detach())
+                loss.backward()
+            value = value + loss.detach()
         loss = self._loss(rows, last)
-        return Step(loss, torch.stack([*values, loss.detach()]).sum())
+        return Step(loss, loss.detach() + value)
 
     def _parts(self, rows: int) -> list[np.ndarray]:
         """Which of a batch's rows this process computes, part by part; at least one part. Partners stay

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from mambavl.configs.errors import UsageError
 from mambavl.fuse import owner
@@ -128,7 +129,8 @@ class _Trainer:
     def __init__(self, member: Member, processes: Processes) -> None:
         self.member, self.config, self.run = member, member.config, member.run
         self.processes, self.accelerator = processes, processes.accelerator
-        self.model, self.optimizer = self.accelerator.prepare(member.head, member.optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(member.head), member.optimizer
+        self.parameters = list(member.head.parameters())
         self.steps = Steps(self.model, member.data, member.targets, member.labels, self.config, processes)
         for complaint in processes.every(member.resume):
             self.accelerator.print(f"passed over a checkpoint: {complaint}")
@@ -167,15 +169,16 @@ class _Trainer:
         """One optimiser update; returns the batch's mean loss.
 
         From here to its end a step is one exchange between the processes. An error of one alone cannot be
-        agreed upon: it ends that process, and the launcher ends the others.
+        agreed upon: it ends that process, and the launcher ends the others. The device is waited for once.
+        Accelerate's own backward, clipping and step end in these, after looking for what is not in use here.
         """
         factor = self.member.factor(self.member.updates)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        self.accelerator.backward(step.last)
-        limit = self.config.clip_norm or math.inf
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
-        value = self.processes.sum([float(step.value)])[0] / self.processes.count
+        step.last.backward()
+        found = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
+        total, norm = torch.stack([self.processes.total(step.value), found]).tolist()
+        value = total / self.processes.count
         # gradients are averaged, so all processes see the same
         if not (math.isfinite(norm) and math.isfinite(value)):
             raise self.member.diverged(rows, self.steps.views, value, norm)

@@ -43,6 +43,28 @@ def test_an_average_counts_each_update_so_many_times_the_one_after_it_and_not_th
     assert head.weight.flatten().tolist() == [5.0] * 2
 
 
+@pytest.mark.parametrize(
+    "config", [TrainConfig(), TrainConfig(optimizer="sgd"), TrainConfig(optimizer="sgd", momentum=0.0)]
+)
+def test_the_numbers_are_those_of_a_loop_over_the_parameters(stores, config):
+    """To the bit: runs of before go on."""
+    found = []
+    for is_loop in (False, True):
+        recipe = tiny_recipe(stores)
+        data = FeatureData(recipe.streams, recipe.data)
+        head = build_head(recipe, data, run_targets(recipe, data))
+        optimizer, generator = build_optimizer(head, config), torch.Generator().manual_seed(0)
+        for group in optimizer.param_groups:
+            assert group["foreach"]
+            group["lr"], group["foreach"] = group["peak"], not is_loop
+        for _ in range(5):
+            for weight in head.parameters():
+                weight.grad = torch.randn(weight.shape, generator=generator)
+            optimizer.step()
+        found.append(torch.cat([weight.detach().flatten() for weight in head.parameters()]))
+    assert torch.equal(*found)
+
+
 def test_parameter_groups_follow_the_rules(stores):
     loaded = tiny_recipe(stores)
     data = FeatureData(loaded.streams, loaded.data)

@@ -24,6 +24,7 @@ def decide():
     assert processes.once(lambda: processes.index) == 0
     assert processes.every(lambda: processes.index) == processes.index
     assert processes.sum([1.0, float(processes.index)]) == [2.0, 1.0]
+    assert processes.total(torch.tensor(1.5 + processes.index)).item() == 4.0
     assert processes.any(processes.index == 1)
     assert not processes.any(False)
     assert processes.step(lambda: processes.index, stop=False) == processes.index
@@ -54,6 +55,7 @@ def test_alone_an_error_is_what_it_was(tmp_path):
             way(lambda: fail_on(0, processes, MemoryError("no room")))
     assert processes.step(lambda: pytest.fail("is not done when stopping"), stop=True) is None
     assert processes.sum([2.0]) == [2.0]
+    assert processes.total(torch.tensor(2.5)).item() == 2.5
 
 
 @pytest.mark.parametrize(

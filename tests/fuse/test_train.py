@@ -250,6 +250,23 @@ def test_several_processes_train_with_every_option_what_one_does(stores, tmp_pat
         torch.testing.assert_close(many[name], value, rtol=1e-5, atol=1e-6)
 
 
+def test_an_update_waits_for_the_device_once(stores, tmp_path, monkeypatch):
+    """For loss and norm together: a device whose numbers are read has to finish all it was asked for."""
+    update, reads, updates = training._Trainer._update, [], []
+
+    def watched(self, *args):
+        updates.append(1)
+        with monkeypatch.context() as patch:
+            for name in ("tolist", "__float__", "__bool__"):
+                read = getattr(torch.Tensor, name)
+                patch.setattr(torch.Tensor, name, lambda *a, read=read: reads.append(1) or read(*a))
+            return update(self, *args)
+
+    monkeypatch.setattr(training._Trainer, "_update", watched)
+    train(tiny_recipe(stores, text=False, epochs=1), tmp_path / "run")
+    assert len(reads) == len(updates) == 3
+
+
 def test_a_run_goes_on_with_its_batches_in_other_parts(stores, tmp_path):
     train(tiny_recipe(stores), tmp_path / "whole")
     calls = iter(range(1000))
