@@ -20,6 +20,7 @@ from mambavl.cli.data import data_app
 from mambavl.cli.dense import extract_dense
 from mambavl.cli.encoders import encoders_app
 from mambavl.cli.extract import extract_app
+from mambavl.cli.heads import heads_app
 from mambavl.cli.plan import extract_plan
 from mambavl.cli.predict import predict
 from mambavl.cli.questions import questions_app
@@ -104,6 +105,7 @@ for name, group in (
     ("encoders", encoders_app),
     ("extract", extract_app),
     ("cache", cache_app),
+    ("heads", heads_app),
     ("bench", bench_app),
 ):
     app.add_typer(group, name=name)
