@@ -39,6 +39,9 @@ class TrainConfig(Config):
     lr_end: float = Field(default=1e-5, ge=0)
     # epochs of linear warm-up, fewer than `epochs`; half a cosine follows
     warmup_epochs: float = Field(default=2.0, ge=0)
+    # the cosine begins at its peak where the warm-up ends; false: it runs from epoch 0 on, and the warm-up
+    # ends on it, below the peak (as in the released code)
+    cosine_after_warmup: bool = True
     momentum: float = Field(default=0.9, ge=0, lt=1)  # of sgd; adamw has its own
     weight_decay: float = Field(default=0.05, ge=0)  # of matrices; biases, norms, A_log and D do not decay
     decay_all: bool = False  # decay A_log, D, biases and norms as well, as the released code does
@@ -92,8 +95,14 @@ def train_faults(train: TrainConfig) -> Iterator[str]:
 def learning_rate(epoch: float, config: TrainConfig) -> float:
     """The rate of the group whose peak is `lr`, at a fractional epoch: linear warm-up, then half a cosine."""
     if epoch < config.warmup_epochs:
-        return config.lr_start + (config.lr - config.lr_start) * epoch / config.warmup_epochs
-    progress = min(1.0, (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9))
+        top = config.lr if config.cosine_after_warmup else _cosine(config.warmup_epochs, config)
+        return config.lr_start + (top - config.lr_start) * epoch / config.warmup_epochs
+    return _cosine(epoch, config)
+
+
+def _cosine(epoch: float, config: TrainConfig) -> float:
+    begin = config.warmup_epochs if config.cosine_after_warmup else 0.0
+    progress = min(1.0, (epoch - begin) / max(config.epochs - begin, 1e-9))
     return config.lr_end + (config.lr - config.lr_end) * (1 + math.cos(math.pi * progress)) / 2
 
 

@@ -81,9 +81,10 @@ def text(w, x):
 
 @pytest.mark.usefixtures("forked_readers")
 @pytest.mark.parametrize("around", ["model_state", ""])
-def test_a_released_checkpoint_computes_what_its_tensors_say(tmp_path, around):
+@pytest.mark.parametrize("before", ["", "module."])
+def test_a_released_checkpoint_computes_what_its_tensors_say(tmp_path, around, before):
     state = released()
-    file = write(tmp_path, {**ENCODERS, **state}, around)
+    file = write(tmp_path, {before + name: one for name, one in {**ENCODERS, **state}.items()}, around)
     said = convert(file, tmp_path / "head.safetensors")
     assert said["tensors"] == len(state) == 26
     assert said["parameters"] == sum(tensor.numel() for tensor in state.values())

@@ -1,5 +1,7 @@
 """Schedules that can be meant, rates against their formula, parameters in their groups."""
 
+import math
+
 import pytest
 import torch
 
@@ -31,6 +33,19 @@ def test_the_schedule_warms_up_and_falls_along_half_a_cosine():
     assert learning_rate(2, config) == config.lr
     assert learning_rate(16, config) == pytest.approx((config.lr + config.lr_end) / 2)
     assert learning_rate(30, config) == pytest.approx(config.lr_end)
+
+
+def test_a_cosine_that_begins_at_epoch_0_is_met_by_the_warm_up_below_its_peak():
+    """The released recipe's: half-way, at epoch 50 of 100, it is the mean of peak and end."""
+    config = load("fuse/released", Recipe).train
+    assert (config.lr, config.lr_start, config.lr_end, config.epochs) == (1e-3, 3e-6, 3e-5, 100)
+    assert learning_rate(50, config) == pytest.approx(5.15e-4)
+    top = 3e-5 + 9.7e-4 * (1 + math.cos(math.pi * 2 / 100)) / 2
+    assert learning_rate(2, config) == pytest.approx(top)
+    assert top < 0.9995e-3
+    assert learning_rate(1, config) == pytest.approx((3e-6 + top) / 2)
+    assert learning_rate(0, config) == 3e-6
+    assert learning_rate(100, config) == pytest.approx(3e-5)
 
 
 def test_an_average_counts_each_update_so_many_times_the_one_after_it_and_not_the_start():

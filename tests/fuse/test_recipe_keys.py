@@ -81,6 +81,7 @@ CASES = [
     ("mambavl", {}, {"train.lr_end": 0.01}),
     ("mambavl", {}, {"train.warmup_epochs": 0.7}),
     ("mambavl", {}, {"train.warmup_epochs": 0}),
+    ("mambavl", {}, {"train.cosine_after_warmup": False}),
     ("mambavl", SGD, {"train.momentum": 0.5}),
     ("mambavl", SGD, {"train.momentum": 0.0}),
     ("mambavl", {}, {"train.weight_decay": 0.1}),

@@ -39,7 +39,8 @@ DEFAULTS: dict[str, Keys] = {
     "attentive": {"attentive.depth": 1, "attentive.num_heads": 16, "attentive.max_positions": 0},
     "train": {
         "epochs": 30, "batch_size": 128, "optimizer": "adamw", "lr": 1e-3, "lr_ssm": 3e-3, "lr_start": 1e-6,
-        "lr_end": 1e-5, "warmup_epochs": 2.0, "momentum": 0.9, "weight_decay": 0.05, "decay_all": False,
+        "lr_end": 1e-5, "warmup_epochs": 2.0, "cosine_after_warmup": True,
+        "momentum": 0.9, "weight_decay": 0.05, "decay_all": False,
         "label_smoothing": 0.1, "clip_norm": 1.0, "ema": 0.0, "seed": 0,
         "precision": "auto", "drop_streams": {}, "stop_after": None, "feature_dropout": {}, "mixup": 0.0,
     },
@@ -135,6 +136,12 @@ def accuracy(k: Keys, w: Weights, data: "Data") -> float:
 def rate(epoch: float, k: Keys) -> float:
     """At a fractional epoch: a straight line up, then half a cosine down."""
     peak, start, end = k["train.lr"], k["train.lr_start"], k["train.lr_end"]
+    if not k["train.cosine_after_warmup"]:
+        on_cosine = lambda e: end + (peak - end) * 0.5 * (1 + math.cos(math.pi * e / k["train.epochs"]))
+        if epoch < k["train.warmup_epochs"]:
+            share = epoch / k["train.warmup_epochs"]
+            return (1 - share) * start + share * on_cosine(k["train.warmup_epochs"])
+        return on_cosine(epoch)
     if epoch < k["train.warmup_epochs"]:
         return start + (peak - start) * epoch / k["train.warmup_epochs"]
     progress = (epoch - k["train.warmup_epochs"]) / (k["train.epochs"] - k["train.warmup_epochs"])
