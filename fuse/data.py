@@ -26,7 +26,7 @@ from mambavl.fuse import notices
 from mambavl.fuse.head import Streams, StreamShape, modality_of
 from mambavl.fuse.missing import Table, describe_failed, failed_rows, spread, usable_rows
 from mambavl.fuse.result import RECIPE_PARTS, StreamProvenance
-from mambavl.fuse.sources import StreamSource, open_stores
+from mambavl.fuse.sources import Opened, StreamSource, open_stores
 from mambavl.fuse.targets import is_labelled, read_labels
 
 
@@ -93,17 +93,19 @@ class FeatureData:
         *,
         training: bool = True,
         device: torch.device | str = "cpu",
+        opened: Opened | None = None,
     ) -> None:
         """`training=False` opens rows to be scored only: the stores need not hold a training split. device:
-        batches go there.
+        batches go there. opened: stores that are open already, as of `open_stores`.
         """
         if not sources:
             raise UsageError("the recipe has no [streams.…]; name at least one, such as [streams.video]")
         self.sources = sources
         self.device = torch.device(device)
+        opened = {} if opened is None else opened
         self._joined: Joined = join(
             {
-                name: open_stores(name, source, config.resident, config.verify, self.device)
+                name: open_stores(name, source, config.resident, config.verify, self.device, opened)
                 for name, source in sources.items()
             }
         )

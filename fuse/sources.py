@@ -38,25 +38,33 @@ class StreamSource(Config):
         return self.store if isinstance(self.store, tuple) else (self.store,)
 
 
+Opened = dict[tuple[Path, Resident, Verify, torch.device], FeatureStore]
+
+
 def open_stores(
-    name: str, source: StreamSource, resident: Resident, verify: Verify, device: torch.device
+    name: str,
+    source: StreamSource,
+    resident: Resident,
+    verify: Verify,
+    device: torch.device,
+    opened: Opened | None = None,
 ) -> tuple[FeatureStore, ...]:
-    """The stores of a stream. Raises UsageError for a level that they lack, DataError where they were made by
-    different recipes.
+    """The stores of a stream. opened: those that are open already, which are taken and added to: what a store
+    keeps in memory is there once. Raises UsageError for a level that they lack, DataError where they were
+    made by different recipes.
     """
+    opened = {} if opened is None else opened
     if source.class_token and source.level == "cls":
         raise UsageError(
             f"stream {name}: class_token puts level cls before the tokens, and they are it already"
         )
     stores = []
     for path in source.stores:
-        store = open_store(
-            path,
-            resident=resident,
-            verify=verify,
-            device=device,
-            pin=device.type == "cuda",
-        )
+        key = (path, resident, verify, device)
+        if key not in opened:
+            pin = device.type == "cuda"
+            opened[key] = open_store(path, resident=resident, verify=verify, device=device, pin=pin)
+        store = opened[key]
         wanted = (source.level, "cls") if source.class_token else (source.level,)
         for level in wanted:
             _check_level(name, store, level)

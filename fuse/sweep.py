@@ -29,6 +29,7 @@ from mambavl.fuse.run import (
     write_selection,
 )
 from mambavl.fuse.selection import choose, on_all_rows, score_of
+from mambavl.fuse.sources import Opened
 from mambavl.fuse.summary import Line, Summary, write_summary
 from mambavl.fuse.train import train
 
@@ -110,6 +111,7 @@ class _Sweep:
         self.processes = Processes()
         self.on_change = on_change if self.processes.is_main else lambda points: None
         self.opened: dict[str, FeatureData] = {}
+        self.stores: Opened = {}  # each once, whatever rows of it are read
         self.finals: list[Point] = []  # of each point: what is run if it is chosen
         self.chosen: list[Point] = []
         self.selection: Selection | None = None
@@ -300,7 +302,8 @@ class _Sweep:
         """The recipe's streams; points that read the same ones share them."""
         key = fed_by(recipe)
         if key not in self.opened:
-            self.opened[key] = FeatureData(recipe.sources, recipe.data, device=self.processes.device)
+            device = self.processes.device
+            self.opened[key] = FeatureData(recipe.sources, recipe.data, device=device, opened=self.stores)
         return self.opened[key]
 
     def ranked(self) -> list[Point]:

@@ -53,3 +53,18 @@ def test_a_level_that_the_store_lacks_is_named(stores):
 def test_what_is_not_the_path_of_a_store_is_refused(store):
     with pytest.raises(ValueError, match="expected the path of a store"):
         StreamSource(store=store)
+
+
+def test_a_store_is_open_once_for_all_that_is_read_of_it(stores):
+    opened = {}
+    sources = {name: StreamSource(store=stores / "video.zarr") for name in ("video", "again")}
+    one, other = (
+        FeatureData(sources, DataConfig(resident="ram", hold_out=part, hold_out_by="video"), opened=opened)
+        for part in ("0/2", "1/2")
+    )
+    assert len(opened) == 1
+    found = {id(data.streams[name].stores[0]) for data in (one, other) for name in sources}
+    assert len(found) == 1
+    assert set(one.train) != set(other.train)
+    FeatureData(sources, DataConfig(), opened=opened)  # kept otherwise
+    assert len(opened) == 2

@@ -14,7 +14,7 @@ from helpers.sweeps import count_updates, grid_of, held_by_another, states, wait
 from helpers.tiny import tiny_recipe, weights
 from mambavl.configs import validate
 from mambavl.configs.errors import DataError, Interrupted, UsageError
-from mambavl.fuse import checkpoint, steps
+from mambavl.fuse import checkpoint, sources, steps
 from mambavl.fuse import pack as packing
 from mambavl.fuse import sweep as sweeping
 from mambavl.fuse import train as training
@@ -54,6 +54,17 @@ def test_one_diverging_point_does_not_stop_the_others(stores, tmp_path):
     points = sweep(expand(data, tmp_path, "tiny.toml"), tmp_path)
     assert [point.state for point in points] == ["done", "failed"]
     assert "diverged" in points[1].error
+
+
+def test_a_sweep_opens_each_store_once_for_all_its_folds(stores, tmp_path, monkeypatch):
+    opened, open_store = [], sources.open_store
+    monkeypatch.setattr(
+        sources, "open_store", lambda path, **how: opened.append(path) or open_store(path, **how)
+    )
+    grid = {"data.hold_out": ["0/2", "1/2"], "data.hold_out_by": ["video"]}
+    points = grid_of(stores, tmp_path, grid, epochs=1, warmup_epochs=0)
+    assert set(states(sweep(points, tmp_path)).values()) == {"done"}
+    assert sorted(opened) == [stores / "text.zarr", stores / "video.zarr"]
 
 
 def test_a_grid_is_checked_before_anything_runs(stores, tmp_path):
