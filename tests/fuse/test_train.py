@@ -23,6 +23,7 @@ from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.fuse import owner
 from mambavl.fuse import train as training
 from mambavl.fuse.data import FeatureData
+from mambavl.fuse.evaluate import evaluate_run
 from mambavl.fuse.idle import SSM_HEADS
 from mambavl.fuse.recipe import HEADS, Recipe, build_head, run_targets
 from mambavl.fuse.run import read_curves, read_recipe, read_scores
@@ -236,6 +237,17 @@ def test_curves_are_of_the_averaged_weights(stores, tmp_path):
     result = train(tiny_recipe(stores, ema=0.99, **steep), tmp_path / "run", on_epoch=lines.append)
     measures = [lines[-1][f"{name}_top1"] for name in ("verb", "noun", "action")]
     assert measures == [result.metrics[f"all_{name}_top1"] for name in ("verb", "noun", "action")]
+
+
+def test_a_result_is_of_the_averaged_weights_that_are_saved(stores, tmp_path):
+    """Scored once more from the file."""
+    steep = {"lr": 1.0, "lr_end": 1.0, "lr_start": 1.0, "warmup_epochs": 0}
+    train(tiny_recipe(stores, ema=0.99, **steep), tmp_path / "run")
+    before = read_scores(tmp_path / "run", "validation")
+    evaluate_run(tmp_path / "run")
+    again = read_scores(tmp_path / "run", "validation")
+    for target in ("verb", "noun"):
+        np.testing.assert_allclose(again[target], before[target], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [2, 4])
