@@ -35,6 +35,12 @@ class Interrupted(MambaVLError):
     exit_code = 75  # EX_TEMPFAIL: what batch schedulers take for "run it again"
 
 
+class Pruned(MambaVLError):
+    """A search gave a run up, which had not gone wrong; the message says when and why."""
+
+    exit_code = 0
+
+
 def some(names: Sequence[str], most: int = 5) -> str:
     """The first of many names: `a, b, c, d, e, ...`."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,4 +1,5 @@
 """What a sweep tries: [grid], every combination of lists; [random], draws; [[points]], each written down.
+What [search] proposes is in `study`.
 
 A recipe may have several of them: every draw is then tried with every combination, and so on.
 
@@ -23,9 +24,9 @@ import numpy as np
 from mambavl.configs.errors import UsageError, did_you_mean
 from mambavl.fuse.idle import flatten
 
-SECTIONS = ("grid", "random", "points")  # of a recipe, that say what is tried
+SECTIONS = ("grid", "random", "points", "search")  # of a recipe, that say what is tried
 DIGITS = 4  # of a number that is drawn: it becomes part of a folder's name
-OF_DRAWS = {"points": 1, "seed": 0}  # keys of [random] itself -> the least that each may be
+OF_DRAWS = ("points", "seed")  # keys of [random] itself
 MOST = 100_000  # draws
 
 
@@ -44,7 +45,10 @@ class Interval(NamedTuple):
         """Whole numbers have the same chance each, or that of their logarithms' interval."""
         low, high = (self.low - 0.5, self.high + 0.5) if self.is_whole else (self.low, self.high)
         share = random.random()
-        value = low * (high / low) ** share if self.log else low + (high - low) * share
+        return self.rounded(low * (high / low) ** share if self.log else low + (high - low) * share)
+
+    def rounded(self, value: float) -> float:
+        """The nearest value that is drawn."""
         if self.is_whole:
             return min(max(round(value), int(self.low)), int(self.high))
         return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
@@ -71,7 +75,7 @@ def combinations(data: dict[str, Any], source: str) -> list[dict[str, Any]]:
     if not tried:
         raise UsageError(
             f"{source}: has no [grid]; name keys and lists of values there, e.g. train.lr = [1e-3, 3e-3], "
-            "or draw values in [random], or write points down in [[points]]"
+            "or draw values in [random], let [search] propose them, or write points down in [[points]]"
         )
     keys = {section: {key for values in found for key in values} for section, found in tried.items()}
     for one, other in itertools.combinations(tried, 2):
@@ -88,7 +92,7 @@ def axes_of(data: dict[str, Any]) -> dict[str, str]:
     points = data.get("points")
     tables = points if isinstance(points, list) else []
     found = {key: "[[points]]" for point in tables if isinstance(point, dict) for key in flatten(point)}
-    for name in ("random", "grid"):
+    for name in ("random", "search", "grid"):
         section = data.get(name)
         for key in flatten(section) if isinstance(section, dict) else ():
             found[key.removesuffix(".low").removesuffix(".high").removesuffix(".log")] = f"[{name}]"
@@ -121,14 +125,17 @@ def _check_values(key: str, values: Any, where: str) -> None:
 def _random(section: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
     if not section:
         return
-    number, seed = (_whole(section, key, where) for key in OF_DRAWS)
+    number, seed = whole(section, "points", where, least=1), whole(section, "seed", where, default=0)
     choices = choices_of({key: value for key, value in section.items() if key not in OF_DRAWS}, where)
     for draw in range(number):
         yield {key: drawn(choice, [seed, draw, zlib.crc32(key.encode())]) for key, choice in choices.items()}
 
 
-def _whole(section: dict[str, Any], key: str, where: str) -> int:
-    value, least = section.get(key, None if key == "points" else 0), OF_DRAWS[key]
+def whole(
+    section: dict[str, Any], key: str, where: str, *, least: int = 0, default: int | None = None
+) -> int:
+    """A whole number in a section. Raises UsageError where it is none, or too small or large."""
+    value = section.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
         raise UsageError(f"{where}: {key} must be a whole number from {least} to {MOST:,}, got {value!r}")
     return value

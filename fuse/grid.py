@@ -39,14 +39,12 @@ def expand(data: dict[str, Any], source: str, assignments: Sequence[str] = ()) -
         for key, value in chosen.items():
             if value not in axes.setdefault(key, []):
                 axes[key].append(value)
-    base = {key: value for key, value in data.items() if key not in SECTIONS}
+    base = _without_sections(data)
     found: dict[str, Combination] = {}
     acting: set[str] = set()  # keys that act at a point
     inert: dict[str, Need] = {}  # keys that cannot at a point
     for chosen in tried:
-        # JSON scalars and lists are TOML, too
-        raw = override(base, [f"{key}={json.dumps(value)}" for key, value in chosen.items()])
-        no_effect = idle(raw)
+        raw, no_effect = _apply(base, chosen)
         inert |= no_effect
         acting |= flatten(raw).keys() - no_effect.keys()
         acts = {key: value for key, value in chosen.items() if key not in no_effect}
@@ -59,6 +57,28 @@ def expand(data: dict[str, Any], source: str, assignments: Sequence[str] = ()) -
     sections = {key: f"{source} {section}" for key, section in axes_of(data).items()}
     _refuse_what_never_acts(never, axes, sections, flatten(base), source, assignments)
     return list(found.values())
+
+
+def combination(
+    data: dict[str, Any], chosen: dict[str, Any], source: str, assignments: Sequence[str] = ()
+) -> Combination:
+    """The point at which keys of `data` have chosen values, without those that cannot act there. Raises
+    UsageError where its recipe is not right.
+    """
+    raw, no_effect = _apply(_without_sections(data), chosen)
+    acts = {key: value for key, value in chosen.items() if key not in no_effect}
+    return _point(without(raw, no_effect), acts, source, assignments)
+
+
+def _without_sections(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key not in SECTIONS}
+
+
+def _apply(base: dict[str, Any], chosen: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Need]]:
+    """A recipe with chosen values, and which of its keys cannot act there."""
+    # JSON scalars and lists are TOML, too
+    raw = override(base, [f"{key}={json.dumps(value)}" for key, value in chosen.items()])
+    return raw, idle(raw)
 
 
 def _point(

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mambavl.cache import canonical, fsops
-from mambavl.configs.errors import DataError, Interrupted, MambaVLError, UsageError
-from mambavl.fuse.run import BEGUN, CURVES, FAILURE, LOCK, RECIPE, RESULT, read_recipe
+from mambavl.configs.errors import DataError, Interrupted, MambaVLError, Pruned, UsageError
+from mambavl.fuse.run import BEGUN, CURVES, FAILURE, LOCK, PRUNED, RECIPE, RESULT, read_recipe, why_pruned
 
 
 class RunHeld(UsageError):
@@ -44,8 +44,8 @@ def owned(run: Path, max_deaths: int | None = None) -> Iterator[None]:
         try:
             with begun(run, max_deaths):
                 yield
-        except (Interrupted, UsageError):
-            raise  # nothing has failed: the run waits, or was refused
+        except (Interrupted, Pruned, UsageError):
+            raise  # nothing has failed: the run waits, was given up or refused
         except Exception as error:
             note_failure(run, error)
             raise
@@ -150,7 +150,9 @@ def last_failure(run: Path) -> dict[str, str] | None:
 
 
 def forget_failure(run: Path) -> None:
+    """It goes on, also one that a search had given up."""
     fsops.remove(run / FAILURE)
+    fsops.remove(run / PRUNED)
 
 
 def why_unfinished(run: Path) -> str | None:
@@ -159,6 +161,8 @@ def why_unfinished(run: Path) -> str | None:
         return None
     if failure := last_failure(run):
         return f"failed: {failure['error']}"
+    if why := why_pruned(run):
+        return f"was pruned {why}"
     if not (run / RECIPE).exists():
         return "has not begun"
     try:

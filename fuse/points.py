@@ -1,4 +1,4 @@
-"""The points of a sweep: what a recipe's [grid] asks for, and where each of them is on the disk."""
+"""The points of a sweep: what a recipe asks for, and where each of them is on the disk."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,8 +15,8 @@ from mambavl.fuse.result import Result, Selection
 from mambavl.fuse.run import RECIPE, RESULT, read_recipe
 from mambavl.fuse.selection import hold_out
 
-# skipped: had finished before this sweep; elsewhere: another process trains it
-State = Literal["waiting", "skipped", "running", "elsewhere", "done", "failed"]
+# skipped: had finished before this sweep; elsewhere: another process trains it; pruned: a search gave it up
+State = Literal["waiting", "skipped", "running", "elsewhere", "done", "failed", "pruned"]
 Failure = dict[str, str] | None  # as owner.last_failure gives it
 
 
@@ -31,10 +31,11 @@ class Point:
     state: State = "waiting"
     epoch: int = 0
     result: Result | None = None
-    error: str = ""  # why it failed, or who works on it elsewhere
+    error: str = ""  # why it failed or was pruned, or who works on it elsewhere
     failure_before: Failure = None  # of an attempt before this sweep, once it `is_found`
     is_found: bool = False
     selection: Selection | None = None  # of a run of what was chosen
+    trial: int | None = None  # number of the proposal, in a search
 
 
 OnChange = Callable[[list[Point]], None]
@@ -46,6 +47,16 @@ def expand(data: dict[str, Any], out: Path, source: str, assignments: Sequence[s
     """
     found = grid.expand(hold_out(data, source, assignments), source, assignments)
     return [Point(name, values, recipe, out / folder_name(name, values)) for name, values, recipe in found]
+
+
+def point_at(
+    data: dict[str, Any], values: dict[str, Any], out: Path, source: str, assignments: Sequence[str] = ()
+) -> Point:
+    """The point at which keys of `data` have some values, as `grid.combination` makes it; with `select_on` it
+    holds those rows out.
+    """
+    found = grid.combination(hold_out(data, source, assignments), values, source, assignments)
+    return Point(found.name, found.values, found.recipe, out / folder_name(found.name, found.values))
 
 
 def find(points: list[Point], out: Path) -> None:

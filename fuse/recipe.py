@@ -76,6 +76,9 @@ class Recipe(Config):
     # { low, high, log } of numbers
     random: dict[str, Any] = Field(default={})
     points: list[dict[str, Any]] = Field(default=[])  # for `mambavl sweep`: keys of this recipe -> a value
+    # for `mambavl sweep`: `trials`, how many points to propose by how those before did, `seed`, and `prune`,
+    # which gives up in the middle what is below the median; keys as of [random]. Needs select_on
+    search: dict[str, Any] = Field(default={})
     # i/n, of a sweep's recipe: its points are trained without part i of n of train_split and compared
     # there (data.hold_out_by says whose rows are a part); the best is trained on all rows and scored once
     select_on: str | None = None

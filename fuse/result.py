@@ -127,10 +127,12 @@ class Selection:
     on: str  # rows they were compared on, as `split` names them: `train_0_of_5`
     by: str  # measure they were compared by, a mean over seeds
     score: float  # of the one that was chosen
+    pruned: int = 0  # candidates besides that a search gave up, by the same rows
 
     @property
     def in_words(self) -> str:
         left_out = f"; {self.failed} more could not be compared" if self.failed else ""
+        left_out += f"; {self.pruned} more were pruned by the same rows" if self.pruned else ""
         return (
             f"chosen among {self.among} on {self.on}, by {spoken(self.by)} ({self.score:.1f} there){left_out}"
         )
@@ -257,6 +259,7 @@ def selection_of(raw: Mapping[str, Any]) -> Selection:
         on=_get(raw, "on", str),
         by=_get(raw, "by", str),
         score=_get(raw, "score", float),
+        pruned=_get({"pruned": 0, **raw}, "pruned", int),
     )
 
 

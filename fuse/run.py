@@ -5,6 +5,7 @@ selection.json                                          what a sweep chose its r
 curves.jsonl, checkpoints/                              while it trains
 model.safetensors, scores/SPLIT.npz, result.json        once it has finished
 lock, failure.json                                      who trains it, why the last attempt failed (`owner`)
+pruned.json                                             why a search gave it up
 """
 
 import importlib.metadata
@@ -35,10 +36,10 @@ RECIPE, STREAMS, CLASSES, PRIOR = "recipe.toml", "streams.json", "classes.json",
 CURVES, CHECKPOINTS = "curves.jsonl", "checkpoints"
 MODEL, SCORES, RESULT = "model.safetensors", "scores", "result.json"
 SELECTION = "selection.json"
-LOCK, FAILURE, BEGUN = "lock", "failure.json", "begun.json"
+LOCK, FAILURE, BEGUN, PRUNED = "lock", "failure.json", "begun.json", "pruned.json"
 TRACKERS = "trackers"
 INPUTS = {RECIPE, STREAMS, CLASSES, PRIOR, SELECTION}
-FILES = {*INPUTS, CURVES, CHECKPOINTS, MODEL, SCORES, RESULT, LOCK, FAILURE, BEGUN, TRACKERS}
+FILES = {*INPUTS, CURVES, CHECKPOINTS, MODEL, SCORES, RESULT, LOCK, FAILURE, BEGUN, PRUNED, TRACKERS}
 
 Scores = Mapping[str, np.ndarray]  # target -> log-probabilities (rows, classes)
 Prior = Mapping[str, np.ndarray]  # target -> log-probabilities (classes,) of the training labels
@@ -227,6 +228,20 @@ def read_scores(run: Path, split: str) -> dict[str, np.ndarray]:
         raise DataError(
             f"{path}: cannot be read ({error}); `mambavl evaluate {run} --split {split}` makes it again"
         ) from None
+
+
+def write_pruning(run: Path, epoch: int, why: str) -> None:
+    fsops.write_file(run / PRUNED, canonical.pretty_json({"epoch": epoch, "why": why}))
+
+
+def why_pruned(run: Path) -> str | None:
+    """Such as `after epoch 3 of 10, ...`; None where no search gave the run up, or it went on since."""
+    try:
+        return str(json.loads((run / PRUNED).read_bytes())["why"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{run / PRUNED}: is damaged ({error}); remove it to train the run again") from None
 
 
 def write_selection(run: Path, selection: Selection) -> None:

@@ -88,13 +88,17 @@ def candidates(values: Sequence[dict[str, Any]]) -> list[list[int]]:
 
 
 def choose(
-    values: Sequence[dict[str, Any]], results: Sequence[Result | None], rank_by: str | None = None
+    values: Sequence[dict[str, Any]],
+    results: Sequence[Result | None],
+    rank_by: str | None = None,
+    pruned: int = 0,
 ) -> Choice | None:
     """The candidate with the best mean over its seeds; of equals the first in the order of the grid.
 
-    values, results: of all points, in that order. rank_by: the target that is compared, as in the recipe. A
-    candidate with a point that has no score is not compared: the mean of the other seeds is one of those that
-    went well. None where no candidate is left. Raises DataError where the points were not measured alike.
+    values, results: of all points, in that order. rank_by: the target that is compared, as in the recipe.
+    pruned: points besides that a search gave up. A candidate with a point that has no score is not compared:
+    the mean of the other seeds is one of those that went well. None where no candidate is left. Raises
+    DataError where the points were not measured alike.
     """
     measured = [result for result in results if result is not None]
     alike = {(result.measure_of(rank_by), result.split, result.rows.scored) for result in measured}
@@ -115,5 +119,6 @@ def choose(
         return None
     score, best = max(means, key=lambda found: found[0])  # the first of equals
     [(by, on, _)] = alike
-    selection = Selection(among=len(means), failed=len(groups) - len(means), on=on, by=by, score=score)
+    failed = len(groups) - len(means)
+    selection = Selection(among=len(means), failed=failed, on=on, by=by, score=score, pruned=pruned)
     return Choice(tuple(best), selection)

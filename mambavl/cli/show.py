@@ -9,10 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from mambavl.configs.progress import say
+from mambavl.fuse.chosen import Chosen
 from mambavl.fuse.points import OnChange, Point
 from mambavl.fuse.result import Metrics, Result, spoken
 from mambavl.fuse.selection import candidates, score_of
-from mambavl.fuse.sweep import Chosen
 from mambavl.fuse.without import Without
 from mambavl.terminal import console, out
 

@@ -14,8 +14,10 @@ from mambavl.configs.errors import UsageError
 from mambavl.configs.progress import ShouldStop, unseen
 from mambavl.extract.ray_engine import ray_crew
 from mambavl.extract.workers import Worker, crew
+from mambavl.fuse.chosen import Chosen
 from mambavl.fuse.points import OnChange, Point, find
-from mambavl.fuse.sweep import Chosen, sweep, sweep_and_choose
+from mambavl.fuse.search import Search
+from mambavl.fuse.sweep import search_and_choose, sweep, sweep_and_choose
 from mambavl.terminal import stop_on_signal
 
 Ended = tuple[list[Point], Chosen | None]
@@ -25,7 +27,7 @@ LEFT = ("waiting", "running", "elsewhere")  # states of points that are not done
 
 
 def run_sweep(
-    points: list[Point],
+    points: list[Point] | Search,
     out: Path,
     *,
     chooses: bool,
@@ -33,7 +35,7 @@ def run_sweep(
     engine: Engine = "processes",
     workers: int | None = None,
 ) -> Ended:
-    """The points as they ended, and what was chosen among them.
+    """The points as they ended, and what was chosen among them. points: or the search that proposes them.
 
     workers: how many processes train them; None: one, of Ray one for each GPU or node. One that crashes is
     replaced; a point at which that happens again is failed (`sweep.MAX_DEATHS`) and the others go on. Under a
@@ -42,6 +44,8 @@ def run_sweep(
     """
 
     def run(on_change: OnChange, should_stop: ShouldStop) -> Ended:
+        if isinstance(points, Search):
+            return search_and_choose(points, out, on_change=on_change, should_stop=should_stop)
         if chooses:
             return sweep_and_choose(points, out, pack=pack, on_change=on_change, should_stop=should_stop)
         return sweep(points, out, pack=pack, on_change=on_change, should_stop=should_stop), None
@@ -56,7 +60,7 @@ def run_sweep(
                 show(changed)
                 if not begun and any(point.state == "running" for point in changed):
                     begun = True
-                    worker.progress(0, sum(point.state in LEFT for point in changed), "")
+                    worker.progress(0, _left(changed, points), "")
 
             return run(on_change, worker.should_stop)
 
@@ -66,7 +70,9 @@ def run_sweep(
                 raise UsageError("a launcher has started several processes; leave out --workers and --engine")
             with show_sweep() as on_change:
                 return run(on_change, should_stop)
-        find(points, out)  # before the first process: what failed since then is not tried again by the next
+        if not isinstance(points, Search):
+            # before the first process: what failed since then is not tried again by the next
+            find(points, out)
         with _crew(work, engine, workers) as found:
             # each waits for the points of the others, so the first to end has all of them
             return found.wait(unseen, should_stop)[0]
@@ -92,3 +98,9 @@ def _visible(number: int) -> str:
     """The name of one of the GPUs that this process may use."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     return given.split(",")[number] if given else str(number)
+
+
+def _left(points: list[Point], asked: list[Point] | Search) -> int:
+    """How many points are not done, those that a search has not proposed yet included."""
+    total = asked.settings.trials if isinstance(asked, Search) else len(points)
+    return total - sum(point.state not in LEFT for point in points)

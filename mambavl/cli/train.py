@@ -13,7 +13,7 @@ from mambavl.cli.show import (
     said_without_choice,
     sweep_table,
 )
-from mambavl.configs.errors import DataError
+from mambavl.configs.errors import DataError, UsageError
 from mambavl.terminal import is_first, out, progress, stop_on_signal
 
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, made by train or sweep.")]
@@ -56,7 +56,7 @@ def train(
 
 def sweep(
     *,
-    recipe: Annotated[Path, typer.Argument(help="A recipe with [grid], [random] or [[points]].")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe with [grid], [random], [search] or [[points]].")],
     sets: SetOption,
     folder: Annotated[
         Path | None, typer.Option("--out", help="Folder of the runs. Default: runs/RECIPE.")
@@ -79,7 +79,8 @@ def sweep(
         ),
     ] = None,
 ) -> None:
-    """Train one run for every point of a recipe's [grid], [random] or [[points]]. Finished ones are skipped.
+    """Train one run for every point of a recipe's [grid], [random], [search] or [[points]]. Finished ones are
+    skipped.
 
     With select_on in the recipe the points are compared on training rows held out, and the best is trained
     on all of them and scored once. Started several times with one folder, the sweeps share its points.
@@ -87,18 +88,25 @@ def sweep(
     from mambavl.cli.sweeping import run_sweep
     from mambavl.configs import find_recipe, override, read_toml
     from mambavl.fuse.drawn import combinations
-    from mambavl.fuse.points import expand
+    from mambavl.fuse.points import Point, expand
+    from mambavl.fuse.search import Search
     from mambavl.fuse.summary import SUMMARY
 
     source = find_recipe(recipe)
     target = folder or Path("runs") / recipe.stem
     raw = override(read_toml(source), sets)
-    points = expand(raw, target, source.name, sets)
-    tried = len(combinations(raw, source.name))
-    if len(points) < tried and is_first():
-        print(f"{tried} combinations are {len(points)} points: the others differ in keys that cannot act")
+    asked: list[Point] | Search
+    if raw.get("search"):
+        if pack and pack > 1:
+            raise UsageError(f"--pack {pack}: a [search] trains one point after the other; leave it out")
+        asked = Search(raw, target, source.name, sets)
+    else:
+        asked = expand(raw, target, source.name, sets)
+        tried = len(combinations(raw, source.name))
+        if len(asked) < tried and is_first():
+            print(f"{tried} combinations are {len(asked)} points: the others differ in keys that cannot act")
     points, chosen = run_sweep(
-        points, target, chooses="select_on" in raw, pack=pack, engine=engine, workers=workers
+        asked, target, chooses="select_on" in raw, pack=pack, engine=engine, workers=workers
     )
     grid, points = points, points + (chosen.runs if chosen else [])
     if is_first():

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from mambavl.cli import show
+from mambavl.fuse.chosen import Chosen
 from mambavl.fuse.result import Selection
-from mambavl.fuse.sweep import Chosen
 from mambavl.fuse.without import Without
 
 TARGETS = ("verb", "noun", "action")

@@ -15,6 +15,7 @@ import torch
 
 from helpers import forks
 from helpers.sweeps import count_updates, grid_of, states, wait_for
+from helpers.tiny import tiny_recipe
 from mambavl.cli import sweeping
 from mambavl.cli.sweeping import run_sweep
 from mambavl.configs.errors import DataError, Interrupted, UsageError
@@ -24,6 +25,7 @@ from mambavl.fuse import pack
 from mambavl.fuse import train as training
 from mambavl.fuse.member import Member
 from mambavl.fuse.run import RESULT, read_scores
+from mambavl.fuse.search import Search
 from mambavl.fuse.sweep import sweep
 
 SHORT = {"epochs": 2, "warmup_epochs": 0, "clip_norm": 0}
@@ -71,6 +73,20 @@ def test_points_that_crash_their_process_end_alone(stores, tmp_path, monkeypatch
     )
     assert counted()["train.lr=0.03"] == counted()["train.lr=0.05"]
     assert counted()["train.lr=0.03"] % 2 == 0
+
+
+def test_a_trial_that_crashes_its_process_twice_is_told_as_failed(stores, tmp_path, monkeypatch, capfd):
+    recipe = tiny_recipe(stores, title="", **SHORT).model_dump(mode="json", exclude_none=True)
+    section = {"trials": 6, "train.lr": [0.01, 0.02]}
+    data = {**recipe, "select_on": "0/2", "data": {"hold_out_by": "video"}, "search": section}
+    end_process_at(monkeypatch, {"train.lr=0.02"})
+    asked = Search(data, tmp_path / "s", "tiny.toml")
+    points, chosen = run_sweep(asked, tmp_path / "s", chooses=True)
+    assert states(points)["train.lr=0.02"] == "failed"
+    assert states(points)["train.lr=0.01"] in ("done", "skipped")
+    assert "died 2 times" in next(point.error for point in points if point.state == "failed")
+    assert capfd.readouterr().err.count("another one goes on with the sweep") == 2
+    assert (chosen.selection.among, chosen.selection.failed) == (1, 1)
 
 
 def test_a_pack_in_which_a_point_crashes_is_trained_one_by_one(stores, tmp_path, monkeypatch):

@@ -58,6 +58,26 @@ def test_a_sweep_says_first_how_many_points_its_combinations_are(road, tmp_path,
     assert "\nhead.name=mlp: done\n" in captured.err
 
 
+def test_a_search_from_the_shell(road, tmp_path, capfd):
+    recipe = tmp_path / "search.toml"
+    lines = "\n[search]\ntrials = 3\ntrain.lr = { low = 1e-4, high = 1e-2, log = true }\n"
+    recipe.write_text((road / "mine.toml").read_text() + lines)
+    sets = ("--set", "train.epochs=1", "--set", "train.warmup_epochs=0", "--out", tmp_path / "s")
+    assert call("sweep", recipe, *sets) == 2
+    assert "--set select_on=0/5" in capfd.readouterr().err
+    chooses = ("--set", "select_on=0/2", "--set", "data.hold_out_by=video")
+    assert call("sweep", recipe, *sets, *chooses, "--pack", 2) == 2
+    assert "leave it out" in capfd.readouterr().err
+    assert not (tmp_path / "s").exists()
+    assert call("sweep", recipe, *sets, *chooses, "--workers", 2) == 0
+    captured = capfd.readouterr()
+    assert "wrote 4 runs and summary.json" in captured.out
+    assert "chosen among 3 on train_0_of_2" in captured.out
+    assert len(list((tmp_path / "s").glob("train.lr=*/result.json"))) == 3
+    assert call("train", recipe, *sets, *chooses) == 2
+    assert "mambavl sweep" in capfd.readouterr().err
+
+
 def test_a_sweep_that_chooses_ends_with_what_it_chose(road, tmp_path, capfd):
     """By video: the toy kitchen has one cook. And one that does not choose says what that means."""
     recipe = tmp_path / "grid.toml"

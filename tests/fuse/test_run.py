@@ -32,7 +32,8 @@ def finished(recipe, tmp_path_factory):
 
 
 def test_a_finished_run_holds_its_files_and_no_checkpoint(finished):
-    not_now = {folder.CHECKPOINTS, folder.FAILURE, folder.SELECTION, folder.TRACKERS, folder.BEGUN}
+    not_now = {folder.CHECKPOINTS, folder.FAILURE, folder.PRUNED, folder.SELECTION}
+    not_now |= {folder.TRACKERS, folder.BEGUN}
     assert {path.name for path in finished.iterdir()} == folder.FILES - not_now
 
 

@@ -209,7 +209,7 @@ def test_a_result_says_what_it_was_chosen_among_and_scoring_again_keeps_it(cooks
     out = tmp_path / "out"
     _, chosen = sweep_and_choose(grid_of(cooks, out, LR, top=ON, epochs=1), out)
     [point] = chosen.runs
-    said = {"among": 2, "failed": 0, "on": "train_1_of_2", "by": "all_action_top1"}
+    said = {"among": 2, "failed": 0, "pruned": 0, "on": "train_1_of_2", "by": "all_action_top1"}
     raw = json.loads((point.run / RESULT).read_text())
     assert raw["selection"] == {**said, "score": chosen.selection.score}
     (point.run / RESULT).unlink()  # lost, and made again
