@@ -141,9 +141,7 @@ class _Trainer:
         """Train to the last epoch, or until it stops early."""
         member = self.member
         while not member.is_done:
-            since = time.perf_counter()
             self._one_epoch(should_stop)
-            member.seconds += time.perf_counter() - since
             line = self.processes.once(member.line)
             member.begin_next(line)
             self.processes.once(partial(self._record, line, on_epoch))
@@ -157,7 +155,7 @@ class _Trainer:
             raise
 
     def _one_epoch(self, should_stop: Callable[[], bool]) -> None:
-        member = self.member
+        member, since = self.member, time.perf_counter()
         self.steps.begin(member.epoch)
         batches = epoch_batches(member.rows, self.config.batch_size, self.config.seed, member.epoch)
         for number, rows in enumerate(batches):
@@ -165,10 +163,12 @@ class _Trainer:
                 continue  # done before the run was interrupted
             step = self.processes.step(partial(self.steps.forward, rows), stop=should_stop())
             if step is None:  # every process stops at the same batch
+                member.seconds += time.perf_counter() - since
                 self.processes.once(member.save)
                 raise member.interrupted()
             member.loss_sum += self._update(rows, step)
             member.batch += 1
+        member.seconds += time.perf_counter() - since
 
     def _update(self, rows: np.ndarray, step: Step) -> float:
         """One optimiser update; returns the batch's mean loss.

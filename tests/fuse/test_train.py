@@ -162,6 +162,17 @@ def test_a_run_goes_on_with_another_number_of_processes(stores, tmp_path, first,
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
+def test_seconds_count_the_part_of_an_epoch_that_an_interrupt_ended(stores, tmp_path, monkeypatch):
+    """On a clock that is ten seconds on whenever it is looked at."""
+    clock, calls = itertools.count(0, 10), iter(range(1000))
+    monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
+    recipe = tiny_recipe(stores, text=False, epochs=2)
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "run", should_stop=lambda: next(calls) >= 4)
+    assert train(recipe, tmp_path / "run").trained.train_seconds == 30  # an epoch, a part, the rest
+    assert [line["seconds"] for line in read_curves(tmp_path / "run")] == [10, 30]
+
+
 HARMLESS = {  # keys that change no weight -> another value
     "title": "another name",
     "published": {"verb": 70.9},
