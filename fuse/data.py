@@ -258,8 +258,8 @@ def assign_folds(owners: list[str], parts: int) -> dict[str, int]:
     counts = Counter(owners)
     if len(counts) < parts:
         raise UsageError(
-            f"data.hold_out (select_on of a sweep) asks for {parts} parts, and there are {len(counts)} to "
-            "distribute; see data.hold_out_by"
+            f"data.hold_out (select_on of a sweep, counts.choose_on) asks for {parts} parts, and there are "
+            f"{len(counts)} to distribute; see data.hold_out_by"
         )
     sizes, part_of = [0] * parts, {}
     for owner in sorted(counts, key=lambda owner: (-counts[owner], owner)):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mambavl.configs import Config
 from mambavl.fuse.attentive import AttentiveSettings
 from mambavl.fuse.baselines import TransformerSettings
+from mambavl.fuse.counts import COUNTS, CountsSettings
 from mambavl.fuse.cross import CrossSettings
 from mambavl.fuse.fusion import FusionSettings, preset_of
 from mambavl.fuse.mixture import MixtureSettings
@@ -21,6 +22,7 @@ OWN: dict[str, tuple[type[Config], tuple[str, ...]]] = {  # section of some head
     "mixture": (MixtureSettings, ("mixture",)),
     "transformer": (TransformerSettings, ("transformer",)),
     "attentive": (AttentiveSettings, ("attentive",)),
+    "counts": (CountsSettings, (COUNTS,)),
 }
 
 

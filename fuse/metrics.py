@@ -133,6 +133,13 @@ def measure(
     return out
 
 
+def mean_class_recall5(scores: np.ndarray, labels: np.ndarray) -> float | None:
+    """Of scores (N, columns) and labels (N,), columns: `measure`'s for one target, in percent; None of no
+    rows.
+    """
+    return _class_mean(_places(scores, labels).among_best(K), labels)
+
+
 @dataclass(frozen=True)
 class _Ranked:
     """The n labelled rows of a single-label or derived target, and how well their labels are ranked."""

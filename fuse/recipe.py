@@ -21,6 +21,7 @@ from mambavl.fuse.baselines import (
     TransformerSettings,
 )
 from mambavl.fuse.bidirectional import BidirectionalFusion
+from mambavl.fuse.counts import COUNTS, Counts, CountsSettings
 from mambavl.fuse.cross import CrossConfig, CrossFusion, CrossSettings
 from mambavl.fuse.data import DataConfig, FeatureData, check_part
 from mambavl.fuse.drawn import SECTIONS, has_points
@@ -36,11 +37,11 @@ from mambavl.fuse.targets import Pairs, RunTargets, TargetConfig, choose, pairs_
 class HeadName(Config):
     """The first key of [head]."""
 
-    # which head is trained. What not all of them have is in sections: [fusion] is for those with an SSM,
-    # mambavl, bidirectional, cross and mixture
-    name: Literal["mambavl", "bidirectional", "cross", "mixture", "mlp", "transformer", "attentive"] = (
-        "mambavl"
-    )
+    # which head is trained; counts: none, past actions are counted. What not all of them have is in sections:
+    # [fusion] is for those with an SSM, mambavl, bidirectional, cross and mixture
+    name: Literal[
+        "mambavl", "bidirectional", "cross", "mixture", "mlp", "transformer", "attentive", "counts"
+    ] = "mambavl"
 
 
 class HeadSection(HeadSettings, HeadName):
@@ -70,6 +71,7 @@ class Recipe(Config):
     mixture: MixtureSettings | None = None  # settings of head mixture alone, besides [fusion]
     transformer: TransformerSettings | None = None  # settings of head transformer alone
     attentive: AttentiveSettings | None = None  # settings of head attentive alone
+    counts: CountsSettings | None = None  # settings of head counts alone
     train: TrainConfig = TrainConfig()  # the optimiser and its schedule
     grid: dict[str, Any] = Field(default={})  # for `mambavl sweep`: keys of this recipe -> lists of values
     # for `mambavl sweep`: `points`, how many to draw, and `seed`; keys of this recipe -> lists of values, or
@@ -245,7 +247,8 @@ def refuse(raw: dict[str, Any], faults: dict[str, str]) -> None:
         raise ValidationError.from_exception_data("Recipe", lines)
 
 
-HEADS: dict[str, tuple[type[Head], type[HeadConfig]]] = {  # `head.name` of a recipe -> its class, its config
+# `head.name` of a recipe -> its class, its config; of heads that are trained
+HEADS: dict[str, tuple[type[Head], type[HeadConfig]]] = {
     "mambavl": (SSMFusion, FusionConfig),
     "bidirectional": (BidirectionalFusion, FusionConfig),
     "cross": (CrossFusion, CrossConfig),
@@ -304,6 +307,8 @@ def make_head(recipe: Recipe, streams: dict[str, StreamShape], targets: RunTarge
     """The recipe's head for streams of these widths and classifiers of these targets, seeded. Raises
     UsageError where the head cannot be built for these streams.
     """
+    if recipe.head.name == COUNTS:
+        return Counts(streams, targets)
     head, kind = HEADS[recipe.head.name]
     torch.manual_seed(recipe.train.seed)
     settings = recipe.head.model_dump(exclude={"name"}) | recipe.own

@@ -4,6 +4,7 @@ recipe.toml, streams.json, classes.json, prior.json     the resolved recipe, and
 selection.json                                          what a sweep chose its recipe among, if one did
 curves.jsonl, checkpoints/                              while it trains
 model.safetensors, scores/SPLIT.npz, result.json        once it has finished
+choice.json                                             what a head that counts was chosen among
 lock, failure.json                                      who trains it, why the last attempt failed (`owner`)
 pruned.json                                             why a search gave it up
 """
@@ -36,10 +37,12 @@ RECIPE, STREAMS, CLASSES, PRIOR = "recipe.toml", "streams.json", "classes.json",
 CURVES, CHECKPOINTS = "curves.jsonl", "checkpoints"
 MODEL, SCORES, RESULT = "model.safetensors", "scores", "result.json"
 SELECTION = "selection.json"
+CHOICE = "choice.json"
 LOCK, FAILURE, BEGUN, PRUNED = "lock", "failure.json", "begun.json", "pruned.json"
 TRACKERS = "trackers"
 INPUTS = {RECIPE, STREAMS, CLASSES, PRIOR, SELECTION}
-FILES = {*INPUTS, CURVES, CHECKPOINTS, MODEL, SCORES, RESULT, LOCK, FAILURE, BEGUN, PRUNED, TRACKERS}
+OTHERS = {LOCK, FAILURE, BEGUN, PRUNED, TRACKERS}
+FILES = {*INPUTS, CURVES, CHECKPOINTS, MODEL, SCORES, RESULT, CHOICE, *OTHERS}
 
 Scores = Mapping[str, np.ndarray]  # target -> log-probabilities (rows, classes)
 Prior = Mapping[str, np.ndarray]  # target -> log-probabilities (classes,) of the training labels

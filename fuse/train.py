@@ -19,6 +19,8 @@ import torch
 
 from mambavl.configs.errors import Pruned, UsageError
 from mambavl.fuse import owner
+from mambavl.fuse.counting import count
+from mambavl.fuse.counts import COUNTS
 from mambavl.fuse.data import FeatureData, epoch_batches
 from mambavl.fuse.member import Member
 from mambavl.fuse.processes import Processes
@@ -103,6 +105,9 @@ def _train(
 ) -> None:
     """Everything from the first update to result.json, in a folder that is ours."""
     processes.once(lambda: _refuse_stores_and_forget_failure(run, data))
+    if recipe.head.name == COUNTS:
+        processes.once(lambda: count(recipe, run, data))
+        return
     targets = processes.every(lambda: run_targets(recipe, data))
     processes.once(lambda: refuse_unlabelled(targets, data.labels, data.train))
     head = processes.every(lambda: build_head(recipe, data, targets).to(processes.device))

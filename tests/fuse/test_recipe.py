@@ -178,8 +178,7 @@ def test_a_preset_sets_common_defaults_too_and_given_keys_take_precedence():
         ),
         (
             ("head.name=mpl",),
-            f"--set [head]: name = 'mpl': Input should be {', '.join(map(repr, [*HEADS][:-1]))} or "
-            "'attentive'",
+            f"--set [head]: name = 'mpl': Input should be {', '.join(map(repr, HEADS))} or 'counts'",
         ),
     ],
 )

@@ -176,12 +176,18 @@ def make_history_store(
     tau: float = 0.5,
     protocol: str = "oracle",
     classes=CLASSES,
+    told: tuple[Segment, ...] | None = None,
 ) -> list[list[tuple[int, int]]]:
-    """A finished store of past classes, and what it holds: (verb, noun) of each row's past, oldest first."""
+    """A finished store of past classes, and what it holds: (verb, noun) of each row's past, oldest first.
+
+    told: the rows as whoever tells of the past knows them.
+    """
     verbs, nouns = (classes.targets[name].count for name in ("verb", "noun"))
     pasts = []
     for row in segments:
-        ended = [one for one in segments if one.video_id == row.video_id and one.stop <= row.start - tau]
+        ended = [
+            one for one in told or segments if one.video_id == row.video_id and one.stop <= row.start - tau
+        ]
         pasts.append(sorted(ended, key=lambda one: one.stop)[-last:])
     width = verbs + nouns + 1
     capacity = 64 * -(-8 * last // 64)

@@ -1,0 +1,144 @@
+"""Runs that count: chosen on training kitchens alone, scored and read like any other."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from helpers.cli import call
+from helpers.tiny import CLASSES, ROWS, make_dense_store, make_history_store, make_segments, weights
+from mambavl.configs import validate
+from mambavl.configs.errors import UsageError
+from mambavl.fuse import metrics, report
+from mambavl.fuse.counting import choose, read_choice
+from mambavl.fuse.counts import Counts
+from mambavl.fuse.head import StreamShape
+from mambavl.fuse.recipe import Recipe
+from mambavl.fuse.run import read_prior, read_result, read_scores
+from mambavl.fuse.targets import choose as targets_of
+from mambavl.fuse.train import train
+
+
+def recipe(store, **keys):
+    raw = {
+        "title": "counted",
+        "streams": {"past": {"store": str(store), "level": "past/actions"}},
+        "head": {"name": "counts"},
+        "counts": {"choose_on": "0/2", **keys},
+        "targets": {"action": {"ranked_by": "pairs"}},
+    }
+    return validate(raw, Recipe, "counts.toml")
+
+
+def kitchens(seed=0, change=None):
+    """Rows with drawn labels, of which every participant has some in both splits."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number, segment in enumerate(make_segments(ROWS)):
+        kitchen = f"P0{1 + number // 10 % 3}"
+        labels = {"verb": int(rng.integers(3)), "noun": int(rng.integers(4))}
+        found.append(replace(segment, participant_id=kitchen, labels=labels))
+    return tuple(change(segment) if change else segment for segment in found)
+
+
+def test_a_run_that_counts_is_a_run_like_any_other(tmp_path, capsys):
+    segments = kitchens()
+    make_history_store(tmp_path / "past.zarr", segments)
+    result = train(recipe(tmp_path / "past.zarr"), tmp_path / "run")
+    assert (result.head, result.history_protocol, result.params.total) == ("counts", "oracle", 0)
+    scored = [segment for segment in segments if segment.split == "validation"]
+    first = [segment.narration_id.endswith("_0") for segment in scored]
+    assert (result.rows.scored, result.rows.scored_by_prior) == (len(scored), sum(first))
+    scores, prior = read_scores(tmp_path / "run", "validation"), read_prior(tmp_path / "run")
+    for name in ("verb", "noun", "action"):
+        np.testing.assert_allclose(scores[name][first], np.tile(prior[name], (sum(first), 1)), rtol=1e-6)
+        np.testing.assert_allclose(np.exp(scores[name]).sum(1), 1, rtol=1e-5)
+    assert call("evaluate", tmp_path / "run") == 0
+    again = read_scores(tmp_path / "run", "validation")
+    for name in ("verb", "noun", "action"):
+        np.testing.assert_allclose(again[name], scores[name], rtol=1e-5)
+    result = read_result(tmp_path / "run")
+    report.write_report([tmp_path / "run"], tmp_path / "r.html")
+    assert "counted" in (tmp_path / "r.html").read_text()
+    assert train(recipe(tmp_path / "past.zarr"), tmp_path / "run").metrics == result.metrics
+
+
+def test_no_scored_label_reaches_the_counts_or_the_choice(tmp_path):
+    """Labels of validation rows are dealt anew, as they are scored; what the store tells stays."""
+    segments = kitchens()
+    make_history_store(tmp_path / "a.zarr", segments)
+    dealt = kitchens(change=lambda one: one.labelled(verb=0) if one.split == "validation" else one)
+    # the pasts of both stores are those of the first: only what is scored differs
+    make_history_store(tmp_path / "b.zarr", dealt, told=segments)
+    for name in "ab":
+        train(recipe(tmp_path / f"{name}.zarr"), tmp_path / name)
+    assert read_choice(tmp_path / "a") == read_choice(tmp_path / "b")
+    one, other = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all((one[name] == other[name]).all() for name in one)
+    assert read_result(tmp_path / "a").metrics != read_result(tmp_path / "b").metrics
+
+
+def past_of(head, pairs):
+    import torch
+
+    tokens = torch.zeros(len(pairs), 1, 8)
+    for row, (verb, noun) in enumerate(pairs):
+        tokens[row, 0, [verb, 3 + noun]] = 1
+    return head.past({"past": (tokens, torch.ones(len(pairs), dtype=torch.long))})
+
+
+def test_the_choice_counts_the_other_kitchens_and_takes_the_best_recall():
+    """Every pair is tried by a loop over the same counts; the first of equals stands."""
+    pairs = ((0, 0), (1, 1), (2, 2))
+    targets = targets_of(CLASSES, ["verb", "noun"], {}, {"action": pairs})
+    head = Counts({"past": StreamShape(width=8)}, targets)
+    rng = np.random.default_rng(0)
+    drawn = [(int(rng.integers(3)), int(rng.integers(4))) for _ in range(200)]
+    past = past_of(head, drawn)
+    verb = np.where(rng.random(200) < 0.6, [v for v, _ in drawn], rng.integers(0, 3, 200))
+    labels = {"verb": verb, "noun": rng.integers(0, 4, 200)}
+    held = np.arange(200) % 3 == 0
+    decays, exponents = [1.0, 0.5], [0.0, 1.0, 2.0]
+    found = choose(head, past, labels, held, decays, exponents)
+    for name, own in labels.items():
+        tried = []
+        for decay in decays:
+            for exponent in exponents:
+                part = {key: one[~held] for key, one in labels.items()}
+                every = dict.fromkeys(labels, decay), dict.fromkeys(labels, exponent)
+                head.count(past.of(~held), part, *every)
+                scores = head.scores(head.log_means(past.of(held), name), name).numpy()
+                tried.append((metrics.mean_class_recall5(scores, own[held]), -len(tried), decay, exponent))
+        recall, _, decay, exponent = max(tried)
+        assert found[name] == {"decay": decay, "exponent": exponent, "recall5": recall}
+
+
+def test_recall_of_some_scores_is_that_of_the_measures():
+    rng = np.random.default_rng(1)
+    scores, labels = rng.normal(size=(50, 9)), rng.integers(0, 9, 50)
+    hits = [labels[row] in np.argsort(-scores[row])[:5] for row in range(50)]
+    per_class = [np.mean([hits[row] for row in np.flatnonzero(labels == one)]) for one in np.unique(labels)]
+    assert metrics.mean_class_recall5(scores, labels) == pytest.approx(100 * np.mean(per_class))
+
+
+def test_features_that_are_no_past_classes_are_refused(tmp_path):
+    make_dense_store(tmp_path / "video.zarr", ROWS, width=8)
+    raw = recipe(tmp_path / "video.zarr").model_dump(mode="json", exclude_none=True)
+    raw["streams"] = {"past": {"store": str(tmp_path / "video.zarr"), "level": "frame"}}
+    with pytest.raises(UsageError, match="features of fake; make them with `mambavl extract history"):
+        train(validate(raw, Recipe, "counts.toml"), tmp_path / "run")
+
+
+def test_too_few_kitchens_to_choose_on_are_refused(tmp_path):
+    make_history_store(tmp_path / "past.zarr", kitchens())
+    with pytest.raises(UsageError, match=r"counts\.choose_on.* asks for 5 parts, and there are 3"):
+        train(recipe(tmp_path / "past.zarr", choose_on="0/5"), tmp_path / "run")
+    choice = json.loads((_counted(tmp_path) / "choice.json").read_bytes())
+    assert choice["on"] == "train_0_of_2"
+    assert choice["among"] == 25
+
+
+def _counted(folder):
+    train(recipe(folder / "past.zarr"), folder / "fine")
+    return folder / "fine"
