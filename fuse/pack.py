@@ -62,14 +62,16 @@ AUTOMATIC = {96: 20, 256: 8}
 log = logging.getLogger(__name__)
 
 
-def packs(recipes: Sequence[Recipe], size: int | None = None) -> list[list[int]]:
+def packs(recipes: Sequence[Recipe], size: int | None = None, shares: int = 1) -> list[list[int]]:
     """The places of recipes that are trained in one pass, pack by pack; a recipe that is trained alone is a
-    pack of its own. size: how many at most in one; None: as many as pay at the heads' width.
+    pack of its own. size: how many at most in one; None: as many as pay at the heads' width, and leave some
+    to each of the processes that share the recipes.
     """
+    fair = -(-len(recipes) // shares)
     found: list[list[int]] = []
     open_packs: dict[str, list[int]] = {}
     for place, recipe in enumerate(recipes):
-        key, most = key_of(recipe), size or automatic_size(recipe)
+        key, most = key_of(recipe), size or min(automatic_size(recipe), fair)
         pack = open_packs.get(key) if key else None
         if pack is None or len(pack) >= most:
             pack = []
@@ -185,15 +187,14 @@ class _Part:
             if member.average:
                 member.average.update(member.head, member.updates)
 
-    def drop(self, places: set[int]) -> list[int]:
-        """Go on without the members at some places; returns which of the heads stay."""
+    def drop(self, places: set[int]) -> None:
+        """Go on without the members at some places."""
         kept = [number for number, place in enumerate(self.members) if place not in places]
         if len(kept) < len(self.members):
             self.members = {place: one for place, one in self.members.items() if place not in places}
             if kept:
                 self.stack.keep(kept)
                 self.optimizer.keep(kept)
-        return kept
 
 
 class _Pack:
@@ -259,19 +260,12 @@ class _Pack:
                 losses = part.losses(read, keys, rows)
             gradients = torch.autograd.grad(losses.sum(), [leaf.values for leaf in part.stack.leaves])
             found = norms(gradients)
-            values = list(zip(*torch.stack([losses.detach(), found]).tolist(), strict=True))
-            failed = {
-                place: self._why(member, rows, *pair)
-                for (place, member), pair in zip(part.members.items(), values, strict=True)
-                if not all(map(math.isfinite, pair))
-            }
-            for place, error in failed.items():
-                self._fail(place, error)
-            kept = part.drop(set(failed))
-            if kept:
-                own = gradients if not failed else [gradient[kept] for gradient in gradients]
-                part.step(own, found[kept], [values[number][0] for number in kept])
-            diverged |= set(failed)
+            values = torch.stack([losses.detach(), found]).tolist()
+            for (place, member), loss, norm in zip(part.members.items(), *values, strict=True):
+                if not (math.isfinite(loss) and math.isfinite(norm)):
+                    self._fail(place, self._why(member, rows, loss, norm))
+                    diverged.add(place)
+            part.step(gradients, found, values[0])
         self._drop(diverged)
 
     def _why(self, member: Member, rows: np.ndarray, loss: float, norm: float) -> DataError:

@@ -40,6 +40,7 @@ def sweep(
     out: Path,
     *,
     pack: int | None = 1,
+    shares: int = 1,
     on_change: OnChange = lambda points: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Point]:
@@ -47,7 +48,8 @@ def sweep(
     that ends.
 
     pack: how many points at most are trained in one pass (`pack.train_together`), of those that can be; None:
-    as many as pay at their width.
+    as many as pay at their width. shares: processes that share the points, this one among them; each of them
+    sweeps.
 
     Stores are opened once, every folder is compared with its recipe and every head is built without memory
     before the first point runs, so that a changed recipe, a wrong width or a missing store stops the sweep at
@@ -55,7 +57,7 @@ def sweep(
     others go on. A point that another process trains is passed over and looked at again later, so several
     sweeps in one folder share its points. Raises Interrupted when `should_stop()` turns true in any process.
     """
-    running = _Sweep(points, out, pack, on_change, should_stop)
+    running = _Sweep(points, out, partial(packs, size=pack, shares=shares), on_change, should_stop)
     running.run()
     running.end()
     return running.ranked()
@@ -66,6 +68,7 @@ def sweep_and_choose(
     out: Path,
     *,
     pack: int | None = 1,
+    shares: int = 1,
     on_change: OnChange = lambda points: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[list[Point], Chosen]:
@@ -75,7 +78,7 @@ def sweep_and_choose(
     The folder is named after what was chosen: another choice, among points that were added or had failed,
     never touches the runs of an earlier one. The choice waits for the points of other processes.
     """
-    running = _Sweep(points, out, pack, on_change, should_stop)
+    running = _Sweep(points, out, partial(packs, size=pack, shares=shares), on_change, should_stop)
     running.prepare_choice()
     running.check_measure()
     running.run()
@@ -94,7 +97,7 @@ def search_and_choose(
     """`sweep_and_choose` with points that a search proposes, one after the other. One that it prunes is no
     candidate.
     """
-    running = _Sweep([], out, 1, on_change, should_stop)
+    running = _Sweep([], out, partial(packs, size=1), on_change, should_stop)
     running.search_points(search)
     running.prepare_choice()
     chosen = running.choose()
@@ -107,11 +110,11 @@ class _Sweep:
         self,
         points: list[Point],
         out: Path,
-        pack: int | None,
+        into_packs: Callable[[list[Recipe]], list[list[int]]],
         on_change: OnChange,
         should_stop: Callable[[], bool],
     ) -> None:
-        self.points, self.out, self.pack, self.should_stop = points, out, pack, should_stop
+        self.points, self.out, self.into_packs, self.should_stop = points, out, into_packs, should_stop
         self.processes = Processes()
         self.on_change = on_change if self.processes.is_main else lambda points: None
         self.opened: dict[str, FeatureData] = {}
@@ -213,7 +216,7 @@ class _Sweep:
         alone = [point.state == "skipped" or deaths(point.run) > 0 for point in points]
         found = [[point] for point, is_alone in zip(points, alone, strict=True) if is_alone]
         left = [point for point, is_alone in zip(points, alone, strict=True) if not is_alone]
-        for places in packs([point.recipe for point in left], self.pack):
+        for places in self.into_packs([point.recipe for point in left]):
             found.append([left[place] for place in places])
         return found
 

@@ -47,8 +47,13 @@ def run_sweep(
         if isinstance(points, Search):
             return search_and_choose(points, out, on_change=on_change, should_stop=should_stop)
         if chooses:
-            return sweep_and_choose(points, out, pack=pack, on_change=on_change, should_stop=should_stop)
-        return sweep(points, out, pack=pack, on_change=on_change, should_stop=should_stop), None
+            return sweep_and_choose(
+                points, out, pack=pack, shares=workers or 1, on_change=on_change, should_stop=should_stop
+            )
+        ended = sweep(
+            points, out, pack=pack, shares=workers or 1, on_change=on_change, should_stop=should_stop
+        )
+        return ended, None
 
     def work(worker: Worker) -> Ended:
         begun = False

@@ -236,6 +236,9 @@ def test_stopped_runs_resume_together_or_alone(stores, tmp_path, stop, how):
     with pytest.raises(Interrupted, match="resumes"):
         in_one_pass(recipes, tmp_path, should_stop=lambda: next(calls) >= stop)
     runs = [tmp_path / str(place) for place in range(4)]
+    for place, run in enumerate(runs):
+        is_done = place == 2 and stop > 6  # it has two epochs of three updates
+        assert (run / "checkpoints" / f"step-{stop:08d}").exists() != is_done
     if how != "together":
         for place in range(4 if how == "alone" else 1):
             train(recipes[place], runs[place])
@@ -329,5 +332,7 @@ def test_packs_are_filled_in_order_and_of_the_size_asked_for(stores, tmp_path):
     many = [changed(recipes[0], train__lr=1e-3 * (n + 1)) for n in range(25)]
     assert [len(one) for one in packs(many)] == [20, 5]
     assert [len(one) for one in packs([changed(one, head__d_model=192) for one in many])] == [8, 8, 8, 1]
+    assert [len(one) for one in packs(many, shares=3)] == [9, 9, 7]
+    assert [len(one) for one in packs(many, 15, shares=3)] == [15, 10]
     alone = [changed(one, train__accumulate=2) for one in many[:3]]
     assert packs(alone) == [[0], [1], [2]]

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from mambavl.fuse import stacked_optimizer
 from mambavl.fuse.baselines import MLPConfig, MLPFusion
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import StreamShape
@@ -76,7 +77,9 @@ def assert_equal(heads, others):
 
 
 @ALL
-def test_each_head_goes_where_torchs_optimiser_takes_it_alone(configs):
+@pytest.mark.parametrize("block", [stacked_optimizer.BLOCK, 10])
+def test_each_head_goes_where_torchs_optimiser_takes_it_alone(configs, block, monkeypatch):
+    monkeypatch.setattr(stacked_optimizer, "BLOCK", block)
     alone = make_heads()
     optimizers = [build_optimizer(*pair) for pair in zip(alone, configs, strict=True)]
     stack = Stack(make_heads())

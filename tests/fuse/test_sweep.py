@@ -428,6 +428,13 @@ def test_no_more_points_go_together_than_asked_for(stores, tmp_path, monkeypatch
     assert sizes == [2, 2]
 
 
+def test_a_pack_leaves_points_to_the_processes_that_share_the_sweep(stores, tmp_path, monkeypatch):
+    sizes = count_packs(monkeypatch)
+    points = grid_of(stores, tmp_path, {"train": {"lr": [1e-2, 5e-3, 2e-3, 1e-3, 3e-3]}}, epochs=1)
+    assert set(states(sweep(points, tmp_path, pack=None, shares=2)).values()) == {"done"}
+    assert sizes == [3, 2]
+
+
 def test_what_a_pack_cannot_bear_together_is_trained_one_by_one_and_said(
     stores, tmp_path, monkeypatch, caplog
 ):
@@ -446,10 +453,10 @@ def test_a_point_of_a_pack_that_failed_elsewhere_meanwhile_is_not_tried_again(st
     points = grid_of(stores, tmp_path, {"train": {"lr": [1e-2, 5e-3, 2e-3]}}, epochs=1)
     sizes, run = count_packs(monkeypatch), points[1].run
 
-    def fail_there_first(recipes, size):
+    def fail_there_first(recipes, **sizes):
         run.mkdir()
         note_failure(run, DataError("it failed there"))
-        return packing.packs(recipes, size)
+        return packing.packs(recipes, **sizes)
 
     monkeypatch.setattr(sweeping, "packs", fail_there_first)
     ended = sweep(points, tmp_path, pack=None)

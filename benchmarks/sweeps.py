@@ -1,0 +1,327 @@
+"""What do twenty heads cost that are trained in one pass, beside the same twenty one after another, and
+shared out over two processes?
+
+    python benchmarks/sweeps.py [--widths 64 192 768] [--heads mambavl mlp] [--together 20] [--batch 128]
+                                [--repeats 5] [--threads 2] [--quick] [--out FILE]
+
+A step is a batch of EK100's shape, as benchmarks/step.py makes it (its texts are computed once by every head,
+packed or not), and for each head forward, loss, backward, clipping and AdamW, in float32, features in memory.
+The three ways take turns, so that noise from elsewhere meets all of them; losses of the pack are compared
+with those of the heads alone first. In two processes each trains half of the heads with half of the threads.
+Times are medians in milliseconds for a step of all heads, by the wall clock and of CPU: beside other programs
+the second alone says how fast.
+
+Memory is the peak of a process of its own (Linux), above what it held before it built the first head. What is
+read is the batch, once for each loop over the data. The floor is a step of heads that have next to nothing to
+compute, in milliseconds of CPU: what Python, autograd and the optimiser cost beside the products.
+
+The last line is JSON: in sequence over one pass, of CPU; above 1 one pass is faster.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from step import make_batch
+from torch import Tensor
+
+from mambavl.fuse.baselines import MLPConfig, MLPFusion
+from mambavl.fuse.fusion import FusionConfig, SSMFusion
+from mambavl.fuse.head import Head, Streams, StreamShape
+from mambavl.fuse.optimizer import TrainConfig, build_optimizer
+from mambavl.fuse.stacked import Stack, heads_at_once
+from mambavl.fuse.stacked_optimizer import StackedOptimizer, limit, norms
+
+HEADS = {"mambavl": (SSMFusion, FusionConfig), "mlp": (MLPFusion, MLPConfig)}
+RATES = (1e-6, 2e-6)  # of the heads by turns; so small that all steps are alike
+SMOOTHING = 0.1
+FLOOR = {"d_model": 8, "rows": 2, "width": 8, "tokens": 2}
+
+COLUMNS = {
+    "in sequence, ms": "sequence_ms",
+    "two processes": "two_processes_ms",
+    "one pass": "one_pass_ms",
+    "CPU: sequence": "sequence_cpu_ms",
+    "one pass ": "one_pass_cpu_ms",
+    "ratio": "cpu_ratio",
+    "memory: sequence, MB": "sequence_mb",
+    "one pass  ": "one_pass_mb",
+}
+
+Loop = Callable[[], list[float]]  # a step of some heads; returns their losses
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.worker == "share":
+        share(arguments)
+        return
+    if arguments.worker == "memory":
+        print(memory(arguments))
+        return
+    if arguments.quick:
+        arguments.widths, arguments.together, arguments.repeats = arguments.widths[:1], 4, 1
+    threads = arguments.threads
+    torch.set_num_threads(threads)
+    table = Table("head", "d_model", *COLUMNS)
+    figures: dict[str, dict[str, float]] = {}
+    for head in arguments.heads:
+        for width in arguments.widths:
+            found = figures[f"{head}_d{width}"] = measure(head, width, arguments, threads)
+            table.add_row(head, str(width), *(f"{found[key]:,.4g}" for key in COLUMNS.values()))
+    floor = measure_floor(arguments)
+    Console().print(table)
+    Console().print(
+        f"floor: a step of one head {floor['one_ms']:.1f} ms of CPU, of {arguments.together} in one pass "
+        f"{floor['together_ms']:.1f}"
+    )
+    conditions = {
+        "together": arguments.together, "batch": arguments.batch, "repeats": arguments.repeats,
+        "threads": threads, "load": round(os.getloadavg()[0], 1), "torch": torch.__version__,
+    }  # fmt: skip
+    if arguments.out:
+        found = {"conditions": conditions, "floor": floor, **figures}
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+    ratios = {name: found["cpu_ratio"] for name, found in figures.items()}
+    print(json.dumps(ratios | {"floor": floor["ratio"]}))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 192, 768], help="d_model of the heads")
+    parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
+    parser.add_argument("--together", type=int, default=20, help="heads")
+    parser.add_argument("--batch", type=int, default=128, help="rows")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="4 heads of one width, once: does it run?")
+    parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
+    parser.add_argument("--worker", choices=["share", "memory"], help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="all cores by default")
+    parser.add_argument("--way", choices=["sequence", "pass"], help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def measure(head: str, width: int, arguments: argparse.Namespace, threads: int) -> dict[str, float]:
+    count, streams = arguments.together, make_batch(arguments.batch, "oracle")
+    loops = {
+        "sequence": in_sequence(make_heads(head, width, streams, count), streams),
+        "pass": in_one_pass(make_heads(head, width, streams, count), streams),
+    }
+    losses = {name: loop() for name, loop in loops.items()}
+    apart = max(abs(a - b) for a, b in zip(*losses.values(), strict=True))
+    if apart > 1e-4:
+        raise SystemExit(f"{head}, d {width}: losses of the pack differ from those of the heads by {apart}")
+    times: dict[str, list[tuple[float, float]]] = {"sequence": [], "two": [], "pass": []}
+    halves = [count - count // 2, count // 2]
+    half = max(1, threads // 2)
+    shares = [worker("share", head, width, arguments, together=n, threads=half) for n in halves]
+    for share in shares:
+        answer(share)
+    for _ in range(arguments.repeats):
+        for name, loop in loops.items():
+            times[name].append(timed(loop))
+        since = time.perf_counter()
+        for share in shares:
+            say(share, "step")
+        used = sum(json.loads(answer(share)) for share in shares)
+        times["two"].append((1e3 * (time.perf_counter() - since), used))
+    for share in shares:
+        say(share, "")
+        share.wait()
+    wall, cpu = ({name: statistics.median(t[i] for t in times[name]) for name in times} for i in (0, 1))
+    peaks = {}
+    for way in loops:
+        process = worker("memory", head, width, arguments, threads=threads, way=way)
+        peaks[way] = json.loads(answer(process))
+        process.wait()
+    read = sum(tokens.nbytes + lengths.nbytes for tokens, lengths in streams.values())
+    return {
+        "sequence_ms": round(wall["sequence"], 1),
+        "two_processes_ms": round(wall["two"], 1),
+        "one_pass_ms": round(wall["pass"], 1),
+        "ratio": round(wall["sequence"] / wall["pass"], 2),
+        "ratio_to_two_processes": round(wall["two"] / wall["pass"], 2),
+        "sequence_cpu_ms": round(cpu["sequence"], 1),
+        "two_processes_cpu_ms": round(cpu["two"], 1),
+        "one_pass_cpu_ms": round(cpu["pass"], 1),
+        "cpu_ratio": round(cpu["sequence"] / cpu["pass"], 2),
+        "sequence_mb": peaks["sequence"],
+        "one_pass_mb": peaks["pass"],
+        "sequence_read_mb": round(count * read / 1e6, 1),
+        "one_pass_read_mb": round(read / 1e6, 1),
+    }
+
+
+def timed(loop: Loop) -> tuple[float, float]:
+    """Milliseconds by the wall clock, and of CPU."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    loop()
+    return 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)
+
+
+def measure_floor(arguments: argparse.Namespace) -> dict[str, float]:
+    streams = {}
+    for name in ("video", "verb_question", "noun_question"):
+        shape = FLOOR["rows"], FLOOR["tokens"], FLOOR["width"]
+        tokens = torch.randn(shape, generator=torch.Generator().manual_seed(len(name)))
+        streams[name] = tokens, torch.full((FLOOR["rows"],), FLOOR["tokens"])
+    make = lambda count: make_heads("mambavl", FLOOR["d_model"], streams, count)
+    one, several = in_sequence(make(1), streams), in_one_pass(make(arguments.together), streams)
+    times: dict[str, list[float]] = {"one": [], "several": []}
+    torch.set_num_threads(1)
+    for repeat in range(10 + 10 * arguments.repeats):
+        for name, loop in (("one", one), ("several", several)):
+            used = timed(loop)[1]
+            if repeat >= 10:
+                times[name].append(used)
+    alone, together = (statistics.median(times[name]) for name in ("one", "several"))
+    return {
+        "one_ms": round(alone, 2),
+        "together_ms": round(together, 2),
+        "ratio": round(together / alone, 2),
+    }
+
+
+# --- a step
+
+
+def make_heads(
+    head: str, width: int, streams: Streams, count: int
+) -> list[tuple[Head, torch.optim.Optimizer, TrainConfig]]:
+    """Heads of their own start and rates, as a sweep has them."""
+    kind, config = HEADS[head]
+    shapes = {name: StreamShape(width=tokens.shape[2]) for name, (tokens, _) in streams.items()}
+    found = []
+    for number in range(count):
+        torch.manual_seed(number)
+        built = kind(config(d_model=width, streams=shapes)).train()
+        train = TrainConfig(lr=RATES[number % 2], lr_ssm=RATES[number % 2], lr_start=0, lr_end=0)
+        found.append((built, build_optimizer(built, train), train))
+    return found
+
+
+def labels_of(head: Head, streams: Streams) -> dict[str, Tensor]:
+    rows = len(streams["video"][1])
+    return {target: torch.arange(rows) % classes for target, classes in head.config.targets.items()}
+
+
+def in_sequence(heads: list[tuple[Head, torch.optim.Optimizer, TrainConfig]], streams: Streams) -> Loop:
+    labels, keys = labels_of(heads[0][0], streams), torch.arange(len(streams["video"][1]))
+
+    def step() -> list[float]:
+        losses = []
+        for head, optimizer, train in heads:
+            logits = head(streams, keys)
+            own = [F.cross_entropy(x, labels[t], label_smoothing=SMOOTHING) for t, x in logits.items()]
+            loss = torch.stack(own).sum()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(head.parameters(), train.clip_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"]
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(torch.stack([loss.detach(), norm]).tolist()[0])
+        return losses
+
+    return step
+
+
+def in_one_pass(heads: list[tuple[Head, torch.optim.Optimizer, TrainConfig]], streams: Streams) -> Loop:
+    """As `fuse.pack` does it, without its folders."""
+    labels, keys = labels_of(heads[0][0], streams), torch.arange(len(streams["video"][1]))
+    at_once, parts = heads_at_once(heads[0][0], len(keys)), []
+    for first in range(0, len(heads), at_once):
+        built, optimizers, trains = zip(*heads[first : first + at_once], strict=True)
+        stack = Stack(built)
+        parts.append((stack, StackedOptimizer(stack, optimizers, trains), trains))
+
+    def step() -> list[float]:
+        losses, read = [], parts[0][0].read(streams)
+        for stack, optimizer, trains in parts:
+            own = [cross_entropies(x, labels[t]) for t, x in stack(read, keys).items()]
+            total = torch.stack(own).sum(0)
+            gradients = torch.autograd.grad(total.sum(), [leaf.values for leaf in stack.leaves])
+            found = norms(gradients)
+            losses += torch.stack([total.detach(), found]).tolist()[0]
+            clipped = limit(gradients, found, [train.clip_norm for train in trains])
+            optimizer.step(clipped, [1.0] * len(trains))
+        return losses
+
+    return step
+
+
+def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """(K, B, C), (B,) -> (K,)."""
+    logs = logits.log_softmax(-1)
+    hits = logs.gather(2, labels.expand(len(logs), -1)[..., None])[..., 0]
+    return -((1 - SMOOTHING) * hits + SMOOTHING * logs.mean(-1)).mean(1)
+
+
+# --- processes of their own
+
+
+def worker(
+    kind: str, head: str, width: int, arguments: argparse.Namespace, **given: object
+) -> subprocess.Popen[str]:
+    flags = {"together": arguments.together, "batch": arguments.batch, **given}
+    command = [sys.executable, __file__, "--worker", kind, "--heads", head, "--widths", str(width)]
+    for key, value in flags.items():
+        command += [f"--{key}", str(value)]
+    env = {**os.environ, "OMP_NUM_THREADS": str(given["threads"])}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+
+
+def say(process: subprocess.Popen[str], word: str) -> None:
+    process.stdin.write(f"{word}\n")
+    process.stdin.flush()
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    return process.stdout.readline()
+
+
+def share(arguments: argparse.Namespace) -> None:
+    """A part of the heads, one after the other: a step whenever the parent asks for one."""
+    torch.set_num_threads(arguments.threads)
+    streams = make_batch(arguments.batch, "oracle")
+    [head], [width] = arguments.heads, arguments.widths
+    step = in_sequence(make_heads(head, width, streams, arguments.together), streams)
+    step()
+    print("ready", flush=True)
+    while sys.stdin.readline().strip():
+        print(timed(step)[1], flush=True)
+
+
+def memory(arguments: argparse.Namespace) -> int:
+    torch.set_num_threads(arguments.threads)
+    streams = make_batch(arguments.batch, "oracle")
+    before = in_status("VmRSS")
+    [head], [width] = arguments.heads, arguments.widths
+    way = {"sequence": in_sequence, "pass": in_one_pass}[arguments.way]
+    step = way(make_heads(head, width, streams, arguments.together), streams)
+    for _ in range(2):
+        step()
+    return round((in_status("VmHWM") - before) / 1024)
+
+
+def in_status(name: str) -> int:
+    """KiB of this process alone; ru_maxrss begins at what the parent held."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    [line] = [line for line in lines if line.startswith(f"{name}:")]
+    return int(line.split()[1])
+
+
+if __name__ == "__main__":
+    main()
