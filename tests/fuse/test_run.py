@@ -33,7 +33,7 @@ def finished(recipe, tmp_path_factory):
 
 def test_a_finished_run_holds_its_files_and_no_checkpoint(finished):
     not_now = {folder.CHECKPOINTS, folder.FAILURE, folder.PRUNED, folder.SELECTION}
-    not_now |= {folder.TRACKERS, folder.BEGUN}
+    not_now |= {folder.TRACKERS, folder.BEGUN, folder.CHOICE}
     assert {path.name for path in finished.iterdir()} == folder.FILES - not_now
 
 
