@@ -59,7 +59,7 @@ def held(run: Path) -> Iterator[None]:
     fsops.make_folder(run)
     lock = fsops.lock(run / LOCK, exclusive=True, wait=False)
     if lock is None:
-        raise RunHeld(run, _holder(run))
+        raise RunHeld(run, holder_of(run))
     try:
         fsops.sign(
             run / LOCK, lock, canonical.pretty_json({"host": socket.gethostname(), "pid": os.getpid()})
@@ -69,7 +69,8 @@ def held(run: Path) -> Iterator[None]:
         fsops.unlock(lock)
 
 
-def _holder(run: Path) -> str:
+def holder_of(run: Path) -> str:
+    """In words, who has signed the lock of a run last."""
     try:
         found = json.loads((run / LOCK).read_bytes())
         return f"another process (pid {found['pid']} on host {found['host']})"

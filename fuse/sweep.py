@@ -26,7 +26,7 @@ from mambavl.fuse.run import CurveLine, read_result, write_selection
 from mambavl.fuse.search import Search
 from mambavl.fuse.selection import choose, score_of
 from mambavl.fuse.sources import Opened
-from mambavl.fuse.summary import Summary, line_of, write_summary
+from mambavl.fuse.summary import SUMMARY, Summary, line_of, write_summary
 from mambavl.fuse.train import train
 
 MAX_DEATHS = 2  # processes that end in a point, without an epoch between them, before it is passed over
@@ -150,11 +150,16 @@ class _Sweep:
     def run(self) -> None:
         self._find(self.points)
         self.processes.every(lambda: check_points(self.points, self._data))
-        self.processes.once(lambda: fsops.make_folder(self.out))
+        self.processes.once(self._make_folder)
         self._run_all(self.points)
 
     def end(self) -> None:
         self.processes.once(self._write_summary)
+
+    def _make_folder(self) -> None:
+        fsops.make_folder(self.out)
+        if not (self.out / SUMMARY).exists():  # whoever looks on sees what there will be
+            self._write_summary()
 
     def prepare_choice(self) -> None:
         """Find and check what may be run in the end, before the first update."""

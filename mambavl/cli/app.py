@@ -26,6 +26,7 @@ from mambavl.cli.predict import predict
 from mambavl.cli.questions import questions_app
 from mambavl.cli.settings import settings, with_settings
 from mambavl.cli.status import extract_status
+from mambavl.cli.sweep_status import show_status
 from mambavl.configs.errors import MambaVLError
 from mambavl.terminal import out
 
@@ -99,6 +100,7 @@ app.command(cls=with_settings("train"))(train.train)
 app.command(cls=with_settings("train"))(train.sweep)
 for command in (train.evaluate, train.report, predict, settings):
     app.command()(command)
+app.command("sweep-status")(show_status)
 for name, group in (
     ("data", data_app),
     ("questions", questions_app),

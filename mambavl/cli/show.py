@@ -1,13 +1,17 @@
 """Tables of results and of sweeps."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from mambavl.configs.errors import counted
 from mambavl.configs.progress import say
 from mambavl.fuse.chosen import Chosen
 from mambavl.fuse.points import OnChange, Point
@@ -15,6 +19,9 @@ from mambavl.fuse.result import Metrics, Result, spoken
 from mambavl.fuse.selection import candidates, score_of
 from mambavl.fuse.without import Without
 from mambavl.terminal import console, out
+
+BEST = 10  # points that are shown of more than a screen holds
+AROUND = 8  # lines of a table that are not points, and of what is said about it
 
 KINDS = (("top-1", "top1"), ("top-5", "top5"), ("mean class recall@5", "mean_class_recall5"), ("mAP", "map"))
 
@@ -78,7 +85,31 @@ def show_sweep() -> Iterator[OnChange]:
         yield _SweepLines()
         return
     with Live(console=console, refresh_per_second=4) as live:
-        yield lambda points: live.update(sweep_table(points))
+        yield lambda points: live.update(sweep_view(points, console.height))
+
+
+def sweep_view(points: list[Point], height: int) -> RenderableType:
+    """All points where a screen of so many lines holds them; else how many are in which state, those that are
+    being trained, and the best.
+    """
+    counts = Text(f"{counted(len(points), 'point')}: {counted_states(Counter(p.state for p in points))}")
+    if len(points) + AROUND <= height:
+        return Group(sweep_table(points), counts)
+    running = [point for point in points if point.state == "running"]
+    scored = [point for point in points if score_of(point.result, point.recipe.rank_by) is not None]
+    scored.sort(key=lambda point: -(score_of(point.result, point.recipe.rank_by) or 0.0))
+    room = max(height - AROUND, 2)
+    best = scored[: min(BEST, max(room // 2, 1))]
+    shown = running[: room - len(best)]
+    more = (
+        [Text(f"... and {len(running) - len(shown)} more are running")] if len(shown) < len(running) else []
+    )
+    return Group(counts, sweep_table([*shown, *best]), *more)
+
+
+def counted_states(states: Counter[str]) -> str:
+    """`120 done, 4 running, 68 waiting`."""
+    return ", ".join(f"{number:,} {state}" for state, number in states.most_common())
 
 
 def sweep_table(points: list[Point]) -> Table:

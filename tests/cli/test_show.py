@@ -1,9 +1,12 @@
 """Tables of results and sweeps: a dash where nothing was measured, a warning that nobody can miss."""
 
+import io
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from mambavl.cli import show
 from mambavl.fuse.chosen import Chosen
@@ -19,6 +22,9 @@ def result(notice=None, missing=None, split="validation", main_measure="all_acti
         title="Mine",
         split=split,
         text_protocol="oracle",
+        history_protocol="absent",
+        protocols="oracle",
+        trained=SimpleNamespace(stopped=None),
         targets=TARGETS,
         measure_of=lambda target: f"all_{target}_top1" if target else main_measure,
         metrics={f"all_{target}_top1": 50.0 for target in TARGETS} | metrics,
@@ -105,6 +111,32 @@ def test_a_sweep_says_how_far_each_point_is_and_each_notice_once(capsys):
     assert said.count("an upper bound") == 1
     assert "2/4" in said
     assert "waiting" in said
+
+
+def test_of_more_points_than_the_screen_holds_the_running_and_the_best_are_shown():
+    """The running one is number 150."""
+    points = [point(f"p{i:03}", "done", 4, result(all_action_top1=float(i % 150))) for i in range(150)]
+    points += [point("p150", "running", 2), *(point(f"p{i}") for i in range(151, 200))]
+    console = Console(file=io.StringIO(), width=100)
+    console.print(show.sweep_view(points, 45))
+    said = console.file.getvalue()
+    assert len(said.splitlines()) <= 45
+    assert said.startswith("200 points: 150 done, 49 waiting, 1 running")
+    assert re.findall(r"p\d+", said) == ["p150", *(f"p{i}" for i in range(149, 139, -1))]
+    few = Console(file=io.StringIO(), width=100)
+    few.print(show.sweep_view(points[140:170], 45))
+    assert all(f"p{i}" in few.file.getvalue() for i in range(140, 170))
+
+
+def test_more_running_points_than_lines_leave_room_for_the_best():
+    running = [point(f"r{i:02}", "running", 1) for i in range(60)]
+    points = [*running, *(point(f"d{i}", "done", 4, result()) for i in range(20))]
+    console = Console(file=io.StringIO(), width=100)
+    console.print(show.sweep_view(points, 20))
+    said = console.file.getvalue()
+    assert len(said.splitlines()) <= 20
+    assert said.count("oracle") == 6
+    assert "... and 54 more are running" in said
 
 
 def test_in_a_log_each_change_of_a_state_is_one_line(capsys):
