@@ -3,7 +3,18 @@
 from dataclasses import replace
 
 import pytest
-from mutations import Ended, Fault, check, first_failed, main, outcome_of, read_faults, without_a_fault
+from mutations import (
+    Ended,
+    Fault,
+    Outcome,
+    check,
+    first_failed,
+    main,
+    outcome_of,
+    read_faults,
+    without_a_fault,
+    without_those_that_fail_anyway,
+)
 
 FAULT = Fault("fuse/a.py", "a sign is turned", "help is said to harm", "x - y", "y - x", "fuse/test_a.py")
 
@@ -89,3 +100,19 @@ def test_the_test_that_failed_is_named():
     assert first_failed(SUMMARY.replace("[a - b]", "[1]")) == "fuse/test_a.py::test_x[1]"
     assert first_failed("no tests ran in 0.01s\n") == "no tests ran in 0.01s"
     assert first_failed("") == ""
+
+
+def test_a_test_that_fails_anyway_has_noticed_nothing():
+    noticed = Outcome(FAULT.name, "noticed", "fuse/test_a.py::test_x[1]", 1.0)
+    missed = replace(noticed, state="missed", said="")
+
+    def after(outcome, code, said=""):
+        return without_those_that_fail_anyway(outcome, Ended("fuse/test_a.py", code, said, 1.0))
+
+    failed = SUMMARY.replace("[a - b]", "[1]")
+    assert after(noticed, 0) == noticed
+    assert after(noticed, 1, failed.replace("test_x", "test_y")) == noticed
+    assert (
+        after(noticed, 1, failed).state == after(noticed, None).state == after(noticed, 4).state == "in vain"
+    )
+    assert after(missed, 1, failed) == missed
