@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from helpers.cli import call
-from helpers.tiny import CLASSES, ROWS, make_dense_store, make_history_store, make_segments, weights
+from helpers.tiny import ROWS, make_dense_store, make_history_store, make_segments, weights
+from mambavl.cache.classes import verb_noun_classes
 from mambavl.configs import validate
 from mambavl.configs.errors import UsageError
 from mambavl.fuse import metrics, report
@@ -82,22 +83,25 @@ def test_no_scored_label_reaches_the_counts_or_the_choice(tmp_path):
 def past_of(head, pairs):
     import torch
 
-    tokens = torch.zeros(len(pairs), 1, 8)
+    verbs, nouns = head.sizes["verb"], head.sizes["noun"]
+    tokens = torch.zeros(len(pairs), 1, verbs + nouns + 1)
     for row, (verb, noun) in enumerate(pairs):
-        tokens[row, 0, [verb, 3 + noun]] = 1
+        tokens[row, 0, [verb, verbs + noun]] = 1
     return head.past({"past": (tokens, torch.ones(len(pairs), dtype=torch.long))})
 
 
 def test_the_choice_counts_the_other_kitchens_and_takes_the_best_recall():
-    """Every pair is tried by a loop over the same counts; the first of equals stands."""
-    pairs = ((0, 0), (1, 1), (2, 2))
-    targets = targets_of(CLASSES, ["verb", "noun"], {}, {"action": pairs})
-    head = Counts({"past": StreamShape(width=8)}, targets)
+    """Every pair is tried by a loop over the same counts; the first of equals stands. Of 12 verbs and 15
+    nouns: among five of each a recall@5 is always 100.
+    """
+    classes = verb_noun_classes({}, {}, num_verbs=12, num_nouns=15)
+    targets = targets_of(classes, ["verb", "noun"], {}, {})
+    head = Counts({"past": StreamShape(width=28)}, targets)
     rng = np.random.default_rng(0)
-    drawn = [(int(rng.integers(3)), int(rng.integers(4))) for _ in range(200)]
+    drawn = [(int(rng.integers(12)), int(rng.integers(15))) for _ in range(200)]
     past = past_of(head, drawn)
-    verb = np.where(rng.random(200) < 0.6, [v for v, _ in drawn], rng.integers(0, 3, 200))
-    labels = {"verb": verb, "noun": rng.integers(0, 4, 200)}
+    verb = np.where(rng.random(200) < 0.6, [v for v, _ in drawn], rng.geometric(0.3, 200) % 12)
+    labels = {"verb": verb, "noun": rng.geometric(0.2, 200) % 15}
     held = np.arange(200) % 3 == 0
     decays, exponents = [1.0, 0.5], [0.0, 1.0, 2.0]
     found = choose(head, past, labels, held, decays, exponents)
@@ -110,6 +114,7 @@ def test_the_choice_counts_the_other_kitchens_and_takes_the_best_recall():
                 head.count(past.of(~held), part, *every)
                 scores = head.scores(head.log_means(past.of(held), name), name).numpy()
                 tried.append((metrics.mean_class_recall5(scores, own[held]), -len(tried), decay, exponent))
+        assert len({one[0] for one in tried}) > 1
         recall, _, decay, exponent = max(tried)
         assert found[name] == {"decay": decay, "exponent": exponent, "recall5": recall}
 
