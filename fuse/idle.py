@@ -12,14 +12,16 @@ from mambavl.fuse.attentive import AttentiveSettings
 from mambavl.fuse.baselines import TransformerSettings
 from mambavl.fuse.counts import COUNTS, CountsSettings
 from mambavl.fuse.cross import CrossSettings
+from mambavl.fuse.deep import DeepSettings
 from mambavl.fuse.fusion import FusionSettings, preset_of
 from mambavl.fuse.mixture import MixtureSettings
 
-SSM_HEADS = ("mambavl", "bidirectional", "cross", "mixture")
+SSM_HEADS = ("mambavl", "bidirectional", "cross", "mixture", "deep")
 OWN: dict[str, tuple[type[Config], tuple[str, ...]]] = {  # section of some heads -> its record, the heads
     "fusion": (FusionSettings, SSM_HEADS),
     "cross": (CrossSettings, ("cross",)),
     "mixture": (MixtureSettings, ("mixture",)),
+    "deep": (DeepSettings, ("deep",)),
     "transformer": (TransformerSettings, ("transformer",)),
     "attentive": (AttentiveSettings, ("attentive",)),
     "counts": (CountsSettings, (COUNTS,)),

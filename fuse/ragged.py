@@ -52,6 +52,10 @@ class Ragged(NamedTuple):
         zeros = x.new_zeros(len(self.lengths) * self.steps, x.shape[1])
         return zeros.index_copy(0, self.place, x).unflatten(0, (-1, self.steps))
 
+    def unpad(self, x: Tensor) -> Tensor:
+        """(U, L, C) -> the valid tokens, as `pad` takes them."""
+        return x if self.place is None else x.flatten(0, 1).index_select(0, self.place)
+
     def spread(self, x: Tensor) -> Tensor:
         """(U, C) -> (B, C)."""
         return x if self.which is None else x.index_select(0, self.which)

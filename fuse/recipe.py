@@ -24,6 +24,7 @@ from mambavl.fuse.bidirectional import BidirectionalFusion
 from mambavl.fuse.counts import COUNTS, Counts, CountsSettings
 from mambavl.fuse.cross import CrossConfig, CrossFusion, CrossSettings
 from mambavl.fuse.data import DataConfig, FeatureData, check_part
+from mambavl.fuse.deep import DeepConfig, DeepFusion, DeepSettings
 from mambavl.fuse.drawn import SECTIONS, has_points
 from mambavl.fuse.fusion import FusionConfig, FusionSettings, SSMFusion, preset_of
 from mambavl.fuse.head import Head, HeadConfig, HeadSettings, StreamShape, check_stream_name, routes
@@ -38,9 +39,9 @@ class HeadName(Config):
     """The first key of [head]."""
 
     # which head is trained; counts: none, past actions are counted. What not all of them have is in sections:
-    # [fusion] is for those with an SSM, mambavl, bidirectional, cross and mixture
+    # [fusion] is for those with an SSM, mambavl, bidirectional, cross, mixture and deep
     name: Literal[
-        "mambavl", "bidirectional", "cross", "mixture", "mlp", "transformer", "attentive", "counts"
+        "mambavl", "bidirectional", "cross", "mixture", "deep", "mlp", "transformer", "attentive", "counts"
     ] = "mambavl"
 
 
@@ -69,6 +70,7 @@ class Recipe(Config):
     fusion: FusionSettings | None = None  # settings of the heads with an SSM
     cross: CrossSettings | None = None  # settings of head cross alone, besides [fusion]
     mixture: MixtureSettings | None = None  # settings of head mixture alone, besides [fusion]
+    deep: DeepSettings | None = None  # settings of head deep alone, besides [fusion]
     transformer: TransformerSettings | None = None  # settings of head transformer alone
     attentive: AttentiveSettings | None = None  # settings of head attentive alone
     counts: CountsSettings | None = None  # settings of head counts alone
@@ -253,6 +255,7 @@ HEADS: dict[str, tuple[type[Head], type[HeadConfig]]] = {
     "bidirectional": (BidirectionalFusion, FusionConfig),
     "cross": (CrossFusion, CrossConfig),
     "mixture": (MixtureFusion, MixtureConfig),
+    "deep": (DeepFusion, DeepConfig),
     "mlp": (MLPFusion, MLPConfig),
     "transformer": (TransformerFusion, TransformerConfig),
     "attentive": (AttentiveFusion, AttentiveConfig),

@@ -11,6 +11,7 @@ from mambavl.fuse.attentive import AttentiveConfig, AttentiveFusion
 from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, TransformerFusion
 from mambavl.fuse.bidirectional import BidirectionalFusion
 from mambavl.fuse.cross import CrossConfig, CrossFusion
+from mambavl.fuse.deep import DeepConfig, DeepFusion
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import EK100, StreamShape, masked_mean, routes
 from mambavl.fuse.mixture import MixtureConfig, MixtureFusion
@@ -24,6 +25,7 @@ HEADS = {
     "cross": lambda **kw: CrossFusion(CrossConfig(**SMALL, d_state=3, **kw)),
     "gated": lambda **kw: CrossFusion(CrossConfig(**SMALL, d_state=3, gated=True, **kw)),
     "mixture": lambda **kw: MixtureFusion(MixtureConfig(**SMALL, d_state=3, **kw)),
+    "deep": lambda **kw: DeepFusion(DeepConfig(**SMALL, d_state=3, **kw)),
     "mlp": lambda **kw: MLPFusion(MLPConfig(**SMALL, **kw)),
     "transformer": lambda **kw: TransformerFusion(
         TransformerConfig(**SMALL, depth=2, num_heads=2, max_positions=32, **kw)

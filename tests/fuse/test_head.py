@@ -43,15 +43,22 @@ BLOCK = "blocks.0."
 MODALITIES = ("video", "text")
 
 
+def place(direction, part, modality):
+    """`backward_mixer.video`, but `layer.video.0.mixer`."""
+    return f"layer.{modality}.0.{part}" if direction == "layer." else f"{direction}{part}.{modality}"
+
+
 def of_ssm(*directions, matrices=()):
     """The parameters of SSMs that share A, and other matrices of theirs."""
-    mixers = [f"{direction}mixer.{modality}." for direction in directions for modality in MODALITIES]
+    mixers = [
+        place(direction, "mixer", modality) + "." for direction in directions for modality in MODALITIES
+    ]
     parts = ("in_proj", "conv1d", "x_proj", "dt_proj", "out_proj")
     return {
         (True, True): {*(f"{mixer}{part}.weight" for mixer in mixers for part in parts), *matrices},
         (True, False): {
             "a_log.shared",
-            *(f"{direction}d_skip.{modality}" for direction in directions for modality in MODALITIES),
+            *(place(direction, "d_skip", modality) for direction in directions for modality in MODALITIES),
             *(mixer + part for mixer in mixers for part in ("conv1d.bias", "dt_proj.bias")),
         },
     }
@@ -61,6 +68,14 @@ OWN = {
     "mambavl": of_ssm(""),
     "bidirectional": of_ssm("", "backward_"),
     "cross": of_ssm(""),
+    "deep": {
+        # the last layer is as in the others, the one before has a norm besides
+        (True, True): of_ssm("", "layer.")[True, True],
+        (True, False): of_ssm("", "layer.")[True, False],
+        (False, False): {
+            f"layer.{modality}.0.norm.{kind}" for modality in MODALITIES for kind in ("weight", "bias")
+        },
+    },
     "mixture": of_ssm("", matrices=[f"router.{modality}.weight" for modality in MODALITIES]),
     "mlp": {
         (False, True): {"fuser.0.weight", "fuser.2.weight"},

@@ -15,6 +15,7 @@ from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, Tran
 from mambavl.fuse.bidirectional import BidirectionalFusion
 from mambavl.fuse.cross import CrossConfig, CrossFusion
 from mambavl.fuse.data import DataConfig, FeatureData
+from mambavl.fuse.deep import DeepConfig, DeepFusion
 from mambavl.fuse.dropout import row_keys
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import ABSENT, StreamShape, without_padding
@@ -35,6 +36,7 @@ HEADS = {
     "cross": lambda **kw: CrossFusion(CrossConfig(**COMMON, d_state=3, **kw)),
     "gated": lambda **kw: CrossFusion(CrossConfig(**COMMON, d_state=3, gated=True, **kw)),
     "mixture": lambda **kw: MixtureFusion(MixtureConfig(**COMMON, d_state=3, **kw)),
+    "deep": lambda **kw: DeepFusion(DeepConfig(**COMMON, d_state=3, layers=3, **kw)),
     "mlp": lambda **kw: MLPFusion(MLPConfig(**COMMON, **kw)),
     "transformer": lambda **kw: TransformerFusion(TransformerConfig(**COMMON, **DEEP, **kw)),
     "pooled": lambda **kw: TransformerFusion(TransformerConfig(**COMMON, **DEEP, tokens="pooled", **kw)),

@@ -19,11 +19,12 @@ HEAD_SETTINGS = {  # case -> head, its own sections
     "cross": ("cross", {"fusion": {"d_state": 4}}),
     "cross, gated": ("cross", {"fusion": {"d_state": 4}, "cross": {"gated": True}}),
     "mixture": ("mixture", {"fusion": {"d_state": 4}}),
+    "deep": ("deep", {"fusion": {"d_state": 4}}),
     "mlp": ("mlp", {}),
     "transformer": ("transformer", {"transformer": {"depth": 1, "num_heads": 2, "max_positions": 8}}),
     "attentive": ("attentive", {"attentive": {"num_heads": 2}}),
 }
-SUMS = ("mambavl", "bidirectional", "mixture")  # heads whose streams meet in a sum alone
+SUMS = ("mambavl", "bidirectional", "mixture", "deep")  # heads whose streams meet in a sum alone
 
 
 @pytest.fixture(scope="module")

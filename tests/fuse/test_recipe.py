@@ -95,6 +95,7 @@ def test_a_resolved_recipe_holds_the_sections_that_its_head_reads(stores, name):
         "bidirectional": {"fusion"},
         "cross": {"fusion", "cross"},
         "mixture": {"fusion", "mixture"},
+        "deep": {"fusion", "deep"},
         "mlp": set(),
     }.get(name, {name})
     assert {*OWN, "mlp"} & raw.keys() == own
@@ -316,6 +317,7 @@ CANNOT_ACT = {  # in the recipes below: what changes no weight there
     "bidirectional": {"train.momentum", "data.require"},
     "cross": {"train.momentum", "data.require"},
     "mixture": {"train.momentum", "data.require"},
+    "deep": {"train.momentum", "data.require"},
     "mlp": {"train.lr_ssm", "train.momentum", "data.require"},
     "transformer": {"train.lr_ssm", "data.require"},
     "attentive": {"train.lr_ssm", "train.momentum", "data.require"},

@@ -18,6 +18,7 @@ from mambavl.fuse.baselines import MLPConfig, MLPFusion, TransformerConfig, Tran
 from mambavl.fuse.bidirectional import BidirectionalFusion
 from mambavl.fuse.cross import CrossConfig, CrossFusion
 from mambavl.fuse.data import FeatureData
+from mambavl.fuse.deep import DeepConfig, DeepFusion
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import StreamShape
 from mambavl.fuse.idle import OWN
@@ -40,6 +41,7 @@ KINDS = {
     "bidirectional": (BidirectionalFusion, FusionConfig),
     "cross": (CrossFusion, CrossConfig),
     "mixture": (MixtureFusion, MixtureConfig),
+    "deep": (DeepFusion, DeepConfig),
     "mlp": (MLPFusion, MLPConfig),
     "transformer": (TransformerFusion, TransformerConfig),
     "attentive": (AttentiveFusion, AttentiveConfig),
@@ -54,6 +56,7 @@ OF_HEAD = {
     "bidirectional": {"fusion.d_state": 3, "train.lr_ssm": 0.03},
     "cross": {"fusion.d_state": 3, "train.lr_ssm": 0.03},
     "mixture": {"fusion.d_state": 3, "train.lr_ssm": 0.03},
+    "deep": {"fusion.d_state": 3, "train.lr_ssm": 0.03},
     "mlp": {},
     "transformer": {"transformer.depth": 2, "transformer.num_heads": 2, "transformer.max_positions": 16},
     "attentive": {"attentive.depth": 2, "attentive.num_heads": 2, "attentive.max_positions": 16},
@@ -163,6 +166,13 @@ CASES = [
     ("mixture", {}, {"fusion.preset": "paper"}),
     ("mixture", {}, {"fusion.pad_text_to": 9}),
     *(("mixture", {}, {"fusion.share": share}) for share in ("none", "A+D", "all")),
+    ("deep", {}, {"deep.layers": 3}),
+    ("deep", {}, {"deep.layers": 1}),
+    ("deep", {}, {"train.decay_all": True}),
+    ("deep", {}, {"train.lr_ssm": 0.01}),
+    ("deep", {}, {"fusion.preset": "paper"}),
+    ("deep", {}, {"fusion.pad_text_to": 9}),
+    *(("deep", {}, {"fusion.share": share}) for share in ("none", "A+D", "all")),
     ("attentive", {}, {"train.decay_all": True}),
     ("attentive", {}, {"head.dropout": 0.5}),
     ("attentive", {}, {"head.video_mlp_layers": 0}),

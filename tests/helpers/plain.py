@@ -18,7 +18,7 @@ Weights = dict[str, Tensor]
 Batch = dict[str, tuple[Tensor, Tensor]]  # stream -> tokens (B, L, D); lengths (B,)
 ABSENT = -1  # the length of a row that does not have the stream
 Routes = dict[str, list[str]]  # target -> the streams that reach it
-SSM_HEADS = ("mambavl", "bidirectional", "cross", "mixture")  # those that read [fusion]
+SSM_HEADS = ("mambavl", "bidirectional", "cross", "mixture", "deep")  # those that read [fusion]
 DEFAULTS: dict[str, Keys] = {
     "head": {
         "name": "mambavl", "d_model": 768, "dropout": 0.3, "input_norm": True, "video_mlp_layers": 2,
@@ -31,6 +31,7 @@ DEFAULTS: dict[str, Keys] = {
     "bidirectional": {},
     "cross": {"cross.gated": False},
     "mixture": {"mixture.matrices": 4},
+    "deep": {"deep.layers": 2},
     "mlp": {},
     "transformer": {
         "transformer.depth": 6, "transformer.num_heads": 4, "transformer.tokens": "all",
@@ -164,7 +165,8 @@ def adamw_step(weight, gradient, state, lr, decay, number) -> None:
 
 
 def is_ssm(name: str) -> bool:
-    return name.split(".")[0] in (
+    first, *others = name.split(".")
+    return (first == "layer" and "norm" not in others) or first in (
         "mixer",
         "a_log",
         "d_skip",
@@ -332,31 +334,46 @@ def ssm(
     """Eq. 2, 3 and 5 with the recurrence as a loop; Gu and Dao (2023), section 3, for the block around it.
     read: (C, u, lengths) -> what reads the states out in place of C.
     """
-    share, states, is_block = k["fusion.share"], k["fusion.d_state"], k["fusion.mixer"] == "mamba"
-    inner = k["head.d_model"] * (k["fusion.expand"] if is_block else 1)
-    rank = k.get("fusion.dt_rank") or math.ceil(k["head.d_model"] / 16)
-    at = f"{direction}mixer.{'all' if share == 'all' else modality(stream)}"
+    share = k["fusion.share"]
+    key = "all" if share == "all" else modality(stream)
     a = -torch.exp(w[f"a_log.{modality(stream) if share == 'none' else 'shared'}"])  # (D, N); K of a mixture
-    skip = w[f"{direction}d_skip.{'shared' if share in ('A+D', 'all') else modality(stream)}"]
+    skip = f"{direction}d_skip.{'shared' if share in ('A+D', 'all') else modality(stream)}"
     if modality(stream) == "text" and k["fusion.pad_text_to"]:
         x = F.pad(x, (0, 0, 0, k["fusion.pad_text_to"]))[:, : k["fusion.pad_text_to"]]
         lengths = torch.where(lengths == ABSENT, 0, k["fusion.pad_text_to"])
     if direction:
         rows = zip(x, lengths.clamp(min=0).tolist(), strict=True)
         x = torch.stack([torch.cat([row[:n].flip(0), row[n:]]) for row, n in rows])
-    u, steps = project(k, w, stream, x), x.shape[1]
+    x = project(k, w, stream, x)
+    if k["head.name"] == "deep":  # Gu and Dao (2023): layers with a norm before them and a residual beside
+        places = [f"layer.{key}.{i}." for i in range(k["deep.layers"])]
+        assert f"{places[-1]}d_skip" not in w
+        for place in places[:-1]:
+            y = F.layer_norm(x, x.shape[-1:], w[f"{place}norm.weight"], w[f"{place}norm.bias"])
+            x = x + scanned(k, w, (f"{place}mixer", f"{place}d_skip"), y, lengths, a)
+    if k["head.name"] == "mixture":
+        a = a, w[f"router.{key}.weight"]
+    return scanned(k, w, (f"{direction}mixer.{key}", skip), x, lengths, a, read), lengths
+
+
+def scanned(k: Keys, w: Weights, names, x: Tensor, lengths: Tensor, a, read: Any = None) -> Tensor:
+    """What an SSM makes of x (B, L, d). names: of its block, its D; a: (D, N), or K of them and a router."""
+    states, is_block, steps = k["fusion.d_state"], k["fusion.mixer"] == "mamba", x.shape[1]
+    inner = k["head.d_model"] * (k["fusion.expand"] if is_block else 1)
+    rank = k.get("fusion.dt_rank") or math.ceil(k["head.d_model"] / 16)
+    (at, skip), u = names, x
     if is_block:
         u, gate = F.linear(u, w[f"{at}.in_proj.weight"]).split([inner, inner], -1)
     taps = w[f"{at}.conv1d.weight"][:, 0].split(1, 1)  # the last one is of the present
     before = F.pad(u, (0, 0, len(taps) - 1, 0))
     u = sum(before[:, i : i + steps] * tap[:, 0] for i, tap in enumerate(taps)) + w[f"{at}.conv1d.bias"]
     u = F.silu(u)
-    assert (len(taps), a.shape[-2:]) == (k["fusion.d_conv"], (inner, states))
-    if k["head.name"] == "mixture":  # MixANT (arXiv 2509.11394): an A for each row, (B, D, N)
-        assert len(a) == k["mixture.matrices"]
-        router = w[f"router.{'all' if share == 'all' else modality(stream)}.weight"]
+    if isinstance(a, tuple):  # MixANT (arXiv 2509.11394): an A for each row, (B, D, N)
+        matrices, router = a
+        assert len(matrices) == k["mixture.matrices"]
         share_of = F.linear(mean(u, lengths), router).softmax(-1)
-        a = sum(share_of[:, i, None, None] * matrix for i, matrix in enumerate(a))
+        a = sum(share_of[:, i, None, None] * matrix for i, matrix in enumerate(matrices))
+    assert (len(taps), a.shape[-2:]) == (k["fusion.d_conv"], (inner, states))
     delta, b, c = F.linear(u, w[f"{at}.x_proj.weight"]).split([rank, states, states], -1)
     delta = F.softplus(F.linear(delta, w[f"{at}.dt_proj.weight"], w[f"{at}.dt_proj.bias"]))  # (B, L, D)
     c = read(c, u, lengths) if read else c
@@ -365,11 +382,11 @@ def ssm(
         step = delta[:, t, :, None]
         entering = torch.expm1(step * a) / a if k["fusion.zoh"] else step
         h = torch.exp(step * a) * h + entering * b[:, t, None] * u[:, t, :, None]
-        found.append((h * c[:, t, None]).sum(-1) + skip * u[:, t])
+        found.append((h * c[:, t, None]).sum(-1) + w[skip] * u[:, t])
     y = torch.stack(found, 1)
     if is_block:
         y = F.linear(y * F.silu(gate), w[f"{at}.out_proj.weight"])
-    return y, lengths
+    return y
 
 
 def mlp(k: Keys, w: Weights, batch: Batch, _: np.ndarray, routes: Routes) -> dict[str, Tensor]:
@@ -472,6 +489,7 @@ HEADS = {
     "bidirectional": bidirectional,
     "cross": cross,
     "mixture": mambavl,
+    "deep": mambavl,
     "mlp": mlp,
     "transformer": transformer,
     "attentive": attentive,

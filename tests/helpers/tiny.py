@@ -240,6 +240,7 @@ def tiny_recipe(stores, *, text=True, head="mambavl", title="tiny", **train_keys
         "bidirectional": {"fusion": {"d_state": 4}, "train": {"lr_ssm": 1e-2}},
         "cross": {"fusion": {"d_state": 4}, "cross": {"gated": True}, "train": {"lr_ssm": 1e-2}},
         "mixture": {"fusion": {"d_state": 4}, "mixture": {"matrices": 2}, "train": {"lr_ssm": 1e-2}},
+        "deep": {"fusion": {"d_state": 4}, "deep": {"layers": 3}, "train": {"lr_ssm": 1e-2}},
         "mlp": {"train": {}},
         "transformer": {"transformer": {"depth": 2, "num_heads": 2, "max_positions": 32}, "train": {}},
         "attentive": {"attentive": {"depth": 2, "num_heads": 2, "max_positions": 32}, "train": {}},
