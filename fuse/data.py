@@ -26,7 +26,7 @@ from mambavl.fuse import notices
 from mambavl.fuse.head import Streams, StreamShape, modality_of
 from mambavl.fuse.missing import Table, describe_failed, failed_rows, spread, usable_rows
 from mambavl.fuse.result import RECIPE_PARTS, StreamProvenance
-from mambavl.fuse.sources import Opened, StreamSource, open_stores
+from mambavl.fuse.sources import Opened, StreamSource, last_tokens, open_stores
 from mambavl.fuse.targets import is_labelled, read_labels
 
 
@@ -209,6 +209,8 @@ class FeatureData:
         source = self.sources[name]
         seen = view if self._levels[name].views > 1 else 0
         tokens, lengths = self.streams[name].batch(rows, source.level, seen)
+        if source.last is not None and tokens.shape[1]:
+            tokens, lengths = last_tokens(tokens, lengths, source.last)
         if source.class_token:
             tokens = torch.cat([self.streams[name].batch(rows, "cls", seen)[0], tokens], dim=1)
             lengths = lengths + 1

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import field_validator
+from pydantic import Field, field_validator
+from torch import Tensor
 
 from mambavl.cache import FeatureStore, canonical, open_store
 from mambavl.cache.sources import Resident, Verify
@@ -22,6 +23,8 @@ class StreamSource(Config):
     level: str = "frame"  # name of the store's level to read; `mambavl cache info STORE` lists them
     # put the store's level `cls` before the tokens, as the released code reads its encoders
     class_token: bool = False
+    # how many of each row's tokens are read, the last ones: of past actions, how far back; absent: all
+    last: int | None = Field(default=None, ge=1)
     # streams of one modality share MLP and SSM; empty: `text` for questions, else the stream's own name
     modality: str = ""
 
@@ -39,6 +42,17 @@ class StreamSource(Config):
 
 
 Opened = dict[tuple[Path, Resident, Verify, torch.device], FeatureStore]
+
+
+def last_tokens(tokens: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """tokens (B, L, D), lengths (B,) -> the last `count` tokens of each row, (B, count or L, D), and how many
+    those are; zeros behind them.
+    """
+    kept = lengths.clamp(max=count)
+    place = torch.arange(min(count, tokens.shape[1]), device=tokens.device)
+    wanted = (lengths - kept)[:, None] + place
+    found = tokens.gather(1, wanted.clamp(max=tokens.shape[1] - 1)[..., None].expand(-1, -1, tokens.shape[2]))
+    return torch.where((place < kept[:, None])[..., None], found, 0.0), kept
 
 
 def open_stores(

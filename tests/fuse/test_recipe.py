@@ -257,7 +257,7 @@ def test_two_epochs_of_the_default_recipe_are_told_what_to_set():
 
 # --- recipes compared by meaning
 
-STREAM_KEYS = {"store": "elsewhere.zarr", "level": "patch", "modality": "sound"}
+STREAM_KEYS = {"last": 3, "store": "elsewhere.zarr", "level": "patch", "modality": "sound"}
 OTHER_STILL = {"head.name": "mlp", "train.optimizer": "adamw"}  # where the recipe has OTHER's value already
 OTHER = {  # other values of keys that are no plain number or truth value
     "title": "another",

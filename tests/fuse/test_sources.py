@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from helpers.tiny import ROWS, make_dense_store
+from helpers.tiny import ROWS, make_dense_store, make_history_store, make_segments
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.data import DataConfig, FeatureData
-from mambavl.fuse.sources import StreamSource, open_stores
+from mambavl.fuse.sources import StreamSource, last_tokens, open_stores
 
 CPU = torch.device("cpu")
 
@@ -68,3 +68,32 @@ def test_a_store_is_open_once_for_all_that_is_read_of_it(stores):
     assert set(one.train) != set(other.train)
     FeatureData(sources, DataConfig(), opened=opened)  # kept otherwise
     assert len(opened) == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
+def test_the_last_tokens_are_those_before_each_rows_end(count):
+    """Against slices of each row alone; what lies behind a row's end is not among them."""
+    lengths = torch.tensor([0, 1, 4, 6])
+    tokens = torch.arange(4 * 6 * 2, dtype=torch.float16).reshape(4, 6, 2) + 1
+    found, kept = last_tokens(tokens, lengths, count)
+    assert found.dtype == torch.float16
+    for row, length in enumerate(lengths.tolist()):
+        expected = tokens[row, max(0, length - count) : length]
+        assert kept[row] == len(expected)
+        assert torch.equal(found[row, : len(expected)], expected)
+        assert not found[row, len(expected) :].any()
+
+
+def test_a_stream_read_from_its_last_tokens_is_that_of_a_store_with_fewer(tmp_path):
+    segments = make_segments(ROWS)
+    for last in (8, 3):
+        make_history_store(tmp_path / f"{last}.zarr", segments, last=last)
+    read = []
+    for name, last in (("8", 3), ("3", None), ("8", None)):
+        source = StreamSource(store=tmp_path / f"{name}.zarr", level="past/actions", last=last)
+        data = FeatureData({"past": source}, DataConfig())
+        read.append(data.batch(data.train)["past"])
+    (tokens, lengths), (fewer, fewer_lengths), (every, _) = read
+    assert torch.equal(tokens, fewer)
+    assert torch.equal(lengths, fewer_lengths)
+    assert every.shape[1] > tokens.shape[1] == 3
