@@ -13,7 +13,7 @@ from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.owner import note_failure, owned
 from mambavl.fuse.run import write_pruning
 from mambavl.fuse.sweep import sweep
-from mambavl.fuse.sweep_status import sweep_status
+from mambavl.fuse.sweep_status import Run, SweepStatus, sweep_status
 
 GRID = {"train": {"lr": [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3]}}
 
@@ -120,6 +120,14 @@ def test_a_sweep_is_seen_before_while_and_after_it_trains(stores, tmp_path):
     assert [run.score for run in found.best(10)] == scores
     assert [run.score for run in found.best(2)] == scores[:2]
     assert found.best(1)[0].measure == "action top-1"
+
+
+def test_the_best_scores_come_first_and_runs_without_one_never(tmp_path):
+    scores = {"a": 1.0, "b": 3.0, "c": None, "d": 2.0}
+    runs = [Run(name, "running" if score is None else "done", score=score) for name, score in scores.items()]
+    found = SweepStatus(tmp_path, runs, [])
+    assert [run.name for run in found.best(2)] == ["b", "d"]
+    assert [run.name for run in found.best(9)] == ["b", "d", "a"]
 
 
 def test_what_is_done_is_read_once_and_what_failed_without_a_folder_says_why(stores, tmp_path):
