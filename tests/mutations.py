@@ -1,6 +1,6 @@
 """Do the tests bite? Plants the faults of data/mutations.toml one at a time, and runs the tests of each.
 
-    python tests/mutations.py                      every fault; some 15 minutes of two cores, with --jobs 2
+    python tests/mutations.py --jobs 2             every fault, in a quarter of an hour of two busy cores
     python tests/mutations.py --only 'fuse/head*'  those whose name fits the pattern
     python tests/mutations.py --check              no tests: is every text still there, exactly once?
 
