@@ -215,10 +215,11 @@ def test_what_is_below_the_median_ends_as_a_result_and_is_no_candidate(stores, t
 
     def value(recipe, epoch):
         number = order.setdefault(recipe.train.lr, len(order))
-        return 10.0 * (number + 1) if number < 5 else 30.0 if number == 5 else 29.9
+        late = 50.0 if epoch == 3 else 0.0  # after the last epoch nothing is left to save
+        return 10.0 * (number + 1) + late if number < 5 else 30.0 if number == 5 else 29.9
 
     scripted(monkeypatch, value)
-    asked = search(stores, out, 7, prune=True, epochs=3)
+    asked = search(stores, out, 7, prune=True, epochs=3, checkpoint_every=3)
     points, chosen = search_and_choose(asked, out)
     by_trial = {point.trial: point for point in points}
     assert [by_trial[number].state for number in range(7)] == ["done"] * 6 + ["pruned"]
@@ -235,7 +236,7 @@ def test_what_is_below_the_median_ends_as_a_result_and_is_no_candidate(stores, t
     assert why_unfinished(pruned.run) == f"was pruned {pruned.error}"
     assert not (pruned.run / "failure.json").exists()
     assert not (pruned.run / "begun.json").exists()
-    again, _ = search_and_choose(search(stores, out, 7, prune=True, epochs=3), out)
+    again, _ = search_and_choose(search(stores, out, 7, prune=True, epochs=3, checkpoint_every=3), out)
     assert {point.trial: point.state for point in again}[6] == "pruned"
 
     counted = count_updates(monkeypatch, tmp_path / "log")
@@ -245,6 +246,22 @@ def test_what_is_below_the_median_ends_as_a_result_and_is_no_candidate(stores, t
     assert counted() == {pruned.run.name: 2 * per_epoch}
     assert why_unfinished(pruned.run) is None
     assert not (pruned.run / "pruned.json").exists()
+
+
+def test_nothing_is_pruned_unless_asked_for(stores, tmp_path, monkeypatch):
+    scores = iter([50.0] * 10 + [1.0] * 10)
+    scripted(monkeypatch, lambda recipe, epoch: next(scores))
+    points, _ = search_and_choose(search(stores, tmp_path, 6, epochs=2), tmp_path)
+    assert set(states(points).values()) == {"done"}
+
+
+def test_a_pruning_whose_process_died_before_it_was_told_is_told_and_not_trained_on(stores, tmp_path):
+    point = search(stores, tmp_path, 2).take()
+    with held(point.run):
+        write_pruning(point.run, 1, "after epoch 1 of 4")
+    points, chosen = search_and_choose(search(stores, tmp_path, 2), tmp_path)
+    assert [(one.state, one.error) for one in points if one.trial == 0] == [("pruned", "after epoch 1 of 4")]
+    assert (chosen.selection.among, chosen.selection.pruned) == (1, 1)
 
 
 @pytest.mark.parametrize("at", [2, 7])
