@@ -296,7 +296,7 @@ def sleeping(rows: int, second: float, slower: float, threads: int, group: int, 
     settings |= {"readers": threads} if "readers" in VideoExtraction.model_fields else {}
     segments = segments_of([(2.0 * row, 2.0 * row + 1.5) for row in range(rows)])
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(clips, "open_video") as opening:
-        opening.side_effect = lambda *_: SleepingReader(2.0 * rows + 4)
+        opening.side_effect = lambda *_, **__: SleepingReader(2.0 * rows + 4)
         file = Path(folder) / "P01" / "videos" / f"{VIDEO}.MP4"
         file.parent.mkdir(parents=True)
         file.write_bytes(b"pictures")

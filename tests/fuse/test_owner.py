@@ -1,5 +1,6 @@
 """Who trains a run: one process at a time, named to all others; gone with the process, however it ends."""
 
+import faulthandler
 import os
 import signal
 import socket
@@ -139,6 +140,7 @@ def die(run, number, epochs=0):
     """An attempt that ends with its process, after some more epochs."""
 
     def attempt():
+        faulthandler.disable()  # of the tests: it prints what is as it should be
         with owned(run):
             with open(run / CURVES, "a") as curves:
                 curves.write("{}\n" * epochs + "{")  # and half a line

@@ -35,8 +35,9 @@ from mambavl.fuse.train import train
 def test_a_head_learns_and_its_result_names_where_it_comes_from(stores, tmp_path, head):
     lines = []
     result = train(tiny_recipe(stores, head=head, epochs=25, seed=1), tmp_path / "run", on_epoch=lines.append)
-    assert lines[-1]["loss"] < lines[0]["loss"]
-    assert result.metrics["all_verb_top1"] > 1.5 * result.prior_metrics["all_verb_top1"]
+    # of 24 rows to be scored a few more or less are right by chance
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+    assert set(result.metrics) >= {"all_verb_top1", "all_noun_top1", "all_action_top1"}
     assert result.text_protocol == "oracle"
     assert result.streams["video"].encoder.to_dict() == {
         "name": "fake",
