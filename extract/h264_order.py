@@ -19,6 +19,7 @@ IDR_SLICE, SLICES, SEQUENCE = 5, (1, 5), 7  # nal_unit_type
 WITH_CHROMA_FORMAT = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}  # profile_idc
 START_CODE = b"\0\0\1"
 HEAD = 256  # bytes of a NAL unit that are read, at most; what is wanted stands at its begin
+SLICE_HEAD = 32  # of a slice; the count stands in its first 24
 NEARLY = 1.5  # times the usual time to the next picture that is still one picture
 
 
@@ -33,22 +34,34 @@ class PictureOrder:
         is_avcc = len(extra) > 8 and extra[0] == 1
         self._length_size = (extra[4] & 3) + 1 if is_avcc else 0  # 0: NAL units begin with a start code
         self._sequences: set[Sequence | None] = set()  # all that were seen
-        self._parts = 0  # IDR pictures so far
-        self._places: dict[int, tuple[int, int]] = {}  # pts -> part, count
+        self._pictures: list[tuple[int, bytes]] = []  # pts, the head of the first slice
         if self._is_h264:
             self._first_slice(iter([extra[8 : 8 + HEAD]]) if is_avcc else _after_start_codes(extra))
 
     def note(self, pts: int, packet: "Packet") -> None:
-        """Take the packet of a picture; packets come in the order in which they are stored."""
+        """Take the packet of a picture; packets come in the order in which they are stored. What it says is
+        read when somebody asks for it.
+        """
         if not self._is_h264:
             return
-        data = bytes(packet)
-        head = self._first_slice(self._after_lengths(data) if self._length_size else _after_start_codes(data))
-        if head is None:
-            return
-        self._parts += head[0] & 31 == IDR_SLICE
-        if self._sequence and (count := self._sequence.count(head)) is not None:
-            self._places[pts] = self._parts, count
+        if self._length_size:
+            head = self._first_slice(self._after_lengths(memoryview(packet)))
+        else:
+            head = self._first_slice(_after_start_codes(bytes(packet)))
+        if head is not None:
+            self._pictures.append((pts, head[:SLICE_HEAD]))
+
+    def _places(self) -> dict[int, tuple[int, int]]:
+        """pts -> which IDR picture it follows, and its count."""
+        found: dict[int, tuple[int, int]] = {}
+        part, sequence = 0, self._sequence
+        if sequence is None:
+            return found
+        for pts, head in self._pictures:
+            part += head[0] & 31 == IDR_SLICE
+            if (count := sequence.count(head)) is not None:
+                found[pts] = part, count
+        return found
 
     def followed(self, shown: np.ndarray) -> np.ndarray:
         """shown: (frames,) pts on display, rising. (frames,) bool: whether it is known of a picture that
@@ -57,7 +70,8 @@ class PictureOrder:
         found = np.zeros(len(shown), bool)
         if not self._sequence or len(shown) < 2:
             return found
-        places = np.array([self._places.get(pts, (-1, 0)) for pts in shown.tolist()], np.int64)
+        known = self._places()
+        places = np.array([known.get(pts, (-1, 0)) for pts in shown.tolist()], np.int64)
         (parts, counts), ticks = places.T, np.diff(shown)
         steps = np.diff(counts) % self._sequence.modulus
         is_known = (parts[:-1] == parts[1:]) & (parts[1:] >= 0) & (steps > 0)
@@ -85,13 +99,13 @@ class PictureOrder:
                 return head
         return None
 
-    def _after_lengths(self, data: bytes) -> Iterator[bytes]:
+    def _after_lengths(self, data: memoryview) -> Iterator[bytes]:
         """The head of each NAL unit, as MP4, Matroska and FLV keep them."""
         at = 0
         while at + self._length_size < len(data):
             size = int.from_bytes(data[at : at + self._length_size], "big")
             at += self._length_size
-            yield data[at : at + min(size, HEAD)]
+            yield bytes(data[at : at + min(size, HEAD)])
             at += size
 
 

@@ -9,7 +9,7 @@ import hashlib
 import io
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,7 +86,7 @@ class Scan:
         shown.sort()
         typical = float(np.median(np.diff(shown))) if len(shown) > 1 else 1.0
         on_display = np.array(shown, np.int64)
-        return cls(
+        scan = cls(
             shown=on_display,
             keys=np.array(sorted(keys), np.int64),
             proved_by=np.array([proved_by[pts] for pts in shown], np.int64),
@@ -94,8 +94,10 @@ class Scan:
             typical=typical,
             begins_at_any_key=begins_at_any_key,
             is_reordered=is_reordered,
-            followed=order.followed(on_display),
+            followed=np.zeros(len(shown), bool),
         )
+        # where no picture stands for long nothing depends on it
+        return replace(scan, followed=order.followed(on_display)) if scan.has_doubts else scan
 
     @property
     def has_doubts(self) -> bool:
