@@ -261,13 +261,12 @@ def open_writer(
 def environment(device: str) -> dict[str, str]:
     """Recorded next to the features, not part of the spec."""
     import av
-    import transformers
 
     return {
         "mambavl": importlib.metadata.version("mambavl"),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "transformers": importlib.metadata.version("transformers"),  # an import takes most of a second
         "av": av.__version__,
         "device": str(device_of(device)),
     }
