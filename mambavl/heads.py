@@ -14,14 +14,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from mambavl.cache import fsops
-from mambavl.cache.canonical import file_sha256
 from mambavl.configs.errors import UsageError
-from mambavl.extract.encoders.published.checkpoints import read_checkpoint
-from mambavl.extract.encoders.published.keys import pairs, to_ours, without_module
+from mambavl.extract.encoders.published.checkpoints import convert_checkpoint
+from mambavl.extract.encoders.published.keys import pairs, to_ours
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import StreamShape
 
@@ -47,31 +45,12 @@ def convert(file: Path, out: Path) -> dict[str, Any]:
     The file is read without running what is in it. Raises UsageError, and writes nothing, where it is
     damaged, no such checkpoint, or holds NaN or infinity.
     """
-    if out.suffix != ".safetensors":
-        raise UsageError(f"{out}: a converted file is named *.safetensors")
-    if out.exists():
-        raise UsageError(f"{out}: exists already; name another file, or delete it first")
-    state, left_out = read_checkpoint(file)
-    state = without_module(state)
-    try:
+
+    def ours_of(state: Mapping[str, Tensor]) -> tuple[dict[str, str], dict[str, Tensor]]:
         config, ours = converted(state)
-    except UsageError as error:
-        raise UsageError(f"{file}: {error}") from None
-    broken = [name for name, tensor in ours.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise UsageError(f"{file}: NaN or infinity in {len(broken)} tensors ({', '.join(broken[:5])})")
-    source = file_sha256(file)
-    metadata = {MADE_BY: config.model_dump_json(), "source_sha256": source}
-    fsops.make_folder(out.parent)
-    with fsops.written_aside(out) as unfinished:
-        save_file({name: tensor.contiguous() for name, tensor in ours.items()}, unfinished, metadata)
-    return {
-        "tensors": len(ours),
-        "parameters": sum(tensor.numel() for tensor in ours.values()),
-        "source_sha256": source,
-        "left_out": left_out,
-        "tensors_left_out": len(state) - len(ours),
-    }
+        return {MADE_BY: config.model_dump_json()}, ours
+
+    return convert_checkpoint(file, out, ours_of)
 
 
 def converted(state: Mapping[str, Tensor]) -> tuple[FusionConfig, dict[str, Tensor]]:

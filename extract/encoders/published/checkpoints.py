@@ -10,6 +10,7 @@ import pickle
 import tempfile
 import types
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mambavl.cache import fsops
+from mambavl.cache.canonical import file_sha256
 from mambavl.configs.errors import UsageError
 from mambavl.extract import untrusted
+from mambavl.extract.encoders.published.keys import without_module
 
 # where published checkpoints keep their weights
 STATES = ("model_state", "state_dict", "model", "module", "net")
@@ -157,3 +161,43 @@ def read_untrusted(source: str, target: str) -> dict[str, Any]:
         return {"fault": str(error)}
     save_file(weights, target)
     return {"left_out": left_out}
+
+
+def convert_checkpoint(
+    file: Path, out: Path, ours_of: Callable[[Mapping[str, Tensor]], tuple[dict[str, str], dict[str, Tensor]]]
+) -> dict[str, Any]:
+    """Write a published checkpoint as safetensors under our names; say what was in it.
+
+    ours_of: its tensors -> what the new file says of itself, and the tensors under our names; raises
+    UsageError for those of another model. The file is read without running what is in it. Raises UsageError,
+    and writes nothing, where it is damaged or holds NaN or infinity.
+    """
+    if out.suffix != ".safetensors":
+        raise UsageError(f"{out}: a converted file is named *.safetensors")
+    if out.exists():
+        raise UsageError(f"{out}: exists already; name another file, or delete it first")
+    state, left_out = read_checkpoint(file)
+    state = without_module(state)
+    try:
+        metadata, ours = ours_of(state)
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from None
+    broken = [
+        name
+        for name, tensor in ours.items()
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    ]
+    if broken:
+        raise UsageError(f"{file}: NaN or infinity in {len(broken)} tensors ({', '.join(broken[:5])})")
+    source = file_sha256(file)
+    fsops.make_folder(out.parent)
+    with fsops.written_aside(out) as unfinished:
+        contiguous = {name: tensor.contiguous() for name, tensor in ours.items()}
+        save_file(contiguous, unfinished, {**metadata, "source_sha256": source})
+    return {
+        "tensors": len(ours),
+        "parameters": sum(tensor.numel() for tensor in ours.values()),
+        "source_sha256": source,
+        "left_out": left_out,
+        "tensors_left_out": len(state) - len(ours),
+    }

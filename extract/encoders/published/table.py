@@ -12,16 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from mambavl.cache import fsops
-from mambavl.cache.canonical import file_sha256
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.published import avion, lavila, motionformer, orvit, vit
-from mambavl.extract.encoders.published.checkpoints import read_checkpoint
+from mambavl.extract.encoders.published.checkpoints import convert_checkpoint
 from mambavl.extract.encoders.published.keys import without_module
 from mambavl.extract.encoders.weights import weights_sha256
 
@@ -158,35 +154,14 @@ def convert(file: Path, name: str, out: Path) -> dict[str, Any]:
         raise UsageError(
             f"encoder {name} has no published checkpoint to convert; those that do: {', '.join(PUBLISHED)}"
         )
-    if out.suffix != ".safetensors":
-        raise UsageError(f"{out}: a converted file is named *.safetensors")
-    if out.exists():
-        raise UsageError(f"{out}: exists already; name another file, or delete it first")
     known = PUBLISHED[name]
-    state, left_out = read_checkpoint(file)
-    state = without_module(state)
-    try:
+
+    def ours_of(state: Mapping[str, Tensor]) -> tuple[dict[str, str], dict[str, Tensor]]:
         config = known.family.fitted(known.config, state)
-        ours = known.family.ours(state, config)
-    except UsageError as error:
-        raise UsageError(f"{file}: {error}") from None
-    broken = [
-        key for key, tensor in ours.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()
-    ]
-    if broken:
-        raise UsageError(f"{file}: NaN or infinity in {len(broken)} tensors ({', '.join(broken[:5])})")
-    source = file_sha256(file)
-    metadata = {MADE_BY: name, "config": json.dumps(dataclasses.asdict(config)), "source_sha256": source}
-    fsops.make_folder(out.parent)
-    with fsops.written_aside(out) as unfinished:
-        save_file({key: tensor.contiguous() for key, tensor in ours.items()}, unfinished, metadata)
-    return {
-        "tensors": len(ours),
-        "parameters": sum(tensor.numel() for tensor in ours.values()),
-        "source_sha256": source,
-        "left_out": left_out,
-        "tensors_left_out": len(state) - len(ours),
-    }
+        metadata = {MADE_BY: name, "config": json.dumps(dataclasses.asdict(config))}
+        return metadata, known.family.ours(state, config)
+
+    return convert_checkpoint(file, out, ours_of)
 
 
 def sized(name: str, config: Any, sizes: Mapping[str, Any]) -> Any:
