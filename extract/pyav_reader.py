@@ -49,10 +49,12 @@ class PyAVReader:
         still_pictures: bool = False,
     ) -> None:
         import av
+        from av.video.reformatter import VideoReformatter
 
         self._av = av
         self.path = path
         self._file = InputFile(path, retries)
+        self._to_rgb = VideoReformatter()  # one for all pictures: to set it up costs as much as a small picture
         self._run: _Run | None = None  # the decoder that gave the last frames, if it may go on
         try:
             self._container = av.open(self._file, "r")
@@ -66,8 +68,7 @@ class PyAVReader:
             self._tick = float(self._stream.time_base)  # seconds
             self._packet_kinds = H264Packets(self._stream)
             self._scan = index.scan_of_file(self._file, key, self._demux) if index else self._demux()
-            # the index of MP4 is whole, so a picture stands there until the next one, however long that is
-            stands = still_pictures or "mp4" in self.container
+            stands = still_pictures or self._pictures_stand
             self.timeline = self._scan.timeline(self._tick, stands=stands)
             self._file.check()
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -98,6 +99,11 @@ class PyAVReader:
         return self._container.format.name
 
     @property
+    def _pictures_stand(self) -> bool:
+        """That of MP4 is, so a picture stands there until the next one, however long that is."""
+        return "mp4" in self.container
+
+    @property
     def codec(self) -> str:
         return self._stream.codec_context.codec.canonical_name
 
@@ -115,7 +121,8 @@ class PyAVReader:
         """The scan of the file, all of which is read. Raises ValueError where it shows nothing, or pictures
         without times of their own.
         """
-        scan = Scan.of_packets(self._packets(), self._packet_kinds.is_idr, PictureOrder(self._stream))
+        order = None if self._pictures_stand else PictureOrder(self._stream)
+        scan = Scan.of_packets(self._packets(), self._packet_kinds.is_idr, order)
         scan = replace(scan, has_proved_times=self._has_proved_times(scan))
         if "matroska" in self.container and scan.has_doubts and lasts_until_the_next(self._file):
             scan = replace(scan, followed=np.ones_like(scan.followed))
@@ -275,7 +282,7 @@ class PyAVReader:
                     break
 
     def _pixels(self, frame: "VideoFrame") -> np.ndarray:
-        pixels = frame.to_ndarray(format="rgb24")
+        pixels = self._to_rgb.reformat(frame, format="rgb24").to_ndarray()
         quarter_turns = round(frame.rotation / 90) % 4  # FFmpeg counts counter-clockwise, as numpy does
         if not quarter_turns:
             return pixels

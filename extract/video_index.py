@@ -8,7 +8,10 @@ be written costs the reuse alone.
 import hashlib
 import io
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +21,7 @@ import numpy as np
 from mambavl.cache import canonical, fsops
 from mambavl.configs.errors import DataError
 from mambavl.configs.progress import say
+from mambavl.extract import watch
 from mambavl.extract.h264_order import PictureOrder
 from mambavl.extract.input_files import InputFile
 from mambavl.extract.timeline import GAP, Timeline
@@ -26,10 +30,12 @@ from mambavl.extract.video_files import Key, has_whole_index, is_content_key, ke
 if TYPE_CHECKING:
     from av import Packet
 
-VERSION = 2  # raised by hand when the same packets come to give another scan
+VERSION = 3  # raised by hand when the same packets come to give another scan
 FOLDER = "video-index"
 # np.load parses what Python 3.11 cannot in two threads while garbage is collected (cpython #106905)
 _one_at_a_time = threading.Lock()
+_scanning: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)  # by where a scan is kept
+PATIENCE = 10.0  # seconds that a thread waits for another's scan, which may hang in the file
 CHECKSUM = hashlib.sha256().digest_size  # bytes at the head of a file
 
 
@@ -55,10 +61,10 @@ class Scan:
         cls,
         packets: "Iterable[tuple[int, Packet]]",
         is_idr: "Callable[[Packet], bool]",
-        order: PictureOrder,
+        order: PictureOrder | None,
     ) -> "Scan":
         """packets: of one picture, in the order in which they are stored, each with its pts. order: of the
-        same stream; nothing has been noted there.
+        same stream, nothing has been noted there; None where nobody will ask what is `followed`.
 
         Raises ValueError where they show nothing.
         """
@@ -69,7 +75,8 @@ class Scan:
         proved_by: dict[int, int] = {}
         latest: int | None = None
         for pts, packet in packets:
-            order.note(pts, packet)
+            if order:
+                order.note(pts, packet)
             if packet.is_keyframe:
                 keys.append(pts)
                 begins_at_any_key &= is_idr(packet)
@@ -97,7 +104,7 @@ class Scan:
             followed=np.zeros(len(shown), bool),
         )
         # where no picture stands for long nothing depends on it
-        return replace(scan, followed=order.followed(on_display)) if scan.has_doubts else scan
+        return replace(scan, followed=order.followed(on_display)) if order and scan.has_doubts else scan
 
     @property
     def has_doubts(self) -> bool:
@@ -147,17 +154,18 @@ class VideoIndex:
         if key is None or not is_content_key(key):
             key = key_of(file)
         timed: Key = [*key, file.changed]
-        scan = self.scan_of(key) or self.scan_of(timed)
-        if scan is not None:
-            return scan
-        scan = demux()
-        now = InputFile(file.path, file.retries)
-        try:
-            is_same = (now.size, now.changed) == (file.size, file.changed) and key_of(now) == key
-            if is_same and scan.has_proved_times:
-                self.keep(key if has_whole_index(now) else timed, scan)
-        finally:
-            now.close()
+        with _alone(self._path(timed)):
+            scan = self.scan_of(key) or self.scan_of(timed)
+            if scan is not None:
+                return scan
+            scan = demux()
+            now = InputFile(file.path, file.retries)
+            try:
+                is_same = (now.size, now.changed) == (file.size, file.changed) and key_of(now) == key
+                if is_same and scan.has_proved_times:
+                    self.keep(key if has_whole_index(now) else timed, scan)
+            finally:
+                now.close()
         return scan
 
     def scan_of(self, key: Key) -> Scan | None:
@@ -200,6 +208,19 @@ class VideoIndex:
 
         versions = {name: av.library_versions[name] for name in ("libavcodec", "libavformat")}
         return self.folder / canonical.digest({"key": key, "layout": VERSION, **versions})
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One thread scans a file; others that open it wait for what it keeps, since they would slow each other."""
+    lock, until = _scanning[path], time.monotonic() + PATIENCE
+    while not (is_held := lock.acquire(timeout=0.1)) and time.monotonic() < until:
+        watch.alive()
+    try:
+        yield
+    finally:
+        if is_held:
+            lock.release()
 
 
 def _checksum(path: Path, arrays: bytes) -> bytes:
