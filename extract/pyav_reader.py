@@ -54,7 +54,9 @@ class PyAVReader:
         self._av = av
         self.path = path
         self._file = InputFile(path, retries)
-        self._to_rgb = VideoReformatter()  # one for all pictures: to set it up costs as much as a small picture
+        self._to_rgb = (
+            VideoReformatter()
+        )  # one for all pictures: to set it up costs as much as a small picture
         self._run: _Run | None = None  # the decoder that gave the last frames, if it may go on
         try:
             self._container = av.open(self._file, "r")

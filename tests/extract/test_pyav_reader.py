@@ -1,6 +1,7 @@
 """Frames of awkward files: each shows its own number, so a wrong one cannot pass."""
 
 from dataclasses import replace
+from fractions import Fraction
 from types import SimpleNamespace
 
 import av
@@ -371,3 +372,31 @@ def test_every_packet_on_the_way_to_a_frame_shows_that_it_goes_on(tmp_path):
         reader.close()
     finally:
         watch.begin(None)
+
+
+def test_pictures_that_change_in_size_and_colour_format_are_each_converted_as_themselves(tmp_path):
+    """Between two clips that were joined; the converter is set up once, for the first."""
+    path, clips = tmp_path / "joined.ts", (("yuv420p", 160, 48), ("yuv444p", 96, 64), ("yuv420p", 160, 48))
+    drawn = np.random.default_rng(3)
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=10)
+        for number, (pixels, width, height) in enumerate(clips):
+            coder = av.CodecContext.create("libx264", "w")
+            coder.pix_fmt, coder.width, coder.height = pixels, width, height
+            coder.time_base, coder.options = Fraction(1, 10), {"bf": "0"}
+            for frame in range(6):
+                picture = drawn.integers(0, 256, (height, width, 3), np.uint8)
+                made = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)
+                made.pts, made.time_base = 6 * number + frame, coder.time_base
+                for packet in coder.encode(made):
+                    packet.stream = stream
+                    output.mux(packet)
+            for packet in coder.encode(None):
+                packet.stream = stream
+                output.mux(packet)
+    with av.open(str(path)) as whole:
+        alone = [frame.to_ndarray(format="rgb24") for frame in whole.decode(video=0)]
+    assert {picture.shape for picture in alone} == {(48, 160, 3), (64, 96, 3)}
+    found = dict(PyAVReader(path).frames(np.arange(18)))
+    for number, picture in enumerate(alone):
+        np.testing.assert_array_equal(found[number], picture)

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import av
@@ -400,6 +401,52 @@ def test_a_scan_comes_back_as_it_was(tmp_path):
     for name, value in vars(scan).items():
         np.testing.assert_array_equal(getattr(found, name), value)
     assert VideoIndex(tmp_path).scan_of([9, "parts:y"]) is None
+
+
+def test_a_file_that_several_threads_open_at_once_is_scanned_by_one(tmp_path, monkeypatch):
+    path, index = write_video(tmp_path / "a.MP4"), VideoIndex(tmp_path / "index")
+    scans, together, demux = [], threading.Barrier(4), PyAVReader._demux
+
+    def slowly(reader):
+        scans.append(reader)
+        time.sleep(0.2)  # the others are at the file by now
+        return demux(reader)
+
+    def opened(_):
+        together.wait()
+        return PyAVReader(path, index=index).timeline.pts.tolist()
+
+    truth = PyAVReader(path).timeline.pts.tolist()
+    monkeypatch.setattr(PyAVReader, "_demux", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(opened, range(4))) == [truth] * 4
+    assert len(scans) == 1
+
+
+def test_a_scan_that_hangs_or_fails_keeps_no_other_thread_from_the_file(tmp_path, monkeypatch):
+    path, index = write_video(tmp_path / "a.MP4"), VideoIndex(tmp_path / "index")
+    demux, hangs, goes_on, alive = PyAVReader._demux, threading.Event(), threading.Event(), []
+
+    def hanging(reader):
+        if not hangs.is_set():
+            hangs.set()
+            assert goes_on.wait(60)
+            raise ValueError("holds nothing")
+        return demux(reader)
+
+    monkeypatch.setattr(PyAVReader, "_demux", hanging)
+    monkeypatch.setattr(video_index, "PATIENCE", 0.3)
+    monkeypatch.setattr(video_index.watch, "alive", lambda: alive.append(threading.get_ident()))
+    with ThreadPoolExecutor(1) as threads:
+        stuck = threads.submit(PyAVReader, path, index=index)
+        assert hangs.wait(60)
+        assert len(PyAVReader(path, index=index).timeline.pts) == 60
+        assert alive.count(threading.get_ident()) > 60  # it also waited; a packet says so, too
+        goes_on.set()
+        with pytest.raises(VideoError, match="holds nothing"):
+            stuck.result(60)
+    next(index.folder.iterdir()).unlink()
+    assert len(PyAVReader(path, index=index).timeline.pts) == 60
 
 
 def test_no_two_threads_parse_a_scan_at_once(kept, monkeypatch):
