@@ -61,7 +61,7 @@ def test_tokens_are_one_hot_classes_and_the_age(dataset, tmp_path):
         video = int(segment.video_id[-1]) - 1
         expected = np.zeros((n - 2, VERBS + NOUNS + 1))
         for m in range(n - 2):
-            expected[m, m % 2] = expected[m, VERBS + (m + video) % 2] = 1
+            expected[m, m % 2] = expected[m, VERBS + (m + video) % 2] = ((VERBS + NOUNS) / 2) ** 0.5
             expected[m, -1] = np.log(1 + (1.1 * n - 1) - (1.1 * m + 1.6))
         assert lengths.tolist() == [n - 2]
         np.testing.assert_allclose(tokens[0].float().numpy(), expected, atol=2e-3)
@@ -74,7 +74,7 @@ def test_the_reason_names_the_moment_and_the_recipe_what_was_told(dataset, tmp_p
     assert recipe["history"] == {
         "age": "log(1 + seconds)", "last": 2, "order": "time", "protocol": "oracle", "tau_a": 0.5,
     }  # fmt: skip
-    assert recipe["encoder"]["details"] == {"verb": VERBS, "noun": NOUNS}
+    assert recipe["encoder"]["details"] == {"verb": VERBS, "noun": NOUNS, "hot": pytest.approx(2**0.5)}
     _, lengths = open_store(tmp_path / "h.zarr").batch([4], LEVEL)
     assert lengths.tolist() == [2]  # of the actions 0 to 2, the last two
 
