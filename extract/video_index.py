@@ -212,7 +212,7 @@ class VideoIndex:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """One thread scans a file; others that open it wait for what it keeps, since they would slow each other."""
+    """One thread scans a file; others that open it wait for what it keeps: they would slow each other."""
     lock, until = _scanning[path], time.monotonic() + PATIENCE
     while not (is_held := lock.acquire(timeout=0.1)) and time.monotonic() < until:
         watch.alive()
