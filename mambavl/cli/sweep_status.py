@@ -1,7 +1,9 @@
 """`mambavl sweep-status`: how far a sweep is, from any process, while others train."""
 
+import json
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +34,9 @@ def show_status(
             help="Look again every five seconds while somebody is at work; in a log, a line a minute.",
         ),
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Machine-readable: one line at each look, with every run.")
+    ] = False,
 ) -> None:
     """Say how far a sweep is: points by state, who trains what and how fast, the best, and what failed.
 
@@ -40,16 +45,23 @@ def show_status(
     known: dict[str, Run] = {}
     found = sweep_status(folder, known)
     if not watch:
-        out.print(drawn(found))
-    elif out.is_terminal:
+        _show(found, as_json)
+    elif out.is_terminal and not as_json:
         with Live(drawn(found), console=out, auto_refresh=False) as live:
             for found in _looks(folder, known):
                 live.update(drawn(found), refresh=True)
     else:
         for number, found in enumerate(_looks(folder, known)):
             if number % LINES == 0:
-                print(summary(found), flush=True)
-        out.print(drawn(sweep_status(folder, known)))
+                print(in_json(found) if as_json else summary(found), flush=True)
+        _show(sweep_status(folder, known), as_json)
+
+
+def _show(found: SweepStatus, as_json: bool) -> None:
+    if as_json:
+        print(in_json(found))
+    else:
+        out.print(drawn(found))
 
 
 def _looks(folder: Path, known: dict[str, Run]) -> Iterator[SweepStatus]:
@@ -62,6 +74,24 @@ def _looks(folder: Path, known: dict[str, Run]) -> Iterator[SweepStatus]:
         if idle >= IDLE:
             return
         time.sleep(REDRAWN)
+
+
+def in_json(found: SweepStatus) -> str:
+    """All that is known of a sweep, in one line of JSON."""
+    points, chosen = (
+        [{**asdict(run), "seconds_left": run.seconds_left} for run in runs]
+        for runs in (found.runs, found.chosen)
+    )
+    said = {
+        "folder": str(found.path),
+        "counts": dict(found.counts),
+        "at_work": len(found.at_work),
+        "epochs_per_second": found.rate,
+        "seconds_left": found.seconds_left,
+        "points": points,
+        "chosen": chosen,
+    }
+    return json.dumps(said)
 
 
 def summary(found: SweepStatus) -> str:

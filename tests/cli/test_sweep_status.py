@@ -1,6 +1,7 @@
 """`mambavl sweep-status`: one page, or a line a minute, while somebody is at work."""
 
 import io
+import json
 from pathlib import Path
 
 from rich.console import Console
@@ -62,8 +63,42 @@ def test_watching_ends_when_nobody_has_been_at_work_for_a_while(monkeypatch, cap
     assert next(at, None) is None
 
 
+def test_the_same_as_json(monkeypatch, capsys):
+    final = Run("chosen,p11", "done", "", 5, 5, score=31.5, measure="action top-1")
+    found = status(*DONE, WORKING, Run("f", "failed", "no room"), chosen=[final])
+    monkeypatch.setattr(command, "sweep_status", lambda *_: found)
+    command.show_status(Path("s"), as_json=True)
+    [line] = capsys.readouterr().out.splitlines()
+    said = json.loads(line)
+    assert (said["folder"], said["at_work"]) == ("s", 1)
+    assert said["counts"] == {"done": 12, "running": 1, "failed": 1}
+    assert said["epochs_per_second"] == 1 / 60
+    assert said["seconds_left"] == 240.0  # of the one that runs four epochs, one a minute
+    by_name = {run["name"]: run for run in said["points"]}
+    assert len(by_name) == 14
+    assert by_name["p11"] == {
+        "name": "p11", "state": "done", "why": "", "epoch": 4, "epochs": 4, "seconds": 0.0, "since": 0.0,
+        "who": "", "score": 11.0, "measure": "action top-1", "seconds_left": None,
+    }  # fmt: skip
+    assert (by_name["w"]["who"], by_name["w"]["seconds_left"]) == ("pid 3 on host h", 240.0)
+    assert by_name["f"]["why"] == "no room"
+    assert [(run["name"], run["score"]) for run in said["chosen"]] == [("chosen,p11", 31.5)]
+
+
+def test_watched_as_json_each_look_in_a_log_is_a_line(monkeypatch, capsys):
+    at = iter([status(WORKING), *[status(WORKING)] * 13, *[status(*DONE)] * 4])
+    monkeypatch.setattr(command, "sweep_status", lambda *_: next(at))
+    monkeypatch.setattr(command.time, "sleep", lambda _: None)
+    command.show_status(Path("s"), watch=True, as_json=True)
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["at_work"] for one in said] == [1, 1, 0]  # looks 0 and 12, and the end
+    assert next(at, None) is None
+
+
 def test_from_the_shell(road, tmp_path, capsys):
     assert call("sweep-status", tmp_path) == 2
     assert "is not the folder of a sweep" in capsys.readouterr().err
     assert call("sweep-status", road) == 0
     assert "nobody is at work" in capsys.readouterr().out
+    assert call("sweep-status", road, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["done"] >= 1
