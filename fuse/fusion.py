@@ -67,6 +67,8 @@ class FusionSettings(Config):
     zoh: bool = False  # exact zero-order hold for B (eq. 2) in place of Mamba's delta B
     # above 0: questions are padded or cut to so many tokens, and the padding counts (as in the released code)
     pad_text_to: int = Field(default=0, ge=0)
+    # a Linear and a tanh on every video token before its Conv1d, as the released code has them on ORViT's
+    pre_logits: bool = False
     # mamba: A from -1 to -N, delta from 0.001 to 0.1; released: Xavier on every matrix, A_log included
     init: Literal["mamba", "released"] = "mamba"
     # backend of the selective scan: auto, reference, chunked, cpu, triton or mamba; auto takes the fastest
@@ -106,6 +108,10 @@ class SSMFusion(Head):
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__(config)
+        if config.pre_logits and "video" in self.modalities:
+            layers = self.project["video"].children()
+            pre_logits = nn.Linear(config.d_model, config.d_model), nn.Tanh()
+            self.project["video"] = nn.Sequential(*layers, *pre_logits)
         require(config.scan)  # a backend that is not here is refused now, not in the first step
         modalities, share = list(self.modalities), config.share
         # modality -> the key of its mixer, its A and its D; equal keys are shared

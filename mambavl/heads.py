@@ -3,8 +3,9 @@
 mambavl heads convert FILE --out HEAD.safetensors     once, strict in every key and shape
 load(HEAD.safetensors)                                the head, with fusion.preset = "released"
 
-A checkpoint also holds the encoder that was trained with the head, and RoBERTa; both are left out. Names and
-shapes are known from the released code's modules; no released file has been read here.
+A checkpoint also holds the encoder that was trained with the head, and RoBERTa; both are left out. ORViT's
+`pre_logits` goes with the head, for which every token runs through it; AVION has none. Names and shapes are
+known from the released code's modules; no released file has been read here.
 """
 
 import json
@@ -27,6 +28,7 @@ MADE_BY = "mambavl_head"  # in a converted file's metadata
 WHAT = "a released MambaVL head"
 NAMES = {  # ours -> theirs
     "project.text.*.": "txt_proj.*.",
+    "project.video.*.": "pre_logits.fc.",
     "a_log.shared": "A_log",
     "mixer.video.": "mamba_video.",
     "mixer.text.": "mamba_text.",
@@ -35,7 +37,8 @@ NAMES = {  # ours -> theirs
     "verb_head.": "head0.",
     "noun_head.": "head1.",
 }
-OF_HEAD = ("txt_proj", "A_log", "mamba_", "head0.", "head1.")  # how the names of its tensors begin
+# how the names of its tensors begin
+OF_HEAD = ("txt_proj", "pre_logits.", "A_log", "mamba_", "head0.", "head1.")
 
 
 def convert(file: Path, out: Path) -> dict[str, Any]:
@@ -89,6 +92,7 @@ def _config_of(theirs: Mapping[str, Tensor]) -> FusionConfig:
     text = StreamShape(width=theirs["txt_proj.0.weight"].shape[1])
     return FusionConfig(
         preset="released",
+        pre_logits=any(name.startswith("pre_logits.") for name in theirs),
         d_model=width,
         streams={"video": StreamShape(width=width), "verb_question": text, "noun_question": text},
         targets={"verb": theirs["head0.weight"].shape[0], "noun": theirs["head1.weight"].shape[0]},

@@ -102,6 +102,24 @@ def test_a_released_checkpoint_computes_what_its_tensors_say(tmp_path, around, b
 
 
 @pytest.mark.usefixtures("forked_readers")
+def test_of_orvit_every_video_token_goes_through_its_pre_logits(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"pre_logits.fc.weight": (D, D), "pre_logits.fc.bias": (D,)}
+    state = released(**{name: torch.randn(shape, generator=generator) for name, shape in shapes.items()})
+    said = convert(write(tmp_path, {**ENCODERS, **state}), tmp_path / "head.safetensors")
+    assert (said["tensors"], said["tensors_left_out"]) == (28, 3)
+    head = load(tmp_path / "head.safetensors")
+    video, words = torch.randn(9, D), torch.randn(6, TEXT)
+    given = {"video": video, "verb_question": words, "noun_question": words}
+    found = head({name: (x[None], torch.tensor([len(x)])) for name, x in given.items()})["noun"][0]
+    seen = torch.tanh(video @ state["pre_logits.fc.weight"].T + state["pre_logits.fc.bias"])
+    pooled = block(state, "mamba_video", seen).mean(0)
+    pooled = pooled + block(state, "mamba_text", text(state, words)).mean(0)
+    expected = state["head1.weight"] @ pooled + state["head1.bias"]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("forked_readers")
 @pytest.mark.parametrize(
     ("other", "says"),
     [
@@ -111,6 +129,7 @@ def test_a_released_checkpoint_computes_what_its_tensors_say(tmp_path, around, b
         ({"A_log": torch.ones(2 * D, 8)}, r"A_log \(48, 8\), expected \(48, 16\)"),
         ({"head1.bias": torch.ones(9)}, r"head1.bias \(9,\), expected \(7,\)"),
         ({"A_log": None}, "no matrix A_log"),
+        ({"pre_logits.fc.weight": torch.ones(D, D)}, r"1 missing \(pre_logits.fc.bias\)"),
         ({"head0.weight": torch.ones(3)}, "no matrix head0.weight"),
         ({"head0.bias": torch.full((VERBS,), torch.nan)}, r"NaN or infinity in 1 tensors \(verb_head.bias\)"),
     ],

@@ -165,6 +165,27 @@ def test_the_released_head_has_the_papers_parameters():
     assert head.a_log["shared"].numel() == 24_576
 
 
+def test_pre_logits_are_a_linear_and_a_tanh_on_every_video_token():
+    """The head that has them, and one without that is fed what they give. They are drawn like the rest."""
+    d = SMALL["d_model"]
+    settings = {**SMALL, "streams": shapes(width=d), "preset": "released"}
+    head = SSMFusion(FusionConfig(pre_logits=True, **settings)).eval()
+    alone = SSMFusion(FusionConfig(**settings)).eval()
+    layer, tanh = head.project["video"]
+    assert isinstance(tanh, torch.nn.Tanh)
+    assert 0.5 * (6 / (2 * d)) ** 0.5 < layer.weight.abs().max() <= (6 / (2 * d)) ** 0.5
+    assert not layer.bias.any()
+    torch.nn.init.normal_(layer.bias)
+    state = head.state_dict()
+    alone.load_state_dict({name: state[name] for name in alone.state_dict()})
+    assert state.keys() - alone.state_dict().keys() == {"project.video.0.weight", "project.video.0.bias"}
+    tokens, lengths = torch.randn(2, 5, d), torch.tensor([5, 3])
+    streams = dict.fromkeys(WIDTHS, (tokens, lengths))
+    seen = {**streams, "video": (torch.tanh(tokens @ layer.weight.T + layer.bias), lengths)}
+    for target, logits in alone(seen).items():
+        torch.testing.assert_close(head(streams)[target], logits)
+
+
 def test_sharing_adds_and_removes_exactly_what_it_says():
     kw = {"d_model": 768, "streams": shapes(width=768)}
     with torch.device("meta"):
