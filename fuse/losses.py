@@ -35,9 +35,9 @@ def loss(
     logits = logits.float()
     if not known.any():
         return 0.0 * logits.sum()  # takes part in the exchange of gradients all the same
-    wanted = torch.from_numpy(labels[known]).to(logits.device)
+    wanted = _on(logits.device, labels[known])
     if not known.all():
-        places = torch.from_numpy(np.flatnonzero(known)).to(logits.device)
+        places = _on(logits.device, np.flatnonzero(known))
         logits, shares = logits[places], None if shares is None else shares[places]
     is_single, gamma = targets.is_single(name), targets.focal.get(name)
     if gamma is None and shares is None:
@@ -61,13 +61,18 @@ def losses_of_heads(
     known = is_labelled(labels)
     if not known.any():
         return 0.0 * logits.float().sum((1, 2))
-    wanted = torch.from_numpy(labels[known]).to(logits.device)
+    wanted = _on(logits.device, labels[known])
     if not known.all():
-        logits = logits[:, torch.from_numpy(np.flatnonzero(known)).to(logits.device)]
+        logits = logits[:, _on(logits.device, np.flatnonzero(known))]
     logs = logits.float().log_softmax(-1)
     hits = logs.gather(2, wanted.expand(len(logs), -1)[..., None])[..., 0]  # (K, B)
     shares = torch.tensor(smoothing, dtype=torch.float64).to(logs)[:, None]
     return -((1 - shares) * hits + shares * logs.mean(-1)).mean(1)
+
+
+def _on(device: torch.device, values: np.ndarray) -> Tensor:
+    """Copied without waiting for what the device has to do before."""
+    return torch.from_numpy(values).to(device, non_blocking=True)
 
 
 def _single(logits: Tensor, wanted: Tensor, label_smoothing: float, gamma: float) -> Tensor:

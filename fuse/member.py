@@ -70,15 +70,17 @@ class Member:
         """What the peak rates are multiplied with at an update, counted from 0."""
         return learning_rate(update / self.updates_per_epoch, self.config) / self.config.lr
 
-    def diverged(self, rows: np.ndarray, views: np.ndarray, loss: float, norm: float) -> DataError:
-        """What to raise for a loss or gradient that is not finite, of the update that comes next. Raises
-        DataError where the features are at fault.
+    def diverged(
+        self, rows: np.ndarray, views: np.ndarray, loss: float, norm: float, batch: int | None = None
+    ) -> DataError:
+        """What to raise for a loss or gradient that is not finite, of a batch of this epoch, counted from 1;
+        None: of the update that comes next. Raises DataError where the features are at fault.
         """
         evaluate.refuse_broken_features(self.run, self.data, rows, [views[rows]])
         ids = ", ".join(self.data.segments[row].narration_id for row in rows[:5])
         return DataError(
             f"{self.run}: diverged: loss {loss}, gradient norm {norm} in epoch {self.epoch + 1}, "
-            f"batch {self.batch + 1} (rows {ids}, ...); lower {evaluate.rates_of(self.head)}"
+            f"batch {batch or self.batch + 1} (rows {ids}, ...); lower {evaluate.rates_of(self.head)}"
         )
 
     def interrupted(self) -> Interrupted:
@@ -177,8 +179,8 @@ class Member:
         return self.curve
 
     def finish(self, processes: Processes, together: int = 1) -> None:
-        """Write the weights, score them, write the result; the checkpoints have served. together: runs that
-        were trained in one pass.
+        """Write the weights, score them, write the result; the checkpoints have served.
+        together: runs that were trained in one pass.
         """
         trained = Trained(
             environment=environment(processes.device),

@@ -99,7 +99,9 @@ class Steps:
         # the last batch may be smaller than the number of processes: take part all the same, at weight 0
         mine = rows[part] if len(part) else rows[:1]
         streams, keys = self.batch(mine)
-        kept = None if self.shares is None else torch.from_numpy(self.shares[mine]).to(keys.device)
+        kept = None
+        if self.shares is not None:
+            kept = torch.from_numpy(self.shares[mine]).to(keys.device, non_blocking=True)
         with autocast(self.processes.device, self.precision):
             out = self.model(streams, keys, kept)
         losses = []
@@ -122,7 +124,7 @@ class Steps:
     def batch(self, rows: np.ndarray) -> tuple[Streams, Tensor]:
         """Some rows as they are seen in this epoch, and what their dropout is drawn from."""
         device = self.processes.device
-        keys = row_keys(self.config.seed, self.epoch, rows).to(device)
+        keys = row_keys(self.config.seed, self.epoch, rows).to(device, non_blocking=True)
         streams = self.data.batch(rows, device, self.views[rows], self.dropped)
         return drop_channels(streams, self.config.feature_dropout, keys), keys
 

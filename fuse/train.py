@@ -40,6 +40,12 @@ from mambavl.fuse.targets import refuse_unlabelled
 from mambavl.fuse.tracking import tracked
 
 OnEpoch = Callable[[CurveLine], None]
+OnStep = Callable[[int, int], None]  # updates made, of so many
+
+# Updates between two looks at losses and norms, by device. Whoever looks waits for the device, and could have
+# read the next batch meanwhile.
+READ_EVERY = {"cpu": 1}
+ELSEWHERE = 50
 
 
 def train(
@@ -48,6 +54,7 @@ def train(
     *,
     data: FeatureData | None = None,
     on_start: Callable[[], None] = lambda: None,
+    on_step: OnStep = lambda done, total: None,
     on_epoch: OnEpoch = lambda line: None,
     should_stop: Callable[[], bool] = lambda: False,
     max_deaths: int | None = None,
@@ -59,7 +66,8 @@ def train(
     training diverges, Interrupted (after saving a checkpoint) when `should_stop()` turns true in any process,
     Pruned (likewise) when `on_epoch` does.
     One job at a time in a folder: RunHeld, a UsageError, names the process that has it. on_start: called once
-    it is ours. max_deaths: as of `owner.owned`.
+    it is ours. on_step: after each update, on_epoch: after each epoch, both in the main process. max_deaths:
+    as of `owner.owned`.
     """
     if recipe.is_sweep:
         raise UsageError("this recipe is a sweep's; run it with `mambavl sweep`")
@@ -77,7 +85,7 @@ def train(
             # whoever held the folder until now may have finished, or begun another recipe
             if not processes.once(lambda: _is_finished(run, recipe)):
                 on_start()
-                _train(recipe, run, opened, processes, on_epoch, should_stop)
+                _train(recipe, run, opened, processes, on_step, on_epoch, should_stop)
     return processes.once(lambda: read_result(run))
 
 
@@ -100,6 +108,7 @@ def _train(
     run: Path,
     data: FeatureData,
     processes: Processes,
+    on_step: OnStep,
     on_epoch: OnEpoch,
     should_stop: Callable[[], bool],
 ) -> None:
@@ -112,7 +121,7 @@ def _train(
     processes.once(lambda: refuse_unlabelled(targets, data.labels, data.train))
     head = processes.every(lambda: build_head(recipe, data, targets).to(processes.device))
     member = Member(recipe, run, data, targets, head, choose_precision(recipe.train, processes.device))
-    trainer = _Trainer(member, processes)
+    trainer = _Trainer(member, processes, on_step)
     processes.once(lambda: write_inputs(run, recipe, data, targets, member.prior))
     with tracked(processes, recipe, run) as track:
 
@@ -132,12 +141,16 @@ def _refuse_stores_and_forget_failure(run: Path, data: FeatureData) -> None:
 class _Trainer:
     """The loop over the updates of one run, in any number of processes."""
 
-    def __init__(self, member: Member, processes: Processes) -> None:
+    def __init__(self, member: Member, processes: Processes, on_step: OnStep) -> None:
         self.member, self.config, self.run = member, member.config, member.run
         self.processes, self.accelerator = processes, processes.accelerator
+        self.on_step = on_step if processes.is_main else lambda done, total: None
         self.model, self.optimizer = self.accelerator.prepare(member.head), member.optimizer
         self.parameters = list(member.head.parameters())
         self.steps = Steps(self.model, member.data, member.targets, member.labels, self.config, processes)
+        self.read_every = READ_EVERY.get(processes.device.type, ELSEWHERE)
+        # of updates since the last look: their rows, and on the device the loss of all processes and the norm
+        self.unread: list[tuple[np.ndarray, torch.Tensor]] = []
         for complaint in processes.every(member.resume):
             self.accelerator.print(f"passed over a checkpoint: {complaint}")
         member.curve = processes.once(member.cut_curves)
@@ -161,6 +174,7 @@ class _Trainer:
 
     def _one_epoch(self, should_stop: Callable[[], bool]) -> None:
         member, since = self.member, time.perf_counter()
+        total = member.updates_per_epoch * self.config.epochs
         self.steps.begin(member.epoch)
         batches = epoch_batches(member.rows, self.config.batch_size, self.config.seed, member.epoch)
         for number, rows in enumerate(batches):
@@ -168,32 +182,48 @@ class _Trainer:
                 continue  # done before the run was interrupted
             step = self.processes.step(partial(self.steps.forward, rows), stop=should_stop())
             if step is None:  # every process stops at the same batch
+                self._read()
                 member.seconds += time.perf_counter() - since
                 self.processes.once(member.save)
                 raise member.interrupted()
-            member.loss_sum += self._update(rows, step)
-            member.batch += 1
+            self._update(rows, step)
+            self.on_step(member.updates, total)
+        self._read()
         member.seconds += time.perf_counter() - since
 
-    def _update(self, rows: np.ndarray, step: Step) -> float:
-        """One optimiser update; returns the batch's mean loss.
+    def _update(self, rows: np.ndarray, step: Step) -> None:
+        """One optimiser update.
 
         From here to its end a step is one exchange between the processes. An error of one alone cannot be
-        agreed upon: it ends that process, and the launcher ends the others. The device is waited for once.
+        agreed upon: it ends that process, and the launcher ends the others.
         Accelerate's own backward, clipping and step end in these, after looking for what is not in use here.
         """
         factor = self.member.factor(self.member.updates)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         step.last.backward()
-        found = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
-        total, norm = torch.stack([self.processes.total(step.value), found]).tolist()
-        value = total / self.processes.count
-        # gradients are averaged, so all processes see the same
-        if not (math.isfinite(norm) and math.isfinite(value)):
-            raise self.member.diverged(rows, self.steps.views, value, norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
+        self.unread.append((rows, torch.stack([self.processes.total(step.value), norm])))
+        self.member.batch += 1
+        if len(self.unread) == self.read_every:
+            self._read()
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.member.average:
-            self.member.average.update(self.member.head, self.member.updates + 1)
-        return value
+            self.member.average.update(self.member.head, self.member.updates)
+
+    def _read(self) -> None:
+        """Wait for the device, and add up what the updates since the last look have cost. Raises DataError
+        for the first of them whose loss or gradient is not finite.
+        """
+        unread, self.unread = self.unread, []
+        if not unread:
+            return
+        found = torch.stack([values for _, values in unread]).tolist()
+        first = self.member.batch - len(unread) + 1
+        for number, ((rows, _), (total, norm)) in enumerate(zip(unread, found, strict=True), first):
+            value = total / self.processes.count
+            # gradients are averaged, so all processes see the same
+            if not (math.isfinite(norm) and math.isfinite(value)):
+                raise self.member.diverged(rows, self.steps.views, value, norm, number)
+            self.member.loss_sum += value

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mambavl.configs.errors import counted
@@ -16,6 +16,7 @@ from mambavl.configs.progress import say
 from mambavl.fuse.chosen import Chosen
 from mambavl.fuse.points import OnChange, Point
 from mambavl.fuse.result import Metrics, Result, spoken
+from mambavl.fuse.run import CurveLine
 from mambavl.fuse.selection import candidates, score_of
 from mambavl.fuse.without import Without
 from mambavl.terminal import console, out
@@ -57,6 +58,23 @@ def print_result(result: Result) -> None:
         print("rows without a stream: " + ", ".join(f"{name} {count:,}" for name, count in lacking.items()))
 
 
+def epoch_in_words(done: int, total: int, epochs: int) -> str:
+    """The epoch that the last of `done` updates is of."""
+    return f"epoch {-(-done * epochs // total)} of {epochs}"
+
+
+def line_in_words(line: CurveLine, epochs: int) -> str:
+    """`epoch 3 of 30: loss 2.3145, verb top-1 41.2, action top-1 20.3`; its loss alone where an epoch is not
+    scored.
+    """
+    scores = [
+        f", {spoken(f'all_{key}')} {value:.1f}"
+        for key, value in line.items()
+        if key.endswith(("_top1", "_map")) and value is not None
+    ]
+    return f"epoch {line['epoch']} of {epochs}: loss {line['loss']:.4f}{''.join(scores)}"
+
+
 def print_without(found: Without) -> None:
     """The metrics of a run with and without some streams, and the difference: what they are worth."""
     names = ", ".join(found.streams)
@@ -85,26 +103,27 @@ def show_sweep() -> Iterator[OnChange]:
         yield _SweepLines()
         return
     with Live(console=console, refresh_per_second=4) as live:
-        yield lambda points: live.update(sweep_view(points, console.height))
+        yield lambda points: live.update(sweep_view(points, console))
 
 
-def sweep_view(points: list[Point], height: int) -> RenderableType:
-    """All points where a screen of so many lines holds them; else how many are in which state, those that are
-    being trained, and the best.
+def sweep_view(points: list[Point], console: Console) -> RenderableType:
+    """All points where the console's screen holds them; else how many are in which state, those that are
+    being trained, and in the lines that are left the best.
     """
     counts = Text(f"{counted(len(points), 'point')}: {counted_states(Counter(p.state for p in points))}")
-    if len(points) + AROUND <= height:
-        return Group(sweep_table(points), counts)
+    if len(points) < console.height:
+        whole = Group(counts, sweep_table(points, short=True))
+        if len(console.render_lines(whole)) <= console.height:
+            return whole
     running = [point for point in points if point.state == "running"]
     scored = [point for point in points if score_of(point.result, point.recipe.rank_by) is not None]
     scored.sort(key=lambda point: -(score_of(point.result, point.recipe.rank_by) or 0.0))
-    room = max(height - AROUND, 2)
-    best = scored[: min(BEST, max(room // 2, 1))]
-    shown = running[: room - len(best)]
-    more = (
-        [Text(f"... and {len(running) - len(shown)} more are running")] if len(shown) < len(running) else []
-    )
-    return Group(counts, sweep_table([*shown, *best]), *more)
+    room = max(console.height - AROUND, 1)
+    shown = running[:room]
+    best = scored[: min(BEST, room - len(shown))]
+    if len(shown) < len(running):
+        counts.append(f"; {len(running) - len(shown)} more are running than the screen has lines for")
+    return Group(counts, sweep_table([*shown, *best], short=True))
 
 
 def counted_states(states: Counter[str]) -> str:
@@ -112,11 +131,15 @@ def counted_states(states: Counter[str]) -> str:
     return ", ".join(f"{number:,} {state}" for state, number in states.most_common())
 
 
-def sweep_table(points: list[Point]) -> Table:
-    """A row for every point of the grid: its state, and its scores once it has them."""
+def sweep_table(points: list[Point], *, short: bool = False) -> Table:
+    """A row for every point of the grid: its state, and its scores once it has them. short: a line each, with
+    as much of its name as there is room for.
+    """
     results = [point.result for point in points if point.result]
     targets = list(dict.fromkeys(name for result in results for name in result.targets))
-    table = Table("point", "state", "epoch", "text", *targets)
+    name = Column("point", no_wrap=short)
+    others = [Column(header, no_wrap=short) for header in ("state", "epoch", "text", *targets)]
+    table = Table(name, *others)
     notices = set()
     for point in points:
         epoch = f"{point.epoch}/{point.recipe.train.epochs}" if point.epoch else ""

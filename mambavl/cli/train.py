@@ -7,6 +7,8 @@ import typer
 
 from mambavl.cli.options import EngineOption, SetOption, pairs_of
 from mambavl.cli.show import (
+    epoch_in_words,
+    line_in_words,
     print_result,
     print_without,
     said_of_choice,
@@ -14,6 +16,7 @@ from mambavl.cli.show import (
     sweep_table,
 )
 from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.progress import say
 from mambavl.terminal import is_first, out, progress, stop_on_signal
 
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, made by train or sweep.")]
@@ -38,11 +41,13 @@ def train(
     loaded = load(recipe, Recipe, sets)
     target = folder or Path("runs") / recipe.stem
     was_finished = (target / RESULT).exists()
-    with progress("training", "epochs") as update, stop_on_signal() as should_stop:
+    epochs = loaded.train.epochs
+    with progress("training", "updates") as update, stop_on_signal() as should_stop:
         result = train(
             loaded,
             target,
-            on_epoch=lambda line: update(line["epoch"], loaded.train.epochs),
+            on_step=lambda done, total: update(done, total, epoch_in_words(done, total, epochs)),
+            on_epoch=lambda line: say(line_in_words(line, epochs)),
             should_stop=should_stop,
         )
     if not is_first():

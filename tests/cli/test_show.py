@@ -68,6 +68,21 @@ def test_rows_are_counted_by_the_stream_that_they_do_not_have(capsys):
         assert "without a stream" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("done", "epoch"), [(1, 1), (7, 1), (8, 2), (14, 2), (15, 3), (21, 3)])
+def test_updates_are_of_epochs(done, epoch):
+    """Seven each."""
+    assert show.epoch_in_words(done, 21, 3) == f"epoch {epoch} of 3"
+
+
+def test_an_epoch_says_its_loss_and_what_was_scored():
+    line = {"epoch": 3, "loss": 2.31449, "lr": 1e-3, "seconds": 12.5}
+    assert show.line_in_words(line, 30) == "epoch 3 of 30: loss 2.3145"
+    scored = {"verb_top1": 41.25, "tools_map": 7.0, "action_top1": None}
+    assert (
+        show.line_in_words(line | scored, 30) == "epoch 3 of 30: loss 2.3145, verb top-1 41.2, tools mAP 7.0"
+    )
+
+
 def test_what_a_stream_is_worth_stands_below_both_scores(capsys):
     found = Without(
         title="Mine",
@@ -113,30 +128,46 @@ def test_a_sweep_says_how_far_each_point_is_and_each_notice_once(capsys):
     assert "waiting" in said
 
 
+def seen(points, height, width=100):
+    """The lines of a live table on a screen."""
+    console = Console(file=io.StringIO(), width=width, height=height)
+    console.print(show.sweep_view(points, console))
+    return console.file.getvalue()
+
+
 def test_of_more_points_than_the_screen_holds_the_running_and_the_best_are_shown():
     """The running one is number 150."""
     points = [point(f"p{i:03}", "done", 4, result(all_action_top1=float(i % 150))) for i in range(150)]
     points += [point("p150", "running", 2), *(point(f"p{i}") for i in range(151, 200))]
-    console = Console(file=io.StringIO(), width=100)
-    console.print(show.sweep_view(points, 45))
-    said = console.file.getvalue()
+    said = seen(points, 45)
     assert len(said.splitlines()) <= 45
     assert said.startswith("200 points: 150 done, 49 waiting, 1 running")
     assert re.findall(r"p\d+", said) == ["p150", *(f"p{i}" for i in range(149, 139, -1))]
-    few = Console(file=io.StringIO(), width=100)
-    few.print(show.sweep_view(points[140:170], 45))
-    assert all(f"p{i}" in few.file.getvalue() for i in range(140, 170))
+    few = seen(points[140:170], 45)
+    assert all(f"p{i}" in few for i in range(140, 170))
 
 
-def test_more_running_points_than_lines_leave_room_for_the_best():
-    running = [point(f"r{i:02}", "running", 1) for i in range(60)]
-    points = [*running, *(point(f"d{i}", "done", 4, result()) for i in range(20))]
-    console = Console(file=io.StringIO(), width=100)
-    console.print(show.sweep_view(points, 20))
-    said = console.file.getvalue()
+@pytest.mark.parametrize(("running", "best", "more"), [(8, 4, 0), (12, 0, 0), (60, 0, 48)])
+def test_running_points_come_before_the_best_where_there_are_few_lines(running, best, more):
+    points = [point(f"d{i}", "done", 4, result()) for i in range(20)]
+    points += [point(f"r{i:02}", "running", 1) for i in range(running)]
+    said = seen(points, 20)
     assert len(said.splitlines()) <= 20
-    assert said.count("oracle") == 6
-    assert "... and 54 more are running" in said
+    assert len(re.findall(r"r\d\d", said)) == min(running, 12)
+    assert len(re.findall(r"d\d", said)) == best
+    assert (f"; {more} more are running" in said) == (more > 0)
+
+
+def test_no_running_point_is_pushed_off_the_screen_by_long_names_or_notices():
+    """Names that a narrow screen has no room for, and a notice of many lines below the table."""
+    finished = result(notice="an upper bound " * 40)
+    points = [point(f"{i:02} " + "train.lr=0.001," * 9, "done", 4, finished) for i in range(16)]
+    points.append(point("99 " + "train.lr=0.001," * 9, "running", 1))
+    for height in (20, 24, 60):
+        said = seen(points, height, width=80)
+        [line] = [number for number, line in enumerate(said.splitlines()) if " 99 " in line]
+        assert line < height - 1
+    assert len(re.findall(r"│ \d\d ", said)) == 17  # 60 lines hold all
 
 
 def test_in_a_log_each_change_of_a_state_is_one_line(capsys):

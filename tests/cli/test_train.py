@@ -18,6 +18,31 @@ def test_the_road_ends_in_a_result_and_a_report(road, capsys):
     assert (road / "r.html").stat().st_size > 10_000
 
 
+def test_a_run_says_within_an_epoch_how_far_it_is_and_after_each_what_came_of_it(
+    road, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setattr("mambavl.terminal.LINE_EVERY", 0.0)
+    sets = ("--set", "train.epochs=2", "--set", "train.warmup_epochs=0", "--set", "train.batch_size=2")
+    assert call("train", road / "mine.toml", *sets, "--out", tmp_path / "run") == 0
+    said = capfd.readouterr().err.splitlines()
+    rows = json.loads((tmp_path / "run" / "result.json").read_text())["trained"]["train_rows"]
+    an_epoch = -(-rows // 2)
+    steps = [line for line in said if line.startswith("training: ")]
+    assert [line.partition(" updates")[0] for line in steps] == [
+        f"training: {done} of {2 * an_epoch}" for done in range(1, 2 * an_epoch + 1)
+    ]
+    assert [line.rpartition(", ")[2] for line in steps] == ["epoch 1 of 2"] * an_epoch + [
+        "epoch 2 of 2"
+    ] * an_epoch
+    curves = [json.loads(line) for line in (tmp_path / "run" / "curves.jsonl").read_text().splitlines()]
+    epochs = [line for line in said if line.startswith("epoch ")]
+    assert [line.partition(", verb top-1 ")[0] for line in epochs] == [
+        f"epoch {line['epoch']} of 2: loss {line['loss']:.4f}" for line in curves
+    ]
+    for line, found in zip(epochs, curves, strict=True):
+        assert line.endswith(f"action top-1 {found['action_top1']:.1f}")
+
+
 def test_what_the_text_is_worth_is_measured_and_the_result_left_alone(road, tmp_path, capsys):
     shutil.copytree(road / "run", tmp_path / "run")
     before = (tmp_path / "run" / "result.json").read_bytes()

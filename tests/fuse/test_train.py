@@ -183,6 +183,7 @@ HARMLESS = {  # keys that change no weight -> another value
     "data.verify": "read",
     "train.eval_every": 3,
     "train.checkpoint_every": 2,
+    "train.score_dtype": "float16",
 }
 
 
@@ -370,6 +371,43 @@ def test_a_gradient_alone_that_is_not_finite_ends_the_run(stores, tmp_path, monk
     monkeypatch.setattr(training, "build_head", built)
     with pytest.raises(DataError, match=r"diverged: loss \d.*, gradient norm (inf|nan) in epoch 1, batch 1 "):
         train(tiny_recipe(stores), tmp_path / "run")
+
+
+@pytest.mark.parametrize("every", [2, 4, 100])
+def test_losses_that_are_read_later_are_the_same(stores, tmp_path, monkeypatch, every):
+    """As on a GPU, of which nothing can be read without waiting for it. Six updates an epoch."""
+    recipe = tiny_recipe(stores, batch_size=4, ema=0.8)
+    train(recipe, tmp_path / "whole")
+    monkeypatch.setitem(training.READ_EVERY, "cpu", every)
+    calls, steps = iter(range(1000)), []
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "run", should_stop=lambda: next(calls) >= 9)
+    train(recipe, tmp_path / "run", on_step=lambda done, total: steps.append((done, total)))
+    whole, run = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(whole[name], run[name]) for name in whole)
+    losses = [[line["loss"] for line in read_curves(tmp_path / name)] for name in ("whole", "run")]
+    assert losses[0] == losses[1]
+    assert steps == [(done, 24) for done in range(10, 25)]
+
+
+def test_a_loss_that_is_read_later_names_its_own_batch(stores, tmp_path, monkeypatch):
+    """The gradient of the fourth update of eight is infinite; it spoils all after it."""
+    said = {}
+    for every in (1, 3, 5, 100):
+        monkeypatch.setitem(training.READ_EVERY, "cpu", every)
+        calls = iter(range(1000))
+
+        def built(*arguments, calls=calls):
+            head = build_head(*arguments)
+            head.verb_head.weight.register_hook(lambda g: g * torch.inf if next(calls) == 3 else g)
+            return head
+
+        monkeypatch.setattr(training, "build_head", built)
+        with pytest.raises(DataError, match=r"gradient norm (inf|nan) in epoch 1, batch 4 ") as error:
+            train(tiny_recipe(stores, batch_size=3), tmp_path / "run")
+        said[every] = str(error.value)
+        assert not (tmp_path / "run" / "curves.jsonl").exists()
+    assert len(set(said.values())) == 1
 
 
 def test_weights_that_explode_in_the_last_update_are_a_clear_error_too(stores, tmp_path):
