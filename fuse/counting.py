@@ -68,7 +68,8 @@ def count(recipe: Recipe, run: Path, data: FeatureData) -> None:
         processes=1,
         missing=count_missing(data.has, rows),
     )
-    checkpoint.save_weights(run / MODEL, head.state_dict())
+    if recipe.train.keep == "weights":
+        checkpoint.save_weights(run / MODEL, head.state_dict())
     evaluate_head(head.to(data.device), data, targets, recipe, run, prior, trained)
 
 

@@ -22,6 +22,7 @@ from mambavl.fuse.run import (
     MODEL,
     Prior,
     Scores,
+    as_kept,
     environment,
     read_classes,
     read_prior,
@@ -30,6 +31,7 @@ from mambavl.fuse.run import (
     read_selection,
     refuse_other_classes,
     refuse_other_features,
+    refuse_without_weights,
     write_result,
     write_scores,
 )
@@ -193,11 +195,12 @@ def evaluate_head(
     keep_result: bool = False,
 ) -> Result:
     """Score the evaluation split, write scores/SPLIT.npz and (unless `keep_result`) result.json, return the
-    result. scores: where it has been scored already.
+    result, which is of the scores as they are written. scores: where it has been scored already.
     """
     rows = data.evaluation
     if scores is None:
         scores = score(head, data, targets, rows, prior, trained.precision, recipe.train.batch_size, run=run)
+    scores = as_kept(scores, recipe.train.score_dtype)
     write_scores(run, recipe.data.scored, data, targets, rows, scores)
     guessed = {name: np.tile(values, (len(rows), 1)) for name, values in prior.items()}
     result = Result(
@@ -282,6 +285,7 @@ def open_run(
 
 
 def _open(run: Path, recipe: Recipe, split: str | None, streams: dict[str, Path]) -> Opened:
+    refuse_without_weights(run, recipe)
     weights = checkpoint.load_weights(run / MODEL)
     own_split = recipe.data.scored
     recipe = _changed(recipe, run, split, streams)

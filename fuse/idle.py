@@ -14,9 +14,13 @@ from mambavl.fuse.counts import COUNTS, CountsSettings
 from mambavl.fuse.cross import CrossSettings
 from mambavl.fuse.deep import DeepSettings
 from mambavl.fuse.fusion import FusionSettings, preset_of
+from mambavl.fuse.head import HeadSettings
 from mambavl.fuse.mixture import MixtureSettings
+from mambavl.fuse.optimizer import TrainConfig
 
 SSM_HEADS = ("mambavl", "bidirectional", "cross", "mixture", "deep")
+TRAINED = (*SSM_HEADS, "mlp", "transformer", "attentive")  # all but the one that counts
+WITHOUT_TRAINING = {"batch_size", "keep", "score_dtype"}  # keys of [train] that act on a head that counts
 OWN: dict[str, tuple[type[Config], tuple[str, ...]]] = {  # section of some heads -> its record, the heads
     "fusion": (FusionSettings, SSM_HEADS),
     "cross": (CrossSettings, ("cross",)),
@@ -50,10 +54,17 @@ NEEDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     for section, (record, heads) in OWN.items()
     for key in record.model_fields
 }
+# a head that counts has no width and no updates
+NEEDS |= {f"head.{key}": [("head.name", TRAINED)] for key in HeadSettings.model_fields}
+NEEDS |= {
+    f"train.{key}": [("head.name", TRAINED)]
+    for key in TrainConfig.model_fields
+    if key not in WITHOUT_TRAINING
+}
 NEEDS["fusion.expand"].append(("fusion.mixer", ("mamba",)))  # a plain mixer is d_model wide inside
 NEEDS["train.lr_ssm"] = [("head.name", SSM_HEADS)]
 NEEDS["data.require"] = [("data.missing", ("mask",))]  # else every stream is required
-NEEDS["train.momentum"] = [("train.optimizer", ("sgd",))]
+NEEDS["train.momentum"].append(("train.optimizer", ("sgd",)))
 
 
 def own_sections(raw: dict[str, Any]) -> list[str]:
@@ -84,8 +95,10 @@ def idle(raw: dict[str, Any]) -> dict[str, Need]:
 
 
 def _needs_of(key: str) -> list[tuple[str, tuple[str, ...]]]:
-    loss = _loss_beside(key)
-    return [(loss, ("focal",))] if loss else NEEDS.get(key, [])
+    if loss := _loss_beside(key):
+        return [(loss, ("focal",))]
+    of_train = ".".join(key.split(".")[:2]) if key.startswith("train.") else key  # train.drop_streams.audio
+    return NEEDS.get(of_train, [])
 
 
 def _loss_beside(key: str) -> str | None:

@@ -179,7 +179,7 @@ class Member:
         return self.curve
 
     def finish(self, processes: Processes, together: int = 1) -> None:
-        """Write the weights, score them, write the result; the checkpoints have served.
+        """Write the weights, if they are kept, score them, write the result; the checkpoints have served.
         together: runs that were trained in one pass.
         """
         trained = Trained(
@@ -193,7 +193,8 @@ class Member:
             stopped=self.epoch if self.epoch < self.config.epochs else None,
             together=together,
         )
-        checkpoint.save_weights(self.run / MODEL, self.scored.state_dict())
+        if self.config.keep == "weights":
+            checkpoint.save_weights(self.run / MODEL, self.scored.state_dict())
         evaluate.evaluate_head(
             self.scored,
             self.data,

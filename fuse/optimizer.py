@@ -16,6 +16,7 @@ from mambavl.fuse.head import Head
 Tracker = Literal[
     "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
 ]
+ScoreDtype = Literal["float32", "float16"]
 
 
 class TrainConfig(Config):
@@ -66,6 +67,12 @@ class TrainConfig(Config):
     # after which training stops; absent: it does not. Which epochs are scored says eval_every
     stop_after: int | None = Field(default=None, ge=1)
     checkpoint_every: int = Field(default=1, ge=1)  # epochs between two checkpoints
+    # what a finished run keeps besides its result. weights: its head and its scores; scores: no head, for the
+    # points of a sweep, of which there may be hundreds (what select_on chooses keeps its head all the same)
+    keep: Literal["weights", "scores"] = "weights"
+    # number format of the scores that are kept and measured; float16 takes half the space, and some classes
+    # that differ by less than 0.1 % of their log-probability are equal in it
+    score_dtype: ScoreDtype = "float32"
     # names of trackers that the lines of curves.jsonl are sent to, by Accelerate
     trackers: list[Tracker] = Field(default=[])
 

@@ -35,6 +35,7 @@ from mambavl.fuse.targets import refuse_unlabelled
 # keys that every head of a pack may have its own value of
 MAY_DIFFER = (
     "title", "published", "rank_by", "select_on", "train.eval_every", "train.checkpoint_every",
+    "train.keep", "train.score_dtype",
     "train.lr", "train.lr_ssm", "train.lr_start", "train.lr_end", "train.warmup_epochs", "train.epochs",
     "train.momentum", "train.weight_decay", "train.decay_all", "train.label_smoothing", "train.clip_norm",
     "train.ema", "train.stop_after", "head.dropout", "fusion.init", "fusion.preset",
@@ -45,6 +46,7 @@ KNOWN = {
         "epochs", "batch_size", "optimizer", "lr", "lr_ssm", "lr_start", "lr_end", "warmup_epochs",
         "momentum", "weight_decay", "decay_all", "label_smoothing", "clip_norm", "drop_streams",
         "feature_dropout", "seed", "ema", "precision", "eval_every", "checkpoint_every", "stop_after",
+        "keep", "score_dtype",
     },
     "head": {
         "name", "d_model", "video_mlp_layers", "text_mlp_layers", "input_norm", "question_routing", "dropout",

@@ -199,8 +199,8 @@ class Recipe(Config):
 
 # Keys that change no weight: names, what a sweep compares, how many rows without features are tolerated,
 # where features are kept and when their bytes are checked, how often a run is scored and saved (scoring draws
-# no random number, and the draws of an update depend on its place alone), who is told; and into how many
-# parts a batch is divided, which like the number of processes changes rounding alone.
+# no random number, and the draws of an update depend on its place alone), what is kept in the end, who is
+# told; and into how many parts a batch is divided, which like the number of processes changes rounding alone.
 WITHOUT_WEIGHT = (
     "title",
     "published",
@@ -211,6 +211,8 @@ WITHOUT_WEIGHT = (
     "train.accumulate",
     "train.eval_every",
     "train.checkpoint_every",
+    "train.keep",
+    "train.score_dtype",
     "train.trackers",
 )
 
@@ -229,8 +231,10 @@ def asks(key: str, value: Any, need: Need) -> bool:
     """Whether a key that cannot act asks for something. One with its default does not, for a resolved recipe
     has all keys of the sections that its head reads; a section of another head is never read.
     """
-    section, *_, name = key.split(".")
-    record = TargetConfig if section == "targets" else model_in(Recipe.model_fields[section].annotation)
+    section, name, *rest = key.split(".")
+    record = model_in(Recipe.model_fields[section].annotation)
+    if section == "targets":  # name is a target's
+        record, name = TargetConfig, rest[-1]
     assert record is not None  # NEEDS names keys of sections
     is_anothers = need.key == "head.name" and section in OWN
     return is_anothers or value != record.model_fields[name].default

@@ -102,7 +102,7 @@ class Trained:
     scan_backend: str | None = None  # None: not recorded, or a head without a scan
     precision: str  # `fp32` or `bf16`
     train_rows: int | None = None
-    train_seconds: float | None = None
+    train_seconds: float | None = None  # that updates took, also before an interrupt
     processes: int | None = None
     missing: dict[str, int] | None = None  # stream -> rows trained on without it
     stopped: int | None = None  # epochs after which train.stop_after ended it; None: it went to its end

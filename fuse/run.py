@@ -3,7 +3,7 @@
 recipe.toml, streams.json, classes.json, prior.json     the resolved recipe, and what it was fed
 selection.json                                          what a sweep chose its recipe among, if one did
 curves.jsonl, checkpoints/                              while it trains
-model.safetensors, scores/SPLIT.npz, result.json        once it has finished
+model.safetensors, scores/SPLIT.npz, result.json        once it has finished; without weights by `train.keep`
 choice.json                                             what a head that counts was chosen among
 lock, failure.json                                      who trains it, why the last attempt failed (`owner`)
 pruned.json                                             why a search gave it up
@@ -29,6 +29,7 @@ from mambavl.configs import dump, read_toml, validate
 from mambavl.configs.errors import DataError, UsageError, differs
 from mambavl.fuse import older
 from mambavl.fuse.data import FeatureData
+from mambavl.fuse.optimizer import ScoreDtype
 from mambavl.fuse.recipe import Recipe, what_decides
 from mambavl.fuse.result import Environment, Result, Selection, selection_of
 from mambavl.fuse.targets import RunTargets
@@ -48,8 +49,8 @@ Scores = Mapping[str, np.ndarray]  # target -> log-probabilities (rows, classes)
 Prior = Mapping[str, np.ndarray]  # target -> log-probabilities (classes,) of the training labels
 
 # A line of curves.jsonl: epoch (from 1), loss (mean over its batches), lr (of the last update, on the scale
-# of `train.lr`), seconds (since training began, earlier parts of a resumed run included); and, where it was
-# scored, TARGET_top1 or TARGET_map in percent.
+# of `train.lr`), seconds (that updates took since training began, also before a resumed run was interrupted;
+# scoring and saving are no part of them); and, where it was scored, TARGET_top1 or TARGET_map in percent.
 CurveLine = dict[str, Any]
 
 
@@ -177,6 +178,15 @@ def _differences_from_run(run: Path, data: FeatureData, apart_from: tuple[str, .
     return canonical.differences(kept(before), kept(_provenance(data)))
 
 
+def refuse_without_weights(run: Path, recipe: Recipe) -> None:
+    """Raises DataError for a finished run that kept its scores alone: it has no head to score with."""
+    if recipe.train.keep == "scores" and (run / RESULT).exists() and not (run / MODEL).exists():
+        raise DataError(
+            f"{run}: kept its scores and no weights (train.keep = scores), so it has no head to score with; "
+            f"`mambavl train {run / RECIPE} --set train.keep=weights --out {run}-weights` trains it again"
+        )
+
+
 # --- what a run gives
 
 
@@ -189,6 +199,17 @@ def read_curves(run: Path) -> list[CurveLine]:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:
         raise DataError(f"{path}: is damaged ({error}); remove it to show the run without curves") from None
+
+
+def as_kept(scores: Scores, dtype: ScoreDtype) -> Scores:
+    """Scores in the number format that `train.score_dtype` names. One that is too low for float16 becomes
+    the lowest that is not -inf.
+    """
+    lowest = np.finfo(dtype).min
+    return {
+        name: np.where(np.isneginf(found), found, np.maximum(found, lowest)).astype(dtype)
+        for name, found in scores.items()
+    }
 
 
 def write_scores(
@@ -218,11 +239,17 @@ def scores_file(run: Path, split: str) -> Path:
 
 
 def read_scores(run: Path, split: str) -> dict[str, np.ndarray]:
-    """The arrays of `write_scores`, by name. Raises DataError when there are none, or they are damaged."""
+    """The arrays of `write_scores`, by name, float16 ones as float32. Raises DataError when there are none,
+    or they are damaged.
+    """
     path = scores_file(run, split)
     try:
         with np.load(path, allow_pickle=False) as scores:
-            return dict(scores)
+            found = dict(scores)
+        return {
+            name: array.astype(np.float32) if array.dtype == np.float16 else array
+            for name, array in found.items()
+        }
     except FileNotFoundError:
         raise DataError(
             f"{run}: has no scores ({path} is missing); `mambavl evaluate {run} --split {split}` makes them"

@@ -67,8 +67,10 @@ def hold_out(data: dict[str, Any], source: str, assignments: Sequence[str] = ())
 
 
 def on_all_rows(recipe: Recipe) -> Recipe:
-    """A point's recipe, trained on all training rows and scored on its eval_split."""
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"hold_out": None})})
+    """A point's recipe, trained on all training rows and scored on its eval_split; its head is kept."""
+    data = recipe.data.model_copy(update={"hold_out": None})
+    train = recipe.train.model_copy(update={"keep": "weights"})
+    return recipe.model_copy(update={"data": data, "train": train})
 
 
 def score_of(result: Result | None, rank_by: str | None = None) -> float | None:

@@ -12,7 +12,7 @@ from mambavl.fuse.data import FeatureData
 from mambavl.fuse.evaluate import measure, open_run, score
 from mambavl.fuse.missing import usable_rows
 from mambavl.fuse.result import Metrics
-from mambavl.fuse.run import read_prior, read_scores, scores_file, write_scores
+from mambavl.fuse.run import as_kept, read_prior, read_scores, scores_file, write_scores
 from mambavl.fuse.targets import RunTargets
 
 
@@ -59,7 +59,8 @@ def evaluate_without(
         with_all = _measured_before(run, split, data, targets)
         masked = mask_streams(data, left_out)
         precision, batch_size = opened.trained.precision, recipe.train.batch_size
-        scores = score(opened.head, masked, targets, rows, read_prior(run), precision, batch_size, run=run)
+        found = score(opened.head, masked, targets, rows, read_prior(run), precision, batch_size, run=run)
+        scores = as_kept(found, recipe.train.score_dtype)
         name = "-".join([split, "without", *left_out])
         write_scores(run, name, data, targets, rows, scores)
         return Without(

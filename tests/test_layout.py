@@ -51,6 +51,7 @@ OTHER_TESTS = {  # test file -> why it belongs to no single module
     "extract/test_real_command.py": "the program itself: killed, and with decoders that crash and hang",
     "extract/test_sharing.py": "the same command started several times at once",
     "extract/encoders/test_numerics.py": "dtypes, batches and compiled graphs of all encoders",
+    "fuse/test_kept.py": "what a finished run keeps, and who reads it",
     "fuse/test_own_targets.py": "targets that are not EK100's, from stores to a page",
     "fuse/test_planted.py": "what each head can learn of a signal in one stream, or in two together",
     "fuse/test_protocols.py": "heads, baselines and protocols through whole runs",

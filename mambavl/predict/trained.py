@@ -22,7 +22,7 @@ from mambavl.fuse import checkpoint
 from mambavl.fuse.head import Head, StreamShape, modality_of
 from mambavl.fuse.recipe import Recipe, make_head
 from mambavl.fuse.result import RECIPE_PARTS, Result
-from mambavl.fuse.run import MODEL, read_classes, read_recipe, read_result
+from mambavl.fuse.run import MODEL, read_classes, read_recipe, read_result, refuse_without_weights
 from mambavl.fuse.sources import StreamSource
 from mambavl.fuse.targets import RunTargets, choose
 
@@ -82,6 +82,7 @@ def open_trained(run: Path, moved: Mapping[str, Path]) -> Trained:
     """
     run = Path(run)
     result, recipe = read_result(run), read_recipe(run)
+    refuse_without_weights(run, recipe)
     streams = {}
     for name, source in recipe.sources.items():
         store = _open_store(run, name, moved.get(name, source.stores[0]), result)

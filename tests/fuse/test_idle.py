@@ -1,12 +1,18 @@
 """Which keys of a recipe can act, and which cannot whatever their value."""
 
+import json
+
 import pytest
 import torch
 
 from helpers.tiny import tiny_recipe, weights
 from mambavl.configs import override, validate
-from mambavl.fuse.idle import NEEDS, OWN, SSM_HEADS, Need, flatten, idle, own_sections, without
-from mambavl.fuse.recipe import Recipe
+from mambavl.configs.errors import UsageError
+from mambavl.fuse.grid import expand
+from mambavl.fuse.head import HeadSettings
+from mambavl.fuse.idle import NEEDS, OWN, SSM_HEADS, TRAINED, Need, flatten, idle, own_sections, without
+from mambavl.fuse.optimizer import TrainConfig
+from mambavl.fuse.recipe import HEADS, Recipe
 from mambavl.fuse.train import train
 
 
@@ -84,6 +90,45 @@ def test_what_is_said_not_to_act_does_not(stores, tmp_path, head, key, sets):
     assert key in NEEDS
     assert learned[0].keys() == learned[1].keys()
     assert all(torch.equal(learned[0][name], learned[1][name]) for name in learned[0])
+
+
+ASKED_OF_COUNTS = {  # keys of training and of heads that are trained -> a value that is not their default
+    "train.epochs": 3, "train.accumulate": 2, "train.optimizer": "sgd", "train.lr": 0.5, "train.lr_ssm": 0.5,
+    "train.lr_start": 1e-7, "train.lr_end": 1e-6, "train.warmup_epochs": 1.0, "train.momentum": 0.5,
+    "train.cosine_after_warmup": False, "train.weight_decay": 0.1, "train.decay_all": True, "train.ema": 0.5,
+    "train.label_smoothing": 0.0, "train.clip_norm": 0.0, "train.drop_streams.past": 0.5, "train.mixup": 0.5,
+    "train.feature_dropout.past": 0.5, "train.seed": 1, "train.precision": "fp32", "train.eval_every": 2,
+    "train.stop_after": 2, "train.checkpoint_every": 2, "train.trackers": ["wandb"], "head.d_model": 8,
+    "head.video_mlp_layers": 1, "head.text_mlp_layers": 1, "head.input_norm": False, "head.dropout": 0.5,
+    "head.question_routing": "both",
+}  # fmt: skip
+COUNTS = {
+    "streams": {"past": {"store": "past.zarr", "level": "past/actions"}},
+    "head": {"name": "counts"},
+    "data": {"hold_out": "0/2"},  # or stop_after has nothing to watch
+}
+
+
+@pytest.mark.parametrize("key", ASKED_OF_COUNTS)
+def test_a_head_that_counts_is_not_asked_to_train(key):
+    asked = override(COUNTS, [f"{key}={json.dumps(ASKED_OF_COUNTS[key])}"])
+    name = key.split(".")[1]
+    with pytest.raises(UsageError, match=rf"{name}\b.* acts only with head\.name = mambavl, .*is counts"):
+        validate(asked, Recipe, "r.toml")
+
+
+def test_which_keys_of_training_act_where_nothing_is_trained():
+    """And the recipe of such a run, with all keys at their defaults, is one."""
+    acting = ["train.batch_size=7", "train.keep=scores", "train.score_dtype=float16"]
+    recipe = validate(override(COUNTS, acting), Recipe, "r.toml")
+    assert validate(recipe.model_dump(mode="json", exclude_none=True), Recipe, "r.toml") == recipe
+    keys = {".".join(key.split(".")[:2]) for key in ASKED_OF_COUNTS} | {key.split("=")[0] for key in acting}
+    every = [f"train.{key}" for key in TrainConfig.model_fields]
+    assert keys == {*every, *(f"head.{key}" for key in HeadSettings.model_fields)}
+    assert set(TRAINED) == set(HEADS)
+    grid = {"head.name": ["mambavl", "counts"], "train.seed": [0, 1]}
+    points = expand({**COUNTS, "train": {"lr": 0.5}, "grid": grid}, "r.toml")
+    assert [point.values.get("train.seed") for point in points] == [0, 1, None]
 
 
 def test_a_need_lists_what_would_do_and_proposes_the_first():

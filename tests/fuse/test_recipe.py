@@ -291,6 +291,8 @@ OTHER = {  # other values of keys that are no plain number or truth value
     "train.mixup": 0.5,
     "train.stop_after": 3,
     "train.trackers": ["wandb"],
+    "train.keep": "scores",
+    "train.score_dtype": "float16",
     "train.precision": "fp32",
     "grid": {"train.seed": [0, 1]},
     "random": {"points": 2, "train.seed": [0, 1]},
@@ -299,7 +301,7 @@ OTHER = {  # other values of keys that are no plain number or truth value
     "transformer.tokens": "pooled",
     **{f"streams.{stream}.{key}": value for stream in STREAMS for key, value in STREAM_KEYS.items()},
 }
-HARMLESS = {  # listed once more: test_train.py resumes with another value of each
+HARMLESS = {  # listed once more: test_train.py, and test_kept.py, resume with another value of each
     "title",
     "published",
     "rank_by",
@@ -309,6 +311,8 @@ HARMLESS = {  # listed once more: test_train.py resumes with another value of ea
     "train.accumulate",
     "train.eval_every",
     "train.checkpoint_every",
+    "train.keep",
+    "train.score_dtype",
     "train.trackers",
 }
 NOWHERE = {"targets.verb.gamma"}  # beside a loss that is not focal
