@@ -11,6 +11,7 @@ import torch
 from mambavl.cache import canonical
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.data import FeatureData
+from mambavl.fuse.metrics import ranked_target
 from mambavl.fuse.points import Point
 from mambavl.fuse.recipe import Recipe, build_head, run_targets
 from mambavl.fuse.run import refuse_other_folder, refuse_other_recipe, refuse_other_stores
@@ -61,8 +62,9 @@ def check_measure(points: list[Point], out: Path, data_of: DataOf) -> None:
             continue
         data = data_of(point.recipe)
         classes = run_targets(point.recipe, data).classes
-        name = point.recipe.rank_by or classes.names[-1]
-        by.setdefault(name, point.name)
+        rank_by = point.recipe.rank_by or classes.names[-1]
+        by.setdefault(rank_by, point.name)
+        name = ranked_target(rank_by)
         parts = classes.derived[name].of if name in classes.derived else (name,)
         labelled = np.all([is_labelled(data.labels[part])[data.evaluation] for part in parts], axis=0)
         if not labelled.any():

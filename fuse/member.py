@@ -14,6 +14,7 @@ from mambavl.configs.errors import DataError, Interrupted
 from mambavl.fuse import checkpoint, evaluate
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.head import Head
+from mambavl.fuse.metrics import ranked_target
 from mambavl.fuse.missing import count_missing
 from mambavl.fuse.optimizer import Average, build_optimizer, learning_rate
 from mambavl.fuse.processes import Processes
@@ -43,7 +44,7 @@ class Member:
         self.seconds = 0.0
         self.scores: Scores | None = None  # of the evaluation rows, where its last epoch was scored
         if self.config.stop_after:
-            refuse_unmeasured(self._watched, targets, data)
+            refuse_unmeasured(ranked_target(self._watched), targets, data)
 
     @property
     def is_done(self) -> bool:
@@ -53,7 +54,7 @@ class Member:
 
     @property
     def _watched(self) -> str:
-        """The target whose measure says when to stop."""
+        """The target, or the measure of one, that says when to stop."""
         return self.recipe.rank_by or self.targets.classes.names[-1]
 
     @property
@@ -107,9 +108,11 @@ class Member:
             return line
         measured = evaluate.measure(self.data, self.targets, self.data.evaluation, self.scores)
         for name in self.targets.classes.names:
-            for key in ("top1", "map"):
-                if f"all_{name}_{key}" in measured:
-                    line[f"{name}_{key}"] = measured[f"all_{name}_{key}"]
+            for key in (f"{name}_top1", f"{name}_map"):
+                if f"all_{key}" in measured:
+                    line[key] = measured[f"all_{key}"]
+        if self._watched not in line and f"all_{self._watched}" in measured:
+            line[self._watched] = measured[f"all_{self._watched}"]
         return line
 
     def _score(self) -> Scores:

@@ -23,6 +23,7 @@ from mambavl.cache.scores import log_softmax as log_softmax
 from mambavl.cache.scores import marginalize as marginalize  # lives where stage one may import it, too
 
 K = 5
+RECALL5 = "mean_class_recall5"  # the official measure of anticipation
 Measures = dict[str, float | int | None]
 
 
@@ -131,6 +132,11 @@ def measure(
             ranked[name], [ranked[p] for p in derived.of]
         )
     return out
+
+
+def ranked_target(rank_by: str) -> str:
+    """The target of a recipe's `rank_by`, which may name the measure, too: `action_mean_class_recall5`."""
+    return rank_by.removesuffix(f"_{RECALL5}")
 
 
 def mean_class_recall5(scores: np.ndarray, labels: np.ndarray) -> float | None:

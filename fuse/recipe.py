@@ -29,6 +29,7 @@ from mambavl.fuse.drawn import SECTIONS, has_points
 from mambavl.fuse.fusion import FusionConfig, FusionSettings, SSMFusion, preset_of
 from mambavl.fuse.head import Head, HeadConfig, HeadSettings, StreamShape, check_stream_name, routes
 from mambavl.fuse.idle import OWN, Need, flatten, idle, own_sections, without
+from mambavl.fuse.metrics import ranked_target
 from mambavl.fuse.mixture import MixtureConfig, MixtureFusion, MixtureSettings
 from mambavl.fuse.optimizer import TrainConfig, train_faults
 from mambavl.fuse.sources import StreamSource
@@ -63,7 +64,8 @@ class Recipe(Config):
     use_targets: list[str] | None = None
     targets: dict[str, TargetConfig] = Field(default={})  # name of a target -> how it is trained
     # for `mambavl sweep`: name of the target that points are compared by, by its top-1, or its mAP where a
-    # row may have several classes; absent: the last target, for EK100 action
+    # row may have several classes; TARGET_mean_class_recall5: by that, as anticipation is; absent: the last
+    # target, for EK100 action
     rank_by: str | None = None
     data: DataConfig = DataConfig()  # which rows are trained on and scored
     head: HeadSection = HeadSection()  # which head, and what all heads have in common
@@ -291,10 +293,19 @@ def run_targets(recipe: Recipe, data: FeatureData, trained: Classes | None = Non
         )
         pairs |= {name: derived.pairs for name, derived in trained.derived.items() if derived.pairs}
     found = choose(classes, recipe.use_targets, recipe.targets, pairs)
-    if recipe.rank_by and recipe.rank_by not in found.classes.names:
-        hint = did_you_mean(recipe.rank_by, list(found.classes.names))
-        raise UsageError(f"rank_by = {recipe.rank_by}: no such target is measured{hint}")
+    if recipe.rank_by:
+        _refuse_unmeasured(recipe.rank_by, found)
     return found
+
+
+def _refuse_unmeasured(rank_by: str, targets: RunTargets) -> None:
+    """Raises UsageError for a target, or a measure of one, that there is not."""
+    name = ranked_target(rank_by)
+    if name not in targets.classes.names:
+        hint = did_you_mean(name, list(targets.classes.names))
+        raise UsageError(f"rank_by = {rank_by}: no such target is measured{hint}")
+    if name != rank_by and name in targets.classes.targets and targets.classes.targets[name].kind == "multi":
+        raise UsageError(f"rank_by = {rank_by}: rows may have several classes there; write rank_by = {name}")
 
 
 def _routes(recipe: Recipe, streams: Iterable[str], targets: RunTargets) -> dict[str, list[str]]:

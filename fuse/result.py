@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self, TypeVar
 
 from mambavl.cache.spec import EncoderIdentity, FeatureRecipe
+from mambavl.fuse.metrics import ranked_target
 
 Value = TypeVar("Value")
 Metrics = dict[str, float | None]  # by name, as `metrics.evaluate` gives them; None: no row to measure on
@@ -172,11 +173,13 @@ class Result:
         """The measure that the run is ranked by, as its recipe says."""
         return self.measure_of(self.recipe.get("rank_by"))
 
-    def measure_of(self, target: str | None) -> str:
+    def measure_of(self, rank_by: str | None) -> str:
         """A target's top-1 over all rows, or its mAP; None: that of the last target. A derived one, such as
-        EK100's action, is the last.
+        EK100's action, is the last. rank_by: a target, or with it a measure (`metrics.ranked_target`).
         """
-        name = target or self.targets[-1]
+        name = rank_by or self.targets[-1]
+        if ranked_target(name) != name:
+            return f"all_{name}"
         return f"all_{name}_map" if f"all_{name}_map" in self.metrics else f"all_{name}_top1"
 
     @property
@@ -247,7 +250,10 @@ class Result:
 
 def spoken(measure: str) -> str:
     """A measure over all rows as people say it: `all_action_top1` -> `action top-1`."""
-    target, _, kind = measure.removeprefix("all_").rpartition("_")
+    name = measure.removeprefix("all_")
+    if (target := ranked_target(name)) != name:
+        return f"{target} mean class recall@5"
+    target, _, kind = name.rpartition("_")
     return f"{target} {'mAP' if kind == 'map' else 'top-1'}"
 
 

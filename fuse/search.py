@@ -16,6 +16,7 @@ from mambavl.fuse.owner import last_failure
 from mambavl.fuse.points import Point, expand, find, point_at
 from mambavl.fuse.run import RESULT, read_classes, read_curves, read_result, why_pruned, write_pruning
 from mambavl.fuse.selection import score_of
+from mambavl.fuse.stopping import measured
 from mambavl.fuse.study import WHY, Study, samples, settings_of
 
 if TYPE_CHECKING:
@@ -87,20 +88,17 @@ class Search:
     def report(self, point: Point) -> None:
         """An epoch of a point is done. Raises Pruned where it is given up."""
         assert point.trial is not None
-        target = point.recipe.rank_by or read_classes(point.run).names[-1]
-        measured = {
-            line["epoch"]: line.get(f"{target}_map", line.get(f"{target}_top1"))
-            for line in read_curves(point.run)
-        }
-        last, epochs = max(measured), point.recipe.train.epochs
+        rank_by = point.recipe.rank_by or read_classes(point.run).names[-1]
+        found = {line["epoch"]: measured(line, rank_by) for line in read_curves(point.run)}
+        last, epochs = max(found), point.recipe.train.epochs
         with self._study() as study:
             trial = study.trials()[point.trial]
             if trial.state.is_finished():
                 return
-            for epoch, value in measured.items():
+            for epoch, value in found.items():
                 if value is not None and epoch not in trial.intermediate_values:
                     study.report(point.trial, epoch, value)
-            may_prune = self.settings.prune and last < epochs and measured[last] is not None
+            may_prune = self.settings.prune and last < epochs and found[last] is not None
             if may_prune and study.is_below_median(point.trial):
                 why = f"after epoch {last} of {epochs}: below the median of earlier trials there"
                 write_pruning(point.run, last, why)

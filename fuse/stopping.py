@@ -26,15 +26,20 @@ def refuse_unmeasured(target: str, targets: RunTargets, data: FeatureData) -> No
         )
 
 
-def has_stalled(curves: Iterable[CurveLine], target: str, epochs: int) -> bool:
-    """Whether a target's top-1, or its mAP where rows may have several classes, was not better than ever
-    before in any scoring of so many epochs.
+def measured(line: CurveLine, rank_by: str) -> float | None:
+    """What runs are ranked by, after an epoch; None where it was not scored then."""
+    return line.get(rank_by, line.get(f"{rank_by}_map", line.get(f"{rank_by}_top1")))
+
+
+def has_stalled(curves: Iterable[CurveLine], rank_by: str, epochs: int) -> bool:
+    """Whether a target's top-1, its mAP where rows may have several classes, or the measure that `rank_by`
+    names, was not better than ever before in any scoring of so many epochs.
     """
     best, since = -1.0, 0
     for line in curves:
-        measure = line.get(f"{target}_map", line.get(f"{target}_top1"))
+        measure = measured(line, rank_by)
         if measure is None:
-            continue  # was not scored after this epoch
+            continue
         if measure > best:
             best, since = measure, line["epoch"]
         elif line["epoch"] - since >= epochs:

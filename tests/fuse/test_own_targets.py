@@ -373,6 +373,8 @@ def test_points_are_compared_by_the_target_that_the_recipe_names(stores, tmp_pat
     assert chosen.selection.score == scores[0]
     assert read_result(chosen.runs[0].run).main_measure == "all_scene_map"
     assert "mAP" in chosen.selection.in_words
+    with pytest.raises(UsageError, match=r"rows may have several classes there; write rank_by = scene"):
+        train(tool_recipe(stores, ("rank_by", "scene_mean_class_recall5")), tmp_path / "run")
     with pytest.raises(UsageError, match=r"rank_by = scen: no such target is measured; did you mean `scene`"):
         train(tool_recipe(stores, ("rank_by", "scen")), tmp_path / "run")
     with pytest.raises(UsageError, match=r"\[grid\]: rank_by is for the sweep as a whole"):

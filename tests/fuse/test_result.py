@@ -7,7 +7,7 @@ import pytest
 
 from helpers.tiny import make_dense_store, make_text_store, tiny_recipe
 from mambavl.cache import canonical
-from mambavl.fuse.result import Result, Selection, StreamProvenance, Trained
+from mambavl.fuse.result import Result, Selection, StreamProvenance, Trained, spoken
 from mambavl.fuse.train import train
 
 
@@ -43,6 +43,13 @@ def test_a_run_is_ranked_by_its_last_target_unless_its_recipe_names_another(writ
     assert Result.from_dict(raw).main_measure == "all_verb_top1"
     raw["metrics"]["all_verb_map"] = 1.0
     assert Result.from_dict(raw).main_measure == "all_verb_map"
+    raw["recipe"]["rank_by"] = "noun_mean_class_recall5"
+    assert Result.from_dict(raw).main_measure == "all_noun_mean_class_recall5"
+
+
+def test_measures_are_spoken_as_people_do():
+    measures = ("all_verb_top1", "all_scene_map", "all_action_mean_class_recall5")
+    assert [spoken(one) for one in measures] == ["verb top-1", "scene mAP", "action mean class recall@5"]
 
 
 def test_rows_without_a_stream_are_unknown_where_an_older_version_did_not_count_them(written):

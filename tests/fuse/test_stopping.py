@@ -45,6 +45,8 @@ def curve(*measures, key="verb_top1"):
 def test_training_stalls_when_so_many_epochs_brought_nothing_better(measures, epochs, stalled):
     assert has_stalled(curve(*measures), "verb", epochs) == stalled
     assert has_stalled(curve(*measures, key="verb_map"), "verb", epochs) == stalled
+    recall = "verb_mean_class_recall5"
+    assert has_stalled(curve(*measures, key=recall), recall, epochs) == stalled
     assert not has_stalled(curve(*measures), "noun", epochs)
 
 
@@ -160,6 +162,14 @@ def test_a_target_without_held_out_labels_is_refused_before_the_first_update(tmp
     assert not (tmp_path / "run" / "curves.jsonl").exists()
     data.labels["grip"][data.evaluation[0]] = 1
     assert train(recipe, tmp_path / "run", data=data).trained.stopped
+
+
+def test_a_run_that_is_ranked_by_recall_has_it_in_its_curve_and_stops_by_it(cooks, tmp_path):
+    recall = "noun_mean_class_recall5"
+    result = train(stopping(cooks, ("rank_by", recall), stop_after=2), tmp_path / "run")
+    curve = read_curves(tmp_path / "run")
+    assert curve[-1][recall] == result.metrics[f"all_{recall}"]
+    assert result.trained.stopped == first_stall(tmp_path / "run", recall, 2)
 
 
 def test_what_says_when_to_stop_decides(cooks):
