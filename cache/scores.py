@@ -44,13 +44,13 @@ def best_classes(path: Path, *, num_verbs: int, num_nouns: int) -> BestClasses:
         and not {"narration_id", "action", "pairs"} <= arrays.keys()
     ):
         raise DataError(f"{path}: holds {', '.join(arrays) or 'nothing'}; a scores file holds {KEYS}")
-    ids = _ids(path, arrays["narration_id"])
+    ids = checked_ids(path, arrays["narration_id"])
     if {"verb", "noun"} <= arrays.keys():
-        verb = _checked(path, "verb", arrays["verb"], ids, num_verbs).argmax(1)
-        noun = _checked(path, "noun", arrays["noun"], ids, num_nouns).argmax(1)
+        verb = checked_scores(path, "verb", arrays["verb"], ids, num_verbs).argmax(1)
+        noun = checked_scores(path, "noun", arrays["noun"], ids, num_nouns).argmax(1)
     else:
         pairs = _pairs(path, arrays["pairs"], num_verbs, num_nouns)
-        action = _checked(path, "action", arrays["action"], ids, len(pairs))
+        action = checked_scores(path, "action", arrays["action"], ids, len(pairs))
         verb, noun = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
         for first in range(0, len(ids), AT_ONCE):
             part = slice(first, first + AT_ONCE)
@@ -125,7 +125,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path}: is not a scores file ({reason}); it is an npz of {KEYS}") from None
 
 
-def _ids(path: Path, array: np.ndarray) -> tuple[str, ...]:
+def checked_ids(path: Path, array: np.ndarray) -> tuple[str, ...]:
+    """The ids of the rows. Raises DataError for anything but texts, each once."""
     if array.ndim != 1 or array.dtype.kind != "U":
         raise DataError(
             f"{path}: narration_id is {array.dtype} of shape {array.shape}; "
@@ -145,7 +146,9 @@ def _ids(path: Path, array: np.ndarray) -> tuple[str, ...]:
     return ids
 
 
-def _checked(path: Path, name: str, scores: np.ndarray, ids: tuple[str, ...], columns: int) -> np.ndarray:
+def checked_scores(
+    path: Path, name: str, scores: np.ndarray, ids: tuple[str, ...], columns: int
+) -> np.ndarray:
     if scores.dtype.kind not in "fiu" or scores.shape != (len(ids), columns):
         raise DataError(
             f"{path}: {name} is {scores.dtype} of shape {scores.shape}; "

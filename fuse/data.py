@@ -118,7 +118,7 @@ class FeatureData:
         self.views = _views(self._levels)
         self.labels = read_labels(self.segments, self.classes)
         self.split = np.array([segment.split for segment in self.segments])
-        self.groups = {name: _in_group(self.segments, group) for name, group in self.classes.groups.items()}
+        self.groups = {name: in_group(self.segments, group) for name, group in self.classes.groups.items()}
         statuses = {name: stream.status for name, stream in self.streams.items()}
         self.has: Table = {name: status == OK for name, status in statuses.items()}
         self.usable = usable_rows(self.has, config.required(self.has))
@@ -280,7 +280,7 @@ def _views(levels: dict[str, Level]) -> int:
     return max(level.views for level in levels.values())
 
 
-def _in_group(segments: tuple[Segment, ...], group: RowGroup) -> np.ndarray:
+def in_group(segments: tuple[Segment, ...], group: RowGroup) -> np.ndarray:
     """(rows,) bool."""
     values = set(group.values)
     return np.array([getattr(segment, group.column) in values for segment in segments], bool)

@@ -143,7 +143,7 @@ def mean_class_recall5(scores: np.ndarray, labels: np.ndarray) -> float | None:
     """Of scores (N, columns) and labels (N,), columns: `measure`'s for one target, in percent; None of no
     rows.
     """
-    return _class_mean(_places(scores, labels).among_best(K), labels)
+    return class_mean(_places(scores, labels).among_best(K), labels)
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class _Ranked:
         found: Measures = {
             "top1": _percent(top1),
             "top5": _percent(top5),
-            "mean_class_recall5": _class_mean(top5, label),
+            "mean_class_recall5": class_mean(top5, label),
             "n": int(mask.sum()),
             "classes": len(np.unique(label)),
         }
@@ -209,7 +209,7 @@ def _relaxed_recall(derived: _Ranked, parts: list[_Ranked]) -> float | None:
     hits = np.ones(len(derived.rows))
     for part in parts:
         hits = hits * part.best5[np.searchsorted(part.rows, derived.rows)]
-    return _class_mean(hits, derived.label)
+    return class_mean(hits, derived.label)
 
 
 def _measure_multi(
@@ -329,7 +329,7 @@ def _percent(hits: np.ndarray) -> float | None:
     return 100.0 * float(hits.mean()) if len(hits) else None
 
 
-def _class_mean(hits: np.ndarray, labels: np.ndarray) -> float | None:
+def class_mean(hits: np.ndarray, labels: np.ndarray) -> float | None:
     """The share of hits (N,) within each class that is present, averaged over those classes."""
     if not len(labels):
         return None

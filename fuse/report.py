@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -221,6 +221,8 @@ def _notes(entries: list[Entry]) -> list[str]:
             notes.append(f"“{entry.title}”: rows without a stream, of {rows.scored}: {', '.join(lacking)}.")
         if entry.first.selection:
             notes.append(f"“{entry.title}”, on {entry.first.split}: {entry.first.selection.in_words}.")
+        if entry.first.fused:
+            notes += [f"“{entry.title}”, {line}." for line in entry.first.fused.in_words]
         random = [name for name, stream in streams.items() if stream.encoder.state == "random"]
         if random:
             notes.append(
@@ -276,6 +278,11 @@ def _apart_from_sharing(entry: Entry) -> str:
 
 def _decided(result: Result, *apart_from: str) -> dict[str, Any]:
     """What decided the weights of a run, whichever version of mambavl wrote its recipe, without some keys."""
+    if result.fused:
+        runs = [
+            _decided(replace(result, recipe=one, fused=None), *apart_from) for one in result.recipe["runs"]
+        ]
+        return {"rule": result.fused.rule, "runs": runs}
     recipe = validate(result.recipe, Recipe, f"recipe of the run {result.title!r}", recorded=True)
     return without(what_decides(recipe), apart_from)
 

@@ -6,6 +6,7 @@
       streams: StreamProvenance, text_protocol, history_protocol, notice      what the head was fed
       trained: Trained, scored: Scored              what ran: who trained the head, who scored it last
       selection: Selection                          what it was chosen among, and on which rows
+      fused: Fused                                  of scores of several runs: which, and how they were mixed
 
 `Result.from_dict(found).to_dict() == found` for every result.json of this version; `older.result` brings
 those of older ones into its form.
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self, TypeVar
 
 from mambavl.cache.spec import EncoderIdentity, FeatureRecipe
+from mambavl.fuse.fused_record import Fused
 from mambavl.fuse.metrics import ranked_target
 
 Value = TypeVar("Value")
@@ -141,7 +143,7 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A finished run, scored on one split."""
+    """A finished run, scored on one split; or the scores of several runs as one."""
 
     title: str
     head: str
@@ -157,10 +159,11 @@ class Result:
     params: Params
     seed: int
     epochs: int
-    recipe: dict[str, Any]  # the resolved recipe, as its TOML file has it
+    recipe: dict[str, Any]  # the resolved recipe, as its TOML file has it; of fused scores `runs`, a list
     trained: Trained
     scored: Scored
     selection: Selection | None = None  # None: no sweep chose it
+    fused: Fused | None = None  # None: the scores of one run
 
     @property
     def protocols(self) -> str:
@@ -198,7 +201,9 @@ class Result:
             found[key] = asdict(found[key])
         streams = {name: stream.to_dict() for name, stream in self.streams.items()}
         chosen = self.selection and asdict(self.selection)
-        return found | {"streams": streams, "targets": list(self.targets), "selection": chosen}
+        fused = found.pop("fused")
+        found |= {"streams": streams, "targets": list(self.targets), "selection": chosen}
+        return found | ({"fused": fused.to_dict()} if fused else {})
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
@@ -245,6 +250,7 @@ class Result:
                 precision=_get(scored, "precision", str),
             ),
             selection=None if chosen is None else selection_of(chosen),
+            fused=Fused.from_dict(raw["fused"]) if raw.get("fused") else None,
         )
 
 

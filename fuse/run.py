@@ -5,6 +5,7 @@ selection.json                                          what a sweep chose its r
 curves.jsonl, checkpoints/                              while it trains
 model.safetensors, scores/SPLIT.npz, result.json        once it has finished; without weights by `train.keep`
 choice.json                                             what a head that counts was chosen among
+fusion.json                                             of a folder of several runs' scores as one: which
 lock, failure.json                                      who trains it, why the last attempt failed (`owner`)
 pruned.json                                             why a search gave it up
 """
@@ -15,7 +16,7 @@ import json
 import platform
 import subprocess
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ RECIPE, STREAMS, CLASSES, PRIOR = "recipe.toml", "streams.json", "classes.json",
 CURVES, CHECKPOINTS = "curves.jsonl", "checkpoints"
 MODEL, SCORES, RESULT = "model.safetensors", "scores", "result.json"
 SELECTION = "selection.json"
-CHOICE = "choice.json"
+CHOICE, FUSION = "choice.json", "fusion.json"
 LOCK, FAILURE, BEGUN, PRUNED = "lock", "failure.json", "begun.json", "pruned.json"
 TRACKERS = "trackers"
 INPUTS = {RECIPE, STREAMS, CLASSES, PRIOR, SELECTION}
@@ -81,6 +82,8 @@ def read_classes(run: Path) -> Classes:
 
 
 def _raw_recipe(run: Path) -> dict[str, Any]:
+    if (run / FUSION).is_file():
+        raise DataError(f"{run}: holds scores of several runs as one, and no head; {FUSION} names the runs")
     if not (run / RECIPE).is_file():
         raise DataError(
             f"{run}: is not a run: it has no {RECIPE}; `mambavl train RECIPE --out {run}` makes one"
@@ -219,14 +222,20 @@ def write_scores(
     TARGET_label, the labels that they were measured against, as `Labels`; of a derived target with a
     classifier TARGET (N, pairs), and what its columns are: TARGET_pairs (pairs, parts), for actions `pairs`.
     """
-    arrays: dict[str, Any] = {
-        "narration_id": np.array([data.segments[row].narration_id for row in rows]),
-        **scores,
-    }
+    ids = [data.segments[row].narration_id for row in rows]
+    labels = {name: data.labels[name][rows] for name in targets.classes.targets}
+    write_arrays(run, split, ids, targets.classes, scores, labels)
+
+
+def write_arrays(
+    run: Path, split: str, ids: Sequence[str], classes: Classes, scores: Scores, labels: Scores
+) -> None:
+    """`write_scores`, of rows that are told by their ids."""
+    arrays: dict[str, Any] = {"narration_id": np.array(ids), **scores}
     for name in scores:
-        if name not in targets.classes.derived:
-            arrays[f"{name}_label"] = data.labels[name][rows]
-        elif pairs := targets.classes.derived[name].pairs:
+        if name not in classes.derived:
+            arrays[f"{name}_label"] = labels[name]
+        elif pairs := classes.derived[name].pairs:
             arrays["pairs" if name == "action" else f"{name}_pairs"] = np.array(pairs)
     packed = io.BytesIO()
     np.savez(packed, **arrays)

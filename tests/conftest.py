@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import itertools
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -135,6 +136,21 @@ def road(tmp_path_factory) -> Path:
     from helpers.road import make_road
 
     return make_road(tmp_path_factory.mktemp("road"))
+
+
+@pytest.fixture(scope="session")
+def mixable(tmp_path_factory) -> Path:
+    """Runs whose scores can be mixed, see `make_mixable`; not to be changed."""
+    from helpers.mixing import make_mixable
+
+    return make_mixable(tmp_path_factory.mktemp("mixable"))
+
+
+@pytest.fixture
+def spoilable(mixable, tmp_path) -> Path:
+    """A copy of them to spoil; its runs name the stores of the first."""
+    shutil.copytree(mixable, tmp_path / "copy", ignore=shutil.ignore_patterns("*.zarr"))
+    return tmp_path / "copy"
 
 
 @pytest.fixture(scope="module")

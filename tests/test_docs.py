@@ -25,7 +25,7 @@ from mambavl.configs.errors import UsageError
 from mambavl.configs.settings import settings_of
 from mambavl.extract.data_set import DataSet
 from mambavl.extract.encoders import base
-from mambavl.fuse import result
+from mambavl.fuse import fused, fused_record, result
 from mambavl.fuse.idle import flatten
 from mambavl.fuse.recipe import Recipe
 
@@ -266,6 +266,9 @@ def test_design_lists_the_keys_of_a_result():
         "trained": keys_of(result.Trained),
         "scored": keys_of(result.Scored),
         "selection": keys_of(result.Selection),
+        "fused": keys_of(fused_record.Fused),
+        "each of fused.inputs": keys_of(fused_record.FusedInput),
+        "each of fused.chosen": keys_of(fused.Choice),
         "environment": keys_of(result.Environment),
         "each of streams": keys_of(result.StreamProvenance) - {"recipe"} | {*result.RECIPE_PARTS},
     }

@@ -24,6 +24,7 @@ from mambavl.cli.heads import heads_app
 from mambavl.cli.plan import extract_plan
 from mambavl.cli.predict import predict
 from mambavl.cli.questions import questions_app
+from mambavl.cli.scores import fuse_scores
 from mambavl.cli.settings import settings, with_settings
 from mambavl.cli.status import extract_status
 from mambavl.cli.sweep_status import show_status
@@ -101,6 +102,7 @@ app.command(cls=with_settings("train"))(train.sweep)
 for command in (train.evaluate, train.report, predict, settings):
     app.command()(command)
 app.command("sweep-status")(show_status)
+app.command("fuse-scores")(fuse_scores)
 for name, group in (
     ("data", data_app),
     ("questions", questions_app),

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mambavl.cli.options import EngineOption, SetOption, pairs_of
+from mambavl.cli.scores import evaluate_file
 from mambavl.cli.show import (
     epoch_in_words,
     line_in_words,
@@ -17,9 +18,8 @@ from mambavl.cli.show import (
 )
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.configs.progress import say
+from mambavl.extract.sampling import Task
 from mambavl.terminal import is_first, out, progress, stop_on_signal
-
-RunArgument = Annotated[Path, typer.Argument(help="A run folder, made by train or sweep.")]
 
 
 def train(
@@ -128,9 +128,14 @@ def sweep(
 
 def evaluate(
     *,
-    run: RunArgument,
+    run: Annotated[
+        Path | None, typer.Argument(help="A run folder, made by train or sweep.", show_default=False)
+    ] = None,
     split: Annotated[
-        str | None, typer.Option(help="One split to score. Default: the one that the run was scored on.")
+        str | None,
+        typer.Option(
+            help="One split to score. Default: the one that the run was scored on; with --scores validation."
+        ),
     ] = None,
     stores: Annotated[
         list[str],
@@ -149,12 +154,43 @@ def evaluate(
             help="A stream to mask in every row: what is it worth? Leaves result.json alone. Repeatable.",
         ),
     ],
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="In place of RUN: measure this file, such as RUN/scores/validation.npz."),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --scores: the folder of EPIC_100_*.csv, or of own lists, to measure against."
+        ),
+    ] = None,
+    task: Annotated[
+        Task | None,
+        typer.Option(help="With --scores: show what this task is ranked by.", show_default="both"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --scores: machine-readable.")] = False,
 ) -> None:
-    """Score a finished run again from its stores; writes scores and result.json."""
+    """Score a finished run again from its stores; writes scores and result.json. Or measure a file of scores.
+
+    With --scores and --annotations nothing is computed but the measures, and nothing written: they are those
+    of the run that wrote the file, to the last digit. Rows that the file lacks are counted and named.
+    """
     from mambavl.fuse.evaluate import evaluate_run
     from mambavl.fuse.run import RESULT, SCORES
     from mambavl.fuse.without import evaluate_without
 
+    if scores is not None:
+        if run or stores or without:
+            raise UsageError("--scores measures a file as it is; leave RUN, --store and --without out")
+        if annotations is None:
+            raise UsageError("--scores: name the lists that the file is measured against with --annotations")
+        evaluate_file(scores, annotations, split=split or "validation", task=task, as_json=as_json)
+        return
+    if run is None or annotations or task or as_json:
+        raise UsageError(
+            "name a run folder, which is scored from its stores, or --scores FILE --annotations DIR; "
+            "--annotations, --task and --json are for the second"
+        )
     moved = pairs_of("--store", stores, "STREAM=PATH", "video=stores/video.zarr")
     streams = {stream: Path(path) for stream, path in moved.items()}
     if without:
