@@ -184,6 +184,9 @@ def test_the_same_mixture_is_made_again_and_another_is_refused(mixable, tmp_path
     runs = [mixable / "mlp", mixable / "counts"]
     with pytest.raises(UsageError, match="mixture of other scores"):
         fuse_scores(runs, tmp_path / "out", rule="mean")
+    other_twins = [mixable / "mlp1-held", mixable / "counts-held"]
+    with pytest.raises(UsageError, match="mixture of other scores"):
+        fuse_scores(runs, tmp_path / "out", chosen_on=other_twins)
     assert read_result(tmp_path / "out") == first
 
 
