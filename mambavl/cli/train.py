@@ -61,7 +61,7 @@ def train(
 
 def sweep(
     *,
-    recipe: Annotated[Path, typer.Argument(help="A recipe with [grid], [random], [search] or [[points]].")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe with a section grid, random, points or search.")],
     sets: SetOption,
     folder: Annotated[
         Path | None, typer.Option("--out", help="Folder of the runs. Default: runs/RECIPE.")
@@ -84,8 +84,7 @@ def sweep(
         ),
     ] = None,
 ) -> None:
-    """Train one run for every point of a recipe's [grid], [random], [search] or [[points]]. Finished ones are
-    skipped.
+    """Train a run for every point of a recipe's grid, random, points or search. Finished ones are skipped.
 
     With select_on in the recipe the points are compared on training rows held out, and the best is trained
     on all of them and scored once. Started several times with one folder, the sweeps share its points.

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.text import Text
+from typer.main import get_command
 
 from helpers.cli import call
 from helpers.road import extract_words
@@ -84,6 +86,16 @@ def test_every_wrong_call_gives_one_clear_line_and_its_exit_code(road, capsys):
         err = capsys.readouterr().err
         assert said in err, (words, err)
         assert "Traceback" not in err
+
+
+def test_help_says_every_word_that_is_written():
+    """rich takes `[grid]` for a style: it left `a recipe's , , or []` of a help."""
+    commands = [get_command(app.app)]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+        for text in (command.help, *(getattr(param, "help", None) for param in command.params)):
+            assert Text.from_markup(text or "").plain == (text or ""), command.name
+    assert len(commands) > 30
 
 
 @pytest.mark.parametrize(
