@@ -42,13 +42,14 @@ def count(recipe: Recipe, run: Path, data: FeatureData) -> None:
     labels = {name: targets.labels(data.labels, name) for name in targets.outputs}
     rows = data.train[np.any([is_labelled(one)[data.train] for one in labels.values()], axis=0)]
     prior = log_prior(targets, data.labels, rows)
-    write_inputs(run, recipe, data, targets, prior)
-    past = read_past(head, data, rows)
     own = {name: one[rows] for name, one in labels.items()}
     part, parts = (int(number) for number in recipe.counts.choose_on.split("/"))
     participants = [data.segments[row].participant_id for row in rows.tolist()]
     part_of = assign_folds(participants, parts)
     held = np.array([part_of[one] == part for one in participants])
+    # from here on the folder is this recipe's, so what is refused is refused before
+    write_inputs(run, recipe, data, targets, prior)
+    past = read_past(head, data, rows)
     chosen = choose(head, past, own, held, recipe.counts.decays, recipe.counts.exponents)
     head.count(
         past,

@@ -35,14 +35,13 @@ def refuse_missing(trackers: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def tracked(processes: Processes, recipe: Recipe, run: Path) -> Iterator[Callable[[CurveLine], None]]:
-    """What sends a line to the recipe's trackers, to be called in the main process. Raises UsageError as
-    `refuse_missing` does, DataError where a tracker fails.
+    """What sends a line to the recipe's trackers, to be called in the main process. Raises DataError where a
+    tracker fails.
     """
     accelerator, names = processes.accelerator, recipe.train.trackers
     if not names:
         yield lambda line: None
         return
-    processes.once(lambda: refuse_missing(names))
 
     def begin() -> None:
         accelerator.project_configuration.logging_dir = str(run / TRACKERS)

@@ -37,7 +37,7 @@ from mambavl.fuse.run import (
 )
 from mambavl.fuse.steps import Step, Steps, choose_precision
 from mambavl.fuse.targets import refuse_unlabelled
-from mambavl.fuse.tracking import tracked
+from mambavl.fuse.tracking import refuse_missing, tracked
 
 OnEpoch = Callable[[CurveLine], None]
 OnStep = Callable[[int, int], None]  # updates made, of so many
@@ -114,6 +114,7 @@ def _train(
 ) -> None:
     """Everything from the first update to result.json, in a folder that is ours."""
     processes.once(lambda: _refuse_stores_and_forget_failure(run, data))
+    processes.once(lambda: refuse_missing(recipe.train.trackers))  # before the folder is this recipe's
     if recipe.head.name == COUNTS:
         processes.once(lambda: count(recipe, run, data))
         return

@@ -139,6 +139,7 @@ def test_too_few_kitchens_to_choose_on_are_refused(tmp_path):
     make_history_store(tmp_path / "past.zarr", kitchens())
     with pytest.raises(UsageError, match=r"counts\.choose_on.* asks for 5 parts, and there are 3"):
         train(recipe(tmp_path / "past.zarr", choose_on="0/5"), tmp_path / "run")
+    assert not (tmp_path / "run" / "recipe.toml").exists()  # the folder is still free for another recipe
     choice = json.loads((_counted(tmp_path) / "choice.json").read_bytes())
     assert choice["on"] == "train_0_of_2"
     assert choice["among"] == 25

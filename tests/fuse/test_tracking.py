@@ -96,7 +96,7 @@ def test_a_tracker_that_is_not_installed_is_refused_before_the_first_update(stor
     monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.WANDB])
     with pytest.raises(UsageError, match=r"names tensorboard, which is not .*`pip install tensorboard`"):
         train(recipe_of(stores), tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "recipe.toml").exists()  # the folder is still free for another recipe
     refuse_missing(["wandb"])
     with pytest.raises(UsageError, match="`pip install aim mlflow`"):
         refuse_missing(["aim", "wandb", "mlflow"])
