@@ -118,7 +118,8 @@ def validate(
         lines = []
         for fault in error.errors(include_url=False):
             key = ".".join(map(str, fault["loc"]))
-            lines.append(_explain(fault, kind, "--set" if is_set(key, assignments) else source))
+            by_set = is_set(key, assignments) or _is_below(key, fault, assignments)
+            lines.append(_explain(fault, kind, "--set" if by_set else source))
         raise UsageError("\n".join(lines)) from None
 
 
@@ -126,6 +127,13 @@ def is_set(key: str, assignments: Iterable[str]) -> bool:
     """Whether one of the assignments (`a.b=value`) gave the key, or a section that it is in."""
     keys = [assignment.partition("=")[0].strip() for assignment in assignments]
     return any(f"{key}.".startswith(f"{given}.") for given in keys)
+
+
+def _is_below(key: str, fault: ErrorDetails, assignments: list[str]) -> bool:
+    """Whether a section that does not exist was made by `key.a=value`."""
+    return fault["type"] == "extra_forbidden" and any(
+        one.strip().startswith(f"{key}.") for one in assignments
+    )
 
 
 def dump(config: Config) -> str:
@@ -143,13 +151,36 @@ def _explain(fault: ErrorDetails, kind: type[Config], source: str) -> str:
     section = f" [{'.'.join(path)}]" if path else ""
     if fault["type"] == "extra_forbidden":
         owner = _model_at(kind, path)
-        return f"{source}{section}: there is no key `{key}`{did_you_mean(key, list(owner.model_fields))}"
+        places = [] if path else _sections_with(kind, key)
+        hint = f"; did you mean `{places[0]}.{key}`?" if len(places) == 1 else ""
+        hint = hint or did_you_mean(key, list(owner.model_fields))
+        return f"{source}{section}: there is no key `{key}`{hint}"
     if fault["type"] == "missing":
         return f"{source}{section}: the key `{key}` is missing"
+    if fault["type"] == "list_type":
+        meant = f"--set '{'.'.join([*path, key])}={list_meant(fault['input'])}'"
+        return f"{source}{section}: {key} = {fault['input']!r}: expected a list, such as {meant}"
     if fault["type"] in ("model_type", "dict_type"):
         hint = _section_hint(kind, fault["type"], [*path, key])
         return f"{source}{section}: {key} = {fault['input']!r}: {hint}"
     return f"{source}{section}: {key} = {fault['input']!r}: {message}"
+
+
+def list_meant(given: Any) -> str:
+    """The list that was meant where a value was given, as TOML. Of `["a"]` without quotes around it a shell
+    leaves `[a]`, which is text.
+    """
+    items = [given]
+    if isinstance(given, str):
+        items = [parse_value(item.strip()) for item in given.strip("[]").split(",") if item.strip()]
+    return f"[{', '.join(tomli_w.dumps({'it': item})[len('it = ') :].strip() for item in items)}]"
+
+
+def _sections_with(kind: type[Config], key: str) -> list[str]:
+    """The sections of a recipe that have this key."""
+    records = {name: model_in(field.annotation) for name, field in kind.model_fields.items()}
+    named = {name for name, field in kind.model_fields.items() if get_origin(field.annotation) is dict}
+    return [name for name, one in records.items() if one and name not in named and key in one.model_fields]
 
 
 def _section_hint(kind: type[Config], fault: str, path: list[str]) -> str:
@@ -157,7 +188,7 @@ def _section_hint(kind: type[Config], fault: str, path: list[str]) -> str:
     hint = f"[{'.'.join(path)}] is a section: set its keys"
     record = _model_at(kind, path)
     if fault == "dict_type" and record is _model_at(kind, path[:-1]):  # of values: `published`, `grid`
-        return hint
+        return f"{hint}, such as {'.'.join(path)}.NAME"
     names = [*path, "NAME"] if fault == "dict_type" else path
     first = next(name for name, field in record.model_fields.items() if not field.exclude)
     return f"{hint}, such as {'.'.join([*names, first])}"

@@ -239,7 +239,8 @@ def _connect() -> None:
     except ConnectionError:
         raise UsageError(
             "--engine ray: no Ray cluster is running here; begin one with `ray start --head`, join one with "
-            "`ray start --address=HOST:6379`, or let RAY_ADDRESS name it. One machine needs none: --gpus all"
+            "`ray start --address=HOST:6379`, or let RAY_ADDRESS name it. One machine needs none: leave out "
+            "--engine"
         ) from None
     finally:
         for number, handler in ours.items():

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mambavl.configs import list_meant
 from mambavl.configs.errors import UsageError, did_you_mean
 from mambavl.fuse.idle import flatten
 
@@ -116,7 +117,8 @@ def _grid(section: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
 
 def _check_values(key: str, values: Any, where: str) -> None:
     if not isinstance(values, list) or not values:
-        raise UsageError(f"{where}: {key} must be a list of values, got {values!r}")
+        meant = f", such as '{key}={list_meant(values)}'" if isinstance(values, str | int | float) else ""
+        raise UsageError(f"{where}: {key} must be a list of values{meant}, got {values!r}")
     for number, value in enumerate(values):
         if value in values[:number]:
             raise UsageError(f"{where}: {key} = {value} is listed twice")

@@ -107,13 +107,44 @@ def test_a_value_in_place_of_a_section_is_answered_with_a_key():
     for assignment, hint in (
         ("fusion=3", "fusion = 3: [fusion] is a section: set its keys, such as fusion.preset"),
         ("streams=3", "streams = 3: [streams] is a section: set its keys, such as streams.NAME.store"),
-        ("published=3", "published = 3: [published] is a section: set its keys"),
+        ("published=3", "published = 3: [published] is a section: set its keys, such as published.NAME"),
     ):
         with pytest.raises(UsageError) as error:
             validate(override({"streams": STREAMS}, [assignment]), Recipe, "--set")
         assert str(error.value) == f"--set: {hint}"
     with pytest.raises(UsageError, match=r"such as streams\.video\.store$"):
         validate({"streams": {"video": 2}}, Recipe, "r")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("train.trackers=[tensorboard, wandb]", """'train.trackers=["tensorboard", "wandb"]'"""),
+        ("use_streams=video", """'use_streams=["video"]'"""),
+        ("counts.decays=0.5", "'counts.decays=[0.5]'"),
+    ],
+)
+def test_text_in_place_of_a_list_is_answered_with_the_list(given, meant):
+    """bash takes the quotes of train.trackers=["wandb"], and what is left is text."""
+    with pytest.raises(UsageError) as error:
+        validate(override({"streams": STREAMS}, [given]), Recipe, "--set")
+    assert str(error.value).endswith(f": expected a list, such as --set {meant}")
+    said = str(error.value).partition(" such as --set '")[2].rstrip("'")
+    head = "counts" if said.startswith("counts") else "mambavl"
+    assert validate(override({"streams": STREAMS}, [f"head.name={head}", said]), Recipe, "--set")
+
+
+def test_a_key_without_its_section_is_answered_with_it():
+    for given, said in (
+        ("lr=3", "there is no key `lr`; did you mean `train.lr`?"),
+        ("share=A", "there is no key `share`; did you mean `fusion.share`?"),
+        ("num_heads=3", "there is no key `num_heads`; known: title, "),  # of two sections
+        ("store=3", "there is no key `store`; known: title, "),  # of every stream
+        ("model.lr=3", "there is no key `model`; known: title, "),
+    ):
+        with pytest.raises(UsageError) as error:
+            validate(override({"streams": STREAMS}, [given]), Recipe, "r.toml", [given])
+        assert str(error.value).startswith(f"--set: {said}")
 
 
 def test_a_mistyped_stream_is_refused():

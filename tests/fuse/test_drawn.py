@@ -124,7 +124,10 @@ def test_each_key_is_known_by_its_section():
         (f"[random]\npoints = true\n{LR}", "got True"),
         (f"[random]\npoints = 1\nseed = -1\n{LR}", "seed must be a whole number from 0"),
         ("[random]\npoints = 1\n", "[random]: name what is drawn"),
-        ("[random]\npoints = 1\ntrain.lr = 1e-3", "[random]: train.lr must be a list of values, got 0.001"),
+        (
+            "[random]\npoints = 1\ntrain.lr = 1e-3",
+            "[random]: train.lr must be a list of values, such as 'train.lr=[0.001]', got 0.001",
+        ),
         ("[random]\npoints = 1\ntrain.lr = [1e-3, 1e-3]", "train.lr = 0.001 is listed twice"),
         ("[random]\npoints = 1\ntrain.lr = { low = 2, high = 1 }", "train.lr needs numbers low < high"),
         ("[random]\npoints = 1\ntrain.lr = { low = 'a', high = 1 }", "train.lr needs numbers low < high"),
