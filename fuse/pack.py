@@ -27,7 +27,8 @@ from mambavl.fuse.member import Member
 from mambavl.fuse.processes import Processes
 from mambavl.fuse.recipe import Recipe, build_head, run_targets
 from mambavl.fuse.run import RESULT, CurveLine, Scores, refuse_other_stores, write_inputs
-from mambavl.fuse.stacked import Read, Stack, heads_at_once
+from mambavl.fuse.stacked import Stack, heads_at_once
+from mambavl.fuse.stacked_layers import Read
 from mambavl.fuse.stacked_optimizer import StackedOptimizer, limit, norms
 from mambavl.fuse.steps import Steps, choose_precision
 from mambavl.fuse.targets import refuse_unlabelled
@@ -227,29 +228,33 @@ class _Pack:
     def fit(self, should_stop: Callable[[], bool]) -> None:
         """Train all to their last epochs."""
         while self.parts:
-            since = time.perf_counter()
             self._one_epoch(should_stop)
-            passed = time.perf_counter() - since
-            for member in self.members.values():
-                member.seconds += passed
             scores = self._scores()
             members = self.members
             self._drop({p for p in members if not self._end_epoch(p, members[p], scores.get(members[p].run))})
 
     def _one_epoch(self, should_stop: Callable[[], bool]) -> None:
-        first = next(iter(self.members.values()))
+        first, since = next(iter(self.members.values())), time.perf_counter()
         self.steps.begin(first.epoch)
         batches = epoch_batches(first.rows, first.config.batch_size, first.config.seed, first.epoch)
         for number, rows in enumerate(batches):
             if number < first.batch:
                 continue  # done before they were interrupted
             if should_stop():
+                self._passed(since)
                 for member in self.members.values():
                     member.save()
                 raise first.interrupted()
             self._update(rows)
             if not self.parts:
                 return
+        self._passed(since)
+
+    def _passed(self, since: float) -> None:
+        """Count the time since then as that of each."""
+        passed = time.perf_counter() - since
+        for member in self.members.values():
+            member.seconds += passed
 
     def _update(self, rows: np.ndarray) -> None:
         """One update of each; those that diverge leave."""

@@ -4,33 +4,26 @@ Their weights lie in one tensor for each of the optimiser's groups, a row a head
 are views of it, so a head can be scored or saved alone at any time. What all heads read is computed once: the
 batch, its norms (their scale and shift are folded into the first product), its masks. Then heads lie between
 tokens and channels, (T, K, D): products are batched over them, convolution and scan take them as groups of
-channels. T tokens or rows, B rows, L steps, K heads, d = d_model, D inner width, N states.
+channels. T tokens or rows, B rows, K heads, d = d_model.
 
-What is here of a kind of head is the twin of its `fuse`, part by part, and reads the head's own parts.
+What a kind of head does between its streams and its classifiers has a twin here, in `stacked_scans` and in
+`stacked_attentive`, part by part, which reads the head's own parts.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mambavl.fuse.baselines import MLPFusion
-from mambavl.fuse.conv import causal_conv
 from mambavl.fuse.dropout import dropout_of_heads, keys_at
 from mambavl.fuse.fusion import SSMFusion
 from mambavl.fuse.head import Head, Streams, check_streams, masked_mean, without_padding
-from mambavl.fuse.ragged import Ragged
-from mambavl.fuse.scan import pooled_selective_scans
-from mambavl.fuse.scan.inputs import ScanInputs
+from mambavl.fuse.stacked_layers import Layer, Read, Weights, normed, projected, through
+from mambavl.fuse.stacked_scans import Scans
 
-Weights = dict[str, Tensor]  # by name, (K, *shape)
-# by modality or stream: tokens (T, width), after the norm but for its scale and shift, and which they are
-Read = dict[str, tuple[Tensor, Any]]
-
-
-NUMBERS = 2**21  # in a tensor of heads that are computed side by side; measured with benchmarks/sweeps.py
+NUMBERS = 2**22  # in a tensor of heads that are computed side by side; measured with benchmarks/sweeps.py
 TOKENS = 64  # of a row in one modality, as EK100's questions are padded
 
 
@@ -99,7 +92,7 @@ class Stack:
         head = self.heads[0]
         check_streams(streams, head.config.streams)
         with torch.no_grad():
-            return KINDS[type(head)].read(head, without_padding(streams))
+            return KINDS[type(head)].read(head, without_padding(streams), len(self))
 
     def __call__(self, read: Read, keys: Tensor) -> dict[str, Tensor]:
         """Logits (K, B, classes) by target, as `Head.forward` gives those of each head in training. keys:
@@ -111,7 +104,7 @@ class Stack:
         logits = {}
         for target, x in fused.items():
             x = dropout_of_heads(x, chances, keys_at(keys, target))
-            logits[target] = _linear(x, weights, f"{target}_head").transpose(0, 1)
+            logits[target] = Layer.of(weights, f"{target}_head")(x).transpose(0, 1)
         return logits
 
     def _weights(self) -> Weights:
@@ -129,66 +122,6 @@ def heads_at_once(head: Head, rows: int) -> int:
     return max(1, NUMBERS // (rows * widest))
 
 
-def _linear(x: Tensor, w: Weights, name: str) -> Tensor:
-    """The linear layers `name` of all heads: (T, K, in) -> (T, K, out)."""
-    return _product(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (T, K, in), or (T, in) that all heads read; weight (K, out, in), bias (K, out) -> (T, K, out)."""
-    heads, out = weight.shape[:2]
-    if x.ndim == 2:
-        own = None if bias is None else bias.flatten()
-        return F.linear(x, weight.flatten(0, 1), own).unflatten(1, (heads, out))
-    x = x.transpose(0, 1)
-    y = torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
-    return y.transpose(0, 1)
-
-
-class Layer(NamedTuple):
-    """A linear layer of all heads: weight (K, out, in), bias (K, out)."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return _product(x, *self)
-
-    def after(self, scale: Tensor, shift: Tensor) -> "Layer":
-        """The layer on x * scale + shift, both (K, in)."""
-        moved = (self.weight * shift[:, None]).sum(-1)  # no product: autocast would round it
-        return Layer(self.weight * scale[:, None], moved if self.bias is None else self.bias + moved)
-
-
-def _normed(head: Head, modality: str, x: Tensor) -> Tensor:
-    """The first thing that `Head.project` does, without the norm's own weights."""
-    first = next(iter(head.project[modality].children()), None)
-    return F.layer_norm(x, x.shape[-1:], eps=first.eps) if isinstance(first, nn.LayerNorm) else x
-
-
-def _projected(head: Head, w: Weights, modality: str, x: Tensor) -> Tensor:
-    """`Head.project` of a modality, after `_normed`: (T, width), which all heads read -> (T, K, d); (T, d)
-    where it has no weights.
-    """
-    norm: tuple[Tensor, Tensor] | None = None  # scale and shift, (K, width), that wait for a product
-    for number, layer in head.project[modality].named_children():
-        at = f"project.{modality}.{number}"
-        if isinstance(layer, nn.LayerNorm):
-            norm = w[f"{at}.weight"], w[f"{at}.bias"]
-        elif isinstance(layer, nn.Linear):
-            own = Layer(w[f"{at}.weight"], w.get(f"{at}.bias"))
-            x = (own.after(*norm) if norm else own)(x)
-            norm = None
-        else:
-            x = x.relu()
-    return x[:, None] * norm[0] + norm[1] if norm else x
-
-
-def _of_each(x: Tensor, w: Weights) -> Tensor:
-    """(T, C) that all heads have, or (T, K, C) -> (T, K, C)."""
-    return x if x.ndim == 3 else x[:, None].expand(-1, len(next(iter(w.values()))), -1)
-
-
 # --- what each kind of head does between its streams and its classifiers: (B, K, d) by target
 
 
@@ -196,87 +129,24 @@ class _Means:
     """MLPFusion."""
 
     @staticmethod
-    def read(head: MLPFusion, streams: Streams) -> Read:
+    def read(head: MLPFusion, streams: Streams, heads: int) -> Read:
         found: Read = {}
         for name, (tokens, lengths) in streams.items():
             mean = masked_mean(tokens, lengths)
-            found[name] = _normed(head, head.config.streams[name].modality, mean), lengths
+            found[name] = normed(head, head.config.streams[name].modality, mean), lengths
         return found
 
     @staticmethod
     def fuse(head: MLPFusion, w: Weights, read: Read) -> dict[str, Tensor]:
         vectors = {}
         for name, (mean, lengths) in read.items():
-            vector = _of_each(_projected(head, w, head.config.streams[name].modality, mean), w)
+            vector = projected(head, w, head.config.streams[name].modality, mean)
             vectors[name] = torch.where(lengths[:, None, None] > 0, vector, 0.0)
-        found = {}
-        for target, names in head.routes.items():
-            hidden = _linear(torch.cat([vectors[name] for name in names], -1), w, "fuser.0").relu()
-            found[target] = _linear(hidden, w, "fuser.2")
-        return found
+        fuser = [Layer.of(w, "fuser.0"), Layer.of(w, "fuser.2")]
+        return {
+            target: through(fuser, torch.cat([vectors[name] for name in names], -1))
+            for target, names in head.routes.items()
+        }
 
 
-class _Scans:
-    """SSMFusion."""
-
-    @staticmethod
-    def read(head: SSMFusion, streams: Streams) -> Read:
-        found: Read = {}
-        for m in head.modalities:
-            tokens, lengths = head._batched(m, streams)
-            ragged = Ragged.of(tokens, lengths)
-            found[m] = _normed(head, m, ragged.pack(tokens).flatten(0, -2)), ragged
-        return found
-
-    @staticmethod
-    def fuse(head: SSMFusion, w: Weights, read: Read) -> dict[str, Tensor]:
-        config = head.config
-        scans = {m: _scan_inputs(head, w, m, *read[m]) for m in head.modalities}
-        pooled: dict[str, Tensor] = {}  # stream -> (B, K, d)
-        for key in head.a_log:
-            members = [m for m in head.modalities if head._a_of[m] == key]
-            a = -torch.exp(w[f"a_log.{key}"].float()).flatten(0, 1)  # (K D, N)
-            means = pooled_selective_scans(
-                [scans[m] for m in members], a, True, zoh=config.zoh, backend=config.scan
-            )
-            for m, mean in zip(members, means, strict=True):  # (distinct rows of m, K D)
-                mean = mean.unflatten(1, (-1, config.d_inner))
-                if config.mixer == "mamba":
-                    mean = _linear(mean, w, f"mixer.{head._mixer_of[m]}.out_proj")
-                pooled |= head._by_stream(m, read[m][1].spread(mean))
-        return head._met(pooled)
-
-
-def _scan_inputs(head: SSMFusion, w: Weights, modality: str, x: Tensor, ragged: Ragged) -> ScanInputs:
-    """What a modality's SSMs scan: `Mixer.scan_inputs` with the heads as groups of channels."""
-    config, at = head.config, f"mixer.{head._mixer_of[modality]}"
-    x = _projected(head, w, modality, x)
-    if config.mixer == "mamba":
-        # two products: a half of one is not contiguous
-        to_u, to_z = w[f"{at}.in_proj.weight"].chunk(2, 1)
-        u, z = _product(x, to_u), _padded(_product(x, to_z), ragged)
-    else:
-        u, z = _of_each(x, w), None
-    taps, bias = w[f"{at}.conv1d.weight"].flatten(0, 1), w[f"{at}.conv1d.bias"].flatten()
-    u = F.silu(causal_conv(_padded(u, ragged), taps, bias))
-    inner = _linear(u.flatten(0, 1).unflatten(1, (-1, config.d_inner)), w, f"{at}.x_proj")
-    delta, b, c = inner.split([config.rank, config.d_state, config.d_state], -1)
-    return ScanInputs(
-        u,
-        _product(delta, w[f"{at}.dt_proj.weight"]).flatten(1).unflatten(0, u.shape[:2]),
-        b.unflatten(0, u.shape[:2]),  # (U, L, K, N): a group a head
-        c.unflatten(0, u.shape[:2]),
-        w[f"d_skip.{head._d_of[modality]}"].flatten(),
-        z,
-        w[f"{at}.dt_proj.bias"].flatten(),
-        ragged.lengths,
-    )
-
-
-def _padded(x: Tensor, ragged: Ragged) -> Tensor:
-    """(T, K, C) of valid tokens -> (U, L, K C)."""
-    padded = ragged.pad(x.flatten(1))
-    return padded if padded.ndim == 3 else padded.unflatten(0, (-1, ragged.steps))
-
-
-KINDS: dict[type[Head], Any] = {MLPFusion: _Means, SSMFusion: _Scans}
+KINDS: dict[type[Head], Any] = {MLPFusion: _Means, SSMFusion: Scans}

@@ -1,6 +1,8 @@
 """Runs in one pass end as they do alone, whatever happens to the others."""
 
+import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -244,6 +246,20 @@ def test_stopped_runs_resume_together_or_alone(stores, tmp_path, stop, how):
             train(recipes[place], runs[place])
     in_one_pass(recipes, tmp_path)
     assert_as_alone(recipes, runs, tmp_path)
+
+
+def test_the_part_of_an_epoch_before_an_interrupt_counts_in_the_seconds(stores, tmp_path, monkeypatch):
+    """By a clock that goes on by one between two looks: one for each epoch, or part of one."""
+    looks, calls = itertools.count(), itertools.count()
+    monkeypatch.setattr(pack, "time", SimpleNamespace(perf_counter=lambda: next(looks)))
+    recipes = [tiny_recipe(stores), changed(tiny_recipe(stores), train__lr=3e-3)]
+    with pytest.raises(Interrupted):  # in the second of four epochs of three updates
+        in_one_pass(recipes, tmp_path, should_stop=lambda: next(calls) >= 4)
+    state = json.loads((tmp_path / "1" / "checkpoints" / "step-00000004" / "state.json").read_text())
+    assert state["seconds"] == 2
+    runs = in_one_pass(recipes, tmp_path)
+    assert [read_result(run).trained.train_seconds for run in runs] == [5, 5]
+    assert [line["seconds"] for line in read_curves(runs[0])] == [1, 3, 4, 5]
 
 
 def test_what_a_single_run_has_begun_a_pack_goes_on_with(stores, tmp_path):
