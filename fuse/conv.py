@@ -31,7 +31,7 @@ def causal_conv(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def forward(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """As `causal_conv`."""
     y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-    taps = weight[:, 0].flip(1).unbind(1)  # (D,) each: of the step itself, of the one before it, ...
+    taps = _taps(weight)
     for rows in _rows(u):
         torch.addcmul(bias, u[rows], taps[0], out=y[rows])
         for back, tap in enumerate(taps[1 : u.shape[1]], 1):
@@ -42,7 +42,7 @@ def forward(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 @torch.library.custom_op("mambavl::causal_conv_backward", mutates_args=())
 def backward(dy: Tensor, u: Tensor, weight: Tensor) -> list[Tensor]:
     """Gradients of u, weight and bias."""
-    taps = weight[:, 0].flip(1).unbind(1)
+    taps = _taps(weight)
     du = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     dtaps = torch.zeros(len(taps), len(weight), dtype=u.dtype, device=u.device)
     dbias = torch.zeros_like(weight[:, 0, 0])
@@ -54,6 +54,11 @@ def backward(dy: Tensor, u: Tensor, weight: Tensor) -> list[Tensor]:
             du[rows, :-back].addcmul_(dy[rows, back:], tap)
             dtaps[back] += (dy[rows, back:] * u[rows, :-back]).sum((0, 1))
     return [du, dtaps.flip(0).t()[:, None].contiguous(), dbias]
+
+
+def _taps(weight: Tensor) -> Tensor:
+    """(K, D): of the step itself, of the one before it, ...; contiguous, as a stride costs four times."""
+    return weight[:, 0].flip(1).t().contiguous()
 
 
 def _rows(u: Tensor) -> list[slice]:
