@@ -110,26 +110,26 @@ def measure(
     counts = {name: len(labels[name]) for name in classes.targets}
     if len(set(counts.values())) > 1:
         raise ValueError(f"the targets have labels for different numbers of rows: {counts}")
-    ranked: dict[str, _Ranked] = {}
+    places: dict[str, Ranked] = {}
     for name, target in classes.targets.items():
         _check(name, scores[name], labels[name], target)
         if target.kind == "single":
-            ranked[name] = _rank_single(target, scores[name], labels[name])
+            places[name] = ranked(name, classes, scores, labels)
     for name in classes.derived:
-        ranked[name] = _rank_derived(name, classes, scores, labels)
+        places[name] = ranked(name, classes, scores, labels)
     out: Measures = {}
     for group in classes.group_names:
         for name in classes.names:
             found = {}
-            if name in ranked:
-                rows = ranked[name].in_group(group, groups)
-                found = {} if rows is None else ranked[name].measures(rows)
+            if name in places:
+                rows = places[name].in_group(group, groups)
+                found = {} if rows is None else places[name].measures(rows)
             else:
                 found = _measure_multi(classes.targets[name], scores[name], labels[name], group, groups)
             out |= {f"{group}_{name}_{key}": value for key, value in found.items()}
     for name, derived in classes.derived.items():
         out[f"relaxed_{name}_mean_class_recall5"] = _relaxed_recall(
-            ranked[name], [ranked[p] for p in derived.of]
+            places[name], [places[p] for p in derived.of]
         )
     return out
 
@@ -146,8 +146,17 @@ def mean_class_recall5(scores: np.ndarray, labels: np.ndarray) -> float | None:
     return class_mean(_places(scores, labels).among_best(K), labels)
 
 
+def ranked(
+    name: str, classes: Classes, scores: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
+) -> "Ranked":
+    """How the labels of one target are ranked, row by row; of one that has one label a row."""
+    if name in classes.derived:
+        return _rank_derived(name, classes, scores, labels)
+    return _rank_single(classes.targets[name], scores[name], labels[name])
+
+
 @dataclass(frozen=True)
-class _Ranked:
+class Ranked:
     """The n labelled rows of a single-label or derived target, and how well their labels are ranked."""
 
     rows: np.ndarray  # (n,) of all rows
@@ -177,16 +186,16 @@ class _Ranked:
         return found | ({"ties": ties} if ties else {})
 
 
-def _rank_single(target: Target, scores: np.ndarray, labels: np.ndarray) -> _Ranked:
+def _rank_single(target: Target, scores: np.ndarray, labels: np.ndarray) -> Ranked:
     rows = np.flatnonzero(labels >= 0)
     places = _places(scores[rows], labels[rows])
     sets = {name: np.isin(labels[rows], list(ids)) for name, ids in target.sets.items()}
-    return _Ranked(rows, labels[rows], places.among_best(1), places.among_best(K), sets)
+    return Ranked(rows, labels[rows], places.among_best(1), places.among_best(K), sets)
 
 
 def _rank_derived(
     name: str, classes: Classes, scores: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
-) -> _Ranked:
+) -> Ranked:
     """By its scores over pairs, if it has any; else by the products of its parts'."""
     derived = classes.derived[name]
     rows = np.flatnonzero(np.all([labels[part] >= 0 for part in derived.of], axis=0))
@@ -201,10 +210,10 @@ def _rank_derived(
         number = number * classes.targets[part].count + label
         for group, ids in classes.targets[part].sets.items():
             sets[group] = sets.get(group, False) | np.isin(label, list(ids))
-    return _Ranked(rows, number, places.among_best(1), places.among_best(K), sets)
+    return Ranked(rows, number, places.among_best(1), places.among_best(K), sets)
 
 
-def _relaxed_recall(derived: _Ranked, parts: list[_Ranked]) -> float | None:
+def _relaxed_recall(derived: Ranked, parts: list[Ranked]) -> float | None:
     """Each part among its own best: their ranks tie independently of each other."""
     hits = np.ones(len(derived.rows))
     for part in parts:

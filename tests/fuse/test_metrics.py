@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mambavl.cache.classes import Classes, Derived, RowGroup, Target
-from mambavl.fuse.metrics import average_precision, evaluate, log_softmax, marginalize, measure
+from mambavl.fuse.metrics import average_precision, evaluate, log_softmax, marginalize, measure, ranked
 
 
 def random_case(rows=200, verbs=7, nouns=9, seed=0):
@@ -37,6 +37,20 @@ def test_actions_are_the_best_pairs_of_all():
     hits, labels = slow_actions(*case, 5), case[2] * 9 + case[3]
     by_class = [hits[labels == c].mean() for c in np.unique(labels)]
     assert out["all_action_mean_class_recall5"] == pytest.approx(100 * np.mean(by_class))
+
+
+def test_rows_are_ranked_one_by_one_for_whoever_compares_them():
+    verb, noun, verbs, nouns = random_case()
+    classes = Classes(
+        {"verb": Target({}, 7), "noun": Target({}, 9)}, {"action": Derived(("verb", "noun"))}, {}
+    )
+    labels = {"verb": np.where(np.arange(200) % 10 == 3, -1, verbs), "noun": nouns}
+    found = ranked("action", classes, {"verb": verb, "noun": noun}, labels)
+    known = labels["verb"] >= 0
+    assert found.rows.tolist() == np.flatnonzero(known).tolist()
+    assert found.best5.tolist() == slow_actions(verb, noun, verbs, nouns, 5)[known].tolist()
+    one = ranked("noun", classes, {"noun": noun}, labels)
+    assert one.best1.tolist() == (noun.argmax(1) == nouns).tolist()
 
 
 def test_action_top1_is_both_right():
