@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
+from mambavl.configs.errors import some
 from mambavl.fuse.fused import Choice
 
 Rule = Literal["loglinear", "mean"]
@@ -30,6 +31,9 @@ class Fused:
     inputs: tuple[FusedInput, ...]
     on: str | None = None  # rows that were chosen on: `train_0_of_5`; None: nothing was chosen
     participants: tuple[str, ...] = ()  # whose rows those are
+    known: tuple[
+        str, ...
+    ] = ()  # those of them whose other rows were trained on: a part was held out by video
     chosen: Mapping[str, Choice] = field(default_factory=dict)  # by target
 
     @property
@@ -41,6 +45,10 @@ class Fused:
     def in_words(self) -> list[str]:
         """What was mixed, and a line for each target that was chosen for."""
         lines = [f"{self.rule} mixture of {', '.join(one.title for one in self.inputs)}"]
+        if self.known:
+            lines.append(
+                f"chosen on other videos of participants that were trained on, too: {some(self.known)}"
+            )
         for target, one in self.chosen.items():
             weights = ", ".join(f"{weight:g}" for weight in one.weights)
             others = f"; {one.equal - 1:,} others are as good, the first was taken" if one.equal > 1 else ""
@@ -53,7 +61,7 @@ class Fused:
     def to_dict(self) -> dict[str, Any]:
         found = asdict(self)
         found["inputs"] = list(found["inputs"])
-        found["participants"] = list(self.participants)
+        found |= {"participants": list(self.participants), "known": list(self.known)}
         for one in found["chosen"].values():
             one["weights"] = list(one["weights"])
         return found
@@ -67,7 +75,7 @@ class Fused:
                 target: Choice(**{**one, "weights": tuple(one["weights"])})
                 for target, one in raw["chosen"].items()
             }
-            lists = {"inputs": inputs, "participants": tuple(raw["participants"]), "chosen": chosen}
-            return cls(**{**raw, **lists})
+            people = {key: tuple(raw[key]) for key in ("participants", "known")}
+            return cls(**{**raw, **people, "inputs": inputs, "chosen": chosen})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"fused is damaged ({type(error).__name__}: {error})") from None

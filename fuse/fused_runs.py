@@ -8,7 +8,7 @@ of the run: a run that counts has plain probabilities like any other.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,10 @@ class Member:
             part_of = assign_folds(owners, parts)
             rows = [row for row, owner in zip(rows, owners, strict=True) if part_of[owner] != part]
         return {segment.narration_id for segment in rows}
+
+    def participants(self, ids: Iterable[str]) -> set[str]:
+        """Whose rows some rows are."""
+        return {self.segments[name].participant_id for name in ids}
 
     def exponent(self, name: str) -> float:
         """That of the prior which is in the scores of a target already: of runs that count."""
@@ -142,7 +146,7 @@ def _refuse_other_targets(where: str, one: Classes, other: Classes) -> None:
                 "product of its parts); those that the rows show that each was trained on"
             )
     if one.groups != other.groups:
-        raise DataError(f"{where}: measure other groups of rows: {', '.join(one.groups)}")
+        raise DataError(f"{where}: put other rows into the groups {', '.join(one.groups)}")
 
 
 def refuse_other_recipe(member: Member, held: Member) -> None:

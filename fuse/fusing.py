@@ -89,9 +89,9 @@ def _refuse_call(runs: Sequence[Path], rule: Rule, chosen_on: Sequence[Path]) ->
         return
     if len(chosen_on) != len(runs):
         raise UsageError(
-            f"{counted(len(runs), 'run')} and {len(chosen_on)} --chosen-on: give one for each run, in their "
-            "order, the same recipe trained with --set data.hold_out=0/5; or --rule mean, which chooses "
-            "nothing"
+            f"{counted(len(runs), 'run')} and {len(chosen_on)} --chosen-on: repeat --chosen-on for each run, "
+            "in their order, with its recipe trained with --set data.hold_out=0/5; or --rule mean, which "
+            "chooses nothing"
         )
     if len(runs) > MOST:
         raise UsageError(
@@ -144,9 +144,15 @@ def _plan(rule: Rule, members: Sequence[Member], held: Sequence[Member]) -> Fuse
         )
     if not held:
         return Fused(rule=rule, inputs=tuple(inputs))
-    cooks = {held[0].segments[name].participant_id for name in held[0].file.ids}
-    on = held[0].result.split
-    return Fused(rule=rule, inputs=tuple(inputs), on=on, participants=tuple(sorted(cooks)))
+    cooks = held[0].participants(held[0].file.ids)
+    known = set().union(*(one.participants(one.trained_on) for one in held))
+    return Fused(
+        rule=rule,
+        inputs=tuple(inputs),
+        on=held[0].result.split,
+        participants=tuple(sorted(cooks)),
+        known=tuple(sorted(cooks & known)),
+    )
 
 
 def _fuse(out: Path, plan: Fused, told: _Told, members: Sequence[Member], held: Sequence[Member]) -> Result:

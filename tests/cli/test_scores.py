@@ -124,7 +124,8 @@ def test_the_toy_kitchen_from_videos_to_a_mixture(road, tmp_path, capsys):
     assert call("train", road / "mine.toml", *held) == 0
     twin = ("--chosen-on", tmp_path / "held")
     assert call("fuse-scores", road / "run", "--out", tmp_path / "out", *twin) == 0
-    capsys.readouterr()
+    said = capsys.readouterr().out
+    assert "chosen on other videos of participants that were trained on, too: P01" in said
     lists = ("--annotations", road / "annotations")
     scores = tmp_path / "out" / "scores" / "validation.npz"
     assert call("evaluate", "--scores", scores, *lists, "--json") == 0

@@ -15,6 +15,7 @@ RECORD = Fused(
     inputs=(FusedInput(run="a", title="A", sha256="1", held_run="h", held_sha256="2"),),
     on="train_0_of_5",
     participants=("P01", "P02"),
+    known=("P02",),
     chosen={"verb": Choice(weights=(1.0,), exponent=0.5, recall5=12.34, among=5, equal=3, rows=1200)},
 )
 
@@ -22,6 +23,7 @@ RECORD = Fused(
 def test_a_choice_is_said_with_its_rows_and_its_ties():
     assert RECORD.in_words == [
         "loglinear mixture of A",
+        "chosen on other videos of participants that were trained on, too: P02",
         "verb: weights 1, exponent 0.5, chosen among 5 on train_0_of_5, by class-mean recall@5 (12.3 there, "
         "1,200 rows); 2 others are as good, the first was taken",
     ]

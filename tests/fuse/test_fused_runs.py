@@ -120,3 +120,23 @@ def test_damaged_inputs_are_named(spoilable, tmp_path):
     path.unlink()
     with pytest.raises(DataError, match=r"validation\.npz: cannot be read .*; `mambavl evaluate"):
         mixed(spoilable, tmp_path / "c")
+
+
+def test_a_store_that_is_gone_is_named(spoilable, tmp_path):
+    """Whose rows are scored, stands in the stores alone."""
+    for name in ("streams.json", "result.json"):
+        path = spoilable / "mlp" / name
+        path.write_text(path.read_text().replace("past.zarr", "gone.zarr"))
+    with pytest.raises(DataError, match=r"gone\.zarr"):
+        mixed(spoilable, tmp_path / "out", "mlp")
+
+
+def test_runs_that_put_other_rows_into_a_group_are_refused(spoilable, tmp_path):
+    path = spoilable / "mlp1" / "classes.json"
+    path.write_text(path.read_text().replace('"P03"', '"P02"'))
+    with pytest.raises(DataError, match="put other rows into the groups unseen"):
+        fuse_scores([spoilable / "mlp", spoilable / "mlp1"], tmp_path / "out", rule="mean")
+    text = path.read_text().replace('"P02"', '"P03"').replace('"n3"', '"another"')
+    path.write_text(text)
+    with pytest.raises(DataError, match="have other classes of noun"):
+        fuse_scores([spoilable / "mlp", spoilable / "mlp1"], tmp_path / "out", rule="mean")

@@ -90,8 +90,10 @@ def test_the_result_says_what_was_mixed_and_carries_what_must_be_said(mixable, t
     assert result.prior_metrics == inputs[0].prior_metrics
     assert result.params.total == sum(one.params.total for one in inputs)
     assert [one.run for one in result.fused.inputs] == [str(mixable / "mlp"), str(mixable / "counts")]
-    kitchens = {segment.participant_id for segment in make_kitchens()}
-    assert set(result.fused.participants) < kitchens
+    held = read_scores(mixable / "mlp-held", "train_0_of_3")["narration_id"].tolist()
+    [cook] = {one.participant_id for one in make_kitchens() if one.narration_id in held}
+    assert result.fused.participants == (cook,)
+    assert result.fused.known == ()
     assert result.fused.on == "train_0_of_3"
     lines = result.fused.in_words
     assert lines[0] == "loglinear mixture of mlp, counts"
@@ -222,7 +224,7 @@ def test_wrong_calls_say_what_to_type(mixable, tmp_path):
         with pytest.raises(UsageError, match=says):
             fuse_scores(*args, tmp_path / "out", **keys)
 
-    refused(runs, says="2 runs and 0 --chosen-on: give one for each")
+    refused(runs, says="2 runs and 0 --chosen-on: repeat --chosen-on for each")
     refused(runs, says="2 runs and 1 --chosen-on", chosen_on=twins[:1])
     refused([runs[0], runs[0]], says="is named twice", rule="mean")
     refused(runs, says="is named twice", chosen_on=[twins[0], runs[1]])
