@@ -35,6 +35,7 @@ from rich.table import Table
 from step import make_batch
 from torch import Tensor
 
+from mambavl.fuse.attentive import AttentiveConfig, AttentiveFusion
 from mambavl.fuse.baselines import MLPConfig, MLPFusion
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import Head, Streams, StreamShape
@@ -42,7 +43,11 @@ from mambavl.fuse.optimizer import TrainConfig, build_optimizer
 from mambavl.fuse.stacked import Stack, heads_at_once
 from mambavl.fuse.stacked_optimizer import StackedOptimizer, limit, norms
 
-HEADS = {"mambavl": (SSMFusion, FusionConfig), "mlp": (MLPFusion, MLPConfig)}
+HEADS = {
+    "mambavl": (SSMFusion, FusionConfig),
+    "mlp": (MLPFusion, MLPConfig),
+    "attentive": (AttentiveFusion, AttentiveConfig),
+}
 RATES = (1e-6, 2e-6)  # of the heads by turns; so small that all steps are alike
 SMOOTHING = 0.1
 FLOOR = {"d_model": 8, "rows": 2, "width": 8, "tokens": 2}

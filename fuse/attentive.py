@@ -83,12 +83,15 @@ class AttentiveFusion(Head):
         x = self.project[modality](tokens) + self.type_token[modality]
         if not self.config.max_positions:
             return x
-        if tokens.shape[1] > self.config.max_positions:
-            raise UsageError(
-                f"stream {name}: {tokens.shape[1]} tokens exceed the position table; "
-                "raise attentive.max_positions"
-            )
+        self.refuse_too_many(name, tokens.shape[1])
         return x + self.position[modality][: tokens.shape[1]]
+
+    def refuse_too_many(self, name: str, tokens: int) -> None:
+        """Raises UsageError for more tokens of a stream than there are positions."""
+        if 0 < self.config.max_positions < tokens:
+            raise UsageError(
+                f"stream {name}: {tokens} tokens exceed the position table; raise attentive.max_positions"
+            )
 
     def _through_blocks(self, x: Tensor, counts: Tensor) -> Tensor:
         """x (B, L, d), counts (B, L): which tokens there are -> (B, L, d)."""

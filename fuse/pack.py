@@ -56,9 +56,10 @@ KNOWN = {
         "preset", "mixer", "d_state", "d_conv", "expand", "dt_rank", "share", "zoh", "pad_text_to", "init",
         "scan",
     },
+    "attentive": {"depth", "num_heads", "max_positions"},
     "targets": {"weight", "streams", "ranked_by", "loss", "gamma"},
 }  # fmt: skip
-HEADS = ("mambavl", "mlp")
+HEADS = ("mambavl", "mlp", "attentive")
 # d_model up to which heads are packed unless somebody asks -> how many, as benchmarks/sweeps.py measured
 AUTOMATIC = {96: 20, 256: 8}
 
@@ -92,7 +93,7 @@ def automatic_size(recipe: Recipe) -> int:
 
 def key_of(recipe: Recipe) -> str | None:
     """Equal for recipes that can be trained in one pass; None for one that can only be trained alone."""
-    sections = [("train", recipe.train), ("head", recipe.head), ("fusion", recipe.fusion)]
+    sections = [(name, getattr(recipe, name)) for name in KNOWN if name != "targets"]
     sections += [("targets", config) for config in recipe.targets.values()]
     if recipe.head.name not in HEADS or any(_asks_for_more(KNOWN[name], own) for name, own in sections):
         return None

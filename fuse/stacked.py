@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mambavl.fuse.attentive import AttentiveFusion
 from mambavl.fuse.baselines import MLPFusion
 from mambavl.fuse.dropout import dropout_of_heads, keys_at
 from mambavl.fuse.fusion import SSMFusion
 from mambavl.fuse.head import Head, Streams, check_streams, masked_mean, without_padding
+from mambavl.fuse.stacked_attentive import Probes
 from mambavl.fuse.stacked_layers import Layer, Read, Weights, normed, projected, through
 from mambavl.fuse.stacked_scans import Scans
 
@@ -118,7 +120,11 @@ def heads_at_once(head: Head, rows: int) -> int:
     """How many heads are computed side by side: more of them save less, once what they compute no longer
     finds room in the caches, and memory of that size is mapped anew for every tensor.
     """
-    widest = head.config.d_inner * TOKENS if isinstance(head, SSMFusion) else head.config.d_model
+    widest = head.config.d_model
+    if isinstance(head, SSMFusion):
+        widest = head.config.d_inner * TOKENS
+    elif isinstance(head, AttentiveFusion):
+        widest *= TOKENS if head.config.depth == 1 else 4 * TOKENS  # the blocks' MLP
     return max(1, NUMBERS // (rows * widest))
 
 
@@ -149,4 +155,4 @@ class _Means:
         }
 
 
-KINDS: dict[type[Head], Any] = {MLPFusion: _Means, SSMFusion: Scans}
+KINDS: dict[type[Head], Any] = {MLPFusion: _Means, SSMFusion: Scans, AttentiveFusion: Probes}

@@ -74,7 +74,7 @@ def assert_as_alone(recipes, runs, out, places=None):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("head", ["mambavl", "mlp"])
+@pytest.mark.parametrize("head", ["mambavl", "mlp", "attentive"])
 def test_each_run_of_a_pack_ends_as_it_does_alone(stores, tmp_path, head, optimizer):
     recipes = different(tiny_recipe(stores, head=head, optimizer=optimizer), optimizer)
     started, ended, lines = [], [], []
@@ -324,14 +324,26 @@ def test_a_head_or_a_key_that_a_pack_does_not_know_is_trained_alone(stores):
     assert key_of(changed(base, train__accumulate=1, train__mixup=0.0)) is not None
 
 
-@pytest.mark.parametrize("section", ["train", "head", "fusion", "targets"])
+def test_probes_of_another_depth_are_trained_apart(stores):
+    base = tiny_recipe(stores, head="attentive")
+    apart = [{"attentive__depth": 1}, {"attentive__num_heads": 4}, {"attentive__max_positions": 0}]
+    keys = [key_of(base), *(key_of(changed(base, **one)) for one in apart)]
+    assert None not in keys
+    assert len(set(keys)) == 4
+
+
+@pytest.mark.parametrize("section", pack.KNOWN)
 def test_every_key_that_a_pack_knows_is_one(section):
+    from mambavl.fuse.attentive import AttentiveSettings
     from mambavl.fuse.fusion import FusionSettings
     from mambavl.fuse.optimizer import TrainConfig
     from mambavl.fuse.recipe import HeadSection
     from mambavl.fuse.targets import TargetConfig
 
-    there = {"train": TrainConfig, "head": HeadSection, "fusion": FusionSettings, "targets": TargetConfig}
+    there = {
+        "train": TrainConfig, "head": HeadSection, "fusion": FusionSettings, "attentive": AttentiveSettings,
+        "targets": TargetConfig,
+    }  # fmt: skip
     assert pack.KNOWN[section] <= there[section].model_fields.keys()
 
 

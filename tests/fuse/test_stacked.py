@@ -17,7 +17,7 @@ def test_logits_and_every_gradient_are_those_of_the_heads_alone(kind, dtype, tol
     assert_as_alone(kind, dtype, tolerance)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "default", "paper"])
+@pytest.mark.parametrize("kind", ["mlp", "default", "paper", "attentive", "attentive, deep"])
 def test_under_autocast_they_agree_to_its_rounding(kind):
     heads, streams, keys = make_heads(kind, torch.float32), make_streams(torch.float32), torch.arange(5)
     stack = Stack(copy.deepcopy(heads))
@@ -62,8 +62,9 @@ def test_heads_that_leave_keep_what_they_have_and_the_others_go_on():
         assert not torch.equal(heads[2].state_dict()[name], weight)
 
 
-def test_a_head_that_is_not_a_number_spoils_no_other():
-    heads, streams, keys = make_heads("default", torch.float64), make_streams(torch.float64), torch.arange(5)
+@pytest.mark.parametrize("kind", ["mlp", "default", "attentive", "attentive, deep"])
+def test_a_head_that_is_not_a_number_spoils_no_other(kind):
+    heads, streams, keys = make_heads(kind, torch.float64), make_streams(torch.float64), torch.arange(5)
     good = {target: one.detach() for target, one in heads[0](streams, keys).items()}
     stack = Stack(heads)
     with torch.no_grad():
@@ -94,3 +95,7 @@ def test_wide_heads_and_large_batches_are_computed_by_fewer_at_once():
     assert heads_at_once(narrow, 10**6) == 1
     [pooled] = make_heads("mlp", torch.float32, count=1)
     assert heads_at_once(pooled, 128) == 2**22 // (128 * 8)
+    [probe] = make_heads("attentive", torch.float32, count=1)
+    assert heads_at_once(probe, 128) == 2**22 // (128 * 64 * 8)
+    [deep] = make_heads("attentive, deep", torch.float32, count=1)
+    assert heads_at_once(deep, 128) == 2**22 // (128 * 64 * 4 * 8)

@@ -4,6 +4,7 @@ import copy
 
 import torch
 
+from mambavl.fuse.attentive import AttentiveConfig, AttentiveFusion
 from mambavl.fuse.baselines import MLPConfig, MLPFusion
 from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import ABSENT, StreamShape
@@ -32,12 +33,36 @@ KINDS = {
     "D shared": (SSMFusion, FusionConfig, {"share": "A+D"}),
     "all shared": (SSMFusion, FusionConfig, {"share": "all"}),
     "all questions": (SSMFusion, FusionConfig, {"question_routing": "both"}),
+    "attentive": (AttentiveFusion, AttentiveConfig, {"num_heads": 2}),
+    "attentive, no layer": (
+        AttentiveFusion,
+        AttentiveConfig,
+        {"num_heads": 4, "video_mlp_layers": 0, "d_model": 12, "max_positions": 9},
+    ),
+    "attentive, deep": (
+        AttentiveFusion,
+        AttentiveConfig,
+        {"num_heads": 2, "depth": 3, "max_positions": 9, "input_norm": False},
+    ),
+    "attentive, all questions": (
+        AttentiveFusion,
+        AttentiveConfig,
+        {"num_heads": 2, "depth": 2, "question_routing": "both"},
+    ),
+    "attentive at all questions": (
+        AttentiveFusion,
+        AttentiveConfig,
+        {"num_heads": 1, "question_routing": "both"},
+    ),
+}
+REFUSED = {
+    "attentive, few positions": (AttentiveFusion, AttentiveConfig, {"num_heads": 2, "max_positions": 6})
 }
 
 
 def make_heads(kind, dtype, count=3):
     """Of one shape, with weights, biases and norms of their own."""
-    head, config, keys = KINDS[kind]
+    head, config, keys = (KINDS | REFUSED)[kind]
     streams = {name: StreamShape(width=width) for name, width in WIDTHS.items()}
     streams["audio"] = StreamShape(width=WIDTHS["audio"], modality="sound")
     heads = []
