@@ -10,12 +10,13 @@ from helpers.forks import fork
 from helpers.group import start_group, wait_for_group
 from helpers.sweeps import count_updates, held_by_another, states, wait_for
 from helpers.tiny import tiny_recipe
+from mambavl.cache import fsops
 from mambavl.configs.errors import DataError, Pruned, UsageError
 from mambavl.fuse import train as training
 from mambavl.fuse.member import Member
 from mambavl.fuse.owner import held, note_failure, why_unfinished
 from mambavl.fuse.run import RESULT, read_curves, write_pruning
-from mambavl.fuse.search import Search
+from mambavl.fuse.search import LOCK, Search
 from mambavl.fuse.study import Study
 from mambavl.fuse.summary import read_summary, runs_without_folder
 from mambavl.fuse.sweep import search_and_choose
@@ -134,6 +135,28 @@ def test_a_failure_or_a_pruning_that_was_not_told_is_and_one_of_another_sweep_is
         note_failure(run, DataError("of a grid"))
     asked = search(stores, tmp_path / "used")
     asked.refuse_ended(asked.take())
+
+
+def test_the_journal_is_not_looked_at_while_a_trial_is_asked_for(stores, tmp_path, monkeypatch):
+    asked, ask, found = search(stores, tmp_path), Study.ask, []
+
+    def looked_on(study):
+        found.append(fsops.lock(tmp_path / LOCK, exclusive=False, wait=False))
+        return ask(study)
+
+    monkeypatch.setattr(Study, "ask", looked_on)
+    asked.take()
+    assert found == [None]
+
+
+def test_a_point_of_which_nothing_could_be_measured_is_a_failed_trial(stores, tmp_path):
+    asked = search(stores, tmp_path, 1)
+    point = asked.take()
+    point.result, point.state = SimpleNamespace(metrics={}, measure_of=lambda _: "m"), "done"
+    asked.tell(point)
+    assert trials(asked) == [("FAIL", None)]
+    [found] = search(stores, tmp_path, 1).begin()
+    assert (found.state, found.error) == ("failed", "nothing could be measured on the rows held out")
 
 
 def test_a_proposal_that_equals_one_before_is_not_trained_again(stores, tmp_path, monkeypatch):

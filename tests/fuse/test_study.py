@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 from mambavl.configs.errors import UsageError
-from mambavl.fuse.drawn import drawn
+from mambavl.fuse.drawn import Interval, drawn
 from mambavl.fuse.study import JOURNAL, Settings, Study, samples, settings_of
 
 LR = "train.lr = { low = 1e-4, high = 1e-2, log = true }\n"
@@ -173,9 +173,22 @@ def test_a_journal_of_another_search_is_refused_and_more_trials_are_not(tmp_path
 
 
 def test_the_journal_is_one_that_optuna_reads(tmp_path):
-    study = Study(tmp_path, Settings(1, 0, False, {"head.dropout": [0.1, 0.3]}))
+    choices = {"head.dropout": [0.1, 0.3], "fusion.d_state": Interval(2, 9, False)}
+    study = Study(tmp_path, Settings(1, 0, False, choices))
     study.end(study.ask(), "COMPLETE", 41.5)
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL))
     [trial] = optuna.load_study(study_name="search", storage=optuna.storages.JournalStorage(backend)).trials
     assert trial.value == 41.5
     assert json.loads(trial.params["head.dropout"]) in (0.1, 0.3)
+    assert isinstance(trial.params["fusion.d_state"], int)
+
+
+def test_what_others_train_is_not_what_is_proposed_to_all(tmp_path):
+    """One value of four has been the best twelve times; ten workers come at once, who have told nothing."""
+    values = [0.1, 0.2, 0.3, 0.4]
+    study = Study(tmp_path, Settings(30, 0, False, {"head.dropout": values}))
+    for number in range(12):
+        found = proposed(study)["head.dropout"]
+        study.end(number, "COMPLETE", 100.0 if found == 0.2 else 10.0 * found)
+    at_once = [proposed(study)["head.dropout"] for _ in range(10)]
+    assert len(set(at_once)) > 1
