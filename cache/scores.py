@@ -149,6 +149,7 @@ def checked_ids(path: Path, array: np.ndarray) -> tuple[str, ...]:
 def checked_scores(
     path: Path, name: str, scores: np.ndarray, ids: tuple[str, ...], columns: int
 ) -> np.ndarray:
+    """The scores, half precision as float32. Raises DataError where they are not (ids, columns) numbers."""
     if scores.dtype.kind not in "fiu" or scores.shape != (len(ids), columns):
         raise DataError(
             f"{path}: {name} is {scores.dtype} of shape {scores.shape}; "
@@ -161,7 +162,7 @@ def checked_scores(
             f"{path}: {name} of row {ids[bad]} holds NaN, infinity or nothing but -infinity "
             f"({int((~usable).sum()):,} such rows)"
         )
-    return scores
+    return scores.astype(np.float32) if scores.dtype == np.float16 else scores
 
 
 def _pairs(path: Path, pairs: np.ndarray, num_verbs: int, num_nouns: int) -> np.ndarray:

@@ -5,7 +5,7 @@ questions/test_predicted.
 import numpy as np
 import pytest
 
-from mambavl.cache.scores import best_classes, log_softmax, marginalize
+from mambavl.cache.scores import best_classes, checked_scores, log_softmax, marginalize
 from mambavl.configs.errors import DataError
 
 IDS = np.array(["a", "b"])
@@ -40,6 +40,14 @@ def test_a_softmax_of_large_scores_is_finite_and_sums_to_one():
     found = log_softmax(np.array([[1000.0, 1000.0], [0.0, -1e6]], np.float32))
     np.testing.assert_allclose(np.exp(found).sum(1), 1)
     np.testing.assert_allclose(found[0], np.log(0.5))
+
+
+@pytest.mark.parametrize(("kept", "read"), [("float16", "float32"), ("float32", "float32"), ("int8", "int8")])
+def test_half_precision_is_no_precision_to_compute_in(tmp_path, kept, read):
+    scores = np.array([[-1, -3], [0, -2]], kept)
+    found = checked_scores(tmp_path / "s.npz", "verb", scores, ("a", "b"), 2)
+    assert found.dtype == read
+    np.testing.assert_array_equal(found, scores)
 
 
 def test_an_id_that_stands_there_twice_is_named(tmp_path):
