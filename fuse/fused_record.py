@@ -31,9 +31,7 @@ class Fused:
     inputs: tuple[FusedInput, ...]
     on: str | None = None  # rows that were chosen on: `train_0_of_5`; None: nothing was chosen
     participants: tuple[str, ...] = ()  # whose rows those are
-    known: tuple[
-        str, ...
-    ] = ()  # those of them whose other rows were trained on: a part was held out by video
+    known: tuple[str, ...] = ()  # those of them whose other rows were trained on: held out by video
     chosen: Mapping[str, Choice] = field(default_factory=dict)  # by target
 
     @property

@@ -21,10 +21,12 @@ from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import metrics
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.evaluate import evaluate_run
+from mambavl.fuse.fusing import fuse_scores
 from mambavl.fuse.points import expand
 from mambavl.fuse.recipe import build_head, run_targets
 from mambavl.fuse.report import write_report
 from mambavl.fuse.run import read_classes, read_curves, read_prior, read_result, read_scores
+from mambavl.fuse.scored import measure_scores, read_scores_file
 from mambavl.fuse.sweep import sweep_and_choose
 from mambavl.fuse.train import train
 
@@ -66,6 +68,42 @@ def test_the_scores_are_enough_to_measure_again(run):
     far = np.array([by_id[name].participant_id == "P02" for name in scores["narration_id"]])
     assert metrics.measure(CLASSES, scores, labels, {"far": far}) == read_result(run).metrics
     assert read_classes(run) == CLASSES
+
+
+def test_scores_of_several_runs_are_mixed_by_target(stores, run, tmp_path):
+    """Several classes a row have a mean, and nothing to choose by. Of a classifier over pairs alone the parts
+    are sums, in which a class without a pair has no chance.
+    """
+    train(tool_recipe(stores, seed=1), tmp_path / "other")
+    mixed = fuse_scores([run, tmp_path / "other"], tmp_path / "mean", rule="mean")
+    both = [np.exp(read_scores(one, "validation")["scene"]) for one in (run, tmp_path / "other")]
+    found = read_scores(tmp_path / "mean", "validation")
+    np.testing.assert_allclose(np.exp(found["scene"]), np.mean(both, axis=0), rtol=1e-5)
+    listed = [one for one in tool_segments() if one.split == "validation"]
+    file = read_scores_file(tmp_path / "mean" / "scores" / "validation.npz", CLASSES)
+    assert measure_scores(file, listed, "validation").metrics == mixed.metrics
+    held_out = [("data.hold_out", "0/2"), ("data.hold_out_by", "video")]
+    train(tool_recipe(stores, *held_out), tmp_path / "held")
+    with pytest.raises(UsageError, match="scene: with several classes a row there is no class-mean recall@5"):
+        fuse_scores([run], tmp_path / "no", chosen_on=[tmp_path / "held"])
+    assert not (tmp_path / "no").exists()
+    by_pairs = [PAIRS, ("use_targets", ["use"])]
+    train(tool_recipe(stores, *by_pairs, epochs=1), tmp_path / "p")
+    train(tool_recipe(stores, *by_pairs, *held_out, epochs=1), tmp_path / "h")
+    chosen = fuse_scores([tmp_path / "p"], tmp_path / "out", chosen_on=[tmp_path / "h"])
+    assert set(chosen.fused.chosen) == set(chosen.targets) == {*read_classes(tmp_path / "p").names}
+    held = read_scores(tmp_path / "h", "train_0_of_2")
+    for name, one in chosen.fused.chosen.items():
+        if name != "use":
+            assert one.rows == (held[f"{name}_label"] >= 0).sum()
+
+
+def test_a_list_without_labels_is_mixed_and_not_measured(tmp_path):
+    bare = tuple(one if one.split == "train" else replace(one, labels={}) for one in tool_segments())
+    make_dense_store(tmp_path / "video.zarr", ROWS, segments=bare, classes=CLASSES)
+    for seed in (0, 1):
+        train(tool_recipe(tmp_path, epochs=1, seed=seed), tmp_path / str(seed))
+    assert fuse_scores([tmp_path / "0", tmp_path / "1"], tmp_path / "out", rule="mean").metrics == {}
 
 
 def test_curves_tables_and_the_page_go_by_target(run, tmp_path, capsys):
