@@ -80,7 +80,7 @@ class Member:
         evaluate.refuse_broken_features(self.run, self.data, rows, [views[rows]])
         ids = ", ".join(self.data.segments[row].narration_id for row in rows[:5])
         return DataError(
-            f"{self.run}: diverged: loss {loss}, gradient norm {norm} in epoch {self.epoch + 1}, "
+            f"{self.run}: diverged: loss {loss:.4g}, gradient norm {norm:.4g} in epoch {self.epoch + 1}, "
             f"batch {batch or self.batch + 1} (rows {ids}, ...); lower {evaluate.rates_of(self.head)}"
         )
 

@@ -31,7 +31,7 @@ def print_result(result: Result) -> None:
     """The metrics of a result in a table, and under it what they must be read with."""
     told = f", {result.history_protocol} history" if result.history_protocol != "absent" else ""
     title = f"{result.title}, {result.split}, {result.text_protocol} text{told}"
-    table = Table("", *result.targets, title=title, title_justify="left")
+    table = Table("", *result.targets)
     for label, key in KINDS:
         cells = _percents(result, result.metrics, key)
         if key == "top1" or any(cell != "-" for cell in cells):
@@ -40,6 +40,7 @@ def print_result(result: Result) -> None:
         cells = _percents(result, result.prior_metrics, key)
         if key == "top1" or any(cell != "-" for cell in cells):
             table.add_row(f"prior {label}", *cells)
+    out.print(escape(title), style="italic")
     out.print(table)
     encoders = ", ".join(
         f"{name}: {stream.encoder.name} ({stream.encoder.state})" for name, stream in result.streams.items()
@@ -79,7 +80,7 @@ def print_without(found: Without) -> None:
     """The metrics of a run with and without some streams, and the difference: what they are worth."""
     names = ", ".join(found.streams)
     title = f"{found.title}, {found.split}, without {names}"
-    table = Table("", *found.targets, title=title, title_justify="left")
+    table = Table("", *found.targets)
     for label, key in KINDS:
         cells = _percents(found, found.with_all, key)
         if key == "top1" or any(cell != "-" for cell in cells):
@@ -87,6 +88,7 @@ def print_without(found: Without) -> None:
             table.add_row(f"  without {names}", *_percents(found, found.without, key))
             worth = [found.difference(f"all_{target}_{key}") for target in found.targets]
             table.add_row("  difference", *("-" if points is None else f"{points:+.1f}" for points in worth))
+    out.print(escape(title), style="italic")
     out.print(table)
     if found.notice:
         out.print(escape(found.notice), style="bold red")
@@ -104,6 +106,7 @@ def show_sweep() -> Iterator[OnChange]:
         return
     with Live(console=console, refresh_per_second=4) as live:
         yield lambda points: live.update(sweep_view(points, console))
+        live.transient = True  # the table that is printed at the end takes its place
 
 
 def sweep_view(points: list[Point], console: Console) -> RenderableType:

@@ -16,7 +16,7 @@ from mambavl.cli.show import (
     said_without_choice,
     sweep_table,
 )
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError, UsageError, counted
 from mambavl.configs.progress import say
 from mambavl.extract.sampling import Task
 from mambavl.terminal import is_first, out, progress, stop_on_signal
@@ -115,7 +115,9 @@ def sweep(
     grid, points = points, points + (chosen.runs if chosen else [])
     if is_first():
         out.print(sweep_table(points))
-        print(f"wrote {len(points)} runs and {SUMMARY} to {target}")
+        before = sum(point.state == "skipped" for point in points)
+        said = f"; {before} had finished before" if before else ""
+        print(f"wrote {counted(len(points) - before, 'run')} and {SUMMARY} to {target}{said}")
         for line in said_of_choice(chosen) if chosen else said_without_choice(grid, recipe):
             print(line)
     errors = [f"{point.name}: {point.error}" for point in points if point.state == "failed"]

@@ -181,6 +181,34 @@ def test_in_a_log_each_change_of_a_state_is_one_line(capsys):
     assert capsys.readouterr().err.splitlines() == lines
 
 
+def test_a_title_longer_than_its_table_is_not_broken(capsys):
+    long = result()
+    long.title = "all that was done before, and by whom, and in which kitchen"
+    show.print_result(long)
+    assert f"{long.title}, validation, oracle text\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_on_a_terminal_the_table_that_was_redrawn_is_taken_away_at_the_end(monkeypatch, ends):
+    """The program prints it once more, whole; where it stops in the middle it does not."""
+    screen = Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
+    monkeypatch.setattr(show, "console", screen)
+
+    def run():
+        with show.show_sweep() as on_change:
+            on_change([point("a", "running", 1)])
+            if not ends:
+                raise KeyboardInterrupt
+
+    if ends:
+        run()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    after = screen.file.getvalue().rpartition("running")[2]
+    assert ("\x1b[1A\x1b[2K" in after) == ends
+
+
 @pytest.mark.parametrize("value", [0.0, 12.345])
 def test_percents_have_one_digit(capsys, value):
     show.print_result(result(all_noun_top5=value))

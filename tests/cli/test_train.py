@@ -68,6 +68,15 @@ def test_a_sweep_from_the_shell(road, capfd):
     captured = capfd.readouterr()
     assert "fusion.share=none: done" in captured.err
     assert "wrote 2 runs and summary.json" in captured.out
+    assert call("sweep", recipe, "--out", road / "sweep") == 0
+    assert (
+        f"wrote 0 runs and summary.json to {road / 'sweep'}; 2 had finished before" in capfd.readouterr().out
+    )
+    for command in ("report", "evaluate"):
+        assert call(command, road / "sweep") == 1
+        said = capfd.readouterr().err
+        assert f"{road / 'sweep'}: is not a run: " in said
+        assert f"it holds runs: name one, such as {road / 'sweep' / 'fusion.share=A'}, or for a" in said
 
 
 def test_a_sweep_says_first_how_many_points_its_combinations_are(road, tmp_path, capfd):
