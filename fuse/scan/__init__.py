@@ -52,7 +52,6 @@ def available_backends() -> dict[str, str]:
     return {name: module.unavailable() or "ok" for name, module in BACKENDS.items()}
 
 
-@torch.compiler.assume_constant_result
 def pick(
     backend: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> str:
@@ -74,6 +73,11 @@ def pick(
     if reason:
         raise UsageError(f'scan backend "{backend}" was asked for, but {reason}; or use "auto"')
     return backend
+
+
+# What torch.compiler.assume_constant_result does, which would import the whole compiler: 1.1 s of CPU in each
+# command, also where nothing is trained.
+pick._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def require(backend: str) -> None:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,14 @@ def test_every_wrong_call_gives_one_clear_line_and_its_exit_code(road, capsys):
         err = capsys.readouterr().err
         assert said in err, (words, err)
         assert "Traceback" not in err
+
+
+def test_the_program_starts_without_what_one_command_needs():
+    """All that every command waits for. PyTorch's compiler alone takes a second."""
+    slow = ("torch._dynamo", "transformers", "timm", "accelerate", "av", "optuna", "ray", "matplotlib")
+    code = f"import sys, mambavl.cli.app; print([name for name in {slow} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
 
 
 def test_help_says_every_word_that_is_written():
