@@ -278,7 +278,7 @@ def read_spec(path: Path) -> Spec:
 def read_json(path: Path, name: str) -> dict[str, Any]:
     """A metadata file of a store, which must hold what REQUIRED says and be in the form that we write."""
     if not path.is_dir():
-        raise DataError(f"{path}: no such store; make it with `mambavl extract video`, `text` or `audio`")
+        raise DataError(f"{path}: no such store; make it with `mambavl extract`")
     try:
         data = (path / name).read_bytes()
         found = json.loads(data)

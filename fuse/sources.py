@@ -64,8 +64,8 @@ def open_stores(
     opened: Opened | None = None,
 ) -> tuple[FeatureStore, ...]:
     """The stores of a stream. opened: those that are open already, which are taken and added to: what a store
-    keeps in memory is there once. Raises UsageError for a level that they lack, DataError where they were
-    made by different recipes.
+    keeps in memory is there once. Raises UsageError for a level that they lack, DataError where one is
+    not there or they were made by different recipes.
     """
     opened = {} if opened is None else opened
     if source.class_token and source.level == "cls":
@@ -76,6 +76,12 @@ def open_stores(
     for path in source.stores:
         key = (path, resident, verify, device)
         if key not in opened:
+            if not path.is_dir():
+                raise DataError(
+                    f"stream {name}: {path}: no such store; say where it is by --set "
+                    f"streams.{name}.store=PATH, to score a finished run again by --store {name}=PATH, "
+                    "or make it with `mambavl extract`"
+                )
             pin = device.type == "cuda"
             opened[key] = open_store(path, resident=resident, verify=verify, device=device, pin=pin)
         store = opened[key]

@@ -216,6 +216,6 @@ def report(
 
     missing = write_report(runs, target)
     shown = [run for run in runs if run.is_dir() and str(run) not in missing]
-    print(f"wrote {len(shown)} runs to {target}")
+    print(f"wrote {counted(len(shown), 'run')} to {target}")
     for name, why in missing.items():
         print(f"left out {name}: {why}")

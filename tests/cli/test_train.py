@@ -14,7 +14,7 @@ def test_the_road_ends_in_a_result_and_a_report(road, capsys):
     assert result["streams"]["video"]["encoder"]["state"] == "random"
     assert call("evaluate", road / "run") == 0
     assert call("report", road / "run", "--out", road / "r.html") == 0
-    assert "wrote 1 runs to" in capsys.readouterr().out
+    assert "wrote 1 run to" in capsys.readouterr().out
     assert (road / "r.html").stat().st_size > 10_000
 
 
@@ -171,7 +171,7 @@ def test_a_failed_point_is_named_with_its_reason_and_left_out_of_the_report(road
     runs = sorted((tmp_path / "sweep").glob("*"))
     assert call("report", *runs, "--out", tmp_path / "r.html") == 0
     said = capfd.readouterr().out
-    assert "wrote 1 runs to" in said
+    assert "wrote 1 run to" in said
     assert f"left out {tmp_path / 'sweep' / 'train.lr=1e+30'}: failed: " in said
     assert call("report", tmp_path / "sweep" / "train.lr=1e+30", "--out", tmp_path / "r.html") == 1
     assert "no run has finished" in capfd.readouterr().err

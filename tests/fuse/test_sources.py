@@ -55,6 +55,17 @@ def test_what_is_not_the_path_of_a_store_is_refused(store):
         StreamSource(store=store)
 
 
+def test_a_store_that_is_not_there_is_named_with_its_stream_and_the_key_to_set(stores, tmp_path):
+    sources = {
+        "video": StreamSource(store=stores / "video.zarr"),
+        "hands": StreamSource(store=tmp_path / "h"),
+    }
+    with pytest.raises(DataError) as error:
+        FeatureData(sources, DataConfig())
+    assert str(error.value).startswith(f"stream hands: {tmp_path / 'h'}: no such store; ")
+    assert "--set streams.hands.store=PATH" in str(error.value)
+
+
 def test_a_store_is_open_once_for_all_that_is_read_of_it(stores):
     opened = {}
     sources = {name: StreamSource(store=stores / "video.zarr") for name in ("video", "again")}
