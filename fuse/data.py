@@ -261,7 +261,7 @@ def assign_folds(owners: list[str], parts: int) -> dict[str, int]:
     if len(counts) < parts:
         raise UsageError(
             f"data.hold_out (select_on of a sweep, counts.choose_on) asks for {parts} parts, and there are "
-            f"{len(counts)} to distribute; see data.hold_out_by"
+            f"{len(counts)} to distribute: ask for fewer, or set data.hold_out_by=video"
         )
     sizes, part_of = [0] * parts, {}
     for owner in sorted(counts, key=lambda owner: (-counts[owner], owner)):

@@ -85,15 +85,12 @@ def _raw_recipe(run: Path) -> dict[str, Any]:
     if (run / FUSION).is_file():
         raise DataError(f"{run}: holds scores of several runs as one, and no head; {FUSION} names the runs")
     if not (run / RECIPE).is_file():
-        hint = _runs_in(run) or f"`mambavl train RECIPE --out {run}` makes one"
+        runs = sorted(path.parent for path in run.glob(f"*/{RECIPE}"))
+        hint = f"`mambavl train RECIPE --out {run}` makes one"
+        if runs:
+            hint = f"it holds runs: name one, such as {runs[0]}, or for a report {run}/*"
         raise DataError(f"{run}: is not a run: it has no {RECIPE}; {hint}")
     return read_toml(run / RECIPE)
-
-
-def _runs_in(folder: Path) -> str:
-    """What to name where a sweep's folder was taken for a run."""
-    inner = sorted(path.parent for path in Path(folder).glob(f"*/{RECIPE}"))
-    return f"it holds runs: name one, such as {inner[0]}, or for a report {folder}/*" if inner else ""
 
 
 def _provenance(data: FeatureData) -> dict[str, dict[str, Any]]:
@@ -316,12 +313,10 @@ def read_result(run: Path) -> Result:
             raise ValueError("it is not an object")
         return Result.from_dict(older.result(raw))
     except (FileNotFoundError, NotADirectoryError):
-        if (Path(run) / RECIPE).exists():
-            raise DataError(
-                f"{run}: has no {RESULT}: it has not finished; run the same `mambavl train` again"
-            ) from None
-        hint = _runs_in(run) or "name the --out of `mambavl train`"
-        raise DataError(f"{run}: is not a run: it has neither {RESULT} nor {RECIPE}; {hint}") from None
+        _raw_recipe(Path(run))  # says so where it is no run at all
+        raise DataError(
+            f"{run}: has no {RESULT}: it has not finished; run the same `mambavl train` again"
+        ) from None
     except ValueError as error:
         raise DataError(f"{path}: is damaged ({error}); `mambavl evaluate {run}` makes it again") from None
 
