@@ -84,26 +84,22 @@ def weighted(values: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarr
     )
 
 
-def without_exponent(scores: np.ndarray, prior: np.ndarray, exponent: float) -> np.ndarray:
+def without_exponent(
+    scores: np.ndarray, prior: np.ndarray, exponent: float, by_prior: np.ndarray
+) -> np.ndarray:
     """log p (N, C) of scores (N, C) that are log p - exponent log prior, less a number for each row.
 
-    prior: (C,) logarithms. Rows without features are there by the prior itself, which no exponent has
-    touched: they are the prior in full, whatever number format they were kept in.
+    prior: (C,) logarithms. by_prior: (N,) bool, rows without features, whose scores are the prior itself; no
+    exponent has touched them, and they are it in full, whatever number format they were kept in.
     """
     found = scores.astype(np.float32)
-    counted = ~is_prior(scores, prior)
-    found[~counted] = prior
+    found[by_prior] = prior
     if not exponent:
         return found
     for part in _parts(len(found)):
-        rows = np.flatnonzero(counted[part]) + part.start
+        rows = np.flatnonzero(~by_prior[part]) + part.start
         found[rows] = log_softmax(found[rows] + exponent * prior)
     return found
-
-
-def is_prior(scores: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """(N,) bool: the rows whose scores (N, C) are the prior (C,), as exactly as they were kept."""
-    return (scores == prior.astype(scores.dtype)).all(1)
 
 
 def choose(

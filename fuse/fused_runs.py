@@ -26,7 +26,15 @@ from mambavl.fuse.data import assign_folds
 from mambavl.fuse.idle import without
 from mambavl.fuse.recipe import Recipe, what_decides
 from mambavl.fuse.result import Result
-from mambavl.fuse.run import STREAMS, read_classes, read_prior, read_recipe, read_result, scores_file
+from mambavl.fuse.run import (
+    STREAMS,
+    as_kept,
+    read_classes,
+    read_prior,
+    read_recipe,
+    read_result,
+    scores_file,
+)
 from mambavl.fuse.scored import ScoresFile, read_scores_file
 
 MAY_DIFFER = ("data.hold_out", "data.hold_out_by", "data.eval_split", "train.seed")  # of a run and its HELD
@@ -71,7 +79,13 @@ class Member:
 
     def log_p(self, name: str) -> np.ndarray:
         """Log-probabilities (rows, columns) of a target, float32, without an exponent of the run's own."""
-        return fused.without_exponent(self.file.scores[name], self.prior[name], self.exponent(name))
+        scores, prior = self.file.scores[name], self.prior[name]
+        return fused.without_exponent(scores, prior, self.exponent(name), self.by_prior(name))
+
+    def by_prior(self, name: str) -> np.ndarray:
+        """(rows,) bool: those without features, which got the training prior, as it was kept."""
+        kept = as_kept({name: self.prior[name]}, self.recipe.train.score_dtype)[name]
+        return (self.file.scores[name] == kept).all(1)
 
 
 def read_member(run: Path, rows_of: dict[str, tuple[Segment, ...]]) -> Member:

@@ -231,7 +231,9 @@ def _result(plan: Fused, told: _Told, members: Sequence[Member], scores: Mapping
         prior_metrics=first.result.prior_metrics,
         rows=Rows(
             scored=len(first.file.ids),
-            scored_by_prior=int(np.all([_by_prior(one) for one in members], axis=0).sum()),
+            scored_by_prior=int(
+                np.all([one.by_prior(name) for one in members for name in scores], axis=0).sum()
+            ),
             failed=max(one.rows.failed for one in results),
         ),
         params=Params(
@@ -255,12 +257,6 @@ def _measure(first: Member, scores: Mapping[str, np.ndarray]) -> Metrics:
     rows = tuple(first.segments[name] for name in file.ids)
     groups = {name: in_group(rows, group) for name, group in file.classes.groups.items()}
     return metrics.measure(file.classes, scores, file.labels, groups)
-
-
-def _by_prior(member: Member) -> np.ndarray:
-    """(rows,) bool: those that have nothing but the prior of a run's training labels."""
-    scores = member.file.scores
-    return np.all([fused.is_prior(scores[name], member.prior[name]) for name in scores], axis=0)
 
 
 def _protocol(what: str, results: Sequence[Result]) -> str:

@@ -10,6 +10,7 @@ from helpers.mixing import CLASSES, make_kitchens, mixed, recipe
 from helpers.tiny import make_history_store
 from mambavl.cache.rows import Segment
 from mambavl.configs.errors import DataError, UsageError
+from mambavl.fuse.fused_runs import read_member
 from mambavl.fuse.fusing import fuse_scores
 from mambavl.fuse.train import train
 
@@ -23,6 +24,19 @@ def test_a_twin_of_another_recipe_or_that_holds_nothing_out_is_refused(mixable, 
     train(more, tmp_path / "more")
     with pytest.raises(DataError, match=r"train\.epochs: 2 -> 3"):
         fuse_scores([mixable / "mlp"], tmp_path / "out", chosen_on=[tmp_path / "more"])
+
+
+@pytest.mark.parametrize("head", ["counts", "mlp"])
+def test_half_precision_hides_neither_the_prior_s_rows_nor_an_exponent(head, mixable, tmp_path):
+    keys = {"train": {"score_dtype": "float16"}}
+    train(recipe(mixable / "past.zarr", head, **keys), tmp_path / "run")
+    half, whole = (read_member(run, {}) for run in (tmp_path / "run", mixable / head))
+    for name in ("verb", "noun", "action"):
+        rows = half.by_prior(name)
+        assert rows.tolist() == whole.by_prior(name).tolist()
+        assert rows.sum() == whole.result.rows.scored_by_prior > 0
+        np.testing.assert_array_equal(half.log_p(name)[rows], np.tile(half.prior[name], (rows.sum(), 1)))
+        np.testing.assert_allclose(half.log_p(name), whole.log_p(name), atol=0.02)
 
 
 def test_a_twin_of_another_seed_serves(mixable, tmp_path):
