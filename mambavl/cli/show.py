@@ -140,9 +140,8 @@ def sweep_table(points: list[Point], *, short: bool = False) -> Table:
     """
     results = [point.result for point in points if point.result]
     targets = list(dict.fromkeys(name for result in results for name in result.targets))
-    name = Column("point", no_wrap=short)
     others = [Column(header, no_wrap=short) for header in ("state", "epoch", "text", *targets)]
-    table = Table(name, *others)
+    table = Table("point", *others)  # the only column that may be too narrow for what is in it
     notices = set()
     for point in points:
         epoch = f"{point.epoch}/{point.recipe.train.epochs}" if point.epoch else ""
@@ -152,7 +151,8 @@ def sweep_table(points: list[Point], *, short: bool = False) -> Table:
             if point.result.notice:
                 text += " (!)"
                 notices.add(point.result.notice)
-        table.add_row(point.name, point.state, epoch, text, *scores)
+        name = Text(point.name, no_wrap=short, overflow="ellipsis" if short else None)
+        table.add_row(name, point.state, epoch, text, *scores)
     table.caption = "\n".join(f"(!) {notice}" for notice in sorted(notices)) or None
     return table
 

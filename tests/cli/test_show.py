@@ -168,6 +168,13 @@ def test_no_running_point_is_pushed_off_the_screen_by_long_names_or_notices():
         [line] = [number for number, line in enumerate(said.splitlines()) if " 99 " in line]
         assert line < height - 1
     assert len(re.findall(r"│ \d\d ", said)) == 17  # 60 lines hold all
+    assert "│ running │ 1/4 " in said
+    assert said.count("oracle (!)") == 16
+
+
+def test_a_name_that_looks_like_markup_is_shown_as_it_is(capsys):
+    show.out.print(show.sweep_table([point("use_streams=[video]")]))
+    assert "use_streams=[video]" in capsys.readouterr().out
 
 
 def test_in_a_log_each_change_of_a_state_is_one_line(capsys):
