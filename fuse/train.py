@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mambavl.cache import fsops
 from mambavl.configs.errors import Pruned, UsageError
 from mambavl.fuse import owner
 from mambavl.fuse.counting import count
@@ -27,6 +28,7 @@ from mambavl.fuse.processes import Processes
 from mambavl.fuse.recipe import Recipe, build_head, run_targets
 from mambavl.fuse.result import Result
 from mambavl.fuse.run import (
+    CHECKPOINTS,
     RESULT,
     CurveLine,
     read_result,
@@ -170,7 +172,10 @@ class _Trainer:
         try:
             on_epoch(line)
         except Pruned:
-            self.member.save()  # it can be taken up again
+            if self.config.keep == "weights":
+                self.member.save()  # it can be taken up again
+            else:
+                fsops.remove_folder(self.run / CHECKPOINTS)  # there may be hundreds
             raise
 
     def _one_epoch(self, should_stop: Callable[[], bool]) -> None:

@@ -271,6 +271,25 @@ def test_what_is_below_the_median_ends_as_a_result_and_is_no_candidate(stores, t
     assert not (pruned.run / "pruned.json").exists()
 
 
+def test_of_points_that_keep_their_scores_alone_those_given_up_leave_no_checkpoint(
+    stores, tmp_path, monkeypatch
+):
+    """They can be trained again, from the start, by whoever wants to know."""
+    order = {}
+    scripted(monkeypatch, lambda recipe, epoch: 9.0 - order.setdefault(recipe.train.lr, len(order)))
+    out = tmp_path / "s"
+    points, chosen = search_and_choose(search(stores, out, 6, prune=True, epochs=2, keep="scores"), out)
+    [pruned] = [point for point in points if point.state == "pruned"]
+    assert not list(out.glob("*/checkpoints"))
+    assert [path.parent for path in out.glob("*/model.safetensors")] == [chosen.runs[0].run]
+    assert len(read_curves(pruned.run)) == 1
+    counted = count_updates(monkeypatch, tmp_path / "log")
+    result = train(pruned.recipe, pruned.run)
+    per_epoch = -(-result.trained.train_rows // 8)
+    assert counted() == {pruned.run.name: 2 * per_epoch}
+    assert [line["epoch"] for line in read_curves(pruned.run)] == [1, 2]
+
+
 def test_nothing_is_pruned_unless_asked_for(stores, tmp_path, monkeypatch):
     scores = iter([50.0] * 10 + [1.0] * 10)
     scripted(monkeypatch, lambda recipe, epoch: next(scores))

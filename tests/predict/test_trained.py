@@ -49,6 +49,15 @@ def test_what_is_no_finished_run_says_what_to_do(kit, tmp_path):
         open_trained(tmp_path / "run", {})
 
 
+def test_a_run_that_kept_no_head_says_how_to_train_one(kit, tmp_path):
+    shutil.copytree(kit / "ant", tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    recipe = tmp_path / "run" / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('keep = "weights"', 'keep = "scores"'))
+    with pytest.raises(DataError, match=r"kept its scores and no weights.*--set train\.keep=weights --out "):
+        open_trained(tmp_path / "run", {})
+
+
 def test_another_store_in_its_place_is_refused(kit, tmp_path):
     with pytest.raises(DataError, match="is not the store that") as error:
         open_trained(kit / "ant", {"video": kit / "rec.zarr"})
