@@ -84,11 +84,17 @@ def _apply(base: dict[str, Any], chosen: dict[str, Any]) -> tuple[dict[str, Any]
 def _point(
     raw: dict[str, Any], values: dict[str, Any], source: str, assignments: Sequence[str]
 ) -> Combination:
-    name = ",".join(f"{key}={value}" for key, value in values.items())
+    name = ",".join(f"{key}={_spelt(value)}" for key, value in values.items())
     # runs that differ in their seed alone carry one title
     title = ", ".join(f"{key} = {value}" for key, value in values.items() if key != "train.seed")
     recipe = validate({"title": title, **raw}, Recipe, f"{source} [{name}]", assignments)
     return Combination(name, values, recipe)
+
+
+def _spelt(value: Any) -> Any:
+    """Such as `video+audio` of a list of names: a folder can be called so."""
+    is_of_names = isinstance(value, list) and value and all(isinstance(item, str) for item in value)
+    return "+".join(value) if is_of_names else value
 
 
 def _refuse_preset_of_some_heads(raw: dict[str, Any], source: str) -> None:

@@ -120,10 +120,12 @@ def _epochs_done(run: Path) -> int:
 # --- runs without a result
 
 
-def reason(error: BaseException) -> str:
-    """The message of an error; where it was not written for users, its first line with kind and place."""
+def reason(error: BaseException, run: Path | None = None) -> str:
+    """The message of an error; where it was not written for users, its first line with kind and place. run:
+    whose name need not begin it, for it stands next to that.
+    """
     if isinstance(error, MambaVLError):
-        return str(error)
+        return str(error).removeprefix(f"{run}: ")
     first_line = str(error).partition("\n")[0]
     place = ""
     if frames := traceback.extract_tb(error.__traceback__):
@@ -133,7 +135,10 @@ def reason(error: BaseException) -> str:
 
 def note_failure(run: Path, error: Exception) -> None:
     """Leave the reason in failure.json."""
-    note = {"error": reason(error), "id": uuid.uuid4().hex}  # the id tells two attempts with one error apart
+    note = {
+        "error": reason(error, run),
+        "id": uuid.uuid4().hex,
+    }  # the id tells two attempts with one error apart
     # the disk may be what failed; the first error is the one to report
     with contextlib.suppress(DataError):
         fsops.write_file(run / FAILURE, canonical.pretty_json(note))

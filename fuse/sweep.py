@@ -234,7 +234,7 @@ class _Sweep:
 
         def ended(place: int, error: Exception | None) -> None:
             point = pack[place]
-            point.state, point.error = ("failed", reason(error)) if error else ("done", "")
+            point.state, point.error = ("failed", reason(error, point.run)) if error else ("done", "")
             point.result = None if error else read_result(point.run)
             self._write_summary()
             self._changed()
@@ -300,7 +300,7 @@ class _Sweep:
         except Exception as error:
             if self.processes.count > 1 and not isinstance(error, MambaVLError):
                 raise  # of this process alone: the others wait in the middle of an exchange
-            point.state, point.error = "failed", reason(error)
+            point.state, point.error = "failed", reason(error, point.run)
         if point.state == "failed":
             _free_memory()
         if (point.state, point.error) != before:

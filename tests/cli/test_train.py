@@ -166,7 +166,7 @@ def test_a_failed_point_is_named_with_its_reason_and_left_out_of_the_report(road
     captured = capfd.readouterr()
     assert "train.lr=0.001: done\n" in captured.err
     assert "train.lr=1e+30: failed (" in captured.err
-    assert "mambavl: train.lr=1e+30: " in captured.err
+    assert "mambavl: train.lr=1e+30: diverged: " in captured.err
     assert "wrote 2 runs and summary.json" in captured.out
     runs = sorted((tmp_path / "sweep").glob("*"))
     assert call("report", *runs, "--out", tmp_path / "r.html") == 0

@@ -150,6 +150,13 @@ def test_points_that_differ_in_what_changes_no_weight_stay_apart():
     assert len(names({"train.eval_every": [1, 2], "title": ["a", "b"]})) == 4
 
 
+def test_a_list_of_names_is_spelt_as_a_folder_can_be():
+    use = [["video"], ["video", "verb_question"]]
+    assert names({"use_streams": use}) == ["use_streams=video", "use_streams=video+verb_question"]
+    base = {"head": {"name": "counts"}}
+    assert names({"counts.decays": [[0.5, 1.0]]}, base=base) == ["counts.decays=[0.5, 1.0]"]
+
+
 def test_a_preset_may_be_given_to_several_heads_that_all_read_it():
     data = {"streams": STREAMS, "fusion": {"preset": "paper"}, "grid": {"head.name": [*SSM_HEADS]}}
     points = expand(data, "mine.toml")

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -92,7 +93,7 @@ def test_a_holder_that_has_not_signed_yet_has_no_name(tmp_path):
 def test_an_error_leaves_its_reason_and_the_next_attempt_removes_it(stores, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(DataError), owned(run):
-        raise DataError("the disk is full")
+        raise DataError(f"{run}: the disk is full")
     first = last_failure(run)
     assert first["error"] == "the disk is full"
     assert why_unfinished(run) == "failed: the disk is full"
@@ -128,6 +129,8 @@ def test_an_unfinished_run_says_how_far_it_is(stores, tmp_path):
 
 def test_a_reason_names_the_kind_and_the_place_of_what_was_not_written_for_users():
     assert reason(DataError("short\nand clear")) == "short\nand clear"
+    assert reason(DataError("runs/a: is full"), Path("runs/a")) == "is full"  # its name stands beside it
+    assert reason(DataError("runs/b: is full"), Path("runs/a")) == "runs/b: is full"
     try:
         _ = [][1]
     except IndexError as error:
