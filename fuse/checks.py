@@ -14,7 +14,7 @@ from mambavl.fuse.data import FeatureData
 from mambavl.fuse.metrics import ranked_target
 from mambavl.fuse.points import Point
 from mambavl.fuse.recipe import Recipe, build_head, run_targets
-from mambavl.fuse.run import refuse_other_folder, refuse_other_recipe, refuse_other_stores
+from mambavl.fuse.run import RECIPE, refuse_other_folder, refuse_other_recipe, refuse_other_stores
 from mambavl.fuse.targets import is_labelled
 from mambavl.fuse.tracking import refuse_missing
 
@@ -33,6 +33,8 @@ def check_points(points: list[Point], data_of: DataOf) -> None:
         data = data_of(point.recipe)
         refuse_other_stores(point.run, data)
         if point.state == "waiting":
+            if not (point.run / RECIPE).exists():
+                data.refuse_longer_past()
             refuse_missing(point.recipe.train.trackers)
             with torch.device("meta"):
                 build_head(point.recipe, data, run_targets(point.recipe, data))

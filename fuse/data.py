@@ -26,7 +26,7 @@ from mambavl.fuse import notices
 from mambavl.fuse.head import Streams, StreamShape, modality_of
 from mambavl.fuse.missing import Table, describe_failed, failed_rows, spread, usable_rows
 from mambavl.fuse.result import RECIPE_PARTS, StreamProvenance
-from mambavl.fuse.sources import Opened, StreamSource, last_tokens, open_stores
+from mambavl.fuse.sources import Opened, StreamSource, last_tokens, open_stores, refuse_longer_past
 from mambavl.fuse.targets import is_labelled, read_labels
 
 
@@ -156,6 +156,10 @@ class FeatureData:
             )
             for name in self.streams
         }
+
+    def refuse_longer_past(self) -> None:
+        """As `sources.refuse_longer_past`, of a run that begins: one of before may have been trained so."""
+        refuse_longer_past(self.sources, {name: one.recipe for name, one in self.provenance.items()})
 
     @property
     def provenance(self) -> dict[str, StreamProvenance]:

@@ -1,5 +1,6 @@
 """Where the features of a stream come from: the stores that a recipe names, opened and compared."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from mambavl.cache import FeatureStore, canonical, open_store
 from mambavl.cache.sources import Resident, Verify
+from mambavl.cache.spec import FeatureRecipe
 from mambavl.configs import Config
 from mambavl.configs.errors import DataError, UsageError
 
@@ -53,6 +55,20 @@ def last_tokens(tokens: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Te
     wanted = (lengths - kept)[:, None] + place
     found = tokens.gather(1, wanted.clamp(max=tokens.shape[1] - 1)[..., None].expand(-1, -1, tokens.shape[2]))
     return torch.where((place < kept[:, None])[..., None], found, 0.0), kept
+
+
+def refuse_longer_past(sources: Mapping[str, StreamSource], recipes: Mapping[str, FeatureRecipe]) -> None:
+    """Raises UsageError for a stream that would read more past actions than its store was told of, recipes by
+    stream: a run with last = 16 would be one with last = 8.
+    """
+    for name, source in sources.items():
+        history = recipes[name].history
+        if history and source.last and source.last > history.last:
+            raise UsageError(
+                f"stream {name}: last = {source.last}, and its store holds {history.last} past actions of a "
+                f"row at most; set streams.{name}.last={history.last}, or make another store with `mambavl "
+                f"extract history --last {source.last}`"
+            )
 
 
 def open_stores(

@@ -29,6 +29,7 @@ from mambavl.fuse.recipe import Recipe, build_head, run_targets
 from mambavl.fuse.result import Result
 from mambavl.fuse.run import (
     CHECKPOINTS,
+    RECIPE,
     RESULT,
     CurveLine,
     read_result,
@@ -138,6 +139,8 @@ def _train(
 
 def _refuse_stores_and_forget_failure(run: Path, data: FeatureData) -> None:
     refuse_other_stores(run, data)
+    if not (run / RECIPE).exists():
+        data.refuse_longer_past()
     owner.forget_failure(run)
 
 

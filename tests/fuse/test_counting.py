@@ -9,14 +9,16 @@ import pytest
 from helpers.cli import call
 from helpers.tiny import ROWS, make_dense_store, make_history_store, make_segments, weights
 from mambavl.cache.classes import verb_noun_classes
-from mambavl.configs import validate
+from mambavl.configs import dump, validate
 from mambavl.configs.errors import UsageError
 from mambavl.fuse import metrics, report
 from mambavl.fuse.counting import choose, read_choice
 from mambavl.fuse.counts import Counts
 from mambavl.fuse.head import StreamShape
+from mambavl.fuse.points import expand
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.run import read_prior, read_result, read_scores
+from mambavl.fuse.sweep import sweep
 from mambavl.fuse.targets import choose as targets_of
 from mambavl.fuse.train import train
 
@@ -133,6 +135,23 @@ def test_features_that_are_no_past_classes_are_refused(tmp_path):
     raw["streams"] = {"past": {"store": str(tmp_path / "video.zarr"), "level": "frame"}}
     with pytest.raises(UsageError, match="features of fake; make them with `mambavl extract history"):
         train(validate(raw, Recipe, "counts.toml"), tmp_path / "run")
+
+
+def test_a_past_longer_than_the_store_was_told_of_is_refused(tmp_path):
+    """Of both the first command and a sweep; a run that was begun so goes on."""
+    make_history_store(tmp_path / "past.zarr", kitchens(), last=4)
+    longer = recipe(tmp_path / "past.zarr").model_dump(mode="json", exclude_none=True)
+    longer["streams"]["past"]["last"] = 5
+    said = r"stream past: last = 5, and its store holds 4 .*set streams\.past\.last=4, or .* --last 5`"
+    with pytest.raises(UsageError, match=said):
+        train(validate(longer, Recipe, "counts.toml"), tmp_path / "run")
+    assert not (tmp_path / "run" / "recipe.toml").exists()
+    points = expand({**longer, "grid": {"streams.past.last": [4, 5]}}, tmp_path / "sweep", "counts.toml")
+    with pytest.raises(UsageError, match=said):
+        sweep(points, tmp_path / "sweep")
+    assert not list(tmp_path.glob("sweep/*/recipe.toml"))
+    (tmp_path / "run" / "recipe.toml").write_text(dump(validate(longer, Recipe, "counts.toml")))
+    assert train(validate(longer, Recipe, "counts.toml"), tmp_path / "run").metrics
 
 
 def test_too_few_kitchens_to_choose_on_are_refused(tmp_path):
