@@ -77,6 +77,8 @@ def train(
     run = Path(run)
     processes = Processes()
     is_finished = processes.once(lambda: _is_finished(run, recipe))
+    if is_finished:
+        processes.once(lambda: _clear(run))
     if is_finished and not processes.once(recipe.has_stores):
         return processes.once(lambda: read_result(run))  # the stores have moved on, the run stands
     opened = data or processes.every(
@@ -96,6 +98,13 @@ def _is_finished(run: Path, recipe: Recipe) -> bool:
     refuse_other_folder(run)
     refuse_other_recipe(run, recipe)
     return (run / RESULT).exists()
+
+
+def _clear(run: Path) -> None:
+    """A process that was killed right after it wrote the result has left its checkpoints."""
+    if (run / CHECKPOINTS).exists():
+        with contextlib.suppress(owner.RunHeld), owner.held(run):  # else whoever holds it is about to do so
+            fsops.remove_folder(run / CHECKPOINTS)
 
 
 @contextlib.contextmanager

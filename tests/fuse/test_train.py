@@ -140,6 +140,17 @@ def test_a_run_killed_at_any_file_operation_resumes_to_the_same_bits(stores, tmp
     assert at > 60  # two epochs: inputs, a checkpoint, weights, scores, result
 
 
+def test_checkpoints_that_a_kill_right_after_the_result_has_left_are_removed(stores, tmp_path):
+    recipe, run = tiny_recipe(stores, epochs=1), tmp_path / "run"
+    result = train(recipe, run)
+    (run / "checkpoints" / "step-00000003").mkdir(parents=True)
+    with owner.held(run):  # somebody is at it
+        assert train(recipe, run) == result
+        assert (run / "checkpoints").exists()
+    assert train(recipe, run) == result
+    assert not (run / "checkpoints").exists()
+
+
 @pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1), (2, 3)])
 def test_a_run_goes_on_with_another_number_of_processes(stores, tmp_path, first, then):
     """Stopped in the middle of an epoch: the rows that follow are those that would have, and the losses are
