@@ -71,11 +71,17 @@ def held(run: Path) -> Iterator[None]:
 
 def holder_of(run: Path) -> str:
     """In words, who has signed the lock of a run last."""
+    signed = signature_of(run)
+    return f"another process ({signed})" if signed else "another process"
+
+
+def signature_of(run: Path) -> str:
+    """Such as `pid 12 on host a`; nothing where a run's lock is held and not signed yet."""
     try:
         found = json.loads((run / LOCK).read_bytes())
-        return f"another process (pid {found['pid']} on host {found['host']})"
+        return f"pid {found['pid']} on host {found['host']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "another process"  # it holds the lock and has not signed it yet
+        return ""
 
 
 # --- attempts that ended with their process

@@ -18,7 +18,7 @@ from typing import Literal
 from mambavl.cache import fsops
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.chosen import CHOSEN
-from mambavl.fuse.owner import holder_of, last_failure
+from mambavl.fuse.owner import last_failure, signature_of
 from mambavl.fuse.result import spoken
 from mambavl.fuse.run import BEGUN, CURVES, LOCK, RECIPE, RESULT, read_recipe, read_result, why_pruned
 from mambavl.fuse.summary import SUMMARY, read_summary
@@ -127,11 +127,11 @@ def _look(run: Path, now: float) -> Run:
         return Run(run.name, "done", "", epochs, epochs, score=score, measure=spoken(result.main_measure))
     if not (run / RECIPE).exists():
         state: Seen = "running" if (run / BEGUN).exists() else "waiting"  # what it is fed is being read
-        return Run(run.name, state, who=holder_of(run) if state == "running" else "")
+        return Run(run.name, state, who=signature_of(run) if state == "running" else "")
     epochs, (epoch, seconds) = read_recipe(run).train.epochs, _curve(run)
     since = now - max(_changed(run / name) for name in (CURVES, BEGUN, RECIPE))
     if (run / BEGUN).exists():
-        state, who = _who(run, since, seconds / max(epoch, 1)), holder_of(run)
+        state, who = _who(run, since, seconds / max(epoch, 1)), signature_of(run)
         return Run(run.name, state, "", epoch, epochs, seconds, since, who)
     if failure := last_failure(run):
         return Run(run.name, "failed", failure["error"], epoch, epochs)

@@ -11,7 +11,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mambavl.cli.show import counted_states
@@ -112,7 +112,7 @@ def drawn(found: SweepStatus) -> RenderableType:
     if found.at_work:
         parts.append(_at_work(found.at_work))
     if best := found.best(BEST):
-        table = Table("best", best[0].measure)
+        table = Table(Column("best", overflow="fold"), best[0].measure)
         for run in best:
             table.add_row(escape(run.name), f"{run.score:.1f}")
         parts.append(table)
@@ -130,7 +130,8 @@ def drawn(found: SweepStatus) -> RenderableType:
 
 
 def _at_work(runs: list[Run]) -> Table:
-    table = Table("at work", "epoch", "epochs/min", "left", "by")
+    others = [Column(header, no_wrap=True) for header in ("epoch", "epochs/min", "left", "by")]
+    table = Table(Column("at work", overflow="fold"), *others)  # two names may differ in their ends alone
     for run in runs[:RUNNING]:
         left = "" if run.seconds_left is None else duration(run.seconds_left)
         said = f" (silent for {duration(run.since)})" if run.state == "silent" else ""

@@ -15,8 +15,8 @@ def status(*runs, chosen=()):
     return SweepStatus(Path("s"), list(runs), list(chosen))
 
 
-def page(found):
-    console = Console(file=io.StringIO(), width=160)
+def page(found, width=160):
+    console = Console(file=io.StringIO(), width=width)
     console.print(command.drawn(found))
     return console.file.getvalue()
 
@@ -42,6 +42,18 @@ def test_the_page_has_counts_rates_the_best_and_why_others_failed():
     assert "f5" not in said
     assert "... and 2 more failed" in said
     assert "the process died in d; the same command resumes" in said
+
+
+def test_on_a_narrow_screen_names_that_differ_in_their_ends_can_be_told_apart():
+    names = [f"train.lr=0.00123456,head.dropout=0.3,train.seed={seed}" for seed in "78"]
+    runs = [Run(name, "running", "", 100, 2000, 60.0, 0.0, "pid 17294 on host vm") for name in names]
+    done = [Run(name, "done", "", 4, 4, score=1.0, measure="action mean class recall@5") for name in names]
+    for found in (status(*runs), status(*done)):
+        said = page(found, 80)
+        assert "…" not in said
+        assert "".join(line.split("│")[1].strip() for line in said.splitlines() if "│" in line) == "".join(
+            names
+        )
 
 
 def test_a_name_that_looks_like_markup_is_shown_as_it_is():

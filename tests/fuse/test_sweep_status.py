@@ -79,7 +79,7 @@ def test_each_state_is_told_by_what_is_on_the_disk(stores, tmp_path):
     one = runs[running.run.name]
     assert one.rate == 0.5
     assert one.seconds_left == 3 * 2.0 - 0.5
-    assert f"pid {os.getpid()} on host {socket.gethostname()}" in one.who
+    assert one.who == f"pid {os.getpid()} on host {socket.gethostname()}"
     assert found.rate == 0.5 + 1 / 400
     assert found.seconds_left == pytest.approx((3 + 1 + 2 + 2) / found.rate)  # neither failed nor pruned
 
