@@ -58,6 +58,28 @@ def confusions(tables: Mapping[str, tuple[np.ndarray, np.ndarray, Mapping[int, s
     return _svg(plt, figure)
 
 
+def intervals(groups: Mapping[str, Mapping[str, tuple[float, float, float]]], label: str) -> str:
+    """A dot with its interval for each row, one group of rows above another. groups: title -> name of a row
+    -> value, low, high.
+    """
+    plt = _pyplot()
+    heights = [len(rows) for rows in groups.values()]
+    size = (8, 1.2 + 0.32 * sum(heights) + 0.5 * len(heights))
+    figure, axes = plt.subplots(
+        len(groups), 1, figsize=size, squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
+    for axis, (title, rows) in zip(axes[:, 0], groups.items(), strict=True):
+        for place, (value, low, high) in enumerate(rows.values()):
+            axis.plot([low, high], [place, place], color="tab:blue")
+            axis.plot([value], [place], "o", color="tab:blue")
+        axis.set_yticks(range(len(rows)), list(rows), fontsize=8)
+        axis.invert_yaxis()
+        axis.set_title(title, fontsize=9)
+        axis.grid(axis="x", alpha=0.3)
+    axes[-1, 0].set_xlabel(label)
+    return _svg(plt, figure)
+
+
 def confusion(
     labels: np.ndarray, predicted: np.ndarray, names: Mapping[int, str]
 ) -> tuple[np.ndarray, list[str]]:

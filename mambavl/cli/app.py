@@ -24,6 +24,7 @@ from mambavl.cli.heads import heads_app
 from mambavl.cli.plan import extract_plan
 from mambavl.cli.predict import predict
 from mambavl.cli.questions import questions_app
+from mambavl.cli.reproduce import reproduce_app
 from mambavl.cli.scores import fuse_scores
 from mambavl.cli.settings import settings, with_settings
 from mambavl.cli.status import extract_status
@@ -111,6 +112,7 @@ for name, group in (
     ("cache", cache_app),
     ("heads", heads_app),
     ("bench", bench_app),
+    ("reproduce", reproduce_app),
 ):
     app.add_typer(group, name=name)
 extract_app.command("dense", cls=with_settings("extract.video"))(extract_dense)

@@ -1,0 +1,1 @@
+"""Published and own tables, made anew by one command each."""

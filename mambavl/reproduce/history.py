@@ -1,0 +1,235 @@
+"""`mambavl reproduce history`: anticipation from what was done before, from annotation files to the table.
+
+    stores/     past, told        the last 16 actions as classes, and as narrations
+                *-shuffled        the last 8, dealt to other places: the control for their order
+    runs/       counts            no learning; counts-held: without the kitchens that are chosen on
+                grid              the questions, compared on these kitchens; the best trained on all
+                mixed,...         head and counts of a seed, weights chosen on these kitchens
+    results.json, results.md, results.svg
+
+What is there is not made again, so the same command resumes. Validation is scored by what was chosen, by the
+counts and by their mixtures, and by nothing else.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mambavl.cache import canonical, fsops
+from mambavl.cli.sweeping import run_sweep
+from mambavl.configs import find_recipe, override, read_toml, validate
+from mambavl.configs.errors import DataError
+from mambavl.configs.progress import ShouldStop
+from mambavl.extract.annotations import Annotations, read_annotations
+from mambavl.extract.history_job import extract_history
+from mambavl.extract.options import HistoryExtraction
+from mambavl.fuse.fusing import fuse_scores
+from mambavl.fuse.metrics import ranked
+from mambavl.fuse.paired import ClassMeans
+from mambavl.fuse.points import Point, expand
+from mambavl.fuse.recipe import Recipe
+from mambavl.fuse.result import Result
+from mambavl.fuse.run import RESULT, read_classes, read_result, scores_file
+from mambavl.fuse.scored import read_scores_file
+from mambavl.fuse.selection import SEED
+from mambavl.fuse.train import train
+from mambavl.reproduce.table import Measured, Row, Table, markdown, picture
+from mambavl.terminal import out as console
+from mambavl.terminal import progress, stop_on_signal
+
+GRID, COUNTS = "fuse/history_grid", "fuse/history_counts"
+BASE = {"fusion.share": "A"}  # the paper's head: the grid's other points are compared with it
+IDLE = ("transformer",)  # sections of the grid's recipe that the paper's head does not read
+LAST, SHUFFLED_LAST = 16, 8
+MINILM = {"encoder": "minilm"}
+TARGETS = ("verb", "noun", "action")
+
+
+@dataclass(frozen=True)
+class Done:
+    """The runs of all rows, finished."""
+
+    grid: list[Point]  # on the kitchens held out
+    shuffled: list[Point]  # there, too
+    chosen: list[Point]  # on validation
+    counts: Path
+    mixtures: list[Path]
+
+
+def run(
+    annotations: Path, folder: Path, *, text: Mapping[str, str] = MINILM, workers: int | None = None
+) -> None:
+    """Extract, count, train, choose, mix, write the table. text: settings of the narrations' encoder.
+
+    Raises DataError where a run of the grid has failed, and as extraction and training do.
+    """
+    since = time.perf_counter()
+    listed = read_annotations(annotations, ("train", "validation"))
+    stores = folder / "stores"
+    with stop_on_signal() as should_stop:
+        for name, options in _stores(text).items():
+            _extract(listed, stores / f"{name}.zarr", options, should_stop)
+    done = _runs(folder, stores, workers)
+    table = Table(
+        held=_held_rows(done),
+        validation=_validation_rows(done),
+        chosen=_words(done.chosen[0]),
+        among=len({_words(point) for point in done.grid}),
+        streams=_sources(done.chosen[0].run),
+    )
+    fsops.write_file(folder / "results.json", canonical.pretty_json(table.to_dict()))
+    fsops.write_file(folder / "results.md", markdown(table).encode())
+    fsops.write_file(folder / "results.svg", picture(table).encode())
+    console.print(markdown(table), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"wrote {folder}/results.md, .json and .svg after {time.perf_counter() - since:,.0f} s")
+
+
+# --- stores
+
+
+def _stores(text: Mapping[str, str]) -> dict[str, HistoryExtraction]:
+    kinds: dict[str, Mapping[str, str]] = {"past": {"encoder": "classes"}, "told": text}
+    found: dict[str, HistoryExtraction] = {}
+    for name, kind in kinds.items():
+        found[name] = HistoryExtraction.model_validate({**kind, "last": LAST})
+        shuffled = {**kind, "last": SHUFFLED_LAST, "order": "shuffled"}
+        found[f"{name}-shuffled"] = HistoryExtraction.model_validate(shuffled)
+    return found
+
+
+def _extract(
+    annotations: Annotations, store: Path, options: HistoryExtraction, should_stop: ShouldStop
+) -> None:
+    fsops.make_folder(store.parent)
+    with progress(f"extracting {store.stem}", "rows") as update:
+        extract_history(annotations, store, options, progress=update, should_stop=should_stop)
+
+
+# --- runs
+
+
+def _runs(folder: Path, stores: Path, workers: int | None) -> Done:
+    runs = folder / "runs"
+    sets = [f"streams.past.store={stores}/past.zarr", f"streams.told.store={stores}/told.zarr"]
+    counts, counts_held = runs / "counts", runs / "counts-held"
+    raw = override(read_toml(find_recipe(GRID)), sets)
+    counting = override(read_toml(find_recipe(COUNTS)), sets[:1])
+    held = {**counting, "data": {**counting.get("data", {}), "hold_out": raw["select_on"]}}
+    for raw_counts, run in ((counting, counts), (held, counts_held)):
+        if not (run / RESULT).exists():
+            train(validate(raw_counts, Recipe, COUNTS), run)
+    out, control = runs / "grid", runs / "shuffled"
+    asked = expand(raw, out, str(GRID))
+    in_order = [point.name for point in asked]
+    points, chosen = run_sweep(asked, out, chooses=True, workers=workers)
+    points = sorted(points, key=lambda point: in_order.index(point.name))
+    control_points, _ = run_sweep(
+        expand(_shuffled(raw, stores), control, str(GRID)), control, chooses=False, workers=workers
+    )
+    failed = [f"{point.name}: {point.error}" for point in (*points, *control_points) if not point.result]
+    if failed or chosen is None or not chosen.runs:
+        raise DataError("\n".join(["not every run has a result:", *failed]))
+    held_of = {canonical.digest(point.values): point.run for point in points}
+    mixtures = []
+    for point in chosen.runs:
+        mixture = runs / f"mixed,{point.run.name}"  # named after what was chosen
+        twin = held_of[canonical.digest(point.values)]
+        if not (mixture / RESULT).exists():
+            fuse_scores([point.run, counts], mixture, chosen_on=[twin, counts_held])
+        mixtures.append(mixture)
+    return Done(points, control_points, chosen.runs, counts, mixtures)
+
+
+def _shuffled(raw: dict[str, Any], stores: Path) -> dict[str, Any]:
+    """The grid's recipe with the paper's head alone, on pasts whose order was dealt anew; no candidate."""
+    sets = [f"streams.{name}.store={stores}/{name}-shuffled.zarr" for name in ("past", "told")]
+    part = f"data.hold_out={raw['select_on']}"
+    kept = {key: value for key, value in raw.items() if key not in ("select_on", "points", *IDLE)}
+    return {**override(kept, [*sets, part]), "points": [BASE]}
+
+
+def _words(point: Point) -> str:
+    """What a point of the grid is, without its seed."""
+    found = {key: value for key, value in point.values.items() if key != SEED}
+    if "streams.past.last" in found:
+        return f"last = {found['streams.past.last']}"
+    if "use_streams" in found:
+        return f"{found['use_streams'][0]} alone"
+    return ", ".join(f"{key.rpartition('.')[2]} = {value}" for key, value in found.items())
+
+
+def _sources(run: Path) -> dict[str, dict[str, Any]]:
+    """What the streams of a run are: encoder, its weights and the store."""
+    return {
+        name: {
+            "encoder": one.encoder.name,
+            "weights": one.encoder.state,
+            "sha256": one.encoder.sha256,
+            "store": list(one.store_ids),
+        }
+        for name, one in read_result(run).streams.items()
+    }
+
+
+# --- rows of the table
+
+
+def _held_rows(done: Done) -> list[Row]:
+    """Each candidate and the control on the kitchens held out, beside the paper's head."""
+    by_words: dict[str, list[Point]] = {}
+    for point in sorted(done.grid, key=lambda point: point.values[SEED]):
+        by_words.setdefault(_words(point), []).append(point)
+    base = next(words for words, own in by_words.items() if own[0].values.items() >= BASE.items())
+    by_words[f"{base}, order shuffled"] = sorted(done.shuffled, key=lambda point: point.values[SEED])
+    hits = {words: _hits([one.run for one in own]) for words, own in by_words.items()}
+    return [_row(words, hits[words], hits[base] if words != base else None) for words in by_words]
+
+
+def _validation_rows(done: Done) -> list[Row]:
+    """What was chosen, the counts, and both together, each beside the counts."""
+    chosen = sorted(done.chosen, key=lambda point: point.values[SEED])
+    counts = _hits([done.counts])
+    return [
+        _row("counts", counts, None),
+        _row("head", _hits([one.run for one in chosen]), counts),
+        _row("head and counts", _hits(done.mixtures), counts),
+    ]
+
+
+@dataclass(frozen=True)
+class _Hits:
+    """How the labels of one target are ranked by the runs of one row of the table."""
+
+    label: np.ndarray  # (N,)
+    video: list[str]
+    hits: np.ndarray  # (seeds, N) whether the label is among the best five
+    seconds: float  # of training, of all runs
+
+
+def _hits(runs: list[Path]) -> dict[str, _Hits]:
+    """By target; rows without its label are left out."""
+    results: list[Result] = [read_result(run) for run in runs]
+    found: dict[str, list[np.ndarray]] = {name: [] for name in TARGETS}
+    kept: dict[str, tuple[np.ndarray, list[str]]] = {}
+    for run, result in zip(runs, results, strict=True):
+        file = read_scores_file(scores_file(run, result.split), read_classes(run))
+        for name in TARGETS:
+            own = ranked(name, file.classes, file.scores, file.labels)
+            kept[name] = own.label, [file.ids[row].rpartition("_")[0] for row in own.rows]
+            found[name].append(own.best5)
+    seconds = sum(result.trained.train_seconds or 0.0 for result in results)
+    return {name: _Hits(*kept[name], np.stack(hits), seconds) for name, hits in found.items()}
+
+
+def _row(name: str, own: dict[str, _Hits], beside: dict[str, _Hits] | None) -> Row:
+    measured = {}
+    for target, one in own.items():
+        means = ClassMeans(one.label, one.video)
+        difference = means.difference(one.hits, beside[target].hits) if beside else None
+        measured[target] = Measured(means.interval(one.hits), difference)
+    first = next(iter(own.values()))
+    return Row(name, len(first.hits), len(first.label), measured, round(first.seconds))

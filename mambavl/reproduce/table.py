@@ -1,0 +1,108 @@
+"""A table of results with intervals and verdicts, as JSON, Markdown and a picture."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mambavl.fuse import pictures
+from mambavl.fuse.paired import DRAWS, Difference, Interval
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Class-mean recall@5 of one target: the mean over seeds."""
+
+    interval: Interval
+    difference: Difference | None  # to the row that this one is compared with
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    seeds: int
+    rows: int  # scored
+    measured: dict[str, Measured]  # by target
+    seconds: int  # of training, of all seeds
+
+
+@dataclass(frozen=True)
+class Table:
+    """What `mambavl reproduce history` found."""
+
+    held: list[Row]  # on training kitchens held out, each beside the first without a difference
+    validation: list[Row]  # beside the counts
+    chosen: str  # among the rows held out
+    among: int
+    streams: dict[str, dict[str, Any]]  # name -> encoder, its weights, sha256 of these, stores
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def markdown(table: Table) -> str:
+    """Both tables, with what must be said of them."""
+    base = next(row.name for row in table.held if _is_base(row))
+    return "\n".join(
+        [
+            f"**Official validation list**, {table.validation[0].rows:,} rows, class-mean recall@5, oracle "
+            "history (the past is told by its true labels):",
+            "",
+            *_lines(table.validation, "counts"),
+            "",
+            f"`head` is `{table.chosen}`, the best of {table.among} candidates on training kitchens that "
+            "were held out, trained on all of them; decay, exponents and weights of the counts and of the "
+            "mixture were chosen there, too. Validation was scored by these rows alone.",
+            "",
+            f"**Training kitchens held out**, {table.held[0].rows:,} rows, all {table.among} candidates:",
+            "",
+            *_lines(table.held, base),
+            "",
+            f"Mean over seeds; in brackets the middle 95 % of {DRAWS:,} draws of videos. Behind it the "
+            "difference to the row named in the head of the column: **bold** where its interval lies on one "
+            "side of 0 and the signs of six seeds do, too (p < 0.05). Twelve comparisons are twelve chances "
+            "to be wrong: one in twenty of such verdicts is.",
+            "",
+            *(
+                f"Stream `{name}`: {one['encoder']} ({one['weights']}"
+                f"{', sha256 ' + one['sha256'][:12] if one['sha256'] else ''})."
+                for name, one in table.streams.items()
+            ),
+            "",
+        ]
+    )
+
+
+def _lines(rows: Sequence[Row], beside: str) -> list[str]:
+    targets = list(rows[0].measured)
+    columns = [f"{target} | - {beside}" for target in targets]
+    lines = [
+        f"| | seeds | {' | '.join(columns)} | training, s |",
+        "|---|" + "---|" * (2 * len(targets) + 2),
+    ]
+    for row in rows:
+        cells = [_cells(row.measured[target]) for target in targets]
+        lines.append(f"| {row.name} | {row.seeds} | {' | '.join(cells)} | {row.seconds:,} |")
+    return lines
+
+
+def _cells(one: Measured) -> str:
+    value, low, high = one.interval
+    shown = f"{value:.1f} ({low:.1f} to {high:.1f})"
+    if one.difference is None:
+        return f"{shown} | "
+    apart = f"{one.difference.interval.value:+.1f}"
+    return f"{shown} | {f'**{apart}**' if one.difference.is_real else apart}"
+
+
+def picture(table: Table) -> str:
+    """Intervals of the last target, validation above the kitchens held out."""
+    target = list(table.validation[0].measured)[-1]
+    groups = {"validation": table.validation, "training kitchens held out": table.held}
+    shown: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for title, rows in groups.items():
+        shown[title] = {row.name: row.measured[target].interval for row in rows}
+    return pictures.intervals(shown, f"{target}, class-mean recall@5, %")
+
+
+def _is_base(row: Row) -> bool:
+    return all(one.difference is None for one in row.measured.values())

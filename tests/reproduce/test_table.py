@@ -1,0 +1,45 @@
+"""The table of results: cells and verdicts as they are read, from figures by hand."""
+
+from mambavl.fuse.paired import Difference, Interval
+from mambavl.reproduce.table import Measured, Row, Table, markdown, picture
+
+STREAMS = {"past": {"encoder": "classes", "weights": "none", "sha256": None, "store": ["a"]}}
+
+
+def row(name, value, apart=None, p=1.0):
+    difference = None if apart is None else Difference(Interval(*apart), p)
+    return Row(name, 6, 50, {"action": Measured(Interval(value, value - 1, value + 1.25), difference)}, 1234)
+
+
+def table():
+    held = [row("share = none", 14.0, (-0.5, -0.9, -0.1), 2 / 64), row("share = A", 14.5)]
+    validation = [
+        row("counts", 15),
+        row("head", 14.9, (-0.1, -0.2, 0.1), 1.0),
+        row("both", 17, (2, 1, 3), 0.03),
+    ]
+    return Table(held, validation, "share = A", 2, STREAMS)
+
+
+def test_a_difference_is_bold_where_both_rules_hold():
+    lines = markdown(table()).splitlines()
+    assert "| head | 6 | 14.9 (13.9 to 16.1) | -0.1 | 1,234 |" in lines
+    assert "| both | 6 | 17.0 (16.0 to 18.2) | **+2.0** | 1,234 |" in lines
+    assert "| counts | 6 | 15.0 (14.0 to 16.2) |  | 1,234 |" in lines
+    assert "| share = none | 6 | 14.0 (13.0 to 15.2) | **-0.5** | 1,234 |" in lines
+
+
+def test_it_says_what_was_compared_with_what_and_among_how_many():
+    text = markdown(table())
+    assert "| | seeds | action | - counts | training, s |" in text
+    assert "| | seeds | action | - share = A | training, s |" in text
+    assert "`head` is `share = A`, the best of 2 candidates on training kitchens" in text
+    assert "Stream `past`: classes (none)." in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert widths == {6}
+
+
+def test_the_picture_shows_every_row_once():
+    drawn = picture(table())
+    assert drawn.startswith("<svg")
+    assert drawn == picture(table())
