@@ -93,6 +93,7 @@ def sweep(
     from mambavl.configs import find_recipe, override, read_toml
     from mambavl.fuse.drawn import combinations
     from mambavl.fuse.points import Point, expand
+    from mambavl.fuse.run import RESULT
     from mambavl.fuse.search import Search
     from mambavl.fuse.summary import SUMMARY
 
@@ -109,13 +110,15 @@ def sweep(
         tried = len(combinations(raw, source.name))
         if len(asked) < tried and is_first():
             print(f"{tried} combinations are {len(asked)} points: the others differ in keys that cannot act")
+    finished = set(target.glob(f"*/{RESULT}"))
     points, chosen = run_sweep(
         asked, target, chooses="select_on" in raw, pack=pack, engine=engine, workers=workers
     )
     grid, points = points, points + (chosen.runs if chosen else [])
     if is_first():
         out.print(sweep_table(points))
-        before = sum(point.state == "skipped" for point in points)
+        # not those in state `skipped`: another worker may have trained them meanwhile
+        before = sum(point.run / RESULT in finished for point in points)
         said = f"; {before} had finished before" if before else ""
         print(f"wrote {counted(len(points) - before, 'run')} and {SUMMARY} to {target}{said}")
         for line in said_of_choice(chosen) if chosen else said_without_choice(grid, recipe):

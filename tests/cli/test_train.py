@@ -5,6 +5,7 @@ import os
 import shutil
 
 from helpers.cli import call
+from mambavl.cli import sweeping
 from mambavl.fuse.owner import owned
 
 
@@ -77,6 +78,24 @@ def test_a_sweep_from_the_shell(road, capfd):
         said = capfd.readouterr().err
         assert f"{road / 'sweep'}: is not a run: " in said
         assert f"it holds runs: name one, such as {road / 'sweep' / 'fusion.share=A'}, or for a" in said
+
+
+def test_what_another_worker_has_just_trained_had_not_finished_before(road, tmp_path, monkeypatch, capfd):
+    """To the worker that comes to it later its state is the same."""
+    trained = sweeping.run_sweep
+
+    def come_to_late(*args, **options):
+        points, chosen = trained(*args, **options)
+        for point in points:
+            point.state = "skipped"
+        return points, chosen
+
+    monkeypatch.setattr(sweeping, "run_sweep", come_to_late)
+    recipe = tmp_path / "grid.toml"
+    recipe.write_text((road / "mine.toml").read_text() + "\n[grid]\nfusion.share = ['A', 'none']\n")
+    short = ("--set", "train.epochs=1", "--set", "train.warmup_epochs=0")
+    assert call("sweep", recipe, *short, "--out", tmp_path / "sweep") == 0
+    assert f"wrote 2 runs and summary.json to {tmp_path / 'sweep'}\n" in capfd.readouterr().out
 
 
 def test_a_sweep_says_first_how_many_points_its_combinations_are(road, tmp_path, capfd):
