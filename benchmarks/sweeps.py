@@ -1,8 +1,10 @@
-"""What do twenty heads cost that are trained in one pass, beside the same twenty one after another, and
-shared out over two processes?
+"""What do heads cost that are trained in one pass, beside the same heads one after another, and shared out
+over two processes?
 
-    python benchmarks/sweeps.py [--widths 64 192 768] [--heads mambavl mlp] [--together 20] [--batch 128]
-                                [--repeats 5] [--threads 2] [--quick] [--out FILE]
+    python benchmarks/sweeps.py [--rows mambavl:64:20 ...] [--batch 128] [--repeats 5] [--threads 2]
+                                [--quick] [--out FILE]
+
+A row is a kind of head, its d_model, and how many heads; by default those of docs/training.md.
 
 A step is a batch of EK100's shape, as benchmarks/step.py makes it (its texts are computed once by every head,
 packed or not), and for each head forward, loss, backward, clipping and AdamW, in float32, features in memory.
@@ -15,7 +17,8 @@ Memory is the peak of a process of its own (Linux), above what it held before it
 read is the batch, once for each loop over the data. The floor is a step of heads that have next to nothing to
 compute, in milliseconds of CPU: what Python, autograd and the optimiser cost beside the products.
 
-The last line is JSON: in sequence over one pass, of CPU; above 1 one pass is faster.
+The last line is JSON: in sequence over one pass, of CPU; above 1 one pass is faster. FILE is written after
+each row.
 """
 
 import argparse
@@ -27,6 +30,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # before torch is imported, as the program does
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +53,11 @@ HEADS = {
     "mlp": (MLPFusion, MLPConfig),
     "attentive": (AttentiveFusion, AttentiveConfig),
 }
+ROWS = (
+    "mambavl:64:20", "mambavl:192:8", "mambavl:768:4", "mlp:64:20", "mlp:192:20", "attentive:64:20",
+    "attentive:192:8",
+)  # fmt: skip
+FEW = 20  # of the floor
 RATES = (1e-6, 2e-6)  # of the heads by turns; so small that all steps are alike
 SMOOTHING = 0.1
 FLOOR = {"d_model": 8, "rows": 2, "width": 8, "tokens": 2}
@@ -59,6 +69,7 @@ COLUMNS = {
     "CPU: sequence": "sequence_cpu_ms",
     "one pass ": "one_pass_cpu_ms",
     "ratio": "cpu_ratio",
+    "in heads": "one_pass_in_heads",
     "memory: sequence, MB": "sequence_mb",
     "one pass  ": "one_pass_mb",
 }
@@ -75,39 +86,42 @@ def main() -> None:
         print(memory(arguments))
         return
     if arguments.quick:
-        arguments.widths, arguments.together, arguments.repeats = arguments.widths[:1], 4, 1
+        arguments.rows, arguments.repeats = [f"{arguments.rows[0].rpartition(':')[0]}:4"], 1
     threads = arguments.threads
     torch.set_num_threads(threads)
-    table = Table("head", "d_model", *COLUMNS)
-    figures: dict[str, dict[str, float]] = {}
-    for head in arguments.heads:
-        for width in arguments.widths:
-            found = figures[f"{head}_d{width}"] = measure(head, width, arguments, threads)
-            table.add_row(head, str(width), *(f"{found[key]:,.4g}" for key in COLUMNS.values()))
-    floor = measure_floor(arguments)
+    table = Table("head", "d_model", "heads", *COLUMNS)
+    found: dict[str, dict[str, object]] = {"conditions": {}, "floor": {}}
+    for row in arguments.rows:
+        head, width, count = row.split(":")
+        figures = measure(head, int(width), int(count), arguments, threads)
+        found[f"{head}_d{width}"] = figures
+        table.add_row(head, width, count, *(f"{figures[key]:,.4g}" for key in COLUMNS.values()))
+        write(found, arguments)
+    floor = found["floor"] = measure_floor(arguments)
     Console().print(table)
     Console().print(
-        f"floor: a step of one head {floor['one_ms']:.1f} ms of CPU, of {arguments.together} in one pass "
+        f"floor: a step of one head {floor['one_ms']:.1f} ms of CPU, of {FEW} in one pass "
         f"{floor['together_ms']:.1f}"
     )
-    conditions = {
-        "together": arguments.together, "batch": arguments.batch, "repeats": arguments.repeats,
-        "threads": threads, "load": round(os.getloadavg()[0], 1), "torch": torch.__version__,
+    write(found, arguments)
+    ratios = {name: figures["cpu_ratio"] for name, figures in found.items() if "cpu_ratio" in figures}
+    print(json.dumps(ratios | {"floor": floor["ratio"]}))
+
+
+def write(found: dict[str, dict[str, object]], arguments: argparse.Namespace) -> None:
+    found["conditions"] = {
+        "batch": arguments.batch, "repeats": arguments.repeats, "threads": arguments.threads,
+        "torch": torch.__version__,
     }  # fmt: skip
     if arguments.out:
-        found = {"conditions": conditions, "floor": floor, **figures}
         arguments.out.write_text(json.dumps(found, indent=1) + "\n")
-    ratios = {name: found["cpu_ratio"] for name, found in figures.items()}
-    print(json.dumps(ratios | {"floor": floor["ratio"]}))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--widths", type=int, nargs="+", default=[64, 192, 768], help="d_model of the heads")
-    parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
-    parser.add_argument("--together", type=int, default=20, help="heads")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), help="head:d_model:heads")
     parser.add_argument("--batch", type=int, default=128, help="rows")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="4 heads of one width, once: does it run?")
@@ -118,8 +132,10 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(head: str, width: int, arguments: argparse.Namespace, threads: int) -> dict[str, float]:
-    count, streams = arguments.together, make_batch(arguments.batch, "oracle")
+def measure(
+    head: str, width: int, count: int, arguments: argparse.Namespace, threads: int
+) -> dict[str, float]:
+    streams = make_batch(arguments.batch, "oracle")
     loops = {
         "sequence": in_sequence(make_heads(head, width, streams, count), streams),
         "pass": in_one_pass(make_heads(head, width, streams, count), streams),
@@ -131,7 +147,7 @@ def measure(head: str, width: int, arguments: argparse.Namespace, threads: int) 
     times: dict[str, list[tuple[float, float]]] = {"sequence": [], "two": [], "pass": []}
     halves = [count - count // 2, count // 2]
     half = max(1, threads // 2)
-    shares = [worker("share", head, width, arguments, together=n, threads=half) for n in halves]
+    shares = [worker("share", f"{head}:{width}:{n}", arguments, threads=half) for n in halves]
     for share in shares:
         answer(share)
     for _ in range(arguments.repeats):
@@ -148,11 +164,13 @@ def measure(head: str, width: int, arguments: argparse.Namespace, threads: int) 
     wall, cpu = ({name: statistics.median(t[i] for t in times[name]) for name in times} for i in (0, 1))
     peaks = {}
     for way in loops:
-        process = worker("memory", head, width, arguments, threads=threads, way=way)
+        process = worker("memory", f"{head}:{width}:{count}", arguments, threads=threads, way=way)
         peaks[way] = json.loads(answer(process))
         process.wait()
     read = sum(tokens.nbytes + lengths.nbytes for tokens, lengths in streams.values())
     return {
+        "heads": count,
+        "load": round(os.getloadavg()[0], 1),
         "sequence_ms": round(wall["sequence"], 1),
         "two_processes_ms": round(wall["two"], 1),
         "one_pass_ms": round(wall["pass"], 1),
@@ -162,6 +180,7 @@ def measure(head: str, width: int, arguments: argparse.Namespace, threads: int) 
         "two_processes_cpu_ms": round(cpu["two"], 1),
         "one_pass_cpu_ms": round(cpu["pass"], 1),
         "cpu_ratio": round(cpu["sequence"] / cpu["pass"], 2),
+        "one_pass_in_heads": round(cpu["pass"] / cpu["sequence"] * count, 2),  # alone
         "sequence_mb": peaks["sequence"],
         "one_pass_mb": peaks["pass"],
         "sequence_read_mb": round(count * read / 1e6, 1),
@@ -183,7 +202,7 @@ def measure_floor(arguments: argparse.Namespace) -> dict[str, float]:
         tokens = torch.randn(shape, generator=torch.Generator().manual_seed(len(name)))
         streams[name] = tokens, torch.full((FLOOR["rows"],), FLOOR["tokens"])
     make = lambda count: make_heads("mambavl", FLOOR["d_model"], streams, count)
-    one, several = in_sequence(make(1), streams), in_one_pass(make(arguments.together), streams)
+    one, several = in_sequence(make(1), streams), in_one_pass(make(FEW), streams)
     times: dict[str, list[float]] = {"one": [], "several": []}
     torch.set_num_threads(1)
     for repeat in range(10 + 10 * arguments.repeats):
@@ -277,11 +296,9 @@ def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
 # --- processes of their own
 
 
-def worker(
-    kind: str, head: str, width: int, arguments: argparse.Namespace, **given: object
-) -> subprocess.Popen[str]:
-    flags = {"together": arguments.together, "batch": arguments.batch, **given}
-    command = [sys.executable, __file__, "--worker", kind, "--heads", head, "--widths", str(width)]
+def worker(kind: str, row: str, arguments: argparse.Namespace, **given: object) -> subprocess.Popen[str]:
+    flags = {"batch": arguments.batch, **given}
+    command = [sys.executable, __file__, "--worker", kind, "--rows", row]
     for key, value in flags.items():
         command += [f"--{key}", str(value)]
     env = {**os.environ, "OMP_NUM_THREADS": str(given["threads"])}
@@ -301,8 +318,7 @@ def share(arguments: argparse.Namespace) -> None:
     """A part of the heads, one after the other: a step whenever the parent asks for one."""
     torch.set_num_threads(arguments.threads)
     streams = make_batch(arguments.batch, "oracle")
-    [head], [width] = arguments.heads, arguments.widths
-    step = in_sequence(make_heads(head, width, streams, arguments.together), streams)
+    step = in_sequence(heads_of(arguments, streams), streams)
     step()
     print("ready", flush=True)
     while sys.stdin.readline().strip():
@@ -313,12 +329,19 @@ def memory(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.threads)
     streams = make_batch(arguments.batch, "oracle")
     before = in_status("VmRSS")
-    [head], [width] = arguments.heads, arguments.widths
     way = {"sequence": in_sequence, "pass": in_one_pass}[arguments.way]
-    step = way(make_heads(head, width, streams, arguments.together), streams)
+    step = way(heads_of(arguments, streams), streams)
     for _ in range(2):
         step()
     return round((in_status("VmHWM") - before) / 1024)
+
+
+def heads_of(
+    arguments: argparse.Namespace, streams: Streams
+) -> list[tuple[Head, torch.optim.Optimizer, TrainConfig]]:
+    [row] = arguments.rows
+    head, width, count = row.split(":")
+    return make_heads(head, int(width), streams, int(count))
 
 
 def in_status(name: str) -> int:

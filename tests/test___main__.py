@@ -38,6 +38,20 @@ def test_the_same_program_under_every_name(road):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("given", "asked"), [({}, "1"), ({"THP_MEM_ALLOC_ENABLE": "0"}, "0")])
+def test_torch_is_asked_for_large_pages_unless_somebody_said_no(given, asked, monkeypatch):
+    from mambavl import __main__
+    from mambavl.cli import app
+
+    environment: dict[str, str] = dict(given)
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(app, "run", lambda: 0)
+    with pytest.raises(SystemExit, match="0"):
+        __main__.main()
+    assert environment["THP_MEM_ALLOC_ENABLE"] == asked
+
+
 EDITABLE = """
 import sys
 from importlib.machinery import PathFinder
