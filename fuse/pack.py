@@ -60,8 +60,10 @@ KNOWN = {
     "targets": {"weight", "streams", "ranked_by", "loss", "gamma"},
 }  # fmt: skip
 HEADS = ("mambavl", "mlp", "attentive")
-# d_model up to which heads are packed unless somebody asks -> how many, as benchmarks/sweeps.py measured
-AUTOMATIC = {96: 20, 256: 8}
+# d_model up to which heads are packed unless somebody asks -> how many, as benchmarks/sweeps.py measured;
+# of wide heads an MLP reads so little that a pass saves nothing
+AUTOMATIC = {96: 20, 256: 8, 768: 4}
+WIDEST = {"mlp": 256}
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +90,10 @@ def packs(recipes: Sequence[Recipe], size: int | None = None, shares: int = 1) -
 
 def automatic_size(recipe: Recipe) -> int:
     """How many heads of this width are trained in one pass unless somebody asks."""
-    return next((size for width, size in AUTOMATIC.items() if recipe.head.d_model <= width), 1)
+    d_model = recipe.head.d_model
+    if d_model > WIDEST.get(recipe.head.name, d_model):
+        return 1
+    return next((size for width, size in AUTOMATIC.items() if d_model <= width), 1)
 
 
 def key_of(recipe: Recipe) -> str | None:
