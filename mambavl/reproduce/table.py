@@ -59,8 +59,8 @@ def markdown(table: Table) -> str:
             "",
             f"Mean over seeds; in brackets the middle 95 % of {DRAWS:,} draws of videos. Behind it the "
             "difference to the row named in the head of the column: **bold** where its interval lies on one "
-            "side of 0 and the signs of six seeds do, too (p < 0.05). Twelve comparisons are twelve chances "
-            "to be wrong: one in twenty of such verdicts is.",
+            "side of 0 and the signs of six seeds do, too (p < 0.05). Where nothing differs, one in twenty "
+            "is bold all the same, at the most.",
             "",
             *(
                 f"Stream `{name}`: {one['encoder']} ({one['weights']}"

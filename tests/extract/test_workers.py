@@ -238,13 +238,13 @@ def test_a_signal_that_comes_before_a_worker_listens_is_not_lost(monkeypatch):
 def test_a_second_interrupt_waits_for_no_worker(capfd):
     def work(worker):
         signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getppid(), signal.SIGINT))
-        worker.progress(0, 1, "")
+        worker.progress(1, 2, "")  # not before: until then SIGTERM is the crew's
         while True:
             time.sleep(1)
 
-    begun = []
+    done = []
     with pytest.raises(KeyboardInterrupt):
-        run(work, progress=lambda *said: begun.append(said), should_stop=lambda: bool(begun))
+        run(work, progress=lambda rows, *_: done.append(rows), should_stop=lambda: any(done))
     assert "did not end within" not in capfd.readouterr().err
 
 

@@ -103,7 +103,7 @@ def test_a_divergence_names_rates_and_rows_and_broken_features_come_first(stores
     whole, broken = make_member(stores, tmp_path / "run"), make_member(tmp_path, tmp_path / "run")
     views = np.zeros(48, np.int64)
     said = str(whole.diverged(np.array([4, 5]), views, float("inf"), 2.0))
-    assert "loss inf, gradient norm 2.0 in epoch 1, batch 1" in said
+    assert "loss inf, gradient norm 2 in epoch 1, batch 1" in said
     assert whole.data.segments[4].narration_id in said
     with pytest.raises(DataError, match=r"stream video: NaN at step 2"):
         broken.diverged(np.array([4, 5]), views, float("inf"), 2.0)

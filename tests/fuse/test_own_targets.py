@@ -322,7 +322,7 @@ def sweep_points(stores, out, *settings, **grid):
 def test_points_of_different_targets_are_not_chosen_among(stores, tmp_path):
     by_video = ("data.hold_out_by", "video")
     points = sweep_points(stores, tmp_path, by_video, use_targets=[["tool"], ["grip"]])
-    with pytest.raises(UsageError, match=r"use_targets=\['tool'\] by tool, use_targets=\['grip'\] by grip"):
+    with pytest.raises(UsageError, match=r"use_targets=tool by tool, use_targets=grip by grip"):
         sweep_and_choose(points, tmp_path)
     assert not list(tmp_path.iterdir()), "nothing was trained"
 

@@ -140,7 +140,7 @@ def test_one_that_diverges_ends_alone(stores, tmp_path):
     runs = in_one_pass(recipes, tmp_path, on_end=lambda place, error: ended.append((place, error)))
     assert [place for place, _ in ended] == [1, 0, 2]
     assert "diverged" in str(ended[0][1])
-    assert last_failure(runs[1])["error"] == str(ended[0][1])
+    assert str(ended[0][1]) == f"{runs[1]}: {last_failure(runs[1])['error']}"
     assert not (runs[1] / "result.json").exists()
     with pytest.raises(DataError, match="diverged"):
         train(recipes[1], runs[1])

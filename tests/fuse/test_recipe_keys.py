@@ -141,6 +141,7 @@ CASES = [
     ("mambavl", {}, {"fusion.pad_text_to": 12}),
     ("mambavl", {}, {"fusion.pad_text_to": 3}),  # cuts
     ("mambavl", {}, {"fusion.init": "released"}),
+    ("mambavl", {}, {"fusion.pre_logits": True}),
     ("transformer", {}, {"transformer.depth": 3}),
     ("transformer", {}, {"transformer.num_heads": 4}),
     ("transformer", {}, {"transformer.tokens": "pooled"}),
@@ -190,6 +191,7 @@ HARMLESS = {
     "train.eval_every": [1],
     "train.checkpoint_every": [1],
     "train.precision": ["auto"],  # fp32 on a CPU
+    "train.score_dtype": ["float16"],
     "fusion.scan": ["auto", "reference", "chunked"],
 }
 OTHERWISE_ROUNDED = ("train.accumulate", "fusion.scan")
@@ -313,5 +315,9 @@ def test_every_key_has_a_case():
     tried = {key for _, _, change in CASES for key in change} | HARMLESS.keys()
     tried = {re.sub(r"^targets\.\w+", "targets", key) for key in tried}
     # all are cases of a head's name; streams and pairs have theirs in test_own_targets.py
-    # what a tracker is told is in test_tracking.py
-    assert tried == keys - {"train.trackers"} - {"head.name", "targets.streams", "targets.ranked_by"}
+    # what a tracker is told is in test_tracking.py, what is kept of a run in test_kept.py
+    assert tried == keys - {"train.trackers", "train.keep"} - {
+        "head.name",
+        "targets.streams",
+        "targets.ranked_by",
+    }

@@ -27,6 +27,7 @@ DEFAULTS: dict[str, Keys] = {
     "mambavl": {
         "fusion.mixer": "mamba", "fusion.d_state": 16, "fusion.d_conv": 4, "fusion.expand": 2,
         "fusion.share": "A", "fusion.zoh": False, "fusion.pad_text_to": 0, "fusion.init": "mamba",
+        "fusion.pre_logits": False,
     },
     "bidirectional": {},
     "cross": {"cross.gated": False},
@@ -275,6 +276,9 @@ def project(k: Keys, w: Weights, stream: str, x: Tensor) -> Tensor:
         bias = None if layers == 3 and layer == 0 else w[f"{at}.{number}.bias"]
         x = F.linear(x if layer == 0 else x.relu(), w[f"{at}.{number}.weight"], bias)
         number += 2
+    if stream == "video" and k.get("fusion.pre_logits"):
+        number -= layers > 0  # no ReLU stands behind the last layer
+        x = F.linear(x, w[f"{at}.{number}.weight"], w[f"{at}.{number}.bias"]).tanh()
     assert x.shape[-1] == k["head.d_model"]
     return x
 
