@@ -243,8 +243,12 @@ def test_a_second_interrupt_waits_for_no_worker(capfd):
             time.sleep(1)
 
     done = []
-    with pytest.raises(KeyboardInterrupt):
-        run(work, progress=lambda rows, *_: done.append(rows), should_stop=lambda: any(done))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in a background job it is ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(work, progress=lambda rows, *_: done.append(rows), should_stop=lambda: any(done))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "did not end within" not in capfd.readouterr().err
 
 
