@@ -14,6 +14,7 @@ from rich.text import Text
 from mambavl.configs.errors import counted
 from mambavl.configs.progress import say
 from mambavl.fuse.chosen import Chosen
+from mambavl.fuse.metrics import RECALL5
 from mambavl.fuse.points import OnChange, Point
 from mambavl.fuse.result import Metrics, Result, spoken
 from mambavl.fuse.run import CurveLine
@@ -71,7 +72,7 @@ def line_in_words(line: CurveLine, epochs: int) -> str:
     scores = [
         f", {spoken(f'all_{key}')} {value:.1f}"
         for key, value in line.items()
-        if key.endswith(("_top1", "_map")) and value is not None
+        if key.endswith(("_top1", "_map", f"_{RECALL5}")) and value is not None
     ]
     return f"epoch {line['epoch']} of {epochs}: loss {line['loss']:.4f}{''.join(scores)}"
 

@@ -81,6 +81,8 @@ def test_an_epoch_says_its_loss_and_what_was_scored():
     assert (
         show.line_in_words(line | scored, 30) == "epoch 3 of 30: loss 2.3145, verb top-1 41.2, tools mAP 7.0"
     )
+    recall = show.line_in_words(line | {"noun_mean_class_recall5": 32.04}, 30)
+    assert recall == "epoch 3 of 30: loss 2.3145, noun mean class recall@5 32.0"
 
 
 def test_what_a_stream_is_worth_stands_below_both_scores(capsys):
