@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mambavl.fuse.metrics import class_mean
+
 DRAWS = 2000
 SEEDS = 6  # with fewer than six pairs no test over signs can reach 5 %
 LEVEL = 0.05
@@ -62,7 +64,9 @@ class ClassMeans:
 
     def of(self, hits: np.ndarray) -> float:
         """hits (N,), 0 to 1 -> the class mean, in percent."""
-        return 100 * float((np.bincount(self._label, hits) / np.bincount(self._label)).mean())
+        found = class_mean(hits, self._label)
+        assert found is not None  # there are rows
+        return found
 
     def interval(self, hits: np.ndarray) -> Interval:
         """hits (seeds, N): of the mean over seeds."""
