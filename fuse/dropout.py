@@ -65,14 +65,15 @@ def dropout(x: Tensor, p: float, keys: Tensor | None) -> Tensor:
 
 
 def dropout_of_heads(x: Tensor, chances: Sequence[float], keys: Tensor | None) -> Tensor:
-    """`dropout` of K heads side by side, x (B, K, D), each with its own of the `chances`; the keys (B,) are
-    those of the rows, so that all heads draw alike.
+    """`dropout` of K heads side by side, x (B, K, D), each with its own of the `chances`. keys: (B,) of the
+    rows, where all heads draw alike, or (B, K).
     """
     kept = torch.tensor([_kept(p) for p in chances], dtype=torch.int32)[:, None]
     if keys is None or bool((kept == LEVELS).all()):
         return x
     kept = kept.to(x.device)
-    dropped = _levels(keys, x.shape[-1])[:, None] >= kept - LEVELS // 2
+    of_heads = keys[:, None] if keys.ndim == 1 else keys
+    dropped = _levels(of_heads, x.shape[-1]) >= kept - LEVELS // 2
     return (x * (LEVELS / kept.double()).to(x.dtype)).masked_fill(dropped, 0.0)
 
 

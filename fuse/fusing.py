@@ -177,7 +177,7 @@ def _fuse(out: Path, plan: Fused, told: _Told, members: Sequence[Member], held: 
 def _choose(held: Sequence[Member], name: str) -> fused.Choice:
     """Of a target, on the rows that were held out."""
     file = held[0].file
-    columns, classes = _label_columns(file, name)
+    columns, classes = label_columns(file, name)
     rows = np.flatnonzero(classes >= 0)
     if not len(rows):
         raise DataError(f"{held[0].run}: none of the rows to choose on has a label of {name}")
@@ -185,7 +185,7 @@ def _choose(held: Sequence[Member], name: str) -> fused.Choice:
     return fused.choose(logs, [one.prior[name] for one in held], columns[rows], classes[rows])
 
 
-def _label_columns(file: ScoresFile, name: str) -> tuple[np.ndarray, np.ndarray]:
+def label_columns(file: ScoresFile, name: str) -> tuple[np.ndarray, np.ndarray]:
     """(N,) the column of each row's label, -1 where it has none; (N,) a number for its class, -1 without."""
     if name in file.classes.targets:
         return file.labels[name], file.labels[name]

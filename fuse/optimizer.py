@@ -59,7 +59,11 @@ class TrainConfig(Config):
     # alpha of mixup: pairs of rows are mixed by a share that is Beta(alpha, alpha), right before the
     # classifiers; 0: none
     mixup: float = Field(default=0.0, ge=0)
-    seed: int = Field(default=0, ge=0, lt=2**63)  # of initial weights, order of rows, views and all dropping
+    # of initial weights and dropout; without an order_seed of what a batch is as well
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    # of what a batch is: order of rows, views, mixup, dropped streams and channels; absent: `seed`. A sweep
+    # can train runs that have it in common in one pass, whatever their seeds
+    order_seed: int | None = Field(default=None, ge=0, lt=2**63)
     # of matrix products. auto: bf16 on a GPU that has it, else fp32; the scan's state is float32 always
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     eval_every: int = Field(default=1, ge=1)  # epochs between two scorings while training
@@ -75,6 +79,11 @@ class TrainConfig(Config):
     score_dtype: ScoreDtype = "float32"
     # names of trackers that the lines of curves.jsonl are sent to, by Accelerate
     trackers: list[Tracker] = Field(default=[])
+
+    @property
+    def order(self) -> int:
+        """The seed of what a batch is."""
+        return self.seed if self.order_seed is None else self.order_seed
 
     @field_validator("drop_streams", "feature_dropout")
     @classmethod

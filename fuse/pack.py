@@ -1,8 +1,8 @@
 """Several runs in one pass: heads of one shape read each batch together and are updated side by side.
 
-The runs of a pack read the same rows in the same order, so they have one seed; what else they may differ in
-is MAY_DIFFER. Each has a folder of its own, and ends as it would alone, to rounding. One that diverges leaves
-the pack, and so does one whose epochs are over.
+The runs of a pack read the same rows in the same order: they have one `train.order_seed`, or one seed. What
+else they may differ in is MAY_DIFFER. Each has a folder of its own, and ends as it would alone, to rounding.
+One that diverges leaves the pack, and so does one whose epochs are over.
 """
 
 import contextlib
@@ -46,8 +46,8 @@ KNOWN = {
     "train": {
         "epochs", "batch_size", "optimizer", "lr", "lr_ssm", "lr_start", "lr_end", "warmup_epochs",
         "momentum", "weight_decay", "decay_all", "label_smoothing", "clip_norm", "drop_streams",
-        "feature_dropout", "seed", "ema", "precision", "eval_every", "checkpoint_every", "stop_after",
-        "keep", "score_dtype",
+        "feature_dropout", "seed", "order_seed", "ema", "precision", "eval_every", "checkpoint_every",
+        "stop_after", "keep", "score_dtype",
     },
     "head": {
         "name", "d_model", "video_mlp_layers", "text_mlp_layers", "input_norm", "question_routing", "dropout",
@@ -102,7 +102,8 @@ def key_of(recipe: Recipe) -> str | None:
     sections += [("targets", config) for config in recipe.targets.values()]
     if recipe.head.name not in HEADS or any(_asks_for_more(KNOWN[name], own) for name, own in sections):
         return None
-    return canonical.digest(without(recipe.model_dump(mode="json", exclude_none=True), MAY_DIFFER))
+    own = (*MAY_DIFFER, "train.seed") if recipe.train.order_seed is not None else MAY_DIFFER
+    return canonical.digest(without(recipe.model_dump(mode="json", exclude_none=True), own))
 
 
 def _asks_for_more(known: set[str], section: Config | None) -> bool:
@@ -176,8 +177,14 @@ class _Part:
             [member.config for member in members.values()],
         )
 
+    @property
+    def seeds(self) -> list[int]:
+        """Of their dropout; one where it is of all."""
+        seeds = [member.config.seed for member in self.members.values()]
+        return seeds if len(set(seeds)) > 1 else seeds[:1]
+
     def losses(self, read: Read, keys: Tensor, rows: np.ndarray) -> Tensor:
-        """(K,): of each, the mean over the labelled rows of a batch, summed over targets."""
+        """(K,): of each, the mean over the labelled rows of a batch, summed over targets. keys: of seeds."""
         smoothing = [member.config.label_smoothing for member in self.members.values()]
         first, losses = next(iter(self.members.values())), []
         for name, logits in self.stack(read, keys).items():
@@ -242,7 +249,7 @@ class _Pack:
     def _one_epoch(self, should_stop: Callable[[], bool]) -> None:
         first, since = next(iter(self.members.values())), time.perf_counter()
         self.steps.begin(first.epoch)
-        batches = epoch_batches(first.rows, first.config.batch_size, first.config.seed, first.epoch)
+        batches = epoch_batches(first.rows, first.config.batch_size, first.config.order, first.epoch)
         for number, rows in enumerate(batches):
             if number < first.batch:
                 continue  # done before they were interrupted
@@ -264,13 +271,13 @@ class _Pack:
 
     def _update(self, rows: np.ndarray) -> None:
         """One update of each; those that diverge leave."""
-        streams, keys = self.steps.batch(rows)
+        streams = self.steps.batch(rows)
         diverged = set()
         with evaluate.autocast(self.processes.device, self.steps.precision):
             read = self.parts[0].stack.read(streams)
         for part in self.parts:
             with evaluate.autocast(self.processes.device, self.steps.precision):
-                losses = part.losses(read, keys, rows)
+                losses = part.losses(read, self.steps.keys(rows, part.seeds), rows)
             gradients = torch.autograd.grad(losses.sum(), [leaf.values for leaf in part.stack.leaves])
             found = norms(gradients)
             values = torch.stack([losses.detach(), found]).tolist()

@@ -98,7 +98,7 @@ class Stack:
 
     def __call__(self, read: Read, keys: Tensor) -> dict[str, Tensor]:
         """Logits (K, B, classes) by target, as `Head.forward` gives those of each head in training. keys:
-        (B,) int64, what dropout draws from.
+        (B,) int64, what dropout draws from, or (B, K) where each head has its own.
         """
         head, weights = self.heads[0], self._weights()
         fused = KINDS[type(head)].fuse(head, weights, read)  # (B, K, d) by target

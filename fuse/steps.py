@@ -5,6 +5,7 @@ rows, and what is random about a row is a function of seed, epoch and row.
 """
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,11 +57,11 @@ class Steps:
         """Begin an epoch, counted from 0: draw the views that rows are seen at, the streams that they lose,
         and what they keep of themselves where they are mixed.
         """
-        seed = self.config.seed
+        order = self.config.order
         self.epoch = epoch
-        self.views = self.data.training_views(seed, epoch)
-        self.dropped = draw_dropped(self.data.has, self.config.drop_streams, seed, epoch)
-        self.shares = draw_shares(self.config.mixup, seed, epoch, len(self.data))
+        self.views = self.data.training_views(order, epoch)
+        self.dropped = draw_dropped(self.data.has, self.config.drop_streams, order, epoch)
+        self.shares = draw_shares(self.config.mixup, order, epoch, len(self.data))
         self.model.train()
 
     def forward(self, rows: np.ndarray) -> Step:
@@ -98,7 +99,7 @@ class Steps:
             share[name] = labelled[part].sum() * self.processes.count / max(labelled.sum(), 1)
         # the last batch may be smaller than the number of processes: take part all the same, at weight 0
         mine = rows[part] if len(part) else rows[:1]
-        streams, keys = self.batch(mine)
+        streams, keys = self.batch(mine), self.keys(mine, [self.config.seed])[:, 0]
         kept = None
         if self.shares is not None:
             kept = torch.from_numpy(self.shares[mine]).to(keys.device, non_blocking=True)
@@ -121,12 +122,17 @@ class Steps:
         own = target_loss(name, self.targets, logits, labels, smoothing, kept)
         return own + target_loss(name, self.targets, logits, of_partners, smoothing, 1 - kept)
 
-    def batch(self, rows: np.ndarray) -> tuple[Streams, Tensor]:
-        """Some rows as they are seen in this epoch, and what their dropout is drawn from."""
-        device = self.processes.device
-        keys = row_keys(self.config.seed, self.epoch, rows).to(device, non_blocking=True)
-        streams = self.data.batch(rows, device, self.views[rows], self.dropped)
-        return drop_channels(streams, self.config.feature_dropout, keys), keys
+    def batch(self, rows: np.ndarray) -> Streams:
+        """Some rows as they are seen in this epoch."""
+        streams = self.data.batch(rows, self.processes.device, self.views[rows], self.dropped)
+        if not self.config.feature_dropout:
+            return streams
+        return drop_channels(streams, self.config.feature_dropout, self.keys(rows, [self.config.order])[:, 0])
+
+    def keys(self, rows: np.ndarray, seeds: Sequence[int]) -> Tensor:
+        """(B, seeds): what dropout is drawn from for some rows in this epoch, under each of some seeds."""
+        keys = torch.stack([row_keys(seed, self.epoch, rows) for seed in seeds], 1)
+        return keys.to(self.processes.device, non_blocking=True)
 
 
 def choose_precision(config: TrainConfig, device: torch.device) -> str:

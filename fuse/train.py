@@ -194,7 +194,7 @@ class _Trainer:
         member, since = self.member, time.perf_counter()
         total = member.updates_per_epoch * self.config.epochs
         self.steps.begin(member.epoch)
-        batches = epoch_batches(member.rows, self.config.batch_size, self.config.seed, member.epoch)
+        batches = epoch_batches(member.rows, self.config.batch_size, self.config.order, member.epoch)
         for number, rows in enumerate(batches):
             if number < member.batch:
                 continue  # done before the run was interrupted

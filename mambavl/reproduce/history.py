@@ -4,7 +4,8 @@
                 *-shuffled        the last 8, dealt to other places: the control for their order
     runs/       counts            no learning; counts-held: without the kitchens that are chosen on
                 grid              the questions, compared on these kitchens; the best trained on all
-                mixed,...         head and counts of a seed, weights chosen on these kitchens
+                corrected,...     the head of a seed, less its prior; the exponent chosen on these kitchens
+                mixed,...         head and counts of a seed, exponent and weights chosen there, too
     results.json, results.md, results.svg
 
 What is there is not made again, so the same command resumes. Validation is scored by what was chosen, by the
@@ -12,12 +13,10 @@ counts and by their mixtures, and by nothing else.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mambavl.cache import canonical, fsops
 from mambavl.cli.sweeping import run_sweep
@@ -28,15 +27,13 @@ from mambavl.extract.annotations import Annotations, read_annotations
 from mambavl.extract.history_job import extract_history
 from mambavl.extract.options import HistoryExtraction
 from mambavl.fuse.fusing import fuse_scores
-from mambavl.fuse.metrics import ranked
 from mambavl.fuse.paired import ClassMeans
 from mambavl.fuse.points import Point, expand
 from mambavl.fuse.recipe import Recipe
-from mambavl.fuse.result import Result
-from mambavl.fuse.run import RESULT, read_classes, read_result, scores_file
-from mambavl.fuse.scored import read_scores_file
+from mambavl.fuse.run import RESULT, read_result
 from mambavl.fuse.selection import SEED
 from mambavl.fuse.train import train
+from mambavl.reproduce.hits import Hits, Scored, hits, kept, less_prior
 from mambavl.reproduce.table import Measured, Row, Table, markdown, picture
 from mambavl.terminal import out as console
 from mambavl.terminal import progress, stop_on_signal
@@ -46,7 +43,6 @@ BASE = {"fusion.share": "A"}  # the paper's head: the grid's other points are co
 IDLE = ("transformer",)  # sections of the grid's recipe that the paper's head does not read
 LAST, SHUFFLED_LAST = 16, 8
 MINILM = {"encoder": "minilm"}
-TARGETS = ("verb", "noun", "action")
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,7 @@ class Done:
     shuffled: list[Point]  # there, too
     chosen: list[Point]  # on validation
     counts: Path
+    corrected: list[Path]  # of `chosen`
     mixtures: list[Path]
 
 
@@ -74,8 +71,10 @@ def run(
         for name, options in _stores(text).items():
             _extract(listed, stores / f"{name}.zarr", options, should_stop)
     done = _runs(folder, stores, workers)
+    runs_of, rows_of = _of_candidates(done), {}
     table = Table(
-        held=_held_rows(done),
+        held=_held_rows(runs_of, kept),
+        held_less_prior=_held_rows(runs_of, lambda run: less_prior(run, rows_of)),
         validation=_validation_rows(done),
         chosen=_words(done.chosen[0]),
         among=len({_words(point) for point in done.grid}),
@@ -134,14 +133,19 @@ def _runs(folder: Path, stores: Path, workers: int | None) -> Done:
     if failed or chosen is None or not chosen.runs:
         raise DataError("\n".join(["not every run has a result:", *failed]))
     held_of = {canonical.digest(point.values): point.run for point in points}
-    mixtures = []
+    corrected, mixtures = [], []
     for point in chosen.runs:
-        mixture = runs / f"mixed,{point.run.name}"  # named after what was chosen
         twin = held_of[canonical.digest(point.values)]
-        if not (mixture / RESULT).exists():
-            fuse_scores([point.run, counts], mixture, chosen_on=[twin, counts_held])
-        mixtures.append(mixture)
-    return Done(points, control_points, chosen.runs, counts, mixtures)
+        # named after what was chosen
+        corrected.append(_fused(runs / f"corrected,{point.run.name}", [point.run], [twin]))
+        mixtures.append(_fused(runs / f"mixed,{point.run.name}", [point.run, counts], [twin, counts_held]))
+    return Done(points, control_points, chosen.runs, counts, corrected, mixtures)
+
+
+def _fused(out: Path, runs: list[Path], held: list[Path]) -> Path:
+    if not (out / RESULT).exists():
+        fuse_scores(runs, out, chosen_on=held)
+    return out
 
 
 def _shuffled(raw: dict[str, Any], stores: Path) -> dict[str, Any]:
@@ -178,58 +182,43 @@ def _sources(run: Path) -> dict[str, dict[str, Any]]:
 # --- rows of the table
 
 
-def _held_rows(done: Done) -> list[Row]:
-    """Each candidate and the control on the kitchens held out, beside the paper's head."""
-    by_words: dict[str, list[Point]] = {}
-    for point in sorted(done.grid, key=lambda point: point.values[SEED]):
-        by_words.setdefault(_words(point), []).append(point)
-    base = next(words for words, own in by_words.items() if own[0].values.items() >= BASE.items())
-    by_words[f"{base}, order shuffled"] = sorted(done.shuffled, key=lambda point: point.values[SEED])
-    hits = {words: _hits([one.run for one in own]) for words, own in by_words.items()}
-    return [_row(words, hits[words], hits[base] if words != base else None) for words in by_words]
+def _of_candidates(done: Done) -> dict[str, list[Path]]:
+    """The runs of each candidate on the kitchens held out, by its words, by seed; the paper's head first, the
+    control for its order last.
+    """
+    found: dict[str, list[Path]] = {}
+    for point in sorted(
+        done.grid, key=lambda point: (not point.values.items() >= BASE.items(), point.values[SEED])
+    ):
+        found.setdefault(_words(point), []).append(point.run)
+    control = sorted(done.shuffled, key=lambda point: point.values[SEED])
+    return {**found, f"{next(iter(found))}, order shuffled": [point.run for point in control]}
+
+
+def _held_rows(runs_of: Mapping[str, list[Path]], scores_of: Callable[[Path], Scored]) -> list[Row]:
+    """Each of `_of_candidates` beside the first."""
+    found = {words: hits(runs, scores_of) for words, runs in runs_of.items()}
+    base = next(iter(found))
+    return [_row(words, own, found[base] if words != base else None) for words, own in found.items()]
 
 
 def _validation_rows(done: Done) -> list[Row]:
     """What was chosen, the counts, and both together, each beside the counts."""
     chosen = sorted(done.chosen, key=lambda point: point.values[SEED])
-    counts = _hits([done.counts])
+    counts = hits([done.counts], kept)
     return [
         _row("counts", counts, None),
-        _row("head", _hits([one.run for one in chosen]), counts),
-        _row("head and counts", _hits(done.mixtures), counts),
+        _row("head", hits([one.run for one in chosen], kept), counts),
+        _row("head less prior", hits(done.corrected, kept), counts),
+        _row("head and counts", hits(done.mixtures, kept), counts),
     ]
 
 
-@dataclass(frozen=True)
-class _Hits:
-    """How the labels of one target are ranked by the runs of one row of the table."""
-
-    label: np.ndarray  # (N,)
-    video: list[str]
-    hits: np.ndarray  # (seeds, N) whether the label is among the best five
-    seconds: float  # of training, of all runs
-
-
-def _hits(runs: list[Path]) -> dict[str, _Hits]:
-    """By target; rows without its label are left out."""
-    results: list[Result] = [read_result(run) for run in runs]
-    found: dict[str, list[np.ndarray]] = {name: [] for name in TARGETS}
-    kept: dict[str, tuple[np.ndarray, list[str]]] = {}
-    for run, result in zip(runs, results, strict=True):
-        file = read_scores_file(scores_file(run, result.split), read_classes(run))
-        for name in TARGETS:
-            own = ranked(name, file.classes, file.scores, file.labels)
-            kept[name] = own.label, [file.ids[row].rpartition("_")[0] for row in own.rows]
-            found[name].append(own.best5)
-    seconds = sum(result.trained.train_seconds or 0.0 for result in results)
-    return {name: _Hits(*kept[name], np.stack(hits), seconds) for name, hits in found.items()}
-
-
-def _row(name: str, own: dict[str, _Hits], beside: dict[str, _Hits] | None) -> Row:
+def _row(name: str, own: dict[str, Hits], beside: dict[str, Hits] | None) -> Row:
     measured = {}
     for target, one in own.items():
         means = ClassMeans(one.label, one.video)
-        difference = means.difference(one.hits, beside[target].hits) if beside else None
-        measured[target] = Measured(means.interval(one.hits), difference)
+        difference = means.difference(one.best5, beside[target].best5) if beside else None
+        measured[target] = Measured(means.interval(one.best5), difference)
     first = next(iter(own.values()))
-    return Row(name, len(first.hits), len(first.label), measured, round(first.seconds))
+    return Row(name, len(first.best5), len(first.label), measured, round(first.seconds))

@@ -176,5 +176,10 @@ def test_heads_side_by_side_drop_as_each_does_alone():
     found = dropout_of_heads(x, chances, keys)
     for number, p in enumerate(chances):
         assert torch.equal(found[:, number], dropout(x[:, number], p, keys))
+    own = torch.stack([keys_at(row_keys(seed, 0, ROWS), "verb") for seed in range(4)], 1)
+    found = dropout_of_heads(x, chances, own)
+    for number, p in enumerate(chances):
+        assert torch.equal(found[:, number], dropout(x[:, number], p, own[:, number]))
+    assert not torch.equal(found[:, 2] == 0, dropout_of_heads(x, chances, own[:, :1])[:, 2] == 0)
     assert dropout_of_heads(x, [0.0] * 4, keys) is x
     assert dropout_of_heads(x, chances, None) is x

@@ -97,8 +97,9 @@ ASKED_OF_COUNTS = {  # keys of training and of heads that are trained -> a value
     "train.lr_start": 1e-7, "train.lr_end": 1e-6, "train.warmup_epochs": 1.0, "train.momentum": 0.5,
     "train.cosine_after_warmup": False, "train.weight_decay": 0.1, "train.decay_all": True, "train.ema": 0.5,
     "train.label_smoothing": 0.0, "train.clip_norm": 0.0, "train.drop_streams.past": 0.5, "train.mixup": 0.5,
-    "train.feature_dropout.past": 0.5, "train.seed": 1, "train.precision": "fp32", "train.eval_every": 2,
-    "train.stop_after": 2, "train.checkpoint_every": 2, "train.trackers": ["wandb"], "head.d_model": 8,
+    "train.feature_dropout.past": 0.5, "train.seed": 1, "train.order_seed": 1, "train.precision": "fp32",
+    "train.eval_every": 2, "train.stop_after": 2, "train.checkpoint_every": 2, "train.trackers": ["wandb"],
+    "head.d_model": 8,
     "head.video_mlp_layers": 1, "head.text_mlp_layers": 1, "head.input_norm": False, "head.dropout": 0.5,
     "head.question_routing": "both",
 }  # fmt: skip

@@ -109,6 +109,24 @@ def test_targets_of_several_classes_missing_labels_and_focal_losses(tmp_path):
         assert_as_alone(recipes, in_one_pass(recipes, tmp_path / name), tmp_path / name)
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 20])
+def test_seeds_that_share_the_order_of_rows_are_trained_in_one_pass(stores, tmp_path, monkeypatch, at_once):
+    """Each has weights and dropout of its own, whichever it is computed beside."""
+    monkeypatch.setattr(pack, "heads_at_once", lambda head, rows: at_once)
+    base = changed(
+        tiny_recipe(stores, feature_dropout={"video": 0.2}), train__order_seed=5, head__dropout=0.5
+    )
+    recipes = [base, changed(base, train__seed=1), changed(base, train__seed=2**63 - 1, train__lr=3e-3)]
+    assert packs(recipes) == [[0, 1, 2]]
+    assert_as_alone(recipes, in_one_pass(recipes, tmp_path), tmp_path)
+
+
+def test_only_a_seed_of_their_own_for_the_order_lets_seeds_go_together(stores):
+    base = tiny_recipe(stores)
+    orders = [changed(base, train__seed=seed, train__order_seed=order) for order in (0, 1) for seed in (0, 1)]
+    assert packs([*orders, base, changed(base, train__seed=1)]) == [[0, 1], [2, 3], [4], [5]]
+
+
 def test_rows_that_lose_streams_and_channels_lose_them_in_all_heads(stores, tmp_path):
     losses = {"drop_streams": {"verb_question": 0.5}, "feature_dropout": {"video": 0.2}}
     base = changed(tiny_recipe(stores, **losses), data__missing="mask")

@@ -90,7 +90,7 @@ def test_a_mixed_loss_is_weighed_by_hand(stores):
     recipe = tool_recipe(stores, ("head.dropout", 0.0), mixup=0.5, label_smoothing=0.0)
     steps, rows = steps_of(recipe), np.array([2, 3, 4, 5])
     found = steps.forward(rows).value.item()
-    fused = steps.model.fuse(steps.batch(rows)[0])
+    fused = steps.model.fuse(steps.batch(rows))
     kept, expected = torch.from_numpy(steps.shares[rows]), 0.0
     for target in ("tool", "grip", "place"):
         labels, other = steps.labels[target][rows], [1, 0, 3, 2]

@@ -43,7 +43,7 @@ DEFAULTS: dict[str, Keys] = {
         "epochs": 30, "batch_size": 128, "optimizer": "adamw", "lr": 1e-3, "lr_ssm": 3e-3, "lr_start": 1e-6,
         "lr_end": 1e-5, "warmup_epochs": 2.0, "cosine_after_warmup": True,
         "momentum": 0.9, "weight_decay": 0.05, "decay_all": False,
-        "label_smoothing": 0.1, "clip_norm": 1.0, "ema": 0.0, "seed": 0,
+        "label_smoothing": 0.1, "clip_norm": 1.0, "ema": 0.0, "seed": 0, "order_seed": None,
         "precision": "auto", "drop_streams": {}, "stop_after": None, "feature_dropout": {}, "mixup": 0.0,
     },
     "default": {},
@@ -78,11 +78,11 @@ def train(keys: Keys, weights: Weights, data: "Data") -> Weights:
     per_epoch, history, measured = math.ceil(len(data.train) / k["train.batch_size"]), [], []
     for update in range(k["train.epochs"] * per_epoch):
         epoch, number = divmod(update, per_epoch)
-        order = np.random.default_rng([k["train.seed"], epoch]).permutation(data.train)
+        order = np.random.default_rng([order_seed(k), epoch]).permutation(data.train)
         rows = order[number * k["train.batch_size"] :][: k["train.batch_size"]]
         drop_keys, shares = keys_of_rows(k["train.seed"], epoch, rows), shares_of(k, epoch, rows, data)
         with torch.autocast("cpu", torch.bfloat16, enabled=k["train.precision"] == "bf16"):
-            batch = without_channels(k, data.batch(k, rows, epoch), drop_keys)
+            batch = without_channels(k, data.batch(k, rows, epoch), keys_of_rows(order_seed(k), epoch, rows))
             logits = forward(k, weights, batch, drop_keys, shares)
         losses = []
         for target, of_rows in logits.items():
@@ -204,13 +204,13 @@ class Data:
 
     def batch(self, k: Keys, rows: np.ndarray, epoch: int) -> Batch:
         """In an epoch, each row in a view of its own, without the streams that it loses."""
-        seed, (count, views) = k["train.seed"], self.video.shape[:2]
+        seed, (count, views) = order_seed(k), self.video.shape[:2]
         view = np.random.default_rng([seed, epoch, views]).integers(views, size=count)
         return self.seen(k, rows, view, epoch)
 
     def seen(self, k: Keys, rows: np.ndarray, view: np.ndarray, epoch: int) -> Batch:
         """view: of every row."""
-        seed, count = k["train.seed"], len(self.video)
+        seed, count = order_seed(k), len(self.video)
         batch = {"video": self._padded([self.video[row, view[row]] for row in rows])}
         for question, texts in self.texts.items():
             batch[question] = self._padded([texts[row] for row in rows])
@@ -507,7 +507,7 @@ def shares_of(k: Keys, epoch: int, rows: np.ndarray, data: Data) -> Tensor | Non
     """(B,) what rows keep of themselves."""
     if not (alpha := k["train.mixup"]):
         return None
-    shares = np.random.default_rng([k["train.seed"], epoch, *b"mixup"]).beta(alpha, alpha, len(data.video))
+    shares = np.random.default_rng([order_seed(k), epoch, *b"mixup"]).beta(alpha, alpha, len(data.video))
     return torch.from_numpy(shares[rows].astype(np.float32)).to(data.dtype)
 
 
@@ -528,6 +528,11 @@ def splitmix(seeds, number) -> np.ndarray:
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
+
+
+def order_seed(k: Keys) -> int:
+    """Of what batches are."""
+    return k["train.seed"] if k["train.order_seed"] is None else k["train.order_seed"]
 
 
 def keys_of_rows(seed: int, epoch: int, rows: np.ndarray) -> np.ndarray:

@@ -73,19 +73,26 @@ def test_one_command_makes_stores_runs_and_the_table_and_makes_nothing_twice(
     out = tmp_path / "out"
     history.run(annotations, out, text=small)
     found = json.loads((out / "results.json").read_bytes())
-    assert [row["name"] for row in found["validation"]] == ["counts", "head", "head and counts"]
-    assert [row["name"] for row in found["held"]] == [
-        "share = A",
-        "name = transformer",
-        "share = A, order shuffled",
+    assert [row["name"] for row in found["validation"]] == [
+        "counts",
+        "head",
+        "head less prior",
+        "head and counts",
     ]
-    assert [row["seeds"] for row in found["validation"]] == [1, 2, 2]
+    for held in (found["held"], found["held_less_prior"]):
+        assert [row["name"] for row in held] == [
+            "share = A",
+            "name = transformer",
+            "share = A, order shuffled",
+        ]
+    assert [row["seeds"] for row in found["validation"]] == [1, 2, 2, 2]
     assert {row["rows"] for row in found["validation"]} == {2 * ACTIONS}
     assert {row["rows"] for row in found["held"]} == {2 * ACTIONS}  # two of ten kitchens
     for row, runs in (
         (found["validation"][0], [out / "runs/counts"]),
         (found["validation"][1], sorted((out / "runs/grid").glob("chosen,*"))),
-        (found["validation"][2], sorted((out / "runs").glob("mixed,*"))),
+        (found["validation"][2], sorted((out / "runs").glob("corrected,*"))),
+        (found["validation"][3], sorted((out / "runs").glob("mixed,*"))),
     ):
         results = [read_result(run) for run in runs]
         assert {result.split for result in results} == {"validation"}

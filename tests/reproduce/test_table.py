@@ -12,13 +12,14 @@ def row(name, value, apart=None, p=1.0):
 
 
 def table():
-    held = [row("share = none", 14.0, (-0.5, -0.9, -0.1), 2 / 64), row("share = A", 14.5)]
+    held = [row("share = A", 14.5), row("share = none", 14.0, (-0.5, -0.9, -0.1), 2 / 64)]
+    less_prior = [row("share = A", 17.5), row("share = none", 17.25, (-0.25, -0.5, 0.1), 2 / 64)]
     validation = [
         row("counts", 15),
         row("head", 14.9, (-0.1, -0.2, 0.1), 1.0),
         row("both", 17, (2, 1, 3), 0.03),
     ]
-    return Table(held, validation, "share = A", 2, STREAMS)
+    return Table(held, less_prior, validation, "share = A", 2, STREAMS)
 
 
 def test_a_difference_is_bold_where_both_rules_hold():
@@ -27,6 +28,7 @@ def test_a_difference_is_bold_where_both_rules_hold():
     assert "| both | 6 | 17.0 (16.0 to 18.2) | **+2.0** | 1,234 |" in lines
     assert "| counts | 6 | 15.0 (14.0 to 16.2) |  | 1,234 |" in lines
     assert "| share = none | 6 | 14.0 (13.0 to 15.2) | **-0.5** | 1,234 |" in lines
+    assert "| share = none | 6 | 17.2 (16.2 to 18.5) | -0.2 | 1,234 |" in lines
 
 
 def test_it_says_what_was_compared_with_what_and_among_how_many():
