@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mambavl.cache import canonical, fsops
+from mambavl.cache.rows import Segment
 from mambavl.cli.sweeping import run_sweep
 from mambavl.configs import find_recipe, override, read_toml, validate
 from mambavl.configs.errors import DataError
@@ -71,7 +72,8 @@ def run(
         for name, options in _stores(text).items():
             _extract(listed, stores / f"{name}.zarr", options, should_stop)
     done = _runs(folder, stores, workers)
-    runs_of, rows_of = _of_candidates(done), {}
+    runs_of = _of_candidates(done)
+    rows_of: dict[str, tuple[Segment, ...]] = {}  # read once
     table = Table(
         held=_held_rows(runs_of, kept),
         held_less_prior=_held_rows(runs_of, lambda run: less_prior(run, rows_of)),
