@@ -28,6 +28,7 @@ from mambavl.cli.reproduce import reproduce_app
 from mambavl.cli.scores import fuse_scores
 from mambavl.cli.settings import settings, with_settings
 from mambavl.cli.status import extract_status
+from mambavl.cli.submit import submit
 from mambavl.cli.sweep_status import show_status
 from mambavl.configs.errors import MambaVLError
 from mambavl.terminal import out
@@ -100,7 +101,7 @@ def demo(
 
 app.command(cls=with_settings("train"))(train.train)
 app.command(cls=with_settings("train"))(train.sweep)
-for command in (train.evaluate, train.report, predict, settings):
+for command in (train.evaluate, train.report, submit, predict, settings):
     app.command()(command)
 app.command("sweep-status")(show_status)
 app.command("fuse-scores")(fuse_scores)
