@@ -32,6 +32,7 @@ from mambavl.fuse.idle import OWN, Need, flatten, idle, own_sections, without
 from mambavl.fuse.metrics import ranked_target
 from mambavl.fuse.mixture import MixtureConfig, MixtureFusion, MixtureSettings
 from mambavl.fuse.optimizer import TrainConfig, train_faults
+from mambavl.fuse.published import figures_of
 from mambavl.fuse.sources import StreamSource
 from mambavl.fuse.targets import Pairs, RunTargets, TargetConfig, choose, pairs_of
 
@@ -54,7 +55,8 @@ class Recipe(Config):
     """All that decides a run. A head's own section is there where that head is trained, or is in the grid."""
 
     title: str = ""  # name of the run in tables and reports; empty: the name of its folder
-    # published top-1 by target in percent, shown next to what is measured
+    # published top-1 by target in percent, shown next to what is measured; or the name of a row that
+    # `mambavl published` lists, which is read as its figures
     published: dict[str, float] = Field(default={})
     streams: dict[str, StreamSource]  # name of a stream -> where its features are
     # names of the streams to use; absent: all of [streams]. A grid over it gives video-only and text-only
@@ -98,6 +100,8 @@ class Recipe(Config):
         if not isinstance(raw, dict):
             return raw
         refuse(raw, older.moved(raw))
+        if isinstance(name := raw.get("published"), str):
+            raw = {**raw, "published": _published(raw, name)}
         own, head = own_sections(raw), raw.get("head", {})
         anothers = {section for section in OWN.keys() - own if raw.get(section) == {}}
         raw = {key: value for key, value in raw.items() if key not in anothers}
@@ -240,6 +244,14 @@ def asks(key: str, value: Any, need: Need) -> bool:
     assert record is not None  # NEEDS names keys of sections
     is_anothers = need.key == "head.name" and section in OWN
     return is_anothers or value != record.model_fields[name].default
+
+
+def _published(raw: dict[str, Any], name: str) -> dict[str, float]:
+    try:
+        return figures_of(name)
+    except ValueError as error:
+        refuse(raw, {"published": str(error)})
+        raise
 
 
 def refuse(raw: dict[str, Any], faults: dict[str, str]) -> None:

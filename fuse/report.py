@@ -18,6 +18,7 @@ from mambavl.fuse.head import KNOWN_STREAMS
 from mambavl.fuse.idle import without
 from mambavl.fuse.notices import ORACLE_HISTORY
 from mambavl.fuse.owner import why_unfinished
+from mambavl.fuse.published import said_of
 from mambavl.fuse.recipe import Recipe, what_decides
 from mambavl.fuse.result import Environment, Result, spoken
 from mambavl.fuse.run import read_classes, read_curves, read_result, read_scores
@@ -57,10 +58,6 @@ class Entry:
         known = [name for name in KNOWN_STREAMS if name in names]
         own = [name for name in names if name not in KNOWN_STREAMS]
         return ", ".join(known + own)
-
-    @property
-    def published(self) -> dict[str, float]:
-        return self.first.published
 
     @property
     def notice(self) -> str | None:
@@ -145,7 +142,8 @@ def write_report(runs: list[Path], target: Path) -> dict[str, str]:
         confusions=[(entry, _confusions(entry)) for entry in entries if entry.single],
         noise=196 * (0.25 / fewest) ** 0.5,  # half of a 95 % interval at 50 %, in points
         rows=fewest,
-        published=[name for name in targets if any(name in entry.published for entry in entries)],
+        sources=sorted({said_of(entry.first.published) for entry in entries if entry.first.published}),
+        published=[name for name in targets if any(name in entry.first.published for entry in entries)],
     )
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     Path(target).write_text(page, encoding="utf-8")

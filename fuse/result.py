@@ -172,6 +172,15 @@ class Result:
         return self.text_protocol + history
 
     @property
+    def task(self) -> str | None:
+        """What its streams were extracted for, recognition or anticipation; past actions alone are for the
+        second. None: they do not say.
+        """
+        samplings = [stream.recipe.sampling for stream in self.streams.values() if stream.recipe.sampling]
+        found = [str(one["task"]) for one in samplings if "task" in one]
+        return found[0] if found else "anticipation" if self.history_protocol != "absent" else None
+
+    @property
     def main_measure(self) -> str:
         """The measure that the run is ranked by, as its recipe says."""
         return self.measure_of(self.recipe.get("rank_by"))

@@ -83,19 +83,14 @@ def write_submission(
 
 
 def task_of(result: Result, asked: str | None, run: Path) -> str:
-    """What the streams were extracted for; past actions alone are for anticipation. Raises UsageError where
-    they do not say and nobody was asked, and where they say another.
+    """The run's, or where its streams do not say it, what was asked for. Raises UsageError where nobody says
+    it, and where they say another.
     """
-    samplings = [stream.recipe.sampling for stream in result.streams.values() if stream.recipe.sampling]
-    tasks = {str(one["task"]) for one in samplings if "task" in one}
-    if not tasks and result.history_protocol != "absent":
-        tasks = {"anticipation"}
-    found = tasks.pop() if tasks else None
-    if found is None and asked is None:
+    if result.task is None and asked is None:
         raise UsageError(f"{run}: its stores do not say what they were extracted for; say it with --task")
-    if found and asked and found != asked:
-        raise UsageError(f"{run}: --task {asked}: its streams were extracted for {found}")
-    return found or str(asked)
+    if result.task and asked and result.task != asked:
+        raise UsageError(f"{run}: --task {asked}: its streams were extracted for {result.task}")
+    return result.task or str(asked)
 
 
 def refuse_forbidden(result: Result, task: str, run: Path) -> None:

@@ -23,6 +23,7 @@ from mambavl.cli.extract import extract_app
 from mambavl.cli.heads import heads_app
 from mambavl.cli.plan import extract_plan
 from mambavl.cli.predict import predict
+from mambavl.cli.published import show_published
 from mambavl.cli.questions import questions_app
 from mambavl.cli.reproduce import reproduce_app
 from mambavl.cli.scores import fuse_scores
@@ -105,6 +106,7 @@ for command in (train.evaluate, train.report, submit, predict, settings):
     app.command()(command)
 app.command("sweep-status")(show_status)
 app.command("fuse-scores")(fuse_scores)
+app.command("published")(show_published)
 for name, group in (
     ("data", data_app),
     ("questions", questions_app),

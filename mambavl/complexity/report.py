@@ -28,25 +28,22 @@ from mambavl.extract.encoders.published.avion import Avion
 from mambavl.extract.encoders.published.motionformer import Motionformer
 from mambavl.extract.encoders.published.table import PUBLISHED, PublishedEncoder
 from mambavl.extract.encoders.registry import ENCODERS
+from mambavl.fuse.published import published
 from mambavl.fuse.recipe import Recipe
 
 COLUMNS = ("tokens", "trainable", "frozen", "total", "G MACs", "G FLOPs", "G scan")
-# GFLOPs (multiply-adds, as video models print them), M parameters, why ours differ
-PUBLISHED_TABLE_4 = {
-    "orvit": (
-        405, 148, "Printed without decimals. fvcore on the original gives 405.259: see the next table.",
-    ),
+# row of Table 4 -> why ours differ from its GFLOPs (multiply-adds, as video models print them)
+WHY_TABLE_4 = {
+    "orvit": "Printed without decimals. fvcore on the original gives 405.259: see the next table.",
     "transformer_12x12": (
-        413.5, 242,
         "What it was counted with is not known. Six layers of four heads are nearer (413.36), their 199.6 M "
-        "parameters are not.",
+        "parameters are not."
     ),
     "mambavl": (
-        413, 157,
         "What it was counted with is not known. fvcore sees no scan; as 9 L D N + L D multiply-adds it would "
-        "add 0.37: 412.84.",
+        "add 0.37: 412.84."
     ),
-}  # fmt: skip
+}
 # Multiply-adds that fvcore's counter gave for the originals: one view, scores and sums of attention counted.
 ORIGINAL_GMACS = {
     "orvit": 405.259, "orvit-hr": 1036.8, "motionformer": 369.507, "motionformer-hr": 958.754,
@@ -89,10 +86,10 @@ def _print_table_4(console: Console, rows: dict[str, list[Part]]) -> None:
         cost = total(parts)
         gmacs, millions = cost.macs / 1e9, cost.trainable / 1e6
         macs, differs, parameters, why = "-", "-", "-", "In the released code, not in the table."
-        if row in PUBLISHED_TABLE_4:
-            published, published_millions, why = PUBLISHED_TABLE_4[row]
-            macs, parameters = f"{published:g}", str(published_millions)
-            differs = f"{100 * (gmacs / published - 1):+.2f} %"
+        if row in WHY_TABLE_4:
+            printed, why = published()[f"table4-{row.replace('_', '-')}"].values, WHY_TABLE_4[row]
+            macs, parameters = (f"{printed[key]:g}" for key in ("gflops", "million_parameters"))
+            differs = f"{100 * (gmacs / printed['gflops'] - 1):+.2f} %"
         table.add_row(row, macs, f"{gmacs:.2f}", differs, parameters, f"{millions:.2f}", why)
     console.print(table)
 

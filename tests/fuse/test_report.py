@@ -54,6 +54,28 @@ def test_the_report_joins_seeds_names_protocols_and_says_what_the_text_leaks(pag
     assert "random weights" in text
 
 
+def test_published_figures_stand_beside_what_was_measured_with_their_source(page, tmp_path):
+    """Of a run that an older version made, too: its recipe holds the figures and no name."""
+    folder, text = page
+    assert "published verb" not in text
+    runs = []
+    for name, figures in (("listed", {"verb": 70.9, "noun": 61.1, "action": 49.1}), ("own", {"noun": 12.5})):
+        run = shutil.copytree(folder / "text", tmp_path / name)
+        result = json.loads((run / "result.json").read_text())
+        result["recipe"]["published"] = figures
+        (run / "result.json").write_text(json.dumps(result))
+        runs.append(run)
+    report.write_report(runs, tmp_path / "report.html")
+    shown = (tmp_path / "report.html").read_text()
+    assert "<th>published verb</th><th>published noun</th>" in shown
+    assert "<td>70.9</td><td>61.1</td><td>49.1</td>" in shown
+    assert "<td>–</td><td>12.5</td><td>–</td>" in shown
+    assert (
+        "<li>70.9 / 61.1 / 49.1: MambaVL (ViT-B), video and oracle text; MambaVL, arXiv 2409.11513v1" in shown
+    )
+    assert "<li>noun 12.5: the recipe&#39;s own figures, of no source that is listed</li>" in shown
+
+
 def test_a_leak_is_what_text_gives_beside_what_the_most_frequent_class_gives(page):
     folder, _ = page
     [entry] = report.collect([folder / "text"])
