@@ -70,10 +70,10 @@ class Tables:
         if self.problems:
             raise DataError("\n".join(self.problems))
 
-    def rows(self, name: str, required: tuple[str, ...]) -> Iterator["Row"]:
+    def rows(self, name: str, required: tuple[str, ...], delimiter: str = ",") -> Iterator["Row"]:
         """The rows of a file. Raises DataError for what is not CSV with the required columns."""
         path = self.folder / name
-        lines = csv_lines(path, self._text(name))
+        lines = csv_lines(path, self.text(name), delimiter)
         columns = next(lines, Line("", [], "")).cells
         _check_header(path, columns, required)
         for where, cells, note in lines:
@@ -83,7 +83,8 @@ class Tables:
             else:
                 yield Row(self, where, dict(zip(columns, cells, strict=True)))
 
-    def _text(self, name: str) -> str:
+    def text(self, name: str) -> str:
+        """What stands in a file. Raises DataError for what cannot be read, or is not text in UTF-8."""
         path = self.folder / name
         try:
             raw = path.read_bytes()

@@ -1,8 +1,11 @@
-"""The check of a data set before any work."""
+"""The check of a data set before any work; and data sets that are made of other people's lists."""
 
 import shutil
 
+import pytest
+
 from helpers.cli import call
+from mambavl.extract.data_set import read_data_set
 
 
 def test_a_data_set_that_is_right_is_counted(road, capsys):
@@ -31,3 +34,79 @@ def test_the_scans_of_videos_are_kept_where_it_is_asked_for(road, tmp_path, caps
         said = capsys.readouterr()
         assert "8 videos, 40 segments: 0 problems" in said.out
         assert "index" not in said.err
+
+
+def table(folder, scale=1.0):
+    """Rows of made-up actions over the toy videos, which last 6 s; lists of any columns."""
+    rows = [
+        ("P01_101", 0.0, 1.5, "knife", "cup"),
+        ("P01_101", 2.0, 5.5, "fork", "cup plate"),
+        ("P01_104", 1.0, 4.0, "knife", ""),
+    ]
+    lines = [f"{v},{s * scale:g},{e * scale:g},{tool},{seen}" for v, s, e, tool, seen in rows]
+    (folder / "theirs.csv").write_text("\n".join(["film,from,to,tool,seen", *lines]) + "\n")
+    return folder / "theirs.csv"
+
+
+SAID = ("--column", "video=film", "--column", "start=from", "--column", "stop=to", "--split", "train")
+LABELS = ("--target", "tool=tool", "--multi", "things=seen", "--separator", " ")
+
+
+def test_a_made_up_list_becomes_rows_that_can_be_extracted(road, tmp_path, capsys):
+    """From a CSV of any columns to the rows that `extract` reads, and past `data check`."""
+    out = tmp_path / "ours"
+    flat = tmp_path / "videos"
+    flat.mkdir()
+    for video in ("P01_101", "P01_104"):
+        shutil.copy(road / "videos" / "P01" / "videos" / f"{video}.MP4", flat)
+    options = (*SAID, *LABELS, "--unit", "seconds", "--videos", flat)
+    assert call("data", "init", table(tmp_path), "--out", out, *options) == 0
+    said = capsys.readouterr().out
+    assert "train: 3 rows\n" in said
+    assert "tool: 2 classes, one a row\nthings: 2 classes, any number a row\n" in said
+    assert "note" not in said
+    read = read_data_set(out, ("train",))
+    assert [(row.narration_id, row.start, row.stop, row.labels) for row in read.segments] == [
+        ("P01_101_0", 0.0, 1.5, {"tool": 0, "things": (0,)}),
+        ("P01_101_1", 2.0, 5.5, {"tool": 1, "things": (0, 1)}),
+        ("P01_104_0", 1.0, 4.0, {"tool": 0}),
+    ]
+    assert call("data", "check", "--annotations", out, "--videos", flat, "--split", "train") == 0
+    assert "2 videos, 3 segments: 0 problems" in capsys.readouterr().out
+
+
+def test_times_that_the_videos_contradict_are_refused(road, tmp_path, capsys):
+    videos = ("--videos", road / "videos" / "P01" / "videos", "--unit", "seconds")
+    source = table(tmp_path, scale=1000.0)
+    assert call("data", "init", source, "--out", tmp_path / "ours", *SAID, *LABELS, *videos) == 1
+    assert "are they milliseconds" in capsys.readouterr().err
+    assert not (tmp_path / "ours").exists()
+
+
+def test_durations_may_be_a_list(tmp_path, capsys):
+    (tmp_path / "long.csv").write_text("video_id,duration\nP01_101,6\nP01_104,40\n")
+    known = ("--durations", tmp_path / "long.csv", "--unit", "seconds")
+    assert call("data", "init", table(tmp_path, 0.5), "--out", tmp_path / "a", *SAID, *LABELS, *known) == 1
+    assert "add --sparse" in capsys.readouterr().err
+    assert (
+        call(
+            "data", "init", table(tmp_path, 0.5), "--out", tmp_path / "a", *SAID, *LABELS, *known, "--sparse"
+        )
+        == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "--unit seconds|milliseconds|clock"),
+        (("--fps", "0"), "--fps 0: expected a rate above 0"),
+        (("--split-as", "val=dev"), "--split-as dev: use train, validation, test"),
+        (("--layout", "egtea"), "--layout egtea takes no --column"),
+        (("--target", "tool"), "--target 'tool': expected NAME=COLUMN"),
+        (("--without", "P09"), "--unit"),
+    ],
+)
+def test_a_call_that_is_not_whole_says_what_to_type(tmp_path, capsys, words, said):
+    assert call("data", "init", table(tmp_path), "--out", tmp_path / "ours", *SAID, *LABELS, *words) == 2
+    assert said in capsys.readouterr().err
