@@ -19,6 +19,7 @@ from mambavl.cli.cache import cache_app
 from mambavl.cli.data import data_app
 from mambavl.cli.dense import extract_dense
 from mambavl.cli.encoders import encoders_app
+from mambavl.cli.export import export
 from mambavl.cli.extract import extract_app
 from mambavl.cli.heads import heads_app
 from mambavl.cli.plan import extract_plan
@@ -102,7 +103,7 @@ def demo(
 
 app.command(cls=with_settings("train"))(train.train)
 app.command(cls=with_settings("train"))(train.sweep)
-for command in (train.evaluate, train.report, submit, predict, settings):
+for command in (train.evaluate, train.report, submit, export, predict, settings):
     app.command()(command)
 app.command("sweep-status")(show_status)
 app.command("fuse-scores")(fuse_scores)

@@ -292,6 +292,7 @@ OTHER = {  # other values of keys that are no plain number or truth value
     "train.stop_after": 3,
     "train.trackers": ["wandb"],
     "train.keep": "scores",
+    "train.order_seed": 7,
     "train.score_dtype": "float16",
     "train.precision": "fp32",
     "grid": {"train.seed": [0, 1]},
