@@ -1,5 +1,6 @@
 """The points of a sweep: what a recipe asks for, and where each of them is on the disk."""
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mambavl.cache import canonical
-from mambavl.configs.errors import UsageError
+from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import grid
 from mambavl.fuse.owner import last_failure
 from mambavl.fuse.recipe import WITHOUT_WEIGHT, Recipe, what_decides
 from mambavl.fuse.result import Result, Selection
-from mambavl.fuse.run import RECIPE, RESULT, read_recipe
+from mambavl.fuse.run import RECIPE, RESULT, read_recipe, read_result
 from mambavl.fuse.selection import hold_out
 
 # skipped: had finished before this sweep; elsewhere: another process trains it; pruned: a search gave it up
@@ -68,6 +69,15 @@ def find(points: list[Point], out: Path) -> None:
         point.state = "skipped" if (run / RESULT).exists() else "waiting"
         if not point.is_found:
             point.failure_before, point.is_found = last_failure(run), True
+
+
+def look_again(points: list[Point]) -> None:
+    """Those that other processes have finished since the sweep began are done, for whoever watches it."""
+    for point in points:
+        if point.state in ("waiting", "elsewhere") and (point.run / RESULT).exists():
+            with contextlib.suppress(DataError):  # whoever comes to the point says what is wrong with it
+                point.result = read_result(point.run)
+                point.state, point.error = "done", ""
 
 
 def find_folders(points: list[Point], out: Path) -> list[tuple[Path, Recipe]]:

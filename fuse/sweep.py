@@ -18,7 +18,7 @@ from mambavl.fuse.chosen import Chosen, final, others, renew_selection
 from mambavl.fuse.data import FeatureData
 from mambavl.fuse.owner import RunHeld, deaths, last_failure, reason
 from mambavl.fuse.pack import packs, train_together
-from mambavl.fuse.points import OnChange, Point, find
+from mambavl.fuse.points import OnChange, Point, find, look_again
 from mambavl.fuse.processes import Processes
 from mambavl.fuse.recipe import Recipe
 from mambavl.fuse.result import Selection
@@ -308,6 +308,8 @@ class _Sweep:
             self._changed()
 
     def _changed(self) -> None:
+        if self.processes.count == 1 and not self.search:
+            look_again(self.points)
         self.on_change([*self.points, *self.chosen])
 
     def _wait(self, number: int) -> None:

@@ -283,6 +283,27 @@ def test_a_point_that_another_trains_is_looked_at_again(stores, tmp_path, monkey
     assert ends == "done" or found[1].error == "diverged"
 
 
+def test_what_others_finish_is_seen_before_it_is_come_to(stores, tmp_path, monkeypatch):
+    """A result that cannot be read is left to the point itself, which then fails alone."""
+    points = grid_of(stores, tmp_path, {"train": {"lr": [5e-3, 1e-2, 2e-2]}}, epochs=2)
+    updates = count_updates(monkeypatch, tmp_path / "log")
+    seen = []
+
+    def on_change(now):
+        if not seen:
+            train(points[1].recipe, points[1].run)
+            points[2].run.mkdir()
+            (points[2].run / "result.json").write_text("{")
+        seen.append([(point.state, bool(point.result)) for point in now])
+
+    found = sweep(points, tmp_path, on_change=on_change)
+    assert seen[1] == [("running", False), ("done", True), ("waiting", False)]
+    assert updates()["train.lr=0.01"] == 6
+    assert {point.name: point.state for point in found} == {
+        "train.lr=0.005": "done", "train.lr=0.01": "done", "train.lr=0.02": "failed",
+    }  # fmt: skip
+
+
 def test_waiting_for_others_can_be_stopped(stores, tmp_path):
     points = grid_of(stores, tmp_path, {"train": {"lr": [5e-3]}}, epochs=1)
     other = held_by_another(points[0].run, tmp_path / "release", lambda: None)
