@@ -54,6 +54,7 @@ class Done:
     shuffled: list[Point]  # there, too
     chosen: list[Point]  # on validation
     counts: Path
+    counts_held: Path  # on the kitchens held out
     corrected: list[Path]  # of `chosen`
     mixtures: list[Path]
 
@@ -141,7 +142,7 @@ def _runs(folder: Path, stores: Path, workers: int | None) -> Done:
         # named after what was chosen
         corrected.append(_fused(runs / f"corrected,{point.run.name}", [point.run], [twin]))
         mixtures.append(_fused(runs / f"mixed,{point.run.name}", [point.run, counts], [twin, counts_held]))
-    return Done(points, control_points, chosen.runs, counts, corrected, mixtures)
+    return Done(points, control_points, chosen.runs, counts, counts_held, corrected, mixtures)
 
 
 def _fused(out: Path, runs: list[Path], held: list[Path]) -> Path:
@@ -185,8 +186,8 @@ def _sources(run: Path) -> dict[str, dict[str, Any]]:
 
 
 def _of_candidates(done: Done) -> dict[str, list[Path]]:
-    """The runs of each candidate on the kitchens held out, by its words, by seed; the paper's head first, the
-    control for its order last.
+    """The runs of each candidate on the kitchens held out, by its words, by seed; the paper's head first, and
+    last what is none: the control for its order, and the counts.
     """
     found: dict[str, list[Path]] = {}
     for point in sorted(
@@ -194,7 +195,8 @@ def _of_candidates(done: Done) -> dict[str, list[Path]]:
     ):
         found.setdefault(_words(point), []).append(point.run)
     control = sorted(done.shuffled, key=lambda point: point.values[SEED])
-    return {**found, f"{next(iter(found))}, order shuffled": [point.run for point in control]}
+    shuffled = f"{next(iter(found))}, order shuffled"
+    return {**found, shuffled: [point.run for point in control], "counts": [done.counts_held]}
 
 
 def _held_rows(runs_of: Mapping[str, list[Path]], scores_of: Callable[[Path], Scored]) -> list[Row]:
@@ -223,4 +225,4 @@ def _row(name: str, own: dict[str, Hits], beside: dict[str, Hits] | None) -> Row
         difference = means.difference(one.best5, beside[target].best5) if beside else None
         measured[target] = Measured(means.interval(one.best5), difference)
     first = next(iter(own.values()))
-    return Row(name, len(first.best5), len(first.label), measured, round(first.seconds))
+    return Row(name, len(first.best5), len(first.label), measured, round(first.seconds), first.parameters)

@@ -27,6 +27,7 @@ class Hits:
     video: list[str]
     best5: np.ndarray  # (runs, N) 0 to 1: whether the label is among the best five
     seconds: float  # of training, of all runs
+    parameters: int  # of the first, without classifiers
 
 
 def hits(runs: Sequence[Path], scores_of: Callable[[Path], Scored]) -> dict[str, Hits]:
@@ -39,11 +40,13 @@ def hits(runs: Sequence[Path], scores_of: Callable[[Path], Scored]) -> dict[str,
         file, scores = scores_of(run)
         for name in TARGETS:
             found[name].append(ranked(name, file.classes, scores, file.labels))
-    seconds = sum(read_result(run).trained.train_seconds or 0.0 for run in runs)
+    results = [read_result(run) for run in runs]
+    seconds = sum(result.trained.train_seconds or 0.0 for result in results)
+    size = results[0].params.without_classifiers
     of_target = {}
     for name, ranks in found.items():
         video = [file.ids[row].rpartition("_")[0] for row in ranks[0].rows]
-        of_target[name] = Hits(ranks[0].label, video, np.stack([one.best5 for one in ranks]), seconds)
+        of_target[name] = Hits(ranks[0].label, video, np.stack([one.best5 for one in ranks]), seconds, size)
     return of_target
 
 

@@ -1,6 +1,6 @@
 """A table of results with intervals and verdicts, as JSON, Markdown and a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ class Row:
     rows: int  # scored
     measured: dict[str, Measured]  # by target
     seconds: int  # of training, of all seeds
+    parameters: int  # of one, its classifiers left out
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,20 @@ class Table:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> "Table":
+        """What `to_dict` gave, also by way of JSON."""
+        rows = {key: [_row(one) for one in raw[key]] for key in ("held", "held_less_prior", "validation")}
+        return cls(**{**raw, **rows})
+
+
+def _row(raw: Mapping[str, Any]) -> Row:
+    measured = {}
+    for target, one in raw["measured"].items():
+        apart = one["difference"] and Difference(Interval(*one["difference"][0]), one["difference"][1])
+        measured[target] = Measured(Interval(*one["interval"]), apart)
+    return Row(**{**raw, "measured": measured})
 
 
 def markdown(table: Table) -> str:
@@ -56,7 +71,8 @@ def markdown(table: Table) -> str:
             "those of counts and mixture, the decay and the weights were chosen on these kitchens, too. "
             "Validation was scored by these rows alone.",
             "",
-            f"**Training kitchens held out**, {table.held[0].rows:,} rows, all {table.among} candidates:",
+            f"**Training kitchens held out**, {table.held[0].rows:,} rows, all {table.among} candidates and "
+            "two controls:",
             "",
             *_lines(table.held, base),
             "",
@@ -65,7 +81,9 @@ def markdown(table: Table) -> str:
             "",
             *_lines(table.held_less_prior, base),
             "",
-            f"Mean over seeds; in brackets the middle 95 % of {DRAWS:,} draws of videos. Behind it the "
+            "Parameters are those before the classifiers, seconds of training those of all seeds, one after "
+            "the other. Mean over seeds; in brackets the middle 95 % of "
+            f"{DRAWS:,} draws of videos. Behind it the "
             "difference to the row named in the head of the column: **bold** where its interval lies on one "
             "side of 0 and the signs of six seeds do, too (p < 0.05). Where nothing differs, one in twenty "
             "is bold all the same, at the most.",
@@ -84,12 +102,13 @@ def _lines(rows: Sequence[Row], beside: str) -> list[str]:
     targets = list(rows[0].measured)
     columns = [f"{target} | - {beside}" for target in targets]
     lines = [
-        f"| | seeds | {' | '.join(columns)} | training, s |",
-        "|---|" + "---|" * (2 * len(targets) + 2),
+        f"| | seeds | parameters | {' | '.join(columns)} | training, s |",
+        "|---|" + "---|" * (2 * len(targets) + 3),
     ]
     for row in rows:
         cells = [_cells(row.measured[target]) for target in targets]
-        lines.append(f"| {row.name} | {row.seeds} | {' | '.join(cells)} | {row.seconds:,} |")
+        shape = f"{row.seeds} | {row.parameters:,}"
+        lines.append(f"| {row.name} | {shape} | {' | '.join(cells)} | {row.seconds:,} |")
     return lines
 
 

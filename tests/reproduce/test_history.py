@@ -84,6 +84,7 @@ def test_one_command_makes_stores_runs_and_the_table_and_makes_nothing_twice(
             "share = A",
             "name = transformer",
             "share = A, order shuffled",
+            "counts",
         ]
     assert [row["seeds"] for row in found["validation"]] == [1, 2, 2, 2]
     assert {row["rows"] for row in found["validation"]} == {2 * ACTIONS}
