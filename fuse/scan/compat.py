@@ -1,0 +1,52 @@
+"""The scan under mamba-ssm's name, signature and layout, for models that were written for its CUDA kernel.
+
+    from mambavl.fuse.scan.compat import selective_scan_fn    # was: from mamba_ssm.ops...
+
+They then run and train where `selective_scan` does: on a CPU too. Channels before steps, (B, D, L); B batch,
+L steps, D channels, N states, G groups of channels that share B_t and C_t.
+"""
+
+from torch import Tensor
+
+from mambavl.fuse.scan import selective_scan
+
+
+def selective_scan_fn(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y (B, D, L) in u's dtype; with `return_last_state` also the last state (B, D, N).
+
+    u, delta, z: (B, D, L); A: (D, N); B, C: (B, N, L), (B, G, N, L) or constant (D, N); D, delta_bias: (D,).
+    Raises ValueError for complex states, which no Mamba has, and as `selective_scan` does.
+    """
+    if A.is_complex():
+        raise ValueError("A is complex; this scan has real states alone, as Mamba's are")
+    found = selective_scan(
+        u.mT,
+        delta.mT,
+        A,
+        _steps_first(B),
+        _steps_first(C),
+        D,
+        None if z is None else z.mT,
+        delta_bias,
+        delta_softplus,
+        return_last_state=return_last_state,
+    )
+    if isinstance(found, tuple):
+        return found[0].mT, found[1]
+    return found.mT
+
+
+def _steps_first(x: Tensor) -> Tensor:
+    """(B, N, L) -> (B, L, N), (B, G, N, L) -> (B, L, G, N); a constant (D, N) stays."""
+    return x if x.ndim == 2 else x.movedim(-1, 1)
