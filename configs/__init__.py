@@ -66,15 +66,28 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """Apply `a.b=value` assignments to a copy of `data`. A value is read as TOML; what is not TOML is
-    taken as text.
+    taken as text. `a.b=` takes the key out again, so that its default counts: an empty text is `a.b=""`.
     """
     data = _copy(data)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not all(part.strip() for part in key.split(".")):
             raise UsageError(f"--set {assignment!r}: expected key=value, for example --set train.lr=1e-3")
-        set_key(data, key.strip(), parse_value(text.strip()))
+        if text.strip():
+            set_key(data, key.strip(), parse_value(text.strip()))
+        else:
+            _unset_key(data, key.strip())
     return data
+
+
+def _unset_key(data: dict[str, Any], key: str) -> None:
+    *parents, last = key.split(".")
+    section: Any = data
+    for parent in parents:
+        section = section.get(parent) if isinstance(section, dict) else None
+    if not isinstance(section, dict) or last not in section:
+        raise UsageError(f'--set {key}=: there is no {key} to take out; an empty text is --set {key}=\'""\'')
+    del section[last]
 
 
 def set_key(data: dict[str, Any], key: str, value: Any) -> None:

@@ -94,6 +94,8 @@ def run(folder: Path, *, quick: bool = False) -> None:
     out.print(
         f"wrote {report} after {time.perf_counter() - started:.0f} s; open it in a browser", style="bold"
     )
+    out.print("next, with EK100: mambavl data check --annotations EK100 --videos VIDEOS (docs/data.md)")
+    out.print("or with lists and videos of your own: docs/data.md, 'Your own labels'")
     if not quick:
         _check(results[MAIN.title])
 

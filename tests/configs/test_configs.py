@@ -175,6 +175,17 @@ def test_numbers_that_are_not_finite_are_refused(value):
         validate(override({"streams": STREAMS}, [f"train.lr={value}"]), Recipe, "r")
 
 
+def test_an_override_without_a_value_takes_the_key_out():
+    raw = {"train": {"stop_after": 5, "lr": 1.0}, "title": "a", "streams": {"video": {"store": "v"}}}
+    sets = ["train.stop_after=", "title= ", "streams.video=", "train.lr=2.0"]
+    assert override(raw, sets) == {"train": {"lr": 2.0}, "streams": {}}
+    assert raw["title"] == "a"
+    assert override({"title": "a"}, ['title=""']) == {"title": ""}
+    for key in ("train.stop_afte", "trains.lr", "title.of"):
+        with pytest.raises(UsageError, match=f"--set {key}=: there is no {key} to take out"):
+            override(raw, [f"{key}="])
+
+
 def test_overrides_are_toml_values_and_else_text():
     data = override({"a": {"b": 1}}, ["a.b=1e-3", "a.c=true", "a.d=x/y.zarr", "a.e=[1, 2]", 'a.f="3"'])
     assert data == {"a": {"b": 1e-3, "c": True, "d": "x/y.zarr", "e": [1, 2], "f": "3"}}
