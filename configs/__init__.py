@@ -86,7 +86,7 @@ def _unset_key(data: dict[str, Any], key: str) -> None:
     for parent in parents:
         section = section.get(parent) if isinstance(section, dict) else None
     if not isinstance(section, dict) or last not in section:
-        raise UsageError(f'--set {key}=: there is no {key} to take out; an empty text is --set {key}=\'""\'')
+        raise UsageError(f"--set {key}=: there is no {key} to take out; an empty text is --set {key}='\"\"'")
     del section[last]
 
 

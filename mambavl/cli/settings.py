@@ -30,8 +30,8 @@ PAGE_START = """\
 
 Each key of a settings record, its values, its default and what it does. Set one with `--set KEY=VALUE`; a
 value is read as TOML, and text needs no quotes. A recipe is a TOML file with the keys of
-[train](#train), and `--set` changes one of them for one run; `--set KEY=` takes out one that it sets. Keys that have a flag are given by the flag
-alone. An unknown key is refused with the nearest known name.
+[train](#train), and `--set` changes one of them for one run; `--set KEY=` takes out one that it sets.
+Keys that have a flag are given by the flag alone. An unknown key is refused with the nearest known name.
 
 On the command line, `mambavl settings NAME` prints the same.
 """
