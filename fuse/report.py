@@ -2,24 +2,21 @@
 
 import itertools
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import numpy as np
 
 from mambavl.cache.classes import Classes
-from mambavl.configs import validate
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import pictures
+from mambavl.fuse.decided import decided
 from mambavl.fuse.head import KNOWN_STREAMS
-from mambavl.fuse.idle import without
 from mambavl.fuse.notices import ORACLE_HISTORY
 from mambavl.fuse.owner import why_unfinished
 from mambavl.fuse.published import said_of
-from mambavl.fuse.recipe import Recipe, what_decides
 from mambavl.fuse.result import Environment, Result, spoken
 from mambavl.fuse.run import read_classes, read_curves, read_result, read_scores
 from mambavl.fuse.summary import SUMMARY, not_chosen, runs_without_folder
@@ -162,7 +159,7 @@ def collect(runs: list[Path]) -> list[Entry]:
                 raise UsageError(f"{run} and {other} are the same run; name it once")
         result = read_result(run)
         read_scores(run, result.split)  # a run without scores cannot be shown: say so now
-        recipe = _decided(result, "train.seed")
+        recipe = decided(result, "train.seed")
         fed = {name: (stream.store_ids, stream.level) for name, stream in result.streams.items()}
         key = json.dumps(
             [result.recipe.get("title"), result.published, recipe, fed, result.split], sort_keys=True
@@ -271,18 +268,7 @@ def _sharing(entries: list[Entry]) -> list[str]:
 
 def _apart_from_sharing(entry: Entry) -> str:
     """The recipe without title, seed and `share`: equal for a run and its control."""
-    return json.dumps(_decided(entry.first, "train.seed", "fusion.share"), sort_keys=True)
-
-
-def _decided(result: Result, *apart_from: str) -> dict[str, Any]:
-    """What decided the weights of a run, whichever version of mambavl wrote its recipe, without some keys."""
-    if result.fused:
-        runs = [
-            _decided(replace(result, recipe=one, fused=None), *apart_from) for one in result.recipe["runs"]
-        ]
-        return {"rule": result.fused.rule, "runs": runs}
-    recipe = validate(result.recipe, Recipe, f"recipe of the run {result.title!r}", recorded=True)
-    return without(what_decides(recipe), apart_from)
+    return json.dumps(decided(entry.first, "train.seed", "fusion.share"), sort_keys=True)
 
 
 def _headlines(entries: list[Entry], targets: list[str]) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from rich.table import Table
 from mambavl.cli import train
 from mambavl.cli.bench import bench_app
 from mambavl.cli.cache import cache_app
+from mambavl.cli.compare import compare_two
 from mambavl.cli.data import data_app
 from mambavl.cli.dense import extract_dense
 from mambavl.cli.encoders import encoders_app
@@ -108,6 +109,7 @@ for command in (train.evaluate, train.report, submit, export, predict, settings)
 app.command("sweep-status")(show_status)
 app.command("fuse-scores")(fuse_scores)
 app.command("published")(show_published)
+app.command("compare")(compare_two)
 for name, group in (
     ("data", data_app),
     ("questions", questions_app),

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from mambavl.fuse import bca
 from mambavl.fuse.paired import ClassMeans, Difference, Interval, sign_flips
 
 DICE = np.random.default_rng(5)
@@ -57,6 +58,73 @@ def test_a_difference_that_all_rows_share_has_no_width():
     alone = means.difference(hits + 0.25, hits[:1])  # the other has no seeds
     assert alone.interval == pytest.approx((25, 25, 25))
     assert means.interval(hits).high - means.interval(hits).low > 1  # though each of them has
+
+
+def test_a_corrected_interval_is_that_of_a_loop_over_drawn_videos_and_seeds():
+    """Of three pairs two are drawn, with replacement; the draws are moved to around the value, then BCa."""
+    hits, others, draws = DICE.random((3, 300)), DICE.random((3, 300)) ** 2, 150
+    label = np.where(np.arange(300) < 1, 99, LABEL)  # a class that many draws lack
+    means = ClassMeans(label, VIDEO, draws=draws, seed=3)
+    videos = sorted(set(VIDEO))
+    of = {video: [row for row, own in enumerate(VIDEO) if own == video] for video in videos}
+    drawn_videos = np.random.default_rng(3).multinomial(len(videos), [1 / len(videos)] * len(videos), draws)
+    drawn_seeds = np.random.default_rng([3, 3]).multinomial(2, [1 / 3] * 3, draws)
+    values = []
+    for times, seeds in zip(drawn_videos, drawn_seeds, strict=True):
+        rows = [
+            row for video, count in zip(videos, times, strict=True) for _ in range(count) for row in of[video]
+        ]
+        pairs = [pair for pair, count in enumerate(seeds) for _ in range(count)]
+        apart = [by_hand(hits[pair], label, rows) - by_hand(others[pair], label, rows) for pair in pairs]
+        values.append(sum(apart) / 2)
+    rest = [[row for row in range(300) if VIDEO[row] != video] for video in videos]
+    without = [
+        np.mean([by_hand(hits[i], label, rows) - by_hand(others[i], label, rows) for i in range(3)])
+        for rows in rest
+    ]
+    value = np.mean(
+        [by_hand(hits[i], label, range(300)) - by_hand(others[i], label, range(300)) for i in range(3)]
+    )
+    moved = np.array(values) - np.mean(values) + value
+    sizes = [len(of[video]) for video in videos]
+    worth = sum(sizes) ** 2 / sum(size**2 for size in sizes)
+    expected = bca.interval(value, moved, np.array(without), units=worth, level=0.1)
+    found = means.corrected(hits, others, 0.1)
+    assert found == pytest.approx((value, *expected))
+    assert means.without_each(hits - others) == pytest.approx(without)
+    assert means.worth == pytest.approx(worth)
+
+
+def test_seeds_that_differ_widen_a_corrected_interval():
+    """All videos say the same of each seed: draws of videos alone show nothing."""
+    hits = np.repeat([[0.2], [0.5], [0.8]], 300, 1)
+    means = ClassMeans(LABEL, VIDEO)
+    plain = means.difference(hits, np.zeros((1, 300))).interval
+    assert plain == pytest.approx((50, 50, 50))
+    found = means.corrected(hits, np.zeros((1, 300)))
+    assert found.low < 25
+    assert found.high > 75
+    assert means.corrected(hits[:1], np.zeros((1, 300))) == pytest.approx((20, 20, 20))
+
+
+def test_draws_of_seeds_vary_as_their_mean_does():
+    """The variance of a mean of n is s^2 / n; n drawn of n would have (n - 1) / n of it."""
+    hits = DICE.random((6, 1)) * np.ones((6, 300))
+    means = ClassMeans(LABEL, VIDEO, draws=20_000)
+    draws = means._crossed(hits)
+    assert draws.var() == pytest.approx((100 * hits[:, 0]).var(ddof=1) / 6, rel=0.05)
+
+
+def test_videos_of_equal_size_are_worth_their_number():
+    assert ClassMeans(np.zeros(30, int), ["a", "b", "c"] * 10).worth == pytest.approx(3)
+    assert ClassMeans(np.zeros(6, int), list("aaaabc")).worth == pytest.approx(36 / 18)
+
+
+def test_with_one_class_it_is_the_share_of_rows():
+    hits = DICE.random((2, 300)) < 0.3
+    means = ClassMeans(np.zeros(300, int), VIDEO)
+    assert means.of(hits[0]) == pytest.approx(100 * hits[0].mean())
+    assert means.by_seed(hits, np.zeros((1, 300))) == pytest.approx(list(100 * hits.mean(1)))
 
 
 @pytest.mark.parametrize(
