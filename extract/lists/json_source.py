@@ -41,7 +41,7 @@ class Node:
             yield str(key), Node(f"{self.where}.{key}", value)
 
     def list(self) -> list["Node"]:
-        if not isinstance(self.value, list):
+        if not isinstance(self.value, list | tuple):
             raise Unfit(f"{self.where}: is {_kind(self.value)}, and not a list")
         return [Node(f"{self.where}[{place}]", value) for place, value in enumerate(self.value)]
 

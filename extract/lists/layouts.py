@@ -6,11 +6,14 @@ from pathlib import Path
 
 from mambavl.configs.errors import UsageError, did_you_mean
 from mambavl.extract.annotations import Annotations
+from mambavl.extract.lists.assembly101 import read_assembly101
 from mambavl.extract.lists.columns import read_columns
 from mambavl.extract.lists.detection import read_detection
 from mambavl.extract.lists.durations import check_extent, check_whole, probed
+from mambavl.extract.lists.ego4d import read_ego4d
 from mambavl.extract.lists.egtea import read_egtea
 from mambavl.extract.lists.frame_labels import read_frame_labels
+from mambavl.extract.lists.hd_epic import read_hd_epic
 from mambavl.extract.lists.listing import Listing, Request, checked
 from mambavl.extract.lists.written import write
 from mambavl.extract.video_folder import Roots
@@ -45,6 +48,9 @@ LAYOUTS = {
     COLUMNS: Layout(read_columns, tuple(name for name in OPTIONS if name != "--fold"), "a CSV or TSV file"),
     "egtea": Layout(read_egtea, ("--fold", "--split"), "the folder action_annotation of EGTEA Gaze+"),
     "actionformer": Layout(read_detection, ("--split-as",), "the JSON of ActionFormer, OpenTAD, ActivityNet"),
+    "hd-epic": Layout(read_hd_epic, ("--split",), "the folder narrations-and-action-segments of HD-EPIC"),
+    "ego4d-lta": Layout(read_ego4d, (), "the folder of Ego4D's fho_lta_*.json"),
+    "assembly101": Layout(read_assembly101, (), "the folder fine-grained-annotations of Assembly101"),
     "mstcn": Layout(read_frame_labels, ("--fps", "--fold"), "a folder as MS-TCN's"),
 }
 

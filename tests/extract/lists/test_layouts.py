@@ -10,12 +10,17 @@ import pytest
 from helpers.foreign_lists import (
     EGTEA_ROWS,
     FRAME_DURATIONS,
+    HD_EPIC_ROWS,
     TABLE,
     TABLE_COLUMNS,
     detection_entries,
+    ego4d_rows,
+    make_assembly101,
     make_detection,
+    make_ego4d,
     make_egtea,
     make_frame_labels,
+    make_hd_epic,
     make_table,
     table_request,
 )
@@ -31,6 +36,13 @@ MADE = {  # layout -> its miniature, what has to be said of it, seconds of its v
     "egtea": (make_egtea, EGTEA, {"P01-R01-Soup": 10.0, "P02-R01-Tea": 8.0}),
     "actionformer": (make_detection, Request(), {}),
     "mstcn": (make_frame_labels, FRAMES, FRAME_DURATIONS),
+    "ego4d-lta": (make_ego4d, Request(), {}),
+    "assembly101": (make_assembly101, Request(), {"s-1_01_C1_rgb": 10.0, "s-2_02_C1_rgb": 9.0}),
+    "hd-epic": (
+        make_hd_epic,
+        Request(split="train"),
+        {"P01-20240101-101010": 10.0, "P02-20240202-090909": 8.0},
+    ),
 }
 
 
@@ -161,6 +173,44 @@ def egtea_in_seconds(folder):
     path.write_text(path.read_text().replace("; 500; 2000;", "; 0.5; 2.0;"))
 
 
+def in_frame(place, **cells):
+    """The row at `place` with other cells."""
+
+    def fault(folder):
+        rows = [dict(row) for row in HD_EPIC_ROWS]
+        rows[place].update(cells)
+        make_hd_epic(folder, rows)
+
+    return fault
+
+
+def in_clips(**values):
+    """The first row of Ego4D's training list with other values."""
+
+    def fault(folder):
+        rows = ego4d_rows()
+        rows["fho_lta_train.json"][0].update(values)
+        make_ego4d(folder, rows)
+
+    return fault
+
+
+def scaled_frame(factor):
+    def fault(folder):
+        times = ("start_timestamp", "end_timestamp")
+        make_hd_epic(folder, [{**row, **{key: row[key] * factor for key in times}} for row in HD_EPIC_ROWS])
+
+    return fault
+
+
+def frame_with_shifted_verbs(folder):
+    """Verbs counted on by one, all of them: each id is still one of the list."""
+    make_hd_epic(
+        folder,
+        [{**row, "verb_classes": [(one + 1) % 3 for one in row["verb_classes"]]} for row in HD_EPIC_ROWS],
+    )
+
+
 LABELS = "raw_annotations/action_labels.csv"
 MAPPING = "mapping.txt"
 S1 = "groundTruth/S1_Tea_C1.txt"
@@ -168,6 +218,62 @@ TRAIN, TEST = "splits/train.split1.bundle", "splits/test.split1.bundle"
 
 FAULTS = [
     # layout, fault, what is said otherwise in the call, what the message says
+    ("ego4d-lta", in_clips(verb_label=1), {}, "verb_label: 'take' is 0 in the taxonomy, and 1 here"),
+    ("ego4d-lta", in_clips(noun_label=3), {}, r"noun_label: 3 is not in .* counted from 1"),
+    ("ego4d-lta", in_clips(noun_label=-1), {}, "is -1, and not a whole number"),
+    ("ego4d-lta", in_clips(verb="tak"), {}, "'tak' is not in the class list"),
+    ("ego4d-lta", in_clips(action_clip_start_sec=500.0), {}, "action_clip_start_frame says 15"),
+    ("ego4d-lta", in_clips(action_clip_end_frame=30), {}, r"frame 60 at 30 a second.* says 30"),
+    (
+        "ego4d-lta",
+        in_clips(action_clip_end_sec=12.0, action_clip_end_frame=360),
+        {},
+        r"video c1 lasts 10\.00 s",
+    ),
+    ("ego4d-lta", in_clips(action_idx=1), {}, "row c1_1 occurs twice"),
+    ("ego4d-lta", in_clips(action_clip_end_sec=None), {}, "action_clip_end_sec: is None, and not a number"),
+    ("ego4d-lta", edit("fho_lta_taxonomy.json", '"take", ', ""), {}, "'take' is not in the class list"),
+    ("assembly101", edit("train.csv", ",15,60,", ",60,15,"), {}, r"train\.csv:2: ends at 0\.50 s"),
+    (
+        "assembly101",
+        edit("train.csv", ",15,60,", ",0.5,2.0,"),
+        {},
+        r"start_frame '0\.5' is not a whole number",
+    ),
+    ("assembly101", edit("train.csv", ",60,270,", ",120,540,"), {}, "at 2 times the rate"),
+    (
+        "assembly101",
+        edit("train.csv", ",1,0,1,pick", ",1,1,0,pick"),
+        {},
+        "verb_id 1: 'pick up' is 0 in actions",
+    ),
+    ("assembly101", edit("train.csv", ",1,0,1,pick", ",2,1,2,pick"), {}, "action_id 2: 'pick up cabin' is 1"),
+    (
+        "assembly101",
+        edit("train.csv", ",1,0,1,pick", ",3,0,1,pick"),
+        {},
+        r"3 is not in the class list \(0 to 2\)",
+    ),
+    (
+        "assembly101",
+        edit("train.csv", ",1,pick up cabin,pick up,cabin", ",0,pick up cabin,pick up,wheel"),
+        {},
+        "of verb 0 and noun 1 in",
+    ),
+    ("assembly101", edit("train.csv", "\n1,s-1", "\n0,s-1"), {}, "occurs twice, first in"),
+    (
+        "assembly101",
+        edit("actions.csv", "2,2,0,0,pick up wheel", "2,1,0,0,pick up wheel"),
+        {},
+        "action_id 1 is",
+    ),
+    (
+        "assembly101",
+        edit("actions.csv", ",1,0,1,pick up cabin", ",1,0,0,pick up cabin"),
+        {},
+        "noun_id 0 is 'cabin'",
+    ),
+    ("assembly101", edit("train.csv", "verb_id", "verb"), {}, "has no column verb_id"),
     ("columns", None, columns_swapped("start", "stop"), "are start and stop swapped"),
     ("columns", None, columns_swapped("video", "text"), r"is not an id"),
     ("columns", None, columns_swapped("split", "participant"), "split 'P1' is unknown"),
@@ -316,6 +422,41 @@ FAULTS = [
         "is in the bundles of fold 1 twice",
     ),
     ("mstcn", edit(TEST, "S2", "S3"), {}, r"there is no .*S3_Tea_C1\.txt"),
+    (
+        "hd-epic",
+        in_frame(0, start_timestamp=2.0, end_timestamp=0.5),
+        {},
+        r"row 0: ends at 0\.50 s, not after",
+    ),
+    ("hd-epic", scaled_frame(1000.0), {}, "divided by 1000: are they milliseconds"),
+    ("hd-epic", scaled_frame(0.001), {}, "no row ends in the second half"),
+    (
+        "hd-epic",
+        in_frame(0, start_timestamp="00:00:00.5"),
+        {},
+        r"start_timestamp: is '00:00:00\.5', and not a number",
+    ),
+    ("hd-epic", in_frame(0, start_timestamp=float("nan")), {}, "start_timestamp: is nan, and not a number"),
+    ("hd-epic", in_frame(0, video_id="P02-20240202-090909"), {}, "is not of its video, P02-20240202-090909"),
+    ("hd-epic", in_frame(2, participant_id="P01"), {}, "is not of its participant, P01"),
+    (
+        "hd-epic",
+        in_frame(0, verb_classes=[1, 3]),
+        {},
+        r"verb_classes\[1\]: 3 is not in the class list \(0 to 2\)",
+    ),
+    ("hd-epic", in_frame(0, verb_classes=[1]), {}, "has 2 verbs and 1 verb_classes"),
+    ("hd-epic", in_frame(0, main_action_classes=[(1, 0, 0)]), {}, "has 3 classes, not a verb and a noun"),
+    ("hd-epic", in_frame(0, main_action_classes=[(0, 7)]), {}, r"main_action_classes\[0\]\[1\]: 7 is not in"),
+    ("hd-epic", in_frame(0, noun_classes="[0, 1]"), {}, r"noun_classes: is '\[0, 1\]', and not a list"),
+    (
+        "hd-epic",
+        in_frame(1, unique_narration_id="P01-20240101-101010-1"),
+        {},
+        "occurs twice, first in .*row 0",
+    ),
+    ("hd-epic", frame_with_shifted_verbs, {}, "verbs: of 5 labels only 0 name the class that their id has"),
+    ("hd-epic", edit("HD_EPIC_verb_classes.csv", "\n1,open", "\n0,open"), {}, "class 0 occurs twice"),
 ]
 
 

@@ -1,0 +1,142 @@
+"""HD-EPIC's narrations: several verbs and nouns a row, with EK100's classes.
+
+    HD_EPIC_Narrations.pkl      a pandas DataFrame; or HD_EPIC_Narrations.csv, as `frame.to_csv` writes it
+    HD_EPIC_verb_classes.csv, HD_EPIC_noun_classes.csv      id, key, instances, category
+
+Targets `verb` and `noun` are those of the main action of a row that has one; `verbs` and `nouns` are all that
+its narration names. Times are seconds.
+"""
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mambavl.cache.rows import Label
+from mambavl.configs.errors import DataError
+from mambavl.extract.class_lists import read_classes
+from mambavl.extract.lists.json_source import Node, Unfit
+from mambavl.extract.lists.listing import (
+    Listed,
+    Listing,
+    Names,
+    Request,
+    agreement,
+    file_in,
+    split_of_all,
+)
+from mambavl.extract.lists.pandas_pickle import read_frame
+from mambavl.extract.tables import Tables
+
+NARRATIONS = ("HD_EPIC_Narrations.pkl", "HD_EPIC_Narrations.csv")
+TEXTS = ("unique_narration_id", "participant_id", "video_id", "narration")
+NUMBERS = ("start_timestamp", "end_timestamp")
+LISTS = ("verbs", "nouns", "verb_classes", "noun_classes", "main_action_classes")
+
+
+def read_hd_epic(source: Path, request: Request) -> Listing:
+    """`source`: the folder with the files above. Raises DataError; UsageError where the split is not said."""
+    split = split_of_all(request, f"{source}: HD-EPIC has no splits of its own")
+    name = file_in(source, *NARRATIONS)
+    tables = Tables(source)
+    verbs, nouns = (
+        read_classes(tables, file_in(source, f"HD_EPIC_{kind}_classes.csv"), ("id", "key", "instances"))
+        for kind in ("verb", "noun")
+    )
+    listing = Listing(
+        tables,
+        {
+            "verb": Names("single", verbs),
+            "noun": Names("single", nouns),
+            "verbs": Names("multi", verbs),
+            "nouns": Names("multi", nouns),
+        },
+    )
+    listing.derived["action"] = ("verb", "noun")
+    words = {"verbs": [0, 0], "nouns": [0, 0]}  # of all words, those that are of the class of their id
+    for node in _rows(tables, name):
+        try:
+            listing.rows.append(_row(node, split, listing.classes, words))
+        except ValueError as error:
+            tables.problem(str(error))
+    tables.finish()
+    for column, (right, all) in words.items():
+        agreement(f"{source / name}: {column}", right, all)
+    return listing
+
+
+def _rows(tables: Tables, name: str) -> list[Node]:
+    """A record a row. Raises DataError for a table without the columns."""
+    if name.endswith(".csv"):
+        return [
+            Node(row.where, {**{key: row[key].strip() for key in TEXTS}, **_evaluated(row.cells)})
+            for row in tables.rows(name, (*TEXTS, *NUMBERS, *LISTS))
+        ]
+    path = tables.folder / name
+    columns = read_frame(path)
+    if missing := [column for column in (*TEXTS, *NUMBERS, *LISTS) if column not in columns]:
+        raise DataError(f"{path}: has no column {', '.join(missing)}; its columns are {', '.join(columns)}")
+    count = len(columns[TEXTS[0]])
+    return [
+        Node(
+            f"{path}: row {place}", {column: columns[column][place] for column in (*TEXTS, *NUMBERS, *LISTS)}
+        )
+        for place in range(count)
+    ]
+
+
+def _evaluated(cells: Mapping[str, str]) -> dict[str, Any]:
+    """Numbers and printed lists of a CSV file; what is neither stays text, and is refused as such."""
+    found: dict[str, Any] = {}
+    for column in (*NUMBERS, *LISTS):
+        try:
+            found[column] = ast.literal_eval(cells[column].strip()[:10_000])
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            found[column] = cells[column]
+    return found
+
+
+def _row(node: Node, split: str, classes: Mapping[str, Names], words: dict[str, list[int]]) -> Listed:
+    """Raises ValueError for what does not fit, with its place."""
+    name, participant, video, narration = (node.get(key).text() for key in TEXTS)
+    if not name.startswith(f"{video}-"):
+        raise Unfit(f"{node.where}: narration {name} is not of its video, {video}")
+    if not video.startswith(f"{participant}-"):
+        raise Unfit(f"{node.where}: video {video} is not of its participant, {participant}")
+    start, stop = (node.get(key).number() for key in NUMBERS)
+    labels: dict[str, Label] = {}
+    for target, key in (("verbs", "verb_classes"), ("nouns", "noun_classes")):
+        ids = [_known(one, classes[target]) for one in node.get(key).list()]
+        said = [one.text() for one in node.get(target).list()]
+        if len(said) != len(ids):
+            raise Unfit(f"{node.where}: has {len(said)} {target} and {len(ids)} {key}")
+        for word, class_id in zip(said, ids, strict=True):
+            words[target][0] += _is_of(word, class_id, classes[target])
+            words[target][1] += 1
+        labels[target] = tuple(dict.fromkeys(ids))
+    mains = node.get("main_action_classes").list()
+    for main in mains:
+        pair = main.list()
+        if len(pair) != 2:
+            raise Unfit(f"{main.where}: has {len(pair)} classes, not a verb and a noun")
+        verb, noun = _known(pair[0], classes["verb"]), _known(pair[1], classes["noun"])
+        if len(mains) == 1:
+            labels |= {"verb": verb, "noun": noun}
+    return Listed(node.where, video, start, stop, split, labels, name, participant, narration)
+
+
+def _known(node: Node, names: Names) -> int:
+    try:
+        return names.known(node.whole())
+    except Unfit:
+        raise
+    except ValueError as error:
+        raise Unfit(f"{node.where}: {error}") from None
+
+
+def _is_of(word: str, class_id: int, names: Names) -> bool:
+    """Whether a word is the key or an instance of a class; instances join their parts with - or a blank."""
+    if names.given is None:
+        return False
+    known = (names.given.keys[class_id], *names.given.instances[class_id])
+    return word.replace(" ", "-") in {one.replace(" ", "-") for one in known}
