@@ -1,5 +1,6 @@
 """Frames that pandas itself pickled, and files that would rather run something."""
 
+import json
 import os
 import pickle
 
@@ -7,9 +8,15 @@ import numpy as np
 import pytest
 
 from mambavl.configs.errors import DataError
-from mambavl.extract.lists.pandas_pickle import read_frame
+from mambavl.extract.lists.pandas_pickle import read_frame, read_untrusted
 
 pandas = pytest.importorskip("pandas", reason="its files are the ground truth")
+
+
+def read(path):
+    """As in the child, without one."""
+    read_untrusted(str(path), str(path.with_suffix(".json")))
+    return json.loads(path.with_suffix(".json").read_text())
 
 
 def frames():
@@ -59,7 +66,16 @@ def expected(frame):
 def test_a_frame_is_read_as_pandas_wrote_it(tmp_path, kind, protocol):
     frame = frames()[kind]
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(frame, protocol=protocol))
-    assert read_frame(tmp_path / "x.pkl") == expected(frame)
+    assert read(tmp_path / "x.pkl") == expected(frame)
+
+
+def test_a_child_reads_and_refuses_alike(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(frames()["plain"]))
+    assert read_frame(tmp_path / "x.pkl") == expected(frames()["plain"])
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(Runs(str(tmp_path / "ran"))))
+    with pytest.raises(DataError, match=r"x\.pkl: cannot be read \(asks for posix\.mkdir, .*to_csv"):
+        read_frame(tmp_path / "x.pkl")
+    assert not (tmp_path / "ran").exists()
 
 
 class Runs:
@@ -74,8 +90,8 @@ class Runs:
 @pytest.mark.parametrize("wrap", [lambda it: it, lambda it: pandas.DataFrame({"a": pandas.Series([it])})])
 def test_nothing_of_a_file_is_run(tmp_path, protocol, wrap):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(wrap(Runs(str(tmp_path / "ran"))), protocol=protocol))
-    with pytest.raises(DataError, match=r"x\.pkl: .*(asks for|cannot be read).*"):
-        read_frame(tmp_path / "x.pkl")
+    with pytest.raises(pickle.UnpicklingError, match=r"asks for (posix\.mkdir|copy_reg)"):
+        read(tmp_path / "x.pkl")
     assert not (tmp_path / "ran").exists()
 
 
@@ -109,24 +125,23 @@ def test_names_of_the_known_packages_are_no_passes(tmp_path, name):
 )
 def test_columns_that_are_no_texts_and_numbers_have_a_way_out(tmp_path, column):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(pandas.DataFrame({"a": column()})))
-    with pytest.raises(DataError, match=r"save it as CSV: `frame\.to_csv"):
-        read_frame(tmp_path / "x.pkl")
+    with pytest.raises(pickle.UnpicklingError, match=r"save it as CSV: `frame\.to_csv"):
+        read(tmp_path / "x.pkl")
 
 
-@pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps([1, 2]), pickle.dumps({"DataFrame": 1})])
+@pytest.mark.parametrize("content", [pickle.dumps([1, 2]), pickle.dumps({"DataFrame": 1})])
 def test_what_is_no_frame_is_refused(tmp_path, content):
     (tmp_path / "x.pkl").write_bytes(content)
-    with pytest.raises(DataError, match=r"x\.pkl: .*(cannot be read|holds no pandas)"):
-        read_frame(tmp_path / "x.pkl")
+    with pytest.raises(pickle.UnpicklingError, match="holds no pandas DataFrame"):
+        read(tmp_path / "x.pkl")
 
 
-def test_a_file_that_is_cut_off_or_changed_is_refused_or_read(tmp_path):
-    """Never anything but a DataError."""
+def test_a_file_that_is_cut_off_is_never_read(tmp_path):
     whole = pickle.dumps(frames()["plain"], protocol=4)
-    for cut in range(0, len(whole), len(whole) // 12):
+    for cut in range(0, len(whole), len(whole) // 40):
         (tmp_path / "x.pkl").write_bytes(whole[:cut])
-        with pytest.raises(DataError):
-            read_frame(tmp_path / "x.pkl")
+        with pytest.raises((pickle.UnpicklingError, EOFError)):
+            read(tmp_path / "x.pkl")
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
