@@ -12,6 +12,7 @@ What is there is not made again, so the same command resumes. Validation is scor
 counts and by their mixtures, and by nothing else.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ class Done:
     chosen: list[Point]  # on validation
     counts: Path
     counts_held: Path  # on the kitchens held out
+    earlier: list[str]  # what was chosen, and so scored on validation, before the grid was as it is
     corrected: list[Path]  # of `chosen`
     mixtures: list[Path]
 
@@ -73,14 +75,14 @@ def run(
         for name, options in _stores(text).items():
             _extract(listed, stores / f"{name}.zarr", options, should_stop)
     done = _runs(folder, stores, workers)
-    runs_of = _of_candidates(done)
-    rows_of: dict[str, tuple[Segment, ...]] = {}  # read once
+    held, corrected = _held_tables(_of_candidates(done))
     table = Table(
-        held=_held_rows(runs_of, kept),
-        held_less_prior=_held_rows(runs_of, lambda run: less_prior(run, rows_of)),
+        held=held,
+        held_less_prior=corrected,
         validation=_validation_rows(done),
         chosen=_words(done.chosen[0]),
         among=len({_words(point) for point in done.grid}),
+        earlier=done.earlier,
         streams=_sources(done.chosen[0].run),
     )
     fsops.write_file(folder / "results.json", canonical.pretty_json(table.to_dict()))
@@ -142,13 +144,20 @@ def _runs(folder: Path, stores: Path, workers: int | None) -> Done:
         # named after what was chosen
         corrected.append(_fused(runs / f"corrected,{point.run.name}", [point.run], [twin]))
         mixtures.append(_fused(runs / f"mixed,{point.run.name}", [point.run, counts], [twin, counts_held]))
-    return Done(points, control_points, chosen.runs, counts, counts_held, corrected, mixtures)
+    earlier = sorted({_without_seed(run) for run in chosen.earlier})
+    return Done(points, control_points, chosen.runs, counts, counts_held, earlier, corrected, mixtures)
 
 
 def _fused(out: Path, runs: list[Path], held: list[Path]) -> Path:
     if not (out / RESULT).exists():
         fuse_scores(runs, out, chosen_on=held)
     return out
+
+
+def _without_seed(run: Path) -> str:
+    """`fusion.share=A` of `chosen,train.seed=0,fusion.share=A`."""
+    _, *parts = run.name.split(",")
+    return ", ".join(part for part in parts if not part.startswith(f"{SEED}="))
 
 
 def _shuffled(raw: dict[str, Any], stores: Path) -> dict[str, Any]:
@@ -197,6 +206,24 @@ def _of_candidates(done: Done) -> dict[str, list[Path]]:
     control = sorted(done.shuffled, key=lambda point: point.values[SEED])
     shuffled = f"{next(iter(found))}, order shuffled"
     return {**found, shuffled: [point.run for point in control], "counts": [done.counts_held]}
+
+
+def _held_tables(runs_of: Mapping[str, list[Path]]) -> tuple[list[Row], list[Row]]:
+    """`_held_rows` of scores as they are, and less the prior: some seconds a run."""
+    rows_of: dict[str, tuple[Segment, ...]] = {}  # read once
+    done, total = itertools.count(1), 2 * sum(len(runs) for runs in runs_of.values())
+    with progress("measuring", "runs") as update:
+
+        def counted(scores_of: Callable[[Path], Scored]) -> Callable[[Path], Scored]:
+            def one(run: Path) -> Scored:
+                found = scores_of(run)
+                update(next(done), total)
+                return found
+
+            return one
+
+        plain = _held_rows(runs_of, counted(kept))
+        return plain, _held_rows(runs_of, counted(lambda run: less_prior(run, rows_of)))
 
 
 def _held_rows(runs_of: Mapping[str, list[Path]], scores_of: Callable[[Path], Scored]) -> list[Row]:

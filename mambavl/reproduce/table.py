@@ -6,6 +6,7 @@ from typing import Any
 
 from mambavl.fuse import pictures
 from mambavl.fuse.paired import DRAWS, Difference, Interval
+from mambavl.reproduce.hits import TARGETS
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Table:
     validation: list[Row]  # beside the counts
     chosen: str  # among the rows held out
     among: int
+    earlier: list[str]  # what was chosen before, among fewer points, and scored on validation, too
     streams: dict[str, dict[str, Any]]  # name -> encoder, its weights, sha256 of these, stores
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,7 +51,9 @@ class Table:
 
 def _row(raw: Mapping[str, Any]) -> Row:
     measured = {}
-    for target, one in raw["measured"].items():
+    for target in TARGETS:  # the order of JSON's keys is another
+        if (one := raw["measured"].get(target)) is None:
+            continue
         apart = one["difference"] and Difference(Interval(*one["difference"][0]), one["difference"][1])
         measured[target] = Measured(Interval(*one["interval"]), apart)
     return Row(**{**raw, "measured": measured})
@@ -69,7 +73,7 @@ def markdown(table: Table) -> str:
             "were held out, trained on all of them. `less prior` is log p - e log prior: class-mean recall "
             "asks for rare classes as often as for frequent ones, and training does not. Its exponent e, "
             "those of counts and mixture, the decay and the weights were chosen on these kitchens, too. "
-            "Validation was scored by these rows alone.",
+            f"Validation was scored by these rows{_earlier(table)}.",
             "",
             f"**Training kitchens held out**, {table.held[0].rows:,} rows, all {table.among} candidates and "
             "two controls:",
@@ -85,8 +89,8 @@ def markdown(table: Table) -> str:
             "the other. Mean over seeds; in brackets the middle 95 % of "
             f"{DRAWS:,} draws of videos. Behind it the "
             "difference to the row named in the head of the column: **bold** where its interval lies on one "
-            "side of 0 and the signs of six seeds do, too (p < 0.05). Where nothing differs, one in twenty "
-            "is bold all the same, at the most.",
+            "side of 0 and the signs of six seeds do, too (p < 0.05). Where nothing differs, some are bold "
+            "all the same: `mambavl compare` draws seeds as well as videos, and asks for more.",
             "",
             *(
                 f"Stream `{name}`: {one['encoder']} ({one['weights']}"
@@ -96,6 +100,13 @@ def markdown(table: Table) -> str:
             "",
         ]
     )
+
+
+def _earlier(table: Table) -> str:
+    if not table.earlier:
+        return " alone"
+    named = " and ".join(f"`{one}`" for one in table.earlier)
+    return f", and before, when {named} had been chosen among fewer points, by that head"
 
 
 def _lines(rows: Sequence[Row], beside: str) -> list[str]:

@@ -1,6 +1,7 @@
 """`mambavl reproduce history` on a made-up kitchen where the next action follows from the last one."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -110,3 +111,9 @@ def test_one_command_makes_stores_runs_and_the_table_and_makes_nothing_twice(
     history.run(annotations, out, text=small)
     assert {path: path.stat().st_mtime_ns for path in made} == made
     assert json.loads((out / "results.json").read_bytes()) == found
+    assert found["earlier"] == []
+    [chosen] = (out / "runs/grid").glob("chosen,train.seed=1,*")
+    shutil.copytree(chosen, chosen.with_name("chosen,train.seed=1,head.name=mlp,last=3"))
+    history.run(annotations, out, text=small)
+    again = json.loads((out / "results.json").read_bytes())
+    assert again == found | {"earlier": ["head.name=mlp, last=3"]}

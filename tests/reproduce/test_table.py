@@ -1,10 +1,13 @@
 """The table of results: cells and verdicts as they are read, from figures by hand."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 from mambavl.fuse.paired import Difference, Interval
 from mambavl.reproduce.table import Measured, Row, Table, markdown, picture
 
+DOCS = Path(__file__).parents[2] / "docs"
 STREAMS = {"past": {"encoder": "classes", "weights": "none", "sha256": None, "store": ["a"]}}
 
 
@@ -22,7 +25,7 @@ def table():
         row("head", 14.9, (-0.1, -0.2, 0.1), 1.0),
         row("both", 17, (2, 1, 3), 0.03),
     ]
-    return Table(held, less_prior, validation, "share = A", 2, STREAMS)
+    return Table(held, less_prior, validation, "share = A", 2, [], STREAMS)
 
 
 def test_a_difference_is_bold_where_both_rules_hold():
@@ -40,12 +43,31 @@ def test_it_says_what_was_compared_with_what_and_among_how_many():
     assert "| | seeds | parameters | action | - share = A | training, s |" in text
     assert "`head` is `share = A`, the best of 2 candidates on training kitchens" in text
     assert "Stream `past`: classes (none)." in text
+    assert "Validation was scored by these rows alone." in text
+    again = markdown(replace(table(), earlier=["fusion.share=none"]))
+    assert (
+        "Validation was scored by these rows, and before, when `fusion.share=none` had been chosen" in again
+    )
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert widths == {7}
 
 
 def test_a_table_comes_back_from_json():
     assert Table.from_dict(json.loads(json.dumps(table().to_dict()))) == table()
+    several = table()
+    for one in (*several.held, *several.held_less_prior, *several.validation):
+        for target in ("verb", "noun"):
+            one.measured[target] = one.measured["action"]
+    again = Table.from_dict(json.loads(json.dumps(several.to_dict(), sort_keys=True)))
+    assert "| | seeds | parameters | verb | - counts | noun | - counts | action | - counts |" in markdown(
+        again
+    )
+
+
+def test_the_page_holds_what_was_measured():
+    """docs/history.md is made of docs/history.json, as `mambavl reproduce history` wrote it."""
+    measured = Table.from_dict(json.loads((DOCS / "history.json").read_bytes()))
+    assert markdown(measured) in (DOCS / "history.md").read_text(encoding="utf-8")
 
 
 def test_the_picture_shows_every_row_once():
