@@ -68,16 +68,7 @@ class Side:
     @property
     def task(self) -> str | None:
         """What the features were extracted for; None where that is not recorded."""
-        return task_of(self.results[0]) if self.results else None
-
-
-def task_of(result: Result) -> str | None:
-    """As `notices` judges it: a history beside text alone is of what is to come."""
-    recipes = [stream.recipe for stream in result.streams.values()]
-    tasks = {str(one.sampling["task"]) for one in recipes if one.sampling and "task" in one.sampling}
-    if not tasks and result.history_protocol != "absent":
-        return ANTICIPATION
-    return tasks.pop() if len(tasks) == 1 else None
+        return self.results[0].task if self.results else None
 
 
 # --- finding

@@ -149,12 +149,7 @@ def data_init(
             for name, file in pairs_of("--classes", classes or [], "TARGET=FILE", "verb=verbs.csv").items()
         },
         split=_split(split, "--split"),
-        splits={
-            theirs: _split(ours, "--split-as") or ""
-            for theirs, ours in pairs_of(
-                "--split-as", split_as or [], "THEIRS=OURS", "val=validation"
-            ).items()
-        },
+        splits=_splits(split_as or []),
         fold=fold,
         without=frozenset(without or []),
     )

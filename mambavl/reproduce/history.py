@@ -213,22 +213,16 @@ def _held_tables(runs_of: Mapping[str, list[Path]]) -> tuple[list[Row], list[Row
     rows_of: dict[str, tuple[Segment, ...]] = {}  # read once
     done, total = itertools.count(1), 2 * sum(len(runs) for runs in runs_of.values())
     with progress("measuring", "runs") as update:
-
-        def counted(scores_of: Callable[[Path], Scored]) -> Callable[[Path], Scored]:
-            def one(run: Path) -> Scored:
-                found = scores_of(run)
-                update(next(done), total)
-                return found
-
-            return one
-
-        plain = _held_rows(runs_of, counted(kept))
-        return plain, _held_rows(runs_of, counted(lambda run: less_prior(run, rows_of)))
+        on_run = lambda: update(next(done), total)
+        plain = _held_rows(runs_of, kept, on_run)
+        return plain, _held_rows(runs_of, lambda run: less_prior(run, rows_of), on_run)
 
 
-def _held_rows(runs_of: Mapping[str, list[Path]], scores_of: Callable[[Path], Scored]) -> list[Row]:
+def _held_rows(
+    runs_of: Mapping[str, list[Path]], scores_of: Callable[[Path], Scored], on_run: Callable[[], None]
+) -> list[Row]:
     """Each of `_of_candidates` beside the first."""
-    found = {words: hits(runs, scores_of) for words, runs in runs_of.items()}
+    found = {words: hits(runs, scores_of, on_run) for words, runs in runs_of.items()}
     base = next(iter(found))
     return [_row(words, own, found[base] if words != base else None) for words, own in found.items()]
 

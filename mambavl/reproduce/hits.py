@@ -30,16 +30,19 @@ class Hits:
     parameters: int  # of the first, without classifiers
 
 
-def hits(runs: Sequence[Path], scores_of: Callable[[Path], Scored]) -> dict[str, Hits]:
+def hits(
+    runs: Sequence[Path], scores_of: Callable[[Path], Scored], on_run: Callable[[], None] = lambda: None
+) -> dict[str, Hits]:
     """By target, of runs that scored the same rows; rows without a target's label are left out.
 
-    scores_of: `kept`, or `less_prior`.
+    scores_of: `kept`, or `less_prior`. on_run is called after each run.
     """
     found: dict[str, list[Ranked]] = {name: [] for name in TARGETS}
     for run in runs:  # one after the other: the scores of one are 200 MB
         file, scores = scores_of(run)
         for name in TARGETS:
             found[name].append(ranked(name, file.classes, scores, file.labels))
+        on_run()
     results = [read_result(run) for run in runs]
     seconds = sum(result.trained.train_seconds or 0.0 for result in results)
     size = results[0].params.without_classifiers

@@ -9,7 +9,7 @@ import pytest
 from helpers.contests import make_sweep, write_run
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.run import read_result
-from mambavl.fuse.sides import find_side, refuse_unlike, task_of
+from mambavl.fuse.sides import find_side, refuse_unlike
 
 ROWS = 72
 
@@ -135,7 +135,8 @@ def test_other_tasks_are_other_protocols(mixable, tmp_path):
         refuse_unlike(a, b, [])
     change(other, lambda raw: raw["streams"]["past"].pop("sampling"))
     change(other, lambda raw: raw.update(history_protocol="absent"))
-    assert task_of(read_result(other)) is None
+    assert read_result(other).task is None
+    assert find_side(str(other)).task is None
 
 
 def test_sides_that_do_not_pair_are_refused(swept, mixable):
