@@ -275,7 +275,7 @@ def test_what_is_imported_as_mambavl_is_found_there(room):
 
 def contents() -> set[str]:
     """What a wheel and a source package must hold: modules, recipes, templates, prompts, C sources, ..."""
-    kinds = ("*.py", "*.toml", "*.json", "*.j2", "*.txt", "*.c", "*.h")
+    kinds = ("*.py", "*.toml", "*.json", "*.j2", "*.css", "*.js", "*.txt", "*.c", "*.h")
     files = {path for room in MAY_IMPORT for kind in kinds for path in (ROOT / room).rglob(kind)}
     rooms = {path.relative_to(ROOT) for path in files}
     return {(path if path.parts[0] == "mambavl" else "mambavl" / path).as_posix() for path in rooms}
