@@ -11,12 +11,13 @@ from mambavl.fuse.result import Result
 
 def decided(result: Result, *apart_from: str) -> dict[str, Any]:
     """What decided the weights of a run, whichever version of mambavl wrote its recipe, without some keys. Of
-    a mixture: its rule, and that of each of its runs.
+    a mixture: its rule, what was chosen for it on which rows, and that of each of its runs.
     """
     if result.fused:
         runs = [
             decided(replace(result, recipe=one, fused=None), *apart_from) for one in result.recipe["runs"]
         ]
-        return {"rule": result.fused.rule, "runs": runs}
+        fused = result.fused
+        return {"rule": fused.rule, "on": fused.on, "per": sorted(fused.chosen), "runs": runs}
     recipe = validate(result.recipe, Recipe, f"recipe of the run {result.title!r}", recorded=True)
     return without(what_decides(recipe), apart_from)

@@ -3,8 +3,8 @@
     RUN ... -> fusion.json, classes.json, scores/SPLIT.npz, result.json
 
 `loglinear` chooses weights and exponent on training rows that were held out: each RUN has a HELD, the same
-recipe trained without them. It mixes plain probabilities, also of runs that count (`fused_runs`). `mean`
-chooses nothing and takes all scores as the runs gave them. The formulas are in `fused`.
+recipe trained without them. It mixes plain probabilities, also of runs that count (`fused_runs`). The other
+rules take all scores as the runs gave them, and without HELD weigh all runs alike. Formulas: `fused`.
 """
 
 import json
@@ -21,7 +21,8 @@ from mambavl.cache.rows import Segment
 from mambavl.configs.errors import DataError, UsageError, counted
 from mambavl.fuse import fused, metrics, notices
 from mambavl.fuse.data import in_group
-from mambavl.fuse.fused_record import Fused, FusedInput, Rule
+from mambavl.fuse.fused import Rule
+from mambavl.fuse.fused_record import Fused, FusedInput
 from mambavl.fuse.fused_runs import (
     Member,
     read_member,
@@ -31,8 +32,16 @@ from mambavl.fuse.fused_runs import (
 )
 from mambavl.fuse.owner import held as locked
 from mambavl.fuse.result import Metrics, Params, Result, Rows, Scored, StreamProvenance, Trained
-from mambavl.fuse.run import CLASSES, FUSION, LOCK, environment, write_arrays, write_result
-from mambavl.fuse.scored import ScoresFile
+from mambavl.fuse.run import (
+    CLASSES,
+    FUSION,
+    LOCK,
+    environment,
+    scores_file,
+    write_arrays,
+    write_result,
+)
+from mambavl.fuse.scored import ScoresFile, read_scores_file
 from mambavl.fuse.targets import is_labelled
 
 HEAD = "fused"  # `head` of such a result
@@ -49,15 +58,23 @@ class _Told(NamedTuple):
 
 
 def fuse_scores(
-    runs: Sequence[Path], out: Path, *, rule: Rule = "loglinear", chosen_on: Sequence[Path] = ()
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    rule: Rule = "loglinear",
+    chosen_on: Sequence[Path] = (),
+    per: Sequence[str] | None = None,
+    also: Sequence[str] = (),
 ) -> Result:
     """Mix the scores of finished runs of the same rows; writes the folder `out` and returns its result.
 
-    chosen_on: of `loglinear`, for each run the same recipe trained with `data.hold_out`. Raises UsageError
-    for a call that cannot be meant and an `out` that holds something else; DataError for runs that do not
-    belong together or were trained on what they are scored or chosen on.
+    chosen_on: for each run the same recipe trained with `data.hold_out`; `loglinear` needs them. per: the
+    targets to choose for; None: all. also: other splits that all runs have scores of, such as `test`: mixed
+    in the same way, into scores/SPLIT.npz; the result is of the runs' own split. Raises UsageError for a call
+    that cannot be meant and an `out` that holds something else; DataError for runs that do not belong
+    together or were trained on what they are scored or chosen on.
     """
-    _refuse_call(runs, rule, chosen_on)
+    _refuse_call(runs, rule, chosen_on, per)
     rows_of: dict[str, tuple[Segment, ...]] = {}
     members = [read_member(run, rows_of) for run in runs]
     held = [read_member(run, rows_of) for run in chosen_on]
@@ -66,36 +83,47 @@ def fuse_scores(
         refuse_other_recipe(member, other)
     refuse_unlike(held)
     refuse_trained_on(members, held)
-    plan, told = _plan(rule, members, held), _told(members)
-    if rule != "mean":
-        _refuse_several(members[0].file)
+    plan, told = _plan(rule, members, held, per), _told(members)
+    _refuse_targets(plan, members[0].file)
+    others = [_scored_on(members, held, split) for split in also]
     _refuse_other_folder(out, plan)
     with locked(out):
         _refuse_other_folder(out, plan)
         fsops.write_file(out / FUSION, canonical.pretty_json(plan.to_dict()))
-        return _fuse(out, plan, told, members, held)
+        plan = replace(plan, chosen={name: _choose(held, name, rule) for name in _chosen_for(plan, members)})
+        scores = _mixed(plan, members)
+        result = _result(plan, told, members, scores)
+        fsops.write_file(out / CLASSES, members[0].file.classes.to_json())
+        for split, ones in zip(also, others, strict=True):
+            _write(out, split, ones[0].file, _mixed(plan, ones))
+        _write(out, result.split, members[0].file, scores)
+        write_result(out, result)
+        return result
 
 
-def _refuse_call(runs: Sequence[Path], rule: Rule, chosen_on: Sequence[Path]) -> None:
+def _refuse_call(
+    runs: Sequence[Path], rule: Rule, chosen_on: Sequence[Path], per: Sequence[str] | None
+) -> None:
     every = [*runs, *chosen_on]
     for number, run in enumerate(every):
         if any(run.exists() and other.exists() and run.samefile(other) for other in every[:number]):
             raise UsageError(f"{run}: is named twice; each run has its scores, and its HELD is another run")
-    if rule == "mean":
-        if chosen_on:
-            raise UsageError("--rule mean chooses nothing; leave --chosen-on out")
-        if len(runs) < 2:
-            raise UsageError("--rule mean: one run is its own mean; name two or more")
+    if rule != "loglinear" and len(runs) < 2:
+        raise UsageError(f"--rule {rule}: one run is its own mixture; name two or more")
+    if rule != "loglinear" and not chosen_on:
+        if per is not None:
+            raise UsageError("--per: nothing is chosen without --chosen-on; name that, or leave --per out")
         return
     if len(chosen_on) != len(runs):
         raise UsageError(
             f"{counted(len(runs), 'run')} and {len(chosen_on)} --chosen-on: repeat --chosen-on for each run, "
             "in their order, with its recipe trained with --set data.hold_out=0/5; or --rule mean, which "
-            "chooses nothing"
+            "needs none"
         )
     if len(runs) > MOST:
         raise UsageError(
-            f"{len(runs)} runs have too many weights to choose among; {MOST} at most, or --rule mean"
+            f"{len(runs)} runs have too many weights to choose among; {MOST} at most, or --rule mean, which "
+            "without --chosen-on takes any number"
         )
 
 
@@ -120,16 +148,39 @@ def _refuse_other_folder(out: Path, plan: Fused) -> None:
 # --- mixing
 
 
-def _refuse_several(file: ScoresFile) -> None:
+def _refuse_targets(plan: Fused, file: ScoresFile) -> None:
+    """Raises UsageError for a target that is not there, and one that cannot be mixed or chosen for so."""
+    for name in plan.per or ():
+        if name not in file.scores:
+            raise UsageError(f"--per {name}: the runs score {', '.join(file.scores)}")
     for name, target in file.classes.targets.items():
-        if target.kind != "single":
+        if target.kind == "single":
+            continue
+        if plan.rule != "mean":
             raise UsageError(
-                f"{name}: with several classes a row there is no class-mean recall@5 to choose by; use "
-                "--rule mean"
+                f"{name}: several classes of a row are not ranked against each other, as --rule {plan.rule} "
+                "does; use --rule mean"
+            )
+        if plan.on and (plan.per is None or name in plan.per):
+            raise UsageError(
+                f"{name}: with several classes a row there is no class-mean recall@5 to choose by; name the "
+                "other targets with --per, or leave --chosen-on out"
             )
 
 
-def _plan(rule: Rule, members: Sequence[Member], held: Sequence[Member]) -> Fused:
+def _scored_on(members: Sequence[Member], held: Sequence[Member], split: str) -> list[Member]:
+    """The runs with their scores of another split. Raises as `refuse_unlike` and `refuse_trained_on` do."""
+    if split == members[0].result.split:
+        raise UsageError(f"--also {split}: is what the runs are scored on, and mixed as it is")
+    found = [
+        replace(one, file=read_scores_file(scores_file(one.run, split), one.file.classes)) for one in members
+    ]
+    refuse_unlike(found)
+    refuse_trained_on(found, held)
+    return found
+
+
+def _plan(rule: Rule, members: Sequence[Member], held: Sequence[Member], per: Sequence[str] | None) -> Fused:
     inputs = []
     for number, one in enumerate(members):
         other = held[number] if held else None
@@ -152,37 +203,51 @@ def _plan(rule: Rule, members: Sequence[Member], held: Sequence[Member]) -> Fuse
         on=held[0].result.split,
         participants=tuple(sorted(cooks)),
         known=tuple(sorted(cooks & known)),
+        per=tuple(per) if per is not None else None,
     )
 
 
-def _fuse(out: Path, plan: Fused, told: _Told, members: Sequence[Member], held: Sequence[Member]) -> Result:
-    scores, chosen = {}, {}
-    file = members[0].file
-    for name in file.scores:
+def _chosen_for(plan: Fused, members: Sequence[Member]) -> list[str]:
+    if not plan.on:
+        return []
+    return [name for name in members[0].file.scores if plan.per is None or name in plan.per]
+
+
+def _mixed(plan: Fused, members: Sequence[Member]) -> dict[str, np.ndarray]:
+    scores = {}
+    for name in members[0].file.scores:
+        logs, weights = _logs(members, name, plan.rule), plan.weights(name)
         if plan.rule == "mean":
-            scores[name] = fused.mean([one.file.scores[name] for one in members])
-            continue
-        chosen[name] = _choose(held, name)
-        logs, priors = [one.log_p(name) for one in members], [one.prior[name] for one in members]
-        scores[name] = fused.loglinear(logs, priors, chosen[name].weights, chosen[name].exponent)
+            scores[name] = fused.mean(logs, weights)
+        elif plan.rule == "loglinear":
+            exponent = plan.chosen[name].exponent if name in plan.chosen else 0.0
+            scores[name] = fused.loglinear(logs, [one.prior[name] for one in members], weights, exponent)
+        else:
+            scores[name] = fused.summed(logs, plan.rule, weights)
         if not np.isfinite(scores[name]).any(1).all():
             raise DataError(f"{name}: of some rows no class has a chance in all runs, so nothing is left")
-    result = _result(replace(plan, chosen=chosen), told, members, scores)
-    fsops.write_file(out / CLASSES, file.classes.to_json())
-    write_arrays(out, result.split, file.ids, file.classes, scores, file.labels)
-    write_result(out, result)
-    return result
+    return scores
 
 
-def _choose(held: Sequence[Member], name: str) -> fused.Choice:
+def _logs(members: Sequence[Member], name: str, rule: Rule) -> list[np.ndarray]:
+    """Of loglinear plain log-probabilities, whose exponent is the mixture's; else what the runs gave."""
+    return [one.log_p(name) if rule == "loglinear" else one.file.scores[name] for one in members]
+
+
+def _write(out: Path, split: str, file: ScoresFile, scores: Mapping[str, np.ndarray]) -> None:
+    write_arrays(out, split, file.ids, file.classes, dict(scores), dict(file.labels))
+
+
+def _choose(held: Sequence[Member], name: str, rule: Rule) -> fused.Choice:
     """Of a target, on the rows that were held out."""
     file = held[0].file
     columns, classes = label_columns(file, name)
     rows = np.flatnonzero(classes >= 0)
     if not len(rows):
         raise DataError(f"{held[0].run}: none of the rows to choose on has a label of {name}")
-    logs = [one.log_p(name)[rows] for one in held]
-    return fused.choose(logs, [one.prior[name] for one in held], columns[rows], classes[rows])
+    logs = [one[rows] for one in _logs(held, name, rule)]
+    priors = [one.prior[name] for one in held]
+    return fused.choose(logs, priors, columns[rows], classes[rows], rule)
 
 
 def label_columns(file: ScoresFile, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -13,6 +13,7 @@ from mambavl.cli.options import annotations_of, splits_of
 from mambavl.cli.show import print_result
 from mambavl.configs.errors import UsageError, counted, some
 from mambavl.extract.sampling import Task
+from mambavl.fuse.fused import Rule
 from mambavl.fuse.result import Metrics
 from mambavl.terminal import out
 
@@ -81,31 +82,52 @@ def fuse_scores(
             default_factory=list,
             show_default=False,
             help="For each RUN, in their order, the same recipe trained with data.hold_out: on the rows that "
-            "it held out, weights and exponent are chosen. Repeatable.",
+            "it held out, weights and exponent are chosen. loglinear needs it; without it others weigh all "
+            "runs alike. Repeatable.",
         ),
     ],
     rule: Annotated[
-        Literal["loglinear", "mean"],
+        Rule,
         typer.Option(
-            help="loglinear: sum of w log p, less e log prior, w and e chosen for each target; mean: mean of "
-            "the probabilities, nothing chosen."
+            help="loglinear: sum of w log p, less e log prior; mean: sum of w p; confidence: sum of w m p, m "
+            "the largest p of the row; rrf: sum of w / (60 + rank). w and e are each target's."
         ),
     ] = "loglinear",
+    per: Annotated[
+        str | None,
+        typer.Option(
+            help="With --chosen-on: the targets to choose for, such as verb,noun; of the others all runs "
+            "weigh alike.",
+            show_default="all",
+        ),
+    ] = None,
+    also: Annotated[
+        list[str],
+        typer.Option(
+            default_factory=list,
+            show_default=False,
+            help="Another split that all RUNs have scores of, such as test: mixed with the same weights, for "
+            "`mambavl submit OUT`. Repeatable.",
+        ),
+    ],
 ) -> None:
     """Mix the scores of several finished runs; writes scores and a result that `report` reads like a run's.
 
-    loglinear tries all weights in steps of 0.1 that sum to 1, and the exponents 0, 0.25, 0.5, 0.75 and 1 of
-    the training prior, for each target. It takes those with the best class-mean recall@5 on the rows that
-    --chosen-on held out; the rows that are scored have no part in it. One RUN alone has its exponent chosen.
+    With --chosen-on all weights in steps of 0.1 that sum to 1 are tried for each target and, by loglinear,
+    the exponents 0, 0.25, 0.5, 0.75 and 1 of the training prior. Those with the best class-mean recall@5 on
+    the rows that --chosen-on held out are taken; the rows that are scored have no part in it. Of one RUN
+    alone loglinear chooses the exponent.
     Runs of other rows, labels, targets or protocols are refused, and a RUN whose recipe or stores are not
     those of its --chosen-on.
     """
     from mambavl.fuse.fusing import fuse_scores as fuse
     from mambavl.fuse.run import RESULT, SCORES
 
-    result = fuse(runs, target, rule=rule, chosen_on=chosen_on)
+    fields = [name.strip() for name in per.split(",")] if per is not None else None
+    result = fuse(runs, target, rule=rule, chosen_on=chosen_on, per=fields, also=also)
     print_result(result)
     assert result.fused is not None  # of a mixture
     for line in result.fused.in_words:
         print(line)
-    print(f"wrote {target / SCORES / result.split}.npz and {target / RESULT}")
+    files = [f"{target / SCORES / split}.npz" for split in (result.split, *also)]
+    print(f"wrote {', '.join(files)} and {target / RESULT}")

@@ -114,6 +114,12 @@ def test_runs_are_mixed_measured_and_reported(folder, tmp_path, capsys):
     assert "is a loglinear mixture of other scores" in capsys.readouterr().err
     assert call("fuse-scores", *runs, "--out", tmp_path / "mean", "--rule", "mean") == 0
     assert "mean mixture of mlp, counts" in capsys.readouterr().out
+    words = ("--rule", "confidence", *twins, "--per", "verb, noun")
+    assert call("fuse-scores", *runs, "--out", tmp_path / "sure", *words) == 0
+    said = capsys.readouterr().out
+    assert "verb: weights " in said
+    assert "noun: weights " in said
+    assert "action: weights " not in said
     assert call("evaluate", tmp_path / "out") == 1
     assert "holds scores of several runs as one, and no head" in capsys.readouterr().err
 

@@ -146,6 +146,69 @@ def test_a_mean_is_of_probabilities():
     np.testing.assert_allclose(found[6], logs[1][6], rtol=1e-6, atol=1e-6)
 
 
+def test_a_mean_by_weights_is_of_probabilities_and_weight_0_has_no_say():
+    logs, _, _ = drawn(150, 6, 2)
+    expected = 0.3 * np.exp(logs[0].astype(float)) + 0.7 * np.exp(logs[1].astype(float))
+    np.testing.assert_allclose(np.exp(fused.mean(logs, (0.3, 0.7))), expected, rtol=1e-5)
+    np.testing.assert_array_equal(fused.mean(logs, (1.0, 0.0)), logs[0])
+
+
+def test_a_confident_run_says_more():
+    """Two runs, two classes: 0.9 x (0.9, 0.1) + 0.6 x (0.4, 0.6) = (1.05, 0.45), so 0.7 and 0.3; the mean
+    would say 0.65. With weights 1/4, 3/4: (0.3825, 0.2925) / 0.675.
+    """
+    logs = [np.log(np.array([row], np.float32)) for row in ([0.9, 0.1], [0.4, 0.6])]
+    np.testing.assert_allclose(np.exp(fused.summed(logs, "confidence", (0.5, 0.5))), [[0.7, 0.3]], rtol=1e-6)
+    found = np.exp(fused.summed(logs, "confidence", (0.25, 0.75)))
+    np.testing.assert_allclose(found, [[0.3825 / 0.675, 0.2925 / 0.675]], rtol=1e-6)
+
+
+def test_reciprocal_ranks_know_places_alone():
+    """Places 1, 2, 3 and 3, 1.5, 1.5, whatever lies between the scores."""
+    logs = [np.array([[-0.1, -3.0, -9.0]], np.float32), np.array([[-5.0, -1.0, -1.0]], np.float32)]
+    said = np.array([1 / 61 + 1 / 63, 1 / 62 + 1 / 61.5, 1 / 63 + 1 / 61.5])
+    found = fused.summed(logs, "rrf", (0.5, 0.5))
+    np.testing.assert_allclose(np.exp(found), [said / said.sum()], rtol=1e-6)
+    assert found.argmax(1).tolist() == [1]
+    by_weight = np.array([0.9 / 61 + 0.1 / 63, 0.9 / 62 + 0.1 / 61.5, 0.9 / 63 + 0.1 / 61.5])
+    np.testing.assert_allclose(
+        np.exp(fused.summed(logs, "rrf", (0.9, 0.1))), [by_weight / by_weight.sum()], rtol=1e-6
+    )
+
+
+def test_ranks_are_those_of_a_count():
+    """1 + how many are above + half of how many others tie."""
+    rng = np.random.default_rng(4)
+    scores = rng.integers(0, 5, (40, 9)).astype(np.float32)
+    for row, found in zip(scores, fused.ranks(scores), strict=True):
+        expected = [1 + (row > one).sum() + ((row == one).sum() - 1) / 2 for one in row]
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("rule", ["mean", "confidence", "rrf"])
+def test_weights_of_every_rule_are_chosen_by_the_recall_of_its_mixture(rule):
+    """More rows than are taken at once; every candidate anew, by a mixture of all rows."""
+    logs, priors, labels = drawn(300, 12, 2, seed=3)
+    weights = fused.simplex(2)
+    found = fused.recalls(logs, priors, labels, labels, weights, (0.0,), rule)
+    mix = lambda shares: fused.mean(logs, shares) if rule == "mean" else fused.summed(logs, rule, shares)
+    expected = [mean_class_recall5(mix(shares), labels) for shares in weights]
+    # a tie of two sums of places may fall apart in the last digit of one of the two
+    np.testing.assert_allclose(found[:, 0], expected, atol=0.5 if rule == "rrf" else 1e-9)
+    choice = fused.choose(logs, priors, labels, labels, rule)
+    assert choice.weights == weights[int(found[:, 0].argmax())]
+    assert (choice.exponent, choice.among) == (0.0, 11)
+
+
+def test_no_run_is_alone_by_any_rule_what_it_is_not():
+    """By weights 1, 0 the mean is the run, and all rules rank as it does."""
+    logs, priors, labels = drawn(60, 9, 2)
+    own = mean_class_recall5(logs[0], labels)
+    for rule in ("loglinear", "mean", "confidence", "rrf"):
+        found = fused.recalls(logs, priors, labels, labels, [(1.0, 0.0)], (0.0,), rule)
+        assert found[0, 0] == pytest.approx(own), rule
+
+
 def test_an_exponent_of_the_run_s_own_is_taken_out_and_the_prior_s_rows_stay():
     [log], [prior], _ = drawn(140, 9, 1)
     scored = log_softmax(log - 0.75 * prior.astype(float))

@@ -120,6 +120,55 @@ def test_a_mean_takes_the_scores_as_the_runs_gave_them(mixable, tmp_path):
         np.testing.assert_allclose(np.exp(found[target]), np.mean(every, axis=0), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("rule", ["mean", "confidence", "rrf"])
+def test_other_rules_choose_weights_on_held_out_kitchens_too(rule, mixable, tmp_path):
+    """For --per; the rest weighs alike. Scores are the runs' own, of those that count with their exponent."""
+    runs, twins = ([mixable / f"{name}{held}" for name in ("mlp", "counts")] for held in ("", "-held"))
+    result = fuse_scores(runs, tmp_path / "out", rule=rule, chosen_on=twins, per=["noun"])
+    assert set(result.fused.chosen) == {"noun"}
+    found, on = read_scores(tmp_path / "out", "validation"), "train_0_of_3"
+    held = [read_scores(one, on) for one in twins]
+    best = result.fused.chosen["noun"]
+    labels = held[0]["noun_label"]
+    priors = [read_prior(one)["noun"] for one in twins]
+    assert best == fused.choose([one["noun"] for one in held], priors, labels, labels, rule)
+    weights = {"verb": (0.5, 0.5), "noun": best.weights, "action": (0.5, 0.5)}
+    for name, shares in weights.items():
+        logs = [read_scores(one, "validation")[name] for one in runs]
+        expected = fused.mean(logs, shares) if rule == "mean" else fused.summed(logs, rule, shares)
+        np.testing.assert_array_equal(found[name], expected)
+    assert result.fused.in_words[1].startswith("noun: weights ")
+
+
+def test_another_split_is_mixed_by_the_same_weights(mixable, tmp_path):
+    """Its scores of the runs are made up, as a test list's would be: other rows, no labels."""
+    for name in ("mlp", "counts"):
+        shutil.copytree(mixable / name, tmp_path / name)
+        with np.load(tmp_path / name / "scores" / "validation.npz") as whole:
+            arrays = dict(whole)
+        for key, values in arrays.items():
+            if key != "pairs":
+                arrays[key] = values[::-2]
+        arrays["narration_id"] = np.array([f"P37_101_{row}" for row in range(len(arrays["verb"]))])
+        arrays |= {f"{key}_label": np.full(len(arrays["verb"]), -1) for key in ("verb", "noun")}
+        np.savez(tmp_path / name / "scores" / "test.npz", **arrays)
+    runs = [tmp_path / "mlp", tmp_path / "counts"]
+    twins = [mixable / "mlp-held", mixable / "counts-held"]
+    out = tmp_path / "out"
+    result = fuse_scores(runs, out, chosen_on=twins, also=["test"])
+    assert result == read_result(out)
+    assert result.split == "validation"
+    own, other = read_scores(out, "validation"), read_scores(out, "test")
+    assert other["narration_id"][0] == "P37_101_0"
+    for name in ("verb", "noun", "action"):
+        np.testing.assert_array_equal(other[name], own[name][::-2])
+    with pytest.raises(UsageError, match="is what the runs are scored on"):
+        fuse_scores(runs, out, chosen_on=twins, also=["validation"])
+    (tmp_path / "counts" / "scores" / "test.npz").unlink()
+    with pytest.raises(DataError, match=r"test\.npz: cannot be read"):
+        fuse_scores(runs, out, chosen_on=twins, also=["test"])
+
+
 def test_of_one_run_alone_the_exponent_is_chosen(mixable, tmp_path):
     result = mixed(mixable, tmp_path / "out", "mlp")
     assert {one.weights for one in result.fused.chosen.values()} == {(1.0,)}
@@ -228,8 +277,10 @@ def test_wrong_calls_say_what_to_type(mixable, tmp_path):
     refused(runs, says="2 runs and 1 --chosen-on", chosen_on=twins[:1])
     refused([runs[0], runs[0]], says="is named twice", rule="mean")
     refused(runs, says="is named twice", chosen_on=[twins[0], runs[1]])
-    refused(runs, says="leave --chosen-on out", chosen_on=twins, rule="mean")
-    refused(runs[:1], says="one run is its own mean", rule="mean")
+    refused(runs, says="1 --chosen-on", chosen_on=twins[:1], rule="mean")
+    refused(runs[:1], says="--rule rrf: one run is its own mixture", rule="rrf")
+    refused(runs, says="--per: nothing is chosen without --chosen-on", rule="rrf", per=["verb"])
+    refused(runs, says="--per tool: the runs score verb, noun, action", chosen_on=twins, per=["tool"])
     five = [mixable / name for name in ("a", "b", "c", "d", "e")]
     refused(five, says="5 runs have too many weights", chosen_on=[mixable / f"{name}h" for name in "abcde"])
     assert not (tmp_path / "out").exists()

@@ -84,9 +84,18 @@ def test_scores_of_several_runs_are_mixed_by_target(stores, run, tmp_path):
     assert measure_scores(file, listed, "validation").metrics == mixed.metrics
     held_out = [("data.hold_out", "0/2"), ("data.hold_out_by", "video")]
     train(tool_recipe(stores, *held_out), tmp_path / "held")
-    with pytest.raises(UsageError, match="scene: with several classes a row there is no class-mean recall@5"):
+    with pytest.raises(UsageError, match="scene: several classes of a row are not ranked against each other"):
         fuse_scores([run], tmp_path / "no", chosen_on=[tmp_path / "held"])
+    train(tool_recipe(stores, *held_out, seed=1), tmp_path / "held1")
+    both, twins = [run, tmp_path / "other"], [tmp_path / "held", tmp_path / "held1"]
+    with pytest.raises(UsageError, match="scene: with several classes a row there is no class-mean recall@5"):
+        fuse_scores(both, tmp_path / "no", rule="mean", chosen_on=twins)
     assert not (tmp_path / "no").exists()
+    single = [name for name in CLASSES.targets if name != "scene"]
+    chosen = fuse_scores(both, tmp_path / "some", rule="mean", chosen_on=twins, per=single)
+    assert sorted(chosen.fused.chosen) == sorted(single)
+    again = read_scores(tmp_path / "some", "validation")
+    np.testing.assert_array_equal(again["scene"], found["scene"])
     by_pairs = [PAIRS, ("use_targets", ["use"])]
     train(tool_recipe(stores, *by_pairs, epochs=1), tmp_path / "p")
     train(tool_recipe(stores, *by_pairs, *held_out, epochs=1), tmp_path / "h")
