@@ -5,8 +5,9 @@ or a few lines here; any other is refused. Nothing is imported because a file sa
 child of `extract.untrusted`, with limits of memory and time.
 
 A frame is blocks of values, (columns of the block, rows), with the places of their columns, and two
-indices; written so by pandas 1.1 to 3. What holds other things than texts, numbers, lists and tuples
-(categories, times of day, Arrow) is refused with the way out.
+indices; written so by pandas 1.1 to 3. Texts may be Arrow's, as pandas 3 keeps them where pyarrow is
+installed; pyarrow is not needed. What holds other things than texts, numbers, lists and tuples (categories,
+times of day, other columns of Arrow) is refused with the way out.
 """
 
 import json
@@ -91,6 +92,7 @@ RECORDS = (
     "Int64Index",
     "StringArray",
     "StringDtype",
+    "ArrowStringArray",
     "ndarray",
     "dtype",
 )
@@ -107,6 +109,30 @@ def _encoded(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin-1")
 
 
+OFFSETS = {"string": "<i4", "large_string": "<i8"}  # types of Arrow's texts -> of where each text begins
+
+
+def _arrow_texts(
+    kind: Any, length: int, nulls: int, first: int, buffers: list[bytes | None], *rest: Any
+) -> list[str | None]:
+    """Arrow's columnar format: bits that say which texts are there (the lowest first; none: all are), where
+    each begins, and all of them in UTF-8. first: of the texts in the buffers, where a slice begins.
+    """
+    if kind not in OFFSETS or len(buffers) != 3 or min(length, first) < 0:
+        raise pickle.UnpicklingError(f"holds a column of the kind {kind} of Arrow; {WAY_OUT}")
+    there, begins, texts = buffers
+    ends = np.frombuffer(begins or b"", OFFSETS[kind])[first : first + length + 1]
+    bits = np.unpackbits(np.frombuffer(there or b"", np.uint8), bitorder="little")[first : first + length]
+    is_short = length > 0 and (len(ends) != length + 1 or ends.min() < 0 or ends.max() > len(texts or b""))
+    if is_short or (np.diff(ends) < 0).any() or (there is not None and len(bits) != length):
+        raise pickle.UnpicklingError("holds a column of other texts than it says")
+    known = bits.astype(bool) if there is not None else np.ones(length, bool)
+    return [
+        (texts or b"")[ends[place] : ends[place + 1]].decode() if known[place] else None
+        for place in range(length)
+    ]
+
+
 CALLS: dict[str, Callable[..., Any]] = {
     "_reconstruct": lambda kind, shape, code: _Made("ndarray"),
     "_frombuffer": lambda data, dtype, shape, order: _array(dtype, shape, bytes(data), order == "F"),
@@ -116,9 +142,24 @@ CALLS: dict[str, Callable[..., Any]] = {
     "_new_Index": lambda kind, data: _Made("Index", (kind, data)),
     "encode": _encoded,
     "bytes": lambda: b"",  # how protocol 2 writes no bytes
+    "bytearray": lambda data=b"", *encoding: data if isinstance(data, bytes) else _encoded(data, *encoding),
     "slice": slice,
+    "_restore_array": lambda parts: _arrow_texts(*parts),
+    "type_for_alias": lambda name: name,
+    "py_buffer": bytes,
+    "chunked_array": lambda chunks, kind=None: [text for chunk in chunks for text in chunk],
 }
-FROM = ("pandas", "numpy", "_codecs", "builtins", "__builtin__")  # modules whose names are looked at
+FROM = (
+    "pandas",
+    "numpy",
+    "pyarrow",
+    "_codecs",
+    "builtins",
+    "__builtin__",
+)  # modules whose names are looked at
+
+
+MISSING = (("pandas", "NA"), ("pandas._libs.missing", "NA"))  # a value that is not there
 
 
 class _Unpickler(pickle.Unpickler):
@@ -128,6 +169,8 @@ class _Unpickler(pickle.Unpickler):
                 return _maker(name)
             if name in CALLS:
                 return CALLS[name]
+            if (module, name) in MISSING:
+                return None
         raise pickle.UnpicklingError(
             f"asks for {module}.{name}, which is no part of a plain table; {WAY_OUT}"
         )
@@ -179,6 +222,11 @@ def _items(made: Any) -> list[Any]:
     if made.name == "ndarray":
         _, shape, dtype, is_fortran, data = made.state
         return list(_array(dtype, shape, data, is_fortran).tolist())
+    if made.name == "ArrowStringArray":
+        texts = made.state.get("_pa_array", made.state.get("_data"))
+        if not isinstance(texts, list):
+            raise pickle.UnpicklingError("holds texts of Arrow of a kind that is not known here")
+        return texts
     if made.name == "StringArray":
         (backing,) = [part for part in made.state if _is_array(part)]
         return _items(backing)
@@ -213,8 +261,7 @@ def _array(dtype: Any, shape: tuple[int, ...], data: Any, is_fortran: bool) -> n
 
 def _plain(value: Any) -> Any:
     """What JSON does not know: arrays in cells."""
-    if isinstance(value, np.ndarray) or (
-        isinstance(value, _Made) and value.name in ("ndarray", "StringArray")
-    ):
+    arrays = ("ndarray", "StringArray", "ArrowStringArray")
+    if isinstance(value, np.ndarray) or (isinstance(value, _Made) and value.name in arrays):
         return _items(value)
     raise pickle.UnpicklingError(f"holds {getattr(value, 'name', type(value).__name__)} in a cell; {WAY_OUT}")

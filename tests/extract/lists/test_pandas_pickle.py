@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mambavl.configs.errors import DataError
-from mambavl.extract.lists.pandas_pickle import read_frame, read_untrusted
+from mambavl.extract.lists.pandas_pickle import CALLS, read_frame, read_untrusted
 
 pandas = pytest.importorskip("pandas", reason="its files are the ground truth")
 
@@ -48,6 +48,9 @@ def frames():
             np.asfortranarray(np.arange(6.0).reshape(3, 2)), columns=["p", "q"]
         ),
         "numpy numbers in cells": pandas.DataFrame({"v": pandas.Series([[np.int64(3)], [np.float64(2.5)]])}),
+        "texts of other alphabets": plain.assign(word=["für", "", "鍋 🍲"]),
+        "texts in two parts": pandas.concat([plain, plain.iloc[1:]], ignore_index=True),
+        "a part of the texts": plain[["id", "start"]].iloc[1:],
         "arrays in cells": pandas.DataFrame({"v": pandas.Series([np.array([1, 2]), np.array([3])])}),
     }
 
@@ -76,6 +79,40 @@ def test_a_child_reads_and_refuses_alike(tmp_path):
     with pytest.raises(DataError, match=r"x\.pkl: cannot be read \(asks for posix\.mkdir, .*to_csv"):
         read_frame(tmp_path / "x.pkl")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("storage", ["python", "pyarrow"])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_texts_are_read_however_pandas_keeps_them(tmp_path, storage, protocol):
+    """pandas 3 keeps them by Arrow where pyarrow is installed; a text that is not there is no text."""
+    pytest.importorskip("pyarrow", reason="pandas then keeps texts otherwise")
+    words = ["", "für", None, *[f"word {n}" for n in range(20)], None]
+    frame = pandas.DataFrame({"w": pandas.array(words, pandas.StringDtype(storage)), "n": range(len(words))})
+    for part in (frame, frame.iloc[3:9], pandas.concat([frame, frame.iloc[1:4]], ignore_index=True)):
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(part, protocol=protocol))
+        found = read(tmp_path / "x.pkl")
+        missing = part["w"].isna().tolist()
+        assert [word if isinstance(word, str) else None for word in found["w"]] == [
+            None if gone else word for word, gone in zip(part["w"], missing, strict=True)
+        ]
+        assert found["n"] == part["n"].tolist()
+
+
+def test_texts_of_arrow_that_are_cut_short_are_refused():
+    """Bytes that are not there would read as other texts."""
+    starts = np.array([0, 1, 2], "<i8").tobytes()
+    assert CALLS["_restore_array"](("large_string", 2, 0, 0, [None, starts, b"ab"], [], None)) == ["a", "b"]
+    for parts in (
+        ("large_string", 3, 0, 0, [None, starts, b"ab"]),
+        ("large_string", 2, 0, 1, [None, starts, b"ab"]),
+        ("large_string", 2, 0, 0, [b"", starts, b"ab"]),
+        ("large_string", 2, 0, 0, [None, starts, b"a"]),
+        ("large_string", 2, 0, 0, [None, np.array([0, 2, 1], "<i8").tobytes(), b"ab"]),
+        ("int64", 2, 0, 0, [None, starts]),
+        ("large_string", -1, 0, 0, [None, starts, b"ab"]),
+    ):
+        with pytest.raises(pickle.UnpicklingError, match=r"Arrow|texts"):
+            CALLS["_restore_array"](parts)
 
 
 class Runs:
