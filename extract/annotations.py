@@ -43,9 +43,9 @@ class VideoInfo:
     """What the data set says of a video; the file's own word is checked against it."""
 
     duration: float  # seconds
-    fps: float
-    width: int
-    height: int
+    fps: float | None = None  # None, as are the sides: it does not say
+    width: int | None = None
+    height: int | None = None
 
 
 @dataclass(frozen=True)
@@ -276,17 +276,17 @@ def _read_participants(tables: Tables, name: str) -> list[str]:
     return found
 
 
-def read_videos(tables: Tables, name: str) -> dict[str, VideoInfo]:
-    """What a file says of each video: columns video_id, duration, fps, resolution."""
+VIDEO_COLUMNS = ("video_id", "duration", "fps", "resolution")
+
+
+def read_videos(tables: Tables, name: str, required: tuple[str, ...] = VIDEO_COLUMNS) -> dict[str, VideoInfo]:
+    """What a file says of each video, in VIDEO_COLUMNS; those that are not required may be absent."""
     videos: dict[str, VideoInfo] = {}
     places: dict[str, str] = {}
-    for row in tables.rows(name, ("video_id", "duration", "fps", "resolution")):
+    for row in tables.rows(name, required):
         try:
-            width, height = (int(side) for side in row["resolution"].split("x"))
-            info = VideoInfo(float(row["duration"]), float(row["fps"]), width, height)
+            info = _video_info(row)
         except ValueError:
-            info = None
-        if info is None or not all(0 < value < math.inf for value in astuple(info)):
             row.problem(f"duration, fps or resolution is not a number above 0: {row.cells}")
             continue
         _check_id(row, "video_id", row["video_id"])
@@ -294,6 +294,18 @@ def read_videos(tables: Tables, name: str) -> dict[str, VideoInfo]:
             row.problem(f"video {row['video_id']} occurs twice, first in {first}")
         videos[row["video_id"]] = info
     return videos
+
+
+def _video_info(row: Row) -> VideoInfo:
+    """Raises ValueError."""
+    rate = float(row["fps"]) if "fps" in row.cells else None
+    width = height = None
+    if "resolution" in row.cells:
+        width, height = (int(side) for side in row["resolution"].split("x"))
+    info = VideoInfo(float(row["duration"]), rate, width, height)
+    if not all(0 < value < math.inf for value in astuple(info) if value is not None):
+        raise ValueError
+    return info
 
 
 def nominal_rate(video_id: str) -> int:

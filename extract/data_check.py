@@ -132,7 +132,7 @@ def _faults(
     elif abs(timeline.end - info.duration) > DURATION_SLACK:
         kind = "short" if timeline.end < info.duration else "mismatched"
         yield f"{video_id}: {kind}: {path} lasts {timeline.end:.2f} s, the list says {info.duration:.2f} s"
-    if info is not None and tried.size is not None:
+    if info is not None and info.width and info.height and tried.size is not None:
         width, height = tried.size
         if abs(width / height / (info.width / info.height) - 1) > SHAPE_SLACK:
             yield (
@@ -168,9 +168,9 @@ def _notes(
     info, fps = annotations.videos.get(video_id), reader.timeline.fps
     if isinstance(reader, PyAVReader) and reader.streams > 1:
         yield "more than one picture (the first is read)"
-    if info is not None and tried.size not in (None, (info.width, info.height)):
+    if info is not None and info.width and tried.size not in (None, (info.width, info.height)):
         yield "another size than the list says (a resized copy)"
-    if info is not None and abs(fps - info.fps) > 0.05 * info.fps:
+    if info is not None and info.fps and abs(fps - info.fps) > 0.05 * info.fps:
         yield "another rate than the list says (a re-encoded copy)"
     nominal = nominal_rate(video_id)
     has_frame_columns = any(segment.start_frame for segment in segments)  # own lists have none

@@ -3,7 +3,8 @@
     targets.toml                        targets, derived targets, groups: `DataSet`
     TARGET_classes.csv                  id, key; and, as EK100's, instances and category
     train.csv, validation.csv, test.csv     a row a segment: ROW_COLUMNS, and a column of each target's labels
-    video_info.csv                      not needed; as EPIC_100_video_info.csv
+    video_info.csv                      not needed; video_id, duration, and if need be fps and resolution, as
+                                        EPIC_100_video_info.csv
 
 A single-label target has its class in the column TARGET_class, a multi-label one a list of them in
 TARGET_classes; a blank cell says that the row has no label. Times are HH:MM:SS.ss, or seconds.
@@ -32,6 +33,7 @@ from mambavl.extract.class_lists import ClassList, read_classes
 from mambavl.extract.tables import Row, Tables
 
 DATA_SET = "targets.toml"
+VIDEO_INFO = "video_info.csv"
 ROW_COLUMNS = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp")
 
 
@@ -104,8 +106,8 @@ def read_data_set(folder: Path, splits: tuple[str, ...] = DEFAULT_SPLITS) -> Ann
     ids = RowIds()
     for split in splits:
         segments += _read_rows(tables, split, classes, ids)
-    has_videos = (folder / "video_info.csv").is_file()
-    videos = read_videos(tables, "video_info.csv") if has_videos else {}
+    has_videos = (folder / VIDEO_INFO).is_file()
+    videos = read_videos(tables, VIDEO_INFO, ("video_id", "duration")) if has_videos else {}
     tables.finish()
     ordered = tuple(sorted(segments, key=canonical_order))
     return Annotations(folder, ordered, classes, lists, videos, tables.sha256)

@@ -41,6 +41,8 @@ class ImportSettings(Config):
     fps: float | None = None
     window: int | None = None  # by time: how many frames a step saw; default: as for fps
     stride: int | None = None  # by time: frames from the start of a step to the start of the next; as for fps
+    # by time: arrays are (D, steps), as MS-TCN's; default: told by how long the videos last, else (steps, D)
+    channels_first: bool | None = None
     # what is stored; default: float16 where all of the source is, else float32
     dtype: Literal["float16", "float32"] | None = None
     # by time: take features that last longer or shorter than the video does by the list
@@ -90,6 +92,7 @@ class ImportJob:
             fps=settings.fps,
             window=settings.window,
             stride=settings.stride,
+            channels_first=settings.channels_first,
             content_sha256=content_sha256,
             max_failed=settings.max_failed,
             progress=progress,
@@ -125,7 +128,14 @@ def prepare(
             f"{source}: is not an export of mambavl; say with --annotations DIR which rows its features "
             "belong to"
         )
-    options = check_options(format, settings.dataset, settings.fps, settings.window, settings.stride)
+    options = check_options(
+        format,
+        settings.dataset,
+        settings.fps,
+        settings.window,
+        settings.stride,
+        settings.channels_first,
+    )
     chosen, by_time = sorted(settings.sampling.model_fields_set - {"task"}), is_by_time(format, options)
     if chosen and not by_time:
         raise UsageError(

@@ -25,6 +25,17 @@ class Clock(NamedTuple):
     window: int
     stride: int
 
+    @property
+    def margin(self) -> int:
+        """Frames that may be lacking or padded at the end: behind its last step a video has less than a
+        stride, and some tools pad the last window.
+        """
+        return self.window + self.stride
+
+    def extent(self, steps: int, seconds: float) -> "Extent":
+        """What so many steps of a video of so many seconds cover."""
+        return Extent((steps - 1) * self.stride + self.window, seconds, seconds)
+
     @classmethod
     def of_times(cls, fps: float, times: np.ndarray) -> "Clock":
         """What video_features writes beside its features: the rate, and for each step when the last frame
@@ -52,6 +63,11 @@ class Extent(NamedTuple):
     shortest: float  # seconds that they must last
     longest: float  # seconds that they can last
 
+    def fits(self, fps: float, margin: float) -> bool:
+        """Whether they last as long as the video at `fps`, where `margin` frames may be lacking or padded."""
+        most, fewest = self.frames + margin, self.frames - margin
+        return self.shortest - SLACK <= most / fps and fewest / fps <= self.longest + SLACK
+
 
 def check_clock(
     source: Path,
@@ -65,19 +81,14 @@ def check_clock(
     extents: by video_id. margin: frames that may be lacking or padded at the end. turned: extents if the two
     axes of the arrays were swapped.
     """
-
-    def fits(extent: Extent, rate: float) -> bool:
-        most, fewest = extent.frames + margin, extent.frames - margin
-        return extent.shortest - SLACK <= most / rate and fewest / rate <= extent.longest + SLACK
-
-    off = [video for video, extent in extents.items() if not fits(extent, fps)]
+    off = [video for video, extent in extents.items() if not extent.fits(fps, margin)]
     if not off:
         return
     video = max(off, key=lambda name: extents[name].longest)  # where a rate shows best
     frames, _, seconds = extents[video]
-    fitting = [rate for rate in RATES if all(fits(extent, rate) for extent in extents.values())]
-    if turned and all(fits(extent, fps) for extent in turned.values()):
-        advice = "their other axis would fit: if they are (D, steps), transpose them"
+    fitting = [rate for rate in RATES if all(one.fits(rate, margin) for one in extents.values())]
+    if turned and all(extent.fits(fps, margin) for extent in turned.values()):
+        advice = "their other axis would fit: leave channels_first out, and it is told by that"
     elif fitting:
         nearest = min(fitting, key=lambda rate: abs(rate - frames / seconds))
         advice = f"--set fps={nearest:g} would fit"

@@ -3,8 +3,9 @@
     hdf5, safetensors   one array a row, named after its narration_id: (D,) is level `clip`, (T, D) `frame`,
                         (T, g, g, D) `grid`; or, where it is said which frames a step saw, one a video, as npy
     npy                 VIDEO_ID.npy or .npz, (steps, D): step i saw the frames [i stride, i stride + window)
-                        at `fps` a second, or when files of video_features beside it say; VIDEO_ID.MP4.npy,
-                        VIDEO_ID_KEY.npy and folders of participants, too
+                        at `fps` a second, or when files of video_features beside it say; (D, steps) where
+                        that is how long the video lasts; VIDEO_ID.MP4.npy, VIDEO_ID_KEY.npy and folders of
+                        participants, too
     torch               VIDEO_ID.pt or .pth, a tensor, as npy
     lmdb                RULSTM's: VIDEO_ID_frame_0000000001.jpg -> one float32 vector; frame n shows second
                         (n - 1) / fps
@@ -54,11 +55,11 @@ from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 Format = Literal["hdf5", "npy", "torch", "lmdb", "safetensors"]
 CLOCK = {"fps", "window", "stride"}
 OPTIONS = {
-    "hdf5": {"dataset", *CLOCK},
-    "npy": {"dataset", *CLOCK},
-    "torch": {"dataset", *CLOCK},
+    "hdf5": {"dataset", "channels_first", *CLOCK},
+    "npy": {"dataset", "channels_first", *CLOCK},
+    "torch": {"dataset", "channels_first", *CLOCK},
     "lmdb": {"fps"},
-    "safetensors": CLOCK,
+    "safetensors": {"channels_first", *CLOCK},
 }
 FEATURES = {"hdf5": HDF5_SUFFIXES, "npy": NPY_SUFFIXES, "torch": TORCH_SUFFIXES}
 BESIDE = {"hdf5": (), "npy": (".csv", ".json"), "torch": ()}  # what an export has besides
@@ -87,6 +88,7 @@ def import_features(
     fps: float | None = None,
     window: int | None = None,
     stride: int | None = None,
+    channels_first: bool | None = None,
     content_sha256: str | None = None,
     max_failed: int | None = None,
     progress: Progress = unseen,
@@ -96,8 +98,9 @@ def import_features(
 
     dtype: absent, float16 if all of the source is, else float32. dataset: which array of an HDF5 or npz file,
     which tensor of a dict. fps, window, stride: all three, or none; then hdf5 and safetensors are read by
-    name, and npy needs files beside that say so. lmdb takes fps, 30 if absent. content_sha256: of
-    `source_sha256`, where it is known. max_failed: rows that may have no features, empty windows apart; None:
+    name, and npy needs files beside that say so. lmdb takes fps, 30 if absent. channels_first: whether arrays
+    by time are (D, steps); absent, told by how long the videos last. content_sha256: of `source_sha256`,
+    where it is known. max_failed: rows that may have no features, empty windows apart; None:
     any number.
 
     By time, recognition: the step whose centre is nearest. Anticipation: the last step that has *ended* at
@@ -109,7 +112,7 @@ def import_features(
     than may: what is done stays done, and the store is not finished. UsageError for options that do not fit,
     Interrupted when `should_stop()` turns true between two row groups.
     """
-    source, options = Path(source), check_options(format, dataset, fps, window, stride)
+    source, options = Path(source), check_options(format, dataset, fps, window, stride, channels_first)
     is_timed = is_by_time(format, options)
     if is_timed:
         moments.by_row(len(segments))  # before a long read
@@ -124,7 +127,7 @@ def import_features(
                 source="import",
                 encoder=EncoderIdentity(name=encoder, state="unknown", sha256="unknown", width=level.width),
                 sampling=moments.sampling if is_timed else named,
-                imported=ImportRecipe(format=format, more=options),
+                imported=ImportRecipe(format=format, more=_said(options, found)),
             ),
             # not the recipe: a train half and a validation half come in files of their own
             inputs=Inputs(sha256=content_sha256),
@@ -149,6 +152,12 @@ def import_features(
         )
     done.unused = found.unused
     return done
+
+
+def _said(options: Mapping[str, Any], found: Found) -> dict[str, Any]:
+    """The options for the spec: of the axes only that they were turned, for older specs say nothing."""
+    turned = {"channels_first": True} if found.is_turned else {}
+    return {name: value for name, value in options.items() if name != "channels_first"} | turned
 
 
 def check_source(
@@ -186,7 +195,7 @@ def _open(
     if not is_by_time(format, options):
         return by_name(arrays, source, segments)
     clock = Clock(options["fps"], options["window"], options["stride"]) if options["fps"] else None
-    return by_time(arrays, source, segments, moments, clock)
+    return by_time(arrays, source, segments, moments, clock, options["channels_first"])
 
 
 def is_by_time(format: Format, options: Mapping[str, Any]) -> bool:
@@ -241,22 +250,34 @@ def check_options(
     fps: float | None = None,
     window: int | None = None,
     stride: int | None = None,
+    channels_first: bool | None = None,
 ) -> dict[str, Any]:
     """How a source is read, for the spec. Raises UsageError where an option is missing or of no use."""
     if format == "lmdb" and fps is None:
         fps = RULSTM_FPS
-    options: dict[str, Any] = {"dataset": dataset, "fps": fps, "window": window, "stride": stride}
+    options: dict[str, Any] = {
+        "dataset": dataset,
+        "fps": fps,
+        "window": window,
+        "stride": stride,
+        "channels_first": channels_first,
+    }
     given = {name for name, value in options.items() if value is not None}
     if beyond := sorted(given - OPTIONS[format]):
         raise UsageError(f"--format {format} has no use for {beyond[0]}; leave it out")
-    missing = sorted(OPTIONS[format] - {"dataset"} - given)
+    missing = sorted(OPTIONS[format] & CLOCK - given)
     if missing and given & CLOCK:
         wanted = " ".join(f"--set {name}=N" for name in missing)
         raise UsageError(
             f"--format {format} needs {wanted}: "
             "step i saw the frames [i stride, i stride + window) at fps a second"
         )
-    for name in sorted(given - {"dataset"}):
+    if channels_first is not None and not is_by_time(format, options):
+        raise UsageError(
+            "channels_first is of a video's steps: say which frames they saw, too: --set fps=N "
+            "--set stride=N --set window=N"
+        )
+    for name in sorted(given & CLOCK):
         if not (math.isfinite(options[name]) and options[name] > 0):
             raise UsageError(f"{name} = {options[name]:g}: expected a number above 0")
     return options

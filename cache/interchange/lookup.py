@@ -1,7 +1,8 @@
 """Where a row's features are in what others made: under its own name, or by time in those of its video.
 
     by name   one array a row: (D,), (T, D) or (T, g, g, D)
-    by time   (steps, D) a video: step i saw the frames [i stride, i stride + window) at `fps` a second
+    by time   (steps, D) a video, or (D, steps): step i saw the frames [i stride, i stride + window) at `fps`
+              a second
 
 An array (1, steps, D) is taken for one (steps, D).
 
@@ -19,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from mambavl.cache.interchange.arrays import Arrays
+from mambavl.cache.interchange.axes import steps_first
 from mambavl.cache.interchange.clock import Clock, Extent, check_clock
 from mambavl.cache.rows import Segment
 from mambavl.cache.shards import Level
@@ -69,6 +71,7 @@ class Found(NamedTuple):
     # row -> values, and the seconds of its steps; raises Fault
     read: Callable[[int], tuple[np.ndarray, np.ndarray | float]]
     unused: int = 0
+    is_turned: bool = False  # the source has (D, steps)
 
     @property
     def steps(self) -> int:
@@ -145,16 +148,20 @@ def by_time(
     segments: tuple[Segment, ...],
     moments: SamplingTimes,
     clock: Clock | None,
+    channels_first: bool | None = None,
 ) -> Found:
     """Steps of a row's video.
 
     Recognition: the step whose centre is nearest. Anticipation: the last step that has *ended* at that time;
     where none has, the first, if it ends by start - tau_a, else the row is an empty window.
 
-    clock: of all videos; None: as the files beside each one's features say.
+    clock: of all videos; None: as the files beside each one's features say. channels_first: whether arrays
+    are (D, steps); None: as `axes.steps_first` tells.
     """
-    arrays = arrays.squeezed()
     videos = list(dict.fromkeys(segment.video_id for segment in segments))
+    arrays, is_turned = steps_first(
+        arrays.squeezed(), source, videos, moments.durations, clock, channels_first
+    )
     shape, is_half = _common_shape(arrays, source, videos, (2,))
     times = moments.by_row(len(segments))
     clocks = {
@@ -188,7 +195,8 @@ def by_time(
         picks = np.clip(picks, 0, len(steps) - 1).astype(np.int64)
         return steps[picks], (picks * stride + window / 2) / fps
 
-    return Found((times.shape[1], shape[1]), is_half, read, len(arrays.names - set(videos)))
+    unused = len(arrays.names - set(videos))
+    return Found((times.shape[1], shape[1]), is_half, read, unused, is_turned)
 
 
 def _clock_beside(arrays: Arrays, source: Path, video: str) -> Clock:
@@ -234,10 +242,8 @@ def _check_extents(
             steps, width = arrays.describe(video)[0]
             for found, count in ((extents, steps), (turned, width)):
                 if steps:  # one that has none serves no row
-                    frames = (count - 1) * clock.stride + clock.window
-                    found[video] = Extent(frames, seconds, seconds)
-        # behind its last step a video has less than a stride, and some tools pad the last window
-        check_clock(source, extents, clock.fps, clock.window + clock.stride, turned)
+                    found[video] = clock.extent(count, seconds)
+        check_clock(source, extents, clock.fps, clock.margin, turned)
 
 
 def observed(seconds: np.ndarray, segment: Segment) -> np.ndarray:

@@ -86,4 +86,4 @@ def make(
     if listing.is_whole:
         check_whole(listing, known)
     check_extent(listing, known, sparse)
-    return write(listing, out), listing.notes
+    return write(listing, out, known), listing.notes

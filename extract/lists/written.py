@@ -1,7 +1,10 @@
-"""A listing as a folder of own lists (`extract.data_set`): targets.toml, classes and rows as CSV."""
+"""A listing as a folder of own lists (`extract.data_set`): targets.toml, classes and rows as CSV; and how
+long the videos last, where that is known of all.
+"""
 
 import csv
 import io
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,14 +14,14 @@ from mambavl.cache import fsops
 from mambavl.cache.rows import Label, label_column
 from mambavl.configs.errors import UsageError
 from mambavl.extract.annotations import SPLITS, Annotations
-from mambavl.extract.data_set import DATA_SET, ROW_COLUMNS, read_data_set
+from mambavl.extract.data_set import DATA_SET, ROW_COLUMNS, VIDEO_INFO, read_data_set
 from mambavl.extract.lists.listing import Listed, Listing, Names
 
 README = "# Written by `mambavl data init` from other lists; the digests of what it read:\n"
 
 
-def write(listing: Listing, out: Path) -> Annotations:
-    """Write `out`, a folder that is not there yet, and read it again.
+def write(listing: Listing, out: Path, durations: Mapping[str, float]) -> Annotations:
+    """Write `out`, a folder that is not there yet, and read it again. durations: seconds by video.
 
     Either the whole folder is put in place or nothing. Raises UsageError where something lies there.
     """
@@ -28,7 +31,7 @@ def write(listing: Listing, out: Path) -> Annotations:
     aside = fsops.temporary_name(out)
     fsops.make_folder(aside)
     try:
-        splits = _write_files(listing, aside)
+        splits = _write_files(listing, aside, durations)
         read_data_set(aside, splits)  # what is put in place can be read
         fsops.rename(aside, out)
     finally:
@@ -37,7 +40,7 @@ def write(listing: Listing, out: Path) -> Annotations:
     return read_data_set(out, splits)
 
 
-def _write_files(listing: Listing, folder: Path) -> tuple[str, ...]:
+def _write_files(listing: Listing, folder: Path, durations: Mapping[str, float]) -> tuple[str, ...]:
     """Returns the splits that have rows."""
     described: dict[str, object] = {
         "targets": {name: {"kind": names.kind} for name, names in listing.classes.items()}
@@ -53,6 +56,10 @@ def _write_files(listing: Listing, folder: Path) -> tuple[str, ...]:
     for split in splits:
         rows = [row for row in listing.rows if row.split == split]
         fsops.write_file(folder / f"{split}.csv", _rows(rows, listing.classes))
+    videos = sorted({row.video for row in listing.rows})
+    if durations.keys() >= set(videos):
+        table = [[video, _seconds(durations[video])] for video in videos]
+        fsops.write_file(folder / VIDEO_INFO, _csv([["video_id", "duration"], *table]))
     return splits
 
 

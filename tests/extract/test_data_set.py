@@ -150,3 +150,26 @@ def test_a_list_that_is_not_there_is_named(tmp_path):
 def test_an_unknown_split_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no split 'val'; the splits are train, validation, test"):
         read_data_set(folder(tmp_path), ("val",))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("video_id,duration\nV1,9.5\nV2,8\n", None),
+        ("video_id,duration,fps,resolution\nV1,9.5,30,64x48\nV2,8,30,64x48\n", None),
+        ("video_id,duration\nV1,0\n", "is not a number above 0"),
+        ("video_id,duration,fps\nV1,9.5,none\n", "is not a number above 0"),
+        ("video_id,duration,resolution\nV1,9.5,64\n", "is not a number above 0"),
+        ("video_id,fps\nV1,30\n", "has no column duration"),
+    ],
+)
+def test_own_lists_may_say_how_long_videos_last_and_no_more(tmp_path, text, said):
+    folder(tmp_path)
+    (tmp_path / "video_info.csv").write_text(text)
+    if said:
+        with pytest.raises(DataError, match=said):
+            read_data_set(tmp_path)
+        return
+    videos = read_data_set(tmp_path).videos
+    assert [videos[name].duration for name in ("V1", "V2")] == [9.5, 8.0]
+    assert videos["V1"].width == (64 if "fps" in text else None)

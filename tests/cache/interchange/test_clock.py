@@ -45,7 +45,7 @@ def test_videos_of_several_rates_are_said_to_be_so():
 
 def test_swapped_axes_are_named():
     with pytest.raises(
-        DataError, match=r"the list says 10\.0 s; their other axis would fit: if they are \(D, st"
+        DataError, match=r"the list says 10\.0 s; their other axis would fit: leave channels_first"
     ):
         check_clock(SOURCE, of(v=(36_880, 10.0)), 30, 48, turned=of(v=(304, 10.0)))
 
@@ -78,3 +78,11 @@ def test_a_rate_that_is_none_makes_no_clock(fps):
 def test_one_time_makes_no_clock(times):
     with pytest.raises(ValueError, match="one step has no stride"):
         Clock.of_times(30.0, np.array(times))
+
+
+def test_a_clock_knows_what_steps_cover():
+    """8 steps of 32 frames, 16 apart: 7 x 16 + 32 frames; a window and a stride may be lacking at the end."""
+    clock = Clock(30, 32, 16)
+    assert (clock.extent(8, 5.0), clock.margin) == (Extent(144, 5.0, 5.0), 48)
+    assert Extent(144, 5.0, 5.0).fits(30, 0)
+    assert not Extent(144, 5.0, 5.0).fits(60, 0)

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from dataclasses import replace
 
 import h5py
 import lmdb
@@ -333,6 +334,8 @@ def test_pickles_are_not_loaded(tmp_path):
         ("hdf5", {"fps": 30.0}, "--format hdf5 needs --set stride=N --set window=N"),
         ("safetensors", {"dataset": "x"}, "--format safetensors has no use for dataset"),
         ("lmdb", {"dataset": "x"}, "--format lmdb has no use for dataset"),
+        ("lmdb", {"channels_first": True}, "--format lmdb has no use for channels_first"),
+        ("hdf5", {"channels_first": True}, "channels_first is of a video's steps: .*--set fps=N"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, format, options, message):
@@ -356,6 +359,8 @@ def of_npy(folder, how):
             write_hdf5(folder / f"{name}.h5", {"features": values})
         elif how == "torch":
             torch.save(torch.from_numpy(values), folder / f"{name}.pt")
+        elif how == "npy, channels first":
+            np.save(folder / f"{name}.npy", np.ascontiguousarray(values.T))
         elif how == "npy, a batch of one":
             np.save(folder / f"{name}.npy", values[None])
         elif how == "npy, video_features":
@@ -368,7 +373,15 @@ def of_npy(folder, how):
 
 @pytest.mark.parametrize(
     "how",
-    ["hdf5", "hdf5 folder", "safetensors", "torch", "npy, a batch of one", "npy, video_features"],
+    [
+        "hdf5",
+        "hdf5 folder",
+        "safetensors",
+        "torch",
+        "npy, a batch of one",
+        "npy, video_features",
+        "npy, channels first",
+    ],
 )
 @pytest.mark.parametrize("task", ["recognition", "anticipation"])
 def test_whatever_holds_the_steps_of_a_video_a_row_gets_the_same(tmp_path, how, task):
@@ -379,7 +392,11 @@ def test_whatever_holds_the_steps_of_a_video_a_row_gets_the_same(tmp_path, how, 
     (tmp_path / "out.zarr").rename(tmp_path / "npy.zarr")
     expected = open_store(tmp_path / "npy.zarr")
     format = of_npy(tmp_path / "source", how)
+    if how == "npy, channels first":
+        lasting = (199 * 16 + 32) / 30  # 200 steps
+        moments = replace(moments, durations={"P01_101": lasting, "P01_102": lasting})
     _, found = bring(tmp_path, format, moments, **({} if "video_features" in how else clock))
+    assert found.spec.recipe.imported.more.get("channels_first", False) == (how == "npy, channels first")
     assert torch.equal(found.batch(range(12), "frame")[0], expected.batch(range(12), "frame")[0])
     for array in ("frame_pts", "status"):
         np.testing.assert_array_equal(found.row_array(array), expected.row_array(array))

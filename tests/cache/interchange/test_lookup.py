@@ -66,7 +66,6 @@ CLOCK = Clock(30, 32, 16)
     [
         ((37, 4), CLOCK, "--set fps=60 would fit"),  # of 10 s at 60
         ((18, 4), (60, 32, 16), "--set fps=30 would fit"),
-        ((2304, 18), CLOCK, r"their other axis would fit: if they are \(D, steps\), transpose them"),
     ],
 )
 def test_steps_that_do_not_last_as_long_as_the_video_are_refused(shape, clock, said):
@@ -76,6 +75,17 @@ def test_steps_that_do_not_last_as_long_as_the_video_are_refused(shape, clock, s
     moments = SamplingTimes(RECOGNITION, times, durations={"P01_101": 10.0, "P09_01": 1.0})
     with pytest.raises(DataError, match=rf"1 video of 1 .*{said}"):
         by_time(arrays, SOURCE, SEGMENTS, moments, Clock(*clock))
+
+
+def test_steps_that_lie_in_the_other_axis_are_read_there():
+    """(D, steps) of MS-TCN, told by the 10 s of the video; who says (steps, D) all the same is refused."""
+    values = {"P01_101": np.arange(18, dtype=np.float32)[None].repeat(2304, 0)}
+    moments = SamplingTimes(RECOGNITION, np.full((3, 1), 5.0), durations={"P01_101": 10.0})
+    found = by_time(arrays_of(values), SOURCE, SEGMENTS, moments, CLOCK)
+    assert (found.shape, found.is_turned) == ((1, 2304), True)
+    assert set(found.read(0)[0][0].tolist()) == {8.0}  # [8 x 16, 8 x 16 + 32) has its centre at 4.8 s
+    with pytest.raises(DataError, match="their other axis would fit: leave channels_first out"):
+        by_time(arrays_of(values), SOURCE, SEGMENTS, moments, CLOCK, channels_first=False)
 
 
 @pytest.mark.parametrize("count", [0, 17, 18, 19])

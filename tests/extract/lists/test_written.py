@@ -4,6 +4,7 @@ import pytest
 
 from mambavl.cache.classes import Derived
 from mambavl.configs.errors import DataError, UsageError
+from mambavl.extract.annotations import VideoInfo
 from mambavl.extract.class_lists import ClassList
 from mambavl.extract.data_set import read_data_set
 from mambavl.extract.lists.listing import Listed, Listing, Names
@@ -39,7 +40,8 @@ def listing(tmp_path):
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    written = write(listing(tmp_path), tmp_path / "sub" / "out")
+    written = write(listing(tmp_path), tmp_path / "sub" / "out", {"v": 4.0})
+    assert written.videos == {}  # of `w` nothing is known
     assert read_data_set(tmp_path / "sub" / "out", ("train", "test")) == written
     assert [(row.narration_id, row.video_id, row.participant_id, row.split) for row in written.segments] == [
         ("r1", "v", "P1", "train"),
@@ -63,19 +65,26 @@ def test_what_is_written_is_read_again(tmp_path):
 def test_the_digests_of_the_source_stand_in_the_folder(tmp_path):
     found = listing(tmp_path)
     found.tables.sha256["theirs.csv"] = "ab" * 32
-    write(found, tmp_path / "out")
+    write(found, tmp_path / "out", {})
     assert f"#   theirs.csv {'ab' * 32}\n" in (tmp_path / "out" / "targets.toml").read_text()
+
+
+def test_how_long_videos_last_goes_along_where_it_is_known_of_all(tmp_path):
+    """Imports are held against it; the rate and the size of a picture stay open."""
+    written = write(listing(tmp_path), tmp_path / "out", {"v": 1 / 3, "w": 4.5, "of no row": 9.0})
+    assert written.videos == {"v": VideoInfo(1 / 3), "w": VideoInfo(4.5)}
+    assert (written.videos["v"].fps, written.videos["v"].width) == (None, None)
 
 
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(UsageError, match="is already there; choose another --out"):
-        write(listing(tmp_path), tmp_path / "out")
+        write(listing(tmp_path), tmp_path / "out", {})
 
 
 def test_a_listing_that_cannot_be_read_again_leaves_nothing(tmp_path):
     found = listing(tmp_path)
     found.rows[0] = Listed("x:1", "v", 5.0, 4.0, "train", {}, "r1")
     with pytest.raises(DataError, match="not after its start"):
-        write(found, tmp_path / "lists" / "out")
+        write(found, tmp_path / "lists" / "out", {})
     assert list((tmp_path / "lists").iterdir()) == []
