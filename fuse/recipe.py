@@ -290,9 +290,10 @@ def build_head(recipe: Recipe, data: FeatureData, targets: RunTargets) -> Head:
 
 def run_targets(recipe: Recipe, data: FeatureData, trained: Classes | None = None) -> RunTargets:
     """What the recipe trains of the stores' targets. trained: the classes of a run that is scored again,
-    whose classifiers keep their columns. Raises UsageError for targets that the stores do not have.
+    whose classifiers keep their columns, and which has none for what other stores are labelled with besides.
+    Raises UsageError for targets that the stores do not have.
     """
-    classes = data.classes
+    classes, used = data.classes, recipe.use_targets
     pairs: dict[str, Pairs] = {}
     if any(config.ranked_by == "pairs" for config in recipe.targets.values()):
         pairs = pairs_of(classes, data.labels, data.train)
@@ -304,7 +305,8 @@ def run_targets(recipe: Recipe, data: FeatureData, trained: Classes | None = Non
             classes, targets=targets | dict(classes.targets), derived=derived | dict(classes.derived)
         )
         pairs |= {name: derived.pairs for name, derived in trained.derived.items() if derived.pairs}
-    found = choose(classes, recipe.use_targets, recipe.targets, pairs)
+        used = list(trained.names) if used is None else used
+    found = choose(classes, used, recipe.targets, pairs)
     if recipe.rank_by:
         _refuse_unmeasured(recipe.rank_by, found)
     return found

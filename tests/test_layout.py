@@ -40,6 +40,7 @@ TESTED_ELSEWHERE = {  # test file -> modules whose promises it holds; why they h
     ),
 }
 OTHER_TESTS = {  # test file -> why it belongs to no single module
+    "test_anydata.py": "docs/anydata.md, run as it stands",
     "test_benchmarked.py": "benchmarks/readme.py: numbers of the pages, and results",
     "test_docs.py": "the pages for readers",
     "test_layout.py": "this file",

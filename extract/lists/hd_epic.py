@@ -5,6 +5,9 @@
 
 Targets `verb` and `noun` are those of the main action of a row that has one; `verbs` and `nouns` are all that
 its narration names. Times are seconds.
+
+`--classes verb=FILE`, and noun, takes `verb` and `noun` from a shorter list of the same ids, such as EK100's,
+so that heads of these classes can be scored; a main action of another class is then no label.
 """
 
 import ast
@@ -13,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mambavl.cache.rows import Label
-from mambavl.configs.errors import DataError
-from mambavl.extract.class_lists import read_classes
+from mambavl.configs.errors import DataError, UsageError, counted
+from mambavl.extract.class_lists import ClassList, read_classes
+from mambavl.extract.lists.columns import class_list
 from mambavl.extract.lists.json_source import Node, Unfit
 from mambavl.extract.lists.listing import (
     Listed,
@@ -43,26 +47,52 @@ def read_hd_epic(source: Path, request: Request) -> Listing:
         read_classes(tables, file_in(source, f"HD_EPIC_{kind}_classes.csv"), ("id", "key", "instances"))
         for kind in ("verb", "noun")
     )
+    if others := sorted(request.classes.keys() - {"verb", "noun"}):
+        raise UsageError(f"--classes {others[0]}=...: of HD-EPIC verb and noun may have another list")
+    main = {
+        kind: _shorter(request.classes[kind], theirs) if kind in request.classes else theirs
+        for kind, theirs in (("verb", verbs), ("noun", nouns))
+    }
     listing = Listing(
         tables,
         {
-            "verb": Names("single", verbs),
-            "noun": Names("single", nouns),
+            "verb": Names("single", main["verb"]),
+            "noun": Names("single", main["noun"]),
             "verbs": Names("multi", verbs),
             "nouns": Names("multi", nouns),
         },
     )
     listing.derived["action"] = ("verb", "noun")
     words = {"verbs": [0, 0], "nouns": [0, 0]}  # of all words, those that are of the class of their id
+    beyond = {"verb": 0, "noun": 0}  # rows whose main action has a class that a shorter list lacks
     for node in _rows(tables, name):
         try:
-            listing.rows.append(_row(node, split, listing.classes, words))
+            listing.rows.append(_row(node, split, listing.classes, words, beyond))
         except ValueError as error:
             tables.problem(str(error))
     tables.finish()
     for column, (right, all) in words.items():
         agreement(f"{source / name}: {column}", right, all)
+    for kind, count in beyond.items():
+        if count:
+            listing.notes.append(
+                f"{counted(count, 'row')} of {len(listing.rows):,} have a {kind} that "
+                f"{request.classes[kind]} does not list, and no label of it"
+            )
     return listing
+
+
+def _shorter(path: Path, theirs: ClassList) -> ClassList:
+    """Another list of classes with ids of theirs. Raises DataError where its ids mean other things."""
+    given = class_list(path)
+    if unknown := [class_id for class_id in given.keys if class_id not in theirs.keys]:
+        raise DataError(f"{path}: class {unknown[0]} ({given.keys[unknown[0]]}) is not in HD-EPIC's list")
+    same = sum(
+        key == theirs.keys[class_id] or key in theirs.instances[class_id]
+        for class_id, key in given.keys.items()
+    )
+    agreement(str(path), same, len(given.keys))
+    return given
 
 
 def _rows(tables: Tables, name: str) -> list[Node]:
@@ -96,7 +126,13 @@ def _evaluated(cells: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _row(node: Node, split: str, classes: Mapping[str, Names], words: dict[str, list[int]]) -> Listed:
+def _row(
+    node: Node,
+    split: str,
+    classes: Mapping[str, Names],
+    words: dict[str, list[int]],
+    beyond: dict[str, int],
+) -> Listed:
     """Raises ValueError for what does not fit, with its place."""
     name, participant, video, narration = (node.get(key).text() for key in TEXTS)
     if not name.startswith(f"{video}-"):
@@ -119,9 +155,14 @@ def _row(node: Node, split: str, classes: Mapping[str, Names], words: dict[str, 
         pair = main.list()
         if len(pair) != 2:
             raise Unfit(f"{main.where}: has {len(pair)} classes, not a verb and a noun")
-        verb, noun = _known(pair[0], classes["verb"]), _known(pair[1], classes["noun"])
-        if len(mains) == 1:
-            labels |= {"verb": verb, "noun": noun}
+        for kind, one in zip(("verb", "noun"), pair, strict=True):
+            class_id = _known(one, classes[f"{kind}s"])
+            if len(mains) > 1:
+                continue
+            if class_id in classes[kind].ids.values():
+                labels[kind] = class_id
+            else:
+                beyond[kind] += 1
     return Listed(node.where, video, start, stop, split, labels, name, participant, narration)
 
 

@@ -48,7 +48,7 @@ LAYOUTS = {
     COLUMNS: Layout(read_columns, tuple(name for name in OPTIONS if name != "--fold"), "a CSV or TSV file"),
     "egtea": Layout(read_egtea, ("--fold", "--split"), "the folder action_annotation of EGTEA Gaze+"),
     "actionformer": Layout(read_detection, ("--split-as",), "the JSON of ActionFormer, OpenTAD, ActivityNet"),
-    "hd-epic": Layout(read_hd_epic, ("--split",), "the folder narrations-and-action-segments of HD-EPIC"),
+    "hd-epic": Layout(read_hd_epic, ("--split", "--classes"), "the folder narrations-and-action-segments"),
     "ego4d-lta": Layout(read_ego4d, (), "the folder of Ego4D's fho_lta_*.json"),
     "assembly101": Layout(read_assembly101, (), "the folder fine-grained-annotations of Assembly101"),
     "mstcn": Layout(read_frame_labels, ("--fps", "--fold"), "a folder as MS-TCN's"),

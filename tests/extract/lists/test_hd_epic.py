@@ -68,3 +68,40 @@ def test_a_frame_without_a_column_is_named(tmp_path):
     rows = [{key: value for key, value in row.items() if key != "verb_classes"} for row in HD_EPIC_ROWS]
     with pytest.raises(DataError, match="has no column verb_classes; its columns are unique_narration_id"):
         read(make_hd_epic(tmp_path, rows))
+
+
+def ek100(folder, text="id,key,instances\n0,take,\"['take', 'get']\"\n1,open,\"['open']\"\n"):
+    (folder / "EPIC_100_verb_classes.csv").write_text(text)
+    return folder / "EPIC_100_verb_classes.csv"
+
+
+def test_a_shorter_list_of_the_same_ids_is_that_of_the_main_action(tmp_path):
+    """Of EK100's classes, so that its heads are scored; what they do not know has no label."""
+    rows = [dict(row) for row in HD_EPIC_ROWS]
+    rows[2]["main_action_classes"] = [(2, 0)]
+    request = Request(split="test", classes={"verb": ek100(tmp_path)})
+    found = checked(read_hd_epic(make_hd_epic(tmp_path / "hd", rows), request), request)
+    assert [row.labels.get("verb") for row in found.rows] == [1, None, None]
+    assert [row.labels.get("noun") for row in found.rows] == [0, None, 0]
+    assert found.classes["verb"].ids == {"take": 0, "open": 1}
+    assert len(found.classes["noun"].ids) == 2
+    assert len(found.classes["verbs"].ids) == 3  # all that the narration names keep theirs
+    assert found.rows[0].labels["verbs"] == (1, 2)
+    said = f"1 row of 3 have a verb that {request.classes['verb']} does not list, and no label of it"
+    assert found.notes[0] == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id,key\n0,open\n1,hold\n2,put\n", "of 3 labels only 0 name the class that their id has"),
+        ("id,key\n0,take\n7,fly\n", r"class 7 \(fly\) is not in HD-EPIC's list"),
+    ],
+)
+def test_a_list_whose_ids_mean_other_things_is_refused(tmp_path, text, said):
+    request = Request(split="test", classes={"verb": ek100(tmp_path, text)})
+    with pytest.raises(DataError, match=said):
+        read_hd_epic(make_hd_epic(tmp_path / "hd"), request)
+    request = Request(split="test", classes={"verbs": ek100(tmp_path, text)})
+    with pytest.raises(UsageError, match=r"--classes verbs=.*verb and noun may have another list"):
+        read_hd_epic(make_hd_epic(tmp_path / "hd2"), request)
