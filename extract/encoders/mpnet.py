@@ -26,6 +26,8 @@ def mpnet(weights: str | None) -> TransformersTextEncoder:
 
     Raises UsageError where a package is not installed, DataError where one is damaged.
     """
+    if weights == "random":
+        return transformers_text(str(_unpacked()), weights)
     return transformers_text("mpnet", weights or str(_unpacked()))
 
 

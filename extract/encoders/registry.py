@@ -142,7 +142,7 @@ def build(name: str, *, weights: str | None = None, **sizes: Any) -> Encoder:
     """The encoder `name`, frozen and in evaluation mode.
 
     weights: None for the record's own, a file (safetensors, or .pth/.pt read with weights_only) or, for
-    transformers models, a folder; "random" for an untrained video encoder (tests, complexity). sizes:
+    transformers models, a folder; "random" for an untrained encoder (controls, tests, complexity). sizes:
     `image_size` and whatever else the encoder takes. Raises UsageError for an unknown name and for weights
     that are missing, saying how to get them.
     """

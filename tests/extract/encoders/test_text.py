@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from helpers.jobs import make_roberta
 from mambavl.configs.errors import DataError
@@ -49,6 +50,19 @@ def test_a_text_past_the_models_limit_is_an_error_not_a_cut(roberta):
     assert roberta.max_tokens == 128
     with pytest.raises(DataError, match="exceeds the encoder's 128"):
         roberta.tokenize("onion " * 200)
+
+
+def test_random_weights_are_no_checkpoints_and_always_the_same(tmp_path, roberta):
+    """The control of a table of fusions: the model's words, its shape, and nothing that it has learnt."""
+    folder = make_roberta(tmp_path)
+    learnt = load_file(folder / "model.safetensors")
+    ones = {name: torch.ones_like(tensor) for name, tensor in learnt.items()}
+    save_file(ones, folder / "model.safetensors", {"format": "pt"})
+    one, other = (build(f"hf:{folder}", weights="random") for _ in range(2))
+    assert (one.state, one.width, one.sha256) == ("random", roberta.width, other.sha256)
+    assert one.model.embeddings.word_embeddings.weight.std() > 0
+    assert one.tokenize("wash the cup") == roberta.tokenize("wash the cup")
+    assert "pooled" in one.encode([one.tokenize("cut")], ("pooled",))
 
 
 @has_minilm
