@@ -5,19 +5,16 @@ import dataclasses
 import importlib
 import inspect
 import re
-import shlex
 import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import typer
-from typer.core import TyperGroup
 
+from helpers.calls import PROGRAM, fault_of_call, find_command
 from helpers.paths import ROOT
 from mambavl.cache import spec
-from mambavl.cli.app import app
 from mambavl.cli.options import FLAGS
 from mambavl.cli.settings import NAMES, section
 from mambavl.configs import find_recipe, read_toml, set_key, validate
@@ -31,9 +28,6 @@ from mambavl.fuse.recipe import Recipe
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted(ROOT.glob("C*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = typer.main.get_command(app)
-WRONG_CALL = typer.BadParameter.__mro__[1]  # click's UsageError; some versions of typer carry their own click
-PROGRAM = re.compile(r"(?:accelerate launch -m |python -m )?mambavl(?= )")
 RENAMED = {"imported": "import", "from_level": "from"}  # fields whose key in spec.json is a word of Python
 IN_TREE = re.compile(r"(?:cache|configs|docs|extract|fuse|mambavl|tests|benchmarks|\.ci)/[\w./-]*")
 MODULE = re.compile(r"mambavl(?:\.\w+)+")
@@ -91,34 +85,6 @@ def commands(text: str) -> Iterator[tuple[str, bool]]:
     for span in inline_code(text):
         if PROGRAM.match(span):
             yield span, False
-
-
-def find_command(words: list[str]) -> tuple[typer.core.TyperCommand | TyperGroup, list[str]]:
-    """The command that some words name, and the words that follow it."""
-    command = COMMANDS
-    while isinstance(command, TyperGroup) and words and words[0] in command.commands:
-        command, words = command.commands[words[0]], words[1:]
-    return command, words
-
-
-def fault_of_call(line: str, is_whole: bool) -> str | None:
-    """What is wrong with a call of the program as a page shows it."""
-    words = shlex.split(PROGRAM.sub("", line, count=1), comments=True)
-    command, rest = find_command(words)
-    if isinstance(command, TyperGroup):
-        named = rest and re.fullmatch(r"[a-z]+", rest[0])
-        return f"there is no command {rest[0]}" if named else None
-    if not is_whole:
-        options = {
-            name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)
-        }
-        unknown = [word for word in rest if word.startswith("--") and word not in options | {"--help"}]
-        return f"{command.name} has no {', '.join(unknown)}" if unknown else None
-    try:
-        command.make_context(command.name, rest)
-    except WRONG_CALL as error:
-        return error.format_message()
-    return None
 
 
 def unknown_names(text: str) -> list[str]:

@@ -34,7 +34,7 @@ from mambavl.fuse.recipe import Recipe
 COLUMNS = ("tokens", "trainable", "frozen", "total", "G MACs", "G FLOPs", "G scan")
 # row of Table 4 -> why ours differ from its GFLOPs (multiply-adds, as video models print them)
 WHY_TABLE_4 = {
-    "orvit": "Printed without decimals. fvcore on the original gives 405.259: see the next table.",
+    "orvit": "Printed without decimals. fvcore on the original gives 405.259.",
     "transformer_12x12": (
         "What it was counted with is not known. Six layers of four heads are nearer (413.36), their 199.6 M "
         "parameters are not."

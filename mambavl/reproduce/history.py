@@ -32,11 +32,11 @@ from mambavl.fuse.fusing import fuse_scores
 from mambavl.fuse.paired import ClassMeans
 from mambavl.fuse.points import Point, expand
 from mambavl.fuse.recipe import Recipe
-from mambavl.fuse.run import RESULT, read_result
+from mambavl.fuse.run import RESULT
 from mambavl.fuse.selection import SEED
 from mambavl.fuse.train import train
 from mambavl.reproduce.hits import Hits, Scored, hits, kept, less_prior
-from mambavl.reproduce.table import Measured, Row, Table, markdown, picture
+from mambavl.reproduce.table import Measured, Row, Table, markdown, picture, sources_of, write
 from mambavl.terminal import out as console
 from mambavl.terminal import progress, stop_on_signal
 
@@ -83,13 +83,11 @@ def run(
         chosen=_words(done.chosen[0]),
         among=len({_words(point) for point in done.grid}),
         earlier=done.earlier,
-        streams=_sources(done.chosen[0].run),
+        streams=sources_of(done.chosen[0].run),
     )
-    fsops.write_file(folder / "results.json", canonical.pretty_json(table.to_dict()))
-    fsops.write_file(folder / "results.md", markdown(table).encode())
-    fsops.write_file(folder / "results.svg", picture(table).encode())
+    written = write(folder, table.to_dict(), markdown(table), picture(table))
     console.print(markdown(table), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"wrote {folder}/results.md, .json and .svg after {time.perf_counter() - since:,.0f} s")
+    console.print(f"wrote {written} after {time.perf_counter() - since:,.0f} s")
 
 
 # --- stores
@@ -176,19 +174,6 @@ def _words(point: Point) -> str:
     if "use_streams" in found:
         return f"{found['use_streams'][0]} alone"
     return ", ".join(f"{key.rpartition('.')[2]} = {value}" for key, value in found.items())
-
-
-def _sources(run: Path) -> dict[str, dict[str, Any]]:
-    """What the streams of a run are: encoder, its weights and the store."""
-    return {
-        name: {
-            "encoder": one.encoder.name,
-            "weights": one.encoder.state,
-            "sha256": one.encoder.sha256,
-            "store": list(one.store_ids),
-        }
-        for name, one in read_result(run).streams.items()
-    }
 
 
 # --- rows of the table

@@ -25,7 +25,8 @@ class Hits:
 
     label: np.ndarray  # (N,)
     video: list[str]
-    best5: np.ndarray  # (runs, N) 0 to 1: whether the label is among the best five
+    best1: np.ndarray  # (runs, N) 0 to 1: whether the label is the best
+    best5: np.ndarray  # (runs, N) likewise, whether it is among the best five
     seconds: float  # of training, of all runs
     parameters: int  # of the first, without classifiers
 
@@ -49,7 +50,8 @@ def hits(
     of_target = {}
     for name, ranks in found.items():
         video = [file.ids[row].rpartition("_")[0] for row in ranks[0].rows]
-        of_target[name] = Hits(ranks[0].label, video, np.stack([one.best5 for one in ranks]), seconds, size)
+        best1, best5 = (np.stack([getattr(one, best) for one in ranks]) for best in ("best1", "best5"))
+        of_target[name] = Hits(ranks[0].label, video, best1, best5, seconds, size)
     return of_target
 
 

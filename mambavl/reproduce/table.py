@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from mambavl.cache import canonical, fsops
 from mambavl.fuse import pictures
 from mambavl.fuse.paired import DRAWS, Difference, Interval
+from mambavl.fuse.run import read_result
 from mambavl.reproduce.hits import TARGETS
 
 
@@ -57,6 +60,29 @@ def _row(raw: Mapping[str, Any]) -> Row:
         apart = one["difference"] and Difference(Interval(*one["difference"][0]), one["difference"][1])
         measured[target] = Measured(Interval(*one["interval"]), apart)
     return Row(**{**raw, "measured": measured})
+
+
+def sources_of(run: Path) -> dict[str, dict[str, Any]]:
+    """What the streams of a run are: encoder, its weights and the store."""
+    return {
+        name: {
+            "encoder": one.encoder.name,
+            "weights": one.encoder.state,
+            "sha256": one.encoder.sha256,
+            "store": list(one.store_ids),
+        }
+        for name, one in read_result(run).streams.items()
+    }
+
+
+def write(folder: Path, raw: Mapping[str, Any], text: str, drawn: str | None = None) -> str:
+    """results.json, results.md and, where it is drawn, results.svg; says what was written."""
+    fsops.make_folder(folder)
+    fsops.write_file(folder / "results.json", canonical.pretty_json(dict(raw)))
+    fsops.write_file(folder / "results.md", text.encode())
+    if drawn:
+        fsops.write_file(folder / "results.svg", drawn.encode())
+    return f"{folder}/results.md{', .json and .svg' if drawn else ' and .json'}"
 
 
 def markdown(table: Table) -> str:
@@ -117,13 +143,13 @@ def _lines(rows: Sequence[Row], beside: str) -> list[str]:
         "|---|" + "---|" * (2 * len(targets) + 3),
     ]
     for row in rows:
-        cells = [_cells(row.measured[target]) for target in targets]
-        shape = f"{row.seeds} | {row.parameters:,}"
-        lines.append(f"| {row.name} | {shape} | {' | '.join(cells)} | {row.seconds:,} |")
+        found = " | ".join(cells(row.measured[target]) for target in targets)
+        lines.append(f"| {row.name} | {row.seeds} | {row.parameters:,} | {found} | {row.seconds:,} |")
     return lines
 
 
-def _cells(one: Measured) -> str:
+def cells(one: Measured) -> str:
+    """`14.5 (13.0 to 16.0) | **+0.5**`: the measure with its interval, and its difference; two cells."""
     value, low, high = one.interval
     shown = f"{value:.1f} ({low:.1f} to {high:.1f})"
     if one.difference is None:
