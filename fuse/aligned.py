@@ -19,7 +19,7 @@ from mambavl.configs.errors import DataError, counted, some
 from mambavl.fuse.data import in_group
 from mambavl.fuse.metrics import Ranked, ranked
 from mambavl.fuse.run import read_classes
-from mambavl.fuse.scored import read_scores_file
+from mambavl.fuse.scored import PairsOf, read_scores_file
 from mambavl.fuse.sides import Allowed, Member
 from mambavl.fuse.targets import read_labels
 
@@ -30,6 +30,7 @@ class Listed:
 
     segments: Sequence[Segment]
     classes: Classes
+    pairs_of: PairsOf | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def see(member: Member, listed: Listed | None) -> Seen:
     else:
         assert listed is not None  # files come with a list
         classes = listed.classes
-    file = read_scores_file(member.scores, classes)
+    file = read_scores_file(member.scores, classes, pairs_of=listed.pairs_of if listed else None)
     scores, labels, ids, unlisted = file.scores, file.labels, file.ids, set[str]()
     if listed:
         place = {name: row for row, name in enumerate(file.ids)}

@@ -35,7 +35,7 @@ from mambavl.fuse.run import (
     write_result,
     write_scores,
 )
-from mambavl.fuse.targets import RunTargets, is_labelled, log_probabilities
+from mambavl.fuse.targets import Average, RunTargets, is_labelled, log_probabilities
 
 ROWS_SHOWN = 5  # in a message
 LOOKED_AT = 128  # rows whose features are looked at together
@@ -51,14 +51,16 @@ def score(
     batch_size: int,
     *,
     run: Path,
+    average: Average = "probabilities",
 ) -> dict[str, np.ndarray]:
     """Log-probabilities (rows, classes) by target, float32: of the mean probabilities where rows have several
-    views.
+    views, or of the mean logits.
 
     A row without features gets the training prior. `run` is named in errors only.
     Raises DataError when the head gives anything that is not a number, naming the features at fault if any.
     """
-    [found] = score_together({run: head}, data, targets, rows, prior, precision, batch_size).values()
+    together = score_together({run: head}, data, targets, rows, prior, precision, batch_size, average)
+    [found] = together.values()
     if isinstance(found, DataError):
         raise found
     return found
@@ -73,6 +75,7 @@ def score_together(
     prior: Prior,
     precision: str,
     batch_size: int,
+    average: Average = "probabilities",
 ) -> dict[Path, dict[str, np.ndarray] | DataError]:
     """`score` of the heads of several runs, which read each batch together; for each what it returns, or
     raises.
@@ -92,7 +95,7 @@ def score_together(
                 for run, head in heads.items():
                     views[run].append(head(streams))
         for run, of_run in views.items():
-            for name, found in log_probabilities(targets, of_run).items():
+            for name, found in log_probabilities(targets, of_run, average).items():
                 scores[run][name][where] = found
     refused = {run: _refused(run, heads[run], data, targets, rows, of_run) for run, of_run in scores.items()}
     return {run: refused[run] or of_run for run, of_run in scores.items()}
@@ -193,15 +196,17 @@ def evaluate_head(
     *,
     scores: Scores | None = None,
     keep_result: bool = False,
+    average: Average = "probabilities",
 ) -> Result:
-    """Score the evaluation split, write scores/SPLIT.npz and (unless `keep_result`) result.json, return the
-    result, which is of the scores as they are written. scores: where it has been scored already.
+    """Score the evaluation split, write its scores (`scores_name`) and (unless `keep_result`) result.json,
+    return the result, which is of the scores as they are written. scores: where it has been scored already.
     """
-    rows = data.evaluation
+    rows, train = data.evaluation, recipe.train
     if scores is None:
-        scores = score(head, data, targets, rows, prior, trained.precision, recipe.train.batch_size, run=run)
-    scores = as_kept(scores, recipe.train.score_dtype)
-    write_scores(run, recipe.data.scored, data, targets, rows, scores)
+        of = (prior, trained.precision, train.batch_size)
+        scores = score(head, data, targets, rows, *of, run=run, average=average)
+    scores = as_kept(scores, train.score_dtype)
+    write_scores(run, scores_name(recipe.data.scored, average), data, targets, rows, scores)
     guessed = {name: np.tile(values, (len(rows), 1)) for name, values in prior.items()}
     result = Result(
         title=recipe.title or run.name,
@@ -249,13 +254,27 @@ class Opened:
     own_split: str  # what the run was scored on
 
 
-def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path] | None = None) -> Result:
+def scores_name(split: str, average: Average) -> str:
+    """The file of a split's scores: those of its own average are the run's, by whose name all know them."""
+    return split if average == "probabilities" else f"{split}-{average}"
+
+
+def evaluate_run(
+    run: Path,
+    *,
+    split: str | None = None,
+    streams: dict[str, Path] | None = None,
+    average: Average = "probabilities",
+) -> Result:
     """Score a finished run again: another split, or the same features in stores that have moved.
 
-    split, streams: as `open_run` takes them. Writes scores/SPLIT.npz; result.json is written again for the
-    run's own split only, and what it says of training stays. Raises as `open_run` does.
+    split, streams: as `open_run` takes them. Writes the split's scores; result.json is written again for the
+    run's own split and probabilities only, and what it says of training stays. Raises as `open_run` does, and
+    UsageError for an average of logits where rows have one view.
     """
     with open_run(run, split=split, streams=streams) as opened:
+        if average != "probabilities" and opened.data.views == 1:
+            raise UsageError(f"{run}: its rows have one view, so there is nothing to average; leave it out")
         return evaluate_head(
             opened.head,
             opened.data,
@@ -264,7 +283,8 @@ def evaluate_run(run: Path, *, split: str | None = None, streams: dict[str, Path
             run,
             read_prior(run),
             opened.trained,
-            keep_result=opened.recipe.data.scored != opened.own_split,
+            keep_result=opened.recipe.data.scored != opened.own_split or average != "probabilities",
+            average=average,
         )
 
 

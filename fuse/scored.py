@@ -1,30 +1,29 @@
 """A file of scores measured against a list of rows, without the run that wrote it and without a store.
 
-scores file -> ScoresFile     what stands in scores/SPLIT.npz of a run; whatever else can be read as one
+scores file -> ScoresFile     what stands in scores/SPLIT.npz of a run, or in others' files (`score_files`)
 ScoresFile, list -> Covered   every measure, and how much of the list it is of
 """
 
-import io
-import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mambavl.cache import canonical
 from mambavl.cache.classes import Classes, Target
 from mambavl.cache.rows import Segment
-from mambavl.cache.scores import checked_ids, checked_scores, sums_over_pairs
+from mambavl.cache.scores import checked_ids, checked_scores, log_softmax, sums_over_pairs
 from mambavl.configs.errors import DataError
 from mambavl.fuse import metrics
 from mambavl.fuse.data import in_group
 from mambavl.fuse.result import Metrics
-from mambavl.fuse.targets import Pairs, is_labelled, read_labels
+from mambavl.fuse.score_files import IDS, Arrays, read_arrays
+from mambavl.fuse.targets import Average, Pairs, is_labelled, read_labels
 
-IDS, LABEL = "narration_id", "_label"
+PairsOf = Callable[[str], Pairs]  # name of a derived target -> its combinations, as `pairs_by_text`
+
+LABEL = "_label"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +37,8 @@ class ScoresFile:
     scores: Mapping[str, np.ndarray]  # target -> (N, classes), of a derived one (N, pairs)
     labels: Mapping[str, np.ndarray]  # target -> what the file says its labels are; often nothing
     unused: tuple[str, ...]  # arrays that are of no target of the list
+    views: int = 1  # that were averaged
+    supposed: tuple[str, ...] = ()  # derived targets whose columns the file does not name: `pairs_by_text`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class Covered:
     unlisted: tuple[str, ...]  # rows of the file that the list lacks: they are not measured either
     relabelled: Mapping[str, tuple[str, ...]]  # target -> rows whose labels the file has otherwise
     unused: tuple[str, ...]  # arrays of the file that are of no target
+    views: int  # of each row, that were averaged
+    supposed: tuple[str, ...]  # derived targets whose columns were taken for those of `pairs_by_text`
     targets: tuple[str, ...]
     groups: tuple[str, ...]  # groups of rows or classes that are measured apart, `all` first
     metrics: Metrics
@@ -67,33 +70,46 @@ class Covered:
             "unlisted": list(self.unlisted),
             "relabelled": {name: list(rows) for name, rows in self.relabelled.items()},
             "unused": list(self.unused),
+            "views": self.views,
+            "supposed": list(self.supposed),
             "targets": list(self.targets),
             "metrics": self.metrics,
         }
 
 
-def read_scores_file(path: Path, classes: Classes) -> ScoresFile:
-    """Read what a run wrote. classes: those of the list that it is to be measured against.
+def read_scores_file(
+    path: Path,
+    classes: Classes,
+    *,
+    pairs_of: PairsOf | None = None,
+    average: Average = "probabilities",
+) -> ScoresFile:
+    """Read what a run wrote, or somebody else. classes: those of the list that it is to be measured against.
 
-    A derived target has scores of its own with `pairs` (TARGET_pairs but for action); its parts are then sums
-    over them where they have no scores themselves. Raises DataError, naming array and row, for a file that is
-    no npz, holds no target of the list, columns for another number of classes, NaN, infinity, or an id twice.
+    A derived target has scores of its own with `pairs` (TARGET_pairs but for action), or where those are not
+    there, as many columns as `pairs_of` gives it pairs; its parts are then sums over them where they
+    have no scores themselves. Scores (N, V, C) are of V views, whose probabilities are averaged, or their
+    scores as they are. Raises DataError, naming array and row, for a file that cannot be read, holds no
+    target of the list, columns for another number of classes, NaN, infinity, or an id twice.
     """
     path = Path(path)
-    sha256, arrays = _arrays(path)
+    sha256, arrays = read_arrays(path)
     if IDS not in arrays:
         raise DataError(f"{path}: holds {', '.join(arrays) or 'nothing'}, and no {IDS} to tell rows by")
     ids = checked_ids(path, arrays[IDS])
-    scores, pairs = {}, {}
+    arrays, views = _averaged(path, arrays, classes, ids, average)
+    scores, pairs, supposed = {}, {}, []
     for name, target in classes.targets.items():
         if name in arrays:
             scores[name] = checked_scores(path, name, arrays[name], ids, target.count)
     for name, one in classes.derived.items():
         key = "pairs" if name == "action" else f"{name}_pairs"
         if name in arrays:
-            if key not in arrays:
-                raise DataError(f"{path}: {name} has scores and no `{key}` that says what their columns are")
-            pairs[name] = _pairs(path, key, arrays[key], [classes.targets[part] for part in one.of])
+            if key in arrays:
+                pairs[name] = _pairs(path, key, arrays[key], [classes.targets[part] for part in one.of])
+            else:
+                pairs[name] = _pairs_by_number(path, name, key, arrays[name].shape[-1], pairs_of)
+                supposed.append(name)
             scores[name] = checked_scores(path, name, arrays[name], ids, len(pairs[name]))
             if not np.isfinite(scores[name]).all():
                 raise DataError(
@@ -121,7 +137,22 @@ def read_scores_file(path: Path, classes: Classes) -> ScoresFile:
         scores=scores,
         labels={name: arrays[f"{name}{LABEL}"] for name in targets if f"{name}{LABEL}" in arrays},
         unused=tuple(key for key in arrays if key not in known),
+        views=views,
+        supposed=tuple(supposed),
     )
+
+
+def pairs_by_text(segments: Iterable[Segment], parts: Sequence[str]) -> Pairs:
+    """The combinations that some rows have, in the order of "verb:noun" as a text: the columns of LaViLa's,
+    AVION's and RULSTM's 3,806 actions, from the rows of EK100's train and validation lists.
+    """
+    found = set[tuple[int, ...]]()
+    for row in segments:
+        labels = [row.labels.get(part) for part in parts]
+        numbers = tuple(label for label in labels if isinstance(label, int))
+        if len(numbers) == len(parts):
+            found.add(numbers)
+    return tuple(sorted(found, key=lambda pair: ":".join(map(str, pair))))
 
 
 def measure_scores(file: ScoresFile, segments: Sequence[Segment], split: str) -> Covered:
@@ -160,6 +191,8 @@ def measure_scores(file: ScoresFile, segments: Sequence[Segment], split: str) ->
         unlisted=tuple(name for name in file.ids if name not in listed),
         relabelled=relabelled,
         unused=file.unused,
+        views=file.views,
+        supposed=file.supposed,
         targets=file.classes.names,
         groups=file.classes.group_names,
         metrics=measured,
@@ -173,28 +206,42 @@ def _differs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (one != other).reshape(len(other), -1).any(1)
 
 
-def _arrays(path: Path) -> tuple[str, dict[str, np.ndarray]]:
-    try:
-        data = path.read_bytes()
-        with np.load(io.BytesIO(data), allow_pickle=False) as found:
-            return canonical.sha256(data), dict(found)
-    except OSError as error:
+def _averaged(
+    path: Path, arrays: Arrays, classes: Classes, ids: tuple[str, ...], average: Average
+) -> tuple[Arrays, int]:
+    """With the scores of several views as one, and how many views there were."""
+    found, views = dict(arrays), {}
+    for name in (*classes.targets, *classes.derived):
+        if name not in arrays or arrays[name].ndim != 3:
+            continue
+        rows, views[name], columns = arrays[name].shape
+        if name in classes.targets and classes.targets[name].kind != "single":
+            raise DataError(
+                f"{path}: {name}: views of targets of several classes a row are not averaged here"
+            )
+        flat = (rows * views[name], columns)
+        each = checked_scores(
+            path, name, arrays[name].reshape(flat), tuple(np.repeat(ids, views[name])), columns
+        )
+        if average == "probabilities":
+            each = np.exp(log_softmax(each))
+        mean = each.reshape(arrays[name].shape).mean(1)
+        with np.errstate(divide="ignore"):  # a probability of 0
+            found[name] = np.log(mean) if average == "probabilities" else mean
+    if len(set(views.values())) > 1:
+        raise DataError(f"{path}: targets have other numbers of views: {views}")
+    return found, next(iter(views.values()), 1)
+
+
+def _pairs_by_number(path: Path, name: str, key: str, columns: int, pairs_of: PairsOf | None) -> Pairs:
+    known = pairs_of(name) if pairs_of else ()
+    if not known or len(known) != columns:
+        other = f", nor are they the {len(known):,} of the lists" if known else ""
         raise DataError(
-            f"{path}: cannot be read ({error.strerror or error}); `mambavl evaluate RUN` writes RUN/scores"
-        ) from None
-    except (
-        ValueError,
-        EOFError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(
-            f"{path}: is not a file of scores ({reason}); it is an npz such as RUN/scores/validation.npz"
-        ) from None
+            f"{path}: {name} has {columns:,} columns and no `{key}` that says what they are{other}; add it, "
+            "(columns, parts) classes"
+        )
+    return known
 
 
 def _pairs(path: Path, key: str, pairs: np.ndarray, parts: list[Target]) -> Pairs:

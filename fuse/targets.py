@@ -25,6 +25,7 @@ from mambavl.configs import Config
 from mambavl.configs.errors import DataError, UsageError, did_you_mean
 
 Labels = Mapping[str, np.ndarray]  # target -> (rows,) classes, or (rows, classes) 0 or 1; -1: no label
+Average = Literal["probabilities", "logits"]  # of several views: what their mean is taken of
 Pairs = tuple[tuple[int, ...], ...]  # combinations of classes of a derived target's parts
 UNLABELLED = -1
 
@@ -197,15 +198,20 @@ def log_prior(targets: RunTargets, labels: Labels, rows: np.ndarray) -> dict[str
     return found
 
 
-def log_probabilities(targets: RunTargets, logits: list[dict[str, Tensor]]) -> dict[str, np.ndarray]:
+def log_probabilities(
+    targets: RunTargets, logits: list[dict[str, Tensor]], average: Average = "probabilities"
+) -> dict[str, np.ndarray]:
     """Logits (B, columns) by target, of each view -> logarithms of their mean probabilities (B, columns)
-    float32, of every scored target: parts without a classifier are sums over their pairs.
+    float32, of every scored target: parts without a classifier are sums over their pairs. average: `logits`
+    takes the probabilities of the mean logits instead.
     """
     found: dict[str, np.ndarray] = {}
     for name in targets.outputs:
         per_view = torch.stack([view[name].float() for view in logits])
+        if average == "logits":
+            per_view = per_view.mean(0, keepdim=True)
         logs = per_view.log_softmax(-1) if targets.is_single(name) else F.logsigmoid(per_view)
-        found[name] = (logs.logsumexp(0) - math.log(len(logits))).cpu().numpy()
+        found[name] = (logs.logsumexp(0) - math.log(len(logs))).cpu().numpy()
     for name, derived in targets.classes.derived.items():
         missing = [part for part in derived.of if part not in found]
         if missing and derived.pairs:

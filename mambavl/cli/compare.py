@@ -11,6 +11,7 @@ from rich.table import Table
 
 from mambavl.cache import canonical, fsops
 from mambavl.cli.options import annotations_of, splits_of
+from mambavl.cli.scores import pairs_of_lists
 from mambavl.configs.errors import UsageError, counted
 from mambavl.fuse.aligned import Listed
 from mambavl.fuse.compare import Comparison, Measure, Row, compare
@@ -101,7 +102,7 @@ def compare_two(
         if len(splits_of(of)) > 1:
             raise UsageError(f"--split {of}: name one, that the scores are of")
         found = annotations_of(annotations, of)
-        listed = Listed(found.segments, found.classes)
+        listed = Listed(found.segments, found.classes, pairs_of_lists(annotations))
     elif split:
         raise UsageError("--split says which list of --annotations the scores are of; name both or neither")
     result = compare(

@@ -4,7 +4,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -17,6 +17,10 @@ from mambavl.fuse.fused import Rule
 from mambavl.fuse.result import Metrics
 from mambavl.terminal import out
 
+if TYPE_CHECKING:
+    from mambavl.fuse.scored import PairsOf
+    from mambavl.fuse.targets import Average, Pairs
+
 # rows of a table, of what each task is ranked by
 MEASURES = {
     "recognition": (("top-1", "top1"), ("top-5", "top5"), ("mAP", "map")),
@@ -24,14 +28,29 @@ MEASURES = {
 }
 
 
-def evaluate_file(scores: Path, annotations: Path, *, split: str, task: Task | None, as_json: bool) -> None:
+def pairs_of_lists(annotations: Path) -> "PairsOf":
+    """What the columns of 3,806 actions are, by a folder's lists, which are read when it is asked for."""
+    from mambavl.fuse.scored import pairs_by_text
+
+    def pairs_of(name: str) -> "Pairs":
+        both = annotations_of(annotations, "train,validation")
+        return pairs_by_text(both.segments, both.classes.derived[name].of)
+
+    return pairs_of
+
+
+def evaluate_file(
+    scores: Path, annotations: Path, *, split: str, task: Task | None, average: "Average", as_json: bool
+) -> None:
     """Measure a file of scores against an annotations folder and print what was found."""
     from mambavl.fuse.scored import measure_scores, read_scores_file
 
     if len(splits_of(split)) > 1:
         raise UsageError(f"--split {split}: name one, that the scores are of")
     listed = annotations_of(annotations, split)
-    found = measure_scores(read_scores_file(scores, listed.classes), listed.segments, split)
+    pairs_of = pairs_of_lists(annotations)
+    file = read_scores_file(scores, listed.classes, pairs_of=pairs_of, average=average)
+    found = measure_scores(file, listed.segments, split)
     if as_json:
         print(json.dumps(found.to_dict(), indent=1))
         return
@@ -50,6 +69,13 @@ def evaluate_file(scores: Path, annotations: Path, *, split: str, task: Task | N
     for name, rows in found.relabelled.items():
         verb = "has" if len(rows) == 1 else "have"
         print(f"{counted(len(rows), 'row')} {verb} another label of {name} in the file: {some(rows)}")
+    for name in found.supposed:
+        print(
+            f"{name}: the file does not say what its columns are; they were taken for the pairs of the train "
+            'and validation lists in the order of "verb:noun" as text, as LaViLa, AVION and RULSTM have them'
+        )
+    if found.views > 1:
+        print(f"{found.views} views a row, the mean of their {average}; see --average")
     if found.unused:
         print(f"not read, for no target of the list is called so: {', '.join(found.unused)}")
 

@@ -1,7 +1,7 @@
 """`mambavl train`, `sweep`, `evaluate`, `report`: stage two, from feature stores to a page of results."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -172,14 +172,22 @@ def evaluate(
         Task | None,
         typer.Option(help="With --scores: show what this task is ranked by.", show_default="both"),
     ] = None,
+    average: Annotated[
+        Literal["probabilities", "logits"],
+        typer.Option(
+            help="What the mean over a row's views is taken of. logits of a RUN go into "
+            "scores/SPLIT-logits.npz, and result.json is left alone."
+        ),
+    ] = "probabilities",
     as_json: Annotated[bool, typer.Option("--json", help="With --scores: machine-readable.")] = False,
 ) -> None:
     """Score a finished run again from its stores; writes scores and result.json. Or measure a file of scores.
 
     With --scores and --annotations nothing is computed but the measures, and nothing written: they are those
-    of the run that wrote the file, to the last digit. Rows that the file lacks are counted and named.
+    of the run that wrote the file, to the last digit. Rows that the file lacks are counted and named. It may
+    be anybody's: npz, Parquet, pickle or .pt of arrays or of rows, a challenge file; see docs/results.md.
     """
-    from mambavl.fuse.evaluate import evaluate_run
+    from mambavl.fuse.evaluate import evaluate_run, scores_name
     from mambavl.fuse.run import RESULT, SCORES
     from mambavl.fuse.without import evaluate_without
 
@@ -188,7 +196,9 @@ def evaluate(
             raise UsageError("--scores measures a file as it is; leave RUN, --store and --without out")
         if annotations is None:
             raise UsageError("--scores: name the lists that the file is measured against with --annotations")
-        evaluate_file(scores, annotations, split=split or "validation", task=task, as_json=as_json)
+        evaluate_file(
+            scores, annotations, split=split or "validation", task=task, average=average, as_json=as_json
+        )
         return
     if run is None or annotations or task or as_json:
         raise UsageError(
@@ -198,14 +208,16 @@ def evaluate(
     moved = pairs_of("--store", stores, "STREAM=PATH", "video=stores/video.zarr")
     streams = {stream: Path(path) for stream, path in moved.items()}
     if without:
+        if average != "probabilities":
+            raise UsageError("--without compares with the run's own scores; leave --average out")
         found = evaluate_without(run, without, split=split, streams=streams)
         print_without(found)
         print(f"wrote {found.scores}")
         return
-    result = evaluate_run(run, split=split, streams=streams)
+    result = evaluate_run(run, split=split, streams=streams, average=average)
     print_result(result)
-    written = f"{run / SCORES / result.split}.npz"
-    if split is None:
+    written = f"{run / SCORES / scores_name(result.split, average)}.npz"
+    if split is None and average == "probabilities":
         written += f" and {run / RESULT}"
     print(f"wrote {written}")
 

@@ -1,6 +1,7 @@
 """`evaluate --scores` and `fuse-scores`, from the shell."""
 
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -49,6 +50,35 @@ def test_rows_that_were_held_out_are_measured_against_their_list(folder, capsys)
     lists = ("--annotations", folder / "annotations")
     assert call("evaluate", "--scores", scores, *lists) == 1
     assert "none of the 72 rows of validation; --split says" in capsys.readouterr().err
+
+
+def test_what_others_wrote_is_measured_against_the_list(folder, tmp_path, capsys):
+    """A pickle without `pairs`, with two views of each row: what was supposed and averaged is said."""
+    arrays = dict(np.load(folder / "mlp" / "scores" / "validation.npz"))
+    known = {f"{one.labels['verb']}:{one.labels['noun']}" for one in make_kitchens()}
+    place = {f"{verb}:{noun}": column for column, (verb, noun) in enumerate(arrays["pairs"].tolist())}
+    action = np.full((72, len(known)), -30, np.float32)
+    for column, pair in enumerate(sorted(known)):
+        if pair in place:  # the others are of validation rows alone
+            action[:, column] = arrays["action"][:, place[pair]]
+    file = {
+        "narration_ids": arrays["narration_id"].tolist(),
+        "verb_output": arrays["verb"],
+        "noun_output": np.stack([arrays["noun"]] * 2, 1),
+        "action": action,
+    }
+    (tmp_path / "f.pkl").write_bytes(pickle.dumps(file))
+    found = measured(folder, tmp_path / "f.pkl", capsys, "--average", "logits")
+    own = result_of(folder / "mlp")["metrics"]
+    assert found["metrics"] == pytest.approx(own)
+    assert (found["views"], found["supposed"]) == (2, ["action"])
+    lists = ("--annotations", folder / "annotations")
+    assert call("evaluate", "--scores", tmp_path / "f.pkl", *lists) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "action: the file does not say what its columns are; they were taken for the pairs of the" in said
+    assert "2 views a row, the mean of their probabilities; see --average" in said
+    assert call("compare", tmp_path / "f.pkl", folder / "mlp" / "scores" / "validation.npz", *lists) == 0
+    assert call("evaluate", folder / "mlp", "--without", "past", "--average", "logits") == 2
 
 
 def test_what_is_printed_covers_groups_and_names_rows(folder, tmp_path, capsys):

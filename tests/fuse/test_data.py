@@ -7,6 +7,7 @@ import torch
 from helpers.tiny import ROWS, make_dense_store, make_segments, make_text_store, tiny_recipe, weights
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.data import DataConfig, FeatureData, epoch_batches
+from mambavl.fuse.evaluate import evaluate_run
 from mambavl.fuse.recipe import build_head, run_targets
 from mambavl.fuse.run import read_scores
 from mambavl.fuse.sources import StreamSource
@@ -90,6 +91,35 @@ def test_several_views_are_scored_by_their_mean_probability(stores, tmp_path):
     found = torch.from_numpy(read_scores(tmp_path / "run", "validation")["verb"])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(found, views[0].log(), atol=1e-3)  # one view alone would say something else
+
+
+def test_several_views_are_scored_by_their_mean_logits_where_that_is_asked(stores, tmp_path):
+    """Into a file of its own: the run's scores and result stay."""
+    make_dense_store(tmp_path / "v.zarr", ROWS, views=3)
+    streams = {"video": StreamSource(store=tmp_path / "v.zarr")}
+    recipe = tiny_recipe(stores, text=False, head="mlp", epochs=30, lr=0.1)  # so that it is sure of itself
+    recipe = recipe.model_copy(update={"streams": streams})
+    train(recipe, tmp_path / "run")
+    with open(tmp_path / "run" / "result.json", "a") as file:
+        file.write("\n")  # so that it would not be the same if it was written again
+    before = {
+        name: (tmp_path / "run" / name).read_bytes() for name in ("result.json", "scores/validation.npz")
+    }
+    result = evaluate_run(tmp_path / "run", average="logits")
+    data = FeatureData(recipe.sources, recipe.data)
+    head = build_head(recipe, data, run_targets(recipe, data))
+    head.load_state_dict(weights(tmp_path / "run"))
+    with torch.inference_mode():
+        views = [head.eval()(data.batch(data.evaluation, view=view))["verb"] for view in range(3)]
+    found = torch.from_numpy(read_scores(tmp_path / "run", "validation-logits")["verb"])
+    torch.testing.assert_close(found, torch.stack(views).mean(0).log_softmax(-1), rtol=1e-4, atol=1e-4)
+    by_probabilities = torch.from_numpy(read_scores(tmp_path / "run", "validation")["verb"])
+    assert not torch.allclose(found, by_probabilities, rtol=0, atol=1e-3)
+    assert result.metrics["all_verb_n"] == len(data.evaluation)
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
+    train(tiny_recipe(stores), tmp_path / "one")
+    with pytest.raises(UsageError, match="its rows have one view, so there is nothing to average"):
+        evaluate_run(tmp_path / "one", average="logits")
 
 
 def test_the_class_token_comes_before_the_tokens(stores, tmp_path):

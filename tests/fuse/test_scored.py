@@ -13,7 +13,7 @@ from mambavl.cache.scores import marginalize
 from mambavl.configs.errors import DataError
 from mambavl.fuse import metrics
 from mambavl.fuse.run import read_classes, read_result
-from mambavl.fuse.scored import measure_scores, read_scores_file
+from mambavl.fuse.scored import measure_scores, pairs_by_text, read_scores_file
 from mambavl.fuse.train import train
 
 VALIDATION = [segment for segment in make_kitchens() if segment.split == "validation"]
@@ -162,7 +162,11 @@ def test_what_is_no_file_of_scores_is_refused(arrays, mixable, tmp_path):
 
     refused("and no narration_id", verb=arrays["verb"])
     refused("scores of none of the list's targets: verb, noun, action", narration_id=arrays["narration_id"])
-    refused("action has scores and no `pairs`", narration_id=arrays["narration_id"], action=arrays["action"])
+    refused(
+        "action has 37 columns and no `pairs` that says",
+        narration_id=arrays["narration_id"],
+        action=arrays["action"],
+    )
     refused(r"is not a file of scores \(.*pickle", narration_id=np.array([{}], object))
     (tmp_path / "text.npz").write_text("verb")
     with pytest.raises(DataError, match=r"text\.npz: is not a file of scores"):
@@ -193,3 +197,55 @@ def test_a_file_that_an_older_version_wrote_is_read(name):
     before = read_result(run).metrics
     assert {key: covered.metrics[key] for key in before} == pytest.approx(before, rel=1e-12)
     assert covered.scored == covered.listed == len(listed)
+
+
+# --- other people's
+
+
+def test_columns_of_the_lists_pairs_are_taken_in_the_order_of_their_text(arrays, tmp_path):
+    """(10, 3) comes before (9, 1): as text. The file's own pairs are all that the list's rows show, here."""
+    rows = [
+        replace(VALIDATION[0], labels={"verb": v, "noun": n}) for v, n in ((9, 1), (10, 3), (9, 0), (9, 1))
+    ]
+    assert pairs_by_text([*rows, replace(VALIDATION[0], labels={})], ("verb", "noun")) == (
+        (10, 3),
+        (9, 0),
+        (9, 1),
+    )
+    by_text = tuple(sorted(map(tuple, arrays["pairs"].tolist()), key=lambda pair: "{}:{}".format(*pair)))
+    whole = found(tmp_path / "whole.npz", arrays)
+    place = {tuple(pair): column for column, pair in enumerate(arrays.pop("pairs").tolist())}
+    arrays["action"] = arrays["action"][:, [place[pair] for pair in by_text]]
+    np.savez(tmp_path / "f.npz", **arrays)
+    file = read_scores_file(tmp_path / "f.npz", CLASSES, pairs_of=lambda name: {"action": by_text}[name])
+    assert file.supposed == ("action",)
+    assert measure_scores(file, VALIDATION, "validation").metrics == whole.metrics
+    with pytest.raises(
+        DataError, match=r"has 37 columns and no `pairs` .*, nor are they the 36 of the lists"
+    ):
+        read_scores_file(tmp_path / "f.npz", CLASSES, pairs_of=lambda _: by_text[1:])
+
+
+def test_views_are_averaged_by_their_probabilities_or_their_scores(arrays, tmp_path):
+    rng = np.random.default_rng(3)
+    several = {
+        name: arrays[name][:, None] + rng.normal(size=(72, 4, arrays[name].shape[1])) * 3
+        for name in ("verb", "noun", "action")
+    }
+    np.savez(tmp_path / "f.npz", **{**arrays, **several})
+    by = {
+        average: read_scores_file(tmp_path / "f.npz", CLASSES, average=average)
+        for average in ("probabilities", "logits")
+    }
+    assert [file.views for file in by.values()] == [4, 4]
+    for name, scores in several.items():
+        p = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+        np.testing.assert_allclose(np.exp(by["probabilities"].scores[name]), p.mean(1), rtol=1e-5)
+        np.testing.assert_allclose(by["logits"].scores[name], scores.mean(1), rtol=1e-5)
+    np.savez(tmp_path / "g.npz", **{**arrays, **several, "noun": several["noun"][:, :2]})
+    with pytest.raises(DataError, match="targets have other numbers of views"):
+        read_scores_file(tmp_path / "g.npz", CLASSES)
+    several["verb"][5, 2, 1] = np.nan
+    np.savez(tmp_path / "h.npz", **{**arrays, **several})
+    with pytest.raises(DataError, match=f"verb of row {arrays['narration_id'][5]} holds NaN"):
+        read_scores_file(tmp_path / "h.npz", CLASSES)
