@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from mambavl.cache import canonical
+from mambavl.configs import untrusted
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract import untrusted
 from mambavl.fuse import score_pickles
 from mambavl.fuse.metrics import K
 from mambavl.fuse.submission import Examined, examine

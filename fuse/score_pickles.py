@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mambavl.extract.encoders.published.checkpoints import REBUILT
+from mambavl.configs.untrusted import TENSORS
 
 IDS = "narration_id"
 PLAIN = "biufUS"  # kinds of numpy's dtypes that are numbers and texts
@@ -47,7 +47,7 @@ def _pickle_module() -> types.ModuleType:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in REBUILT:
+        if (module, name) in TENSORS:
             return super().find_class(module, name)
         if module.partition(".")[0] in ("numpy", "_codecs", "builtins", "__builtin__") and name in NAMES:
             return NAMES[name]

@@ -20,7 +20,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from helpers import forks
-from mambavl.extract import untrusted
+from mambavl.configs import untrusted
 from mambavl.extract.annotations import Annotations, read_annotations
 
 if not torch.cuda.is_available():
@@ -118,7 +118,7 @@ def stores(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def forked_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child that reads a stranger's file (extract.untrusted) is a fork: as apart and as limited, but it
+    """The child that reads a stranger's file (configs.untrusted) is a fork: as apart and as limited, but it
     need not import torch first.
     """
 

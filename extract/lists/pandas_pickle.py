@@ -2,7 +2,7 @@
 
 Of the names that such a file asks for, those below are known, and each is a record of what it was called with
 or a few lines here; any other is refused. Nothing is imported because a file says so. The reader runs in the
-child of `extract.untrusted`, with limits of memory and time.
+child of `configs.untrusted`, with limits of memory and time.
 
 A frame is blocks of values, (columns of the block, rows), with the places of their columns, and two
 indices; written so by pandas 1.1 to 3. Texts may be Arrow's, as pandas 3 keeps them where pyarrow is
@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mambavl.configs import untrusted
 from mambavl.configs.errors import DataError
-from mambavl.extract import untrusted
 
 LIMITS = untrusted.Limits(seconds=300, room=4 * 2**30, times=24)
 WAY_OUT = "open it where you trust it, and save it as CSV: `frame.to_csv(...)`"

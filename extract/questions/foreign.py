@@ -2,7 +2,7 @@
 ours.
 
 A pickle can call any function of the machine that reads it. Here it is read by a child process of bounded
-memory and time that finds no function at all (`extract.untrusted`), so that only lists, dicts, texts and
+memory and time that finds no function at all (`configs.untrusted`), so that only lists, dicts, texts and
 numbers can come out of it.
 """
 
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mambavl.configs import untrusted
 from mambavl.configs.errors import DataError, UsageError, did_you_mean
-from mambavl.extract import MASK, untrusted
+from mambavl.extract import MASK
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.questions.file import (
     PROTOCOLS,

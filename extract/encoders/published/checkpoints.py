@@ -3,7 +3,7 @@
 A pickle names functions and has them called. Here every name but those that put a tensor together stands for
 an inert object: a Namespace, an optimiser, a logger is read over and left out, and a hostile function is
 never found, so never called. It happens in a child process with bounded memory and time
-(`extract.untrusted`), which hands back one safetensors file.
+(`configs.untrusted`), which hands back one safetensors file.
 """
 
 import pickle
@@ -18,26 +18,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mambavl.cache import fsops
+from mambavl.cache import fsops, untrusted
 from mambavl.cache.canonical import file_sha256
 from mambavl.configs.errors import UsageError
-from mambavl.extract import untrusted
 from mambavl.extract.encoders.published.keys import without_module
 
 # where published checkpoints keep their weights
 STATES = ("model_state", "state_dict", "model", "module", "net")
 LIMITS = untrusted.Limits(seconds=900, room=8 * 2**30, times=4)
-REBUILT = {  # what a tensor is put together with; storages are torch.load's own affair
-    ("collections", "OrderedDict"),
-    ("torch", "Size"),
-    ("torch", "device"),
-    ("torch._utils", "_rebuild_tensor"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch.nn.parameter", "Parameter"),
-    *(("torch", name) for name in ("float32", "float16", "bfloat16", "float64")),
-    *(("torch", name) for name in ("int64", "int32", "uint8", "bool")),
-}
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], list[str]]:
@@ -113,7 +101,7 @@ class Unpickler(pickle.Unpickler):
     """Finds the functions that rebuild tensors; all other names are Inert."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in REBUILT:
+        if (module, name) in untrusted.TENSORS:
             return super().find_class(module, name)
         return type(name.rpartition(".")[2], (Inert,), {})
 

@@ -19,6 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+TENSORS = {  # what torch puts a tensor together with; storages are torch.load's own affair
+    ("collections", "OrderedDict"),
+    ("torch", "Size"),
+    ("torch", "device"),
+    ("torch._utils", "_rebuild_tensor"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("torch.nn.parameter", "Parameter"),
+    *(("torch", name) for name in ("float32", "float16", "bfloat16", "float64")),
+    *(("torch", name) for name in ("int64", "int32", "uint8", "bool")),
+}
 PLAIN_PICKLE = "plain-pickle"  # the reader `read_plain_pickle` below
 KEPT = ("PATH", "LD_LIBRARY_PATH", "HOME", "LANG")  # of the environment; no secret is needed to read a file
 MAX_WORDS = 400  # characters of a file's or reader's own words that are passed on

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from mambavl.extract.untrusted import PLAIN_PICKLE, Limits, Refused, convert
+from mambavl.configs.untrusted import PLAIN_PICKLE, Limits, Refused, convert
 
 LIMITS = Limits(seconds=60, room=2**30, times=16)
 
