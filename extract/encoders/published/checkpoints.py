@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mambavl.cache import fsops, untrusted
+from mambavl.cache import fsops
 from mambavl.cache.canonical import file_sha256
+from mambavl.configs import untrusted
 from mambavl.configs.errors import UsageError
 from mambavl.extract.encoders.published.keys import without_module
 
