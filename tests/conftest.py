@@ -20,6 +20,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from helpers import forks
+from helpers.browser import why_no_browser
 from mambavl.configs import untrusted
 from mambavl.extract.annotations import Annotations, read_annotations
 
@@ -49,6 +50,8 @@ def missing(item: pytest.Item, config: pytest.Config) -> str:
         return f"needs EK100's annotations and real clips in {SHARED}, next to the checkout"
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         return "needs a CUDA GPU"
+    if item.get_closest_marker("browser") and (reason := why_no_browser()):
+        return reason
     if item.get_closest_marker("soak") and "soak" not in config.getoption("markexpr"):
         return "a long test; run with `pytest -m soak`"
     return ""

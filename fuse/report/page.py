@@ -14,15 +14,18 @@ from mambavl.fuse.published import said_of
 from mambavl.fuse.report.entries import Entry, collect
 from mambavl.fuse.report.measures import headlines, measures, priors
 from mambavl.fuse.report.notes import leak_sentences, notes, what_ran
+from mambavl.fuse.report.rows import rows_section
+from mambavl.fuse.report.told import Told
 from mambavl.fuse.run import read_curves, read_result, read_scores
 from mambavl.fuse.summary import SUMMARY, not_chosen, runs_without_folder
 
 PACKAGE = "mambavl.fuse.report"  # of the templates, styles and scripts
+UNTOLD = Told()
 
 
-def write_report(runs: list[Path], target: Path) -> dict[str, str]:
+def write_report(runs: list[Path], target: Path, told: Told = UNTOLD) -> dict[str, str]:
     """Write the page of the finished ones of some runs; returns why each of the others is not in it, by name.
-    A sweep's summary.json names the points that have no folder yet.
+    A sweep's summary.json names the points that have no folder yet. told: what is known of the rows.
 
     Raises DataError where none has finished, and for a damaged result or scores, naming the command to run.
     """
@@ -67,7 +70,8 @@ def write_report(runs: list[Path], target: Path) -> dict[str, str]:
             curves=_curves(entries),
             confusions=[(entry, _confusions(entry)) for entry in entries if entry.single],
             noise=196 * (0.25 / fewest) ** 0.5,  # half of a 95 % interval at 50 %, in points
-            rows=fewest,
+            fewest=fewest,
+            rows=rows_section(entries, told),
             sources=sorted({said_of(entry.first.published) for entry in entries if entry.first.published}),
             published=[name for name in targets if any(name in entry.first.published for entry in entries)],
         )

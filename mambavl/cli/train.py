@@ -225,11 +225,31 @@ def evaluate(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     target: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the lists of the scored rows: when and where they are. Default: what the runs' "
+            "stores still know."
+        ),
+    ] = None,
+    videos: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of the videos, for pictures of some rows. Repeatable."),
+    ] = None,
+    clips: Annotated[int, typer.Option(min=0, help="With --videos: how many rows get pictures.")] = 300,
+    questions: Annotated[
+        list[Path] | None,
+        typer.Option(help="A question file that a run's text store was made from. Repeatable."),
+    ] = None,
 ) -> None:
-    """Write one page: every run next to published numbers; curves, confusions, what the text gives away."""
+    """Write one page: every run next to published numbers; curves, confusions, what the text gives away;
+    every row with the answers of each run.
+    """
     from mambavl.fuse.report import write_report
+    from mambavl.told import read_told
 
-    missing = write_report(runs, target)
+    told = read_told(runs, annotations, videos or [], questions or [], clips)
+    missing = write_report(runs, target, told)
     shown = [run for run in runs if run.is_dir() and str(run) not in missing]
     print(f"wrote {counted(len(shown), 'run')} to {target}")
     for name, why in missing.items():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from helpers.browser import chromium
 from helpers.tiny import tiny_recipe
 from mambavl.fuse import report
 from mambavl.fuse.train import train
@@ -23,3 +24,10 @@ def page(stores, tmp_path_factory):
     train(text_only, folder / "text")
     report.write_report([*runs, folder / "text"], folder / "report.html")
     return folder, (folder / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser, for tests that are marked `browser`."""
+    with chromium() as found:
+        yield found

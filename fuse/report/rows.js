@@ -1,0 +1,361 @@
+"use strict";
+{
+  // The rows of the page: unpacked when it opens, filtered and shown a screen at a time. What comes from data
+  // reaches the page through textContent alone.
+  const HEIGHT = 48, AROUND = 8; // pixels of a row in the list, rows drawn above and below those that are seen
+  const by = (id) => document.getElementById(id);
+  const section = by("rows"), list = by("rows-list"), shown = by("rows-shown"), detail = by("rows-detail");
+  const controls = ["text", "target", "run", "verdict", "class", "as", "sort"];
+  const tables = [];
+  let table = null, order = [], at = -1, open = -1;
+
+  const make = (tag, { cls, ...properties } = {}, ...children) => {
+    const found = Object.assign(document.createElement(tag), properties);
+    if (cls) found.className = cls;
+    found.append(...children.filter((one) => one !== null));
+    return found;
+  };
+
+  // --- unpacking: see packing.py
+
+  async function unpack(id) {
+    const packed = atob(by(id).textContent), bytes = new Uint8Array(packed.length);
+    for (let i = 0; i < packed.length; i++) bytes[i] = packed.charCodeAt(i);
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  }
+
+  async function load(number) {
+    if (tables[number]) return tables[number];
+    const found = JSON.parse(new TextDecoder().decode(await unpack(`rows-${number}`)));
+    found.place = new Map(found.ids.map((id, row) => [id, row]));
+    found.name = `rows-${number}`;
+    await Promise.all(found.runs.map(async (run) => {
+      run.answers = answers(await unpack(run.block), found, run);
+    }));
+    return tables[number] = found;
+  }
+
+  function answers(bytes, { ids, targets }, run) {
+    const rows = ids.length, found = new Array(targets.length).fill(null);
+    let start = 0;
+    const take = () => bytes.subarray(start, start += rows);
+    for (const [number, count] of run.targets) {
+      const classes = [], probabilities = [];
+      for (let k = 0; k < count; k++) {
+        const numbers = new Uint32Array(rows);
+        for (let place = 0; place < targets[number].width; place++) {
+          const plane = take();
+          for (let row = 0; row < rows; row++) numbers[row] += plane[row] * 256 ** place;
+        }
+        classes.push(numbers);
+      }
+      for (let k = 0; k < count; k++) probabilities.push(take());
+      found[number] = { classes, probabilities, ofLabel: take() };
+    }
+    return found;
+  }
+
+  // --- what a row is
+
+  const labels = (target, row) => {
+    const own = table.labels[target][row];
+    return Array.isArray(own) ? own : own < 0 ? [] : [own];
+  };
+  // of a run: true, false; null where it has no answer or the row no label
+  const isRight = (run, target, row) => {
+    const own = labels(target, row), first = answer(run, target, row);
+    return first === null || !own.length ? null : own.includes(first);
+  };
+  const answer = (run, target, row) => {
+    const found = run.answers[target];
+    return !found || found.classes[0][row] === table.targets[target].names.length ? null : found.classes[0][row];
+  };
+  const distinct = (target, row) =>
+    new Set(table.runs.map((run) => answer(run, target, row)).filter((one) => one !== null)).size;
+  const named = (target, numbers) => numbers.map((one) => table.targets[target].names[one]).join(", ");
+  const seconds = (hundredths) => `${(hundredths / 100).toFixed(2)} s`;
+  const percent = (byte) => {
+    const value = 100 * (byte / 255) ** 2;
+    return value >= 9.95 ? `${Math.round(value)} %` : value >= 0.05 ? `${value.toFixed(1)} %` : "< 0.1 %";
+  };
+
+  function words(row) {
+    table.words ??= [];
+    return table.words[row] ??= [
+      table.ids[row], table.videos[table.video[row]], table.participants[table.video[row]], table.narration[row],
+      ...table.targets.map((_, target) => named(target, labels(target, row))),
+      ...table.questions.map((asked) => asked.texts[asked.rows[row]]),
+    ].join("\n").toLowerCase();
+  }
+
+  // --- which rows, in which order
+
+  function chosen() {
+    const value = Object.fromEntries(controls.map((name) => [name, by(`rows-${name}`).value]));
+    const target = Number(value.target), wanted = value.text.toLowerCase().split(/\s+/).filter(Boolean);
+    const runs = value.run === "" ? table.runs : [table.runs[Number(value.run)]];
+    const verdicts = {
+      all: () => true,
+      right: (row) => runs.every((run) => isRight(run, target, row) === true),
+      wrong: (row) => runs.every((run) => isRight(run, target, row) === false),
+      apart: (row) => distinct(target, row) > 1,
+      pictures: (row) => row in table.clips,
+      unlabelled: (row) => !labels(target, row).length,
+    };
+    const meant = value.class === "" ? null : Number(value.class);
+    const inLabel = (row) => labels(target, row).includes(meant);
+    const inAnswer = (row) => runs.some((run) => answer(run, target, row) === meant);
+    const classes = { label: inLabel, answer: inAnswer, either: (row) => inLabel(row) || inAnswer(row) };
+    const fits = verdicts[value.verdict], isMeant = meant === null ? () => true : classes[value.as];
+    const found = [];
+    for (let row = 0; row < table.ids.length; row++) {
+      if (fits(row) && isMeant(row) && wanted.every((one) => words(row).includes(one))) found.push(row);
+    }
+    return sorted(found, value.sort, target, runs);
+  }
+
+  function sorted(rows, how, target, runs) {
+    const sum = (row, of) => runs.reduce((all, run) => all + (run.answers[target] ? of(run.answers[target])[row] : 0), 0);
+    const keys = {
+      sure: (row) => -sum(row, (one) => one.probabilities[0]),
+      label: (row) => labels(target, row).length ? sum(row, (one) => one.ofLabel) : Infinity,
+      apart: (row) => -distinct(target, row),
+    };
+    if (how === "id") {
+      const compare = new Intl.Collator("en", { numeric: true }).compare;
+      return rows.sort((one, other) => compare(table.ids[one], table.ids[other]));
+    }
+    if (!(how in keys)) return rows;
+    const key = new Map(rows.map((row) => [row, keys[how](row)]));
+    return rows.sort((one, other) => key.get(one) < key.get(other) ? -1 : key.get(one) > key.get(other) ? 1 : one - other);
+  }
+
+  function filter() {
+    order = chosen();
+    at = order.indexOf(open);
+    const rows = table.ids.length;
+    by("rows-count").textContent = `${order.length.toLocaleString("en")} of ${rows.toLocaleString("en")} rows`;
+    by("rows-space").style.height = `${HEIGHT * order.length}px`;
+    list.scrollTop = 0;
+    draw();
+  }
+
+  // --- the list: only what is seen is drawn
+
+  function draw() {
+    const first = Math.max(0, Math.floor(list.scrollTop / HEIGHT) - AROUND);
+    const last = Math.min(order.length, Math.ceil((list.scrollTop + list.clientHeight) / HEIGHT) + AROUND);
+    shown.style.transform = `translateY(${HEIGHT * first}px)`;
+    shown.replaceChildren(...Array.from({ length: Math.max(0, last - first) }, (_, i) => item(first + i)));
+    if (at >= first && at < last) list.setAttribute("aria-activedescendant", `rows-at-${at}`);
+    else list.removeAttribute("aria-activedescendant");
+  }
+
+  function item(place) {
+    const row = order[place], target = Number(by("rows-target").value);
+    const right = table.runs.map((run) => isRight(run, target, row));
+    const marks = make("span", { cls: "rows-marks", ariaHidden: "true" }, ...right.map((one) =>
+      make("span", { cls: one ? "rows-right" : "" }, one === null ? "·" : one ? "●" : "○")));
+    const own = named(target, labels(target, row)), told = table.narration[row] || own || "no label";
+    const line = make("div", { cls: "rows-item", id: `rows-at-${place}`, role: "option" },
+      make("span", {}, make("b", {}, table.ids[row]), marks),
+      make("small", {}, make("span", {}, told), make("span", {}, row in table.clips ? "pictures" : "")));
+    const known = right.filter((one) => one !== null);
+    const verdict = known.length ? `, right under ${known.filter(Boolean).length} of ${known.length} runs` : "";
+    line.ariaLabel = `${table.ids[row]}: ${told}${verdict}`;
+    line.ariaSelected = String(place === at);
+    line.ariaPosInSet = String(place + 1);
+    line.ariaSetSize = String(order.length);
+    line.dataset.place = place;
+    return line;
+  }
+
+  function reveal() {
+    const top = HEIGHT * at;
+    if (top < list.scrollTop) list.scrollTop = top;
+    else if (top + HEIGHT > list.scrollTop + list.clientHeight) list.scrollTop = top + HEIGHT - list.clientHeight;
+  }
+
+  function go(place) {
+    if (!order.length) return;
+    at = Math.min(Math.max(place, 0), order.length - 1);
+    show(order[at]);
+    reveal();
+    draw();
+  }
+
+  // --- one row
+
+  // isNamed: whether the page's address becomes that of the row
+  function show(row, isNamed = true) {
+    open = row;
+    const address = `#${encodeURIComponent(table.ids[row])}`;
+    if (isNamed && location.hash !== address) history.replaceState(null, "", address);
+    const steps = make("span", { cls: "rows-step" }, ...[["previous", -1], ["next", 1]].map(([name, step]) =>
+      make("button", { type: "button", onclick: () => go(at + step) }, name)));
+    detail.replaceChildren(steps, make("h3", {}, make("a", { href: address }, table.ids[row])),
+      facts(row), ...pictures(row), ...table.targets.map((_, target) => answered(target, row)), ...asked(row));
+    detail.dataset.row = table.ids[row];
+  }
+
+  function facts(row) {
+    const video = table.video[row], found = make("dl");
+    const say = (name, text) => { if (text) found.append(make("dt", {}, name), make("dd", {}, text)); };
+    say("narration", table.narration[row]);
+    if (video >= 0) {
+      say("video", `${table.videos[video]}, participant ${table.participants[video]}`);
+      say("time", `${seconds(table.start[row])} to ${seconds(table.stop[row])}`);
+    }
+    table.targets.forEach(({ name }, target) => say(name, named(target, labels(target, row)) || "no label"));
+    return found;
+  }
+
+  function pictures(row) {
+    if (!(row in table.clips)) return [];
+    table.strips ??= by(`${table.name}-clips`).textContent.split("\n");
+    const [line, why, times, before] = table.clips[row];
+    const said = times.map((time, place) => seconds(time) + (place < before ? " (before)" : "")).join(", ");
+    const strip = make("img", { src: `data:image/webp;base64,${table.strips[line]}`, alt: `Frames at ${said}` });
+    const note = before ? " What a run that anticipates could see is marked: before." : "";
+    return [make("figure", {}, strip, make("figcaption", {}, `At ${said}. Chosen as: ${table.why[why]}.${note}`))];
+  }
+
+  function answered(target, row) {
+    const { name, names } = table.targets[target], own = labels(target, row);
+    return make("section", {}, make("h4", {}, `${name}${own.length ? `: ${named(target, own)}` : ""}`),
+      ...table.runs.map((run) => {
+        const found = run.answers[target], right = isRight(run, target, row);
+        const mark = right === null ? "" : right ? "● " : "○ ";
+        const title = make("span", {}, make("span", { cls: right ? "rows-right" : "" }, mark), run.title, make("br"),
+          make("small", {}, `text ${run.protocols}, seed ${run.seed}`));
+        if (answer(run, target, row) === null) {
+          const why = found ? "did not score this row" : "was not trained for this target";
+          return make("div", { cls: "rows-run" }, title, make("span", {}, why));
+        }
+        const chips = found.classes.map((classes, k) => {
+          const share = percent(found.probabilities[k][row]), isLabel = own.includes(classes[row]);
+          const chip = make("li", { cls: isLabel ? "rows-label" : "" }, isLabel ? "✓ " : "", `${names[classes[row]]} `,
+            make("small", {}, share));
+          chip.style.setProperty("--share", `${100 * (found.probabilities[k][row] / 255) ** 2}%`);
+          return chip;
+        });
+        const missed = own.length && !found.classes.some((classes) => own.includes(classes[row]));
+        const rest = missed ? make("li", { cls: "rows-label" }, "label ", make("small", {}, percent(found.ofLabel[row]))) : null;
+        if (rest) rest.style.setProperty("--share", `${100 * (found.ofLabel[row] / 255) ** 2}%`);
+        return make("div", { cls: "rows-run" }, title, make("ol", {}, ...chips, rest));
+      }));
+  }
+
+  function asked(row) {
+    const found = table.questions.map((one, number) => {
+      const runs = table.runs.filter((run) => run.asked.includes(number)).map((run) => run.title);
+      return [`${one.name.replace("_", " ")}, ${one.protocol}`, one.texts[one.rows[row]] || "(empty)", runs];
+    });
+    const unknown = table.runs.filter((run) => run.untold.length);
+    if (!found.length && !unknown.length) return [];
+    const told = make("dl");
+    for (const [name, text, runs] of found) {
+      told.append(make("dt", {}, name), make("dd", {}, text, make("br"), make("small", {}, `asked of ${runs.join("; ")}`)));
+    }
+    const note = unknown.length ? make("p", { cls: "rows-note" }, "The texts that were asked of "
+      + `${unknown.map((run) => run.title).join("; ")} are in no store; `, make("code", {}, "--questions FILE"),
+      " of the command that makes this page shows them.") : null;
+    return [make("section", {}, make("h4", {}, "What was asked"), told, ...(note ? [note] : []))];
+  }
+
+  // --- from outside: addresses, keys, controls
+
+  function fill() {
+    const options = (id, found) => by(id).replaceChildren(...found.map(([value, text]) => make("option", { value }, text)));
+    options("rows-target", table.targets.map(({ name }, target) => [target, name]));
+    by("rows-target").value = table.targets.length - 1;
+    options("rows-run", [["", "all runs"], ...table.runs.map((run, number) => [number, run.title])]);
+    fillClasses();
+    by("rows-text").value = "";
+    by("rows-verdict").value = "all";
+    by("rows-sort").value = "list";
+  }
+
+  function fillClasses() {
+    const names = table.targets[Number(by("rows-target").value)].names.map((name, number) => [number, name]);
+    names.sort((one, other) => one[1] < other[1] ? -1 : 1);
+    by("rows-class").replaceChildren(make("option", { value: "" }, "any"),
+      ...names.map(([value, name]) => make("option", { value }, name)));
+  }
+
+  async function use(number) {
+    table = await load(number);
+    open = at = -1;
+    if (by("rows-table")) by("rows-table").value = number;
+    fill();
+    const first = Object.keys(table.clips).map(Number);
+    show(first.length ? Math.min(...first) : 0, false);
+    filter();
+  }
+
+  // the row that the address names, wherever it is; whether there is one
+  async function follow() {
+    let id = location.hash.slice(1);
+    try { id = decodeURIComponent(id); } catch { /* not written by us: taken as it is */ }
+    if (!id || (by(id) && !table.place.has(id))) return;
+    const others = Array.from({ length: Number(section.dataset.tables) }, (_, number) => number);
+    for (const number of [tables.indexOf(table), ...others]) {
+      const found = await load(number);
+      if (!found.place.has(id)) continue;
+      if (found !== table) await use(number);
+      const row = found.place.get(id);
+      if (!order.includes(row)) { fill(); filter(); }
+      go(order.indexOf(row));
+      section.scrollIntoView();
+      detail.scrollIntoView({ block: "nearest" });
+      return;
+    }
+  }
+
+  function pressed(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
+    const screen = Math.floor(list.clientHeight / HEIGHT), inList = event.target === list;
+    const steps = { j: at + 1, k: at - 1 };
+    if (inList) {
+      Object.assign(steps, { ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + screen, PageUp: at - screen,
+        Home: 0, End: order.length - 1 });
+    }
+    if (!(event.key in steps)) return;
+    event.preventDefault();
+    go(steps[event.key]);
+  }
+
+  async function start() {
+    if (typeof DecompressionStream === "undefined") {
+      by("rows-fault").textContent = "This browser cannot unpack the rows: it has no DecompressionStream, which Chrome and "
+        + "Edge have since 80, Safari since 16.4, Firefox since 113.";
+      return;
+    }
+    await load(0);
+    by("rows-browser").hidden = false; // before anything is drawn: what is hidden has no height
+    by("rows-fault").hidden = true;
+    await use(0);
+    list.addEventListener("scroll", draw);
+    list.addEventListener("click", (event) => {
+      const line = event.target.closest(".rows-item");
+      if (line) go(Number(line.dataset.place));
+    });
+    section.addEventListener("keydown", pressed);
+    for (const name of controls) {
+      by(`rows-${name}`).addEventListener("input", () => { if (name === "target") fillClasses(); filter(); });
+    }
+    by("rows-table")?.addEventListener("input", (event) => use(Number(event.target.value)));
+    by("rows-reset").addEventListener("click", () => { fill(); filter(); });
+    addEventListener("resize", draw);
+    addEventListener("hashchange", follow);
+    await follow();
+    section.dataset.state = "ready";
+  }
+
+  start().catch((error) => {
+    section.dataset.state = "failed";
+    by("rows-fault").hidden = false;
+    by("rows-fault").textContent = `The rows cannot be unpacked (${error.message}); make the page again.`;
+  });
+}

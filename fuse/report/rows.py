@@ -1,0 +1,254 @@
+"""Every row that some runs scored: what it is, and what each run answers; packed for the page's row browser.
+
+A table (`scored_rows`) is an index as JSON, read when the page opens, and a block of answers for each of its
+runs (`packing`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mambavl.cache.classes import Classes, Derived, Target
+from mambavl.cache.rows import Segment
+from mambavl.configs.errors import counted
+from mambavl.fuse.export import is_ek100
+from mambavl.fuse.report.answers import parts_of
+from mambavl.fuse.report.entries import Entry
+from mambavl.fuse.report.packing import pack_answers, pack_json, width_of
+from mambavl.fuse.report.pictured import Choice, Pictured, pictured, said_of_pictures
+from mambavl.fuse.report.scored_rows import Scored, Table, scored, segments_of, tables_of
+from mambavl.fuse.report.told import Told
+
+MOST_RUNS = 10  # whose answers a page holds: 9,668 rows of EK100 take 0.35 MB a run
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page holds of rows."""
+
+    blocks: list[tuple[str, str]]  # id of an element, and its text
+    titles: list[str]  # of the tables, each of which has an index `rows-NUMBER`
+    rows: int
+    shown: int  # entries whose answers are there
+    left_out: list[str]  # entries whose answers are not there: MOST_RUNS
+    notes: list[str]  # on what is not known of the rows
+    pictures: list[str]  # on the pictures, or how to get some
+
+
+def rows_section(entries: Sequence[Entry], told: Told) -> Section:
+    """What some entries, the first MOST_RUNS of them, scored; damaged scores raise DataError."""
+    shown, left_out = entries[:MOST_RUNS], entries[MOST_RUNS:]
+    tables = tables_of([scored(entry) for entry in shown])
+    blocks: list[tuple[str, str]] = []
+    notes: dict[str, None] = {}
+    every: list[Pictured] = []
+    for number, table in enumerate(tables):
+        segments, faults = segments_of(table, told)
+        unknown = sum(name not in segments for name in table.ids)
+        if unknown:
+            faults.append(
+                f"Of {counted(unknown, 'row')} of {table.title} only the scores are known: the runs' stores "
+                "are gone, or others now, and no list has these rows; `mambavl report ... --annotations DIR` "
+                "reads lists."
+            )
+        notes |= dict.fromkeys(faults)
+        share = told.clips // len(tables) + (number < told.clips % len(tables))
+        pictures = pictured(table.ids, segments, _choice(table), told, share)
+        every.append(pictures)
+        index, packed = _packed(table, segments, told, f"rows-{number}")
+        index |= pictures.index
+        blocks.append((f"rows-{number}", pack_json(index)))
+        blocks += packed
+        if pictures.lines:
+            blocks.append((f"rows-{number}-clips", "\n".join(pictures.lines)))
+    rows = sum(len(table.ids) for table in tables)
+    known = [run.classes for table in tables for run in table.runs] + ([told.classes] if told.classes else [])
+    return Section(
+        blocks=blocks,
+        titles=[table.title for table in tables],
+        rows=rows,
+        shown=len(shown),
+        left_out=[entry.title for entry in left_out],
+        notes=list(notes),
+        pictures=said_of_pictures(every, rows, told, is_ek100=any(map(is_ek100, known))),
+    )
+
+
+def _choice(table: Table) -> Choice:
+    """By its last target."""
+    target = list(table.targets)[-1]
+    place = {name: row for row, name in enumerate(table.ids)}
+    shape = (len(table.runs), len(table.ids))
+    first, sure, right = np.full(shape, -1), np.zeros(shape), np.zeros(shape, bool)
+    for number, run in enumerate(table.runs):
+        if target in run.answers:
+            at, answers = [place[name] for name in run.ids], run.answers[target]
+            first[number, at] = answers.classes[:, 0]
+            sure[number, at] = answers.probabilities[:, 0]
+            right[number, at] = answers.is_right
+    has_label = np.array([bool(labels) for labels in table.labels(target)])
+    ahead = [_tau_a(run.entry) for run in table.runs]
+    known = [one for one in ahead if one is not None]
+    return Choice(first, sure, right, has_label, max(known) if len(known) == len(ahead) else None)
+
+
+def _tau_a(entry: Entry) -> float | None:
+    """Seconds before an action at which a run stops looking; None of one that looks into the action."""
+    for stream in entry.first.streams.values():
+        sampling, history = stream.recipe.sampling, stream.recipe.history
+        if sampling and sampling["task"] == "anticipation" and sampling["rule"] != "inavit":
+            return float(str(sampling["tau_a"]))
+        if history:
+            return history.tau_a
+    return None
+
+
+# --- packing
+
+
+def _packed(
+    table: Table, segments: Mapping[str, Segment], told: Told, name: str
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The index of a table, without pictures, and the blocks of its runs. name: of its element."""
+    numbers = {target: _every_class(table, target) for target in table.targets}
+    targets, labels = [], []
+    for target, meaning in table.targets.items():
+        classes = next(run.classes for run in table.runs if target in run.answers)
+        names = [_name(one, target, meaning, classes) for one in numbers[target].tolist()]
+        several = isinstance(meaning, Target) and meaning.kind == "multi"
+        targets.append({"name": target, "names": names, "several": several, "width": width_of(len(names))})
+        labels.append(list(_label_cells(table.labels(target), numbers[target], several)))
+    runs, sets, blocks = [], _Sets(table.ids), []
+    for number, run in enumerate(table.runs):
+        block = f"{name}-{number}"
+        blocks.append((block, _block(table, run, numbers)))
+        kept = [[place, run.answers[one].classes.shape[1]] for place, one in _targets_of(table, run)]
+        first = run.entry.first
+        runs.append(
+            {
+                "title": run.entry.title,
+                "run": run.entry.runs[0].name,
+                "seed": first.seed,
+                "seeds": len(run.entry.runs),
+                "protocols": first.protocols,
+                "notice": first.notice,
+                "block": block,
+                "targets": kept,
+                **sets.of_run(run.entry, told),
+            }
+        )
+    index = {
+        "title": table.title,
+        "ids": table.ids,
+        **_facts([segments.get(one) for one in table.ids]),
+        "targets": targets,
+        "labels": labels,
+        "runs": runs,
+        "questions": sets.found,
+    }
+    return index, blocks
+
+
+def _targets_of(table: Table, run: Scored) -> Iterator[tuple[int, str]]:
+    return ((place, name) for place, name in enumerate(table.targets) if name in run.answers)
+
+
+def _every_class(table: Table, target: str) -> np.ndarray:
+    """The classes that are a label or an answer anywhere, sorted: a name's place in the page's list."""
+    labels = {one for labels in table.labels(target) for one in labels}
+    answers = [run.answers[target].classes.ravel() for run in table.runs if target in run.answers]
+    return np.unique(np.concatenate([*answers, np.array(sorted(labels), np.int64)]))
+
+
+def _name(number: int, target: str, meaning: Target | Derived, classes: Classes) -> str:
+    """A class as people call it; its number where it has no name."""
+    if isinstance(meaning, Target):
+        return meaning.classes.get(number, f"{target} {number}")
+    parts = zip(meaning.of, parts_of(number, meaning, classes), strict=True)
+    return " ".join(_name(one, part, classes.targets[part], classes) for part, one in parts)
+
+
+def _label_cells(
+    labels: Sequence[tuple[int, ...]], numbers: np.ndarray, several: bool
+) -> Iterator[int | list[int]]:
+    """Of each row the place of its label in the list of names, -1 for none; of a target of several a list."""
+    for own in labels:
+        places = np.searchsorted(numbers, own).tolist()
+        yield places if several else (places[0] if places else -1)
+
+
+def _block(table: Table, run: Scored, numbers: Mapping[str, np.ndarray]) -> str:
+    place = run.place
+    at = np.array([place.get(name, -1) for name in table.ids])
+    there, found = at >= 0, []
+    for _, target in _targets_of(table, run):
+        answers, names = run.answers[target], numbers[target]
+        places = np.where(there[:, None], np.searchsorted(names, answers.classes)[at], len(names))
+        probabilities = np.where(there[:, None], answers.probabilities[at], 0.0)
+        of_label = np.where(there, answers.of_label[at], 0.0)
+        found.append((places, probabilities, of_label, width_of(len(names))))
+    return pack_answers(found)
+
+
+def _facts(rows: Sequence[Segment | None]) -> dict[str, Any]:
+    """What is known of each row, column by column; times in hundredths of a second, -1 for unknown ones."""
+    videos = list(dict.fromkeys(row.video_id for row in rows if row))
+    number = {video: place for place, video in enumerate(videos)}
+    participant = {row.video_id: row.participant_id for row in rows if row}
+    return {
+        "videos": videos,
+        "participants": [participant[video] for video in videos],
+        "video": [number[row.video_id] if row else -1 for row in rows],
+        "start": [round(100 * row.start) if row else -1 for row in rows],
+        "stop": [round(100 * row.stop) if row else -1 for row in rows],
+        "narration": [row.narration if row else "" for row in rows],
+    }
+
+
+class _Sets:
+    """The question texts of a table's runs, each file's once."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self.ids = ids
+        self.found: list[dict[str, Any]] = []
+        self._places: dict[tuple[int, str], int] = {}
+
+    def of_run(self, entry: Entry, told: Told) -> dict[str, Any]:
+        """asked: numbers of the texts that a run was given; untold: names of those that nobody knows."""
+        asked, untold = [], []
+        for stream in entry.first.streams.values():
+            made, name = stream.recipe.questions, stream.level.partition("/")[0]
+            if made is None or made.protocol == "none":
+                continue
+            number = next(
+                (
+                    place
+                    for place, one in enumerate(told.questions)
+                    if one.are_of(made.protocol, made.backend, made.prompt_version) and name in one.texts
+                ),
+                None,
+            )
+            if number is None:
+                untold.append(name)
+            else:
+                asked.append(self._place(number, name, told))
+        return {"asked": asked, "untold": untold}
+
+    def _place(self, number: int, name: str, told: Told) -> int:
+        if (number, name) not in self._places:
+            one = told.questions[number]
+            texts = [one.texts[name].get(row, "") for row in self.ids]
+            distinct = list(dict.fromkeys(texts))
+            place = {text: here for here, text in enumerate(distinct)}
+            self._places[number, name] = len(self.found)
+            self.found.append(
+                {
+                    "name": name,
+                    "protocol": one.protocol,
+                    "texts": distinct,
+                    "rows": [place[text] for text in texts],
+                }
+            )
+        return self._places[number, name]
