@@ -27,14 +27,24 @@ def test_confident_mistakes_disagreements_and_a_draw_share_the_pictures():
     assert len(choose(first, sure, right, labelled, 100)) == 6
 
 
-def test_a_row_without_label_is_no_mistake_and_an_absent_row_no_answer():
-    first = np.array([[1, 1, 1], [-1, 2, 1]])
-    sure = np.ones((2, 3))
-    right = np.zeros((2, 3), bool)
-    found = choose(first, sure, right, np.array([True, True, False]), 3)
-    assert found[0] == CONFIDENT  # wrong under the only run that has it, with 1.0; row 1 comes after it
-    assert found[1] == APART
-    assert found[2] == DRAWN
+def test_a_row_without_a_label_is_no_mistake():
+    """Row 0 is answered with all confidence, but nobody knows whether it is right."""
+    first, sure = np.zeros((1, 3), int), np.array([[1.0, 0.3, 0.2]])
+    found = choose(first, sure, np.zeros((1, 3), bool), np.array([False, True, True]), 3)
+    assert [row for row, why in found.items() if why == CONFIDENT] == [1]
+    assert found[0] == DRAWN
+
+
+def test_a_run_that_lacks_a_row_says_nothing_of_it():
+    """Row 0 has one answer, which is right; row 1 two; row 2 is wrong under the only run that has it, and so
+    with more confidence than row 3, which one of two is wrong about.
+    """
+    first = np.array([[1, 1, 1, 1], [-1, 2, -1, 1]])
+    sure = np.array([[1.0, 0.4, 1.0, 1.0], [0.0, 0.4, 0.0, 1.0]])
+    right = np.array([[True, True, False, False], [False, True, False, True]])
+    found = choose(first, sure, right, np.ones(4, bool), 4)
+    assert list(found.items())[:2] == [(2, CONFIDENT), (1, APART)]
+    assert {found[0], found[3]} == {DRAWN}
 
 
 def test_a_single_run_leaves_the_rest_to_chance_and_the_draw_is_not_the_first_rows():

@@ -19,6 +19,7 @@ def test_the_report_escapes_what_it_is_given_and_needs_nothing_from_outside(page
     assert len(scripts) == text.count("<script") == text.count("</script>")
     packed = r' type="application/octet-stream" id="rows-[-a-z0-9]+"'
     assert all(one == "" or re.fullmatch(packed, one) for one in scripts)
+    assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)" in text
     assert not re.search(r'(src|href)="https?://', text)
 
