@@ -1,5 +1,6 @@
 """The classes of a target, as a file lists them: keys, other words for each, categories."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +15,12 @@ class ClassList:
     keys: dict[int, str]
     instances: dict[int, tuple[str, ...]]
     categories: dict[int, str]
+
+    @classmethod
+    def of(cls, keys: Mapping[int, str]) -> "ClassList":
+        """Of names alone, by id."""
+        ordered = dict(sorted(keys.items()))
+        return cls(ordered, {number: (key,) for number, key in ordered.items()}, dict.fromkeys(ordered, ""))
 
     @property
     def size(self) -> int:

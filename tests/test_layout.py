@@ -52,6 +52,7 @@ OTHER_TESTS = {  # test file -> why it belongs to no single module
     "extract/test_ray_command.py": "the command over a Ray cluster, from options to stores",
     "extract/test_real_command.py": "the program itself: killed, and with decoders that crash and hang",
     "extract/test_sharing.py": "the same command started several times at once",
+    "extract/lists/test_spoilt.py": "lists that went wrong, of every layout",
     "extract/encoders/test_numerics.py": "dtypes, batches and compiled graphs of all encoders",
     "fuse/test_kept.py": "what a finished run keeps, and who reads it",
     "fuse/test_own_targets.py": "targets that are not EK100's, from stores to a page",

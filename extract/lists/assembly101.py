@@ -47,23 +47,21 @@ def read_assembly101(source: Path, request: Request) -> Listing:
 def _classes(tables: Tables, name: str, actions: dict[int, tuple[int, int]]) -> dict[str, ClassList]:
     """The names of all ids; fills `actions`. An id of two names, and a name of two ids, are problems."""
     keys: dict[str, dict[int, str]] = {kind: {} for kind in KINDS}
+    known: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
     for row in tables.rows(name, LABELS):
         ids = [row.integer(f"{kind}_id", 0, 99_999) for kind in KINDS]
         for kind, class_id in zip(KINDS, ids, strict=True):
             key = row.text(f"{kind}_cls")
             if class_id is not None and keys[kind].setdefault(class_id, key) != key:
                 row.problem(f"{kind}_id {class_id} is {key!r}, and {keys[kind][class_id]!r} before")
+            elif class_id is not None and known[kind].setdefault(key, class_id) != class_id:
+                row.problem(f"{key!r} is {kind}_id {class_id}, and {known[kind][key]} before")
         if ids[0] is not None and ids[1] is not None and ids[2] is not None:
             if ids[0] in actions:
                 row.problem(f"action_id {ids[0]} occurs twice")
             actions[ids[0]] = (ids[1], ids[2])
     tables.finish()
-    return {
-        kind: ClassList(
-            dict(sorted(found.items())), {n: (key,) for n, key in found.items()}, dict.fromkeys(found, "")
-        )
-        for kind, found in keys.items()
-    }
+    return {kind: ClassList.of(found) for kind, found in keys.items()}
 
 
 def _labels(

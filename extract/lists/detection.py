@@ -111,4 +111,4 @@ def _class_list(tables: Tables, videos: list[tuple[str, Node]]) -> ClassList | N
         raise Unfit(f"{without_id}: has no label_id, and {with_id} has one")
     if not keys:
         return None
-    return ClassList(keys, {number: (key,) for number, key in keys.items()}, dict.fromkeys(keys, ""))
+    return ClassList.of(keys)

@@ -48,7 +48,7 @@ def _class_list(names: Node) -> ClassList:
     keys = {number: name.text() for number, name in enumerate(names.list())}
     if not keys:
         raise Unfit(f"{names.where}: names no class")
-    return ClassList(keys, {number: (key,) for number, key in keys.items()}, dict.fromkeys(keys, ""))
+    return ClassList.of(keys)
 
 
 def _read_row(listing: Listing, row: Node, split: str) -> None:

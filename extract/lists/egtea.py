@@ -123,7 +123,7 @@ def _numbered(tables: Tables, name: str) -> ClassList | None:
     if sorted(keys) != list(range(len(keys))):
         tables.problem(f"{tables.folder / name}: its ids are not 1 to {len(keys)}")
     tables.finish()
-    return ClassList(keys, {number: (key,) for number, key in keys.items()}, dict.fromkeys(keys, ""))
+    return ClassList.of(keys)
 
 
 def _splits(

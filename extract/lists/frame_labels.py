@@ -57,7 +57,7 @@ def _mapping(tables: Tables) -> ClassList:
     tables.finish()
     if not keys:
         raise DataError(f"{tables.folder / 'mapping.txt'}: lists no class")
-    return ClassList(keys, {number: (key,) for number, key in keys.items()}, dict.fromkeys(keys, ""))
+    return ClassList.of(keys)
 
 
 def _videos(tables: Tables, fold: int) -> Iterator[tuple[str, str, str]]:
@@ -76,6 +76,8 @@ def _videos(tables: Tables, fold: int) -> Iterator[tuple[str, str, str]]:
 
 def _runs(tables: Tables, path: str, video: str, split: str, names: Names, fps: float) -> Iterator[Listed]:
     place = 0
+    if not tables.text(path).strip():
+        tables.problem(f"{tables.folder / path}: holds no label")
     for label, run in groupby(text_lines(tables, path), key=lambda line: line[1]):
         lines = list(run)
         begin, place = place, place + len(lines)

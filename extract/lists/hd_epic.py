@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mambavl.cache.canonical import file_sha256
 from mambavl.cache.rows import Label
 from mambavl.configs.errors import DataError, UsageError, counted
 from mambavl.extract.class_lists import ClassList, read_classes
-from mambavl.extract.lists.columns import class_list
-from mambavl.extract.lists.json_source import Node, Unfit
+from mambavl.extract.lists.class_columns import class_list
+from mambavl.extract.lists.json_source import Node, Unfit, class_of
 from mambavl.extract.lists.listing import (
     Listed,
     Listing,
@@ -104,6 +105,7 @@ def _rows(tables: Tables, name: str) -> list[Node]:
         ]
     path = tables.folder / name
     columns = read_frame(path)
+    tables.sha256[name] = file_sha256(path)
     if missing := [column for column in (*TEXTS, *NUMBERS, *LISTS) if column not in columns]:
         raise DataError(f"{path}: has no column {', '.join(missing)}; its columns are {', '.join(columns)}")
     count = len(columns[TEXTS[0]])
@@ -142,7 +144,7 @@ def _row(
     start, stop = (node.get(key).number() for key in NUMBERS)
     labels: dict[str, Label] = {}
     for target, key in (("verbs", "verb_classes"), ("nouns", "noun_classes")):
-        ids = [_known(one, classes[target]) for one in node.get(key).list()]
+        ids = [class_of(one, classes[target]) for one in node.get(key).list()]
         said = [one.text() for one in node.get(target).list()]
         if len(said) != len(ids):
             raise Unfit(f"{node.where}: has {len(said)} {target} and {len(ids)} {key}")
@@ -156,7 +158,7 @@ def _row(
         if len(pair) != 2:
             raise Unfit(f"{main.where}: has {len(pair)} classes, not a verb and a noun")
         for kind, one in zip(("verb", "noun"), pair, strict=True):
-            class_id = _known(one, classes[f"{kind}s"])
+            class_id = class_of(one, classes[f"{kind}s"])
             if len(mains) > 1:
                 continue
             if class_id in classes[kind].ids.values():
@@ -164,15 +166,6 @@ def _row(
             else:
                 beyond[kind] += 1
     return Listed(node.where, video, start, stop, split, labels, name, participant, narration)
-
-
-def _known(node: Node, names: Names) -> int:
-    try:
-        return names.known(node.whole())
-    except Unfit:
-        raise
-    except ValueError as error:
-        raise Unfit(f"{node.where}: {error}") from None
 
 
 def _is_of(word: str, class_id: int, names: Names) -> bool:

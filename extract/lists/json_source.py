@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mambavl.configs.errors import DataError
+from mambavl.extract.lists.listing import Names
 from mambavl.extract.tables import Tables
 
 
@@ -60,6 +61,16 @@ class Node:
         if not isinstance(self.value, int) or isinstance(self.value, bool) or self.value < 0:
             raise Unfit(f"{self.where}: is {_kind(self.value)}, and not a whole number from 0 on")
         return self.value
+
+
+def class_of(node: Node, names: Names) -> int:
+    """An id of a class. Raises Unfit for one that the list does not have."""
+    try:
+        return names.known(node.whole())
+    except Unfit:
+        raise
+    except ValueError as error:
+        raise Unfit(f"{node.where}: {error}") from None
 
 
 def read_json(tables: Tables, name: str) -> Node:

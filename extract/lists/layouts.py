@@ -11,9 +11,13 @@ from mambavl.extract.lists.columns import read_columns
 from mambavl.extract.lists.detection import read_detection
 from mambavl.extract.lists.durations import check_extent, check_whole, probed
 from mambavl.extract.lists.ego4d import read_ego4d
+from mambavl.extract.lists.ego4d_sta import read_sta
+from mambavl.extract.lists.ego_exo import read_ego_exo
 from mambavl.extract.lists.egtea import read_egtea
+from mambavl.extract.lists.epic_pickle import read_epic_pickle
 from mambavl.extract.lists.frame_labels import read_frame_labels
 from mambavl.extract.lists.hd_epic import read_hd_epic
+from mambavl.extract.lists.lerobot import read_lerobot
 from mambavl.extract.lists.listing import Listing, Request, checked
 from mambavl.extract.lists.written import write
 from mambavl.extract.video_folder import Roots
@@ -28,6 +32,7 @@ OPTIONS = {
     "--unit": "unit",
     "--fps": "fps",
     "--classes": "classes",
+    "--names": "names",
     "--split": "split",
     "--split-as": "splits",
     "--fold": "fold",
@@ -49,6 +54,14 @@ LAYOUTS = {
     "egtea": Layout(read_egtea, ("--fold", "--split"), "the folder action_annotation of EGTEA Gaze+"),
     "actionformer": Layout(read_detection, ("--split-as",), "the JSON of ActionFormer, OpenTAD, ActivityNet"),
     "hd-epic": Layout(read_hd_epic, ("--split", "--classes"), "the folder narrations-and-action-segments"),
+    "ego4d-sta": Layout(read_sta, (), "the folder of Ego4D's fho_sta_*.json"),
+    "ego-exo4d": Layout(read_ego_exo, (), "the folder of Ego-Exo4D's keystep_*.json"),
+    "epic-pickle": Layout(
+        read_epic_pickle, ("--split-as", "--classes"), "a folder of EPIC's rows as pickled frames"
+    ),
+    "lerobot": Layout(
+        read_lerobot, ("--column", "--split", "--split-as"), "a data set of LeRobot v3, the folder with meta/"
+    ),
     "ego4d-lta": Layout(read_ego4d, (), "the folder of Ego4D's fho_lta_*.json"),
     "assembly101": Layout(read_assembly101, (), "the folder fine-grained-annotations of Assembly101"),
     "mstcn": Layout(read_frame_labels, ("--fps", "--fold"), "a folder as MS-TCN's"),

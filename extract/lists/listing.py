@@ -32,6 +32,7 @@ class Request:
     unit: Unit | None = None
     fps: float | None = None  # at which frames are counted, the first at 0 s
     classes: Mapping[str, Path] = field(default_factory=dict)  # target -> file with its classes
+    names: Mapping[str, str] = field(default_factory=dict)  # target -> column with the names of its ids
     split: str | None = None  # of all rows
     splits: Mapping[str, str] = field(default_factory=dict)  # what the list calls a split -> ours
     fold: int | None = None

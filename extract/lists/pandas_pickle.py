@@ -29,7 +29,8 @@ ORDERS: dict[str, Literal["<", ">", "="]] = {"<": "<", ">": ">", "=": "=", "|": 
 
 
 def read_frame(path: Path) -> dict[str, list[Any]]:
-    """The columns of a pickled DataFrame, as texts, numbers and lists (tuples become lists).
+    """The columns of a pickled DataFrame, as texts, numbers and lists (tuples become lists); its index among
+    them, where that has a name that no column has.
 
     Raises DataError, one line that names the file, for anything else.
     """
@@ -201,7 +202,20 @@ def _columns(frame: _Made) -> dict[str, list[Any]]:
         raise pickle.UnpicklingError("holds columns without a name, or names without a column")
     if len({len(column) for column in found.values()}) > 1 or len(set(names)) < len(names):
         raise pickle.UnpicklingError("holds columns of several lengths or one name")
-    return {name: found[place] for place, name in enumerate(names)}
+    columns = {name: found[place] for place, name in enumerate(names)}
+    name, items = _index(axes[1])
+    if isinstance(name, str) and name not in columns:
+        columns[name] = items
+    return columns
+
+
+def _index(made: Any) -> tuple[Any, list[Any]]:
+    """Name and items; of one that is not of one level, no name."""
+    if not isinstance(made, _Made) or made.name != "Index" or not isinstance(made.args[1], dict):
+        return None, []
+    _, data = made.args
+    name = data.get("name")
+    return (name, _items(made)) if name is not None and "levels" not in data else (None, [])
 
 
 def _parts(manager: _Made) -> tuple[list[tuple[Any, Any]], list[Any]]:

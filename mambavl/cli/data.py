@@ -74,7 +74,7 @@ def data_init(
         typer.Option(
             "--column",
             help="What a column holds, such as --column video=clip: video, start, stop, start_frame, "
-            "stop_frame, id, participant, split or text. Repeatable.",
+            "stop_frame, fps, id, participant, split or text. Of lerobot: video=CAMERA. Repeatable.",
         ),
     ] = None,
     target: Annotated[
@@ -106,6 +106,13 @@ def data_init(
         typer.Option(
             "--classes",
             help="TARGET=FILE: its classes, a CSV with id and key, or a name a line from 0. Repeatable.",
+        ),
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--names",
+            help="TARGET=COLUMN: the names of the classes whose ids the target's column holds. Repeatable.",
         ),
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="The split of all rows.")] = None,
@@ -148,6 +155,7 @@ def data_init(
             name: Path(file)
             for name, file in pairs_of("--classes", classes or [], "TARGET=FILE", "verb=verbs.csv").items()
         },
+        names=pairs_of("--names", names or [], "TARGET=COLUMN", "verb=verb_name"),
         split=_split(split, "--split"),
         splits=_splits(split_as or []),
         fold=fold,

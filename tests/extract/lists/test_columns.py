@@ -4,7 +4,7 @@ import pytest
 
 from helpers.foreign_lists import TABLE, TABLE_COLUMNS, make_table, table_request
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.lists.columns import class_list, read_columns
+from mambavl.extract.lists.columns import read_columns
 from mambavl.extract.lists.listing import Request, checked
 
 
@@ -95,6 +95,39 @@ def test_times_and_frames_that_say_different_things_are_refused(tmp_path):
         read(tmp_path, text, fps=15.0, **changes)
 
 
+RATES = {"video": "v", "start_frame": "f", "stop_frame": "t", "split": "s", "fps": "rate"}
+BY_RATE = {"columns": RATES, "multi": {}, "unit": None, "delimiter": ",", "splits": {}}
+
+
+def test_each_video_may_have_frames_of_its_own_rate(tmp_path):
+    found = read(tmp_path, "v,f,t,s,tool,rate\nx,30,60,train,cup,30\ny,30,60,train,cup,59.94\n", **BY_RATE)
+    assert [(row.start, row.stop) for row in found.rows] == [(1.0, 2.0), (30 / 59.94, 60 / 59.94)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "error", "said"),
+    [
+        (
+            "x,1,60,train,cup,30\nx,60,90,train,cup,25\n",
+            {},
+            DataError,
+            "video x has 25 frames a second, and 30 in",
+        ),
+        ("x,1,60,train,cup,0\n", {}, DataError, "rate 0 is no rate"),
+        ("x,1,60,train,cup,\n", {}, DataError, "rate '' is not a number of frames a second"),
+        ("x,1,60,train,cup,30\n", {"fps": 30.0}, UsageError, "--fps and --column fps=...: give one"),
+    ],
+)
+def test_a_rate_that_cannot_be_is_refused(tmp_path, rows, changes, error, said):
+    with pytest.raises(error, match=said):
+        read(tmp_path, f"v,f,t,s,tool,rate\n{rows}", **{**BY_RATE, **changes})
+
+
+def test_a_rate_without_frames_says_nothing(tmp_path):
+    with pytest.raises(UsageError, match="--fps is of frames, and no column is said to hold any"):
+        read(tmp_path, columns={**TABLE_COLUMNS, "fps": "seen"}, multi={})
+
+
 def test_a_tab_separates_the_cells_of_a_tsv(tmp_path):
     found = read(tmp_path, TABLE.replace(";", "\t"), name="rows.tsv", delimiter=None)
     assert len(found.rows) == 3
@@ -108,30 +141,6 @@ def test_cells_like_python_lists_are_lists(tmp_path):
 def test_a_video_is_named_without_the_ending_of_its_file(tmp_path):
     found = read(tmp_path, TABLE.replace("\na;", "\na.MP4;"))
     assert [row.video for row in found.rows] == ["a", "a", "b"]
-
-
-def test_classes_of_a_list_have_its_ids_by_name_or_by_id(tmp_path):
-    (tmp_path / "tools.csv").write_text("id,key\n7,fork\n3,knife\n")
-    found = read(tmp_path, classes={"tool": tmp_path / "tools.csv"})
-    assert [row.labels["tool"] for row in found.rows] == [3, 7, 3]
-    by_id = read(
-        tmp_path, TABLE.replace("knife", "3").replace("fork", "7"), classes={"tool": tmp_path / "tools.csv"}
-    )
-    assert [row.labels["tool"] for row in by_id.rows] == [3, 7, 3]
-
-
-def test_a_text_file_lists_a_class_a_line_from_0(tmp_path):
-    (tmp_path / "tools.txt").write_text("fork\nknife\n")
-    assert class_list(tmp_path / "tools.txt").keys == {0: "fork", 1: "knife"}
-    (tmp_path / "tools.txt").write_text("fork\n\nknife\n")
-    with pytest.raises(DataError, match="a blank line"):
-        class_list(tmp_path / "tools.txt")
-
-
-def test_ids_without_names_are_asked_about(tmp_path):
-    """In order of appearance, 5 would be class 0."""
-    with pytest.raises(UsageError, match=r"column tool holds numbers \(2, 5\); name .* --classes tool=FILE"):
-        read(tmp_path, TABLE.replace("knife", "5").replace("fork", "2"))
 
 
 @pytest.mark.parametrize(

@@ -9,41 +9,22 @@ import pytest
 
 from helpers.foreign_lists import (
     EGTEA_ROWS,
-    FRAME_DURATIONS,
     HD_EPIC_ROWS,
     TABLE,
     TABLE_COLUMNS,
     detection_entries,
     ego4d_rows,
-    make_assembly101,
-    make_detection,
     make_ego4d,
-    make_egtea,
-    make_frame_labels,
     make_hd_epic,
     make_table,
     table_request,
 )
+from helpers.miniatures import MADE, request_for
 from mambavl.configs.errors import MambaVLError, UsageError
+from mambavl.extract.annotations import SPLITS
 from mambavl.extract.data_set import read_data_set
 from mambavl.extract.lists.layouts import LAYOUTS, OPTIONS, make
 from mambavl.extract.lists.listing import Request
-
-EGTEA = Request(fold=1)
-FRAMES = Request(fps=15.0, fold=1)
-MADE = {  # layout -> its miniature, what has to be said of it, seconds of its videos
-    "columns": (make_table, table_request(), {"a": 10.0, "b": 9.0}),
-    "egtea": (make_egtea, EGTEA, {"P01-R01-Soup": 10.0, "P02-R01-Tea": 8.0}),
-    "actionformer": (make_detection, Request(), {}),
-    "mstcn": (make_frame_labels, FRAMES, FRAME_DURATIONS),
-    "ego4d-lta": (make_ego4d, Request(), {}),
-    "assembly101": (make_assembly101, Request(), {"s-1_01_C1_rgb": 10.0, "s-2_02_C1_rgb": 9.0}),
-    "hd-epic": (
-        make_hd_epic,
-        Request(split="train"),
-        {"P01-20240101-101010": 10.0, "P02-20240202-090909": 8.0},
-    ),
-}
 
 
 def test_every_layout_has_its_miniature():
@@ -52,14 +33,16 @@ def test_every_layout_has_its_miniature():
 
 @pytest.mark.parametrize("layout", MADE)
 def test_a_layout_becomes_rows_that_every_command_reads(tmp_path, layout):
-    build, request, durations = MADE[layout]
-    written, notes = make(build(tmp_path / "theirs"), layout, request, tmp_path / "ours", durations=durations)
-    splits = tuple(
-        split for split in ("train", "validation") if (tmp_path / "ours" / f"{split}.csv").is_file()
-    )
+    build, _, durations = MADE[layout]
+    source = build(tmp_path / "theirs")
+    request = request_for(layout, source, {})
+    written, notes = make(source, layout, request, tmp_path / "ours", durations=durations)
+    splits = tuple(split for split in SPLITS if (tmp_path / "ours" / f"{split}.csv").is_file())
     assert read_data_set(tmp_path / "ours", splits) == written
     assert len(written.segments) >= 3
-    assert notes == []
+    assert [note for note in notes if "boxes are not kept" not in note] == []
+    if durations:
+        assert {video: info.duration for video, info in written.videos.items()} == durations
 
 
 def test_a_layout_that_is_not_there_is_named(tmp_path):

@@ -36,6 +36,9 @@ def frames():
         "plain": plain,
         "texts as objects": objects,
         "an index": plain.set_index("id", drop=False),
+        "an index alone": plain.set_index("id"),
+        "an index of numbers": plain.set_index("count"),
+        "a range with a name": plain.rename_axis("row"),
         "one column": plain[["verbs"]],
         "one row": plain.iloc[:1],
         "one cell": plain[["start"]].iloc[:1],
@@ -61,6 +64,7 @@ def expected(frame):
             return [listed(one) for one in value]
         return value.item() if isinstance(value, np.generic) else value
 
+    frame = frame.reset_index() if frame.index.name and frame.index.name not in frame else frame
     return {name: [listed(value) for value in frame[name]] for name in frame.columns}
 
 
