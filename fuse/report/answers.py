@@ -24,6 +24,9 @@ class Answers:
     probabilities: np.ndarray  # (N, K) from 0 to 1
     labels: Sequence[tuple[int, ...]]  # (N,) of a row without a label nothing
     of_label: np.ndarray  # (N,) the probability of the label, of several the lowest; 0 of no label
+    # (N, K), of a combination ranked by its parts' product: which of the best classes of each part it is made
+    # of, as one number, the last part counting fastest; None of any other target
+    ranks: np.ndarray | None = None
 
     @property
     def is_right(self) -> np.ndarray:
@@ -92,21 +95,21 @@ def _of_derived(name: str, classes: Classes, scores: Mapping[str, np.ndarray]) -
         column = {one: place for place, one in enumerate(every.tolist())}
         place = np.array([column.get(one, -1) for one in number.tolist()], np.int64)
         of_label = np.where(place >= 0, np.exp(logs[np.arange(len(logs)), place]), 0.0)
-        found, top = every[columns], np.take_along_axis(logs, columns, 1)
+        found, top, ranks = every[columns], np.take_along_axis(logs, columns, 1), None
     else:
         logs_of = [log_softmax(scores[part]) for part in derived.of]
-        found, top = _of_products(logs_of, counts)
+        found, top, ranks = _of_products(logs_of, counts)
         rows = np.arange(len(number))
         of_label = np.exp(
             sum(logs[rows, np.maximum(own, 0)] for logs, own in zip(logs_of, given, strict=True))
         )
     labels = [(one,) if has else () for one, has in zip(number.tolist(), has_label.tolist(), strict=True)]
-    return Answers(found, np.exp(top), labels, np.where(has_label, of_label, 0.0))
+    return Answers(found, np.exp(top), labels, np.where(has_label, of_label, 0.0), ranks)
 
 
-def _of_products(logs: list[np.ndarray], counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Classes and log-probabilities (N, K) of the best combinations. The K best of each part are enough: i
-    * j pairs are at least as good as that of the i-th best verb and the j-th best noun.
+def _of_products(logs: list[np.ndarray], counts: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Classes, log-probabilities and `ranks` (N, K) of the best combinations. The K best of each part are
+    enough: i * j pairs are at least as good as that of the i-th best verb and the j-th best noun.
     """
     rows = len(logs[0])
     sums, numbers = np.zeros((rows, 1)), np.zeros((rows, 1), np.int64)
@@ -116,4 +119,4 @@ def _of_products(logs: list[np.ndarray], counts: list[int]) -> tuple[np.ndarray,
         sums = (sums[:, :, None] + kept[:, None, :]).reshape(rows, -1)
         numbers = (numbers[:, :, None] * count + columns[:, None, :]).reshape(rows, -1)
     order = best(sums)
-    return np.take_along_axis(numbers, order, 1), np.take_along_axis(sums, order, 1)
+    return np.take_along_axis(numbers, order, 1), np.take_along_axis(sums, order, 1), order

@@ -7,12 +7,16 @@ Of the answers of a run, N rows, target by target:
                 next ones. The number after the last name: the run does not have the row
     K times     N probabilities
     once        N probabilities of the label
+
+A combination has no names, but a number that is made of its parts' places in their lists, the last part
+counting fastest. Of one that is ranked by the product of its parts' probabilities there is less, since a part
+is among its K best: only K times N ranks, likewise made of the places of the parts among these. Its
+probabilities are the products, so within 0.8 points of two parts.
 """
 
 import base64
 import json
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,11 +50,13 @@ def coarse(probabilities: np.ndarray) -> np.ndarray:
     return np.rint(STEPS * np.sqrt(np.clip(probabilities, 0, 1))).astype(np.uint8)
 
 
-def pack_answers(targets: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, int]]) -> str:
-    """Of each target: numbers (N, K), probabilities (N, K), those of the label (N,), bytes of a number."""
-    found = []
-    for numbers, probabilities, of_label, width in targets:
-        found += [planes(column, width) for column in numbers.T]
-        found += [coarse(column).tobytes() for column in probabilities.T]
-        found.append(coarse(of_label).tobytes())
-    return pack(b"".join(found))
+def answers(numbers: np.ndarray, width: int, probabilities: np.ndarray, of_label: np.ndarray) -> bytes:
+    """Of a target: numbers (N, K) of `width` bytes, probabilities (N, K), those of the label (N,)."""
+    found = [planes(column, width) for column in numbers.T]
+    found += [coarse(column).tobytes() for column in probabilities.T]
+    return b"".join([*found, coarse(of_label).tobytes()])
+
+
+def ranks(numbers: np.ndarray, width: int) -> bytes:
+    """Of a target that is ranked by a product: ranks (N, K) of `width` bytes."""
+    return b"".join(planes(column, width) for column in numbers.T)

@@ -3,6 +3,8 @@
   // The rows of the page: unpacked when it opens, filtered and shown a screen at a time. What comes from data
   // reaches the page through textContent alone.
   const HEIGHT = 48, AROUND = 8; // pixels of a row in the list, rows drawn above and below those that are seen
+  const SUGGESTED = 50; // names of classes
+  const SHARES = Float32Array.from({ length: 256 }, (_, byte) => (byte / 255) ** 2); // probabilities of bytes
   const by = (id) => document.getElementById(id);
   const section = by("rows"), list = by("rows-list"), shown = by("rows-shown"), detail = by("rows-detail");
   const controls = ["text", "target", "run", "verdict", "class", "as", "sort"];
@@ -36,29 +38,71 @@
     return tables[number] = found;
   }
 
-  function answers(bytes, { ids, targets }, run) {
-    const rows = ids.length, found = new Array(targets.length).fill(null);
+  // by target: classes and probabilities of each row, best first, and the probability of its label
+  function answers(bytes, found, run) {
+    const rows = found.ids.length, own = new Array(found.targets.length).fill(null);
     let start = 0;
     const take = () => bytes.subarray(start, start += rows);
-    for (const [number, count] of run.targets) {
-      const classes = [], probabilities = [];
-      for (let k = 0; k < count; k++) {
-        const numbers = new Uint32Array(rows);
-        for (let place = 0; place < targets[number].width; place++) {
+    const times = (count, one) => Array.from({ length: count }, one);
+    const probability = () => {
+      const packed = take(), shares = new Float32Array(rows);
+      for (let row = 0; row < rows; row++) shares[row] = SHARES[packed[row]];
+      return shares;
+    };
+    for (const [number, count, width, areRanks] of run.targets) {
+      const numbers = times(count, () => {
+        const whole = new Float64Array(rows);
+        for (let place = 0; place < width; place++) {
           const plane = take();
-          for (let row = 0; row < rows; row++) numbers[row] += plane[row] * 256 ** place;
+          for (let row = 0; row < rows; row++) whole[row] += plane[row] * 256 ** place;
         }
-        classes.push(numbers);
-      }
-      for (let k = 0; k < count; k++) probabilities.push(take());
-      found[number] = { classes, probabilities, ofLabel: take() };
+        return whole;
+      });
+      own[number] = areRanks ? combined(found, own, found.targets[number].of, numbers)
+        : { classes: numbers, probabilities: times(count, probability), ofLabel: probability() };
     }
-    return found;
+    return own;
   }
+
+  // of a combination: from the ranks of its parts among their best
+  function combined(found, own, parts, ranks) {
+    const rows = found.ids.length, sizes = parts.map((part) => size(found, part));
+    const classes = [], probabilities = [];
+    for (const rank of ranks) {
+      const numbers = new Float64Array(rows), shares = new Float32Array(rows).fill(1);
+      for (let row = 0; row < rows; row++) {
+        let rest = rank[row], factor = 1;
+        for (let i = parts.length - 1; i >= 0; i--) {
+          const part = own[parts[i]], place = rest % part.classes.length, one = part.classes[place][row];
+          rest = Math.floor(rest / part.classes.length);
+          numbers[row] = one === sizes[i] ? NaN : numbers[row] + factor * one;
+          shares[row] *= part.probabilities[place][row];
+          factor *= sizes[i];
+        }
+        if (Number.isNaN(numbers[row])) numbers[row] = factor;
+      }
+      classes.push(numbers);
+      probabilities.push(shares);
+    }
+    const ofLabel = new Float32Array(rows).fill(1);
+    for (const part of parts) for (let row = 0; row < rows; row++) ofLabel[row] *= own[part].ofLabel[row];
+    return { classes, probabilities, ofLabel };
+  }
+
+  // how many classes a target has; of a combination, how many there could be
+  const size = (found, target) => {
+    const { of, names } = found.targets[target];
+    return of ? of.reduce((all, part) => all * size(found, part), 1) : names.length;
+  };
 
   // --- what a row is
 
   const labels = (target, row) => {
+    const { of } = table.targets[target];
+    if (of) {
+      const parts = of.map((part) => labels(part, row)[0]);
+      return parts.includes(undefined) ? [] : [parts.reduce((all, one, i) => all * size(table, of[i]) + one, 0)];
+    }
     const own = table.labels[target][row];
     return Array.isArray(own) ? own : own < 0 ? [] : [own];
   };
@@ -69,14 +113,24 @@
   };
   const answer = (run, target, row) => {
     const found = run.answers[target];
-    return !found || found.classes[0][row] === table.targets[target].names.length ? null : found.classes[0][row];
+    return !found || found.classes[0][row] === size(table, target) ? null : found.classes[0][row];
   };
   const distinct = (target, row) =>
     new Set(table.runs.map((run) => answer(run, target, row)).filter((one) => one !== null)).size;
-  const named = (target, numbers) => numbers.map((one) => table.targets[target].names[one]).join(", ");
+  const named = (target, numbers) => numbers.map((one) => nameOf(target, one)).join(", ");
+  const nameOf = (target, number) => {
+    const { of, names } = table.targets[target];
+    if (!of) return names[number];
+    const words = [];
+    for (const part of [...of].reverse()) {
+      words.unshift(nameOf(part, number % size(table, part)));
+      number = Math.floor(number / size(table, part));
+    }
+    return words.join(" ");
+  };
   const seconds = (hundredths) => `${(hundredths / 100).toFixed(2)} s`;
-  const percent = (byte) => {
-    const value = 100 * (byte / 255) ** 2;
+  const percent = (share) => {
+    const value = 100 * share;
     return value >= 9.95 ? `${Math.round(value)} %` : value >= 0.05 ? `${value.toFixed(1)} %` : "< 0.1 %";
   };
 
@@ -103,9 +157,9 @@
       pictures: (row) => row in table.clips,
       unlabelled: (row) => !labels(target, row).length,
     };
-    const meant = value.class === "" ? null : Number(value.class);
-    const inLabel = (row) => labels(target, row).includes(meant);
-    const inAnswer = (row) => runs.some((run) => answer(run, target, row) === meant);
+    const meant = classesCalled(target, value.class);
+    const inLabel = (row) => labels(target, row).some((one) => meant.has(one));
+    const inAnswer = (row) => runs.some((run) => meant.has(answer(run, target, row)));
     const classes = { label: inLabel, answer: inAnswer, either: (row) => inLabel(row) || inAnswer(row) };
     const fits = verdicts[value.verdict], isMeant = meant === null ? () => true : classes[value.as];
     const found = [];
@@ -113,6 +167,19 @@
       if (fits(row) && isMeant(row) && wanted.every((one) => words(row).includes(one))) found.push(row);
     }
     return sorted(found, value.sort, target, runs);
+  }
+
+  // numbers of the classes of a name, or else of those whose names hold it; null for no name
+  function classesCalled(target, text) {
+    const name = text.trim().toLowerCase();
+    if (!name) return null;
+    const exact = new Set(), within = new Set();
+    for (let number = 0; number < size(table, target); number++) {
+      const own = nameOf(target, number).toLowerCase();
+      if (own === name) exact.add(number);
+      else if (own.includes(name)) within.add(number);
+    }
+    return exact.size ? exact : within;
   }
 
   function sorted(rows, how, target, runs) {
@@ -222,7 +289,7 @@
   }
 
   function answered(target, row) {
-    const { name, names } = table.targets[target], own = labels(target, row);
+    const { name } = table.targets[target], own = labels(target, row);
     return make("section", {}, make("h4", {}, `${name}${own.length ? `: ${named(target, own)}` : ""}`),
       ...table.runs.map((run) => {
         const found = run.answers[target], right = isRight(run, target, row);
@@ -235,14 +302,14 @@
         }
         const chips = found.classes.map((classes, k) => {
           const share = percent(found.probabilities[k][row]), isLabel = own.includes(classes[row]);
-          const chip = make("li", { cls: isLabel ? "rows-label" : "" }, isLabel ? "✓ " : "", `${names[classes[row]]} `,
+          const chip = make("li", { cls: isLabel ? "rows-label" : "" }, isLabel ? "✓ " : "", `${nameOf(target, classes[row])} `,
             make("small", {}, share));
-          chip.style.setProperty("--share", `${100 * (found.probabilities[k][row] / 255) ** 2}%`);
+          chip.style.setProperty("--share", `${100 * found.probabilities[k][row]}%`);
           return chip;
         });
         const missed = own.length && !found.classes.some((classes) => own.includes(classes[row]));
         const rest = missed ? make("li", { cls: "rows-label" }, "label ", make("small", {}, percent(found.ofLabel[row]))) : null;
-        if (rest) rest.style.setProperty("--share", `${100 * (found.ofLabel[row] / 255) ** 2}%`);
+        if (rest) rest.style.setProperty("--share", `${100 * found.ofLabel[row]}%`);
         return make("div", { cls: "rows-run" }, title, make("ol", {}, ...chips, rest));
       }));
   }
@@ -271,17 +338,18 @@
     options("rows-target", table.targets.map(({ name }, target) => [target, name]));
     by("rows-target").value = table.targets.length - 1;
     options("rows-run", [["", "all runs"], ...table.runs.map((run, number) => [number, run.title])]);
-    fillClasses();
-    by("rows-text").value = "";
+    by("rows-class").value = by("rows-text").value = "";
+    suggest();
     by("rows-verdict").value = "all";
     by("rows-sort").value = "list";
   }
 
-  function fillClasses() {
-    const names = table.targets[Number(by("rows-target").value)].names.map((name, number) => [number, name]);
-    names.sort((one, other) => one[1] < other[1] ? -1 : 1);
-    by("rows-class").replaceChildren(make("option", { value: "" }, "any"),
-      ...names.map(([value, name]) => make("option", { value }, name)));
+  // some names of classes that hold what was typed: of actions there are thousands
+  function suggest() {
+    const target = Number(by("rows-target").value), found = classesCalled(target, by("rows-class").value);
+    const some = found ? [...found] : Array.from({ length: size(table, target) }, (_, number) => number);
+    by("rows-classes").replaceChildren(...some.slice(0, SUGGESTED).map((number) =>
+      make("option", { value: nameOf(target, number) })));
   }
 
   async function use(number) {
@@ -343,7 +411,10 @@
     });
     section.addEventListener("keydown", pressed);
     for (const name of controls) {
-      by(`rows-${name}`).addEventListener("input", () => { if (name === "target") fillClasses(); filter(); });
+      by(`rows-${name}`).addEventListener("input", () => { if (name === "target") by("rows-class").value = "";
+        if (name === "target" || name === "class") suggest();
+        filter();
+      });
     }
     by("rows-table")?.addEventListener("input", (event) => use(Number(event.target.value)));
     by("rows-reset").addEventListener("click", () => { fill(); filter(); });
@@ -351,6 +422,7 @@
     addEventListener("hashchange", follow);
     await follow();
     section.dataset.state = "ready";
+    performance.mark("rows ready");
   }
 
   start().catch((error) => {

@@ -4,6 +4,7 @@ A table (`scored_rows`) is an index as JSON, read when the page opens, and a blo
 runs (`packing`).
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,9 @@ from mambavl.cache.classes import Classes, Derived, Target
 from mambavl.cache.rows import Segment
 from mambavl.configs.errors import counted
 from mambavl.fuse.export import is_ek100
-from mambavl.fuse.report.answers import parts_of
+from mambavl.fuse.report import packing
+from mambavl.fuse.report.answers import number_of, parts_of
 from mambavl.fuse.report.entries import Entry
-from mambavl.fuse.report.packing import pack_answers, pack_json, width_of
 from mambavl.fuse.report.pictured import Choice, Pictured, pictured, said_of_pictures
 from mambavl.fuse.report.scored_rows import Scored, Table, scored, segments_of, tables_of
 from mambavl.fuse.report.told import Told
@@ -59,7 +60,7 @@ def rows_section(entries: Sequence[Entry], told: Told) -> Section:
         every.append(pictures)
         index, packed = _packed(table, segments, told, f"rows-{number}")
         index |= pictures.index
-        blocks.append((f"rows-{number}", pack_json(index)))
+        blocks.append((f"rows-{number}", packing.pack_json(index)))
         blocks += packed
         if pictures.lines:
             blocks.append((f"rows-{number}-clips", "\n".join(pictures.lines)))
@@ -112,19 +113,24 @@ def _packed(
     table: Table, segments: Mapping[str, Segment], told: Told, name: str
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """The index of a table, without pictures, and the blocks of its runs. name: of its element."""
-    numbers = {target: _every_class(table, target) for target in table.targets}
-    targets, labels = [], []
+    lists = _lists(table)
+    names = list(table.targets)
+    targets: list[dict[str, Any]] = []
+    labels: list[list[int | list[int]]] = []
     for target, meaning in table.targets.items():
-        classes = next(run.classes for run in table.runs if target in run.answers)
-        names = [_name(one, target, meaning, classes) for one in numbers[target].tolist()]
-        several = isinstance(meaning, Target) and meaning.kind == "multi"
-        targets.append({"name": target, "names": names, "several": several, "width": width_of(len(names))})
-        labels.append(list(_label_cells(table.labels(target), numbers[target], several)))
+        if isinstance(meaning, Derived):
+            targets.append({"name": target, "of": [names.index(part) for part in meaning.of]})
+            labels.append([])
+            continue
+        called = [meaning.classes.get(one, f"{target} {one}") for one in lists[target].tolist()]
+        several = meaning.kind == "multi"
+        targets.append({"name": target, "names": called, "several": several})
+        labels.append(list(_label_cells(table.labels(target), lists[target], several)))
     runs, sets, blocks = [], _Sets(table.ids), []
     for number, run in enumerate(table.runs):
         block = f"{name}-{number}"
-        blocks.append((block, _block(table, run, numbers)))
-        kept = [[place, run.answers[one].classes.shape[1]] for place, one in _targets_of(table, run)]
+        data, kept = _answers(table, run, lists)
+        blocks.append((block, packing.pack(data)))
         first = run.entry.first
         runs.append(
             {
@@ -151,23 +157,23 @@ def _packed(
     return index, blocks
 
 
-def _targets_of(table: Table, run: Scored) -> Iterator[tuple[int, str]]:
-    return ((place, name) for place, name in enumerate(table.targets) if name in run.answers)
-
-
-def _every_class(table: Table, target: str) -> np.ndarray:
-    """The classes that are a label or an answer anywhere, sorted: a name's place in the page's list."""
-    labels = {one for labels in table.labels(target) for one in labels}
-    answers = [run.answers[target].classes.ravel() for run in table.runs if target in run.answers]
-    return np.unique(np.concatenate([*answers, np.array(sorted(labels), np.int64)]))
-
-
-def _name(number: int, target: str, meaning: Target | Derived, classes: Classes) -> str:
-    """A class as people call it; its number where it has no name."""
-    if isinstance(meaning, Target):
-        return meaning.classes.get(number, f"{target} {number}")
-    parts = zip(meaning.of, parts_of(number, meaning, classes), strict=True)
-    return " ".join(_name(one, part, classes.targets[part], classes) for part, one in parts)
+def _lists(table: Table) -> dict[str, np.ndarray]:
+    """Target -> its classes that are a label or an answer of any row, or part of one, sorted."""
+    single = [name for name, one in table.targets.items() if isinstance(one, Target)]
+    found: dict[str, set[int]] = {name: set() for name in single}
+    for name, meaning in table.targets.items():
+        shown = {one for labels in table.labels(name) for one in labels}
+        for run in table.runs:
+            if name in run.answers:
+                shown |= set(np.unique(run.answers[name].classes).tolist())
+        if isinstance(meaning, Target):
+            found[name] |= shown
+            continue
+        classes = next(run.classes for run in table.runs if name in run.answers)
+        for number in shown:
+            for part, one in zip(meaning.of, parts_of(number, meaning, classes), strict=True):
+                found[part].add(one)
+    return {name: np.array(sorted(own), np.int64) for name, own in found.items()}
 
 
 def _label_cells(
@@ -179,17 +185,44 @@ def _label_cells(
         yield places if several else (places[0] if places else -1)
 
 
-def _block(table: Table, run: Scored, numbers: Mapping[str, np.ndarray]) -> str:
+def _answers(table: Table, run: Scored, lists: Mapping[str, np.ndarray]) -> tuple[bytes, list[list[int]]]:
+    """What a run answers (`packing`); and of each of its targets: place in the table, classes of a row, bytes
+    of a number, 1 where these are ranks.
+    """
     place = run.place
     at = np.array([place.get(name, -1) for name in table.ids])
-    there, found = at >= 0, []
-    for _, target in _targets_of(table, run):
-        answers, names = run.answers[target], numbers[target]
-        places = np.where(there[:, None], np.searchsorted(names, answers.classes)[at], len(names))
-        probabilities = np.where(there[:, None], answers.probabilities[at], 0.0)
-        of_label = np.where(there, answers.of_label[at], 0.0)
-        found.append((places, probabilities, of_label, width_of(len(names))))
-    return pack_answers(found)
+    there, found, kept = at >= 0, [], []
+    for number, (name, meaning) in enumerate(table.targets.items()):
+        if name not in run.answers:
+            continue
+        one = run.answers[name]
+        count = one.classes.shape[1]
+        if one.ranks is not None:
+            assert isinstance(meaning, Derived)
+            width = packing.width_of(math.prod(run.answers[part].classes.shape[1] for part in meaning.of))
+            found.append(packing.ranks(one.ranks[at], width))
+        else:
+            names, size = _places(name, meaning, one.classes, run.classes, lists)
+            width = packing.width_of(size)
+            names = np.where(there[:, None], names[at], size)
+            shares = np.where(there[:, None], one.probabilities[at], 0.0)
+            of_label = np.where(there, one.of_label[at], 0.0)
+            found.append(packing.answers(names, width, shares, of_label))
+        kept.append([number, count, width, int(one.ranks is not None)])
+    return b"".join(found), kept
+
+
+def _places(
+    name: str, meaning: Target | Derived, found: np.ndarray, classes: Classes, lists: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, int]:
+    """Classes -> their numbers on the page, and how many there could be."""
+    if isinstance(meaning, Target):
+        return np.searchsorted(lists[name], found), len(lists[name])
+    counts = [classes.targets[part].count for part in meaning.of]
+    parts = np.unravel_index(found, counts)
+    sizes = [len(lists[part]) for part in meaning.of]
+    own = [np.searchsorted(lists[part], one) for part, one in zip(meaning.of, parts, strict=True)]
+    return number_of(own, sizes), math.prod(sizes)
 
 
 def _facts(rows: Sequence[Segment | None]) -> dict[str, Any]:

@@ -57,6 +57,10 @@ def test_products_rank_every_combination(parts):
         best = sorted(every, key=lambda one: -every[one])[:5]
         got = [parts_of(number, classes.derived["action"], classes) for number in found.classes[row].tolist()]
         assert got == best
+        kept = [answers_of(name, classes, scores).classes[row].tolist() for name in parts]
+        every_rank = list(itertools.product(*(range(len(one)) for one in kept)))  # the last counts fastest
+        ranked = [every_rank[number] for number in found.ranks[row].tolist()]
+        assert [tuple(one[place] for one, place in zip(kept, ranks, strict=True)) for ranks in ranked] == best
         np.testing.assert_allclose(found.probabilities[row], [every[one] for one in best])
         label = tuple(int(scores[f"{name}_label"][row]) for name in parts)
         if min(label) < 0:

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from mambavl.fuse.report.packing import coarse, pack, pack_answers, pack_json, planes, width_of
+from mambavl.fuse.report.packing import answers, coarse, pack, pack_json, planes, ranks, width_of
 
 
 def unpack(text: str) -> bytes:
@@ -44,14 +44,19 @@ def test_a_probability_comes_back_within_0_4_points():
     assert coarse(np.array([0.0, 1.0, 1.0000001, -1e-9])).tolist() == [0, 255, 255, 0]
 
 
-def test_answers_lie_target_by_target_class_by_class():
-    first = (np.array([[1, 300], [2, 0]]), np.array([[1.0, 0.0], [0.25, 1.0]]), np.array([0.0, 1.0]), 2)
-    second = (np.array([[7], [8]]), np.array([[1.0], [0.0]]), np.array([1.0, 1.0]), 1)
-    found = unpack(pack_answers([first, second]))
+def test_answers_lie_class_by_class():
+    numbers, shares = np.array([[1, 300], [2, 0]]), np.array([[1.0, 0.0], [0.25, 1.0]])
     half = round(255 * 0.5)
-    assert list(found) == [
+    assert list(answers(numbers, 2, shares, np.array([0.0, 1.0]))) == [
         *(1, 2, 0, 0, 300 % 256, 0, 1, 0),  # numbers: of the first class low, high; of the second low, high
         *(255, half, 0, 255),  # probabilities
         *(0, 255),  # of the label
-        *(7, 8, 255, 0, 255, 255),
     ]
+    assert list(ranks(numbers[:, :1], 1)) == [1, 2]
+    assert list(ranks(numbers, 2)) == [1, 2, 0, 0, 44, 0, 1, 0]
+
+
+def test_a_product_of_two_comes_back_within_0_8_points():
+    exact = np.linspace(0, 1, 1001)
+    back = (coarse(exact) / 255.0) ** 2
+    assert np.abs(np.outer(back, back) - np.outer(exact, exact)).max() <= 0.008

@@ -1,6 +1,7 @@
 """Every row in the page: against the scores, by a reader that is written out here, and in a browser."""
 
 import base64
+import itertools
 import json
 import re
 import zlib
@@ -13,7 +14,7 @@ import pytest
 from helpers.browser import open_page, wait_for_rows
 from helpers.reported import write_run
 from helpers.tiny import CLASSES, make_segments
-from mambavl.cache.classes import Classes, Target, verb_noun_classes
+from mambavl.cache.classes import Classes, Derived, Target, verb_noun_classes
 from mambavl.fuse.report import Questions, Told, collect, write_report
 from mambavl.fuse.report.rows import MOST_RUNS, rows_section
 from mambavl.fuse.run import read_scores
@@ -50,20 +51,48 @@ def unpack(section, name: str) -> bytes:
 def read_answers(data: bytes, index, run):
     """target -> (names (N, K), probabilities (N, K), probabilities of the label (N,))."""
     rows, at, found = len(index["ids"]), 0, {}
-    for number, count in run["targets"]:
+    for number, count, width, are_ranks in run["targets"]:
         target = index["targets"][number]
-        names = [[None] * count for _ in range(rows)]
-        for k in range(count):
-            for row in range(rows):
-                place = sum(data[at + b * rows + row] << (8 * b) for b in range(target["width"]))
-                names[row][k] = target["names"][place] if place < len(target["names"]) else None
-            at += target["width"] * rows
+        planes = [data[at + plane * rows : at + (plane + 1) * rows] for plane in range(width * count)]
+        numbers = [
+            [sum(planes[k * width + b][row] << (8 * b) for b in range(width)) for k in range(count)]
+            for row in range(rows)
+        ]
+        at += width * count * rows
+        if are_ranks:
+            parts = [found[index["targets"][part]["name"]] for part in target["of"]]
+            found[target["name"]] = read_ranks(numbers, parts)
+            continue
         shares = [[(data[at + k * rows + row] / 255) ** 2 for k in range(count)] for row in range(rows)]
         at += count * rows
+        names = [[name_of(index, number, one) for one in row] for row in numbers]
         found[target["name"]] = names, shares, [(byte / 255) ** 2 for byte in data[at : at + rows]]
         at += rows
     assert at == len(data)
     return found
+
+
+def name_of(index, target: int, number: int) -> str | None:
+    """None: the run does not have the row."""
+    parts = [index["targets"][part]["names"] for part in index["targets"][target].get("of", [target])]
+    every = list(itertools.product(*parts))  # the last part counts fastest
+    return " ".join(every[number]) if number < len(every) else None
+
+
+def read_ranks(numbers, parts):
+    """Of combinations of two parts, each (names, probabilities, of the label)."""
+    (names, shares, own), (others, their, theirs) = parts
+    width = len(others[0])
+    words, products = [], []
+    for row, ranks in enumerate(numbers):
+        if names[row][0] is None:
+            words.append([None] * len(ranks))
+            products.append([0.0] * len(ranks))
+            continue
+        pairs = [divmod(rank, width) for rank in ranks]
+        words.append([f"{names[row][i]} {others[row][j]}" for i, j in pairs])
+        products.append([shares[row][i] * their[row][j] for i, j in pairs])
+    return words, products, [one * other for one, other in zip(own, theirs, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -103,19 +132,44 @@ def test_every_answer_of_every_row_is_in_the_page(many):
             words = ("cut", "wash", "open")
             assert found["action"][0][here] == [f"{words[verb]} noun {noun}" for verb, noun in best]
             label = rows[here].labels["verb"], rows[here].labels["noun"]
-            assert abs(found["action"][2][here] - pairs[label]) < 0.004
+            np.testing.assert_allclose(found["action"][1][here], [pairs[pair] for pair in best], atol=0.008)
+            assert abs(found["action"][2][here] - pairs[label]) < 0.008
+
+
+def test_combinations_of_a_classifier_of_their_own_are_in_the_page(tmp_path):
+    """A head with columns for some pairs; the label of the second row has none."""
+    rows = [
+        replace(row, labels={"verb": verb, "noun": noun})
+        for row, verb, noun in zip(make_rows(4), (2, 1, 0, 0), (3, 1, 2, 2), strict=True)
+    ][:3]
+    pairs = ((2, 3), (0, 2))
+    classes = replace(CLASSES, derived={"action": Derived(("verb", "noun"), pairs)})
+    ids, rng = [row.narration_id for row in rows], np.random.default_rng(0)
+    scores = {name: rng.normal(size=(3, CLASSES.targets[name].count)) for name in ("verb", "noun")}
+    scores["action"] = np.log(softmax(np.array([[1.0, 0.0], [0.0, 3.0], [0.0, 0.0]])))
+    labels = {name: np.array([row.labels[name] for row in rows]) for name in ("verb", "noun")}
+    section = rows_section(collect([write_run(tmp_path / "run", classes, ids, scores, labels)]), Told())
+    index = json.loads(unpack(section, "rows-0"))
+    [run] = index["runs"]
+    names, shares, of_label = read_answers(unpack(section, run["block"]), index, run)["action"]
+    assert names == [["open lid", "cut pan"], ["cut pan", "open lid"], ["open lid", "cut pan"]]
+    share = 1 / (1 + np.exp(-1))
+    np.testing.assert_allclose(shares[0], [share, 1 - share], atol=0.004)
+    np.testing.assert_allclose(of_label, [share, 0, 0.5], atol=0.004)
+
+
+def softmax(values):
+    return np.exp(values) / np.exp(values).sum(1, keepdims=True)
 
 
 def test_labels_are_places_in_the_lists_of_names(many):
     rows, _, section = many
     index = json.loads(unpack(section, "rows-0"))
-    named = [
-        [target["names"][place] for place in labels]
-        for target, labels in zip(index["targets"], index["labels"], strict=True)
-    ]
     words = ("cut", "wash", "open")
-    assert named[0] == [words[row.labels["verb"]] for row in rows]
-    assert named[2] == [f"{words[row.labels['verb']]} noun {row.labels['noun']}" for row in rows]
+    verbs, nouns = (index["targets"][place]["names"] for place in (0, 1))
+    assert [verbs[place] for place in index["labels"][0]] == [words[row.labels["verb"]] for row in rows]
+    assert [nouns[place] for place in index["labels"][1]] == [f"noun {row.labels['noun']}" for row in rows]
+    assert index["targets"][2] == {"name": "action", "of": [0, 1]}
 
 
 def test_what_is_known_of_rows_is_in_the_index_and_what_is_not_is_said(many):
@@ -377,13 +431,19 @@ def test_rows_are_filtered_by_words_class_and_verdict(told, browser):
         assert count(opened) == expected.sum()
         assert in_list(opened)[0] == rows[int(np.argmax(expected))].narration_id
     choose("#rows-verdict", "all")
-    choose("#rows-class", label="wash")
+    opened.page.fill("#rows-class", "Wash ")
     assert count(opened) == (labels == 1).sum()
     choose("#rows-as", "answer")
     answers = two["verb"].argmax(1)
     assert count(opened) == (answers == 1).sum()
     choose("#rows-as", "either")
     assert count(opened) == ((answers == 1) | (labels == 1)).sum()
+    choose("#rows-target", label="action")
+    opened.page.fill("#rows-class", "wash c")  # no name is this; `wash cup` holds it
+    choose("#rows-as", "label")
+    assert count(opened) == sum(row.labels == {"verb": 1, "noun": 1} for row in rows)
+    suggested = opened.page.locator("#rows-classes option")
+    assert [one.get_attribute("value") for one in suggested.all()] == ["wash cup"]
     opened.page.click("#rows-reset")
     choose("#rows-target", label="tool")
     choose("#rows-verdict", "unlabelled")
@@ -462,7 +522,7 @@ def test_the_browser_reads_what_was_packed_also_of_many_names(many, browser, tmp
     rows, runs, section = many
     write_report(runs, tmp_path / "r.html")
     index = json.loads(unpack(section, "rows-0"))
-    assert len(index["targets"][2]["names"]) > 256
+    assert len(index["targets"][1]["names"]) > 256
     for place in (0, 99, 100, 199):  # of which the second run lacks the third
         opened = open_page(browser, tmp_path / "r.html", f"#{quote(rows[place].narration_id, safe='')}")
         wait_for_rows(opened)
