@@ -15,24 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from mambavl.cache import canonical, fsops
+from mambavl.cache.card import in_one_line
 from mambavl.cache.classes import Classes
+from mambavl.cache.licences import licence_of, terms_of
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse.published import MEASURES, Published, rows_of, to_json
 from mambavl.fuse.result import Result
 from mambavl.fuse.run import MODEL, read_classes, read_result
-from mambavl.fuse.submission import COUNTS
 
 CONFIG, CARD, NUMBERS = "config.json", "README.md", "published.json"
 SWEEP = ("grid", "random", "points", "search")  # of a recipe: what other runs were made of
-NON_COMMERCIAL = "cc-by-nc-4.0"  # of EK100's videos and annotations
 
 
 def export_run(run: Path, out: Path, *, licence: str | None = None, task: str | None = None) -> str:
     """Write the folder `out`, which must not be there; returns the licence that the card names.
 
-    licence: that of the weights, as model hubs spell it. What was trained on EK100 is not for commercial
-    use, whatever is asked for. Raises UsageError for another licence then, for none where the data are
-    others, and where `out` is there; DataError where the run has no weights.
+    licence: that of the weights, as model hubs spell it. Raises UsageError for one that the data do not
+    allow (`cache.licences`), for none where they are not known, and where `out` is there; DataError where the
+    run has no weights.
     """
     run, out = Path(run), Path(out)
     result, classes = read_result(run), read_classes(run)
@@ -40,35 +40,14 @@ def export_run(run: Path, out: Path, *, licence: str | None = None, task: str | 
         raise DataError(f"{run}: has no {MODEL}: scores of several runs, or a run of train.keep = scores")
     if out.exists():
         raise UsageError(f"{out}: is there already; name a new folder with --out")
-    licence = licence_of(classes, licence, run)
+    licence = licence_of(terms_of(classes), licence, run)
     rows = rows_of(result, run.resolve().name, datetime.date.today().isoformat(), task)
     fsops.make_folder(out)
     fsops.write_file(out / CONFIG, canonical.pretty_json(config_of(result, classes)))
     fsops.write_file(out / NUMBERS, to_json(rows).encode())
-    fsops.write_file(out / CARD, card_of(result, rows, licence).encode())
+    fsops.write_file(out / CARD, card_of(result, rows, classes, licence).encode())
     fsops.write_file(out / MODEL, (run / MODEL).read_bytes())
     return licence
-
-
-def is_ek100(classes: Classes) -> bool:
-    """Whether they are its 97 verbs and 300 nouns."""
-    return {name: one.count for name, one in classes.targets.items() if name in COUNTS} == COUNTS
-
-
-def licence_of(classes: Classes, asked: str | None, run: Path) -> str:
-    """As `export_run` says."""
-    if is_ek100(classes):
-        if asked and "-nc" not in asked.lower():
-            raise UsageError(
-                f"{run}: --licence {asked}: it was trained on EK100, which is CC BY-NC 4.0 and not for "
-                f"commercial use; leave --licence out, which names {NON_COMMERCIAL}, or name another with -nc"
-            )
-        return asked or NON_COMMERCIAL
-    if not asked:
-        raise UsageError(
-            f"{run}: was not trained on EK100; say with --licence under which its data let it be"
-        )
-    return asked
 
 
 def config_of(result: Result, classes: Classes) -> dict[str, Any]:
@@ -83,12 +62,12 @@ def config_of(result: Result, classes: Classes) -> dict[str, Any]:
     return {"format": 1, "classes": json.loads(classes.to_json()), **found}
 
 
-def card_of(result: Result, rows: list[Published], licence: str) -> str:
+def card_of(result: Result, rows: list[Published], classes: Classes, licence: str) -> str:
     """The model card in Markdown, its head in YAML."""
     index = {"name": result.title, "results": [_hub_result(row) for row in rows]}
     head = {"license": licence, "library_name": "mambavl", "tags": ["video", *result.streams]}
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items())]
-    lines += [f"model-index: {json.dumps([index])}", "---", "", f"# {_safe(result.title)}", ""]
+    lines += [f"model-index: {json.dumps([index])}", "---", "", f"# {in_one_line(result.title)}", ""]
     if result.notice:
         lines += [f"**{result.notice}.**", ""]
     lines += [
@@ -112,10 +91,12 @@ def card_of(result: Result, rows: list[Published], licence: str) -> str:
     for name, stream in result.streams.items():
         weights = f"{stream.encoder.state}, sha256 {stream.encoder.sha256 or 'not recorded'}"
         stores = ", ".join(stream.store_ids)
-        lines.append(f"| {name} | {stream.level} | {_safe(stream.encoder.name)} | {weights} | {stores} |")
+        lines.append(
+            f"| {name} | {stream.level} | {in_one_line(stream.encoder.name)} | {weights} | {stores} |"
+        )
     lines += ["", f"Licence of the weights: {licence}. Encoders and data have their own."]
-    if licence == NON_COMMERCIAL:
-        lines[-1] += " Trained on EPIC-KITCHENS-100 (CC BY-NC 4.0): not for commercial use."
+    if terms := terms_of(classes):
+        lines[-1] += f" Trained on {terms.says}"
     return "\n".join(lines) + "\n"
 
 
@@ -127,8 +108,3 @@ def _hub_result(row: Published) -> Mapping[str, Any]:
     ]
     dataset = {"type": row.task, "name": row.task, "split": row.split}
     return {"task": {"type": "video-classification"}, "dataset": dataset, "metrics": metrics}
-
-
-def _safe(text: str) -> str:
-    """A name of the user's, in one line, without the characters that Markdown would read."""
-    return " ".join(text.split()).translate({ord(one): f"\\{one}" for one in "\\`*_[]<>|#"})

@@ -12,9 +12,9 @@ from mambavl.cache.interchange.export import Format as ExportFormat
 from mambavl.cache.interchange.foreign import Format as ImportFormat
 from mambavl.cache.rows import STATUS
 from mambavl.cli.extract import refuse_failures
-from mambavl.cli.options import SplitOption, StoreOption, set_option, settings_of, splits_of
+from mambavl.cli.options import LicenceOption, SplitOption, StoreOption, set_option, settings_of, splits_of
 from mambavl.cli.settings import with_settings
-from mambavl.configs.errors import counted
+from mambavl.configs.errors import UsageError, counted
 from mambavl.extract.sampling import Task
 from mambavl.terminal import out, progress, stop_on_signal
 
@@ -73,6 +73,33 @@ def cache_verify(
         raise typer.Exit(1)
     checked = "every byte was read" if deep else "sizes and manifest; --deep reads every byte"
     print(f"{store}: sound ({checked})")
+
+
+@cache_app.command("card")
+def cache_card(
+    store: StoreArgument,
+    target: Annotated[
+        Path | None,
+        typer.Option("--out", help="The file to write, a new one. Default: print it.", show_default=False),
+    ] = None,
+    licence: LicenceOption = None,
+) -> None:
+    """Describe a finished store in Markdown, with what model hubs read at its head.
+
+    What the features are, rows by split, levels, encoder, how to load and to verify them: from its metadata
+    alone, without a path of this machine. `mambavl push` writes one by itself.
+    """
+    from mambavl.cache import fsops
+    from mambavl.cache.card import store_card
+
+    text = store_card(store, licence)
+    if target is None:
+        print(text, end="")
+        return
+    if target.exists():
+        raise UsageError(f"{target}: is there already; name a new file with --out")
+    fsops.write_file(target, text.encode())
+    print(f"wrote the card of {store} to {target}")
 
 
 @cache_app.command("repair")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mambavl.cli.options import LicenceOption
 from mambavl.extract.sampling import Task
 
 
@@ -12,13 +13,7 @@ def export(
     *,
     run: Annotated[Path, typer.Argument(help="A finished run that kept its weights.")],
     out: Annotated[Path, typer.Option(help="The folder to write; a new one.")],
-    licence: Annotated[
-        str | None,
-        typer.Option(
-            help="Of the weights, as model hubs spell it. Default: cc-by-nc-4.0 for what EK100 trained.",
-            show_default=False,
-        ),
-    ] = None,
+    licence: LicenceOption = None,
     task: Annotated[
         Task | None, typer.Option(help="Where the run's stores do not say it.", show_default=False)
     ] = None,

@@ -93,6 +93,15 @@ RetryOption = Annotated[
     typer.Option("--retry-failed", help="Try rows again that failed, also in a finished store."),
 ]
 StoreOption = Annotated[Path, typer.Option("--out", help="The feature store to write or resume.")]
+LicenceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--licence",
+        help="As model hubs spell it, such as cc-by-4.0. Default: what the data set asks for (EK100: "
+        "cc-by-nc-4.0); needed where that is not known.",
+        show_default=False,
+    ),
+]
 QuestionsOption = Annotated[Path, typer.Option("--out", help="The question file to write, JSONL.")]
 
 

@@ -5,7 +5,7 @@ import shutil
 
 from helpers.cli import call
 from helpers.road import extract_words
-from helpers.tiny import unfinished
+from helpers.tiny import make_dense_store, unfinished
 
 
 def test_stores_are_described_and_verified(road, capsys):
@@ -50,3 +50,16 @@ def test_a_store_is_mended_compared_pooled_and_read_by_name(road, tmp_path, caps
     assert call("cache", "pool", road / "v.zarr", "--to", "grid4", "--out", tmp_path / "never.zarr") == 2
     assert call("cache", "gc", tmp_path / "v.zarr") == 0
     assert "deleted 0 half-written files" in capsys.readouterr().out
+
+
+def test_a_card_is_printed_or_written_and_never_over_another_file(tmp_path, capsys):
+    make_dense_store(tmp_path / "s")
+    assert call("cache", "card", tmp_path / "s", "--licence", "mit") == 0
+    text = capsys.readouterr().out
+    assert text.startswith('---\nlicense: "mit"\n')
+    assert call("cache", "card", tmp_path / "s", "--licence", "mit", "--out", tmp_path / "CARD.md") == 0
+    assert (tmp_path / "CARD.md").read_text() == text
+    assert call("cache", "card", tmp_path / "s", "--licence", "mit", "--out", tmp_path / "CARD.md") == 2
+    assert "is there already" in capsys.readouterr().err
+    assert call("cache", "card", tmp_path / "s") == 2
+    assert "say with --licence" in capsys.readouterr().err

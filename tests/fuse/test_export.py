@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from helpers.paths import ROOT
 from helpers.submissions import CLASSES as EK100
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.fuse.export import card_of, config_of, export_run, is_ek100, licence_of
+from mambavl.fuse.export import card_of, config_of, export_run
 from mambavl.fuse.published import read_published, rows_of
 from mambavl.fuse.run import read_classes, read_result
 
@@ -83,7 +83,7 @@ def test_the_card_has_a_head_for_hubs_and_says_what_must_be_said(mixable, export
 
 def test_names_of_the_user_s_cannot_break_the_card(mixable):
     result = replace(read_result(mixable / "mlp"), title='a"\n---\nlicense: mit # <b>|')
-    text = card_of(result, rows_of(result, "x", "2026-01-31"), "cc-by-nc-4.0")
+    text = card_of(result, rows_of(result, "x", "2026-01-31"), EK100, "cc-by-nc-4.0")
     head = text.split("---\n")[1].splitlines()
     assert head[0] == 'license: "cc-by-nc-4.0"'
     assert len([line for line in text.splitlines() if line.startswith("license")]) == 1
@@ -91,17 +91,13 @@ def test_names_of_the_user_s_cannot_break_the_card(mixable):
     assert "Trained on EPIC-KITCHENS-100 (CC BY-NC 4.0): not for commercial use." in text
 
 
-def test_what_ek100_trained_is_not_for_commercial_use(mixable):
-    assert is_ek100(EK100)
-    assert licence_of(EK100, None, "run") == "cc-by-nc-4.0"
-    assert licence_of(EK100, "cc-by-nc-sa-4.0", "run") == "cc-by-nc-sa-4.0"
-    for asked in ("mit", "apache-2.0", "cc-by-4.0"):
-        with pytest.raises(UsageError, match=f"--licence {asked}: it was trained on EK100"):
-            licence_of(EK100, asked, "run")
-    others = read_classes(mixable / "mlp")
-    assert not is_ek100(others)
-    with pytest.raises(UsageError, match="was not trained on EK100; say with --licence"):
-        licence_of(others, None, "run")
+def test_what_ek100_trained_is_not_for_commercial_use(mixable, monkeypatch, tmp_path):
+    monkeypatch.setattr("mambavl.fuse.export.read_classes", lambda run: EK100)
+    with pytest.raises(UsageError, match="--licence mit: it was made from EPIC-KITCHENS-100"):
+        export_run(mixable / "mlp", tmp_path / "out", licence="mit")
+    assert not (tmp_path / "out").exists()
+    assert export_run(mixable / "mlp", tmp_path / "out") == "cc-by-nc-4.0"
+    assert 'license: "cc-by-nc-4.0"' in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_what_cannot_be_handed_on_is_refused_and_nothing_written(mixable, exported, tmp_path):
