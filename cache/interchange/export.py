@@ -7,6 +7,8 @@
            where, and its status
     lmdb   one level of per-frame features, as RULSTM reads them:
            VIDEO_ID_frame_0000000001.jpg -> float32 bytes
+    parquet
+           one file, one level of one vector a row, with ids, times and labels: see `vectors`
     actionformer, mstcn, ego4d
            a folder, one level of windows over whole videos: see `per_video`
 
@@ -32,6 +34,7 @@ from mambavl.cache import canonical, fsops
 from mambavl.cache.canonical import JSON, sha256
 from mambavl.cache.interchange.per_video import Groups, PerVideo, refuse_names, write_videos
 from mambavl.cache.interchange.rulstm import RULSTM_FPS, RULSTM_KEY, need_lmdb
+from mambavl.cache.interchange.vectors import write_table
 from mambavl.cache.reader import FeatureStore
 from mambavl.cache.rows import OK, STATUS
 from mambavl.cache.shards import Level
@@ -39,7 +42,7 @@ from mambavl.cache.spec import CLASSES, SEGMENTS, SPEC
 from mambavl.configs.errors import DataError, Interrupted, UsageError
 from mambavl.configs.progress import Progress, ShouldStop, never, unseen
 
-Format = Literal["hdf5", "npy", "lmdb", PerVideo]
+Format = Literal["hdf5", "npy", "lmdb", "parquet", PerVideo]
 
 
 OURS = "mambavl"  # an HDF5 export's attribute `format`
@@ -112,6 +115,8 @@ def export_store(
             _write_hdf5(store, path, levels, groups(), digests)
         elif format == "npy":
             _write_npy(store, path, levels[0], groups(), digests)
+        elif format == "parquet":
+            write_table(store, path, levels[0], groups())
         elif format == "lmdb":
             _write_lmdb(store, path, levels[0], groups(), fps)
         else:

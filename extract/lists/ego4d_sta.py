@@ -11,6 +11,9 @@ and ends at the first contact, so that anticipation with tau_a = 0 sees all up t
 it. Targets `verbs` and `nouns` are of all objects; `verb` and `noun` of the first that is touched, where
 those touched at the same time have the same.
 
+`--column video=video_uid` says that videos are the whole ones (VIDEO_UID.mp4), as those of Ego4D's own
+features: rows then begin at frame / fps.
+
 Boxes are not kept, and times to contact only as where the row ends: heads here say which classes, not where
 or when, and the challenge's own measure, which asks for all, does not apply. Rows of the test list, without
 objects, last for a frame.
@@ -22,6 +25,7 @@ from pathlib import Path
 from mambavl.cache.rows import Label
 from mambavl.configs.errors import DataError
 from mambavl.extract.class_lists import ClassList
+from mambavl.extract.lists.ego4d import are_whole
 from mambavl.extract.lists.json_source import Node, Unfit, class_of, read_json
 from mambavl.extract.lists.listing import Listed, Listing, Names, Request, file_in
 from mambavl.extract.tables import Tables
@@ -39,7 +43,7 @@ LATEST = 60.0  # seconds to contact; the task is of the next few
 def read_sta(source: Path, request: Request) -> Listing:
     """`source`: the folder with the files above; those that are there are read. Raises DataError."""
     file_in(source, *SPLITS)
-    tables = Tables(source)
+    tables, is_whole = Tables(source), are_whole(request)
     try:
         files = {name: read_json(tables, name) for name in SPLITS if (source / name).is_file()}
         lists = {kind: _categories(files, kind) for kind in KINDS}
@@ -53,7 +57,7 @@ def read_sta(source: Path, request: Request) -> Listing:
             }
             for row in file.get("annotations").list():
                 try:
-                    _read_row(listing, row, SPLITS[name], rates, begins)
+                    _read_row(listing, row, SPLITS[name], rates, begins, is_whole)
                 except Unfit as error:
                     tables.problem(str(error))
     except Unfit as error:
@@ -84,6 +88,7 @@ def _read_row(
     split: str,
     rates: Mapping[str, float],
     begins: dict[str, tuple[float, str]],
+    is_whole: bool,
 ) -> None:
     """Raises Unfit for a row that does not fit."""
     name, clip = row.get("uid").text(), row.get("clip_uid").text()
@@ -100,12 +105,13 @@ def _read_row(
             f"{row.where}: clip {clip} begins at frame {begin} of its video by frame and clip_frame, and at "
             f"{known:g} by {where}"
         )
+    frame, name_of_video = (row.get("frame").whole(), video) if is_whole else (frame, clip)
     start, stop = frame / rate, (frame + 1) / rate
     labels: dict[str, Label] = {}
     if split != "test":
         first, labels = _objects(row.get("objects").list(), row.where, listing.classes)
         stop = start + first
-    listing.rows.append(Listed(row.where, clip, start, stop, split, labels, name))
+    listing.rows.append(Listed(row.where, name_of_video, start, stop, split, labels, name))
 
 
 def _objects(objects: list[Node], where: str, classes: Mapping[str, Names]) -> tuple[float, dict[str, Label]]:

@@ -54,7 +54,7 @@ LAYOUTS = {
     "egtea": Layout(read_egtea, ("--fold", "--split"), "the folder action_annotation of EGTEA Gaze+"),
     "actionformer": Layout(read_detection, ("--split-as",), "the JSON of ActionFormer, OpenTAD, ActivityNet"),
     "hd-epic": Layout(read_hd_epic, ("--split", "--classes"), "the folder narrations-and-action-segments"),
-    "ego4d-sta": Layout(read_sta, (), "the folder of Ego4D's fho_sta_*.json"),
+    "ego4d-sta": Layout(read_sta, ("--column",), "the folder of Ego4D's fho_sta_*.json"),
     "ego-exo4d": Layout(read_ego_exo, (), "the folder of Ego-Exo4D's keystep_*.json"),
     "epic-pickle": Layout(
         read_epic_pickle, ("--split-as", "--classes"), "a folder of EPIC's rows as pickled frames"
@@ -62,7 +62,7 @@ LAYOUTS = {
     "lerobot": Layout(
         read_lerobot, ("--column", "--split", "--split-as"), "a data set of LeRobot v3, the folder with meta/"
     ),
-    "ego4d-lta": Layout(read_ego4d, (), "the folder of Ego4D's fho_lta_*.json"),
+    "ego4d-lta": Layout(read_ego4d, ("--column",), "the folder of Ego4D's fho_lta_*.json"),
     "assembly101": Layout(read_assembly101, (), "the folder fine-grained-annotations of Assembly101"),
     "mstcn": Layout(read_frame_labels, ("--fps", "--fold"), "a folder as MS-TCN's"),
 }

@@ -228,11 +228,12 @@ def cache_export(
         ExportFormat,
         typer.Option(
             "--to",
-            help="One HDF5 file; an npy file a video; RULSTM's LMDB of frames. Of `extract dense`, a file a "
-            "video, one vector a window: actionformer (also OpenTAD's), mstcn, ego4d.",
+            help="One HDF5 file; an npy file a video; RULSTM's LMDB of frames; Parquet of one vector a "
+            "row. Of `extract dense`, a file a video, one vector a window: actionformer (also OpenTAD's), "
+            "mstcn, ego4d.",
         ),
     ],
-    target: Annotated[Path, typer.Option("--out", help="The file (hdf5) or folder to write.")],
+    target: Annotated[Path, typer.Option("--out", help="The file (hdf5, parquet) or folder to write.")],
     level: Annotated[
         str | None, typer.Option(help="One level. hdf5 takes all of them if it is left out.")
     ] = None,

@@ -74,7 +74,8 @@ def data_init(
         typer.Option(
             "--column",
             help="What a column holds, such as --column video=clip: video, start, stop, start_frame, "
-            "stop_frame, fps, id, participant, split or text. Of lerobot: video=CAMERA. Repeatable.",
+            "stop_frame, fps, id, participant, split or text. Of lerobot video=CAMERA, of ego4d-lta and "
+            "ego4d-sta video=video_uid. Repeatable.",
         ),
     ] = None,
     target: Annotated[

@@ -2,13 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 
 from helpers.dataset import make_dataset
+from helpers.foreign_lists import make_ego4d
 from helpers.tiny import make_dense_store, make_segments
 from mambavl.cache import open_store
 from mambavl.cache.interchange.export import export_store
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.import_job import ImportSettings, prepare, sampling_times
+from mambavl.extract.lists.durations import read_durations
+from mambavl.extract.lists.layouts import make
+from mambavl.extract.lists.listing import Request
 from mambavl.extract.sampling import Sampling, window
 
 
@@ -67,3 +72,43 @@ def test_features_of_others_need_annotations_and_settings_that_fit(tmp_path):
     insisting = wrong.model_copy(update={"any_length": True})
     assert prepare(source, "npy", out, insisting, folder, ("train",)).times.durations == {}
     assert {segment.split for segment in job.annotations.segments} == {"train"}
+
+
+def test_features_of_whole_videos_meet_the_rows_of_clips(tmp_path):
+    """Ego4D's lists are of clips, its features of the whole videos: (T, D) tensors, 32 frames every 16 at 30
+    a second. Step i here says i, so that what a row gets tells at which second of the whole video it was
+    looked up.
+    """
+    lists = make_ego4d(tmp_path / "theirs")
+    (tmp_path / "lengths.csv").write_text("video_id,duration\nwhole-c1,200\nwhole-c2,200\n")
+    request = Request(columns={"video": "video_uid"})
+    lengths = read_durations(tmp_path / "lengths.csv")
+    make(lists, "ego4d-lta", request, tmp_path / "ours", durations=lengths)
+    (tmp_path / "features").mkdir()
+    steps = torch.arange(374.0).repeat(5, 1).T  # 373 x 16 + 32 = 6000 frames
+    for video in ("whole-c1", "whole-c2"):
+        torch.save(steps, tmp_path / "features" / f"{video}.pt")
+    settings = ImportSettings(fps=30, window=32, stride=16, sampling={"frames": 1})
+    job = prepare(
+        tmp_path / "features",
+        "torch",
+        tmp_path / "v.zarr",
+        settings,
+        tmp_path / "ours",
+        ("train", "validation"),
+    )
+    assert job.run("0" * 64, lambda *_: None, lambda: False).finalized
+    store = open_store(tmp_path / "v.zarr")
+    tokens, _ = store.batch(range(3), "frame")
+    for segment, step in zip(store.segments, tokens[:, 0, 0].tolist(), strict=True):
+        middle = (segment.start + segment.stop) / 2
+        assert abs((step * 16 + 16) / 30 - middle) <= 8 / 30 + 1e-6
+    with pytest.raises(DataError, match=r"the list says 200\.0 s; --set fps=30 would fit"):
+        prepare(
+            tmp_path / "features",
+            "torch",
+            tmp_path / "w.zarr",
+            settings.model_copy(update={"fps": 15.0}),
+            tmp_path / "ours",
+            ("train", "validation"),
+        )

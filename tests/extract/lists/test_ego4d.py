@@ -5,7 +5,7 @@ import json
 import pytest
 
 from helpers.foreign_lists import ego4d_row, ego4d_rows, make_ego4d
-from mambavl.configs.errors import DataError
+from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.lists.ego4d import read_ego4d
 from mambavl.extract.lists.listing import Request, checked
 
@@ -40,3 +40,17 @@ def test_a_taxonomy_of_another_shape_is_named(tmp_path):
     (make_ego4d(tmp_path) / "fho_lta_taxonomy.json").write_text(json.dumps({"verbs": [], "nouns": ["cup"]}))
     with pytest.raises(DataError, match=r"fho_lta_taxonomy\.json\.verbs: names no class"):
         read(tmp_path)
+
+
+def test_rows_may_be_of_whole_videos(tmp_path):
+    """As those of Ego4D's own features are; the clips of the miniature begin at 100 s of theirs."""
+    found = read_ego4d(make_ego4d(tmp_path), Request(columns={"video": "video_uid"}))
+    assert [(row.video, row.start, row.stop) for row in found.rows] == [
+        ("whole-c1", 100.5, 102.0),
+        ("whole-c1", 102.0, 109.0),
+        ("whole-c2", 101.0, 108.5),
+    ]
+    assert found.durations == {}  # the list says how long clips are
+    for columns in ({"video": "clip"}, {"video": "video_uid", "start": "x"}):
+        with pytest.raises(UsageError, match="only video=clip_uid or video=video_uid can be said"):
+            read_ego4d(tmp_path, Request(columns=columns))

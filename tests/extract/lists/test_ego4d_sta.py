@@ -41,3 +41,12 @@ def test_a_video_may_be_called_by_either_key(tmp_path):
     text = (tmp_path / "fho_sta_val.json").read_text()
     (tmp_path / "fho_sta_val.json").write_text(text.replace('"video_id"', '"video_uid"'))
     assert len(read(tmp_path).rows) == 4
+
+
+def test_rows_may_be_of_whole_videos(tmp_path):
+    """The clips begin at frame 3,000 of theirs."""
+    found = read_sta(make_sta(tmp_path), Request(columns={"video": "video_uid"}))
+    assert [(row.video, row.start, row.stop) for row in found.rows][:2] == [
+        ("whole-c1", 102.0, 102.5),
+        ("whole-c1", 108.0, 108.75),
+    ]
