@@ -125,7 +125,7 @@ def align(
     targets = {name: one for name, one in targets.items() if len(one.first.rows)}
     if not targets:
         raise DataError("A and B have no target in common that rows have one label of")
-    segments = _segments(first.member, ids, listed)
+    segments = segments_of(first.member, ids, listed)
     classes = listed.classes if listed else first.classes
     every = dict.fromkeys(name for one in everyone for name in one.classes.names)
     return Aligned(
@@ -183,8 +183,8 @@ def _refuse_other_classes(one: Seen, other: Seen) -> None:
             raise DataError(f"{where}: have other classes of {name}")
 
 
-def _segments(member: Member, ids: Sequence[str], listed: Listed | None) -> tuple[Segment, ...]:
-    """The rows themselves: of the list, or of the run's stores."""
+def segments_of(member: Member, ids: Sequence[str], listed: Listed | None) -> tuple[Segment, ...]:
+    """The rows themselves: of the list, or of the run's stores. Raises DataError where neither is there."""
     found = {one.narration_id: one for one in listed.segments} if listed else {}
     stores = next(iter(member.result.streams.values())).stores if member.result and not listed else ()
     for path in stores:

@@ -59,6 +59,7 @@ OTHER_TESTS = {  # test file -> why it belongs to no single module
     "fuse/test_planted.py": "what each head can learn of a signal in one stream, or in two together",
     "fuse/test_protocols.py": "heads, baselines and protocols through whole runs",
     "fuse/test_recipe_keys.py": "every key that trains, against a loop that is written out",
+    "fuse/report/test_in_browser.py": "scripts, keys, widths, themes and printing of the report's page",
     "fuse/scan/test_backends.py": "every backend against the reference",
 }
 RAW_WRITES = {

@@ -1,11 +1,11 @@
 """The report of finished runs: one page that opens from disk and asks for nothing from outside.
 
-entries     runs that differ in their seed alone, together
-measures    the columns of its tables
-notes       what is said of runs besides their numbers
-rows        every row with the answers of each run, pictures and questions: rows.html.j2
-told        what is known of rows besides their scores
-page        page.html.j2, style.css and page.js, filled in
+entries, measured           runs that differ in their seed alone, together; what scores say of rows
+tables, intervals           a table for page, CSV and LaTeX; the bootstrap of `compare`
+caveats, notes              what the numbers do not show; what is said besides them
+headline, controls, measures, classes, confusion, calibration, people, cost, provenance: its parts
+rows, told                  every row with the answers of each run; what is known of rows besides scores
+page                        page.html.j2, style.css and the scripts, filled in
 """
 
 from mambavl.fuse.report.entries import Entry as Entry

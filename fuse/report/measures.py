@@ -3,6 +3,7 @@
 import itertools
 
 from mambavl.fuse.report.entries import Entry
+from mambavl.fuse.report.tables import DASH, Cell, Column, Row, Table, table
 
 MEASURES = (
     ("top-1", "all_{}_top1"),
@@ -11,17 +12,6 @@ MEASURES = (
     ("mAP", "all_{}_map"),
 )
 GROUPS = {"unseen": "unseen kitchens", "tail": "tail classes"}  # EK100's, as people know them
-
-
-def headlines(entries: list[Entry], targets: list[str]) -> list[tuple[str, str]]:
-    """A column for each target: its name on the page, and the key of its measure."""
-    found = []
-    for name in targets:
-        is_multi = any(f"all_{name}_map" in entry.first.metrics for entry in entries)
-        found.append(
-            (f"{name} {'mAP' if is_multi else 'top-1'}", f"all_{name}_{'map' if is_multi else 'top1'}")
-        )
-    return found
 
 
 def measures(entries: list[Entry], targets: list[str]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -40,6 +30,22 @@ def measures(entries: list[Entry], targets: list[str]) -> list[tuple[str, list[t
     relaxed = [(name, f"relaxed_{name}_mean_class_recall5") for name in targets]
     columns = [(name, key) for name, key in relaxed if key in there]
     return [*found, ("relaxed recall@5", columns)] if columns else found
+
+
+def measures_table(entries: list[Entry], targets: list[str]) -> Table:
+    """Means over seeds, with their deviation."""
+    asked = [
+        (f"{label}, {name}", key) for label, columns in measures(entries, targets) for name, key in columns
+    ]
+    rows: list[Row | list[Cell]] = [
+        [Cell(entry.title), *(Cell(entry.cell(key), entry.mean(key)) for _, key in asked)]
+        for entry in entries
+    ]
+    for name, prior in priors(entries).items():
+        cells = [Cell(prior[key], float(prior[key])) if key in prior else Cell(DASH) for _, key in asked]
+        rows.append(Row((Cell(name), *cells), "prior"))
+    columns = [Column("entry", is_text=True), *(Column(label) for label, _ in asked)]
+    return table("measures", "All measures, in percent, means over seeds", columns, rows)
 
 
 def priors(entries: list[Entry]) -> dict[str, dict[str, str]]:

@@ -1,10 +1,7 @@
 """What is said of the runs of a report besides their numbers."""
 
-import json
-
-from mambavl.fuse.decided import decided
 from mambavl.fuse.report.entries import Entry
-from mambavl.fuse.result import Environment, Result, spoken
+from mambavl.fuse.result import Environment, Result
 
 
 def leak_sentences(entries: list[Entry]) -> list[str]:
@@ -37,12 +34,7 @@ def _text_alone(entry: Entry) -> str:
 def notes(entries: list[Entry]) -> list[str]:
     found = []
     for entry in entries:
-        rows, streams = entry.first.rows, entry.first.streams
-        if rows.scored_by_prior:
-            found.append(
-                f"“{entry.title}”: {rows.scored_by_prior} of {rows.scored} rows lack a stream that they need "
-                "and got the training prior."
-            )
+        rows = entry.first.rows
         lacking = [f"{name} {count}" for name, count in (rows.missing or {}).items() if count]
         if lacking:
             found.append(f"“{entry.title}”: rows without a stream, of {rows.scored}: {', '.join(lacking)}.")
@@ -50,12 +42,7 @@ def notes(entries: list[Entry]) -> list[str]:
             found.append(f"“{entry.title}”, on {entry.first.split}: {entry.first.selection.in_words}.")
         if entry.first.fused:
             found += [f"“{entry.title}”, {line}." for line in entry.first.fused.in_words]
-        random = [name for name, stream in streams.items() if stream.encoder.state == "random"]
-        if random:
-            found.append(
-                f"“{entry.title}”: the encoder of {', '.join(random)} is untrained (random weights)."
-            )
-    return found + _sharing(entries)
+    return found
 
 
 def what_ran(result: Result) -> list[str]:
@@ -76,28 +63,3 @@ def _named(environment: Environment, scan_backend: str | None) -> str:
         f"on {environment.device} with mambavl {environment.mambavl}{commit}, torch {environment.torch}, "
         f"scan backend {scan_backend or 'none'}"
     )
-
-
-def _sharing(entries: list[Entry]) -> list[str]:
-    """What sharing A was worth, where both a run and its control that shares nothing were named."""
-    controls: dict[str, tuple[Entry, float]] = {}
-    for entry in entries:
-        score = entry.mean(entry.first.main_measure)
-        if entry.first.shared == "none" and score is not None:
-            controls[_apart_from_sharing(entry)] = entry, score
-    notes = []
-    for entry in entries:
-        main = entry.first.main_measure
-        score = entry.mean(main)
-        if entry.first.shared == "A" and score is not None and _apart_from_sharing(entry) in controls:
-            control, score_of_control = controls[_apart_from_sharing(entry)]
-            notes.append(
-                f"Sharing A is worth {score - score_of_control:+.1f} points of {spoken(main)} here: "
-                f"{entry.cell(main)} (“{entry.title}”) against {control.cell(main)} with nothing shared."
-            )
-    return notes
-
-
-def _apart_from_sharing(entry: Entry) -> str:
-    """The recipe without title, seed and `share`: equal for a run and its control."""
-    return json.dumps(decided(entry.first, "train.seed", "fusion.share"), sort_keys=True)

@@ -1,121 +1,197 @@
 """Every result.json -> one self-contained page, which opens from disk and asks for nothing."""
 
 import itertools
+import json
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from mambavl.configs.errors import DataError, UsageError
 from mambavl.fuse import pictures
-from mambavl.fuse.owner import why_unfinished
 from mambavl.fuse.published import said_of
-from mambavl.fuse.report.entries import Entry, collect
-from mambavl.fuse.report.measures import headlines, measures, priors
+from mambavl.fuse.report.calibration import MEANING, bins_table, calibration_table, reliability
+from mambavl.fuse.report.caveats import Caveat, caveats
+from mambavl.fuse.report.classes import classes_data, classes_table
+from mambavl.fuse.report.confusion import matrices, most_confused
+from mambavl.fuse.report.controls import controls
+from mambavl.fuse.report.cost import CostOf, cost_table
+from mambavl.fuse.report.entries import Entry, collect, finished_of
+from mambavl.fuse.report.headline import headline_table, headlines
+from mambavl.fuse.report.intervals import Intervals
+from mambavl.fuse.report.measured import Measured, measure
+from mambavl.fuse.report.measures import measures_table
 from mambavl.fuse.report.notes import leak_sentences, notes, what_ran
+from mambavl.fuse.report.people import people_table
+from mambavl.fuse.report.provenance import recipe_text
 from mambavl.fuse.report.rows import rows_section
-from mambavl.fuse.report.told import Told
-from mambavl.fuse.run import read_curves, read_result, read_scores
-from mambavl.fuse.summary import SUMMARY, not_chosen, runs_without_folder
+from mambavl.fuse.report.tables import HIDDEN, Table, plain, write_tables
+from mambavl.fuse.report.told import UNTOLD, Told
+from mambavl.fuse.run import read_curves
+from mambavl.fuse.summary import not_chosen
 
 PACKAGE = "mambavl.fuse.report"  # of the templates, styles and scripts
-UNTOLD = Told()
 
 
-def write_report(runs: list[Path], target: Path, told: Told = UNTOLD) -> dict[str, str]:
+def write_report(
+    runs: list[Path],
+    target: Path,
+    told: Told = UNTOLD,
+    *,
+    tables: Path | None = None,
+    cost_of: CostOf | None = None,
+    known: Sequence[Caveat] = (),
+) -> dict[str, str]:
     """Write the page of the finished ones of some runs; returns why each of the others is not in it, by name.
-    A sweep's summary.json names the points that have no folder yet. told: what is known of the rows.
+    A sweep's summary.json names the points that have no folder yet.
 
-    Raises DataError where none has finished, and for a damaged result or scores, naming the command to run.
+    told: what is known of the rows; tables: a folder for each table as CSV and LaTeX; cost_of: as of
+    `cost_table`; known: what is known of the data that no run records. Raises DataError where no run has
+    finished, and for a damaged result or scores, naming the command to run.
     """
-    files = [Path(run) for run in runs if Path(run).is_file()]
-    folders = [Path(run) for run in runs if not Path(run).is_file()]
-    if not folders:
-        raise UsageError("no run folder was named; for example `mambavl report runs/* --out report.html`")
-    unfinished = {run: why_unfinished(run) for run in folders}
-    missing = {str(run): why for run, why in unfinished.items() if why}
-    summaries = [file for file in files if file.name == SUMMARY]
-    for file in summaries:
-        missing |= runs_without_folder(file)
-    finished = []
-    for run in folders:
-        if unfinished[run]:
-            continue
-        result = read_result(run)
-        if result.metrics:
-            finished.append(run)
-        else:
-            missing[str(run)] = f"split {result.split} has no labels, so nothing was measured"
-    if not finished:
-        listed = "\n".join(f"  {name}: {why}" for name, why in missing.items())
-        raise DataError(f"no run has finished and been measured, so there is nothing to show:\n{listed}")
+    finished, missing, summaries = finished_of(runs)
     entries = collect(finished)
-    targets = list(dict.fromkeys(itertools.chain(*(entry.first.targets for entry in entries))))
-    fewest = min(entry.first.rows.scored for entry in entries)
-    page = (
-        templates()
-        .get_template("page.html.j2")
-        .render(
-            entries=entries,
-            splits=len({entry.first.split for entry in entries}) > 1,
-            has_actions="action" in targets,
-            missing=missing,
-            headlines=headlines(entries, targets),
-            measures=measures(entries, targets),
-            priors=priors(entries),
-            leaks=leak_sentences(entries),
-            notes=notes(entries) + [said for said in map(not_chosen, summaries) if said],
-            what_ran=what_ran,
-            curves=_curves(entries),
-            confusions=[(entry, _confusions(entry)) for entry in entries if entry.single],
-            noise=196 * (0.25 / fewest) ** 0.5,  # half of a 95 % interval at 50 %, in points
-            fewest=fewest,
-            rows=rows_section(entries, told),
-            sources=sorted({said_of(entry.first.published) for entry in entries if entry.first.published}),
-            published=[name for name in targets if any(name in entry.first.published for entry in entries)],
-        )
-    )
+    shown = _shown([measure(entry, told) for entry in entries], cost_of, known)
+    shown["rows"] = rows_section(entries, told)
+    shown["notes"] += [said for said in map(not_chosen, summaries) if said]
+    page = templates().get_template("page.html.j2").render(missing=missing, **shown)
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     Path(target).write_text(page, encoding="utf-8")
+    if tables:
+        write_tables(_tables_in(shown), tables)
     return missing
 
 
+def _shown(measured: list[Measured], cost_of: CostOf | None, known: Sequence[Caveat]) -> dict[str, Any]:
+    """What the template is filled with."""
+    entries = [one.entry for one in measured]
+    targets = list(dict.fromkeys(itertools.chain(*(entry.first.targets for entry in entries))))
+    ranked = [name for name in targets if any(name in one.tops for one in measured)]
+    single = [name for name in ranked if any(name in one.classes.targets for one in measured)]
+    intervals, columns = Intervals(), headlines(entries, targets)
+    pairs, said_of_pairs = controls(measured, columns, intervals)
+    cost, said_of_cost = cost_table(entries, cost_of)
+    return {
+        "entries": entries,
+        "titles": [entry.title for entry in entries],
+        "caveats": caveats(measured, known),
+        "has_actions": "action" in targets,
+        "headline": headline_table(measured, columns, intervals),
+        "sources": sorted({said_of(entry.first.published) for entry in entries if entry.first.published}),
+        "controls": pairs,
+        "said_of_controls": said_of_pairs,
+        "measures": measures_table(entries, targets),
+        "leaks": leak_sentences(entries),
+        "notes": notes(entries),
+        "curves": _curves(entries),
+        "legend": [(entry.title, *pictures.style(number)) for number, entry in enumerate(entries)],
+        "classes": {name: classes_table(_first(measured, name), name, f"classes-{name}") for name in ranked},
+        "classes_data": classes_data(measured, ranked),
+        "confused": {name: most_confused(measured, name) for name in ranked},
+        "matrices": matrices(measured, single),
+        "confusions": {name: [_matrix(one, name) for _, one in _with(measured, name)] for name in single},
+        "calibration": calibration_table(measured, ranked),
+        "calibration_means": MEANING,
+        "reliabilities": _reliabilities(measured, ranked) if ranked else "",
+        "bins": [bins_table(measured, name) for name in ranked],
+        "people": people_table(measured, _main_top1(entries, ranked)) if ranked else None,
+        "cost": cost,
+        "said_of_cost": said_of_cost,
+        "what_ran": what_ran,
+        "recipe_text": recipe_text,
+    }
+
+
 def templates() -> jinja2.Environment:
-    """What is put into a page is escaped; `file` puts a style or a script of this package in as it is."""
+    """What is put into a page is escaped, and turns no direction of reading. `file` puts a style or a script
+    of this package in as it is; `data` a value for scripts to read.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(PACKAGE, ""),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=lambda value: "" if value is None else value,
+        finalize=_shown_as,
     )
-    environment.globals["file"] = _file
+    environment.filters["plain"] = plain
+    environment.globals |= {"file": _file, "data": data_script}
     return environment
+
+
+def _shown_as(value: Any) -> Any:
+    if value is None:
+        return ""
+    return HIDDEN.sub("", value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _file(name: str) -> Markup:
     return Markup(resources.files(PACKAGE).joinpath(name).read_text(encoding="utf-8"))
 
 
-def _curves(entries: list[Entry]) -> str:
+def data_script(name: str, value: Any) -> Markup:
+    """A value as JSON that no text in it can end."""
+    text = json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(f'<script type="application/json" id="{name}">{text}</script>')
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, Mapping):
+        return {plain(key): _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _tables_in(shown: Any) -> list[Table]:
+    """Every table of the page, once."""
+    if isinstance(shown, Table):
+        return [shown]
+    if isinstance(shown, Mapping):
+        shown = list(shown.values())
+    return list(itertools.chain(*map(_tables_in, shown))) if isinstance(shown, list | tuple) else []
+
+
+def _with(measured: Sequence[Measured], target: str) -> list[tuple[int, Measured]]:
+    return [(number, one) for number, one in enumerate(measured) if target in one.tops]
+
+
+def _first(measured: Sequence[Measured], target: str) -> Measured:
+    return _with(measured, target)[0][1]
+
+
+def _main_top1(entries: Sequence[Entry], ranked: Sequence[str]) -> str:
+    """Of the target that the first entry is ranked by, or of the last one that has a label a row."""
+    keys = [f"all_{name}_top1" for name in ranked]
+    main = entries[0].first.main_measure
+    return main if main in keys else keys[-1]
+
+
+def _curves(entries: Sequence[Entry]) -> Markup:
     """One line an entry, its first run."""
-    lines = [(entry.title, read_curves(entry.runs[0])) for entry in entries]
     measures = {}
     for entry in entries:
         for name, target in entry.classes.targets.items():
             key, kind = ("top1", "top-1") if target.kind == "single" else ("map", "mAP")
             measures[f"{name}_{key}"] = f"{name} {kind}, %"
-    return pictures.curves(lines, measures)
+    return Markup(pictures.curves([read_curves(entry.runs[0]) for entry in entries], measures))
 
 
-def _confusions(entry: Entry) -> str:
-    """Of the first seed."""
-    scores = read_scores(entry.runs[0], entry.first.split)
-    tables = {}
-    for name in entry.single:
-        labels, known = scores[f"{name}_label"], scores[f"{name}_label"] >= 0
-        predicted = scores[name].argmax(1)
-        tables[name] = labels[known], predicted[known], entry.classes.targets[name].classes
-    return pictures.confusions(tables)
+def _reliabilities(measured: Sequence[Measured], targets: Sequence[str]) -> Markup:
+    found = {}
+    for name in targets:
+        bins = {number: reliability(one.tops[name]) for number, one in _with(measured, name)}
+        found[name] = {number: (one.confidence, one.right) for number, one in bins.items()}
+    return Markup(pictures.reliabilities(found))
+
+
+def _matrix(one: Measured, target: str) -> tuple[str, Markup]:
+    """Title and picture, for a page without scripts."""
+    top, names = one.tops[target], one.classes.targets[target].classes
+    shares, shown = pictures.confusion(top.label, top.predicted, names)
+    title = f"{target}, label by prediction: {one.entry.title}"
+    return title, Markup(pictures.matrix(shares, [plain(name) for name in shown], plain(title)))

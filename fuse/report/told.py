@@ -44,6 +44,9 @@ class Told:
     clips: int = CLIPS
 
 
+UNTOLD = Told()
+
+
 def rows_of_stores(result: Result) -> tuple[dict[str, Segment], list[str]]:
     """narration_id -> row, as the stores of a run's first stream with any left know them; and what is wrong
     with those that are there and cannot be read.

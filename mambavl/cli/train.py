@@ -241,15 +241,19 @@ def report(
         list[Path] | None,
         typer.Option(help="A question file that a run's text store was made from. Repeatable."),
     ] = None,
+    tables: Annotated[
+        Path | None, typer.Option(help="A folder for each table of the page as CSV and LaTeX.")
+    ] = None,
 ) -> None:
-    """Write one page: every run next to published numbers; curves, confusions, what the text gives away;
-    every row with the answers of each run.
+    """Write one page: every run next to published numbers, with intervals, classes, confusions, cost, what
+    the text gives away; every row with the answers of each run.
     """
+    from mambavl.complexity.report import row_cost
     from mambavl.fuse.report import write_report
     from mambavl.told import read_told
 
     told = read_told(runs, annotations, videos or [], questions or [], clips)
-    missing = write_report(runs, target, told)
+    missing = write_report(runs, target, told, tables=tables, cost_of=row_cost)
     shown = [run for run in runs if run.is_dir() and str(run) not in missing]
     print(f"wrote {counted(len(shown), 'run')} to {target}")
     for name, why in missing.items():

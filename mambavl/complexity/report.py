@@ -30,6 +30,7 @@ from mambavl.extract.encoders.published.table import PUBLISHED, PublishedEncoder
 from mambavl.extract.encoders.registry import ENCODERS
 from mambavl.fuse.published import published
 from mambavl.fuse.recipe import Recipe
+from mambavl.fuse.report.cost import RowCost
 
 COLUMNS = ("tokens", "trainable", "frozen", "total", "G MACs", "G FLOPs", "G scan")
 # row of Table 4 -> why ours differ from its GFLOPs (multiply-adds, as video models print them)
@@ -133,6 +134,15 @@ def print_recipe(console: Console, recipe: str, sets: list[str], streams: list[s
     table.add_row(*_cells(Part("total", total(parts))))
     console.print(table)
     return {recipe: _figures(total(parts))}
+
+
+def row_cost(recipe: Recipe) -> RowCost:
+    """What the report shows of a recipe's head, at the longest row of its stores. Raises UsageError where
+    they are gone.
+    """
+    parts = recipe_cost(recipe, {})
+    whole = total(parts)
+    return RowCost(macs=whole.macs, scan=whole.scan, tokens=parts[0].tokens)
 
 
 def parse_streams(options: list[str]) -> dict[str, tuple[int, int]]:

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from mambavl.complexity.report import describe_encoder, parse_streams
+from helpers.tiny import tiny_recipe
+from mambavl.complexity.count import recipe_cost, total
+from mambavl.complexity.report import describe_encoder, parse_streams, row_cost
 from mambavl.configs.errors import UsageError
 
 
@@ -43,3 +45,10 @@ def test_streams_are_tokens_by_width():
     for option in ("video", "video=8", "=8x8", "video=8x0", "video=8x8x8", "video=ax8"):
         with pytest.raises(UsageError, match="expected NAME=TOKENSxWIDTH"):
             parse_streams([option])
+
+
+def test_the_report_is_told_what_bench_complexity_counts(stores):
+    recipe = tiny_recipe(stores)
+    whole, found = total(recipe_cost(recipe, {})), row_cost(recipe)
+    assert (found.macs, found.scan) == (whole.macs, whole.scan)
+    assert found.tokens.startswith("noun_question 8x5") or "video 4x6" in found.tokens

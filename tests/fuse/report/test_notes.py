@@ -23,4 +23,4 @@ def test_rows_without_a_stream_are_counted_on_the_page(tmp_path):
     report.write_report([tmp_path / "run"], tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text()
     assert "“holed”: rows without a stream, of 24: audio 2, video 1." in text
-    assert "“holed”: 1 of 24 rows lack a stream that they need and got the training prior." in text
+    assert "1 of 24 rows of “holed” lack a stream that they need; they count, with the training prior" in text

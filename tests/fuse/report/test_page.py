@@ -1,15 +1,20 @@
 """The page: self-contained, escaped, whole."""
 
+import csv
 import json
 import re
 import shutil
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
+from helpers.pages import column_of, tables_of
 from helpers.tiny import tiny_recipe
 from mambavl.configs.errors import DataError, Interrupted
 from mambavl.fuse import report
+from mambavl.fuse.report.caveats import Caveat
+from mambavl.fuse.report.page import data_script
 from mambavl.fuse.train import train
 
 
@@ -17,9 +22,9 @@ def test_the_report_escapes_what_it_is_given_and_needs_nothing_from_outside(page
     _, text = page
     scripts = re.findall(r"<script( [^>]*)?>", text)
     assert len(scripts) == text.count("<script") == text.count("</script>")
-    packed = r' type="application/octet-stream" id="rows-[-a-z0-9]+"'
-    assert all(one == "" or re.fullmatch(packed, one) for one in scripts)
-    assert "<script>alert" not in text
+    data = r' type="application/(json|octet-stream)" id="[-a-z0-9]+"'
+    assert all(one == "" or re.fullmatch(data, one) for one in scripts)
+    assert "<script>alert(1)" not in text
     assert "&lt;script&gt;alert(1)" in text
     assert not re.search(r'(src|href)="https?://', text)
 
@@ -37,9 +42,9 @@ def test_published_figures_stand_beside_what_was_measured_with_their_source(page
         runs.append(run)
     report.write_report(runs, tmp_path / "report.html")
     shown = (tmp_path / "report.html").read_text()
-    assert "<th>published verb</th><th>published noun</th>" in shown
-    assert "<td>70.9</td><td>61.1</td><td>49.1</td>" in shown
-    assert "<td>–</td><td>12.5</td><td>–</td>" in shown
+    headline = tables_of(shown)["headline"]
+    published = [column_of(headline, f"published {name}")[:2] for name in ("verb", "noun", "action")]
+    assert published == [["70.9", "–"], ["61.1", "12.5"], ["49.1", "–"]]
     assert (
         "<li>70.9 / 61.1 / 49.1: MambaVL (ViT-B), video and oracle text; MambaVL, arXiv 2409.11513v1" in shown
     )
@@ -89,3 +94,75 @@ def test_runs_that_failed_or_wait_are_listed_and_the_others_shown(stores, tmp_pa
 def test_a_page_of_finished_runs_has_no_list_of_others(page):
     _, text = page
     assert "Not on this page" not in text
+
+
+def test_data_for_scripts_ends_no_script_and_is_read_back():
+    nasty = {"a": ["</script><script>alert(1)</script>", "<!--", "&amp;", "\u2028", "x\u202ey", None, 1.5]}
+    text = str(data_script("here", nasty))
+    assert text.startswith('<script type="application/json" id="here">')
+    inner = text.partition(">")[2].removesuffix("</script>")
+    assert "<" not in inner
+    assert json.loads(inner) == {"a": [*nasty["a"][:4], "xy", None, 1.5]}
+
+
+def test_every_table_of_the_page_is_written_as_csv_and_latex(page, tmp_path):
+    """Each says what the page says."""
+    folder, _ = page
+    runs = [folder / name for name in ("fused0", "fused1", "text")]
+    report.write_report(runs, tmp_path / "r.html", tables=tmp_path / "tables")
+    shown = tables_of((tmp_path / "r.html").read_text())
+    assert {"headline", "measures", "classes-verb", "confused-action", "calibration", "cost"} <= shown.keys()
+    assert {path.name for path in (tmp_path / "tables").iterdir()} == {
+        f"{name}.{ending}" for name in shown for ending in ("csv", "tex")
+    }
+    for name, rows in shown.items():
+        with (tmp_path / "tables" / f"{name}.csv").open(newline="") as file:
+            read = [[cell.removeprefix("'") for cell in row] for row in csv.reader(file)]
+        assert read == rows, name
+
+
+def test_what_is_known_of_the_data_stands_first(page, tmp_path):
+    folder, _ = page
+    report.write_report([folder / "text"], tmp_path / "r.html", known=[Caveat("A toy.", "It is <rendered>.")])
+    text = (tmp_path / "r.html").read_text()
+    assert text.index("<strong>A toy.</strong> It is &lt;rendered&gt;.") < text.index("<strong>Few rows.")
+
+
+def test_the_same_runs_give_the_same_page(page, tmp_path):
+    folder, _ = page
+    pages = []
+    for name in ("a", "b"):
+        report.write_report([folder / "fused0", folder / "text"], tmp_path / name)
+        pages.append((tmp_path / name).read_bytes())
+    assert pages[0] == pages[1]
+
+
+STYLE = resources.files("mambavl.fuse.report").joinpath("style.css").read_text()
+PAIRS = [  # text, and what it stands on
+    ("ink", "paper"), ("ink", "panel"), ("muted", "paper"), ("muted", "panel"), ("accent", "paper"),
+    ("accent", "panel"), ("warn", "warn-paper"), ("warn", "paper"), ("ink", "warn-paper"), ("ink", "bar"),
+    ("good", "paper"), ("bad", "paper"),
+]  # fmt: skip
+
+
+def luminance(colour):
+    """Of WCAG 2.2, relative luminance."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_text_has_contrast_in_every_theme(number):
+    """Light, dark by the button, dark by the reader's system, and on paper."""
+    blocks = [block for block in re.findall(r"\{([^{}]*)\}", STYLE) if "--paper:" in block]
+    assert len(blocks) == 4
+    colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", blocks[number]))
+    for text, ground in PAIRS:
+        light, dark = sorted((luminance(colours[text]), luminance(colours[ground])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+
+
+def test_both_ways_to_the_dark_theme_have_the_same_colours():
+    blocks = [block for block in re.findall(r"\{([^{}]*)\}", STYLE) if "--paper:" in block]
+    assert blocks[1].split() == blocks[2].split()
