@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from mambavl.cache.classes import Classes, Derived, Target
+from mambavl.cache.licences import TERMS, terms_of
 from mambavl.cache.rows import Segment
 from mambavl.configs.errors import counted
-from mambavl.fuse.export import is_ek100
 from mambavl.fuse.report import packing
 from mambavl.fuse.report.answers import number_of, parts_of
 from mambavl.fuse.report.entries import Entry
@@ -22,6 +22,7 @@ from mambavl.fuse.report.pictured import Choice, Pictured, pictured, said_of_pic
 from mambavl.fuse.report.scored_rows import Scored, Table, scored, segments_of, tables_of
 from mambavl.fuse.report.told import Told
 
+EK100 = TERMS[0]
 MOST_RUNS = 10  # whose answers a page holds: 9,668 rows of EK100 take 0.35 MB a run
 
 
@@ -73,7 +74,7 @@ def rows_section(entries: Sequence[Entry], told: Told) -> Section:
         shown=len(shown),
         left_out=[entry.title for entry in left_out],
         notes=list(notes),
-        pictures=said_of_pictures(every, rows, told, is_ek100=any(map(is_ek100, known))),
+        pictures=said_of_pictures(every, rows, told, is_ek100=any(terms_of(one) is EK100 for one in known)),
     )
 
 
