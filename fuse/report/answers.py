@@ -42,22 +42,22 @@ def answers_of(name: str, classes: Classes, scores: Mapping[str, np.ndarray]) ->
     given, rows = scores[f"{name}_label"], np.arange(len(scores[name]))
     labels: list[tuple[int, ...]]
     if classes.targets[name].kind == "single":
-        logs = log_softmax(scores[name])
+        found = np.exp(log_softmax(scores[name]))
         labels = [(label,) if label >= 0 else () for label in given.tolist()]
+        of_label = np.where(given >= 0, found[rows, np.maximum(given, 0)], 0.0)
     else:
-        logs = scores[name].astype(np.float64)
+        found = np.exp(scores[name].astype(np.float64))
         labels = [tuple(np.flatnonzero(row > 0).tolist()) for row in given]
-    columns = best(logs)
-    found = np.exp(logs)
-    of_label = np.array([found[row, list(own)].min() if own else 0 for row, own in enumerate(labels)])
+        of_label = np.array([found[row, list(own)].min() if own else 0.0 for row, own in enumerate(labels)])
+    columns = best(scores[name])
     return Answers(columns, found[rows[:, None], columns], labels, of_label)
 
 
-def best(logs: np.ndarray, most: int = MOST) -> np.ndarray:
+def best(scores: np.ndarray, most: int = MOST) -> np.ndarray:
     """(N, C) -> (N, K) columns of the highest values, K at most `most`; of equal ones the first column."""
-    left, rows = np.maximum(logs, np.finfo(logs.dtype).min), np.arange(len(logs))
+    left, rows = np.maximum(scores, np.finfo(scores.dtype).min), np.arange(len(scores))
     found = []
-    for _ in range(min(most, logs.shape[1])):
+    for _ in range(min(most, scores.shape[1])):
         found.append(left.argmax(1))
         left[rows, found[-1]] = -np.inf
     return np.stack(found, axis=1)

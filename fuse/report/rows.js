@@ -375,8 +375,8 @@
       const row = found.place.get(id);
       if (!order.includes(row)) { fill(); filter(); }
       go(order.indexOf(row));
-      section.scrollIntoView();
-      detail.scrollIntoView({ block: "nearest" });
+      list.focus({ preventScroll: true }); // so that keys go on from here
+      detail.scrollIntoView();
       return;
     }
   }
