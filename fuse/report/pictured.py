@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mambavl.cache.licences import Terms
 from mambavl.cache.rows import Segment
 from mambavl.configs.errors import counted
 from mambavl.fuse.report.clips import WHY, choose, moments, said
@@ -76,8 +77,10 @@ def pictured(
     return found
 
 
-def said_of_pictures(every: Sequence[Pictured], rows: int, told: Told, *, is_ek100: bool) -> list[str]:
-    """In words, for the page: which rows have pictures, which should have, and whose they are."""
+def said_of_pictures(every: Sequence[Pictured], rows: int, told: Told, terms: Terms | None) -> list[str]:
+    """In words, for the page: which rows have pictures, which should have, and whose they are. terms: of the
+    data set, where it is known.
+    """
     if told.strips is None:
         return ["No row has pictures: `mambavl report ... --annotations DIR --videos DIR` adds them."]
     why = [WHY[clip[1]] for one in every for clip in one.clips.values()]
@@ -93,16 +96,15 @@ def said_of_pictures(every: Sequence[Pictured], rows: int, told: Told, *, is_ek1
             f"{listed}{more}."
         )
     if why:
-        found.append(_licence(is_ek100))
+        found.append(_licence(terms))
     return found
 
 
-def _licence(is_ek100: bool) -> str:
-    if is_ek100:
+def _licence(terms: Terms | None) -> str:
+    if terms:
         return (
-            "The pictures are frames of EPIC-KITCHENS-100 (Damen et al., University of Bristol), CC BY-NC "
-            "4.0: whoever hands this page on must name them and may not use it for anything commercial. They "
-            "show people's homes; publish them no further than that licence and their terms of use allow."
+            f"The pictures are frames of {terms.says} They show people's homes: whoever hands this page on "
+            "names the data set, and publishes it no further than its terms allow."
         )
     return (
         "The pictures are frames of the videos that were named; whether this page may be handed on is for "

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mambavl.cache.classes import Classes, Derived, Target
-from mambavl.cache.licences import TERMS, terms_of
+from mambavl.cache.licences import terms_of
 from mambavl.cache.rows import Segment
 from mambavl.configs.errors import counted
 from mambavl.fuse.report import packing
@@ -22,8 +22,7 @@ from mambavl.fuse.report.pictured import Choice, Pictured, pictured, said_of_pic
 from mambavl.fuse.report.scored_rows import Scored, Table, scored, segments_of, tables_of
 from mambavl.fuse.report.told import Told
 
-EK100 = TERMS[0]
-MOST_RUNS = 10  # whose answers a page holds: 9,668 rows of EK100 take 0.35 MB a run
+MOST_RUNS = 10  # whose answers a page holds: 9,668 rows of EK100 take 0.26 MB a run
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,8 @@ def rows_section(entries: Sequence[Entry], told: Told) -> Section:
         if pictures.lines:
             blocks.append((f"rows-{number}-clips", "\n".join(pictures.lines)))
     rows = sum(len(table.ids) for table in tables)
-    known = [run.classes for table in tables for run in table.runs] + ([told.classes] if told.classes else [])
+    known = ([told.classes] if told.classes else []) + [run.classes for one in tables for run in one.runs]
+    terms = next(filter(None, map(terms_of, known)), None)
     return Section(
         blocks=blocks,
         titles=[table.title for table in tables],
@@ -74,7 +74,7 @@ def rows_section(entries: Sequence[Entry], told: Told) -> Section:
         shown=len(shown),
         left_out=[entry.title for entry in left_out],
         notes=list(notes),
-        pictures=said_of_pictures(every, rows, told, is_ek100=any(terms_of(one) is EK100 for one in known)),
+        pictures=said_of_pictures(every, rows, told, terms),
     )
 
 

@@ -5,11 +5,14 @@ import base64
 import numpy as np
 
 from helpers.tiny import make_segments
+from mambavl.cache.classes import verb_noun_classes
+from mambavl.cache.licences import terms_of
 from mambavl.fuse.report.clips import WHY
 from mambavl.fuse.report.pictured import Choice, pictured, said_of_pictures
 from mambavl.fuse.report.told import Told
 
 ROWS = make_segments(6)
+EK100 = terms_of(verb_noun_classes({}, {}, num_verbs=97, num_nouns=300))
 IDS = [row.narration_id for row in ROWS]
 SEGMENTS = {row.narration_id: row for row in ROWS}
 CHOICE = Choice(np.zeros((1, 6), int), np.ones((1, 6)), np.zeros((1, 6), bool), np.ones(6, bool), None)
@@ -47,19 +50,19 @@ def test_rows_of_which_nobody_knows_where_they_are_are_never_chosen():
 def test_without_videos_the_page_says_which_command_adds_pictures():
     found = pictured(IDS, SEGMENTS, CHOICE, Told(), 6)
     assert found.lines == []
-    [said] = said_of_pictures([found], 6, Told(), is_ek100=True)
+    [said] = said_of_pictures([found], 6, Told(), EK100)
     assert "`mambavl report ... --annotations DIR --videos DIR` adds them" in said
 
 
 def test_lost_pictures_are_counted_by_reason_and_whose_the_others_are_is_said():
     told = Told(strips=strips)
     found = pictured(IDS, SEGMENTS, CHOICE, told, 6)
-    chosen, lost, licence = said_of_pictures([found], 6, told, is_ek100=True)
+    chosen, lost, licence = said_of_pictures([found], 6, told, EK100)
     assert chosen.startswith("3 of 6 rows have pictures: ")
     assert "3 rows should have some and have none" in lost
     assert "P01_101: cut off (3 rows)" in lost
     assert "CC BY-NC 4.0" in licence
-    assert "EPIC" not in said_of_pictures([found], 6, told, is_ek100=False)[2]
+    assert "EPIC" not in said_of_pictures([found], 6, told, None)[2]
 
 
 def test_many_reasons_are_cut_short():
@@ -69,6 +72,6 @@ def test_many_reasons_are_cut_short():
     choice = Choice(none, sure, none > 0, np.ones(30, bool), None)
     segments = {row.narration_id: row for row in rows}
     found = pictured(list(segments), segments, choice, told, 30)
-    _, lost = said_of_pictures([found], 30, told, is_ek100=True)
+    _, lost = said_of_pictures([found], 30, told, EK100)
     assert lost.count("fault") == 20
     assert lost.endswith("and 10 more reasons.")
