@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mambavl.cache.canonical import file_sha256
 from mambavl.cache.interchange.parquet import read_columns
@@ -29,8 +29,17 @@ from mambavl.extract.lists.listing import NOBODY, Listed, Listing, Names, Reques
 from mambavl.extract.tables import Tables
 
 SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+FRAME = ("frame_index", "timestamp")
 WORDS = ("task", "subtask")  # what a frame can be of; the second need not be there
 SLACK = 2.0  # frames by which times and counts of frames may differ
+
+
+class _Frame(NamedTuple):
+    """A row of data/: there may be millions, so its place is put into words only where it is wrong."""
+
+    file: str
+    place: int
+    cells: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -185,23 +194,22 @@ def _refuse_overlap(episodes: Mapping[int, _Episode], rate: float) -> None:
                 )
 
 
-def _frames(tables: Tables, labels: tuple[str, ...]) -> dict[int, list[tuple[Node, ...]]]:
-    """Episode -> its frames: number, seconds, and the index of each of `labels`."""
-    found: dict[int, list[tuple[Node, ...]]] = {}
+def _frames(tables: Tables, labels: tuple[str, ...]) -> dict[int, list[_Frame]]:
+    """Episode -> its frames; cells: number, seconds, and the index of each of `labels`."""
+    found: dict[int, list[_Frame]] = {}
     for name in _parts(tables.folder, "data"):
-        keys = ("episode_index", "frame_index", "timestamp", *labels)
+        keys = ("episode_index", *FRAME, *labels)
         columns = _read(tables, name, *keys)
         for place, cells in enumerate(zip(*(columns[key] for key in keys), strict=True)):
-            where = f"{tables.folder / name}: row {place}"
-            nodes = tuple(Node(f"{where}: {key}", cell) for key, cell in zip(keys, cells, strict=True))
-            found.setdefault(nodes[0].whole(), []).append(nodes[1:])
+            number = Node(f"{tables.folder / name}: row {place}: episode_index", cells[0]).whole()
+            found.setdefault(number, []).append(_Frame(name, place, cells[1:]))
     return found
 
 
 def _rows(
     tables: Tables,
     episode: _Episode,
-    frames: list[tuple[Node, ...]],
+    frames: list[_Frame],
     split: str,
     rate: float,
     classes: Mapping[str, Names],
@@ -213,7 +221,11 @@ def _rows(
         )
         return
     ids: list[tuple[int, ...]] = []
-    for number, (place, seconds, *labels) in enumerate(frames):
+    for number, frame in enumerate(frames):
+        place, seconds, *labels = (
+            Node(f"{tables.folder / frame.file}: row {frame.place}: {key}", cell)
+            for key, cell in zip(FRAME + tuple(f"{kind}_index" for kind in classes), frame.cells, strict=True)
+        )
         try:
             if place.whole() != number:
                 raise Unfit(

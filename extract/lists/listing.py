@@ -86,12 +86,12 @@ class Names:
 
     def known(self, class_id: int) -> int:
         """Raises ValueError for an id that the given list does not have."""
+        if class_id in self.ids.values():
+            return class_id
         ids = sorted(self.ids.values())
-        if class_id not in ids:
-            hint = "; is the list counted from 1?" if ids and class_id == ids[-1] + 1 else ""
-            listed = f"{ids[0]} to {ids[-1]}" if ids else "no class"
-            raise ValueError(f"{class_id} is not in the class list ({listed}){hint}")
-        return class_id
+        hint = "; is the list counted from 1?" if ids and class_id == ids[-1] + 1 else ""
+        listed = f"{ids[0]} to {ids[-1]}" if ids else "no class"
+        raise ValueError(f"{class_id} is not in the class list ({listed}){hint}")
 
 
 @dataclass

@@ -2,13 +2,14 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from helpers.exports import FAILED
-from helpers.tiny import make_dense_store, make_segments, make_text_store
-from helpers.tools import make_tool_stores, tool_segments
+from helpers.tiny import ROWS, make_dense_store, make_segments, make_text_store
+from helpers.tools import CLASSES, tool_segments
 from mambavl.cache import open_store
 from mambavl.cache.interchange.export import export_store
 from mambavl.cache.pool import pool
@@ -44,16 +45,19 @@ def test_rows_vectors_and_labels_are_those_of_the_store(tmp_path):
 
 
 def test_a_row_may_have_several_labels_none_or_no_label_at_all(tmp_path):
-    make_tool_stores(tmp_path)
+    segments = list(tool_segments())
+    segments[0] = replace(segments[0], labels={**segments[0].labels, "scene": ()})
+    make_dense_store(tmp_path / "video.zarr", ROWS, segments=tuple(segments), classes=CLASSES)
     export_store(pooled(tmp_path, tmp_path / "video.zarr"), tmp_path / "t.parquet", "parquet")
     rows = parquet.read_table(tmp_path / "t.parquet").to_pylist()
-    for row, segment in zip(rows, tool_segments(), strict=True):
+    for row, segment in zip(rows, segments, strict=True):
         for name in ("tool", "grip", "place"):
             assert row[f"{name}_class"] == segment.labels.get(name)
         scene = segment.labels.get("scene")
         assert row["scene_classes"] == (None if scene is None else list(scene))
         names = ["indoors", "night", "wet"]
         assert row["scene_label"] == (None if scene is None else [names[one] for one in scene])
+    assert rows[0]["scene_classes"] == rows[0]["scene_label"] == []
     assert {row["scene_classes"] is None for row in rows} == {True, False}
 
 

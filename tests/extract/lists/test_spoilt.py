@@ -371,6 +371,7 @@ REFUSED = [
         {},
         r"verb_class: 3 is not in .*\(0 to 2\); is the list counted from 1",
     ),
+    ("epic-pickle", in_epic(stop_timestamp="01:00:02.00"), {}, r"ends at 3602\.00 s, and video P08_01"),
     ("epic-pickle", in_epic(verb_class=-1), {}, "is -1, and not a whole number"),
     ("epic-pickle", in_epic(verb_class=float("nan")), {}, "verb_class: is nan, and not a whole number"),
     ("epic-pickle", in_epic(verb_class="take"), {}, "is 'take', and not a whole number"),
