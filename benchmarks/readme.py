@@ -12,6 +12,7 @@ docs/history.json, which has a test of its own.
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,7 @@ def texts(results: dict[str, Any]) -> Iterator[Text]:
     yield from of_step(results["step"])
     yield from of_extraction(results["extraction"])
     yield from of_job(results["job"])
+    yield from of_report(results["report"])
 
 
 def of_scan(found: dict[str, Any]) -> Iterator[Text]:
@@ -239,6 +241,18 @@ def of_job(found: dict[str, Any]) -> Iterator[Text]:
         if size == "1080p":
             said = "CPU milliseconds a wanted frame, 1080p: here, PyAV's usual loop, decord"
         yield page, f"| {said} | {', '.join(own)} |"
+
+
+def of_report(found: dict[str, Any]) -> Iterator[Text]:
+    rows, clips = (found["conditions"][key] for key in ("rows", "clips"))
+    megabytes, usable = found["megabytes"], statistics.median(found["usable_ms"]) / 1000
+    yield (
+        "docs/results.md",
+        f"A page of {n(rows, ',')} rows, ten runs and {n(clips)} clips takes {n(megabytes, '.1f')} MB and"
+        f" makes {n(found['requests'])} requests. Writing it took {n(found['write_seconds'])} s and "
+        f"{n(found['peak_megabytes'])} MB of memory; in Chromium on two cores a row could be used "
+        f"{n(usable, '.1f')} s after the page was opened",
+    )
 
 
 if __name__ == "__main__":

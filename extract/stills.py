@@ -19,7 +19,7 @@ from mambavl.extract.video import open_video
 
 FRAME = (192, 108)  # the box that a frame is fitted into, in pixels
 GAP = 2  # pixels between two frames
-MOST_BYTES = 8_000  # of a strip: 300 of them are 3.2 MB of a page as base64
+MOST_BYTES = 7_000  # of a strip: 300 of them are 2.8 MB of a page as base64
 QUALITIES = (70, 55, 40, 30, 20, 10, 0)  # of WebP, the first one that is small enough
 
 Wanted = tuple[Segment, list[float]]  # a row, and the moments to show, in seconds of its video

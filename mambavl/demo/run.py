@@ -36,6 +36,7 @@ from mambavl.fuse.result import Metrics, Result
 from mambavl.fuse.run import read_result
 from mambavl.fuse.train import train
 from mambavl.terminal import out, progress, stop_on_signal
+from mambavl.told import told_of
 
 SEGMENTS, QUICK_SEGMENTS = 320, 96
 PROTOCOLS: tuple[Protocol, ...] = ("oracle", "generic", "none")
@@ -91,7 +92,9 @@ def run(folder: Path, *, quick: bool = False) -> None:
     report = folder / "report.html"
     with _stage("report"):
         known = [Caveat("It is a toy.", "The kitchen is rendered: nothing here is of real video.")]
-        write_report(list(itertools.chain(*runs.values())), report, cost_of=row_cost, known=known)
+        asked = [_questions(folder, protocol) for protocol in PROTOCOLS if protocol != "none"]
+        told = told_of(annotations, [kitchen / "videos"], asked)
+        write_report(list(itertools.chain(*runs.values())), report, told, cost_of=row_cost, known=known)
     results = {title: [read_result(path) for path in paths] for title, paths in runs.items()}
     _print_table(results)
     out.print(
@@ -131,7 +134,7 @@ def _extract(folder: Path, kitchen: Path, annotations: Annotations, should_stop:
         _refuse_failures(summary)
     with _stage("text features"):
         for protocol in PROTOCOLS:
-            questions = folder / f"questions_{protocol}.jsonl"
+            questions = _questions(folder, protocol)
             write_questions(questions, generate(annotations, protocol))
             store = _text_store(folder, protocol)
             minilm = TextExtraction(encoder="minilm")
@@ -141,6 +144,10 @@ def _extract(folder: Path, kitchen: Path, annotations: Annotations, should_stop:
 def _refuse_failures(summary: FillResult) -> None:
     if summary.failures:
         raise DataError(f"{len(summary.failures)} rows have no features: {summary.failures[0]}")
+
+
+def _questions(folder: Path, protocol: str) -> Path:
+    return folder / f"questions_{protocol}.jsonl"
 
 
 def _text_store(folder: Path, protocol: str) -> Path:
