@@ -262,7 +262,7 @@
     const steps = make("span", { cls: "rows-step" }, ...[["previous", -1], ["next", 1]].map(([name, step]) =>
       make("button", { type: "button", onclick: () => go(at + step) }, name)));
     detail.replaceChildren(steps, make("h3", {}, make("a", { href: address }, table.ids[row])),
-      facts(row), ...pictures(row), ...table.targets.map((_, target) => answered(target, row)), ...asked(row));
+      facts(row), ...pictures(row), ...asked(row), ...table.targets.map((_, target) => answered(target, row)));
     detail.dataset.row = table.ids[row];
   }
 
