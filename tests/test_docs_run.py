@@ -1,0 +1,155 @@
+"""Every command and every snippet of README and docs is run as it stands there, on miniatures; or the page
+says above it why not.
+
+A page begins where README ends: its stores and runs are there. What a command writes is taken away before it
+runs, so that it is made and not found.
+"""
+
+import re
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.calls import PROGRAM
+from helpers.cli import call
+from helpers.desk import blocks_of, is_of_commands, lines_of, make_desk, without_a_network, words_of
+from helpers.paths import ROOT
+from mambavl.demo import run as demo
+
+REASONS = ("GPU", "network", "hours", "EK100's own files", "another program")
+ELSEWHERE = {"docs/anydata.md": "tests/test_anydata.py runs it, over files that its sequences write"}
+PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+TARGET = re.compile(r"--out (\S+)")
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+@dataclass
+class Ran:
+    """What came of a page."""
+
+    lines: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def follow(page: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> Ran:
+    """Type the commands of a page, and run its snippets one after the other, in `folder`."""
+    ran, names = Ran(), given(page)
+    for reason, language, text in blocks_of(text_of(page)):
+        if language == "python" and not reason:
+            exec(compile(text, page, "exec"), names)
+            ran.lines += 1
+        if not is_of_commands(language, text):
+            continue
+        for line in lines_of(text):
+            if not PROGRAM.match(line) or (reason and reason != "another program"):
+                continue
+            words = words_of(PROGRAM.sub("", line, count=1), folder)
+            if words[:2] != ["extract", "plan"]:  # it plans what is not there, and makes nothing
+                for target in TARGET.findall(line):
+                    remove(folder / target)
+            capsys.readouterr()
+            if (code := call(*words)) != 0:
+                ran.faults.append(f"{line}\n  exit code {code}: {capsys.readouterr().err[-1500:]}")
+            ran.lines += 1
+    return ran
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def given(page: str) -> dict[str, object]:
+    """What the snippets of a page take for granted."""
+    if page != "docs/scan.md":
+        return {"__name__": "snippet"}
+    b, length, channels, states = 2, 5, 4, 3
+    draw = torch.Generator().manual_seed(0)
+    sizes = {"u": (b, length, channels), "delta": (b, length, channels), "z": (b, length, channels)}
+    sizes |= {"B": (b, length, states), "C": (b, length, states), "D": (channels,), "delta_bias": (channels,)}
+    made = {name: torch.randn(size, generator=draw) for name, size in sizes.items()}
+    made |= {f"{name}2": made[name].clone() for name in ("u", "delta", "z", "B", "C")}
+    made |= {"A": -torch.ones(channels, states), "lengths": torch.tensor([5, 3])}
+    return {"__name__": "snippet", **made}
+
+
+@pytest.fixture(scope="session")
+def materials(tmp_path_factory) -> Path:
+    return make_desk(tmp_path_factory.mktemp("materials"))
+
+
+@pytest.fixture(scope="session")
+def after_readme(materials, tmp_path_factory) -> tuple[Path, Ran]:
+    """A folder in which README was followed, and what came of it."""
+    folder = tmp_path_factory.mktemp("readme") / "desk"
+    shutil.copytree(materials, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(patch, folder)
+        capture = _Quiet()
+        ran = follow("README.md", folder, capture)
+    return folder, ran
+
+
+class _Quiet:
+    """In place of capsys, which lives no longer than a test."""
+
+    def readouterr(self):
+        class Nothing:
+            err = "(run this page alone to read it)"
+
+        return Nothing
+
+
+def prepare(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    patch.chdir(folder)
+    without_a_network(patch, folder)
+    # the demo in small: CI runs it as it is
+    patch.setattr(demo, "SEGMENTS", 24)
+    patch.setattr(demo, "ROWS", (demo.Row(demo.MAIN.title, seeds=(0,), sets=("train.epochs=3",)),))
+    patch.setattr(demo, "TIMES_PRIOR", 0.0)
+
+
+@pytest.fixture
+def desk(after_readme, tmp_path, monkeypatch) -> Path:
+    """A copy of it, for a page to work in."""
+    shutil.copytree(after_readme[0], tmp_path / "desk")
+    prepare(monkeypatch, tmp_path / "desk")
+    return tmp_path / "desk"
+
+
+def test_readme_leads_to_a_report(after_readme):
+    folder, ran = after_readme
+    assert ran.faults == []
+    assert ran.lines >= 8
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert (folder / "demo" / "report.html").exists()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES[1:] if page not in ELSEWHERE])
+def test_a_page_runs_as_it_stands(page, desk, capsys):
+    if faults := follow(page, desk, capsys).faults:
+        pytest.fail("\n\n".join(faults), pytrace=False)
+
+
+def test_what_is_not_run_says_why():
+    found = Counter()
+    for page in PAGES:
+        for reason, language, text in blocks_of(text_of(page)):
+            if page in ELSEWHERE:
+                continue
+            if reason:
+                assert reason in REASONS, f"{page}: {reason}"
+                found[reason] += 1
+            if is_of_commands(language, text):
+                others = [line for line in lines_of(text) if not PROGRAM.match(line)]
+                assert not others or reason, f"{page}: {others} are another program's, and it is not said"
+    assert found == {}
