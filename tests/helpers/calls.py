@@ -23,7 +23,8 @@ def find_command(words: list[str]) -> tuple[typer.core.TyperCommand | TyperGroup
 
 def fault_of_call(line: str, is_whole: bool) -> str | None:
     """What is wrong with a call of the program as a page shows it."""
-    words = shlex.split(PROGRAM.sub("", line, count=1), comments=True)
+    plain = re.sub(r"\$\([^)]*\)", "", line)  # what a shell would fill in
+    words = shlex.split(PROGRAM.sub("", plain, count=1), comments=True)
     command, rest = find_command(words)
     if isinstance(command, TyperGroup):
         named = rest and re.fullmatch(r"[a-z]+", rest[0])

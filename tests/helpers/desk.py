@@ -8,6 +8,7 @@ and tiny encoders where a page names one whose weights come from a network.
 
 import csv
 import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -102,8 +103,8 @@ def _recipes(folder: Path) -> None:
                 set_key(raw, key, value)
         if raw.get("head", {}).get("name") == "counts":
             raw.pop("train", None)
-        if "train.seed" in raw.get("grid", {}):
-            raw["grid"]["train.seed"] = [0, 1]
+        if "seed" in raw.get("grid", {}).get("train", {}):
+            raw["grid"]["train"]["seed"] = [0, 1]
         (folder / "fuse").mkdir(exist_ok=True)
         (folder / "fuse" / file.stem).write_text(tomli_w.dumps(raw))
 
@@ -114,10 +115,10 @@ def _files(folder: Path) -> None:
     with open(folder / "actions.csv", "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("clip", "from", "to", "phase", "tool_name", "tags"))
-        for number in range(1, KITCHENS):
-            phase = "val" if number > 7 else "train"
-            rows.writerow((f"P{number:02d}_101", 0, 1500, phase, ("knife", "fork")[number % 2], "cup|pan"))
-            rows.writerow((f"P{number:02d}_101", 2000, 5500, phase, "knife", ""))
+        for number, phase in enumerate(("train", "train", "val", "val")):
+            rows.writerow((f"own{number}", 0, 1500, phase, ("knife", "fork")[number % 2], "cup|pan"))
+            rows.writerow((f"own{number}", 2000, 5500, phase, "knife", ""))
+            write_video(folder / "VIDEOS" / f"own{number}.mp4", frames=FRAMES, fps=FPS)
     with open(folder / "theirs.csv", "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("narration_id", "verb_question", "noun_question"))
@@ -159,7 +160,7 @@ def without_a_network(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 FENCE = re.compile(r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```", re.M | re.S)
 PROGRAMS = re.compile(
-    r"(?:mambavl|python|pip|pytest|ruff|mypy|accelerate|torchrun|git|cd|\.ci/run|[A-Z_]+=\S+) ?"
+    r"(?:mambavl|python|pip|pytest|ruff|mypy|accelerate|torchrun|git|cd|\.ci/run|[A-Z_]+=\S+)(?= |$)", re.M
 )
 
 
@@ -186,26 +187,9 @@ def lines_of(text: str) -> list[str]:
     return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-WORD = re.compile(r"""'[^']*'|"[^"]*"|[^\s'"#]+|#.*""")
-
-
 def words_of(line: str, folder: Path) -> list[str]:
-    """What a shell makes of a line: comments go, quotes go, patterns outside of quotes are filled in."""
-    words: list[str] = []
-    glued = False
-    place = 0
-    for match in WORD.finditer(line):
-        glued = match.start() == place and bool(words)
-        place = match.end()
-        part = match[0]
-        if part.startswith("#") and not glued:
-            break
-        is_quoted = part[0] in "'\""
-        text = part[1:-1] if is_quoted else part
-        if glued:
-            words[-1] += text
-        elif not is_quoted and re.search(r"[*?]", text):
-            words += sorted(str(path.relative_to(folder)) for path in folder.glob(text)) or [text]
-        else:
-            words.append(text)
-    return words
+    """What a shell makes of a line: comments go, quotes go, patterns and substitutions are filled in."""
+    shown = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {line}"], cwd=folder, capture_output=True, check=True
+    )
+    return shown.stdout.decode().split("\0")[:-1]

@@ -1,0 +1,229 @@
+"""What would full EK100, Ego4D and a million hours of video take? Arithmetic from what was measured.
+
+    python benchmarks/scale.py            write docs/scale.md anew
+    python benchmarks/scale.py --check    change nothing; exit code 1 where the page differs
+
+Rates are those of results/*.json, on the two cores that they name; multiply-adds are counted from the model.
+No GPU was measured: its hours are the counted operations over a speed that is assumed, and say so.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mambavl.complexity.count import encoder_cost
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "scale.md"
+ENCODER, FRAMES, PATCHES, WIDTH = "avion-vit-b", 16, 14 * 14, 768
+HALF = 2  # bytes of a float16
+ASSUMED = 1e14  # operations a second that a GPU sustains in bf16; no measurement
+HOUR = 3600.0
+QUESTIONS, QUESTION_TOKENS = 2, 21.4  # of a row; tokens of one, on average
+
+
+@dataclass(frozen=True)
+class DataSet:
+    name: str
+    rows: int
+    said: str  # where its rows are from
+    texts: int = 0  # distinct ones that are asked; 0: it has no questions
+    gpus: int = 8
+
+
+DATA_SETS = (
+    DataSet("EK100", 76_885, "its train and validation lists", texts=2 * 38_808),
+    DataSet("Ego4D", 3_670 * 1_800, "3,670 hours in windows of 2 s, one after the other", gpus=64),
+    DataSet("a million hours", 1_000_000 * 1_800, "likewise", gpus=1_024),
+)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured on two cores, and what was counted."""
+
+    reading: dict[str, float]  # size of the video -> rows a second, decoded and resized
+    encoding: float  # clips a second
+    texts: float  # questions a second
+    step: float  # seconds of an update of 128 rows, d_model 768, oracle questions
+    batch: float  # seconds of loading 128 rows of level frame
+    cores: int
+    macs: float  # multiply-adds of a clip
+
+    @classmethod
+    def measured(cls, results: dict[str, Any]) -> "Rates":
+        encoders, rate = results["extraction"]["encoders"], results["job"]["rate"]
+        return cls(
+            reading={size: one["here_rows_per_s"] for size, one in rate.items()},
+            encoding=encoders[ENCODER]["samples_per_s"],
+            texts=encoders["roberta-base"]["samples_per_s"],
+            step=results["step"]["d768_oracle"]["step_ms"] / 1e3,
+            batch=results["loading"]["batches"]["16x768"]["mambavl"]["milliseconds"] / 1e3,
+            cores=results["extraction"]["conditions"]["cores"],
+            macs=encoder_cost(ENCODER).cost.macs,
+        )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one data set. Hours of a core, of all cores of the measurement, of a GPU as assumed."""
+
+    frame: float  # bytes
+    grid: float
+    patch: float
+    text: float | None
+    reading: dict[str, float]  # core-hours
+    encoding: float  # core-hours
+    texts: float | None  # core-hours
+    gpu: float  # GPU-hours, as assumed
+    wall: float  # hours on the set's number of GPUs
+    readers: dict[str, float]  # cores that keep these GPUs busy
+    epoch: float  # core-hours of training on all rows
+    loading: float  # share of it
+
+    @classmethod
+    def of(cls, data: DataSet, rates: Rates) -> "Estimate":
+        rows = data.rows
+        vector = WIDTH * HALF
+        core_hours = lambda count, per_second: count / per_second * rates.cores / HOUR
+        reading = {size: core_hours(rows, rate) for size, rate in rates.reading.items()}
+        gpu = rows * 2 * rates.macs / ASSUMED / HOUR
+        wall = gpu / data.gpus
+        return cls(
+            frame=rows * FRAMES * vector,
+            grid=rows * FRAMES * 16 * vector,
+            patch=rows * FRAMES * PATCHES * vector,
+            text=rows * QUESTIONS * QUESTION_TOKENS * vector if data.texts else None,
+            reading=reading,
+            encoding=core_hours(rows, rates.encoding),
+            texts=core_hours(data.texts, rates.texts) if data.texts else None,
+            gpu=gpu,
+            wall=wall,
+            readers={size: hours / wall for size, hours in reading.items()},
+            epoch=rows / 128 * rates.step * rates.cores / HOUR,
+            loading=rates.batch / rates.step,
+        )
+
+
+def page(results: dict[str, Any]) -> str:
+    """docs/scale.md."""
+    rates = Rates.measured(results)
+    found = [Estimate.of(data, rates) for data in DATA_SETS]
+    line = lambda name, cells: f"| {name} | {' | '.join(cells)} |"
+    small, large = "456x256", "1080p"
+    times = rates.reading[small] / rates.reading[large]
+    epochs = [f"{_count(one.epoch)} ({data.name})" for data, one in zip(DATA_SETS, found, strict=True)]
+    lines = [
+        "# Scale",
+        "",
+        "What full EK100, Ego4D and a million hours of video would take: arithmetic from measured rates, "
+        "with its inputs. Generated by `python benchmarks/scale.py`; nothing on this page but the inputs was "
+        "measured.",
+        "",
+        "## Inputs",
+        "",
+        "| | value | from |",
+        "|---|---|---|",
+        line("r, rows read a second from 1080p", [f"{rates.reading[large]:.2f}", _source("job")]),
+        line("the same from 456x256", [f"{rates.reading[small]:.2f}", _source("job")]),
+        line(f"e, clips that {ENCODER} encodes a second", [f"{rates.encoding:g}", _source("extraction")]),
+        line("q, questions that roberta-base encodes a second", [f"{rates.texts:g}", _source("extraction")]),
+        line(
+            "s, seconds of an update of 128 rows", [f"{rates.step:.3f}", f"{_source('step')}, `d_model` 768"]
+        ),
+        line("b, seconds of loading them", [f"{rates.batch:.6f}", _source("loading")]),
+        line("c, cores of these measurements", [str(rates.cores), "AVX-512, float32, random weights"]),
+        line(f"m, multiply-adds of a clip of {ENCODER}", [f"{rates.macs / 1e9:.1f} G", "counted"]),
+        line("g, operations a second of a GPU", [f"{ASSUMED / 1e12:.0f} T", "**assumed**, not measured"]),
+        *(line(f"rows of {one.name}", [f"{one.rows:,}", one.said]) for one in DATA_SETS),
+        "",
+        "## Disk",
+        "",
+        f"A row is tokens x {WIDTH} channels x {HALF} bytes: {FRAMES} tokens at level `frame`, {FRAMES} x "
+        f"16 at `grid` 4x4, {FRAMES} x {PATCHES} at `patch`; two questions of {QUESTION_TOKENS} tokens at "
+        "`last_hidden`.",
+        "",
+        line("", [one.name for one in DATA_SETS]),
+        "|---|" + "---|" * len(DATA_SETS),
+        line("`frame`", [_bytes(one.frame) for one in found]),
+        line("`grid` 4x4", [_bytes(one.grid) for one in found]),
+        line("`patch`", [_bytes(one.patch) for one in found]),
+        line("questions", [_bytes(one.text) if one.text else "–" for one in found]),
+        "",
+        "## Hours",
+        "",
+        "Core-hours are rows x c / rate / 3,600, GPU-hours rows x 2 m / g / 3,600. A GPU decodes nothing "
+        "here: the last two lines are the cores that have to read for the GPUs, core-hours of reading over "
+        "hours of the GPUs.",
+        "",
+        line("", [one.name for one in DATA_SETS]),
+        "|---|" + "---|" * len(DATA_SETS),
+        line("reading 1080p, core-hours", [_count(one.reading[large]) for one in found]),
+        line("reading 456x256, core-hours", [_count(one.reading[small]) for one in found]),
+        line("encoding video, core-hours", [_count(one.encoding) for one in found]),
+        line("encoding distinct questions, core-hours", [_count(one.texts) for one in found]),
+        line("encoding video, GPU-hours as assumed", [_count(one.gpu) for one in found]),
+        line("GPUs", [f"{one.gpus:,}" for one in DATA_SETS]),
+        line("hours on them as assumed", [_count(one.wall) for one in found]),
+        line("cores that read 1080p for them", [_count(one.readers[large]) for one in found]),
+        line("cores that read 456x256 for them", [_count(one.readers[small]) for one in found]),
+        "",
+        "## Training",
+        "",
+        f"An epoch over all rows, rows / 128 x s x c / 3,600 core-hours on a CPU: "
+        f"{', '.join(epochs)}. Loading is b / s = {100 * found[0].loading:.2g} % of it, as long as the store "
+        "lies in memory or on a disk that is as fast.",
+        "",
+        "## What follows",
+        "",
+        f"- Videos of 456x256 are read {times:.0f} times as fast as those of 1080p. Where videos are read more "
+        "than once, make small copies of them first (EPIC's frame tars are of that size).",
+        "- With GPUs as fast as assumed, reading decides: so many cores stand beside no GPU, and what is not "
+        "read in time is waited for. Several encoders on one decode (`--encoder A --encoder B`) read once.",
+        "- Store `frame` or `grid`; `patch` of a million hours is more than most can keep. `mambavl cache "
+        "pool` makes the smaller from the larger.",
+        "- The formulas take no account of a shared disk's bandwidth, of failures, or of encoders of another "
+        "size. `mambavl extract plan` measures decode, resize and encoder on your machine, for your encoder.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _source(name: str) -> str:
+    return f"[{name}.json](../benchmarks/results/{name}.json)"
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9)):
+        if count >= size:
+            return f"{_count(count / size)} {unit}"
+    return f"{_count(count / 1e6)} MB"
+
+
+def _count(value: float | None) -> str:
+    """Two digits, as the rates allow no more; whole numbers with commas."""
+    if value is None:
+        return "–"
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 where it differs")
+    check = parser.parse_args().check
+    results = {path.stem: json.loads(path.read_bytes()) for path in RESULTS.glob("*.json")}
+    text = page(results)
+    if not check:
+        PAGE.write_text(text, encoding="utf-8")
+    elif text != PAGE.read_text(encoding="utf-8"):
+        sys.exit(f"{PAGE}: is not what the results come to; python benchmarks/scale.py writes it anew")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""docs/scale.md is what benchmarks/scale.py makes of the results, and its arithmetic is right."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "benchmarks" / "scale.py"
+
+
+@pytest.fixture(scope="module")
+def scale():
+    spec = importlib.util.spec_from_file_location("benchmarked_scale", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclasses look for their types
+    spec.loader.exec_module(module)
+    return module
+
+
+RATES = {
+    "reading": {"1080p": 2.0, "456x256": 40.0}, "encoding": 0.5, "texts": 10.0, "step": 1.5, "batch": 0.003,
+    "cores": 2, "macs": 5e11,
+}  # fmt: skip
+
+
+def test_the_page_is_what_the_results_come_to(scale):
+    results = {path.stem: json.loads(path.read_bytes()) for path in scale.RESULTS.glob("*.json")}
+    assert scale.PAGE.read_text(encoding="utf-8") == scale.page(results)
+    assert results["job"]["conditions"]["cores"] == results["step"]["conditions"]["threads"] == 2
+
+
+def test_an_estimate_by_hand(scale):
+    """72,000 rows: 36,000 s of reading 1080p, 144,000 s of encoding, both on two cores."""
+    data = scale.DataSet("x", 72_000, "made up", texts=3_600, gpus=4)
+    found = scale.Estimate.of(data, scale.Rates(**RATES))
+    assert found.reading == {"1080p": 20.0, "456x256": 1.0}
+    assert (found.encoding, found.texts) == (80.0, 0.2)
+    assert found.frame == 72_000 * 24_576  # 16 x 768 float16
+    assert found.grid == 16 * found.frame
+    assert found.patch == 196 * found.frame
+    assert found.text == pytest.approx(72_000 * 2 * 21.4 * 1_536)
+    assert found.gpu == pytest.approx(0.2)  # 72,000 x 1e12 / 1e14 = 720 s
+    assert found.wall == pytest.approx(0.05)
+    assert found.readers["1080p"] == pytest.approx(400)
+    assert found.epoch == pytest.approx(72_000 / 128 * 1.5 * 2 / 3_600)
+    assert found.loading == pytest.approx(0.002)
+
+
+def test_what_was_not_measured_says_so(scale):
+    results = {path.stem: json.loads(path.read_bytes()) for path in scale.RESULTS.glob("*.json")}
+    lines = [line for line in scale.page(results).splitlines() if "GPU" in line and line.startswith("|")]
+    assert lines
+    for line in lines:
+        assert "assumed" in line or line.startswith("| GPUs |"), line
+
+
+def test_a_page_that_differs_is_refused(scale, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scale, "PAGE", tmp_path / "scale.md")
+    (tmp_path / "scale.md").write_text("another\n")
+    monkeypatch.setattr(sys, "argv", ["scale.py", "--check"])
+    with pytest.raises(SystemExit, match="is not what the results come to"):
+        scale.main()
+    assert (tmp_path / "scale.md").read_text() == "another\n"
+    monkeypatch.setattr(sys, "argv", ["scale.py"])
+    scale.main()
+    monkeypatch.setattr(sys, "argv", ["scale.py", "--check"])
+    scale.main()
+
+
+def test_without_questions_there_is_no_text(scale):
+    found = scale.Estimate.of(scale.DataSet("x", 10, "made up"), scale.Rates(**RATES))
+    assert (found.text, found.texts) == (None, None)
+    assert scale._count(None) == "–"
+    assert [scale._count(one) for one in (0.1234, 1.26, 12.6, 1_260)] == ["0.12", "1.3", "13", "1,300"]
