@@ -179,8 +179,8 @@ def page(results: dict[str, Any]) -> str:
         "",
         "## What follows",
         "",
-        f"- Videos of 456x256 are read {times:.0f} times as fast as those of 1080p. Where videos are read more "
-        "than once, make small copies of them first (EPIC's frame tars are of that size).",
+        f"- Videos of 456x256 are read {times:.0f} times as fast as those of 1080p. Where videos are read "
+        "more than once, make small copies of them first (EPIC's frame tars are of that size).",
         "- With GPUs as fast as assumed, reading decides: so many cores stand beside no GPU, and what is not "
         "read in time is waited for. Several encoders on one decode (`--encoder A --encoder B`) read once.",
         "- Store `frame` or `grid`; `patch` of a million hours is more than most can keep. `mambavl cache "
