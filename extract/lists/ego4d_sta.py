@@ -125,7 +125,7 @@ def _objects(objects: list[Node], where: str, classes: Mapping[str, Names]) -> t
             raise Unfit(
                 f"{one.where}: its time to contact is {seconds:g} s, not above 0 and at most {LATEST:g}"
             )
-        if len(box) != 4 or box[0] >= box[2] or box[1] >= box[3]:
+        if len(box) != 4 or box[0] > box[2] or box[1] > box[3]:
             raise Unfit(f"{one.where}: its box {box} is not left, top, right, bottom")
         ids = {kind: one.get(f"{kind}_category_id") for kind in KINDS}
         found.append((seconds, {kind: class_of(node, classes[kind]) for kind, node in ids.items()}))

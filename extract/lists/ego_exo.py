@@ -10,6 +10,7 @@ called TAKE_NAME.mp4, since the frame-aligned videos of a camera have the same n
 scenario, of steps within the taxonomy and of `is_essential` nothing is kept. Who is seen is not said here.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,16 +29,17 @@ def read_ego_exo(source: Path, request: Request) -> Listing:
     tables = Tables(source)
     try:
         files = {name: read_json(tables, name) for name in SPLITS if (source / name).is_file()}
-        listing = Listing(tables, {"keystep": Names("single", _vocabulary(files))})
+        said = _vocabulary(files)
+        listing = Listing(tables, {"keystep": Names("single", ClassList.of(_told_apart(said)))})
         for name, whole_file in files.items():
             for uid, take in whole_file.get("annotations").items():
-                _read_take(listing, uid, take, SPLITS[name])
+                _read_take(listing, uid, take, SPLITS[name], said)
     except Unfit as error:
         raise DataError(str(error)) from None
     return listing
 
 
-def _vocabulary(files: Mapping[str, Node]) -> ClassList:
+def _vocabulary(files: Mapping[str, Node]) -> dict[int, str]:
     """The keysteps of all files. Raises Unfit where two say different things of an id."""
     keys: dict[int, str] = {}
     for file in files.values():
@@ -49,18 +51,21 @@ def _vocabulary(files: Mapping[str, Node]) -> ClassList:
                 raise Unfit(f"{name.where}: is {name.text()!r}, and {keys[class_id]!r} in the other list")
     if not keys:
         raise Unfit(f"{next(iter(files.values())).where}.vocabulary: names no keystep")
-    twice = [key for key in keys.values() if list(keys.values()).count(key) > 1]
-    if twice:
-        raise Unfit(f"{next(iter(files.values())).where}.vocabulary: two ids are called {twice[0]!r}")
-    return ClassList.of(keys)
+    return keys
 
 
-def _read_take(listing: Listing, uid: str, take: Node, split: str) -> None:
+def _told_apart(said: Mapping[int, str]) -> dict[int, str]:
+    """Names by id, with the id behind a name that several have."""
+    counts = Counter(said.values())
+    return {number: name if counts[name] == 1 else f"{name} [{number}]" for number, name in said.items()}
+
+
+def _read_take(listing: Listing, uid: str, take: Node, split: str, said: Mapping[int, str]) -> None:
     """What does not fit is a problem of the listing."""
     try:
-        name, said = take.get("take_name").text(), take.get("take_uid").text()
-        if said != uid:
-            raise Unfit(f"{take.where}: its take_uid is {said}")
+        name, known_as = take.get("take_name").text(), take.get("take_uid").text()
+        if known_as != uid:
+            raise Unfit(f"{take.where}: its take_uid is {known_as}")
         segments = take.get("segments").list()
     except Unfit as error:
         listing.tables.problem(str(error))
@@ -68,7 +73,7 @@ def _read_take(listing: Listing, uid: str, take: Node, split: str) -> None:
     for place, segment in enumerate(segments):
         try:
             start, stop = segment.get("start_time").number(), segment.get("end_time").number()
-            step = _step(segment, listing.classes["keystep"])
+            step = _step(segment, listing.classes["keystep"], said)
             text = segment.get("step_description").text() if segment.has("step_description") else ""
         except Unfit as error:
             listing.tables.problem(str(error))
@@ -78,12 +83,10 @@ def _read_take(listing: Listing, uid: str, take: Node, split: str) -> None:
         )
 
 
-def _step(segment: Node, names: Names) -> int:
+def _step(segment: Node, names: Names, vocabulary: Mapping[int, str]) -> int:
     """Raises Unfit for an id that the vocabulary does not have, or has for another name."""
     node, said = segment.get("step_unique_id"), segment.get("step_name").text()
     step = class_of(node, names)
-    if names.given is not None and names.given.keys[step].casefold() != said.casefold():
-        raise Unfit(
-            f"{node.where}: {said!r} is {step} here, and {names.given.keys[step]!r} in the vocabulary"
-        )
+    if vocabulary[step].casefold() != said.casefold():
+        raise Unfit(f"{node.where}: {said!r} is {step} here, and {vocabulary[step]!r} in the vocabulary")
     return step

@@ -5,7 +5,12 @@ import shutil
 import pytest
 
 from helpers.cli import call
+from helpers.clips import write_video
+from helpers.dataset import barcode_record, numbers
+from helpers.other_lists import CAMERA, make_lerobot
+from mambavl.cache import open_store
 from mambavl.extract.data_set import read_data_set
+from mambavl.extract.encoders import registry
 
 
 def test_a_data_set_that_is_right_is_counted(road, capsys):
@@ -110,3 +115,43 @@ def test_durations_may_be_a_list(tmp_path, capsys):
 def test_a_call_that_is_not_whole_says_what_to_type(tmp_path, capsys, words, said):
     assert call("data", "init", table(tmp_path), "--out", tmp_path / "ours", *SAID, *LABELS, *words) == 2
     assert said in capsys.readouterr().err
+
+
+def test_episodes_in_shared_files_are_seen_where_they_lie(tmp_path, capsys, monkeypatch):
+    """LeRobot's: frame n of the shared file shows n, so that what a row saw is known."""
+    pytest.importorskip("pyarrow", reason="it makes the miniature")
+    theirs = make_lerobot(tmp_path / "robot")
+    videos = theirs / "videos" / CAMERA
+    write_video(videos / "chunk-000" / "file-000.mp4", frames=100, fps=10)
+    out, store = tmp_path / "ours", tmp_path / "v.zarr"
+    where = ("--annotations", out, "--videos", videos)
+    assert call("data", "init", theirs, "--layout", "lerobot", "--videos", videos, "--out", out) == 0
+    assert "task: 2 classes, one a row" in capsys.readouterr().out
+    assert call("data", "check", *where) == 0
+    options = ("--set", "fit=squash", "--set", 'levels=["patch"]', "--set", "sampling.frames=2")
+    monkeypatch.setitem(registry.ENCODERS, "barcode", barcode_record())
+    assert call("extract", "video", *where, "--encoder", "barcode", *options, "--out", store) == 0
+    tokens, _ = open_store(store).batch(range(4), "patch")
+    # two frames of each row, in the middle of its halves
+    assert [numbers(row) for row in tokens] == [[10, 30], [45, 55], [62, 67], [77, 92]]
+
+
+def test_names_and_rates_of_columns_go_through_the_command(tmp_path, capsys):
+    (tmp_path / "rows.csv").write_text(
+        "v,f,t,rate,verb_id,verb\na,30,60,30,7,open\nb,30,90,15,3,put\n", encoding="utf-8"
+    )
+    columns = [
+        word
+        for pair in ("video=v", "start_frame=f", "stop_frame=t", "fps=rate")
+        for word in ("--column", pair)
+    ]
+    labels = ("--target", "verb=verb_id", "--names", "verb=verb", "--split", "train")
+    out = tmp_path / "ours"
+    assert call("data", "init", tmp_path / "rows.csv", "--out", out, *columns, *labels) == 0
+    assert "the length of no video is known" in capsys.readouterr().out
+    read = read_data_set(out, ("train",))
+    assert [(row.video_id, row.start, row.stop, row.labels) for row in read.segments] == [
+        ("a", 1.0, 2.0, {"verb": 7}),
+        ("b", 2.0, 6.0, {"verb": 3}),
+    ]
+    assert read.classes.targets["verb"].classes == {3: "put", 7: "open"}

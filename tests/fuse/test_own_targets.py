@@ -16,6 +16,7 @@ from helpers.sounds import RATE, save_audio, write_sound
 from helpers.tiny import ROWS, make_dense_store, weights
 from helpers.tools import CLASSES, make_tool_stores, tool_recipe, tool_segments
 from mambavl.cache import open_store
+from mambavl.cache.classes import Target
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.cli import show
 from mambavl.configs.errors import DataError, UsageError
@@ -58,6 +59,17 @@ def test_every_target_is_measured_on_the_rows_that_have_its_label(run):
     assert {"far_tool_top1", "rare_tool_top1", "rare_scene_map", "rare_use_top1"} <= result.metrics.keys()
     assert "relaxed_use_mean_class_recall5" in result.metrics
     assert result.main_measure == "all_use_top1"
+
+
+def test_a_head_is_scored_on_rows_that_are_labelled_with_more(run, tmp_path):
+    """Other people's lists may have targets that it has no classifier for."""
+    more = replace(CLASSES, targets={"mood": Target({0: "calm"}, 1), **CLASSES.targets})
+    segments = tuple(replace(one, labels={**one.labels, "mood": 0}, split="test") for one in tool_segments())
+    make_dense_store(tmp_path / "more.zarr", ROWS, segments=segments, classes=more)
+    shutil.copytree(run, tmp_path / "run")
+    result = evaluate_run(tmp_path / "run", split="test", streams={"video": tmp_path / "more.zarr"})
+    assert result.targets == ("tool", "grip", "place", "scene", "use")
+    assert set(read_scores(tmp_path / "run", "test")) == set(read_scores(run, "validation"))
 
 
 def test_the_scores_are_enough_to_measure_again(run):

@@ -5,6 +5,7 @@ import pytest
 from helpers.other_lists import make_sta, sta_rows
 from mambavl.extract.lists.ego4d_sta import read_sta
 from mambavl.extract.lists.listing import Request, checked
+from mambavl.extract.sampling import Sampling, window
 
 
 def read(folder):
@@ -50,3 +51,9 @@ def test_rows_may_be_of_whole_videos(tmp_path):
         ("whole-c1", 102.0, 102.5),
         ("whole-c1", 108.0, 108.75),
     ]
+
+
+def test_nothing_after_the_frame_is_seen(tmp_path):
+    for row in read(make_sta(tmp_path)).rows:
+        seen = window(row.start, row.stop, Sampling(task="anticipation", tau_a=0.0, frames=4))
+        assert max(seen.times) <= row.start

@@ -38,3 +38,17 @@ def test_one_list_alone_will_do(tmp_path):
     assert [row.split for row in read_ego_exo(made, Request()).rows] == ["validation"]
     with pytest.raises(DataError, match=r"has no keystep_train\.json and no keystep_val\.json"):
         read_ego_exo(tmp_path.parent, Request())
+
+
+def test_keysteps_of_one_name_keep_their_ids(tmp_path):
+    """Ids are what rows are labelled with; a name that two have is told apart by them."""
+    make_ego_exo(tmp_path)
+    for path in tmp_path.glob("*.json"):
+        path.write_text(path.read_text().replace("Locate the tube", "Unbox package"))
+    found = read_ego_exo(tmp_path, Request())
+    assert found.classes["keystep"].ids == {
+        "Check the date": 818,
+        "Unbox package [819]": 819,
+        "Unbox package [843]": 843,
+    }
+    assert [row.labels["keystep"] for row in found.rows] == [843, 818, 818]

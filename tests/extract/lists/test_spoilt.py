@@ -320,12 +320,6 @@ REFUSED = [
         r"818: is 'Check the date keystep_val\.json', and 'Check the date keystep_train\.json' in the other",
     ),
     ("ego-exo4d", vocabulary(lambda name, words: words.update({"x": "y"})), {}, "'x' is not the id"),
-    (
-        "ego-exo4d",
-        vocabulary(lambda name, words: words.update({"1": words["818"]})),
-        {},
-        "two ids are called",
-    ),
     ("ego-exo4d", vocabulary(lambda name, words: words.clear()), {}, "names no keystep"),
     ("ego4d-sta", first_frame(clip_frame=160), {}, "clip c1 begins at frame 3000 .*and at 2900 by"),
     ("ego4d-sta", first_frame(frame=60), {}, "clip c1 begins at frame 3000 .*and at 0 by"),
