@@ -14,10 +14,11 @@
     );
   };
   for (const place of document.querySelectorAll(".classes")) {
-    const entries = data[place.dataset.target], box = place.querySelector(".table"), table = box.querySelector("table");
+    const { lists, entries } = data[place.dataset.target], box = place.querySelector(".table"), table = box.querySelector("table");
     const there = entries.map((entry, at) => at).filter((at) => entries[at]);
     const choice = page.choose("Entry", there.map((at) => titles[at]), (chosen) => {
-      const [caption, rows] = entries[there[chosen]];
+      const [caption, list, ...recalls] = entries[there[chosen]], [names, counts, tails] = lists[list];
+      const rows = names.map((name, at) => [name, counts[at], tails[at], recalls[0][at], recalls[1][at]]);
       table.caption.textContent = caption;
       table.tBodies[0].replaceChildren(...rows.map(row_of));
       tables.unsorted(table);

@@ -64,21 +64,25 @@ def classes_table(one: Measured, target: str, name: str) -> Table:
 
 
 def classes_data(measured: Sequence[Measured], targets: Sequence[str]) -> dict[str, Any]:
-    """What the page's script fills the tables with for another entry: target -> list by entry of null, or
-    [caption, rows of (name, rows, tail, recall@1, recall@5)].
+    """What the page's script fills the tables with for another entry. target -> lists: columns of (names,
+    rows, 1 for tail), once for entries that share them; entries of null, or [caption, number of columns,
+    recall@1, recall@5].
     """
     found: dict[str, Any] = {}
     for target in targets:
-        found[target] = []
+        lists: list[list[list[Any]]] = []
+        entries: list[list[Any] | None] = []
         for one in measured:
             if target not in one.tops:
-                found[target].append(None)
+                entries.append(None)
                 continue
             made = classes_table(one, target, target)
-            rows = []
-            for row in made.rows:
-                name, count, tail, *recalls = row.cells
-                values = [one.value for one in recalls]
-                rows.append([name.text, count.value, int(tail.text == TAIL), *values])
-            found[target].append([made.caption, rows])
+            names, counts, tails, *recalls = zip(*(row.cells for row in made.rows), strict=True)
+            own = [[cell.text for cell in names], [cell.value for cell in counts]]
+            own.append([int(cell.text == TAIL) for cell in tails])
+            if own not in lists:
+                lists.append(own)
+            values = [[cell.value for cell in cells] for cells in recalls]
+            entries.append([made.caption, lists.index(own), *values])
+        found[target] = {"lists": lists, "entries": entries}
     return found

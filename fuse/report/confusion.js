@@ -18,7 +18,8 @@
   };
 
   const set_up = (place) => {
-    const target = place.dataset.target, entries = data[target];
+    const target = place.dataset.target, { names, entries } = data[target];
+    const of_entry = ([places, cells]) => ({ names: places.map((at) => names[at]), cells });
     const there = entries.map((entry, at) => at).filter((at) => entries[at]);
     const canvas = page.make("canvas", {
       tabindex: 0, role: "application", "aria-label": `${target}: matrix of labels and predictions; arrow keys move, plus and minus zoom`,
@@ -27,7 +28,7 @@
     let chosen = there[0], is_short = true, matrix, view, at, size;
 
     const reset = () => {
-      matrix = matrix_of(entries[chosen], is_short);
+      matrix = matrix_of(of_entry(entries[chosen]), is_short);
       view = { x: 0, y: 0, cells: matrix.names.length };
       at = null;
       said.textContent = "";

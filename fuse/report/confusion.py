@@ -44,8 +44,8 @@ def _confused(one: Measured, target: str) -> Iterator[list[Cell]]:
 
 
 def matrix_data(one: Measured, target: str) -> dict[str, Any]:
-    """For the page's script. names: of the classes that occur, the most frequent label first, `other` last
-    where classes are left out; cells: label * len(names) + prediction and count in turn, the first as its
+    """names: of the classes that occur, the most frequent label first, `other` last where classes are left
+    out; cells: label * len(names) + prediction and count in turn, the first as its
     difference from the one before.
     """
     top = one.tops[target]
@@ -66,9 +66,17 @@ def matrix_data(one: Measured, target: str) -> dict[str, Any]:
     return {"names": names, "cells": pairs.ravel().tolist()}
 
 
-def matrices(measured: Sequence[Measured], targets: Sequence[str]) -> dict[str, list[Any]]:
-    """target -> list by entry of `matrix_data`, null where it has no such target."""
-    return {
-        target: [matrix_data(one, target) if target in one.tops else None for one in measured]
-        for target in targets
-    }
+def matrices(measured: Sequence[Measured], targets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """For the page's script. target -> names of all classes, and entries: null, or [places of `matrix_data`'s
+    names among them, its cells].
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for target in targets:
+        place: dict[str, int] = {}
+        entries: list[list[list[int]] | None] = []
+        for one in measured:
+            made = matrix_data(one, target) if target in one.tops else None
+            own = [place.setdefault(name, len(place)) for name in made["names"]] if made else []
+            entries.append([own, made["cells"]] if made else None)
+        found[target] = {"names": list(place), "entries": entries}
+    return found

@@ -91,7 +91,7 @@ def _shown(measured: list[Measured], cost_of: CostOf | None, known: Sequence[Cav
         "classes_data": classes_data(measured, ranked),
         "confused": {name: most_confused(measured, name) for name in ranked},
         "matrices": matrices(measured, single),
-        "confusions": {name: [_matrix(one, name) for _, one in _with(measured, name)] for name in single},
+        "confusions": {name: _matrix(_first(measured, name), name) for name in single},
         "calibration": calibration_table(measured, ranked),
         "calibration_means": MEANING,
         "reliabilities": _reliabilities(measured, ranked) if ranked else "",

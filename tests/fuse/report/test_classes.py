@@ -59,9 +59,8 @@ def test_rare_classes_are_left_out_and_the_caption_says_so(one, monkeypatch):
 
 def test_scripts_get_what_the_table_says(one, contest):
     bare = replace(contest[1], tops={})
-    data = classes.classes_data([one, bare], ["verb"])
+    data = classes.classes_data([one, bare, one], ["verb"])["verb"]
     table = classes.classes_table(one, "verb", "here")
-    [caption, rows] = data["verb"][0]
-    assert caption == table.caption
-    assert rows == [["v3", 3, 0, 33.3, 66.7], ["v1", 2, 0, 25.0, 25.0], ["v6", 1, 1, 0.0, 100.0]]
-    assert data["verb"][1] is None
+    assert data["lists"] == [[["v3", "v1", "v6"], [3, 2, 1], [0, 0, 1]]]
+    entry = [table.caption, 0, [33.3, 25.0, 0.0], [66.7, 25.0, 100.0]]
+    assert data["entries"] == [entry, None, entry]

@@ -67,4 +67,14 @@ def test_classes_past_the_most_frequent_are_one(one, monkeypatch):
         ("v0", "v0"): 1, ("v0", "v2"): 2, ("v0", "other"): 1, ("v2", "v0"): 1, ("v2", "v2"): 1,
         ("other", "other"): 1,
     }  # fmt: skip
-    assert confusion.matrices([one], ["verb", "noun"]) == {"verb": [data], "noun": [None]}
+
+
+def test_names_stand_once_for_all_entries(one):
+    turned = replace(one, tops={"verb": replace(one.tops["verb"], label=PREDICTED, predicted=LABEL)})
+    found = confusion.matrices([one, turned], ["verb", "noun"])
+    for made, entry in zip((one, turned), found["verb"]["entries"], strict=True):
+        data = confusion.matrix_data(made, "verb")
+        assert [found["verb"]["names"][place] for place in entry[0]] == data["names"]
+        assert entry[1] == data["cells"]
+    assert len(set(found["verb"]["names"])) == len(found["verb"]["names"])
+    assert found["noun"] == {"names": [], "entries": [None, None]}
