@@ -43,7 +43,7 @@ def caveats(measured: Sequence[Measured], known: Sequence[Caveat] = ()) -> list[
 
 
 def _titles(entries: Sequence[Entry]) -> str:
-    return some([f"“{entry.title}”" for entry in entries], 4)
+    return some([f"“{entry.short}”" for entry in entries], 4)
 
 
 def _these(entries: Sequence[Entry], among: Sequence[Entry]) -> str:

@@ -67,15 +67,18 @@ def controls(
     measured: Sequence[Measured], columns: Sequence[tuple[str, str]], intervals: Intervals
 ) -> tuple[Table | None, list[str]]:
     """The table, where there is a pair, and a line for each pair that has other rows or seeds, or a main
-    measure to tell. columns: those of `headlines`.
+    measure to tell. Of several values of a setting each is shown beside the first. columns: those of
+    `headlines`.
     """
     rows: list[list[Cell]] = []
     said: list[str] = []
-    for other, one in itertools.combinations(measured, 2):
+    seen: set[tuple[int, str]] = set()
+    for (_, other), (number, one) in itertools.combinations(enumerate(measured), 2):
         found = setting_apart(one.entry, other.entry)
-        if found is None:
+        if found is None or (number, found[0]) in seen:
             continue
         setting, mine, theirs = found
+        seen.add((number, setting))
         if setting == TOLD:
             mine, theirs = one.entry.first.protocols, other.entry.first.protocols
         if setting == "fusion.share" and mine == "none":  # told of what shares

@@ -87,4 +87,4 @@ def cell(value: float | None, interval: Interval | None, spread: str = "", form:
     if value is None:
         return Cell(DASH)
     ends = f" ({interval.low:{form}} to {interval.high:{form}})" if interval else ""
-    return Cell(f"{value:{form}}{spread}{ends}", value)
+    return Cell(f"{value:{form}}{spread}{ends}", value, kind="interval" if ends else "")

@@ -115,6 +115,18 @@ def test_differences_have_intervals_and_seeds(contest):
     assert row.cells[4].text == "0, 1"
 
 
+def test_of_several_values_each_stands_beside_the_first(contest):
+    one, other = contest
+    recipe = changed(other.entry, train__lr=0.5).first.recipe
+    results = [replace(result, recipe=recipe) for result in other.entry.results]
+    third = replace(other, entry=replace(other.entry, results=results))
+    table, _ = controls([one, other, third], [("verb top-1", "all_verb_top1")], Intervals(draws=50))
+    assert [row.cells[0].text for row in table.rows] == [
+        "train.lr: 0.001 against 0.01",
+        "train.lr: 0.5 against 0.01",
+    ]
+
+
 def test_other_seeds_and_other_rows_have_no_difference(contest):
     one, other = contest
     results = [replace(result, seed=result.seed + 7) for result in other.entry.results]

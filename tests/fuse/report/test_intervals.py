@@ -78,7 +78,7 @@ def test_rows_are_alike_where_ids_and_labels_are(contest):
 
 def test_a_cell_says_value_spread_and_ends():
     interval = paired.Interval(2.0, -0.04, 4.0)
-    assert intervals.cell(41.25, interval, " ± 0.3") == Cell("41.2 ± 0.3 (-0.0 to 4.0)", 41.25)
+    assert intervals.cell(41.25, interval, " ± 0.3") == Cell("41.2 ± 0.3 (-0.0 to 4.0)", 41.25, "interval")
     assert intervals.cell(2.0, interval, form="+.1f").text == "+2.0 (-0.0 to +4.0)"
     assert intervals.cell(2.0, None).text == "2.0"
     assert intervals.cell(None, interval).text == DASH
