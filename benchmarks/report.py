@@ -181,7 +181,7 @@ def made_questions(rows: Sequence[Segment], rng: np.random.Generator) -> list[Qu
                 else f"Which {key[:4]} is it?"
                 for row, own in zip(rows, words, strict=True)
             }
-        found.append(Questions(protocol, "template", "1", texts))
+        found.append(Questions(protocol, "template", "1", "", texts))
     return found
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mambavl.cache.canonical import file_sha256
 from mambavl.cache.rows import Segment
 from mambavl.configs.errors import DataError, counted
 from mambavl.configs.progress import say
@@ -93,4 +94,4 @@ def _read_questions(path: Path) -> Questions:
     found = read_questions(path)
     first = next(iter(found.values()))
     texts = {key: {name: getattr(one, key) for name, one in found.items()} for key in QUESTION_KEYS}
-    return Questions(first.protocol, first.backend, first.prompt_version, texts)
+    return Questions(first.protocol, first.backend, first.prompt_version, file_sha256(path), texts)

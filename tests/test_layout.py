@@ -56,6 +56,7 @@ OTHER_TESTS = {  # test file -> why it belongs to no single module
     "extract/test_sharing.py": "the same command started several times at once",
     "extract/lists/test_spoilt.py": "lists that went wrong, of every layout",
     "extract/encoders/test_numerics.py": "dtypes, batches and compiled graphs of all encoders",
+    "fuse/report/test_report_benchmark.py": "benchmarks/report.py, which fills a page of its own",
     "fuse/test_kept.py": "what a finished run keeps, and who reads it",
     "fuse/test_own_targets.py": "targets that are not EK100's, from stores to a page",
     "fuse/test_planted.py": "what each head can learn of a signal in one stream, or in two together",

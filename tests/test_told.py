@@ -50,6 +50,11 @@ def test_the_command_shows_pictures_and_questions_of_the_rows(kitchen, capsys):
     assert "only the scores are known" not in page.read_text()
     assert call("report", kitchen / "validation", "--out", page) == 0
     assert "Of 5 rows of validation only the scores are known" in page.read_text()
+    capsys.readouterr()
+    assert call("report", kitchen / "validation", "--out", page, "--clips", "2") == 2
+    assert "name their folder with --videos" in capsys.readouterr().err
+    assert call("report", kitchen / "validation", "--out", page, "--videos", kitchen / "videos") == 1
+    assert "name their lists with --annotations" in capsys.readouterr().err
 
 
 def test_one_unreadable_video_costs_its_pictures_and_is_named(kitchen, tmp_path, capsys):

@@ -326,8 +326,8 @@
       told.append(make("dt", {}, name), make("dd", {}, text, make("br"), make("small", {}, `asked of ${runs.join("; ")}`)));
     }
     const note = unknown.length ? make("p", { cls: "rows-note" }, "The texts that were asked of "
-      + `${unknown.map((run) => run.title).join("; ")} are in no store; `, make("code", {}, "--questions FILE"),
-      " of the command that makes this page shows them.") : null;
+      + `${unknown.map((run) => run.title).join("; ")} are in no store: `, make("code", {}, "mambavl report ... --questions FILE"),
+      " shows them, with the file that the runs' text store was made from.") : null;
     return [make("section", {}, make("h4", {}, "What was asked"), told, ...(note ? [note] : []))];
   }
 

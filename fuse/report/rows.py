@@ -14,13 +14,13 @@ import numpy as np
 from mambavl.cache.classes import Classes, Derived, Target
 from mambavl.cache.licences import terms_of
 from mambavl.cache.rows import Segment
-from mambavl.configs.errors import counted
+from mambavl.configs.errors import DataError, counted
 from mambavl.fuse.report import packing
 from mambavl.fuse.report.answers import number_of, parts_of
 from mambavl.fuse.report.entries import Entry
 from mambavl.fuse.report.pictured import Choice, Pictured, pictured, said_of_pictures
 from mambavl.fuse.report.scored_rows import Scored, Table, scored, segments_of, tables_of
-from mambavl.fuse.report.told import Told
+from mambavl.fuse.report.told import Told, question_of
 
 MOST_RUNS = 10  # whose answers a page holds: 9,668 rows of EK100 take 0.26 MB a run
 
@@ -39,7 +39,9 @@ class Section:
 
 
 def rows_section(entries: Sequence[Entry], told: Told) -> Section:
-    """What some entries, the first MOST_RUNS of them, scored; damaged scores raise DataError."""
+    """What some entries, the first MOST_RUNS of them, scored. Raises DataError for damaged scores, and
+    where there are videos but nothing says where in them the rows are.
+    """
     shown, left_out = entries[:MOST_RUNS], entries[MOST_RUNS:]
     tables = tables_of([scored(entry) for entry in shown])
     blocks: list[tuple[str, str]] = []
@@ -53,6 +55,11 @@ def rows_section(entries: Sequence[Entry], told: Told) -> Section:
                 f"Of {counted(unknown, 'row')} of {table.title} only the scores are known: the runs' stores "
                 "are gone, or others now, and no list has these rows; `mambavl report ... --annotations DIR` "
                 "reads lists."
+            )
+        if told.strips and not segments:
+            raise DataError(
+                f"--videos: where the rows of {table.title} are in them is not known, for the runs' stores "
+                "are gone, or others now; name their lists with --annotations"
             )
         notes |= dict.fromkeys(faults)
         share = told.clips // len(tables) + (number < told.clips % len(tables))
@@ -253,17 +260,11 @@ class _Sets:
         """asked: numbers of the texts that a run was given; untold: names of those that nobody knows."""
         asked, untold = [], []
         for stream in entry.first.streams.values():
-            made, name = stream.recipe.questions, stream.level.partition("/")[0]
+            made, name = stream.recipe.questions, question_of(stream)
             if made is None or made.protocol == "none":
                 continue
-            number = next(
-                (
-                    place
-                    for place, one in enumerate(told.questions)
-                    if one.are_of(made.protocol, made.backend, made.prompt_version) and name in one.texts
-                ),
-                None,
-            )
+            fits = (place for place, one in enumerate(told.questions) if one.are_of(stream))
+            number = next(fits, None)
             if number is None:
                 untold.append(name)
             else:

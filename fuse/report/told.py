@@ -2,16 +2,16 @@
 it comes from the stores that they were fed, where those are still there, or from whoever asks for the page.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mambavl.cache import open_store
+from mambavl.cache import FeatureStore, open_store
 from mambavl.cache.classes import Classes
 from mambavl.cache.rows import Segment
 from mambavl.cache.spec import SPEC
 from mambavl.configs.errors import DataError
-from mambavl.fuse.result import Result
+from mambavl.fuse.result import Result, StreamProvenance
 
 CLIPS = 300  # rows with pictures, unless another number is asked for
 
@@ -27,10 +27,22 @@ class Questions:
     protocol: str
     backend: str | None
     prompt_version: str | None
+    sha256: str  # of the file
     texts: Mapping[str, Mapping[str, str]]  # name of a question (verb_question) -> narration_id -> its text
 
-    def are_of(self, protocol: str, backend: str | None, prompt_version: str | None) -> bool:
-        return (self.protocol, self.backend, self.prompt_version) == (protocol, backend, prompt_version)
+    def are_of(self, stream: StreamProvenance) -> bool:
+        """Whether its stores were made from this file, as far as is known: from one that was made in the same
+        way and, where they still lie there, from this very one.
+        """
+        made = stream.recipe.questions
+        if made is None or question_of(stream) not in self.texts:
+            return False
+        how = (made.protocol, made.backend, made.prompt_version)
+        if (self.protocol, self.backend, self.prompt_version) != how:
+            return False
+        # one that cannot be read says nothing of its file
+        known = {store.spec.inputs.questions_sha256 for store in _stores_of(stream, [])} - {None}
+        return not known or self.sha256 in known
 
 
 @dataclass(frozen=True)
@@ -47,22 +59,37 @@ class Told:
 UNTOLD = Told()
 
 
+def question_of(stream: StreamProvenance) -> str:
+    """Which of a file's questions a text stream has: `verb_question` of level `verb_question/last_hidden`."""
+    return stream.level.partition("/")[0]
+
+
 def rows_of_stores(result: Result) -> tuple[dict[str, Segment], list[str]]:
     """narration_id -> row, as the stores of a run's first stream with any left know them; and what is wrong
     with those that are there and cannot be read.
     """
-    faults = []
+    faults: list[str] = []
     for stream in result.streams.values():
         found: dict[str, Segment] = {}
-        for path, store_id in zip(stream.stores, stream.store_ids, strict=True):
-            if not (Path(path) / SPEC).is_file():
-                continue
+        for store in _stores_of(stream, faults):
             try:
-                store = open_store(path)
-                if store.store_id == store_id:  # else another one, made since
-                    found |= {segment.narration_id: segment for segment in store.segments}
+                found |= {segment.narration_id: segment for segment in store.segments}
             except DataError as error:
                 faults.append(str(error))
         if found:
             return found, faults
     return {}, faults
+
+
+def _stores_of(stream: StreamProvenance, faults: list[str]) -> Iterator[FeatureStore]:
+    """Those that still lie where a run found them. faults: what is wrong with others is added."""
+    for path, store_id in zip(stream.stores, stream.store_ids, strict=True):
+        if not (Path(path) / SPEC).is_file():
+            continue
+        try:
+            store = open_store(path)
+        except DataError as error:
+            faults.append(str(error))
+            continue
+        if store.store_id == store_id:  # else another one, made since
+            yield store

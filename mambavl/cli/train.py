@@ -236,7 +236,10 @@ def report(
         list[Path] | None,
         typer.Option(help="Folder of the videos, for pictures of some rows. Repeatable."),
     ] = None,
-    clips: Annotated[int, typer.Option(min=0, help="With --videos: how many rows get pictures.")] = 300,
+    clips: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --videos: how many rows get pictures.", show_default="300"),
+    ] = None,
     questions: Annotated[
         list[Path] | None,
         typer.Option(help="A question file that a run's text store was made from. Repeatable."),
@@ -250,9 +253,12 @@ def report(
     """
     from mambavl.complexity.report import row_cost
     from mambavl.fuse.report import write_report
+    from mambavl.fuse.report.told import CLIPS
     from mambavl.told import read_told
 
-    told = read_told(runs, annotations, videos or [], questions or [], clips)
+    if clips and not videos:
+        raise UsageError("--clips: pictures are taken from videos; name their folder with --videos")
+    told = read_told(runs, annotations, videos or [], questions or [], clips or CLIPS)
     missing = write_report(runs, target, told, tables=tables, cost_of=row_cost)
     shown = [run for run in runs if run.is_dir() and str(run) not in missing]
     print(f"wrote {counted(len(shown), 'run')} to {target}")

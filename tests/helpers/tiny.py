@@ -8,7 +8,14 @@ from safetensors.torch import load_file
 from mambavl.cache.classes import verb_noun_classes
 from mambavl.cache.rows import Segment
 from mambavl.cache.shards import Level
-from mambavl.cache.spec import EncoderIdentity, FeatureRecipe, HistoryRecipe, QuestionsProvenance, Spec
+from mambavl.cache.spec import (
+    EncoderIdentity,
+    FeatureRecipe,
+    HistoryRecipe,
+    Inputs,
+    QuestionsProvenance,
+    Spec,
+)
 from mambavl.cache.writer import RowGroup, StoreWriter
 from mambavl.configs import validate
 from mambavl.fuse.ragged import Ragged
@@ -131,6 +138,7 @@ def make_text_store(
     width: int = 5,
     protocol: str = "oracle",
     compressor: str = "none",
+    questions_sha256: str | None = None,
 ):
     """A finished text store with two questions a row, ragged, some of them empty."""
     segments = make_segments(rows)
@@ -149,6 +157,7 @@ def make_text_store(
     spec = Spec(
         kind="text",
         recipe=FeatureRecipe(encoder=encoder, questions=provenance),
+        inputs=Inputs(questions_sha256=questions_sha256),
         levels=tuple(levels),
         rows_per_group=group_rows,
     )

@@ -15,6 +15,7 @@ from helpers.browser import open_page, wait_for_rows
 from helpers.reported import write_run
 from helpers.tiny import CLASSES, make_segments
 from mambavl.cache.classes import Classes, Derived, Target, verb_noun_classes
+from mambavl.configs.errors import DataError
 from mambavl.fuse.report import Questions, Told, collect, write_report
 from mambavl.fuse.report.rows import MOST_RUNS, rows_section
 from mambavl.fuse.run import read_scores
@@ -196,12 +197,23 @@ def test_texts_go_to_the_runs_that_were_asked_them(tmp_path):
         )
     ]
     texts = {"verb_question": {rows[0].narration_id: "Which verb?", rows[1].narration_id: HOSTILE}}
-    section = rows_section(collect(runs), Told(questions=[Questions("oracle", "template", "1", texts)]))
+    section = rows_section(collect(runs), Told(questions=[Questions("oracle", "template", "1", "", texts)]))
     index = json.loads(unpack(section, "rows-0"))
     assert [run["asked"] for run in index["runs"]] == [[0], [], [0], [], []]
     assert [run["untold"] for run in index["runs"]] == [[], ["verb_question"], [], [], []]
     [asked] = index["questions"]
     assert [asked["texts"][place] for place in asked["rows"]] == ["Which verb?", HOSTILE, "", "", "", ""]
+
+
+def test_a_page_is_the_same_every_time(many):
+    _, runs, section = many
+    assert rows_section(collect(runs), Told()) == section
+
+
+def test_videos_without_any_knowledge_of_the_rows_are_refused(many):
+    _, runs, _ = many
+    with pytest.raises(DataError, match=r"where the rows of validation are in them.*name their lists"):
+        rows_section(collect(runs), Told(strips=lambda wanted: {}))
 
 
 def test_more_runs_than_a_page_holds_are_named(tmp_path):
@@ -217,7 +229,7 @@ def test_more_runs_than_a_page_holds_are_named(tmp_path):
 def test_splits_and_labels_that_differ_have_tables_of_their_own(tmp_path):
     rows = make_rows(6)
     runs = [make_run(tmp_path, "all", rows), make_run(tmp_path, "held", rows, split="train_0_of_5")]
-    section = rows_section(collect(runs), Told(strips=lambda wanted: {}, clips=0))
+    section = rows_section(collect(runs), Told())
     assert section.titles == ["validation", "train_0_of_5"]
     assert [name for name, _ in section.blocks] == ["rows-0", "rows-0-0", "rows-1", "rows-1-0"]
     assert section.rows == 12
@@ -307,7 +319,7 @@ def told(tmp_path_factory):
     texts = {"verb_question": {row.narration_id: f"Which verb {row.narration_id}?" for row in rows}}
     told = Told(
         segments={row.narration_id: row for row in rows},
-        questions=[Questions("generic", "template", "1", texts)],
+        questions=[Questions("generic", "template", "1", "", texts)],
         strips=lambda wanted: {
             row.narration_id: picture if row.narration_id != ODD else "cut off" for row, _ in wanted
         },
@@ -536,6 +548,25 @@ def test_the_browser_reads_what_was_packed_also_of_many_names(many, browser, tmp
                 for one, share in zip(names[place], shares[place], strict=True) if names[place][0] else ():
                     said = f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.1f} %"
                     assert f"{one} {said if share >= 0.0005 else '< 0.1 %'}" in text
+
+
+@pytest.mark.browser
+def test_every_label_of_several_is_named_and_one_of_them_is_right(told, browser):
+    rows, page, *_ = told
+    scores = read_scores(page.parent / "three", "validation")
+    opened = open_page(browser, page, f"#{rows[20].narration_id}")
+    wait_for_rows(opened)
+    own = np.flatnonzero(scores["tags_label"][20])
+    assert len(own) > 1
+    said = ", ".join(f"tags {number}" for number in own)
+    assert opened.page.locator("#rows-detail h4", has_text="tags").inner_text() == f"tags: {said}"
+    facts = opened.page.inner_text("#rows-detail dl >> nth=0")
+    assert "no label" in facts  # of `tool`
+    opened.page.select_option("#rows-target", label="tags")
+    opened.page.select_option("#rows-run", label="three")
+    opened.page.select_option("#rows-verdict", "right")
+    first = scores["tags"].argmax(1)
+    assert count(opened) == (scores["tags_label"][np.arange(ROWS), first] > 0).sum()
 
 
 @pytest.mark.browser
