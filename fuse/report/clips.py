@@ -25,6 +25,7 @@ def choose(
     is_right (R, N) bool; has_label (N,) bool.
     """
     rows = first.shape[1]
+    count = min(count, rows)
     there = first >= 0
     wrong = np.where(there & ~is_right & has_label, probabilities, 0.0).sum(0) / np.maximum(there.sum(0), 1)
     apart = np.array([len(set(own[own >= 0].tolist())) for own in first.T])

@@ -84,7 +84,12 @@ def said_of_pictures(every: Sequence[Pictured], rows: int, told: Told, terms: Te
     if told.strips is None:
         return ["No row has pictures: `mambavl report ... --annotations DIR --videos DIR` adds them."]
     why = [WHY[clip[1]] for one in every for clip in one.clips.values()]
-    found = [f"{len(why):,} of {counted(rows, 'row')} have pictures" + (f": {said(why)}." if why else ".")]
+    if len(why) == rows:
+        found = ["All rows have pictures."]
+    else:
+        found = [
+            f"{len(why):,} of {counted(rows, 'row')} have pictures" + (f": {said(why)}." if why else ".")
+        ]
     lost = Counter(reason for one in every for reason in one.lost.values())
     if lost:
         more = f"; and {len(lost) - MOST_NAMED} more reasons" if len(lost) > MOST_NAMED else ""

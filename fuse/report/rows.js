@@ -284,8 +284,10 @@
     const [line, why, times, before] = table.clips[row];
     const said = times.map((time, place) => seconds(time) + (place < before ? " (before)" : "")).join(", ");
     const strip = make("img", { src: `data:image/webp;base64,${table.strips[line]}`, alt: `Frames at ${said}` });
-    const note = before ? " What a run that anticipates could see is marked: before." : "";
-    return [make("figure", {}, strip, make("figcaption", {}, `At ${said}. Chosen as: ${table.why[why]}.${note}`))];
+    const isChosen = Object.keys(table.clips).length < table.ids.length; // else there is nothing to say of it
+    const notes = [`At ${said}.`, isChosen ? ` Chosen as: ${table.why[why]}.` : "",
+      before ? " What a run that anticipates could see is marked: before." : ""];
+    return [make("figure", {}, strip, make("figcaption", {}, notes.join("")))];
   }
 
   function answered(target, row) {

@@ -65,6 +65,12 @@ def test_lost_pictures_are_counted_by_reason_and_whose_the_others_are_is_said():
     assert "EPIC" not in said_of_pictures([found], 6, told, None)[2]
 
 
+def test_of_pictures_of_all_rows_no_choice_is_told():
+    told = Told(strips=lambda wanted: {row.narration_id: b"x" for row, _ in wanted})
+    found = pictured(IDS, SEGMENTS, CHOICE, told, 6)
+    assert said_of_pictures([found], 6, told, None)[0] == "All rows have pictures."
+
+
 def test_many_reasons_are_cut_short():
     told = Told(strips=lambda wanted: {row.narration_id: f"fault {row.narration_id}" for row, _ in wanted})
     rows = make_segments(30)
