@@ -42,6 +42,7 @@ class FillResult:
     # [narration_id, status, reason] of the whole store, once it is finished
     failures: list[list[Any]] = field(default_factory=list)
     unused: int = 0  # imports: arrays of the source that belong to no row
+    is_turned: bool = False  # imports: arrays of the source are (D, steps)
 
     @property
     def finalized(self) -> bool:

@@ -82,7 +82,9 @@ def test_labels_a_frame_and_features_with_channels_first(desk, capsys):
         steps = np.arange(len(labels), dtype=np.float32)
         np.save(desk / "gtea" / "features" / f"{video}.npy", np.stack([steps, -steps, steps / 7, 0 * steps]))
     follow("Labels a frame")
-    assert "3 classes, one a row" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3 classes, one a row" in said
+    assert "arrays of gtea/features are read as (D, steps), as the lengths of the videos tell\n" in said
     store = open_store("stores/gtea.zarr")
     assert store.spec.recipe.imported.more["channels_first"] is True
     tokens, _ = store.batch(range(len(store)), "frame")

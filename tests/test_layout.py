@@ -54,6 +54,7 @@ OTHER_TESTS = {  # test file -> why it belongs to no single module
     "extract/test_ray_command.py": "the command over a Ray cluster, from options to stores",
     "extract/test_real_command.py": "the program itself: killed, and with decoders that crash and hang",
     "extract/test_sharing.py": "the same command started several times at once",
+    "cache/interchange/test_spoilt_features.py": "features that went wrong, through the whole import",
     "extract/lists/test_spoilt.py": "lists that went wrong, of every layout",
     "extract/encoders/test_numerics.py": "dtypes, batches and compiled graphs of all encoders",
     "fuse/report/test_report_benchmark.py": "benchmarks/report.py, which fills a page of its own",

@@ -242,7 +242,9 @@ def npy_arrays(source: Path, dataset: str | None, videos: Collection[str] = ()) 
 
     def rate(name: str) -> float | None:
         found = beside(name, "fps")
-        return None if found is None else found.item()
+        if found is not None and found.size != 1:
+            raise DataError(f"{files[f'{name}_fps']}: holds {found.size:,} numbers; expected one, the rate")
+        return None if found is None else float(found.item())
 
     return Arrays(set(named), describe, read, rate, lambda name: beside(name, "timestamps_ms"))
 

@@ -150,7 +150,7 @@ def import_features(
             progress=progress,
             should_stop=should_stop,
         )
-    done.unused = found.unused
+    done.unused, done.is_turned = found.unused, found.is_turned
     return done
 
 

@@ -105,8 +105,10 @@ def _common_shape(
                 f"{source}: {name} is {dtype} {shape}; expected floating-point numbers {expected}"
             )
         if len(shape) != len(first) or shape[1:] != first[1:] or (len(shape) == 1 and shape != first):
+            turned = "; if they are (D, steps): --set channels_first=true" if axes == (2,) else ""
             raise DataError(
-                f"{source}: {name} is {shape}, {model} is {first}; all must have one form and one width"
+                f"{source}: {name} is {shape}, {model} is {first}; all must have one form and one "
+                f"width{turned}"
             )
     longest = max(shape[0] for shape, _ in present.values())
     return (max(longest, 1), *first[1:]), all(dtype == "float16" for _, dtype in present.values())

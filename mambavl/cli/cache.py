@@ -306,6 +306,9 @@ def cache_import(
             done = job.run(content, update, should_stop)
     for narration_id, status, reason in done.failures:
         print(f"{narration_id}: {STATUS[status]}: {reason}")
+    if done.is_turned:
+        how = "as was said" if settings.channels_first else "as the lengths of the videos tell"
+        print(f"arrays of {source} are read as (D, steps), {how}")
     if done.unused:
         print(f"{done.unused:,} arrays of {source} belong to no row")
     print(f"wrote {done.rows:,} rows ({done.bytes / 1e6:.1f} MB) to {store}: {done.state}")

@@ -94,6 +94,16 @@ def test_steps_of_the_whole_video_pass(count):
     by_time(steps(count), SOURCE, SEGMENTS, moments, CLOCK)
 
 
+def test_where_no_length_is_known_the_other_axis_is_asked_about():
+    """MS-TCN's, of two videos: as (steps, D) they have two widths."""
+    values = {"P01_101": np.zeros((64, 150), np.float32), "P01_102": np.zeros((64, 300), np.float32)}
+    moments = SamplingTimes(RECOGNITION, np.ones((12, 1)))
+    with pytest.raises(DataError, match=r"if they are \(D, steps\): --set channels_first=true"):
+        by_time(arrays_of(values), SOURCE, make_segments(12), moments, CLOCK)
+    found = by_time(arrays_of(values), SOURCE, make_segments(12), moments, CLOCK, channels_first=True)
+    assert (found.shape, found.is_turned) == ((1, 64), True)
+
+
 def test_a_rate_that_stands_beside_the_features_is_not_overruled():
     arrays = steps(18)._replace(rate=lambda name: 30.0)
     moments = SamplingTimes(RECOGNITION, np.zeros((3, 1)), durations={"P01_101": 10.0})
