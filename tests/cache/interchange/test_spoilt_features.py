@@ -1,7 +1,8 @@
 """Ways in which features of others go wrong: each is refused by name, or every row gets what it should.
 
 Two videos of 20 and 12 s; step i of a video is (i, video, 1, 0, 0). By stated clock: a step a frame, 10 a
-second. Beside: as video_features leaves them, stacks of 10 frames every 5 at 10 a second, with a rate and times.
+second. Beside: as video_features leaves them, stacks of 10 frames every 5 at 10 a second, with a rate and
+times.
 """
 
 import h5py
@@ -128,7 +129,8 @@ def test_triples_are_read_by_their_own_clock(tmp_path):
 def test_times_are_milliseconds_whatever_the_rate_beside_them(tmp_path):
     """The rate says how many frames a step saw, and not when."""
     beside(tmp_path / "source", fps=np.array(20.0))
-    assert_right(bring(tmp_path), {**CLIPS, "window": 9.5})
+    for time, token in zip(TIMES[:10, 0], bring(tmp_path)[:10].tolist(), strict=True):
+        assert abs((token[0] * 10 + 9.5) / 20 - time) <= 0.25 + 1e-6  # 19 frames, the last at 900 ms
 
 
 def test_each_triple_may_have_its_own_rate(tmp_path):
