@@ -104,11 +104,14 @@ def _choice(table: Table) -> Choice:
 
 
 def _tau_a(entry: Entry) -> float | None:
-    """Seconds before an action at which a run stops looking; None of one that looks into the action."""
+    """Seconds before an action at which a run stops looking; None of one that looks into the action, and
+    where nobody knows.
+    """
     for stream in entry.first.streams.values():
         sampling, history = stream.recipe.sampling, stream.recipe.history
-        if sampling and sampling["task"] == "anticipation" and sampling["rule"] != "inavit":
-            return float(str(sampling["tau_a"]))
+        if sampling and sampling.get("task") == "anticipation" and sampling.get("rule") != "inavit":
+            tau = sampling.get("tau_a")  # stores of other tools may not say
+            return float(tau) if isinstance(tau, int | float) else None
         if history:
             return history.tau_a
     return None

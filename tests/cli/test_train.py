@@ -1,5 +1,6 @@
 """Training, sweeps, scoring and the page of results, from the shell."""
 
+import csv
 import json
 import os
 import shutil
@@ -14,9 +15,13 @@ def test_the_road_ends_in_a_result_and_a_report(road, capsys):
     assert result["text_protocol"] == "oracle"
     assert result["streams"]["video"]["encoder"]["state"] == "random"
     assert call("evaluate", road / "run") == 0
-    assert call("report", road / "run", "--out", road / "r.html") == 0
+    assert call("report", road / "run", "--out", road / "r.html", "--tables", road / "tables") == 0
     assert "wrote 1 run to" in capsys.readouterr().out
     assert (road / "r.html").stat().st_size > 10_000
+    header, row = csv.reader((road / "tables" / "cost.csv").read_text().splitlines())
+    cost = dict(zip(header, row, strict=True))
+    assert float(cost["M multiply-adds a row"]) > 0
+    assert "verb_question" in cost["tokens of the longest row"]
 
 
 def test_a_run_says_within_an_epoch_how_far_it_is_and_after_each_what_came_of_it(
