@@ -187,13 +187,14 @@ def test_another_entry_fills_the_table_of_classes(opened):
 
 def test_the_table_of_classes_that_scripts_fill_is_the_one_that_stands_there(opened):
     page = opened.page
-    html = """[...document.querySelectorAll('[data-table="classes-noun"] tbody tr')].map((row) =>
+    html = """[...document.querySelectorAll('[data-table="classes-verb"] tbody tr')].map((row) =>
         [...row.cells].map((one) => [one.tagName, one.className, one.scope, one.textContent,
             Number(one.dataset.value), one.getAttribute('style')]))"""
     before = page.evaluate(html)
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    page.locator('[data-table="classes-noun"]').get_by_label("Entry").select_option(index=1)
-    page.locator('[data-table="classes-noun"]').get_by_label("Entry").select_option(index=0)
+    page.locator('[data-table="classes-verb"]').get_by_label("Entry").select_option(index=1)
+    page.locator('[data-table="classes-verb"]').get_by_label("Entry").select_option(index=0)
+    assert "tail" in cells(page, "classes-verb", 2)
     assert page.evaluate(html) == before
 
 
