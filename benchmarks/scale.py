@@ -177,6 +177,7 @@ def page(results: dict[str, Any]) -> str:
         f"{', '.join(epochs)}. Loading is b / s = {100 * found[0].loading:.2g} % of it, as long as the store "
         "lies in memory or on a disk that is as fast.",
         "",
+        *(against_length(results["scaling"]) if "scaling" in results else ()),
         "## What follows",
         "",
         f"- Videos of 456x256 are read {times:.0f} times as fast as those of 1080p. Where videos are read "
@@ -190,6 +191,39 @@ def page(results: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def against_length(found: dict[str, Any]) -> list[str]:
+    """What benchmarks/scaling.py measured, by the length of the video."""
+    points, said, crossing = found["length"], found["conditions"], found["crossing"]
+    kinds = list(dict.fromkeys(one["kind"] for one in points))
+    of = {(one["x"], one["kind"]): one for one in points}
+    columns = [f"{kind}, {unit}" for unit in ("ms", "MB") for kind in kinds]
+    rows = []
+    for length in dict.fromkeys(one["x"] for one in points):
+        cells = [_count(of[length, kind][key]) for key in ("milliseconds", "megabytes") for kind in kinds]
+        rows.append(f"| {length:,} | {' | '.join(cells)} |")
+    cheaper = []
+    for name, length in crossing.items():
+        where = "at no length here" if length is None else f"from {_count(length)} tokens on"
+        cheaper.append(f"in {name.replace(', ', ' than ')}, {where}")
+    return [
+        "## Against length",
+        "",
+        f"Measured: a step of training on {points[0]['rows']} rows, a video of L tokens and two questions, "
+        f"`d_model` {said['width']}, {said['threads']} threads, float32 "
+        "([benchmarks/scaling.py](../benchmarks/scaling.py), "
+        f"{_source('scaling')}). 6x4 is the paper's Transformer, 1x4 one block of it.",
+        "",
+        f"| L | {' | '.join(columns)} |",
+        "|---|" + "---|" * len(columns),
+        *rows,
+        "",
+        f"MambaVL is cheaper {'; '.join(cheaper)}.",
+        "",
+        "![Time and memory of a step against tokens, rows and heads.](figures/scaling.svg)",
+        "",
+    ]
 
 
 def _source(name: str) -> str:

@@ -44,6 +44,7 @@ OTHER_TESTS = {  # test file -> why it belongs to no single module
     "test_benchmarked.py": "benchmarks/readme.py: numbers of the pages, and results",
     "test_docs.py": "the pages for readers",
     "test_scale.py": "benchmarks/scale.py and docs/scale.md",
+    "test_scaling.py": "benchmarks/scaling.py",
     "test_docs_run.py": "the pages' commands and snippets, run as they stand",
     "test_layout.py": "this file",
     "test_mutations.py": "mutations.py: faults that tests must notice",

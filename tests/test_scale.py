@@ -57,6 +57,20 @@ def test_what_was_not_measured_says_so(scale):
         assert "assumed" in line or line.startswith("| GPUs |"), line
 
 
+def test_what_was_measured_against_length_has_a_table_and_a_sentence(scale):
+    kinds = ("mambavl", "transformer 6x4")
+    points = [
+        {"kind": kind, "x": x, "rows": 2, "milliseconds": x * factor, "megabytes": 10.0 * factor}
+        for x in (16, 4096)
+        for factor, kind in enumerate(kinds, 1)
+    ]
+    crossing = {"time, transformer 6x4": 40.6, "memory, transformer 6x4": None}
+    found = {"conditions": {"width": 768, "threads": 2}, "length": points, "crossing": crossing}
+    text = "\n".join(scale.against_length(found))
+    assert "| 4,096 | 4,100 | 8,200 | 10 | 20 |" in text
+    assert "in time than transformer 6x4, from 41 tokens on; in memory than transformer 6x4, at no" in text
+
+
 def test_a_page_that_differs_is_refused(scale, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scale, "PAGE", tmp_path / "scale.md")
     (tmp_path / "scale.md").write_text("another\n")
