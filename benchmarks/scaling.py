@@ -270,6 +270,7 @@ def picture(found: dict[str, Any]) -> str:
     import io
 
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axes_of = [axis for axis in TITLES if axis in found]
     with plt.rc_context({"svg.hashsalt": "scaling", "svg.fonttype": "none"}):
@@ -282,6 +283,12 @@ def picture(found: dict[str, Any]) -> str:
                     panel.plot([one["x"] for one in own], [one[key] for one in own], "o-", label=kind)
                 panel.set_xscale("log", base=2)
                 panel.set_yscale("log")
+                xs = sorted({one["x"] for one in found[axis]})
+                panel.set_xticks(xs, [f"{x:,}" for x in xs], fontsize=8)
+                panel.xaxis.set_minor_formatter(NullFormatter())
+                panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                panel.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+                panel.yaxis.set_minor_formatter(NullFormatter())
                 panel.set_xlabel(TITLES[axis])
                 panel.set_ylabel(title)
                 panel.grid(alpha=0.3)
