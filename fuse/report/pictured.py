@@ -108,8 +108,8 @@ def said_of_pictures(every: Sequence[Pictured], rows: int, told: Told, terms: Te
 def _licence(terms: Terms | None) -> str:
     if terms:
         return (
-            f"By their classes the pictures are frames of {terms.says} They show people's homes: whoever hands "
-            "this page on names the data set, and publishes it no further than its terms allow."
+            f"By their classes the pictures are frames of {terms.says} They show people's homes: whoever "
+            "hands this page on names the data set, and publishes it no further than its terms allow."
         )
     return (
         "The pictures are frames of the videos that were named; whether this page may be handed on is for "

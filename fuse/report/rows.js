@@ -319,13 +319,13 @@
   function asked(row) {
     const found = table.questions.map((one, number) => {
       const runs = table.runs.filter((run) => run.asked.includes(number)).map((run) => run.title);
-      return [`${one.name.replace("_", " ")}, ${one.protocol}`, one.texts[one.rows[row]] || "(empty)", runs];
+      return [`${one.name.replace("_", " ")}, ${one.protocol}`, one.texts[one.rows[row]] ?? "(not in the file)", runs];
     });
     const unknown = table.runs.filter((run) => run.untold.length);
     if (!found.length && !unknown.length) return [];
     const told = make("dl");
     for (const [name, text, runs] of found) {
-      told.append(make("dt", {}, name), make("dd", {}, text, make("br"), make("small", {}, `asked of ${runs.join("; ")}`)));
+      told.append(make("dt", {}, name), make("dd", {}, text || "(empty)", make("br"), make("small", {}, `asked of ${runs.join("; ")}`)));
     }
     const note = unknown.length ? make("p", { cls: "rows-note" }, "The texts that were asked of "
       + `${unknown.map((run) => run.title).join("; ")} are in no store: `, make("code", {}, "mambavl report ... --questions FILE"),

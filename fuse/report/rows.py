@@ -258,6 +258,7 @@ class _Sets:
         self.ids = ids
         self.found: list[dict[str, Any]] = []
         self._places: dict[tuple[int, str], int] = {}
+        self._files: dict[object, int | None] = {}  # what a stream was fed -> number of a file
 
     def of_run(self, entry: Entry, told: Told) -> dict[str, Any]:
         """asked: numbers of the texts that a run was given; untold: names of those that nobody knows."""
@@ -266,8 +267,11 @@ class _Sets:
             made, name = stream.recipe.questions, question_of(stream)
             if made is None or made.protocol == "none":
                 continue
-            fits = (place for place, one in enumerate(told.questions) if one.are_of(stream))
-            number = next(fits, None)
+            fed = (stream.store_ids, name, made.protocol, made.backend, made.prompt_version)
+            if fed not in self._files:  # stores are opened for it, and runs have many in common
+                fits = (place for place, one in enumerate(told.questions) if one.are_of(stream))
+                self._files[fed] = next(fits, None)
+            number = self._files[fed]
             if number is None:
                 untold.append(name)
             else:
@@ -277,7 +281,7 @@ class _Sets:
     def _place(self, number: int, name: str, told: Told) -> int:
         if (number, name) not in self._places:
             one = told.questions[number]
-            texts = [one.texts[name].get(row, "") for row in self.ids]
+            texts = [one.texts[name].get(row) for row in self.ids]
             distinct = list(dict.fromkeys(texts))
             place = {text: here for here, text in enumerate(distinct)}
             self._places[number, name] = len(self.found)
