@@ -4,8 +4,9 @@ Names of classes come from a list that is given, from a second column, or from t
 order in which they first appear; numbers without names are refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mambavl.cache.rows import Label
 from mambavl.configs.errors import DataError, UsageError, some
@@ -16,12 +17,33 @@ from mambavl.extract.tables import Row, Tables
 PRINTED = "[]"  # the separator that stands for a cell like ['a', 'b']
 
 
-def targets_of(tables: Tables, name: str, delimiter: str, request: Request) -> dict[str, Names]:
+class File(NamedTuple):
+    """A table with a row an action."""
+
+    name: str  # in its folder
+    delimiter: str
+    header: list[str]
+    split: str | None = None  # of all its rows; None: as its rows say
+
+    def has_labels(self, request: Request) -> bool:
+        """A test list may come without; of others all columns are asked for."""
+        columns = {*request.single.values(), *request.multi.values()}
+        return self.split != "test" or bool(columns & {*self.header})
+
+
+def targets_of(tables: Tables, files: Sequence[File], request: Request) -> dict[str, Names]:
     """Target -> its classes, single ones first. Raises DataError, UsageError for numbers without names."""
-    found = _given(request) | _named_beside(tables, name, delimiter, request)
+    labelled = [file for file in files if file.has_labels(request)]
+    found = _given(request) | _named_beside(tables, labelled, request)
     found = {target: found[target] for target in (*request.single, *request.multi)}
-    _refuse_ids_without_names(tables, name, delimiter, found, request)
+    _refuse_ids_without_names(tables, labelled, found, request)
     return found
+
+
+def _rows(tables: Tables, files: Sequence[File], columns: Iterable[str]) -> Iterator[Row]:
+    """Looked at before they are read; what is wrong with them is said then."""
+    for file in files:
+        yield from Tables(tables.folder).rows(file.name, tuple(columns), file.delimiter)
 
 
 def _given(request: Request) -> dict[str, Names]:
@@ -30,14 +52,14 @@ def _given(request: Request) -> dict[str, Names]:
     return {**single, **{name: Names("multi", given.get(name)) for name in request.multi}}
 
 
-def _named_beside(tables: Tables, name: str, delimiter: str, request: Request) -> dict[str, Names]:
+def _named_beside(tables: Tables, files: Sequence[File], request: Request) -> dict[str, Names]:
     """The targets whose classes have their names in a second column. An id of two names, and a name of two
     ids, are problems.
     """
     keys: dict[str, dict[int, str]] = {target: {} for target in request.names}
     ids: dict[str, dict[str, int]] = {target: {} for target in request.names}
     columns = [(target, request.single[target], column) for target, column in request.names.items()]
-    for row in Tables(tables.folder).rows(name, tuple(column for *_, column in columns), delimiter):
+    for row in _rows(tables, files, dict.fromkeys(name for _, *both in columns for name in both)):
         for target, column, beside in columns:
             key, class_id = row[beside].strip(), whole(row[column].strip())
             if not key and not row[column].strip():
@@ -53,13 +75,7 @@ def _named_beside(tables: Tables, name: str, delimiter: str, request: Request) -
             elif ids[target].setdefault(key, class_id) != class_id:
                 tables.problem(f"{row.where}: {key!r} is {column} {class_id}, and {ids[target][key]} before")
     tables.finish()
-    return {
-        target: Names(
-            "single",
-            ClassList.of(found),
-        )
-        for target, found in keys.items()
-    }
+    return {target: Names("single", ClassList.of(found)) for target, found in keys.items()}
 
 
 def class_list(path: Path) -> ClassList:
@@ -74,21 +90,22 @@ def class_list(path: Path) -> ClassList:
 
 
 def _refuse_ids_without_names(
-    tables: Tables, name: str, delimiter: str, classes: Mapping[str, Names], request: Request
+    tables: Tables, files: Sequence[File], classes: Mapping[str, Names], request: Request
 ) -> None:
     """Numbers are ids of classes that have names elsewhere; in order of appearance they would be others."""
     columns = {**request.single, **request.multi}
     open_ones = {target: column for target, column in columns.items() if classes[target].given is None}
     cells: dict[str, set[str]] = {target: set() for target in open_ones}
-    for row in Tables(tables.folder).rows(name, tuple(open_ones.values()), delimiter):
+    for row in _rows(tables, files, open_ones.values()):
         for target, column in open_ones.items():
             cells[target].add(row[column].strip())
     for target, column in open_ones.items():
         filled = cells[target] - {""}
         if filled and all(whole(cell) is not None for cell in filled):
             raise UsageError(
-                f"{tables.folder / name}: column {column} holds numbers ({some(sorted(filled))}); name their "
-                f"classes with --classes {target}=FILE (a CSV with the columns id and key, or a name a line)"
+                f"{tables.folder}: column {column} holds numbers ({some(sorted(filled))}); name their "
+                f"classes with --classes {target}=FILE (a CSV with the columns id and key, or a name a "
+                f"line), or with --names {target}=COLUMN"
             )
 
 

@@ -1,4 +1,4 @@
-"""One CSV or TSV file with a row an action, whatever its columns are called.
+"""CSV or TSV with a row an action, whatever its columns are called: one file, or one a split.
 
 Nothing is guessed from a column's name or its numbers: what is not said is asked for.
 """
@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mambavl.cache.classes import name_faults
-from mambavl.configs.errors import DataError, UsageError, did_you_mean
+from mambavl.configs.errors import DataError, UsageError, did_you_mean, some
 from mambavl.extract.annotations import SPLITS
-from mambavl.extract.lists.class_columns import PRINTED, labels_of, targets_of
+from mambavl.extract.lists.class_columns import PRINTED, File, labels_of, targets_of
 from mambavl.extract.lists.listing import (
     NOBODY,
     Listed,
@@ -23,44 +23,70 @@ from mambavl.extract.tables import Row, Tables
 from mambavl.extract.video_parts import SUFFIXES
 
 TIMES, FRAMES = ("start", "stop"), ("start_frame", "stop_frame")
-HOLDS = (
-    "video",
-    *TIMES,
-    *FRAMES,
-    "fps",
-    "id",
-    "participant",
-    "split",
-    "text",
-)  # what a column can be said to hold
+# what a column can be said to hold
+HOLDS = ("video", *TIMES, *FRAMES, "fps", "id", "participant", "split", "text")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FRAME_SLACK = 2  # frames by which times and frame numbers of a row may differ: rounded up, down, from 1
 
 
 def read_columns(source: Path, request: Request) -> Listing:
-    """Raises UsageError for what the call leaves open, DataError for what the file does not hold."""
-    if not source.is_file():
-        raise DataError(f"{source}: no such file")
-    delimiter = request.delimiter or DELIMITERS.get(source.suffix.lower())
-    if delimiter is None:
-        raise UsageError(f"{source}: say what stands between its cells, such as --delimiter ';'")
-    tables = Tables(source.parent)
-    header = next(
-        csv.reader([tables.text(source.name).partition("\n")[0].rstrip("\r")], delimiter=delimiter), []
-    )
-    if not header:
-        raise DataError(f"{source}: is empty, or begins with a blank line; expected the names of its columns")
-    _refuse_delimiter(source, header, delimiter)
-    _refuse_unclear(source, header, request)
-    listing = Listing(tables, targets_of(tables, source.name, delimiter, request))
-    required = (*request.columns.values(), *request.single.values(), *request.multi.values())
+    """`source`: the file, or a folder whose files `--split-as NAME=train` names without their endings.
+
+    Raises UsageError for what the call leaves open, DataError for what a file does not hold.
+    """
+    tables = Tables(source if source.is_dir() else source.parent)
+    files = _of_folder(tables, request) if source.is_dir() else [_file(tables, source, request)]
+    _refuse_unclear(source, files, request)
+    listing = Listing(tables, targets_of(tables, files, request))
     rates: dict[str, tuple[str, str]] = {}  # video -> frames a second, and who says so
-    for row in tables.rows(source.name, tuple(dict.fromkeys(required)), delimiter):
-        times, labels, split = (
-            _times(row, request),
-            labels_of(row, listing.classes, request),
-            _split(row, request),
+    for file in files:
+        _read_file(listing, file, rates, request)
+    return listing
+
+
+def _of_folder(tables: Tables, request: Request) -> list[File]:
+    """Raises UsageError where no file is named, DataError for one that is not there."""
+    there = sorted(path for path in tables.folder.iterdir() if path.suffix.lower() in DELIMITERS)
+    if not request.splits:
+        raise UsageError(
+            f"{tables.folder}: is a folder; say which of its files "
+            f"({some([path.stem for path in there]) or 'none'}) is which split: --split-as NAME=train (or "
+            f"{', '.join(SPLITS[1:])})"
         )
+    found = []
+    for name, split in request.splits.items():
+        named = [path for path in there if path.stem == name]
+        if len(named) != 1:
+            raise DataError(
+                f"{tables.folder}: has {len(named)} files {name}.csv or {name}.tsv; there are "
+                f"{some([path.name for path in there]) or 'none'}"
+            )
+        found.append(_file(tables, named[0], request)._replace(split=split))
+    return found
+
+
+def _file(tables: Tables, path: Path, request: Request) -> File:
+    """Raises DataError for a file without a header, UsageError where its delimiter is not known."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    delimiter = request.delimiter or DELIMITERS.get(path.suffix.lower())
+    if delimiter is None:
+        raise UsageError(f"{path}: say what stands between its cells, such as --delimiter ';'")
+    first = tables.text(path.name).partition("\n")[0].rstrip("\r")
+    header = next(csv.reader([first], delimiter=delimiter), [])
+    if not header:
+        raise DataError(f"{path}: is empty, or begins with a blank line; expected the names of its columns")
+    _refuse_delimiter(path, header, delimiter)
+    return File(path.name, delimiter, header)
+
+
+def _read_file(listing: Listing, file: File, rates: dict[str, tuple[str, str]], request: Request) -> None:
+    has_labels = file.has_labels(request)
+    labels_in = (*request.single.values(), *request.multi.values()) if has_labels else ()
+    required = dict.fromkeys((*request.columns.values(), *labels_in))
+    for row in listing.tables.rows(file.name, tuple(required), file.delimiter):
+        times, split = _times(row, request), file.split or _split(row, request)
+        labels = labels_of(row, listing.classes, request) if has_labels else {}
         video = _video(_cell(row, request, "video"))
         rate, where = rates.setdefault(video, (_cell(row, request, "fps"), row.where))
         if rate != _cell(row, request, "fps"):
@@ -80,7 +106,6 @@ def read_columns(source: Path, request: Request) -> Listing:
                     text=_cell(row, request, "text"),
                 )
             )
-    return listing
 
 
 def _cell(row: Row, request: Request, what: str) -> str:
@@ -103,9 +128,12 @@ def _refuse_delimiter(source: Path, header: list[str], delimiter: str) -> None:
                 raise UsageError(f"{source}: its header is one cell; try --delimiter {typed}")
 
 
-def _refuse_unclear(source: Path, header: list[str], request: Request) -> None:
+def _refuse_unclear(source: Path, files: list[File], request: Request) -> None:
     """Raises UsageError with all that is not said, what to type for it, and the columns that there are."""
-    columns = request.columns
+    columns, header = request.columns, files[0].header
+    say_split = all(file.split for file in files)
+    if say_split and ("split" in columns or request.split is not None):
+        raise UsageError("--column split=... and --split: of a folder --split-as says the split of each file")
     if unknown := [what for what in columns if what not in HOLDS]:
         raise UsageError(f"--column {unknown[0]}=...: a column holds one of {', '.join(HOLDS)}")
     used = [
@@ -130,7 +158,7 @@ def _refuse_unclear(source: Path, header: list[str], request: Request) -> None:
         asked.append("--unit seconds|milliseconds|clock (of frames: --column start_frame=... and --fps)")
     if "start_frame" in columns and request.fps is None and "fps" not in columns:
         asked.append("--fps RATE (at which its frames are counted), or --column fps=COLUMN")
-    if "split" not in columns and request.split is None:
+    if not say_split and "split" not in columns and request.split is None:
         asked.append("--column split=COLUMN, or --split NAME for all rows")
     if not (request.single or request.multi):
         asked.append("--target NAME=COLUMN (one label a row) or --multi NAME=COLUMN (several)")

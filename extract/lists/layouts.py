@@ -50,7 +50,11 @@ class Layout:
 
 
 LAYOUTS = {
-    COLUMNS: Layout(read_columns, tuple(name for name in OPTIONS if name != "--fold"), "a CSV or TSV file"),
+    COLUMNS: Layout(
+        read_columns,
+        tuple(name for name in OPTIONS if name != "--fold"),
+        "a CSV or TSV file, or a folder of them",
+    ),
     "egtea": Layout(read_egtea, ("--fold", "--split"), "the folder action_annotation of EGTEA Gaze+"),
     "actionformer": Layout(read_detection, ("--split-as",), "the JSON of ActionFormer, OpenTAD, ActivityNet"),
     "hd-epic": Layout(read_hd_epic, ("--split", "--classes"), "the folder narrations-and-action-segments"),

@@ -4,7 +4,7 @@ import pytest
 
 from helpers.foreign_lists import TABLE, make_table, table_request
 from mambavl.configs.errors import DataError, UsageError
-from mambavl.extract.lists.class_columns import class_list, targets_of
+from mambavl.extract.lists.class_columns import File, class_list, targets_of
 from mambavl.extract.lists.columns import read_columns
 from mambavl.extract.lists.listing import checked
 from mambavl.extract.tables import Tables
@@ -19,7 +19,8 @@ def read(folder, text=TABLE, **changes):
 
 def test_classes_stand_in_the_order_of_the_targets(tmp_path):
     make_table(tmp_path)
-    found = targets_of(Tables(tmp_path), "rows.csv", ";", table_request())
+    file = File("rows.csv", ";", TABLE.partition("\n")[0].split(";"))
+    found = targets_of(Tables(tmp_path), [file], table_request())
     assert [(name, names.kind) for name, names in found.items()] == [("tool", "single"), ("thing", "multi")]
 
 

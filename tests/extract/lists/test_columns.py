@@ -167,3 +167,85 @@ def test_what_a_cell_does_not_hold_is_named_by_line(tmp_path, old, new, said):
 def test_numbers_where_times_of_day_are_said_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"from '0\.5' is a number, not HH:MM:SS; --unit seconds"):
         read(tmp_path, unit="clock")
+
+
+SOUNDS = {  # as EPIC-SOUNDS': a file a split, a class and its id in each row; test without
+    "S_train.csv": "id,v,who,b,e,said,class,class_id\nx_1,x,P1,00:00:00.476,00:00:02.5,rustles,rustle,4\n"
+    "x_2,x,P1,00:00:03.000,00:00:09.5,,metal only,0\n",
+    "S_validation.csv": "id,v,who,b,e,said,class,class_id\ny_1,y,P2,00:00:01.0,00:00:07.5,,rustle,4\n",
+    "S_test.csv": "id,v,who,b,e,said\nz_1,z,P3,00:00:01.0,00:00:02.0,\n",
+    "other.txt": "not a table",
+}
+SOUND_COLUMNS = {"id": "id", "video": "v", "participant": "who", "start": "b", "stop": "e", "text": "said"}
+SPLIT_AS = {"S_train": "train", "S_validation": "validation", "S_test": "test"}
+
+
+def read_folder(folder, files=SOUNDS, **changes):
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    said = {
+        "columns": SOUND_COLUMNS,
+        "unit": "clock",
+        "single": {"sound": "class_id"},
+        "names": {"sound": "class"},
+        "splits": SPLIT_AS,
+    }
+    request = Request(**{**said, **changes})
+    return checked(read_columns(folder, request), request)
+
+
+def test_each_split_may_have_a_file_of_its_own(tmp_path):
+    found = read_folder(tmp_path)
+    assert rows_of(found) == [
+        ("x", 0.476, 2.5, "train", {"sound": 4}),
+        ("x", 3.0, 9.5, "train", {"sound": 0}),
+        ("y", 1.0, 7.5, "validation", {"sound": 4}),
+        ("z", 1.0, 2.0, "test", {}),
+    ]
+    assert found.classes["sound"].ids == {"metal only": 0, "rustle": 4}
+    assert set(found.tables.sha256) == {"S_train.csv", "S_validation.csv", "S_test.csv"}
+    only = read_folder(tmp_path, splits={"S_validation": "train"})
+    assert [row.split for row in only.rows] == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("files", "changes", "error", "said"),
+    [
+        (
+            {},
+            {"splits": {}},
+            UsageError,
+            r"say which of its files \(S_test, S_train, S_validation\) is which",
+        ),
+        (
+            {},
+            {"splits": {"S_trian": "train"}},
+            DataError,
+            r"has 0 files S_trian\.csv or S_trian\.tsv; there are",
+        ),
+        ({"S_train.tsv": "a\tb\n"}, {}, DataError, r"has 2 files S_train\.csv or S_train\.tsv"),
+        ({}, {"split": "train"}, UsageError, "of a folder --split-as says the split of each file"),
+        (
+            {"S_validation.csv": "id,v,b,e\n"},
+            {},
+            DataError,
+            r"S_validation\.csv: has no column class_id, class; its columns are id",
+        ),
+        (
+            {"S_validation.csv": SOUNDS["S_validation.csv"].replace("rustle,4", "rustle,5")},
+            {},
+            DataError,
+            r"S_validation\.csv:2: 'rustle' is class_id 5, and 4 before",
+        ),
+        (
+            {"S_validation.csv": SOUNDS["S_train.csv"].partition("x_2")[0]},
+            {},
+            DataError,
+            r"S_validation\.csv:2: row x_1 occurs twice, first in .*S_train\.csv:2",
+        ),
+        ({"S_train.csv": ""}, {}, DataError, r"S_train\.csv: is empty"),
+    ],
+)
+def test_files_that_do_not_go_together_are_named(tmp_path, files, changes, error, said):
+    with pytest.raises(error, match=said):
+        read_folder(tmp_path, {**SOUNDS, **files}, **changes)
