@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mambavl.configs.errors import DataError, Interrupted
+from mambavl.configs.secrets import printable
 from mambavl.extract.questions.llm.attempts import Answer, Attempts, Failure, Tally, Task, by_key
 from mambavl.extract.questions.llm.batch_server import (
     TOKEN,
@@ -29,7 +30,7 @@ from mambavl.extract.questions.llm.batch_server import (
 )
 from mambavl.extract.questions.llm.ledger import Batch, Ledger
 from mambavl.extract.questions.llm.options import LLMSettings
-from mambavl.extract.questions.llm.requests import Fault, printable
+from mambavl.extract.questions.llm.requests import Fault
 from mambavl.extract.questions.llm.server import Completion, Endpoint
 from mambavl.extract.questions.llm.waits import wait
 from mambavl.extract.timeline import VideoError

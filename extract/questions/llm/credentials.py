@@ -6,17 +6,15 @@ is sent a key only when `key_variable` was set by whoever runs this.
 """
 
 import os
-import re
 from urllib.parse import urlsplit
 
 from mambavl.configs.errors import UsageError
+from mambavl.configs.secrets import Secret, printable
 from mambavl.extract.questions.llm.options import LLMSettings
 from mambavl.extract.questions.llm.replies import MAX_CHARACTERS
-from mambavl.extract.questions.llm.requests import printable
 
 NO_KEY = "none"  # what is sent without a key: the client wants a text
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-PIECE = 8  # characters of a key that tell something
 SAID = 300  # characters of a server's message that are shown
 
 
@@ -28,10 +26,7 @@ class Credentials:
     def __init__(self, options: LLMSettings) -> None:
         self.options = options
         self.key = read_key(options)  # "" where the server needs none
-        starts = range(len(self.key) - PIECE + 1)
-        pieces = "|".join(re.escape(self.key[start : start + PIECE]) for start in starts)
-        # one match covers a whole run of overlapping pieces
-        self._pieces = re.compile(rf"(?:(?={pieces}).)+.{{{PIECE - 1}}}", re.IGNORECASE)
+        self._secret = Secret(self.key)
 
     @property
     def sent_key(self) -> str:
@@ -42,11 +37,7 @@ class Credentials:
         """A server's text without the key, in either case, and without pieces of it that are long enough to
         tell something.
         """
-        if not self.key:
-            return text
-        if len(self.key) < PIECE:  # such as EMPTY, which is not a secret and may be a word of a reply
-            return text.replace(self.key, "[key]")
-        return self._pieces.sub("[key]", text)
+        return self._secret.cut_out(text)
 
     def say(self, text: str) -> str:
         """A server's message as people may see it: one line without the key or control characters, cut."""

@@ -8,10 +8,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from mambavl.configs.errors import DataError, Interrupted
+from mambavl.configs.secrets import printable
 from mambavl.extract.questions.llm.attempts import Answer, Attempts, Failure, Tally, Task, by_key
 from mambavl.extract.questions.llm.ledger import Ledger
 from mambavl.extract.questions.llm.options import LLMSettings
-from mambavl.extract.questions.llm.requests import Completer, Fault, Reply, Request, printable
+from mambavl.extract.questions.llm.requests import Completer, Fault, Reply, Request
 from mambavl.extract.questions.llm.waits import Pace, backoff, wait
 from mambavl.extract.timeline import VideoError
 

@@ -15,12 +15,13 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mambavl.cache.rows import Segment
+from mambavl.configs.secrets import printable
 from mambavl.extract import MASK
 from mambavl.extract.annotations import Annotations
 from mambavl.extract.questions.file import unique_keys
 from mambavl.extract.questions.forms import Kind, contains_form, words_of
 from mambavl.extract.questions.labels import classes_of
-from mambavl.extract.questions.llm.requests import Reply, printable
+from mambavl.extract.questions.llm.requests import Reply
 from mambavl.extract.questions.masking import Masked, mask
 
 MAX_CHARACTERS = 20_000  # of a whole reply; two questions have some hundred

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -122,16 +121,6 @@ class Fault:
     retryable: bool = True  # another call may bring a reply
     ends_run: bool = False  # no request of this run can succeed
     status: int | None = None  # of HTTP, where there was one
-
-
-def printable(text: str) -> str:
-    """Text of a server as a terminal may have it: no control, format or unassigned character, no lone
-    surrogate.
-    """
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(letter).startswith("C") else letter
-        for letter in text
-    )
 
 
 class Completer(Protocol):
