@@ -23,6 +23,7 @@ from mambavl.cli.encoders import encoders_app
 from mambavl.cli.export import export
 from mambavl.cli.extract import extract_app
 from mambavl.cli.heads import heads_app
+from mambavl.cli.hub import pull, push
 from mambavl.cli.plan import extract_plan
 from mambavl.cli.predict import predict
 from mambavl.cli.published import show_published
@@ -104,7 +105,7 @@ def demo(
 
 app.command(cls=with_settings("train"))(train.train)
 app.command(cls=with_settings("train"))(train.sweep)
-for command in (train.evaluate, train.report, submit, export, predict, settings):
+for command in (train.evaluate, train.report, submit, export, push, pull, predict, settings):
     app.command()(command)
 app.command("sweep-status")(show_status)
 app.command("fuse-scores")(fuse_scores)
