@@ -16,7 +16,7 @@ from mambavl.fuse.report.measured import Measured
 from mambavl.fuse.report.tables import DASH, Cell, Column, Table, table
 from mambavl.fuse.result import spoken
 
-HEAD, STREAMS, TOLD = "head", "streams", "what streams tell"
+HEAD, STREAMS, TOLD, SPLIT = "head", "streams", "what streams tell", "split"
 OF_HEAD = (*(f"{section}." for section in OWN), "head.name", "train.lr_ssm")
 
 
@@ -24,9 +24,12 @@ def setting_apart(one: Entry, other: Entry) -> tuple[str, str, str] | None:
     """The only setting in which two entries differ, and what it is in each; None where it is none or several,
     or where one of them mixes several runs.
     """
-    if one.first.fused or other.first.fused or one.first.split != other.first.split:
+    return _apart(_settings(one), _settings(other))
+
+
+def _apart(mine: dict[str, Any] | None, theirs: dict[str, Any] | None) -> tuple[str, str, str] | None:
+    if mine is None or theirs is None or mine[SPLIT] != theirs[SPLIT]:
         return None
-    mine, theirs = _settings(one), _settings(other)
     apart = [key for key in dict.fromkeys([*mine, *theirs]) if mine.get(key) != theirs.get(key)]
     if HEAD in apart:  # keys that one of the heads alone has go with it
         apart = [key for key in apart if not key.startswith(OF_HEAD) or (key in mine and key in theirs)]
@@ -41,11 +44,14 @@ def setting_apart(one: Entry, other: Entry) -> tuple[str, str, str] | None:
     return apart[0], _in_words(mine.get(apart[0])), _in_words(theirs.get(apart[0]))
 
 
-def _settings(entry: Entry) -> dict[str, Any]:
+def _settings(entry: Entry) -> dict[str, Any] | None:
+    """None of a mixture."""
+    if entry.first.fused:
+        return None
     raw = flatten(decided(entry.first, "train.seed"))
     found = {key: value for key, value in raw.items() if not key.startswith("streams.")}
     found[HEAD] = found.pop("head.name", entry.first.head)
-    found[STREAMS] = entry.streams
+    found[SPLIT], found[STREAMS] = entry.first.split, entry.streams
     found[TOLD] = {
         name: [list(one.store_ids), one.level, _apart_from_store(raw, name)]
         for name, one in entry.first.streams.items()
@@ -73,8 +79,10 @@ def controls(
     rows: list[list[Cell]] = []
     said: list[str] = []
     seen: set[tuple[int, str]] = set()
-    for (_, other), (number, one) in itertools.combinations(enumerate(measured), 2):
-        found = setting_apart(one.entry, other.entry)
+    settings = [_settings(one.entry) for one in measured]
+    for first, number in itertools.combinations(range(len(measured)), 2):
+        one, other = measured[number], measured[first]
+        found = _apart(settings[number], settings[first])
         if found is None or (number, found[0]) in seen:
             continue
         setting, mine, theirs = found

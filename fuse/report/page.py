@@ -25,7 +25,7 @@ from mambavl.fuse.report.measured import Measured, measure
 from mambavl.fuse.report.measures import measures_table
 from mambavl.fuse.report.notes import leak_sentences, notes, what_ran
 from mambavl.fuse.report.people import people_table
-from mambavl.fuse.report.provenance import recipe_text
+from mambavl.fuse.report.provenance import recipe_text, result_text
 from mambavl.fuse.report.rows import rows_section
 from mambavl.fuse.report.tables import HIDDEN, Table, plain, write_tables
 from mambavl.fuse.report.told import UNTOLD, Told
@@ -33,6 +33,7 @@ from mambavl.fuse.run import read_curves
 from mambavl.fuse.summary import not_chosen
 
 PACKAGE = "mambavl.fuse.report"  # of the templates, styles and scripts
+CLOSER = 20  # entries that are looked at class by class: as many lines can be told apart
 
 
 def write_report(
@@ -68,8 +69,9 @@ def _shown(measured: list[Measured], cost_of: CostOf | None, known: Sequence[Cav
     """What the template is filled with."""
     entries = [one.entry for one in measured]
     targets = list(dict.fromkeys(itertools.chain(*(entry.first.targets for entry in entries))))
-    ranked = [name for name in targets if any(name in one.tops for one in measured)]
-    single = [name for name in ranked if any(name in one.classes.targets for one in measured)]
+    closer = measured[:CLOSER]
+    ranked = [name for name in targets if any(name in one.tops for one in closer)]
+    single = [name for name in ranked if any(name in one.classes.targets for one in closer)]
     intervals, columns = Intervals(), headlines(entries, targets)
     pairs, said_of_pairs = controls(measured, columns, intervals)
     cost, said_of_cost = cost_table(entries, cost_of)
@@ -85,22 +87,24 @@ def _shown(measured: list[Measured], cost_of: CostOf | None, known: Sequence[Cav
         "measures": measures_table(entries, targets),
         "leaks": leak_sentences(entries),
         "notes": notes(entries),
-        "curves": _curves(entries),
-        "legend": [(entry.title, *pictures.style(number)) for number, entry in enumerate(entries)],
-        "classes": {name: classes_table(_first(measured, name), name, f"classes-{name}") for name in ranked},
-        "classes_data": classes_data(measured, ranked),
-        "confused": {name: most_confused(measured, name) for name in ranked},
-        "matrices": matrices(measured, single),
-        "confusions": {name: _matrix(_first(measured, name), name) for name in single},
-        "calibration": calibration_table(measured, ranked),
+        "closer": len(closer),
+        "curves": _curves(entries[:CLOSER]),
+        "legend": [(one.entry.title, *pictures.style(number)) for number, one in enumerate(closer)],
+        "classes": {name: classes_table(_first(closer, name), name, f"classes-{name}") for name in ranked},
+        "classes_data": classes_data(closer, ranked),
+        "confused": {name: most_confused(closer, name) for name in ranked},
+        "matrices": matrices(closer, single),
+        "confusions": {name: _matrix(_first(closer, name), name) for name in single},
+        "calibration": calibration_table(closer, ranked),
         "calibration_means": MEANING,
-        "reliabilities": _reliabilities(measured, ranked) if ranked else "",
-        "bins": [bins_table(measured, name) for name in ranked],
-        "people": people_table(measured, _main_top1(entries, ranked)) if ranked else None,
+        "reliabilities": _reliabilities(closer, ranked) if ranked else "",
+        "bins": [bins_table(closer, name) for name in ranked],
+        "people": people_table(closer, _main_top1(entries, ranked)) if ranked else None,
         "cost": cost,
         "said_of_cost": said_of_cost,
         "what_ran": what_ran,
         "recipe_text": recipe_text,
+        "result_text": result_text,
     }
 
 

@@ -1,4 +1,4 @@
-"""A recipe as its run records it, to be read and used again."""
+"""What a run records, to be read and used again."""
 
 import json
 
@@ -12,3 +12,10 @@ def recipe_text(result: Result) -> str:
     if result.fused:
         return json.dumps(result.recipe, indent=2, ensure_ascii=False)
     return tomli_w.dumps(result.recipe)
+
+
+def result_text(result: Result) -> str:
+    """Its result.json without the recipe, which has a text of its own."""
+    found = result.to_dict()
+    del found["recipe"]
+    return json.dumps(found, indent=1, ensure_ascii=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.pages import column_of, tables_of
+from helpers.pages import column_of, tables_of, text_of
 from helpers.tiny import tiny_recipe
 from mambavl.configs.errors import DataError, Interrupted
 from mambavl.fuse import report
@@ -126,6 +126,18 @@ def test_what_is_known_of_the_data_stands_first(page, tmp_path):
     report.write_report([folder / "text"], tmp_path / "r.html", known=[Caveat("A toy.", "It is <rendered>.")])
     text = (tmp_path / "r.html").read_text()
     assert text.index("<strong>A toy.</strong> It is &lt;rendered&gt;.") < text.index("<strong>Few rows.")
+
+
+def test_of_many_entries_the_first_are_looked_at_closer(page, tmp_path, monkeypatch):
+    folder, _ = page
+    monkeypatch.setattr("mambavl.fuse.report.page.CLOSER", 1)
+    report.write_report([folder / "fused0", folder / "text"], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    shown = tables_of(text)
+    assert "participants are those of the first 1 of 2 entries" in text_of(text)
+    assert "text only" in column_of(shown["headline"], "entry")
+    assert "text only" not in column_of(shown["calibration"], "entry")
+    assert "text only" not in column_of(shown["confused-verb"], "entry")
 
 
 def test_the_same_runs_give_the_same_page(page, tmp_path):
