@@ -73,6 +73,7 @@ def plan(asked: Asked) -> None:
         _say("", f"To make what is not there ({_yours(lacking)}):", "")
         _say(*(f"  {command}" for command in commands))
     again = f"mambavl reproduce table{asked.table.number} --inputs {asked.table.inputs} --stores stores"
+    again += "".join(f' --row "{name}"' for name in asked.only)
     _say("", f"Then:  {again}")
 
 

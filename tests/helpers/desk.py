@@ -1,7 +1,7 @@
 """The desk of a reader of README and docs: EK100's lists and videos in miniature, files that the pages name,
 and tiny encoders where a page names one whose weights come from a network.
 
-    EK100/ VIDEOS/        55 rows of 11 videos and kitchens, a test list of 5; frames that show their number
+    EK100/ VIDEOS/ BOXES/ 55 rows of 11 videos and kitchens, a test list of 5; frames that show their number
     fuse/RECIPE           the packaged recipes, narrow and short
     and whatever else a page takes for granted: my.toml, kitchen.mp4, actions.csv, *.safetensors, ...
 """
@@ -19,7 +19,7 @@ import pytest
 import tomli_w
 import torch
 
-from helpers import hf
+from helpers import detections, hf
 from helpers.clips import write_video
 from helpers.dataset import COLUMNS, stamp, write
 from helpers.jobs import make_roberta
@@ -50,6 +50,9 @@ def make_desk(folder: Path) -> Path:
     for number in range(KITCHENS + 1):
         video = f"P{number + 1:02d}_101"
         write_video(folder / "VIDEOS" / video[:3] / "videos" / f"{video}.MP4", frames=FRAMES, fps=FPS)
+        hand = (detections.RIGHT, 0.5, (0.0, 0.0, 0.5, 0.5))
+        shown = detections.image_message(1, [hand], video=video)
+        detections.write(folder / "BOXES" / f"{video}.pkl", [shown])
     write_video(folder / "kitchen.mp4", frames=95 * FPS, fps=FPS)
     _recipes(folder)
     _files(folder)
