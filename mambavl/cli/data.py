@@ -67,7 +67,11 @@ def data_init(
     out: Annotated[Path, typer.Option("--out", help="Folder to write, for --annotations; not there yet.")],
     layout: Annotated[
         str,
-        typer.Option("--layout", help="How they are written; `columns`: one CSV or TSV, as the options say."),
+        typer.Option(
+            "--layout",
+            help="How they are written: columns (CSV or TSV, as the options say), actionformer, assembly101, "
+            "ego4d-lta, ego4d-sta, ego-exo4d, egtea, epic-pickle, hd-epic, lerobot or mstcn.",
+        ),
     ] = "columns",
     column: Annotated[
         list[str] | None,

@@ -1,16 +1,22 @@
 """The check of a data set before any work; and data sets that are made of other people's lists."""
 
+import re
+import shlex
 import shutil
 
 import pytest
+from typer.main import get_command
 
 from helpers.cli import call
 from helpers.clips import write_video
 from helpers.dataset import barcode_record, numbers
 from helpers.other_lists import CAMERA, make_lerobot
+from helpers.paths import ROOT
 from mambavl.cache import open_store
+from mambavl.cli.app import app
 from mambavl.extract.data_set import read_data_set
 from mambavl.extract.encoders import registry
+from mambavl.extract.lists.layouts import LAYOUTS
 
 
 def test_a_data_set_that_is_right_is_counted(road, capsys):
@@ -155,3 +161,38 @@ def test_names_and_rates_of_columns_go_through_the_command(tmp_path, capsys):
         ("b", 2.0, 6.0, {"verb": 3}),
     ]
     assert read.classes.targets["verb"].classes == {3: "put", 7: "open"}
+
+
+def test_the_help_names_every_layout():
+    [layout] = [
+        one for one in get_command(app).commands["data"].commands["init"].params if one.name == "layout"
+    ]
+    assert set(LAYOUTS) <= set(re.findall(r"[a-z0-9-]+", layout.help))
+
+
+def test_epic_sounds_are_read_as_the_page_says(tmp_path, monkeypatch, capsys):
+    [line] = [
+        one for one in (ROOT / "docs" / "data.md").read_text().splitlines() if " data init epic-sounds" in one
+    ]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "epic-sounds").mkdir()
+    header = (
+        "annotation_id,participant_id,video_id,start_timestamp,stop_timestamp,start_sample,stop_sample,"
+        "description,class,class_id\n"
+    )
+    rows = {
+        "train": "P01_101_0,P01,P01_101,00:00:00.466,00:00:05.315,22368,255120,paper rustle,rustle,4\n",
+        "validation": "P02_102_0,P02,P02_102,00:00:01.000,00:00:04.000,48000,192000,,metal collision,0\n",
+    }
+    for split, text in rows.items():
+        (tmp_path / "epic-sounds" / f"EPIC_Sounds_{split}.csv").write_text(header + text)
+    for video in ("P01_101", "P02_102"):
+        write_video(tmp_path / "VIDEOS" / video[:3] / "videos" / f"{video}.MP4", frames=60, fps=10)
+    assert call(*shlex.split(line)[1:]) == 0
+    assert "train: 1 row\nvalidation: 1 row\nsound: 2 classes, one a row\n" in capsys.readouterr().out
+    read = read_data_set(tmp_path / "sounds")
+    assert [(row.narration_id, row.start, row.stop, row.labels) for row in read.segments] == [
+        ("P01_101_0", 0.466, 5.315, {"sound": 4}),
+        ("P02_102_0", 1.0, 4.0, {"sound": 0}),
+    ]
+    assert read.classes.targets["sound"].classes == {0: "metal collision", 4: "rustle"}
