@@ -6,7 +6,7 @@
  * of a vector, a block. All blocks go through CHUNK steps before any goes on, a few states at a time: so memory is read in order,
  * and what a block works with stays near. Forward notes the state before every CHUNK-th step. Backward takes the chunks from the
  * last to the first: it computes the states within one again, then walks back through them. So exp() is computed twice for each
- * state, and 1 / CHUNK of the states is all that is kept in between.
+ * state, and 1 / CHUNK of the states is all that is kept in between, none of the first chunk.
  *
  * kernel.h holds the loops. It is compiled once for each instruction set; which one runs is chosen when the program does.
  */
@@ -60,13 +60,20 @@ enum { DONE = 0, NO_MEMORY = 1, NO_INSTRUCTIONS = 2 };
 
 /* Once for each instruction set: its vectors' width, names, and what has instructions of its own there. */
 #if defined(__x86_64__)
+static const float POWERS[32] __attribute__((aligned(64))) = { /* 2^(k / 32) */
+    1.000000000e+00f, 1.021897149e+00f, 1.044273782e+00f, 1.067140401e+00f, 1.090507733e+00f, 1.114386743e+00f, 1.138788635e+00f, 1.163724859e+00f,
+    1.189207115e+00f, 1.215247360e+00f, 1.241857812e+00f, 1.269050957e+00f, 1.296839555e+00f, 1.325236643e+00f, 1.354255547e+00f, 1.383909882e+00f,
+    1.414213562e+00f, 1.445180807e+00f, 1.476826146e+00f, 1.509164428e+00f, 1.542210825e+00f, 1.575980845e+00f, 1.610490332e+00f, 1.645755478e+00f,
+    1.681792831e+00f, 1.718619298e+00f, 1.756252160e+00f, 1.794709075e+00f, 1.834008086e+00f, 1.874167634e+00f, 1.915206561e+00f, 1.957144124e+00f,
+};
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 #define W 16
 #define NAME(x) x##_avx512
 #define MAX(a, b) ((vec)_mm512_max_ps((__m512)(a), (__m512)(b)))
 #define MIN(a, b) ((vec)_mm512_min_ps((__m512)(a), (__m512)(b)))
-#define WHOLE(x) ((vec)_mm512_roundscale_ps((__m512)(x), 0))
-#define FRACTION(x) ((vec)_mm512_reduce_ps((__m512)(x), 0))
+#define WHOLE(x) ((vec)_mm512_roundscale_ps((__m512)(x), 5 << 4)) /* in steps of 2^-5 */
+#define LOOKUP(x) ((vec)_mm512_permutex2var_ps(_mm512_load_ps(POWERS), (__m512i)(x), _mm512_load_ps(POWERS + 16)))
+#define RECIPROCAL(x) ((vec)_mm512_rcp14_ps((__m512)(x)))
 #define SCALE(x, whole) ((vec)_mm512_scalef_ps((__m512)(x), (__m512)(whole)))
 #define FROM_HALF(x) ((vec)_mm512_cvtph_ps((__m256i)(x)))
 #define TO_HALF(x) ((halves)_mm512_cvtps_ph((__m512)(x), 0))

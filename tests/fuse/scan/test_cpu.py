@@ -121,3 +121,44 @@ def test_an_interrupt_leaves_the_threads_their_memory(tmp_path):
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stdout.strip()) == (0, "6"), done.stderr[-1000:]
+
+
+@pytest.mark.usefixtures("instructions")
+def test_powers_and_softplus_are_right_to_the_last_bits():
+    """One step from h = 1 with A = x is exp(x); x log2 e is rounded, and so is log2 e, which costs 7.5e-8 x
+    at most. One from h = 0 with A = 0 is the softplus of delta.
+    """
+    x = torch.linspace(-86, 88, 100_003)
+    one = torch.ones(1, 1, 1)
+    step = {"initial_state": one.expand(1, len(x), 1), "backend": "cpu"}
+    u, delta = torch.zeros(1, 1, len(x)), torch.ones(1, 1, len(x))
+    found = selective_scan(u, delta, x[:, None], one, one, **step)[0, 0].double()
+    error = (found / x.double().exp() - 1).abs()
+    assert (error <= 1.8e-7 + 7.5e-8 * x.abs()).all()
+    x = torch.linspace(-80, 80, 100_003)
+    rest = (torch.zeros(len(x), 1), one, one)
+    found = selective_scan(torch.ones(1, 1, len(x)), x[None, None], *rest, delta_softplus=True, backend="cpu")
+    exact = x.double().clamp(min=0) + (-x.double().abs()).exp().log1p()
+    error = (found[0, 0].double() / exact - 1).abs()
+    assert (error <= 3e-7 + 7.5e-8 * x.clamp(max=0).abs()).all()
+
+
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize("a", [-1e30, -float("inf"), -200.0])
+def test_a_state_that_is_forgotten_at_once_is_zero(a):
+    """Not NaN, whatever A is; nor is a gradient, unless A is infinite."""
+    u, b = torch.full((1, 3, 16), 2.0), torch.ones(1, 3, 2)
+    delta = torch.ones(1, 3, 16, requires_grad=True)
+    y = selective_scan(u, delta, torch.full((16, 2), a), b, b, backend="cpu")
+    assert (y == 4.0).all()  # two states of delta u each
+    (gradient,) = torch.autograd.grad(y.sum(), delta)
+    assert a == -float("inf") or (gradient == 4.0).all()
+
+
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize("length", [7, 32, 33, 70])
+def test_the_way_back_begins_at_the_state_that_was_given(length):
+    """What forward notes holds nothing of the first chunk: there it is the initial state, or zeros."""
+    for without in ((), ("initial_state",)):
+        x = draw(length=length, channels=37, without=without)
+        assert_close(run(x, "cpu"), run(x, "reference", torch.float64))
