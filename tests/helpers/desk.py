@@ -129,6 +129,19 @@ def _files(folder: Path) -> None:
             with open(folder / "EK100" / f"EPIC_100_{split}.csv", newline="") as lists:
                 for row in csv.DictReader(lists):
                     rows.writerow((row["narration_id"], "what is done?", "with which thing?"))
+    (folder / "epic-sounds").mkdir()
+    header = (
+        "annotation_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp", "description",
+        "class", "class_id",
+    )  # fmt: skip
+    for split, kitchens in {"train": ("P01", "P02"), "validation": ("P11",)}.items():
+        rows = [
+            (f"{kitchen}_101_{place}", kitchen, f"{kitchen}_101", stamp(4 * place), stamp(4 * place + 1),
+             "a clink", ("metal", "water")[place], place)
+            for kitchen in kitchens
+            for place in (0, 1)
+        ]  # fmt: skip
+        write(folder / "epic-sounds" / f"EPIC_Sounds_{split}.csv", header, rows)
     for name, sizes in MAKES.items():
         model = registry.build(name, weights="random", **sizes)
         module, words = THEIRS[name]
