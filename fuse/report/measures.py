@@ -8,7 +8,7 @@ from mambavl.fuse.report.tables import DASH, Cell, Column, Row, Table, table
 MEASURES = (
     ("top-1", "all_{}_top1"),
     ("top-5", "all_{}_top5"),
-    ("mean class recall@5 (official)", "all_{}_mean_class_recall5"),
+    ("recall@5, official", "all_{}_mean_class_recall5"),
     ("mAP", "all_{}_map"),
 )
 GROUPS = {"unseen": "unseen kitchens", "tail": "tail classes"}  # EK100's, as people know them

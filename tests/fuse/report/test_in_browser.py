@@ -80,6 +80,15 @@ def test_the_page_never_scrolls_sideways_and_loses_nothing(browser, made, width,
     page.context.close()
 
 
+@pytest.mark.parametrize("name", ["headline", "measures"])
+def test_on_a_wide_screen_the_main_tables_need_no_scrolling(browser, page, name):
+    folder, _ = page
+    found = open_page(browser, folder / "report.html", width=1600)
+    fits = "(one) => one.scrollWidth <= one.clientWidth"
+    assert found.page.locator(f'[data-table="{name}"] .scroll').evaluate(fits)
+    found.page.context.close()
+
+
 def test_nothing_hostile_runs_or_becomes_a_tag(opened):
     page = opened.page
     tags = "main img, [onerror], main script:not(#rows *), svg script"
