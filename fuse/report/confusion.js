@@ -25,7 +25,7 @@
       tabindex: 0, role: "application", "aria-label": `${target}: matrix of labels and predictions; arrow keys move, plus and minus zoom`,
     });
     const said = page.make("output", { "aria-live": "polite" });
-    let chosen = there[0], is_short = true, matrix, view, at, size;
+    let chosen = there[0], is_short = true, matrix, view, at, size, drawn;
 
     const reset = () => {
       matrix = matrix_of(of_entry(entries[chosen]), is_short);
@@ -41,6 +41,7 @@
     const draw = () => {
       const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
       const { width, left, side, top } = frame(), height = top + side + left;
+      drawn = width;
       const scale = devicePixelRatio || 1, pen = canvas.getContext("2d");
       canvas.width = width * scale;
       canvas.height = height * scale;
@@ -176,7 +177,7 @@
       page.make("p", { class: "hint" }, "The deeper the colour, the larger the share of the label's rows. Drag to move; once the matrix has the focus, the wheel and + and − zoom, arrow keys go from cell to cell, Home shows all."),
     );
     page.onTheme.push(draw);
-    new ResizeObserver(draw).observe(place);
+    new ResizeObserver(() => { if (frame().width !== drawn) draw(); }).observe(place);
     reset();
   };
   document.querySelectorAll(".confusion").forEach(set_up);

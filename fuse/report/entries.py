@@ -25,6 +25,7 @@ from mambavl.fuse.sides import Member, Side
 from mambavl.fuse.summary import SUMMARY, runs_without_folder
 
 SHORT = 48  # letters
+SETTINGS = 3  # in a title; where more differ, the folder says it
 
 
 @dataclass
@@ -179,7 +180,8 @@ def _told_apart(entries: list[Entry]) -> list[Entry]:
         words = [", ".join(f"{key} {one.get(key, '–')}" for key in keys) for one in settings]
         for entry, said in zip(alike, words, strict=True):
             if len(alike) > 1:
-                entry.title = f"{title} ({said if words.count(said) == 1 else entry.runs[0].name})"
+                is_told = words.count(said) == 1 and len(keys) <= SETTINGS
+                entry.title = f"{title} ({said if is_told else entry.runs[0].name})"
     return entries
 
 

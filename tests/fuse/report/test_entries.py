@@ -1,5 +1,6 @@
 """What a report is of: runs that differ in their seed alone share an entry."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -14,6 +15,18 @@ from mambavl.fuse.train import train
 
 def test_points_of_a_sweep_are_told_by_the_settings_in_which_they_differ(contest):
     assert [one.entry.title for one in contest] == ["mlp (train.lr 0.01)", "mlp (train.lr 0.001)"]
+
+
+def test_where_many_settings_differ_the_folder_tells_them_apart(swept, tmp_path):
+    runs = [shutil.copytree(swept / f"lr={lr},seed=0", tmp_path / f"at {lr}") for lr in (0.01, 0.001)]
+    result = json.loads((runs[1] / "result.json").read_text())
+    result["recipe"]["train"] |= {"batch_size": 3, "weight_decay": 0.5}
+    (runs[1] / "result.json").write_text(json.dumps(result))
+    told = report.collect(runs)[1].title.removeprefix("mlp (").removesuffix(")").split(", ")
+    assert set(told) == {"train.batch_size 3", "train.lr 0.001", "train.weight_decay 0.5"}
+    result["recipe"]["head"]["d_model"] = 9
+    (runs[1] / "result.json").write_text(json.dumps(result))
+    assert [entry.title for entry in report.collect(runs)] == ["mlp (at 0.01)", "mlp (at 0.001)"]
 
 
 def test_a_long_title_is_cut_where_there_is_little_room(contest):
