@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from mambavl.cli.options import LicenceOption
-from mambavl.configs.errors import counted
+from mambavl.configs.errors import counted, some
+from mambavl.configs.progress import say
 from mambavl.terminal import progress, stop_on_signal
 
 
@@ -43,6 +44,11 @@ def push(
 
     with progress("verifying", "bytes") as update:
         parcel = parcel_of(path, licence, private=private, progress=update)
+    if parcel.paths:
+        say(
+            f"note: its spec.json or manifest.json names {counted(len(parcel.paths), 'path')} of a machine, "
+            f"which whoever reads the repository sees: {some(parcel.paths)}"
+        )
     with progress("sending", "bytes") as update, stop_on_signal() as should_stop:
         done = push_to(
             parcel, repo, revision=revision, replace=replace, progress=update, should_stop=should_stop

@@ -136,13 +136,12 @@ class Hub:
                 operation = CommitOperationAdd(name, content)
                 operation.upload_info.sha256 = bytes.fromhex(sha256)  # known; the client would read it again
                 added.append(operation)
-            if distinct := list(
-                {sha256: one for (*_, sha256), one in zip(files, added, strict=True)}.values()
-            ):
+            distinct = {one.upload_info.sha256: one for one in added}
+            if distinct:
                 # the client would send equal files as often as they are there, such as the statuses of groups
                 self.api.preupload_lfs_files(
                     self.place.repo,
-                    distinct,
+                    list(distinct.values()),
                     repo_type=self.place.kind,
                     revision=self.place.revision,
                     num_threads=1,

@@ -8,8 +8,9 @@ means, and a repository without it is not whole.
 """
 
 import json
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from mambavl.hub.tables import row_tables
 
 HEAD_FILES = (MODEL, CONFIG, NUMBERS, CARD)
 FORMAT = 1  # of a head's manifest
+# a path from the top of a machine, of two parts or more; no address on the web
+PATH = re.compile(r"(?<![\w/.-])(?:~|[A-Za-z]:)?[/\\][\w.+-]+[/\\][^\s'\",;()]*")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Parcel:
     beside: Mapping[str, Piece]  # what it does not: a store's card, tables of its rows
     manifest: Piece
     private: bool = False  # whether it may go into a private repository only
+    paths: tuple[str, ...] = ()  # of a machine, which the files of a store name
 
     @property
     def all(self) -> dict[str, Piece]:
@@ -99,6 +103,7 @@ def _store(path: Path, licence: str | None, private: bool, progress: Progress) -
         )
     manifest = (path / MANIFEST).read_bytes()
     entries = json.loads(manifest)["files"]
+    said = [*_strings(store.spec.to_dict()), *(reason for _, _, reason in store.failures)]
     tables = row_tables(store)
     card = store_card(path, licence, {split: name for split, (name, _) in tables.items()})
     return Parcel(
@@ -109,7 +114,20 @@ def _store(path: Path, licence: str | None, private: bool, progress: Progress) -
         beside={CARD: Piece.of(card.encode())} | {name: Piece.of(data) for name, data in tables.values()},
         manifest=Piece.of(manifest),
         private=private,
+        paths=tuple(sorted({path for text in said for path in PATH.findall(text)})),
     )
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All texts of a JSON value."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, str):
+        yield value
+    elif isinstance(value, Sequence):
+        for item in value:
+            yield from _strings(item)
 
 
 def _head(path: Path, licence: str | None, private: bool) -> Parcel:

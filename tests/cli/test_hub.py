@@ -13,7 +13,8 @@ pytest.importorskip("pyarrow", reason="needs the `hub` extra: pip install -e '.[
 def test_a_store_goes_out_and_in_and_each_line_says_what_was_done(tmp_path, capsys, monkeypatch):
     from huggingface_hub import constants
 
-    make_dense_store(tmp_path / "s")
+    recipe = {"encoder": {"name": "hf:/home/me/vit", "state": "random", "width": 6}}
+    make_dense_store(tmp_path / "s", recipe=recipe)
     with running() as hub:
         for name, value in (
             ("ENDPOINT", hub.url),
@@ -27,7 +28,9 @@ def test_a_store_goes_out_and_in_and_each_line_says_what_was_done(tmp_path, caps
         assert call("push", tmp_path / "s", "me/kitchen") == 2
         assert "say with --licence" in capsys.readouterr().err
         assert call("push", tmp_path / "s", "me/kitchen", "--licence", "mit", "--private") == 0
-        said = capsys.readouterr().out
+        said, noted = capsys.readouterr()
+        assert "names 1 path of a machine" in noted
+        assert "/home/me/vit" in noted
         assert f"to {hub.url}/datasets/me/kitchen; 0 were there." in said
         assert "licence mit" in said
         assert hub.repo("me/kitchen").private

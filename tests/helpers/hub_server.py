@@ -13,6 +13,7 @@ token. What was asked of them is in `log`. Large files are those that are no tex
     short            half of the body, as if that were all
     wrong            the body with a flipped bit
     long             the body and some more
+    whole            all of the body, whatever range was asked for
     gone             404
     lost             of a commit: its last file is not taken
     kill             half of the body, then SIGKILL for the process `victim`
@@ -240,7 +241,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def content(self, data: bytes) -> None:
         found = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(found[1]) if found else 0
+        start = int(found[1]) if found and self.trouble != "whole" else 0
         if start and start >= len(data):
             self.answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
         elif start:

@@ -122,6 +122,21 @@ def test_no_network_is_said_as_such(hub, tmp_path, monkeypatch):
         pull(REPO, tmp_path / "x")
 
 
+def test_a_server_that_ignores_the_range_sends_the_file_anew(hub, parcel, tmp_path):
+    """Its answer is 200 and begins at the first byte, whatever is there already."""
+    push(parcel, REPO)
+    name = "frame/c.0.0.0.0"
+    data = parcel.files[name].read()
+    came: list[int] = []
+    (tmp_path / "x").write_bytes(data[:100])
+    hub.fault("GET /lfs/", "whole")
+    with opened(Place(REPO, "dataset")) as found:
+        found.fetch(name, found.commit(), tmp_path / "x", len(data), came.append)
+    assert hub.asked("GET /lfs/")[-1].start == 100
+    assert (tmp_path / "x").read_bytes() == data
+    assert sum(came) == len(data)
+
+
 def test_logs_and_bars_of_the_client_are_as_they_were_afterwards(hub):
     from huggingface_hub.utils import are_progress_bars_disabled
 

@@ -37,6 +37,12 @@ def test_others_are_refused_by_name(name):
         check_names(["spec.json", name], "here")
 
 
+@pytest.mark.parametrize("name", ["..", "../x", "x/..", "x/../y", "/etc/passwd", "//server/share", "x/./y"])
+def test_what_leads_out_is_said_to(name):
+    with pytest.raises(DataError, match="which leads out of its folder; nothing of it was written"):
+        check_names([name], "here")
+
+
 @pytest.mark.parametrize(
     "names",
     [

@@ -30,6 +30,19 @@ def test_a_store_is_its_files_a_card_and_its_rows(tmp_path):
     assert str(tmp_path).encode() not in b"".join(piece.read() for piece in parcel.all.values())
 
 
+def test_paths_of_a_machine_that_the_files_name_are_told(tmp_path):
+    """They are in the store and cannot be taken out; addresses and names of levels are no paths."""
+    recipe = {
+        "encoder": {"name": "hf:/home/me/vit", "state": "from https://example.org/a/b/c", "width": 6},
+        "sampling": {"task": "recognition", "list": "C:\\lists\\x.csv", "share": "1/2/3"},
+        "decoder": "verb_question/last_hidden/x",
+    }
+    make_dense_store(tmp_path / "s", recipe=recipe)
+    assert parcel_of(tmp_path / "s", "mit").paths == ("/home/me/vit", "C:\\lists\\x.csv")
+    make_dense_store(tmp_path / "clean", failed={3: 4})
+    assert parcel_of(tmp_path / "clean", "mit").paths == ()
+
+
 def test_twice_the_same_is_the_same(tmp_path):
     make_dense_store(tmp_path / "s")
     first, second = (parcel_of(tmp_path / "s", "mit") for _ in range(2))

@@ -110,6 +110,15 @@ def test_where_a_file_is_gone_the_repository_is_not_whole_meanwhile(hub, parcel,
     ]  # fmt: skip
 
 
+def test_a_changed_shard_of_equal_size_is_sent_again(hub, parcel):
+    push(parcel, REPO)
+    changed = next(name for name in parcel.files if name.startswith("frame/c"))
+    other = b"\xff" * parcel.files[changed].size
+    hub.put(REPO, {changed: other})
+    assert push(parcel, REPO).sent == 2
+    assert hub.content(REPO)[changed] == parcel.files[changed].read()
+
+
 def test_a_new_card_leaves_the_rest_alone(hub, store, parcel):
     push(parcel, REPO)
     hub.forget()
@@ -186,6 +195,8 @@ def test_a_file_that_the_hub_loses_is_sent_once_more_or_named(hub, parcel):
     hub.fault("/commit/", "lost")
     push(parcel, REPO)
     assert hub.content(REPO).keys() == parcel.all.keys()
+    for files in hub.repo(REPO).commits.values():
+        assert "manifest.json" not in files or files.keys() >= parcel.all.keys()
     hub.fault("/commit/", *["lost"] * 50)
     with pytest.raises(DataError, match=r"was sent .* and has not the same there"):
         push(parcel, "me/other")
