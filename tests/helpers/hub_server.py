@@ -8,6 +8,7 @@ token. What was asked of them is in `log`. Large files are those that are no tex
 
     500, 401, ...    an error with that status, which says the Authorization header back wherever it can
     429              the same, with Retry-After: 7
+    null, list, text    status 200 and that in JSON, in place of the answer
     html             status 200 and a page of a proxy in place of the answer
     cut              half of the body, then the end of the connection
     short            half of the body, as if that were all
@@ -34,6 +35,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 TOKEN = "hf_QkV7xR2mZp9sLt4YbN1cWd8e"
+ODD = {"null": b"null", "list": b'[{"type": "file"}]', "text": b'"a text"'}
 PAGE = 5  # entries of a list of files
 RETRY_AFTER = 7  # seconds
 
@@ -165,6 +167,8 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(int(self.trouble))
         elif self.trouble == "html":
             self.answer(200, b"<html>a proxy's page</html>", {"Content-Type": "text/html"})
+        elif self.trouble in ODD:
+            self.answer(200, ODD[self.trouble])
         elif self.trouble == "gone":
             self.answer(404, {"error": "gone"}, {"X-Error-Code": "EntryNotFound"})
         elif self.is_storage or path.startswith("/lfs/"):

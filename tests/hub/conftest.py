@@ -6,8 +6,7 @@ import pytest
 
 from helpers.hub_server import TOKEN, running
 
-pytest.importorskip("huggingface_hub", reason="needs the `hub` extra: pip install -e '.[hub]'")
-pytest.importorskip("pyarrow", reason="needs the `hub` extra: pip install -e '.[hub]'")
+NEEDS = "needs the `hub` extra: pip install -e '.[hub]'"
 
 
 @pytest.fixture
@@ -30,7 +29,9 @@ def hub(monkeypatch, tmp_path):
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch):
-    """How long would have been waited, by the client and by us."""
+    """How long would have been waited, by the client and by us. Without the packages nothing here runs."""
+    for package in ("huggingface_hub", "pyarrow"):
+        pytest.importorskip(package, reason=NEEDS)
     from huggingface_hub.utils import _http
 
     from mambavl.hub import faults

@@ -1,5 +1,6 @@
 """The hub's answers in our words; and the token, which is sent to the hub and stands nowhere else."""
 
+import contextlib
 import io
 import logging
 import traceback
@@ -8,6 +9,7 @@ import pytest
 
 from helpers.hub_server import TOKEN
 from helpers.tiny import make_dense_store
+from mambavl.cache.verify import verify
 from mambavl.configs.errors import DataError, MambaVLError, UsageError
 from mambavl.hub.client import Place, opened
 from mambavl.hub.parcel import parcel_of
@@ -64,6 +66,23 @@ def test_what_the_hub_says_back_is_shown_without_the_token(hub, parcel):
     hub.fault("/commit/", "400")
     with pytest.raises(DataError, match=r"the hub refused it \(400: .*says the hub to Bearer \[key\]"):
         push(parcel, REPO)
+
+
+@pytest.mark.parametrize(
+    "where", ["GET /api/", "/tree/", "preupload", "objects/batch", "/commit/", "/resolve/"]
+)
+@pytest.mark.parametrize("fault", ["null", "list", "text"])
+def test_an_answer_of_another_form_is_an_error_of_ours(hub, parcel, tmp_path, where, fault):
+    """Or is of no account, as the answer to a commit is, of which the list of files tells."""
+    for step in (lambda: push(parcel, REPO), lambda: pull(REPO, tmp_path / "back")):
+        hub.fault(where, *[fault] * 20)
+        with contextlib.suppress(DataError):
+            step()
+        hub.plans.clear()
+    push(parcel, REPO)
+    if not (tmp_path / "back").exists():
+        pull(REPO, tmp_path / "back")
+    assert verify(tmp_path / "back", deep=True) == []
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import io
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 
 from helpers.tiny import make_dense_store, make_segments, make_text_store
@@ -15,9 +14,8 @@ from mambavl.hub.tables import row_tables
 
 def read(store):
     found = row_tables(open_store(store))
-    return {
-        split: pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist() for split, (_, data) in found.items()
-    }
+    read_table = pytest.importorskip("pyarrow.parquet").read_table
+    return {split: read_table(io.BytesIO(data)).to_pylist() for split, (_, data) in found.items()}
 
 
 def test_rows_labels_and_norms_are_those_of_the_store(tmp_path):
