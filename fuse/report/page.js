@@ -26,7 +26,7 @@ const page = {
     root.dataset.theme = getComputedStyle(root).colorScheme === "dark" ? "light" : "dark";
     changed();
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", changed);
+  for (const media of ["(prefers-color-scheme: dark)", "print"]) matchMedia(media).addEventListener("change", changed);
   let closed = [];
   addEventListener("beforeprint", () => {
     closed = [...document.querySelectorAll("details:not([open])")];

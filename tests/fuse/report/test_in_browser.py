@@ -317,6 +317,21 @@ def test_on_paper_everything_is_open_and_nothing_is_cut_off(opened, tmp_path):
     assert page.evaluate("document.querySelectorAll('details:not([open])').length") > 0
 
 
+def test_on_paper_a_matrix_has_the_colours_of_paper(browser, made):
+    """Whatever the theme: light names on white paper could not be read."""
+    drawn = {}
+    for scheme in ("light", "dark"):
+        page = open_page(browser, made / "r.html", color_scheme=scheme).page
+        page.emulate_media(media="print")
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        drawn[scheme] = page.locator("canvas").first.evaluate("(one) => one.toDataURL()")
+        page.emulate_media(media="screen")
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        assert page.locator("canvas").first.evaluate("(one) => one.toDataURL()") != drawn[scheme]
+        page.context.close()
+    assert drawn["light"] == drawn["dark"]
+
+
 def test_a_report_moves_with_its_file(browser, made, tmp_path):
     """It asks for nothing beside itself."""
     shutil.copy(made / "r.html", tmp_path / "moved & renamed.html")
