@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from helpers.hub_server import TOKEN
-from helpers.tiny import make_dense_store
+from helpers.tiny import make_dense_store, make_text_store
 from mambavl.cache import canonical, fsops, open_store
 from mambavl.cache.verify import verify
 from mambavl.configs.errors import DataError, Interrupted, UsageError
@@ -76,6 +76,20 @@ def test_a_store_comes_back_as_it_went(hub, store, tmp_path):
     assert not (tmp_path / "back.part").exists()
     assert not os.access(tmp_path / "back" / "spec.json", os.W_OK) or os.geteuid() == 0
     assert (tmp_path / "back" / "spec.json").stat().st_mode & 0o222 == 0
+
+
+@pytest.mark.parametrize("compressor", ["none", "zstd"])
+def test_texts_go_and_come_back(hub, tmp_path, compressor):
+    """Ragged levels in folders of folders, whose files differ in size where they are compressed."""
+    make_text_store(tmp_path / "t", compressor=compressor)
+    push(parcel_of(tmp_path / "t", "mit"), REPO)
+    pull(REPO, tmp_path / "back")
+    assert verify(tmp_path / "back", deep=True) == []
+    ours, theirs = open_store(tmp_path / "t"), open_store(tmp_path / "back", verify="read")
+    assert theirs.store_id == ours.store_id
+    for level in ours.levels:
+        for mine, other in zip(ours.batch(range(20), level), theirs.batch(range(20), level), strict=True):
+            assert (mine == other).all()
 
 
 def test_a_head_goes_and_comes_back(hub, mixable, tmp_path):
