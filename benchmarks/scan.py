@@ -8,11 +8,11 @@ meets: 16 frames and 40 tokens at a batch of 128, the 1,569 tokens of a ViT at a
 without gradients; forward+backward gives those of all eight inputs. On a CPU with two threads unless
 OMP_NUM_THREADS says otherwise. Peers:
 
-    sequential     exp(delta A) and delta B u as (B, L, D, N), a loop over the steps x[:, t], stacked,
-                   contracted with C: what is usually written, written here. The gradient of each x[:, t] is
-                   a whole tensor of zeros, which makes it slow
-    unbound        the same, but its steps come from x.unbind(1), which has no such gradient: the best that a
-                   loop in PyTorch does
+    loop           h = exp(delta_t A) h + delta_t u_t B_t; y_t = sum of h C_t, over x.unbind(1), so that no
+                   tensor (B, L, D, N) exists: the best loop in PyTorch that we know, written here
+    compiled       the same under torch.compile(fullgraph=True, dynamic=False); every step is code of its own
+    jax            the same as lax.scan under jit, in a process of its own, which checks it against ours and
+                   takes no turns with the others (pip install jax)
     mambapy        its parallel scan, pscan, called as MambaBlock.selective_scan does (pip install mambapy)
     transformers   mamba_selective_scan of its Mamba, the loop that runs without a kernel; channels first, as
                    it wants them
@@ -33,6 +33,7 @@ The last line is JSON; ratios "vs" a peer above 1 mean that ours is faster. Want
 
 import argparse
 import ctypes
+import datetime
 import importlib
 import importlib.metadata
 import inspect
@@ -55,6 +56,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -65,7 +67,13 @@ from torch.overrides import TorchFunctionMode
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.fusion import FusionConfig, Mixer, SSMFusion
 from mambavl.fuse.head import StreamShape
-from mambavl.fuse.scan import available_backends, pick, pooled_selective_scan, selective_scan
+from mambavl.fuse.scan import (
+    available_backends,
+    pick,
+    pooled_selective_scan,
+    pooled_selective_scans,
+    selective_scan,
+)
 
 N = 16
 SHAPES = ((128, 16, 1536), (128, 40, 1536), (8, 1569, 1536))  # (B, L, D)
@@ -73,8 +81,9 @@ LONG = (128, 1569, 1536)  # whose memory is measured
 QUICK_SHAPES = ((2, 4, 32), (2, 5, 32), (2, 70, 32))
 SLOW, SLOW_REPEATS = 2.0, 3  # a first call of more seconds is timed so often
 # Tensors (B, L, D, N) at the peak of a backward.
-HELD = {"sequential": 9, "unbound": 9, "mambapy": 12, "transformers": 9, "reference": 4}
-PEERS = ("sequential", "unbound", "mambapy", "transformers")
+HELD = {"loop": 5, "compiled": 5, "jax": 5, "mambapy": 12, "transformers": 9, "reference": 4}
+PEERS = ("compiled", "loop", "jax", "mambapy", "transformers")
+MOST_COMPILED = 100  # steps, each of which is compiled apart
 KEYS = tuple(
     (kind, direction) for kind in ("plain", "pooled") for direction in ("forward", "forward+backward")
 )
@@ -97,11 +106,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
     # the fresh process of `memory`: plain or pooled, B, L, D
     parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--jax", nargs=3, type=int, help=argparse.SUPPRESS)  # that of `jax_times`: B, L, D
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if arguments.memory:
         kind, *shape = arguments.memory
         print(json.dumps(peak_memory(tuple(map(int, shape)), kind == "pooled", device)))
+        return
+    if arguments.jax:
+        print(json.dumps(time_jax(tuple(arguments.jax), arguments.repeats)))
         return
     console, notes = Console(width=130), []
     if arguments.quick:
@@ -207,7 +220,11 @@ def conditions(arguments: argparse.Namespace, ours: str) -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "backends": available_backends(),
         "ours": ours,
-        "versions": {package: installed.get(package) for package in ("torch", "mambapy", "transformers")},
+        "versions": {
+            package: installed.get(package) for package in ("torch", "jax", "mambapy", "transformers")
+        },
+        "date": datetime.date.today().isoformat(),
+        "load": os.getloadavg()[0],  # of the minute before the end; what ran here is in it
     }
 
 
@@ -294,7 +311,10 @@ def scan_times(
         lambda key, found: same(found, truth.setdefault(key[1:], found), f"{key}, {shape}"),
     )
     ways = dict.fromkeys([way for way, _ in scans] + list(PEERS))
-    return {way: {" ".join(key): medians.get((way, *key)) for key in KEYS} for way in ways}
+    found = {way: {" ".join(key): medians.get((way, *key)) for key in KEYS} for way in ways}
+    if device.type == "cpu":
+        found["jax"] |= jax_times(shape, repeats, notes)
+    return found
 
 
 def run(function: Callable[..., Tensor], inputs: Inputs, gradient: Tensor | None) -> list[Tensor]:
@@ -312,7 +332,9 @@ def same(found: list[Tensor], expected: list[Tensor], what: str) -> None:
 
 
 def left_out(way: str, backward: bool, shape: tuple[int, int, int], device: torch.device) -> str | None:
-    if way in ("sequential", "transformers") and backward and shape[1] > 1000:
+    if way == "compiled" and shape[1] > MOST_COMPILED:
+        return "not run: it would be compiled step by step"
+    if way == "transformers" and backward and shape[1] > 1000:
         return "not run: the gradient of each step's slice is a whole tensor of states, L squared in all"
     needed, free = HELD.get(way, 0) * math.prod(shape) * N * 4 / 1e9, free_gigabytes(device)
     return f"needs about {needed:.0f} GB and {free:.0f} are free" if needed > 0.9 * free else None
@@ -320,8 +342,8 @@ def left_out(way: str, backward: bool, shape: tuple[int, int, int], device: torc
 
 def peers(notes: list[str]) -> dict[str, Scan]:
     found: dict[str, Scan] = {
-        "sequential": partial(sequential, lambda x: [x[:, t] for t in range(x.shape[1])]),
-        "unbound": partial(sequential, lambda x: x.unbind(1)),
+        "loop": loop,
+        "compiled": torch.compile(loop, fullgraph=True, dynamic=False),
     }
     try:
         found["mambapy"] = partial(by_pscan, importlib.import_module("mambapy.pscan").pscan)
@@ -336,15 +358,13 @@ def peers(notes: list[str]) -> dict[str, Scan]:
     return found
 
 
-def sequential(steps_of, u, delta, A, B, C, D, z, bias):
+def loop(u, delta, A, B, C, D, z, bias):
     delta = F.softplus(delta + bias)
-    decay = torch.exp(delta[..., None] * A)  # (B, L, D, N), as is the next
-    update = (delta * u)[..., None] * B[:, :, None]
-    h, states = torch.zeros_like(decay[:, 0]), []
-    for decay_t, update_t in zip(steps_of(decay), steps_of(update), strict=True):
-        h = decay_t * h + update_t
-        states.append(h)
-    return (torch.einsum("bldn,bln->bld", torch.stack(states, 1), C) + D * u) * F.silu(z)
+    h, found = u.new_zeros(u.shape[0], *A.shape), []
+    for d, x, b, c in zip(delta.unbind(1), u.unbind(1), B.unbind(1), C.unbind(1), strict=True):
+        h = torch.exp(d[..., None] * A) * h + (d * x)[..., None] * b[:, None]
+        found.append((h * c[:, None]).sum(-1))
+    return (torch.stack(found, 1) + D * u) * F.silu(z)
 
 
 def by_pscan(pscan, u, delta, A, B, C, D, z, bias):
@@ -352,6 +372,52 @@ def by_pscan(pscan, u, delta, A, B, C, D, z, bias):
     gain = delta[..., None] * B[:, :, None]
     states = pscan(torch.exp(delta[..., None] * A), gain * u[..., None])
     return ((states @ C[..., None])[..., 0] + D * u) * F.silu(z)
+
+
+def jax_times(shape: tuple[int, int, int], repeats: int, notes: list[str]) -> dict[str, float]:
+    """`time_jax` in a process of its own, so that its threads and memory are not here."""
+    command = [sys.executable, __file__, "--repeats", str(repeats), "--jax", *map(str, shape)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        notes.append(f"jax, {name(shape)}: {(done.stderr.strip().splitlines() or ['it failed'])[-1]}")
+        return {}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def time_jax(shape: tuple[int, int, int], repeats: int) -> dict[str, float]:
+    """Milliseconds by "plain forward" and "plain forward+backward", checked against ours."""
+    import jax
+    import jax.numpy as jnp
+
+    def scan(u, delta, A, B, C, D, z, bias):
+        delta = jax.nn.softplus(delta + bias)
+
+        def step(h, at):
+            d, x, b, c = at
+            h = jnp.exp(d[..., None] * A) * h + (d * x)[..., None] * b[:, None]
+            return h, (h * c[:, None]).sum(-1)
+
+        by_step = [x.swapaxes(0, 1) for x in (delta, u, B, C)]
+        _, y = jax.lax.scan(step, jnp.zeros((u.shape[0], *A.shape), u.dtype), by_step)
+        return (y.swapaxes(0, 1) + D * u) * jax.nn.silu(z)
+
+    def both(dy, *inputs):
+        y, back = jax.vjp(scan, *inputs)
+        return y, *back(dy)
+
+    device = torch.device("cpu")
+    tensors, dy = scan_inputs(shape, device), torch.randn(shape)
+    inputs = [jnp.asarray(x.detach().numpy()) for x in tensors]
+    forward, whole = jax.jit(scan), jax.jit(partial(both, jnp.asarray(dy.numpy())))
+    jobs = {
+        "plain forward": lambda: jax.block_until_ready([forward(*inputs)]),
+        TRAINING: lambda: jax.block_until_ready(whole(*inputs)),
+    }
+    ours = run(partial(selective_scan, *tensors, delta_softplus=True), tensors, dy)
+    as_torch = lambda found: [torch.from_numpy(np.array(x)) for x in found]
+    return measure(
+        jobs, repeats, device, lambda key, found: same(as_torch(found), ours[: len(found)], f"jax, {key}")
+    )
 
 
 # --- what the machine could do
@@ -381,12 +447,23 @@ static inline vec all(float x) { vec zero = {0}; return zero + x; }
 static inline vec pick(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
 static inline vec exp2_of(vec x) /* as in kernel.h */
 {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    static const float powers[32] __attribute__((aligned(64))) = {[0 ... 31] = 1.0f}; /* any take as long */
+    __m512 whole = _mm512_roundscale_ps((__m512)x, 5 << 4);
+    vec f = x - (vec)whole;
+    vec power = (vec)_mm512_permutex2var_ps(
+        _mm512_load_ps(powers), (__m512i)((vec)whole + 393216.0f), _mm512_load_ps(powers + 16));
+    vec p = all(2.402270331e-01f);
+    p = p * f + 6.931573400e-01f, p = p * f;
+    return (vec)_mm512_scalef_ps((__m512)(power * p + power), whole);
+#else
     vec low = MIN(all(127.49f), MAX(all(-126.0f), x)), shifted = low + 12582912.0f;
     vec f = low - (shifted - 12582912.0f);
     vec p = all(1.535336188319500e-4f);
     p = p * f + 1.339887440266574e-3f, p = p * f + 9.618437357674640e-3f, p = p * f + 5.550332471162809e-2f;
     p = p * f + 2.402264791363012e-1f, p = p * f + 6.931472028550421e-1f, p = p * f + 1.0f;
     return pick((ivec)(x >= 128.0f), all(__builtin_inff()), (vec)(((ivec)shifted << 23) + (ivec)p));
+#endif
 }
 
 #define CHAINS 12 /* independent ones, so that no operation waits for the one before it */
@@ -494,7 +571,9 @@ def block_times(shape: tuple[int, int, int], device: torch.device, repeats: int)
     valid = (torch.arange(shape[1], device=device) < lengths[:, None])[..., None]
     ways = {
         "plain": lambda: torch.where(valid, mixer(x, lengths, a, d_skip), 0.0).sum(1) / lengths[:, None],
-        "pooled": lambda: mixer.pooled(x, lengths, a, d_skip),
+        "pooled": lambda: mixer.out_proj(
+            pooled_selective_scans([mixer.scan_inputs(x, lengths, d_skip)], a, True)[0]
+        ),
     }
     inputs, truth = (x, a, d_skip, *mixer.parameters()), {}
     jobs = {way: partial(run, function, inputs, dy) for way, function in ways.items()}
