@@ -15,7 +15,7 @@ from importlib import resources
 from typing import Any, Literal, get_args
 
 from mambavl.configs.errors import DataError, UsageError, did_you_mean
-from mambavl.fuse.result import Result
+from mambavl.fuse.result import Result, task_of
 
 Tier = Literal["claimed", "released", "reproduced"]
 # name -> what it is called; `relaxed_` as fuse/metrics.py explains
@@ -152,12 +152,11 @@ def rows_of(result: Result, name: str, date: str, task: str | None = None) -> li
     """A run's numbers over all rows, in the same form: a row for each kind of measure.
 
     name: of the run; date: of the day; task: where the run's streams do not say it. Raises UsageError where
-    nothing was measured, or nobody says the task.
+    nothing was measured, and as `task_of` does.
     """
     if not result.metrics:
         raise UsageError(f"{name}: split {result.split} has no labels, so nothing was measured")
-    if not (result.task or task):
-        raise UsageError(f"{name}: its stores do not say what they were extracted for; say it with --task")
+    told_task = task_of(result, task, name)
     name = "-".join(re.findall("[a-z0-9]+", name.lower()))
     scored = result.scored.environment
     commit = f" at commit {scored.commit}" if scored.commit else ""
@@ -173,7 +172,7 @@ def rows_of(result: Result, name: str, date: str, task: str | None = None) -> li
                 Published(
                     name=f"{name}-{kind.replace('_', '-')}",
                     model=result.title,
-                    task=str(result.task or task),
+                    task=told_task,
                     split=result.split,
                     measure=kind,
                     protocol=", ".join([*result.streams, *told]),

@@ -14,9 +14,11 @@ those of older ones into its form.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from mambavl.cache.spec import EncoderIdentity, FeatureRecipe
+from mambavl.configs.errors import UsageError
 from mambavl.fuse.fused_record import Fused
 from mambavl.fuse.metrics import ranked_target
 
@@ -261,6 +263,17 @@ class Result:
             selection=None if chosen is None else selection_of(chosen),
             fused=Fused.from_dict(raw["fused"]) if raw.get("fused") else None,
         )
+
+
+def task_of(result: Result, asked: str | None, run: Path | str) -> str:
+    """The run's, or where its streams do not say it, what was asked for. Raises UsageError where nobody says
+    it, and where they say another.
+    """
+    if result.task is None and asked is None:
+        raise UsageError(f"{run}: its stores do not say what they were extracted for; say it with --task")
+    if result.task and asked and result.task != asked:
+        raise UsageError(f"{run}: --task {asked}: its streams were extracted for {result.task}")
+    return result.task or str(asked)
 
 
 def spoken(measure: str) -> str:

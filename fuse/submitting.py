@@ -10,7 +10,7 @@ import numpy as np
 
 from mambavl.cache import fsops
 from mambavl.configs.errors import DataError, UsageError, counted, some
-from mambavl.fuse.result import Result
+from mambavl.fuse.result import Result, task_of
 from mambavl.fuse.run import read_classes, read_result, scores_file
 from mambavl.fuse.scored import ScoresFile, read_scores_file
 from mambavl.fuse.submission import ACTIONS, CHALLENGES, COUNTS, LEVELS, MEMBER, VERSION
@@ -80,17 +80,6 @@ def write_submission(
         actions="action" in texts,
         result=result,
     )
-
-
-def task_of(result: Result, asked: str | None, run: Path) -> str:
-    """The run's, or where its streams do not say it, what was asked for. Raises UsageError where nobody says
-    it, and where they say another.
-    """
-    if result.task is None and asked is None:
-        raise UsageError(f"{run}: its stores do not say what they were extracted for; say it with --task")
-    if result.task and asked and result.task != asked:
-        raise UsageError(f"{run}: --task {asked}: its streams were extracted for {result.task}")
-    return result.task or str(asked)
 
 
 def refuse_forbidden(result: Result, task: str, run: Path) -> None:

@@ -14,9 +14,10 @@ from mambavl.cache.spec import HistoryRecipe
 from mambavl.configs.errors import DataError, UsageError
 from mambavl.extract.annotations import read_annotations
 from mambavl.fuse import metrics, submission, submitting
+from mambavl.fuse.result import task_of
 from mambavl.fuse.run import read_result, read_scores, write_result
 from mambavl.fuse.submission import examine
-from mambavl.fuse.submitting import task_of, write_submission
+from mambavl.fuse.submitting import write_submission
 
 
 @pytest.fixture(scope="module")
