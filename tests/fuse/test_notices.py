@@ -101,6 +101,6 @@ def test_every_result_names_the_protocol_of_its_history(run, tmp_path, capsys):
     assert ORACLE_HISTORY in shown
     report.write_report([run], tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
-    assert page.count(ORACLE_HISTORY) == 1
+    assert page.count(f"”: {ORACLE_HISTORY}.") == 1
     headline = tables_of(page)["headline"]
     assert [column_of(headline, name)[0] for name in ("text", "history")] == ["absent", "oracle"]

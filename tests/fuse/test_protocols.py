@@ -108,7 +108,7 @@ def test_oracle_text_in_anticipation_must_be_asked_for_and_is_said_aloud_everywh
     assert ORACLE_ANTICIPATION in said
     report.write_report([tmp_path / "run", tmp_path / "generic"], tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
-    assert page.count(ORACLE_ANTICIPATION) == 1
+    assert page.count(f"”: {ORACLE_ANTICIPATION}.") == 1
     assert page.count("oracle: upper bound, no forecast") == 1
     sources = recipe(texts).sources  # the loophole: text alone, no video store to say the task
     text_only = {name: source for name, source in sources.items() if name != "video"}
