@@ -16,10 +16,10 @@ from mambavl.fuse.report.intervals import parted
 from mambavl.fuse.report.measured import Measured
 from mambavl.fuse.result import spoken
 from mambavl.fuse.run import read_curves
+from mambavl.fuse.submission import COUNTS
 from mambavl.fuse.verdict import WORTH
 
 FEW_ROWS = 2000
-EK100 = {"verb": 97, "noun": 300}  # classes
 AGREES = 0.05  # points: result.json and the scores beside it may be rounded, no more
 
 
@@ -101,7 +101,7 @@ def _weights(entries: Sequence[Entry]) -> Iterator[Caveat]:
 def _data(entries: Sequence[Entry]) -> Iterator[Caveat]:
     classes = entries[0].classes.targets
     counts = {name: len(target.ids) for name, target in classes.items()}
-    if counts != EK100:
+    if counts != COUNTS:
         held = ", ".join(f"{count:,} classes of {name}" for name, count in counts.items())
         yield Caveat(
             "These are not EK100's classes.",
