@@ -274,7 +274,8 @@ def picture(found: dict[str, Any]) -> str:
 
     axes_of = [axis for axis in TITLES if axis in found]
     with plt.rc_context({"svg.hashsalt": "scaling", "svg.fonttype": "none"}):
-        figure, grid = plt.subplots(2, len(axes_of), figsize=(4.4 * len(axes_of), 6), squeeze=False)
+        size = (4.4 * len(axes_of), 6)
+        figure, grid = plt.subplots(2, len(axes_of), figsize=size, squeeze=False, layout="tight")
         for column, axis in enumerate(axes_of):
             for row, (key, title) in enumerate((("milliseconds", "ms a step"), ("megabytes", "MB"))):
                 panel = grid[row][column]
@@ -293,7 +294,6 @@ def picture(found: dict[str, Any]) -> str:
                 panel.set_ylabel(title)
                 panel.grid(alpha=0.3)
             grid[0][column].legend(fontsize=8)
-        figure.tight_layout()
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
         plt.close(figure)

@@ -97,7 +97,7 @@ def _parquet(path: Path, data: bytes) -> Arrays:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise UsageError(f"{path}: pyarrow reads it: pip install 'mambavl[parquet]'") from None
+        raise UsageError(f"{path}: pyarrow reads it: pip install -e '.[parquet]'") from None
     try:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(data))
     except (pyarrow.ArrowException, OSError) as error:

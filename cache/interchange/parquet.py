@@ -12,7 +12,7 @@ def need_pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise UsageError("Parquet needs the package pyarrow: pip install 'mambavl[parquet]'") from None
+        raise UsageError("Parquet needs the package pyarrow: pip install -e '.[parquet]'") from None
     return pyarrow
 
 

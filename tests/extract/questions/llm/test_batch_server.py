@@ -8,7 +8,7 @@ from mambavl.configs.errors import DataError
 from mambavl.extract.questions.llm.generate import Outcome
 from mambavl.extract.questions.llm.ledger import Ledger
 
-pytest.importorskip("openai", reason="needs the `llm` extra: pip install 'mambavl[llm]'")
+pytest.importorskip("openai", reason="needs the `llm` extra: pip install -e '.[llm]'")
 
 
 def batched(server: Running, cache, model: str = "good", rows=TWICE, **more) -> Outcome:
