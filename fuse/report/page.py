@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from mambavl.fuse import pictures
 from mambavl.fuse.published import said_of
@@ -121,6 +121,7 @@ def templates() -> jinja2.Environment:
         finalize=_shown_as,
     )
     environment.filters["plain"] = plain
+    environment.filters["coded"] = coded
     environment.globals |= {"file": _file, "data": data_script}
     return environment
 
@@ -129,6 +130,17 @@ def _shown_as(value: Any) -> Any:
     if value is None:
         return ""
     return HIDDEN.sub("", value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def coded(text: str) -> Markup:
+    """A sentence whose `commands` stand between backticks."""
+    parts = [escape(HIDDEN.sub("", part)) for part in text.split("`")]
+    if len(parts) % 2 == 0:  # one is alone: it is no mark of ours
+        return Markup("`").join(parts)
+    marked = [
+        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
+    ]
+    return Markup("").join(marked)
 
 
 def _file(name: str) -> Markup:

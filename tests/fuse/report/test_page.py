@@ -14,7 +14,7 @@ from helpers.tiny import tiny_recipe
 from mambavl.configs.errors import DataError, Interrupted
 from mambavl.fuse import report
 from mambavl.fuse.report.caveats import Caveat
-from mambavl.fuse.report.page import data_script
+from mambavl.fuse.report.page import coded, data_script
 from mambavl.fuse.train import train
 
 
@@ -178,3 +178,10 @@ def test_text_has_contrast_in_every_theme(number):
 def test_both_ways_to_the_dark_theme_have_the_same_colours():
     blocks = [block for block in re.findall(r"\{([^{}]*)\}", STYLE) if "--paper:" in block]
     assert blocks[1].split() == blocks[2].split()
+
+
+def test_commands_in_sentences_are_code_and_nothing_else_is():
+    """Also where a title within has marks of its own: an odd one is left, and all is escaped."""
+    assert coded("try `mambavl <x>` & go") == "try <code>mambavl &lt;x&gt;</code> &amp; go"
+    assert coded("a ` alone <b>") == "a ` alone &lt;b&gt;"
+    assert coded("turned\u202e round") == "turned round"
