@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import html
 import importlib
 import inspect
 import re
@@ -310,3 +311,19 @@ def test_a_wrong_command_would_be_seen():
     assert unknown_settings("mambavl extract text --set crops=3") == ["crops"]
     assert unknown_settings("mambavl extract video --set crops=3 --set encoder=minilm") == ["encoder"]
     assert not unknown_names("`fuse/scan/` `fuse/default` `mambavl.fuse.scan.selective_scan`")
+
+
+def test_the_demo_s_report_is_that_of_the_table_beside_it():
+    """`benchmarks/demo.py` made it; each row of the table stands in its table of results, and no folder of
+    the machine that ran it.
+    """
+    page = (ROOT / "docs" / "demo.html").read_text(encoding="utf-8")
+    shown = page[page.index("Every entry, in percent, with 95 % intervals") :]
+    table = (ROOT / "docs" / "results.md").read_text().partition("## The demo\n")[2]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if re.search(r"\d ± \d", line)]
+    assert len(rows) == 8
+    for title, _, *cells in rows:
+        row = html.unescape(shown[shown.index(f"{title}<") :][:4000])
+        places = [row.index(f"{cell} (") for cell in cells]
+        assert places == sorted(places)
+    assert not re.search(r"[^\w.](/tmp|/home|/root|/Users)/", page)
