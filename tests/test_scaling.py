@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,12 +35,14 @@ def test_lines_cross_where_they_do_on_scales_of_doubling(scaling):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads memory as Linux keeps it")
-def test_a_small_run_has_every_point_and_a_picture(scaling, tmp_path, monkeypatch, capsys):
+def test_a_small_run_has_every_point_and_a_picture(scaling, tmp_path):
+    """As a program: its points are forks, which only a process without threads at work survives."""
     words = ["--quick", "--lengths", "4", "8", "--rows", "1", "--heads", "2", "--threads", "1"]
     out, drawn = tmp_path / "scaling.json", tmp_path / "scaling.svg"
-    monkeypatch.setattr(sys, "argv", ["scaling.py", *words, "--out", str(out), "--picture", str(drawn)])
-    monkeypatch.setattr(scaling, "LEAST", 0.0)
-    scaling.main()
+    command = [sys.executable, BENCHMARKS / "scaling.py", *words, "--out", out, "--picture", drawn]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True, text=True
+    )
     found = json.loads(out.read_bytes())
     assert [(one["x"], one["kind"]) for one in found["length"]] == [
         (length, kind) for length in (4, 8) for kind in scaling.KINDS
@@ -50,4 +54,4 @@ def test_a_small_run_has_every_point_and_a_picture(scaling, tmp_path, monkeypatc
             assert one["megabytes"] >= 0
     assert found["conditions"]["quick"] is True
     assert drawn.read_text().startswith("<svg")
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found["crossing"]
+    assert json.loads(done.stdout.splitlines()[-1]) == found["crossing"]
