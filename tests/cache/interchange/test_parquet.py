@@ -47,6 +47,6 @@ def test_without_pyarrow_what_to_install_is_said(monkeypatch):
     assert need_pyarrow() is pyarrow
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(
-        UsageError, match=r"Parquet needs the package pyarrow: pip install 'mambavl\[parquet\]'"
+        UsageError, match=r"Parquet needs the package pyarrow: pip install -e '\.\[parquet\]'"
     ):
         need_pyarrow()

@@ -82,5 +82,5 @@ def test_without_pyarrow_what_to_install_is_said(tmp_path, monkeypatch):
     make_dense_store(tmp_path / "s.zarr")
     store = pooled(tmp_path, tmp_path / "s.zarr")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UsageError, match=r"pip install 'mambavl\[parquet\]'"):
+    with pytest.raises(UsageError, match=r"pip install -e '\.\[parquet\]'"):
         export_store(store, tmp_path / "t.parquet", "parquet")

@@ -96,5 +96,5 @@ def test_all_rows_may_be_of_one_split(tmp_path):
 def test_without_pyarrow_what_to_install_is_said(tmp_path, monkeypatch):
     make_lerobot(tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UsageError, match=r"pip install 'mambavl\[parquet\]'"):
+    with pytest.raises(UsageError, match=r"pip install -e '\.\[parquet\]'"):
         read(tmp_path)
