@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from mambavl.cache import canonical
+from mambavl.cache.interchange.parquet import need_pyarrow
 from mambavl.configs import untrusted
-from mambavl.configs.errors import DataError, UsageError
+from mambavl.configs.errors import DataError
 from mambavl.fuse import score_pickles
 from mambavl.fuse.metrics import K
 from mambavl.fuse.submission import Examined, examine
@@ -93,11 +94,7 @@ def _pickled(path: Path, _: bytes) -> Arrays:
 
 
 def _parquet(path: Path, data: bytes) -> Arrays:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UsageError(f"{path}: pyarrow reads it: pip install -e '.[parquet]'") from None
+    pyarrow = need_pyarrow()
     try:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(data))
     except (pyarrow.ArrowException, OSError) as error:
