@@ -64,11 +64,11 @@ class Harness:
         busy, own = (after - before for after, before in zip(_seconds_of_cpu(), self.before, strict=True))
         seconds = (time.monotonic() - self.since) * (os.cpu_count() or 1)
         return {
-            **given,
+            **_of_torch(),
+            **given,  # --threads of a program whose work is done by others is theirs
             **self.said,
             "cpu": processor(),
             "cores": len(os.sched_getaffinity(0)),
-            **_of_torch(),
             "versions": {"python": platform.python_version(), **versions(*self.packages)},
             "commit": commit(),
             "date": datetime.date.today().isoformat(),
@@ -130,10 +130,11 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
     return {**{key: round(1e3 * value, 3) for key, value in of.items()}, "repeats": len(seconds)}
 
 
-def own_process(*words: object) -> Any:
+def own_process(*words: object, **environment: str) -> Any:
     """What this program says in its last line when it is started anew with such words."""
     command = [sys.executable, sys.argv[0], *map(str, words)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    env = {**os.environ, **environment}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -154,9 +155,9 @@ def processor() -> str:
     return next(named, platform.machine())
 
 
-def commit() -> str | None:
+def commit(checkout: Path = ROOT) -> str | None:
     """The one that is checked out; with `+` where program files differ from it, None outside git."""
-    git = ["git", "-C", str(ROOT)]
+    git = ["git", "-C", str(checkout)]
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode:
         return None
