@@ -167,7 +167,9 @@ def commit(checkout: Path = ROOT) -> str | None:
 
 
 def status_bytes(field: str) -> int:
-    """Of this process as Linux has it: `VmRSS`, what it holds, `VmHWM`, its peak, `RssAnon`, without files."""
+    """Of this process as Linux has it: `VmRSS`, what it holds, `VmHWM`, its peak, `RssAnon`, without
+    files.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
