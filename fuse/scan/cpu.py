@@ -1,18 +1,18 @@
 """The selective scan on a CPU through scan.c: forward and backward, tens of times the speed of loops over
 tensors.
 
-The same install builds it where a C compiler is at hand; `doctor` says so where none was. Threads are
-Python's own, one call of the library each (ctypes releases the interpreter's lock), as many as torch uses:
-nothing here meets torch's OpenMP. Rows of the batch are shared out in a fixed way, and sums over rows are
-added in the order of the threads, so that the same number of threads gives the same bits. Where u, delta, z
+The same install builds it where a C compiler is at hand; `doctor` says so where none was. Threads are the
+library's own, as many as torch uses, and begin and end with a call (ctypes releases the interpreter's lock):
+nothing here meets torch's OpenMP. Rows of the batch are cut into parts in a fixed way, and a thread that is
+free takes the next, so that a core which others slow down holds nobody up. Sums over rows are added in the
+order of the parts: the same number of threads gives the same bits. Where u, delta, z
 and B and C by step are all bfloat16 or all float16 they are read as they are, and y and their gradients
 written so; where their dtypes differ they are widened to float32 first. The rest is float32: state, sums, A,
 D.
 """
 
 import ctypes
-import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,8 @@ from mambavl.cache.native import load
 from mambavl.configs.errors import UsageError
 from mambavl.fuse.scan.inputs import CHUNK, Options, ScanInputs, common_groups, expand_groups, sum_groups
 
-VERSION, NO_MEMORY = 4, 1  # of scan.c
+VERSION, NO_MEMORY = 5, 1  # of scan.c
+SHARES, LEAST = 4, 128  # parts for a thread at most; steps of a part at least, over all its rows
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 INSTRUCTIONS = {"baseline": 1, "avx2": 2, "avx512": 3}
 forced_instructions = 0  # 0: the best that this machine has; tests try the others
@@ -48,11 +49,12 @@ POINTERS_OUT = (
 )
 
 
-class _Call(ctypes.Structure):
+class _Part(ctypes.Structure):
     """`struct scan` of scan.c."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("steps", "channels", "states", "groups", "from", "to")),
+        *((name, ctypes.c_int64) for name in ("steps", "channels", "states", "groups")),
+        *((name, ctypes.c_int64) for name in ("first_row", "end_row", "from", "to")),
         *(
             (name, ctypes.c_int32)
             for name in ("softplus", "zoh", "constant_b", "constant_c", "pooled", "instructions", "type")
@@ -77,7 +79,12 @@ def forward(
     A: Tensor, streams: list[ScanInputs], options: Options, keep: bool
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(y, last state (B, N, D), checkpoints (B, chunks, N, D)) of each stream."""
-    return [_forward(A, s, options, keep) for s in streams]
+    calls = [_Inputs(A, s, options) for s in streams]
+    found = [_forward(call, keep) for call in calls]
+    _run(calls, backward=False)
+    return [
+        (y.to(s.u.dtype), last, checkpoints) for s, (y, last, checkpoints) in zip(streams, found, strict=True)
+    ]
 
 
 def backward(
@@ -89,27 +96,30 @@ def backward(
     dlasts: list[Tensor | None],
 ) -> tuple[Tensor, list[ScanInputs]]:
     """dA, and the gradients of each stream."""
-    found = [_backward(A, *each, options) for each in zip(streams, checkpoints, dys, dlasts, strict=True)]
-    return torch.stack([da for da, _ in found]).sum(0), [gradients for _, gradients in found]
+    calls = [_Inputs(A, s, options) for s in streams]
+    given = zip(calls, streams, checkpoints, dys, dlasts, strict=True)
+    gradients = [_backward(*each) for each in given]
+    _run(calls, backward=True)
+    found = [gather() for gather in gradients]
+    return torch.stack([da for da, _ in found]).sum(0), [of for _, of in found]
 
 
-def _forward(A: Tensor, s: ScanInputs, options: Options, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    call = _Inputs(A, s, options)
-    batch, steps, channels = s.u.shape
-    y = s.u.new_empty((batch, channels) if options.pooled else (batch, steps, channels), dtype=call.dtype)
-    last = s.u.new_empty(batch, A.shape[1], channels, dtype=torch.float32)
-    checkpoints = last.new_empty(batch, -(-steps // CHUNK) if keep else 0, A.shape[1], channels)
-    for part in call.parts():
+def _forward(call: "_Inputs", keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the last state and the checkpoints of a stream, which are there once its parts have run."""
+    batch, steps, channels = call.u.shape
+    y = call.u.new_empty((batch, channels) if call.pooled else (batch, steps, channels))
+    last = call.a.new_empty(batch, call.states, channels)
+    checkpoints = call.a.new_empty(batch, -(-steps // CHUNK) if keep else 0, call.states, channels)
+    for part in call.cut():
         call.add(part, y=y, last=last, checkpoints=checkpoints if keep else None)
-    call.run(backward=False)
-    return y.to(s.u.dtype), last, checkpoints
+    return y, last, checkpoints
 
 
 def _backward(
-    A: Tensor, s: ScanInputs, checkpoints: Tensor, dy: Tensor, dlast: Tensor | None, options: Options
-) -> tuple[Tensor, ScanInputs]:
-    call = _Inputs(A, s, options)
-    parts = call.parts()
+    call: "_Inputs", s: ScanInputs, checkpoints: Tensor, dy: Tensor, dlast: Tensor | None
+) -> Callable[[], tuple[Tensor, ScanInputs]]:
+    """Called once the parts have run: dA and the gradients of a stream."""
+    parts = call.cut()
     du, ddelta = torch.empty_like(call.u), torch.empty_like(call.delta)
     dz, dinitial = (None if x is None else torch.empty_like(x) for x in (call.z, call.initial))
     whole = {
@@ -127,18 +137,32 @@ def _backward(
     for number, part in enumerate(parts):
         own = {name: None if total is None else total[number % len(total)] for name, total in sums.items()}
         call.add(part, **whole, **own)
-    call.run(backward=True)
-    return da.sum(0).t(), ScanInputs(
-        du,
-        ddelta,
-        sum_groups(db.sum(0), s.B),
-        sum_groups(dc.sum(0), s.C),
-        None if dd is None else dd.sum(0),
-        dz,
-        None if dbias is None else dbias.sum(0),
-        None,
-        None if dinitial is None else dinitial.mT,
+    return lambda: (
+        da.sum(0).t(),
+        ScanInputs(
+            du,
+            ddelta,
+            sum_groups(db.sum(0), s.B),
+            sum_groups(dc.sum(0), s.C),
+            None if dd is None else dd.sum(0),
+            dz,
+            None if dbias is None else dbias.sum(0),
+            None,
+            None if dinitial is None else dinitial.mT,
+        ),
     )
+
+
+def _run(calls: list["_Inputs"], backward: bool) -> None:
+    """All parts of all calls, by as many threads as torch uses."""
+    parts = [part for call in calls for part in call.parts]
+    code = _loaded().mambavl_scan_run(
+        (_Part * len(parts))(*parts), len(parts), torch.get_num_threads(), backward
+    )
+    if code == NO_MEMORY:
+        raise MemoryError("the scan found no memory for its states")
+    if code:
+        raise RuntimeError(f"this machine lacks instruction set {forced_instructions}, which was asked for")
 
 
 def instructions() -> str:
@@ -163,10 +187,10 @@ def _library() -> tuple[ctypes.CDLL | None, str | None]:
     if library.mambavl_scan_chunk() != CHUNK:
         return None, "its library was built from another version of mambavl; reinstall mambavl"
     library.mambavl_scan_run.argtypes = [
-        ctypes.POINTER(_Call),
+        ctypes.POINTER(_Part),
         ctypes.c_int32,
-        ctypes.c_int64,
-        ctypes.c_int64,
+        ctypes.c_int32,
+        ctypes.c_int32,
     ]
     return library, None
 
@@ -181,6 +205,7 @@ class _Inputs:
         self.groups = common_groups([s])
         by_step = [x for x in (s.u, s.delta, s.z, s.B, s.C) if x is not None and x.ndim > 2]
         self.dtype = s.u.dtype if len({x.dtype for x in by_step}) == 1 else torch.float32
+        self.pooled = options.pooled
         self.flags = {**options._asdict(), "instructions": forced_instructions, "type": TYPES[self.dtype]}
         self.u, self.delta = _ready(s.u, self.dtype), _ready(s.delta, self.dtype)
         self.z = _ready(s.z, self.dtype)
@@ -195,12 +220,14 @@ class _Inputs:
             "d": _ready(s.D), "bias": _ready(s.delta_bias), "initial": self.initial,
             "lengths": None if s.lengths is None else s.lengths.to(torch.int64).contiguous(),
         }  # fmt: skip
-        self.calls: list[tuple[_Call, tuple[int, ...], dict[str, Tensor | None]]] = []
+        self.parts: list[_Part] = []
+        self.kept: list[dict[str, Tensor | None]] = []  # what the parts point into
 
-    def parts(self) -> list[tuple[int, int, int, int]]:
-        """(first row, row after the last, first channel, channel after the last) of each thread."""
+    def cut(self) -> list[tuple[int, int, int, int]]:
+        """(first row, row after the last, first channel, channel after the last) of each part."""
         threads = torch.get_num_threads()
-        rows = _cut(self.batch, min(threads, self.batch))
+        shares = min(SHARES, self.batch // threads, self.batch * self.steps // (LEAST * threads))
+        rows = _cut(self.batch, min(threads * max(1, shares) if threads > 1 else 1, self.batch))
         lanes = 16  # cuts lie where no vector is torn
         cuts = max(1, min(threads // max(len(rows), 1), self.channels // lanes))
         channels = [
@@ -213,26 +240,9 @@ class _Inputs:
         pointers = {name: None if x is None else x.data_ptr() for name, x in tensors.items()}
         sizes = {"steps": self.steps, "channels": self.channels, "states": self.states, "groups": self.groups}
         constant = {"constant_b": self.constant_b, "constant_c": self.constant_c}
-        call = _Call(**sizes, **constant, **self.flags, **{"from": part[2], "to": part[3]}, **pointers)
-        self.calls.append((call, part, tensors))
-
-    def run(self, backward: bool) -> None:
-        library = _loaded()
-
-        def one(call: _Call, part: tuple[int, ...], tensors: dict[str, Tensor | None]) -> int:
-            """`tensors` stay alive until the call is done, even where an interrupt ended the wait for it."""
-            return library.mambavl_scan_run(ctypes.byref(call), backward, part[0], part[1])
-
-        if len(self.calls) > 1:
-            codes = [future.result() for future in [_pool().submit(one, *call) for call in self.calls]]
-        else:
-            codes = [one(*call) for call in self.calls]
-        if NO_MEMORY in codes:
-            raise MemoryError("the scan found no memory for its states")
-        if any(codes):
-            raise RuntimeError(
-                f"this machine lacks instruction set {forced_instructions}, which was asked for"
-            )
+        own = dict(zip(("first_row", "end_row", "from", "to"), part, strict=True))
+        self.parts.append(_Part(**sizes, **constant, **self.flags, **own, **pointers))
+        self.kept.append(tensors)
 
 
 def _cut(count: int, parts: int) -> list[tuple[int, int]]:
@@ -248,11 +258,3 @@ def _ready(x: None, dtype: torch.dtype = ...) -> None: ...
 def _ready(x: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor | None:
     """As scan.c reads it: contiguous, without a gradient."""
     return None if x is None else x.detach().to(dtype).contiguous()
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="scan")
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not live on in a forked process

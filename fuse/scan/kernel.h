@@ -87,14 +87,33 @@ INLINE void NAME(store)(void *to, vec x, int64_t count, int type)
     count == W ? NAME(narrow)(to, x, type) : NAME(store_some)(to, x, count, type);
 }
 
-INLINE float NAME(sum)(const vec *x)
+/* Sums over lanes, of TOGETHER vectors at once: KEPT vectors hold their parts, the m-th's at m, m + TOGETHER, ... Where lanes can
+ * be paired in two instructions these are a single vector, a fourth of what would be kept near. */
+#ifdef PAIR_LOW
+enum { NAME(KEPT) = 1 };
+#else
+enum { NAME(KEPT) = TOGETHER };
+#endif
+
+INLINE void NAME(add_lanes)(vec *kept, const vec *x)
+{
+#ifdef PAIR_LOW
+    vec first = PAIR_LOW(x[0], x[1]) + PAIR_HIGH(x[0], x[1]), second = PAIR_LOW(x[2], x[3]) + PAIR_HIGH(x[2], x[3]);
+    *kept += PAIRS_LOW(first, second) + PAIRS_HIGH(first, second);
+#else
+    for (int m = 0; m < TOGETHER; m++)
+        kept[m] += x[m];
+#endif
+}
+
+INLINE float NAME(sum)(const vec *kept, int64_t m)
 {
     float lanes[W];
-    memcpy(lanes, x, sizeof lanes);
-    for (int half = W / 2; half; half /= 2)
+    memcpy(lanes, NAME(KEPT) == 1 ? kept : kept + m, sizeof lanes);
+    for (int half = W / 2; half >= (NAME(KEPT) == 1 ? TOGETHER : 1); half /= 2)
         for (int i = 0; i < half; i++)
             lanes[i] += lanes[i + half];
-    return lanes[0];
+    return lanes[NAME(KEPT) == 1 ? m : 0];
 }
 
 /* 2^x: split into a whole and a fraction in [-1/2, 1/2], a polynomial for 2^fraction (relative error below 1e-7), the whole into
@@ -182,7 +201,7 @@ struct NAME(work) {
     vec u[CHUNK], delta[CHUNK], slope[CHUNK], y[CHUNK];     /* slope: that of delta's softplus */
     vec dy[CHUNK], dz[CHUNK], du[CHUNK], ddelta[CHUNK];
     vec h[CHUNK + 1][TOGETHER], e[CHUNK][TOGETHER];         /* h: before each step and after the last */
-    vec db[MAX_STATES / TOGETHER][CHUNK][TOGETHER], dc[MAX_STATES / TOGETHER][CHUNK][TOGETHER]; /* over a group's blocks */
+    vec db[MAX_STATES / TOGETHER][CHUNK][NAME(KEPT)], dc[MAX_STATES / TOGETHER][CHUNK][NAME(KEPT)]; /* over a group's blocks */
     float between[];                                        /* (N + 1, D): h between two chunks, the sum of y; going back, dh */
 };
 
@@ -253,12 +272,12 @@ INLINE void NAME(read_coefficients)(const struct scan *s, const struct NAME(work
 }
 
 /* dB_t or dC_t: the sums over a group's blocks are complete, those over the lanes are left. */
-INLINE void NAME(write_coefficients)(const struct scan *s, const struct NAME(work) *w, vec from[][CHUNK][TOGETHER], float *to)
+INLINE void NAME(write_coefficients)(const struct scan *s, const struct NAME(work) *w, vec from[][CHUNK][NAME(KEPT)], float *to)
 {
     for (int64_t i = 0; i < w->steps; i++)
         for (int64_t n = 0; n < s->states; n++)
             to[((w->row * s->steps + w->first + i) * s->groups + w->group) * s->states + n]
-                = NAME(sum)(&from[n / TOGETHER][i][n % TOGETHER]);
+                = NAME(sum)(from[n / TOGETHER][i], n % TOGETHER);
 }
 
 /* u, delta and D u of a chunk. */
@@ -320,7 +339,7 @@ INLINE void NAME(back)(const struct scan *s, struct NAME(work) *w, int64_t n, in
 {
     const int step_b = simple || !s->constant_b, step_c = simple || !s->constant_c;
     vec a[TOGETHER], h[TOGETHER], carry[TOGETHER], da[TOGETHER];
-    vec(*sum_b)[TOGETHER] = w->db[n / TOGETHER], (*sum_c)[TOGETHER] = w->dc[n / TOGETHER];
+    vec(*sum_b)[NAME(KEPT)] = w->db[n / TOGETHER], (*sum_c)[NAME(KEPT)] = w->dc[n / TOGETHER];
     for (int m = 0; m < TOGETHER; m++) {
         a[m] = NAME(load_state)(s, w, s->a, n + m);
         h[m] = w->h[w->steps][m];
@@ -330,11 +349,13 @@ INLINE void NAME(back)(const struct scan *s, struct NAME(work) *w, int64_t n, in
     for (int64_t i = w->steps - 1; i >= 0; i--) {
         const float *b_t = w->b + i * FILLED(s->states) + n, *c_t = w->c + i * FILLED(s->states) + n;
         vec delta = w->delta[i], u = w->u[i], dy = w->dy[i], delta_u = delta * u, dgain = NAME(all)(0.0f), dx_a = dgain;
+        vec db[TOGETHER], dc[TOGETHER];
 #pragma GCC unroll 4
         for (int m = 0; m < TOGETHER; m++) {
             vec b = step_b ? NAME(all)(b_t[m]) : NAME(load_state)(s, w, s->b, n + m);
             vec c = step_c ? NAME(all)(c_t[m]) : NAME(load_state)(s, w, s->c, n + m);
-            vec dh = carry[m] + dy * c, dc = dy * h[m], dh_b = dh * b, gain_u = delta_u;
+            vec dh = carry[m] + dy * c, dh_b = dh * b, gain_u = delta_u;
+            dc[m] = dy * h[m];
             carry[m] = dh * w->e[i][m];
             h[m] = w->h[i][m];
             vec dx = carry[m] * h[m]; /* of x = delta A */
@@ -347,15 +368,16 @@ INLINE void NAME(back)(const struct scan *s, struct NAME(work) *w, int64_t n, in
             dgain += dh_b;
             dx_a += dx * a[m];
             da[m] += dx * delta;
-            if (step_b)
-                sum_b[i][m] += dh * gain_u;
-            else
-                NAME(add_state)(s, w, s->db, n + m, dh * gain_u);
-            if (step_c)
-                sum_c[i][m] += dc;
-            else
-                NAME(add_state)(s, w, s->dc, n + m, dc);
+            db[m] = dh * gain_u;
+            if (!step_b)
+                NAME(add_state)(s, w, s->db, n + m, db[m]);
+            if (!step_c)
+                NAME(add_state)(s, w, s->dc, n + m, dc[m]);
         }
+        if (step_b)
+            NAME(add_lanes)(sum_b[i], db);
+        if (step_c)
+            NAME(add_lanes)(sum_c[i], dc);
         w->du[i] += delta * dgain;
         w->ddelta[i] += dx_a + u * dgain;
     }
@@ -438,8 +460,8 @@ INLINE void NAME(chunk)(const struct scan *s, struct NAME(work) *w, int backward
             NAME(read_coefficients)(s, w, s->c, w->c);
         if (backward) {
             for (int64_t n = 0; n < s->states; n += TOGETHER) {
-                memset(w->db[n / TOGETHER], 0, sizeof(vec) * (size_t)(TOGETHER * w->steps));
-                memset(w->dc[n / TOGETHER], 0, sizeof(vec) * (size_t)(TOGETHER * w->steps));
+                memset(w->db[n / TOGETHER], 0, sizeof *w->db[0] * (size_t)w->steps);
+                memset(w->dc[n / TOGETHER], 0, sizeof *w->dc[0] * (size_t)w->steps);
             }
         }
         for (; w->channel < end; w->channel += w->count) {
@@ -515,14 +537,13 @@ INLINE void NAME(backward_row)(const struct scan *s, struct NAME(work) *w, int s
     NAME(clear)(s, s->dz, w->row);
 }
 
-/* Rows [first, last) of the batch. */
-TARGET static int32_t NAME(run)(const struct scan *s, int backward, int64_t first, int64_t last)
+TARGET static int32_t NAME(run)(const struct scan *s, int backward)
 {
     const int simple = !s->constant_b && !s->constant_c && !s->zoh;
     struct NAME(work) *w;
     if (posix_memalign((void **)&w, 64, sizeof *w + sizeof(float) * (size_t)((s->states + 1) * s->channels)))
         return NO_MEMORY;
-    for (w->row = first; w->row < last; w->row++)
+    for (w->row = s->first_row; w->row < s->end_row; w->row++)
         if (backward)
             simple ? NAME(backward_row)(s, w, 1) : NAME(backward_row)(s, w, 0);
         else
@@ -546,5 +567,9 @@ TARGET static int32_t NAME(run)(const struct scan *s, int backward, int64_t firs
 #undef WHOLE
 #undef LOOKUP
 #undef RECIPROCAL
+#undef PAIR_LOW
+#undef PAIR_HIGH
+#undef PAIRS_LOW
+#undef PAIRS_HIGH
 #undef FROM_HALF
 #undef TO_HALF

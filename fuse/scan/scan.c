@@ -2,8 +2,8 @@
  *
  *     h_t = exp(delta_t A) h_{t-1} + gain_t B_t u_t      y_t = (C_t h_t + D u_t) silu(z_t)      gain: delta, or exact ZOH
  *
- * One call does some rows of a batch and some channels; cpu.py shares them among threads. Neighbouring channels are the lanes
- * of a vector, a block. All blocks go through CHUNK steps before any goes on, a few states at a time: so memory is read in order,
+ * A part is some rows of a batch and some channels; threads take one after the other. Neighbouring channels are the lanes of a
+ * vector, a block. All blocks go through CHUNK steps before any goes on, a few states at a time: so memory is read in order,
  * and what a block works with stays near. Forward notes the state before every CHUNK-th step. Backward takes the chunks from the
  * last to the first: it computes the states within one again, then walks back through them. So exp() is computed twice for each
  * state, and 1 / CHUNK of the states is all that is kept in between, none of the first chunk.
@@ -11,6 +11,8 @@
  * kernel.h holds the loops. It is compiled once for each instruction set; which one runs is chosen when the program does.
  */
 
+#include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,17 +25,17 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { VERSION = 4, CHUNK = 32, MAX_STATES = 256, TOGETHER = 4 }; /* TOGETHER: states that are in registers at a time */
+enum { VERSION = 5, CHUNK = 32, MAX_STATES = 256, TOGETHER = 4 }; /* TOGETHER: states that are in registers at a time */
 enum { FLOAT = 0, BFLOAT = 1, HALF = 2 };
 #define SIZE(type) ((type) == FLOAT ? 4 : 2)
 #define CHUNKS(steps) (((steps) + CHUNK - 1) / CHUNK)
 #define FILLED(states) (((states) + TOGETHER - 1) / TOGETHER * TOGETHER)
 
-/* A call. Absent tensors are NULL; all are contiguous. Those that are void here are of `type`, the others, constant b and c, and
+/* A part. Absent tensors are NULL; all are contiguous. Those that are void here are of `type`, the others, constant b and c, and
  * all sums are float32. States lie as (N, D), so that channels are neighbours. */
 struct scan {
     int64_t steps, channels, states, groups;            /* L, D, N, G */
-    int64_t from, to;                                   /* the channels of this call */
+    int64_t first_row, end_row, from, to;               /* its rows [first_row, end_row) and channels [from, to) */
     int32_t softplus, zoh, constant_b, constant_c;      /* constant: (N, D) in place of (B, L, G, N) */
     int32_t pooled;                                     /* y and dy are (B, D): the mean over a row's steps */
     int32_t instructions;                               /* 0: the best there is; 1, 2, 3: baseline, AVX2, AVX-512 */
@@ -51,9 +53,9 @@ struct scan {
     const void *dy;                                     /* as y */
     const float *dlast;                                 /* (B, N, D) or NULL */
     void *du, *ddelta, *dz;                             /* (B, L, D) */
-    float *db, *dc;                                     /* (B, L, G, N), sums over this call's channels, given as 0; or as da */
+    float *db, *dc;                                     /* (B, L, G, N), sums over this part's channels, given as 0; or as da */
     float *dinitial;                                    /* (B, N, D) */
-    float *da, *dd, *dbias;                             /* (N, D), (D,), (D,): what this call's rows give is added */
+    float *da, *dd, *dbias;                             /* (N, D), (D,), (D,): what this part's rows give is added */
 };
 
 enum { DONE = 0, NO_MEMORY = 1, NO_INSTRUCTIONS = 2 };
@@ -75,6 +77,10 @@ static const float POWERS[32] __attribute__((aligned(64))) = { /* 2^(k / 32) */
 #define LOOKUP(x) ((vec)_mm512_permutex2var_ps(_mm512_load_ps(POWERS), (__m512i)(x), _mm512_load_ps(POWERS + 16)))
 #define RECIPROCAL(x) ((vec)_mm512_rcp14_ps((__m512)(x)))
 #define SCALE(x, whole) ((vec)_mm512_scalef_ps((__m512)(x), (__m512)(whole)))
+#define PAIR_LOW(x, y) ((vec)_mm512_unpacklo_ps((__m512)(x), (__m512)(y))) /* x0 y0 x1 y1 of every four lanes */
+#define PAIR_HIGH(x, y) ((vec)_mm512_unpackhi_ps((__m512)(x), (__m512)(y))) /* x2 y2 x3 y3 */
+#define PAIRS_LOW(x, y) ((vec)_mm512_unpacklo_pd((__m512d)(x), (__m512d)(y))) /* x0 x1 y0 y1 */
+#define PAIRS_HIGH(x, y) ((vec)_mm512_unpackhi_pd((__m512d)(x), (__m512d)(y)))
 #define FROM_HALF(x) ((vec)_mm512_cvtph_ps((__m256i)(x)))
 #define TO_HALF(x) ((halves)_mm512_cvtps_ph((__m512)(x), 0))
 #include "kernel.h"
@@ -84,6 +90,10 @@ static const float POWERS[32] __attribute__((aligned(64))) = { /* 2^(k / 32) */
 #define NAME(x) x##_avx2
 #define MAX(a, b) ((vec)_mm256_max_ps((__m256)(a), (__m256)(b)))
 #define MIN(a, b) ((vec)_mm256_min_ps((__m256)(a), (__m256)(b)))
+#define PAIR_LOW(x, y) ((vec)_mm256_unpacklo_ps((__m256)(x), (__m256)(y)))
+#define PAIR_HIGH(x, y) ((vec)_mm256_unpackhi_ps((__m256)(x), (__m256)(y)))
+#define PAIRS_LOW(x, y) ((vec)_mm256_unpacklo_pd((__m256d)(x), (__m256d)(y)))
+#define PAIRS_HIGH(x, y) ((vec)_mm256_unpackhi_pd((__m256d)(x), (__m256d)(y)))
 #define FROM_HALF(x) ((vec)_mm256_cvtph_ps((__m128i)(x)))
 #define TO_HALF(x) ((halves)_mm256_cvtps_ph((__m256)(x), 0))
 #include "kernel.h"
@@ -125,25 +135,70 @@ static void large_pages(void *from, int64_t bytes)
 #endif
 }
 
-EXPORT int32_t mambavl_scan_run(const struct scan *s, int32_t backward, int64_t first, int64_t last)
+static int32_t run(const struct scan *s, int32_t backward)
 {
-    int32_t best = mambavl_scan_instructions(), wanted = s->instructions ? s->instructions : best;
-    if (wanted > best)
-        return NO_INSTRUCTIONS;
+    const int32_t wanted = s->instructions ? s->instructions : mambavl_scan_instructions();
     const int64_t row = s->steps * s->channels * SIZE(s->type), kept = CHUNKS(s->steps) * s->states * s->channels;
+    const int64_t rows = s->end_row - s->first_row;
     char *large[3] = {s->pooled ? NULL : s->y};
     if (backward)
         large[0] = s->du, large[1] = s->ddelta, large[2] = s->dz;
     else if (s->checkpoints)
-        large_pages(s->checkpoints + first * kept, (last - first) * kept * (int64_t)sizeof(float));
+        large_pages(s->checkpoints + s->first_row * kept, rows * kept * (int64_t)sizeof(float));
     for (int i = 0; i < 3; i++)
         if (large[i])
-            large_pages(large[i] + first * row, (last - first) * row);
+            large_pages(large[i] + s->first_row * row, rows * row);
 #if defined(__x86_64__)
     if (wanted == 3)
-        return run_avx512(s, backward, first, last);
+        return run_avx512(s, backward);
     if (wanted == 2)
-        return run_avx2(s, backward, first, last);
+        return run_avx2(s, backward);
 #endif
-    return run_baseline(s, backward, first, last);
+    return run_baseline(s, backward);
+}
+
+/* What threads have in common. */
+struct job {
+    const struct scan *parts;
+    int32_t count, backward;
+    int32_t next, code; /* the part that nobody has taken yet; what is wrong, DONE if nothing */
+};
+
+/* Takes one part after the other until none is left. */
+static void *work(void *given)
+{
+    struct job *job = given;
+    for (;;) {
+        const int32_t own = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
+        if (own >= job->count)
+            return NULL;
+        const int32_t code = run(job->parts + own, job->backward);
+        if (code != DONE)
+            __atomic_store_n(&job->code, code, __ATOMIC_RELAXED);
+    }
+}
+
+/* All parts, by `threads` threads, the caller being one. The others are made for this call: a new thread starts on a core that is
+ * idle, one that is woken up often beside the one that woke it, and waits there for milliseconds. Where the system gives fewer,
+ * these do it all. Signals stay with threads that know them. */
+EXPORT int32_t mambavl_scan_run(const struct scan *parts, int32_t count, int32_t threads, int32_t backward)
+{
+    struct job job = {parts, count, backward, 0, DONE};
+    const int32_t best = mambavl_scan_instructions();
+    for (int32_t i = 0; i < count; i++)
+        if (parts[i].instructions > best)
+            return NO_INSTRUCTIONS;
+    int32_t others = (threads < count ? threads : count) - 1, made = 0;
+    pthread_t *ids = others > 0 ? malloc(sizeof *ids * (size_t)others) : NULL;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (ids && made < others && !pthread_create(&ids[made], NULL, work, &job))
+        made++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    work(&job);
+    for (int32_t i = 0; i < made; i++)
+        pthread_join(ids[i], NULL);
+    free(ids);
+    return job.code;
 }

@@ -1,5 +1,7 @@
 """The native scan of a CPU: every instruction set, 16-bit inputs, threads, interrupts."""
 
+import os
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import torch
 
 from helpers.scan import assert_close, draw, run
 from mambavl.fuse.scan import cpu, pooled_selective_scan, selective_scan
+from mambavl.fuse.scan.inputs import Options, ScanInputs
 
 
 @pytest.fixture(params=cpu.INSTRUCTIONS)
@@ -28,6 +31,13 @@ def test_every_instruction_set_gives_the_reference():
             run(x, "cpu", lengths=lengths, **options),
             run(x, "reference", torch.float64, lengths=lengths, **options),
         )
+
+
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))
+def test_instructions_that_a_machine_lacks_are_refused(monkeypatch):
+    monkeypatch.setattr(cpu, "forced_instructions", 4)
+    with pytest.raises(RuntimeError, match="lacks instruction set 4"):
+        run(draw(), "cpu")
 
 
 @pytest.mark.usefixtures("instructions")
@@ -73,7 +83,7 @@ def test_low_precision_gives_what_widening_first_and_rounding_last_would(dtype, 
 
 
 @pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))
-@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("batch", [1, 5, 33])
 def test_threads_share_rows_and_channels_and_repeat_to_the_bit(batch):
     x = draw(batch=batch, length=40, channels=100, coefficients="mixed")
     expected = run(x, "reference", torch.float64)
@@ -83,6 +93,96 @@ def test_threads_share_rows_and_channels_and_repeat_to_the_bit(batch):
         assert_close(found, expected)
         again = run(x, "cpu")
         assert all(torch.equal(found[name], again[name]) for name in found)
+
+
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))
+def test_more_rows_make_more_parts_than_threads(monkeypatch):
+    """33 rows of 40 steps: at most 4 parts a thread, of 128 steps or more; a single thread has one."""
+    streams = [ScanInputs(*(draw(batch=33, length=40, channels=100)[k] for k in ("u", "delta", "B", "C")))]
+    cut = lambda threads: (
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads),
+        cpu._Inputs(torch.ones(100, 16), streams[0], Options()).cut(),
+    )[1]
+    assert cut(1) == [(0, 33, 0, 100)]
+    for threads, parts in ((2, 8), (3, 9), (7, 7), (33, 33)):
+        found = cut(threads)
+        rows = [row for part in found for row in range(*part[:2])]
+        assert (len(found), rows) == (parts, list(range(33))), threads
+
+
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))
+def test_streams_of_a_call_equal_those_alone():
+    """Their parts are in one list, which two threads work off."""
+    torch.set_num_threads(2)
+    shapes = ((40, 20), (3, 70), (1, 5))
+    made = [draw(seed=i, batch=batch, length=length) for i, (batch, length) in enumerate(shapes)]
+    A, options = made[0]["A"], Options(softplus=True)
+    streams = [ScanInputs(*(x[k] for k in ("u", "delta", "B", "C"))) for x in made]
+    found = cpu.forward(A, streams, options, True)
+    dys = [torch.ones_like(y) for y, *_ in found]
+    da, gradients = cpu.backward(A, streams, options, [x[2] for x in found], dys, [None] * 3)
+    total = torch.zeros_like(da)
+    for i, stream in enumerate(streams):
+        [alone] = cpu.forward(A, [stream], options, True)
+        assert all(torch.equal(a, b) for a, b in zip(alone[:2], found[i][:2], strict=True))
+        own, [gradient] = cpu.backward(A, [stream], options, [alone[2]], [dys[i]], [None])
+        total += own
+        for name in ("u", "delta", "B", "C"):
+            assert torch.equal(getattr(gradient, name), getattr(gradients[i], name)), name
+    assert torch.allclose(total, da, rtol=1e-5, atol=1e-5)
+
+
+REFUSING = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+int refused = -1; /* asked for and not given; -1: all are given */
+int pthread_create(pthread_t *id, const pthread_attr_t *attributes, void *(*start)(void *), void *given)
+{
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *)
+        = dlsym(RTLD_NEXT, "pthread_create");
+    return refused < 0 ? real(id, attributes, start, given) : (refused++, EAGAIN);
+}
+int full = 0; /* no more than 200 kB at a time: enough for the tensors, not for what a thread works with */
+int posix_memalign(void **at, size_t alignment, size_t size)
+{
+    int (*real)(void **, size_t, size_t) = dlsym(RTLD_NEXT, "posix_memalign");
+    return full && size > 200000 ? ENOMEM : real(at, alignment, size);
+}
+"""
+
+
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="puts a function of C in front")
+def test_without_threads_the_caller_does_it_all_and_without_memory_nobody(tmp_path):
+    source, library, script = (tmp_path / name for name in ("refusing.c", "refusing.so", "scan.py"))
+    source.write_text(REFUSING)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    script.write_text(
+        "import ctypes, sys, torch\n"
+        "from mambavl.fuse.scan import selective_scan\n"
+        "torch.set_num_threads(3)\n"
+        "u = torch.randn(40, 30, 20); b = torch.randn(40, 30, 16); a = -torch.rand(20, 16)\n"
+        "run = lambda: selective_scan(u, u, a, b, b, delta_softplus=True, backend='cpu')\n"
+        "expected = run()\n"
+        "library = ctypes.CDLL(sys.argv[1])\n"
+        "refused, full = (ctypes.c_int.in_dll(library, name) for name in ('refused', 'full'))\n"
+        "refused.value = 0\n"
+        "print(torch.equal(run(), expected), refused.value)\n"
+        "full.value = 1\n"
+        "try: run()\n"
+        "except MemoryError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script, library],
+        env={**os.environ, "LD_PRELOAD": str(library)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = ["True 1", "the scan found no memory for its states"]
+    assert (done.returncode, done.stdout.splitlines()) == (0, said), done.stderr[-1000:]
 
 
 @pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))
