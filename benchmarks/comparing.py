@@ -24,13 +24,11 @@ is right more often in the long run, by so many points of top-1.
 The last line is JSON: the share of sweeps, in percent, in which "better" is said.
 """
 
-import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+from harness import Harness, options
 from rich.console import Console
 from rich.table import Table
 
@@ -129,13 +127,14 @@ def how_often(world: World, times: int, seed: int) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser()
+    parser = options(__doc__)
     parser.add_argument("--times", type=int, default=1000, help="sweeps without a difference, of each kind")
     parser.add_argument("--powers", type=int, default=100, help="sweeps of each planted difference")
-    parser.add_argument("--quick", action="store_true", help="20 and 5")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--quick", action="store_true", help="20 and 5; the figures mean little")
     given = parser.parse_args(arguments)
-    times, powers = (20, 5) if given.quick else (given.times, given.powers)
+    if given.quick:
+        given.times, given.powers = 20, 5
+    harness, times, powers = Harness(given, "numpy", draws=DRAWS), given.times, given.powers
     console = Console(width=110)
     table = Table("without a difference", "sweeps", "any measure, %", "top-1, %")
     found: dict[str, dict[str, dict[str, float]]] = {"nothing": {}, "planted": {}}
@@ -152,10 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 found["planted"][f"{videos} videos, {seeds} seeds, shift {shift:g}"] = one
                 table.add_row(str(videos), str(seeds), f"{one['points']:.1f}", f"{one['first']:.0f}")
     console.print(table)
-    if given.out:
-        conditions = {"times": times, "powers": powers, "draws": DRAWS}
-        given.out.write_text(json.dumps({"conditions": conditions, **found}, indent=1) + "\n")
-    print(json.dumps({name: one["any"] for name, one in found["nothing"].items()}))
+    harness.end(found, {name: one["any"] for name, one in found["nothing"].items()})
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
 """What does the demo's report look like? The page and the picture that the docs show.
 
-    python benchmarks/demo.py [--out docs]
+    python benchmarks/demo.py [--docs docs] [--out FILE]
 
-Runs `mambavl demo` in a fresh folder, a few minutes on two cores, and writes OUT/demo.html, the report as it
-came, and OUT/figures/report.png, the top of it in Chromium without a screen; MAMBAVL_CHROMIUM names another
+Runs `mambavl demo` in a fresh folder, a few minutes on two cores, and writes DOCS/demo.html, the report as it
+came, and DOCS/figures/report.png, the top of it in Chromium without a screen; MAMBAVL_CHROMIUM names another
 browser than the one on PATH. Needs the extras `demo` and `dev`. The last line is JSON: the page's megabytes.
 """
 
-import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -16,20 +14,21 @@ import sys
 import tempfile
 from pathlib import Path
 
+from harness import ROOT, Harness, options
+
 WIDTH, HEIGHT = 1000, 1100  # of the picture
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs")
-    out = parser.parse_args().out
+    parser = options(__doc__)
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where page and picture go")
+    arguments = parser.parse_args()
+    harness, docs = Harness(arguments, "torch"), arguments.docs
     program = os.environ.get("MAMBAVL_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         raise SystemExit("no Chromium on PATH; install one, or name it with MAMBAVL_CHROMIUM")
-    page, picture = out / "demo.html", out / "figures" / "report.png"
+    page, picture = docs / "demo.html", docs / "figures" / "report.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "mambavl", "demo", "--out", "demo"]
@@ -37,7 +36,8 @@ def main() -> None:
         found = Path(folder, "demo", "report.html").read_text(encoding="utf-8")
         page.write_text(found.replace(f"{folder}/", ""), encoding="utf-8")  # stores are named by whole paths
     take_picture(program, page, picture)
-    print(json.dumps({"megabytes": round(page.stat().st_size / 1e6, 2)}))
+    figures = {"megabytes": round(page.stat().st_size / 1e6, 2)}
+    harness.end(figures, figures)
 
 
 def take_picture(program: str, page: Path, picture: Path) -> None:

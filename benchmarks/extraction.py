@@ -1,7 +1,7 @@
 """How close do the frozen encoders run to the matrix products they consist of, and how much
 memory do they take?
 
-    python benchmarks/extraction.py [--encoder avion-vit-b ...] [--repeats 3] [--out FILE]
+    python benchmarks/extraction.py [--encoder avion-vit-b ...] [--repeats 3] [--quick] [--out FILE]
 
 Weights are random: none of the published ones are at hand, and the time does not depend on them. Every
 encoder has its true width and depth, float32, one clip at a time; most have a shorter or smaller clip than
@@ -25,20 +25,14 @@ minutes on two cores.
 """
 
 import argparse
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import statistics
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -46,6 +40,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 import torch.nn.functional as F
+from harness import Harness, options, own_process, reset_peak, spread, status_bytes, turns
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -79,44 +74,27 @@ QUICK: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__, repeats=3)
     parser.add_argument(
         "--encoder", action="append", choices=[*CLIPS, *QUICK], help="only this one; may be repeated"
     )
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--quick", action="store_true", help="small encoders, to try the program; the figures mean nothing"
-    )
-    parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
     parser.add_argument("--child", help=argparse.SUPPRESS)  # the fresh process of one encoder
     arguments = parser.parse_args()
     sizes = QUICK if arguments.quick else CLIPS
     if arguments.child:
         print(json.dumps(measure(arguments.child, sizes[arguments.child], arguments.repeats)))
         return
+    harness = Harness(arguments, "torch", "timm", "transformers", weights="random", dtype="float32")
     console = Console(width=150)
     console.print(
         "weights are random"
         + ("; --quick: small encoders, the figures mean nothing" if arguments.quick else "")
     )
-    rows = {name: run_child(name, arguments) for name in arguments.encoder or sizes}
+    words = ("--repeats", arguments.repeats, *(["--quick"] if arguments.quick else []))
+    rows = {name: own_process("--child", name, *words) for name in arguments.encoder or sizes}
     print_table(console, rows)
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(
-            json.dumps({"conditions": conditions(arguments), "encoders": rows}, indent=1) + "\n"
-        )
     last = {name: {key: row[key] for key in ("samples_per_s", "over_floor")} for name, row in rows.items()}
-    print(json.dumps({"encoders": last}))
-
-
-def run_child(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", name, "--repeats", str(arguments.repeats)]
-    command += ["--quick"] if arguments.quick else []
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    harness.end({"encoders": rows}, {"encoders": last})
 
 
 def print_table(console: Console, rows: dict[str, dict[str, Any]]) -> None:
@@ -140,22 +118,6 @@ def print_table(console: Console, rows: dict[str, dict[str, Any]]) -> None:
         sizes = ("weights", "peak_above_weights", "largest_scores", "all_scores")
         table.add_row(name, *(f"{row[f'{key}_megabytes']:,.1f}" for key in sizes))
     console.print(table)
-
-
-def conditions(arguments: argparse.Namespace) -> dict[str, object]:
-    return {
-        "quick": arguments.quick,
-        "weights": "random",
-        "dtype": "float32",
-        "repeats": arguments.repeats,
-        "cpu": platform.processor() or platform.machine(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "versions": {
-            package: importlib.metadata.version(package) for package in ("torch", "timm", "transformers")
-        },
-    }
 
 
 # --- one encoder
@@ -203,39 +165,33 @@ def make_case(name: str, sizes: dict[str, Any]) -> Case:
 def measure(name: str, sizes: dict[str, Any], repeats: int) -> dict[str, Any]:
     """Times and memory of one encoder; this process has done nothing else."""
     case = make_case(name, sizes)
-    products, before = Products(), reset_peak()
+    reset_peak()
+    products, before = Products(), status_bytes("VmRSS")
     with torch.no_grad(), products:  # inference mode would hide what a linear layer is made of
         case.forward()
     peak = status_bytes("VmHWM") - before
     with torch.inference_mode():
         jobs = [job for product, times in products.found.items() for job in [replay(*product)] * times]
-        forwards, floors = [], []
-        for _ in range(repeats):
-            forwards.append(clock(case.forward))
-            floors.append(clock(lambda: [job() for job in jobs]))
+        seconds = turns({"forward": case.forward, "floor": lambda: [job() for job in jobs]}, repeats)
+    forwards, floors = seconds["forward"], seconds["floor"]
     if not any(kind == "attention" for kind, *_ in products.found):
         raise SystemExit(f"{name}: no fused attention was called, so its scores are held in memory")
     queries = [(operands[0][0], operands[1][0]) for kind, *operands in products.found if kind == "attention"]
-    seconds = statistics.median(forwards)
+    median = statistics.median(forwards)
     return {
         "sample": case.sample,
         "tokens": case.tokens,
-        "samples_per_s": round(case.samples / seconds, 3),
-        "forward_seconds": round(seconds, 3),
+        "samples_per_s": round(case.samples / median, 3),
+        "forward_seconds": round(median, 3),
         "floor_seconds": round(statistics.median(floors), 3),
         "over_floor": round(statistics.median(a / b for a, b in zip(forwards, floors, strict=True)), 3),
+        "times": {way: spread(own) for way, own in seconds.items()},
         "products": len(jobs),
         "weights_megabytes": megabytes(sum(p.nbytes for p in case.model.parameters())),
         "peak_above_weights_megabytes": megabytes(peak),
         "largest_scores_megabytes": megabytes(max(4 * math.prod(q[:-1]) * k[-2] for q, k in queries)),
         "all_scores_megabytes": megabytes(4 * case.sequences * queries[0][0][1] * case.tokens**2),
     }
-
-
-def clock(job: Callable[[], Any]) -> float:
-    since = time.perf_counter()
-    job()
-    return time.perf_counter() - since
 
 
 # --- products
@@ -296,20 +252,6 @@ def replay(kind: str, *operands: tuple[tuple[int, ...], tuple[int, ...]]) -> Cal
 def random_strided(shape: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
     extent = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     return torch.randn(extent).as_strided(shape, stride)
-
-
-# --- memory
-
-
-def reset_peak() -> int:
-    """Bytes that the process holds now, from which its peak is counted again (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return status_bytes("VmRSS")
-
-
-def status_bytes(key: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith(key))) * 1024
 
 
 def megabytes(count: int) -> float:

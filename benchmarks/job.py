@@ -1,7 +1,8 @@
 """What does the extraction job add to its slowest stage, what does a decode for several encoders save, and
 how much memory does it take?
 
-    python benchmarks/job.py [--part overlap ...] [--against CHECKOUT] [--videos FOLDER] [--out FILE]
+    python benchmarks/job.py [--part overlap ...] [--against CHECKOUT] [--videos FOLDER] [--quick]
+                             [--out FILE]
 
 Every run is a process of its own and goes through `extract_video`: opening, reading, encoding, the store.
 
@@ -33,14 +34,11 @@ The last line is JSON: {"overhead_over_slowest_stage", "rate_vs_before", "one_de
 """
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -58,6 +56,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import av
 import numpy as np
 import torch
+from harness import Harness, commit, options, own_process
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -85,17 +84,12 @@ VIDEO = "P01_101"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__, repeats=3)
     parser.add_argument(
         "--part", action="append", choices=PARTS, help="only this one; may be repeated", default=[]
     )
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout of this project")
     parser.add_argument("--videos", type=Path, help="where the videos are drawn, and found the next time")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="to try the program; the figures mean nothing")
-    parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
     parser.add_argument("--child", help=argparse.SUPPRESS)  # one run, in a fresh process
     arguments = parser.parse_args()
     sys.modules["job"] = sys.modules["__main__"]  # encoders are named `job:...`
@@ -103,17 +97,18 @@ def main() -> None:
         call = json.loads(arguments.child)
         print(json.dumps(CHILDREN[call.pop("run")](**call)))
         return
+    before = commit(arguments.against) if arguments.against else None
+    if arguments.against and before is None:
+        raise SystemExit(f"--against {arguments.against}: is no git checkout; clone the project there")
+    harness = Harness(arguments, "torch", "av", "decord", "torchcodec", against=before)
     console = Console(width=140)
     if arguments.quick:
+        arguments.repeats = 1
         console.print("--quick: next to no work, the figures mean nothing")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(console, arguments, Path(arguments.videos or folder))
         figures = {part: getattr(bench, part)() for part in arguments.part or PARTS}
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        whole = {"conditions": conditions(arguments), **figures}
-        arguments.out.write_text(json.dumps(whole, indent=1) + "\n")
-    print(json.dumps(last_line(figures)))
+    harness.end(figures, last_line(figures))
 
 
 def last_line(figures: dict[str, Any]) -> dict[str, float | None]:
@@ -127,39 +122,19 @@ def last_line(figures: dict[str, Any]) -> dict[str, float | None]:
     }
 
 
-def conditions(arguments: argparse.Namespace) -> dict[str, object]:
-    packages = ("torch", "av", "decord", "torchcodec")
-    return {
-        "quick": arguments.quick,
-        "repeats": arguments.repeats,
-        "cpu": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load": round(os.getloadavg()[0], 1),  # waiting processes; more than the cores: wall times are shared
-        "against": commit_of(arguments.against) if arguments.against else None,
-        "versions": {p: importlib.metadata.version(p) for p in packages if importlib.util.find_spec(p)},
-    }
-
-
-def commit_of(checkout: Path) -> str:
-    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-
-
 class Bench:
     """The parts, each of which prints a table and gives its figures."""
 
     def __init__(self, console: Console, arguments: argparse.Namespace, folder: Path) -> None:
         self.console, self.against, self.folder = console, arguments.against, folder
-        self.quick, self.repeats = arguments.quick, 1 if arguments.quick else arguments.repeats
+        self.quick, self.repeats = arguments.quick, arguments.repeats
 
     def run(self, run: str, *, before: bool = False, **call: Any) -> dict[str, Any]:
         """What a run in a fresh process says. before: by the other checkout. --quick: in this process."""
         if self.quick and not before:
             return CHILDREN[run](**call)
-        environment = {**os.environ, **({"PYTHONPATH": str(self.against)} if before else {})}
-        command = [sys.executable, __file__, "--child", json.dumps({"run": run, **call})]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-        return json.loads(done.stdout.splitlines()[-1])
+        environment = {"PYTHONPATH": str(self.against)} if before else {}
+        return own_process("--child", json.dumps({"run": run, **call}), **environment)
 
     def videos(self, size: str, seconds: float) -> str:
         """The folder of a video, which is drawn where it is not there."""
@@ -212,6 +187,8 @@ class Bench:
             for who in turns[0]:
                 for key in ("rows_per_s", "cpu", "at_best"):
                     row[f"{who}_{key}"] = round(statistics.median(turn[who][key] for turn in turns), 2)
+                for key, of in (("slowest", min), ("fastest", max)):
+                    row[f"{who}_{key}"] = round(of(turn[who]["rows_per_s"] for turn in turns), 2)
             if self.against:
                 ratios = [turn["here"]["rows_per_s"] / turn["before"]["rows_per_s"] for turn in turns]
                 row |= {"ratios": [round(r, 3) for r in ratios], "ratio": round(statistics.median(ratios), 3)}

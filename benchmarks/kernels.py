@@ -9,8 +9,6 @@ exact hold. A program is one warp, so the registers decide how many of them a mu
 JSON.
 """
 
-import argparse
-import json
 import os
 import re
 import subprocess
@@ -22,6 +20,7 @@ os.environ.pop("TRITON_INTERPRET", None)  # the kernels are to be compiled here
 
 import torch
 import triton
+from harness import Harness, options
 from rich.console import Console
 from rich.table import Table
 from triton.backends.compiler import GPUTarget
@@ -42,15 +41,13 @@ VARIANTS = {  # name: (streams, dtype, options)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument(
         "--archs", type=int, nargs="+", default=[80, 86, 90], help="compute capabilities, without the dot"
     )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
     arguments = parser.parse_args()
+    harness = Harness(arguments, "torch", "triton")
     table = Table(
         "variant", "kernel", *(f"sm_{arch}" for arch in arguments.archs), title="registers (spilled bytes)"
     )
@@ -68,12 +65,10 @@ def main() -> None:
                 cells.append(f"{used['registers']} ({used['spilled']})")
             table.add_row(variant, kernel.__name__, *cells)
     Console().print(table)
-    figures = {"triton": triton.__version__, "torch": torch.__version__, "kernels": rows}
-    if arguments.out:
-        arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
     most = max(row["registers"] for row in rows)
     spilled = sum(row["spilled"] for row in rows)
-    print(json.dumps({"spilled_bytes": spilled, "most_registers": most, "compiled": len(rows)}))
+    last = {"spilled_bytes": spilled, "most_registers": most, "compiled": len(rows)}
+    harness.end({"kernels": rows}, last)
 
 
 def calls(count: int, dtype: torch.dtype, options: Options) -> list[tuple[Any, tuple, dict]]:

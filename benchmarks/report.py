@@ -1,6 +1,7 @@
 """How large is a report's page, how long does it take to write, and how soon can it be used?
 
-    python benchmarks/report.py [--rows 9668] [--runs 10] [--clips 300] [--page FILE] [--out FILE]
+    python benchmarks/report.py [--rows 9668] [--runs 10] [--clips 300] [--repeats 5] [--page FILE]
+                                [--quick] [--out FILE]
 
 A validation split of EK100's size is made up: its 97 verbs and 300 nouns, rows of 138 videos, labels as
 unevenly spread as its own; runs of different heads, each right about half of the time, with curves of 30
@@ -8,9 +9,9 @@ epochs; questions of two kinds; pictures of coloured patches and noise, which We
 kitchens. Reading videos is no part of it: `write` is from finished runs and pictures to the page, in a
 process of its own, whose peak of memory counts what it imports, too.
 
-Then Chromium opens the page from disk, without a screen, five times, each in a new profile: from the start of
-the navigation, by the page's own clock, until the page says that its rows are ready, and until a click on the
-first row has shown it. MAMBAVL_CHROMIUM names another browser than the one on PATH.
+Then Chromium opens the page from disk, without a screen, --repeats times, each in a new profile: from the
+start of the navigation, by the page's own clock, until the page says that its rows are ready, and until a
+click on the first row has shown it. MAMBAVL_CHROMIUM names another browser than the one on PATH.
 
 The last line is JSON: megabytes, seconds to write, peak of memory in megabytes, requests besides the page
 itself, errors of the console, milliseconds until a row can be used (median).
@@ -19,14 +20,9 @@ itself, errors of the console, milliseconds until a row can be used (median).
 import argparse
 import json
 import os
-import platform
-import resource
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +30,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from harness import Harness, clock, options, own_process, status_bytes
 from PIL import Image
 
 from mambavl.cache.classes import Classes, verb_noun_classes
@@ -51,7 +48,6 @@ from mambavl.fuse.result import Environment, Params, Result, Rows, Scored, Strea
 from mambavl.fuse.run import CLASSES, CURVES, write_arrays, write_result
 
 VERBS, NOUNS, VIDEOS = 97, 300, 138
-TIMES = 5  # that the page is opened
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SYLLABLES = ("cut", "wash", "pan", "lid", "pour", "dry", "bowl", "knife", "mix", "turn", "egg", "cup")
 
@@ -219,14 +215,11 @@ def write(folder: Path, page: Path, given: argparse.Namespace) -> dict[str, floa
         strips=strips,
         clips=given.clips,
     )
-    since = time.perf_counter()
-    write_report(runs, page, told)
-    seconds = time.perf_counter() - since
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"write_seconds": round(seconds, 1), "peak_megabytes": round(peak)}
+    seconds, _ = clock(lambda: write_report(runs, page, told))
+    return {"write_seconds": round(seconds, 1), "peak_megabytes": round(status_bytes("VmHWM") / 1e6)}
 
 
-def open_in_browser(page: Path) -> dict[str, Any]:
+def open_in_browser(page: Path, times: int) -> dict[str, Any]:
     """What a reader waits for."""
     from playwright.sync_api import sync_playwright
 
@@ -236,7 +229,7 @@ def open_in_browser(page: Path) -> dict[str, Any]:
     ready, usable = [], []
     with sync_playwright() as play:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        for _ in range(TIMES):
+        for _ in range(times):
             browser = play.chromium.launch(executable_path=program, args=arguments)
             opened = browser.new_page()
             opened.on("request", lambda one: requests.append(one.url))
@@ -264,43 +257,32 @@ def open_in_browser(page: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__, repeats=5)
     parser.add_argument("--rows", type=int, default=9668)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--clips", type=int, default=300)
     parser.add_argument("--page", type=Path, help="keep the page here")
-    parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)  # the child that makes the page
     given = parser.parse_args(arguments)
     if given.write:
         print(json.dumps(write(given.write, given.page, given)))
         return
+    if given.quick:
+        given.rows, given.runs, given.clips, given.repeats = 120, 2, 6, 1
+    harness = Harness(given, "numpy", "pillow")
     with tempfile.TemporaryDirectory() as folder:
         page = given.page or Path(folder) / "report.html"
         sizes = [f"--{name}={getattr(given, name)}" for name in ("rows", "runs", "clips")]
-        child = [sys.executable, __file__, *sizes, "--write", f"{folder}/runs", "--page", str(page)]
-        done = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = own_process(*sizes, "--write", f"{folder}/runs", "--page", page)
         found["megabytes"] = round(page.stat().st_size / 1e6, 2)
-        found |= open_in_browser(page)
-    conditions = {
-        "rows": given.rows,
-        "runs": given.runs,
-        "clips": given.clips,
-        "cores": len(os.sched_getaffinity(0)),
-        "browser": found.pop("browser"),
-        "python": platform.python_version(),
-    }
+        found |= open_in_browser(page, given.repeats)
+    harness.said["browser"] = found.pop("browser")
     for name, value in found.items():
         print(f"{name:16} {value}")
-    if given.out:
-        given.out.write_text(json.dumps({"conditions": conditions, **found}, indent=1) + "\n")
     last = {
         name: found[name] for name in ("megabytes", "write_seconds", "peak_megabytes", "requests", "errors")
     }
-    print(json.dumps({**last, "usable_ms": round(statistics.median(found["usable_ms"]))}))
+    harness.end(found, {**last, "usable_ms": round(statistics.median(found["usable_ms"]))})
 
 
 if __name__ == "__main__":

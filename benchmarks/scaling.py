@@ -1,8 +1,8 @@
 """How do time and memory of a training step grow: with the length of the video, the rows of a batch, and the
 number of heads that are trained at once? From which length on is an SSM cheaper than attention?
 
-    python benchmarks/scaling.py [--lengths 16 64 256 1024 4096] [--repeats 5] [--threads 2] [--out FILE]
-                                 [--picture docs/figures/scaling.svg] [--quick]
+    python benchmarks/scaling.py [--lengths 16 64 256 1024 4096] [--repeats 5] [--threads 2] [--quick]
+                                 [--out FILE]
 
     length   mambavl, transformer 6x4 (the paper's) and transformer 1x4 (whose block has about as many
              parameters as mambavl's) read the same video of L tokens and the same two questions, two rows at
@@ -14,7 +14,7 @@ A step is forward, loss, backward, clipping and AdamW, in float32, features in m
 of its own, forked before any work and warmed up with a tiny head of the kind: its memory is the peak above
 what it held before it built the head, its time the median of the repeats after the first, with the fastest
 and the slowest. Points of the heads take turns. Memory is read where Linux keeps it. On two quiet cores the
-whole takes about ten minutes, most of them for 6x4 at 4,096 tokens.
+whole takes about ten minutes, most of them for 6x4 at 4,096 tokens. `plots.py` draws it.
 The crossing is where the lines of two heads cut each other, straight between lengths on scales of doubling.
 
 The last line is JSON: the lengths from which on mambavl is cheaper, in time and in memory; null where it is
@@ -23,21 +23,17 @@ dearer up to the longest.
 
 import argparse
 import gc
-import json
 import math
 import multiprocessing
 import os
-import platform
-import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # before torch is imported, as the program does
 
 import torch
+from harness import Harness, clock, options, reset_peak, spread, status_bytes
 from rich.console import Console
 from rich.table import Table
 from sweeps import Loop, in_one_pass, in_sequence, make_heads
@@ -47,7 +43,6 @@ from mambavl.fuse.fusion import FusionConfig, SSMFusion
 from mambavl.fuse.head import Head, Streams, StreamShape
 from mambavl.fuse.optimizer import TrainConfig, build_optimizer
 
-ROOT = Path(__file__).resolve().parents[1]
 WIDTH, QUESTION_TOKENS = 768, 21
 LENGTHS, ROWS, HEADS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096), (1, 4, 16, 64), (1, 2, 4, 8)
 AT_ROWS, AT_LENGTH, HEADS_WIDTH = 2, 64, 192  # what is held while another grows
@@ -67,55 +62,28 @@ TITLES = {"length": "tokens of the video", "rows": "rows of a batch", "heads": "
 
 def main() -> None:
     arguments = parse()
-    found: dict[str, Any] = {"conditions": conditions(arguments)}
+    harness, found = Harness(arguments, "torch"), dict[str, Any]()
     for axis, points in points_of(arguments).items():
         found[axis] = measured(points, arguments)
         print_axis(axis, found[axis])
-        write(found, arguments)
+        harness.write(found)
     found["crossing"] = crossings(found["length"])
-    write(found, arguments)
-    if arguments.picture:
-        arguments.picture.write_text(picture(found), encoding="utf-8")
-    print(json.dumps(found["crossing"]))
+    harness.end(found, found["crossing"])
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__, repeats=5)
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), help="tokens of the video")
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
     parser.add_argument("--heads", type=int, nargs="+", default=list(HEADS))
     parser.add_argument("--width", type=int, default=WIDTH, help="d_model, and channels of the features")
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="all cores by default")
-    parser.add_argument("--quick", action="store_true", help="lengths to 256, narrow, once: does it run?")
-    parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
-    parser.add_argument("--picture", type=Path, help="also draw them there, as SVG")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.lengths = [length for length in arguments.lengths if length <= 256]
         arguments.rows, arguments.heads = arguments.rows[:2], arguments.heads[:2]
         arguments.width, arguments.repeats = 64, 1
     return arguments
-
-
-def conditions(arguments: argparse.Namespace) -> dict[str, object]:
-    commit = subprocess.run(
-        ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return {
-        "quick": arguments.quick,
-        "width": arguments.width,
-        "repeats": arguments.repeats,
-        "threads": arguments.threads,
-        "cores": os.cpu_count(),
-        "cpu": platform.machine(),
-        "load": round(os.getloadavg()[0], 1),
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": commit.stdout.strip() or None,
-    }
 
 
 def points_of(arguments: argparse.Namespace) -> dict[str, list[Point]]:
@@ -148,11 +116,6 @@ def print_axis(axis: str, points: Sequence[Point]) -> None:
     Console(width=120).print(table)
 
 
-def write(found: dict[str, Any], arguments: argparse.Namespace) -> None:
-    if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
-
-
 # --- a point
 
 
@@ -180,25 +143,15 @@ def work(point: Point, repeats: int, threads: int, send: Any) -> None:
     streams = make_streams(point["rows"], point["length"], point["width"])
     gc.collect()
     reset_peak()
-    before = kilobytes("VmRSS")
+    before = status_bytes("VmRSS")
     parameters, step = build(point, streams)
     step()
     times: list[float] = []
     begun = time.perf_counter()
     while len(times) < repeats or time.perf_counter() - begun < min(LEAST, 0.1 * repeats):
-        since = time.perf_counter()
-        step()
-        times.append(1e3 * (time.perf_counter() - since))
-    send.send(
-        {
-            "parameters": parameters,
-            "milliseconds": round(statistics.median(times), 2),
-            "fastest": round(min(times), 2),
-            "slowest": round(max(times), 2),
-            "repeats": len(times),
-            "megabytes": round((kilobytes("VmHWM") - before) / 1e3, 1),
-        }
-    )
+        times.append(clock(step)[0])
+    megabytes = round((status_bytes("VmHWM") - before) / 1e6, 1)
+    send.send({"parameters": parameters, **spread(times), "megabytes": megabytes})
 
 
 def build(point: Point, streams: Streams) -> tuple[int, Loop]:
@@ -221,16 +174,6 @@ def make_streams(rows: int, length: int, width: int) -> Streams:
         name: (torch.randn(rows, size, width, generator=draw), torch.full((rows,), size))
         for name, size in lengths.items()
     }
-
-
-def reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def kilobytes(name: str) -> int:
-    """A line of what Linux says of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 # --- what follows
@@ -260,45 +203,6 @@ def crossing(ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, 
     low, high = (math.log(ours[place][0]) for place in (last, last + 1))
     share = apart[last] / (apart[last] - apart[last + 1])
     return round(math.exp(low + share * (high - low)), 1)
-
-
-def picture(found: dict[str, Any]) -> str:
-    """Time and memory over each axis, as SVG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import io
-
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axes_of = [axis for axis in TITLES if axis in found]
-    with plt.rc_context({"svg.hashsalt": "scaling", "svg.fonttype": "none"}):
-        size = (4.4 * len(axes_of), 6)
-        figure, grid = plt.subplots(2, len(axes_of), figsize=size, squeeze=False, layout="tight")
-        for column, axis in enumerate(axes_of):
-            for row, (key, title) in enumerate((("milliseconds", "ms a step"), ("megabytes", "MB"))):
-                panel = grid[row][column]
-                for kind in dict.fromkeys(one["kind"] for one in found[axis]):
-                    own = [one for one in found[axis] if one["kind"] == kind]
-                    panel.plot([one["x"] for one in own], [one[key] for one in own], "o-", label=kind)
-                panel.set_xscale("log", base=2)
-                panel.set_yscale("log")
-                xs = sorted({one["x"] for one in found[axis]})
-                panel.set_xticks(xs, [f"{x:,}" for x in xs], fontsize=8)
-                panel.xaxis.set_minor_formatter(NullFormatter())
-                panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                panel.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-                panel.yaxis.set_minor_formatter(NullFormatter())
-                panel.set_xlabel(TITLES[axis])
-                panel.set_ylabel(title)
-                panel.grid(alpha=0.3)
-            grid[0][column].legend(fontsize=8)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-        plt.close(figure)
-    drawn = text.getvalue()
-    return drawn[drawn.index("<svg") :]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What does a training step of MambaVL's head cost, and what is saved by computing each valid token of each
 distinct text once?
 
-    python benchmarks/step.py [--widths 64 192 768] [--batch 128] [--repeats 7] [--out FILE]
+    python benchmarks/step.py [--widths 64 192 768] [--batch 128] [--repeats 7] [--quick] [--out FILE]
 
 A batch of EK100's shape: 16 video tokens of 768 a row and two questions of 768 a token. Texts are as long,
 and as often the same, as EK100's generated oracle questions (a mean of 21 tokens, 40 at most, a sixth of them
@@ -13,15 +13,14 @@ two are compared first. Times are medians, in milliseconds, on all cores that to
 The last line is JSON; ratios above 1 mean that ours is faster.
 """
 
-import argparse
-import json
 import statistics
-import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from harness import Harness, options, spread, turns
 from rich.console import Console
 from rich.table import Table
 
@@ -35,35 +34,29 @@ WIDTH, VIDEO_TOKENS, LONGEST = 768, 16, 40
 QUESTIONS = ("verb_question", "noun_question")
 PROTOCOLS = ("oracle", "generic")
 AGAIN = 1 / 6  # of the texts of a batch, those that it has already
+COLUMNS = ("positions", "computed", "step_ms", "all_computed_ms", "ratio")
+
+Step = tuple[float, list[torch.Tensor]]  # its loss, and the gradients of all weights
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__, repeats=7)
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 192, 768], help="d_model of the heads")
     parser.add_argument("--batch", type=int, default=128, help="rows")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.widths, arguments.batch, arguments.repeats = [16], 6, 1
+    harness = Harness(arguments, "torch")
     table = Table("d_model", "texts", "positions", "computed", "a step, ms", "all computed, ms", "ratio")
-    figures: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, Any]] = {}
     for width in arguments.widths:
         for protocol in PROTOCOLS:
             streams = make_batch(arguments.batch, protocol)
             found = measure(width, streams, arguments.repeats)
             figures[f"d{width}_{protocol}"] = found
-            table.add_row(str(width), protocol, *(f"{value:,.4g}" for value in found.values()))
+            table.add_row(str(width), protocol, *(f"{found[key]:,.4g}" for key in COLUMNS))
     Console().print(table)
-    conditions = {
-        "batch": arguments.batch,
-        "repeats": arguments.repeats,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"conditions": conditions, **figures}, indent=1) + "\n")
-    print(json.dumps({f"{name}_ratio": found["ratio"] for name, found in figures.items()}))
+    harness.end(figures, {f"{name}_ratio": found["ratio"] for name, found in figures.items()})
 
 
 def make_batch(rows: int, protocol: str) -> Streams:
@@ -81,7 +74,7 @@ def make_batch(rows: int, protocol: str) -> Streams:
 
 
 @contextmanager
-def all_computed():
+def all_computed() -> Iterator[None]:
     """The head computes every row and every step."""
 
     class Dense(Ragged):
@@ -96,7 +89,7 @@ def all_computed():
         fusion.Ragged = Ragged
 
 
-def measure(width: int, streams: Streams, repeats: int) -> dict[str, float]:
+def measure(width: int, streams: Streams, repeats: int) -> dict[str, Any]:
     rows = len(streams["video"][1])
     shapes = {name: StreamShape(width=WIDTH) for name in streams}
     torch.manual_seed(0)
@@ -107,7 +100,7 @@ def measure(width: int, streams: Streams, repeats: int) -> dict[str, float]:
     keys = torch.arange(rows)
     labels = {target: torch.arange(rows) % classes for target, classes in head.config.targets.items()}
 
-    def step() -> tuple[float, list[torch.Tensor]]:
+    def step() -> Step:
         logits = head(streams, keys)
         loss = torch.stack([F.cross_entropy(one, labels[target]) for target, one in logits.items()]).sum()
         loss.backward()
@@ -117,20 +110,18 @@ def measure(width: int, streams: Streams, repeats: int) -> dict[str, float]:
         optimizer.zero_grad()
         return float(loss.detach()), gradients
 
-    def timed() -> float:
-        since = time.perf_counter()
-        step()
-        return 1e3 * (time.perf_counter() - since)
-
-    ours = step()
-    with all_computed():
-        refuse_different(ours, step())
-    times: dict[str, list[float]] = {"ours": [], "all": []}
-    for _ in range(repeats):
-        times["ours"].append(timed())
+    def plain_step() -> Step:
         with all_computed():
-            times["all"].append(timed())
-    mine, plain = (statistics.median(times[name]) for name in ("ours", "all"))
+            return step()
+
+    first: dict[str, Step] = {}
+
+    def check(way: str, found: Step) -> None:
+        first[way] = found
+        refuse_different(first["ours"], found)
+
+    times = turns({"ours": step, "all computed": plain_step}, repeats, check=check)
+    mine, plain = (1e3 * statistics.median(seconds) for seconds in times.values())
     positions, computed = counts(streams)
     return {
         "positions": positions,
@@ -138,10 +129,11 @@ def measure(width: int, streams: Streams, repeats: int) -> dict[str, float]:
         "step_ms": round(mine, 1),
         "all_computed_ms": round(plain, 1),
         "ratio": round(plain / mine, 2),
+        "times": {way: spread(seconds) for way, seconds in times.items()},
     }
 
 
-def refuse_different(ours: tuple[float, list[torch.Tensor]], plain: tuple[float, list[torch.Tensor]]) -> None:
+def refuse_different(ours: Step, plain: Step) -> None:
     largest = max(float(gradient.abs().max()) for gradient in plain[1])
     apart = max(float((a - b).abs().max()) for a, b in zip(ours[1], plain[1], strict=True))
     if abs(ours[0] - plain[0]) > 1e-5 or apart > 1e-4 * largest:

@@ -29,12 +29,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # before torch is imported, as the program does
 
 import torch
 import torch.nn.functional as F
+from harness import Harness, options, own_process, reset_peak, spread, status_bytes, turns
 from rich.console import Console
 from rich.table import Table
 from step import make_batch
@@ -58,6 +59,7 @@ ROWS = (
     "attentive:192:8",
 )  # fmt: skip
 FEW = 20  # of the floor
+WARM = 10  # steps of it that do not count
 RATES = (1e-6, 2e-6)  # of the heads by turns; so small that all steps are alike
 SMOOTHING = 0.1
 FLOOR = {"d_model": 8, "rows": 2, "width": 8, "tokens": 2}
@@ -86,91 +88,78 @@ def main() -> None:
         print(memory(arguments))
         return
     if arguments.quick:
-        arguments.rows, arguments.repeats = [f"{arguments.rows[0].rpartition(':')[0]}:4"], 1
-    threads = arguments.threads
+        arguments.rows, arguments.repeats = ["mambavl:16:4"], 1
+        arguments.batch = min(arguments.batch, 8)
+    harness, threads = Harness(arguments, "torch"), arguments.threads
     torch.set_num_threads(threads)
     table = Table("head", "d_model", "heads", *COLUMNS)
-    found: dict[str, dict[str, object]] = {"conditions": {}, "floor": {}}
+    found: dict[str, dict[str, Any]] = {"floor": {}}
     for row in arguments.rows:
         head, width, count = row.split(":")
         figures = measure(head, int(width), int(count), arguments, threads)
         found[f"{head}_d{width}"] = figures
         table.add_row(head, width, count, *(f"{figures[key]:,.4g}" for key in COLUMNS.values()))
-        write(found, arguments)
+        harness.write(found)
     floor = found["floor"] = measure_floor(arguments)
     Console().print(table)
     Console().print(
         f"floor: a step of one head {floor['one_ms']:.1f} ms of CPU, of {FEW} in one pass "
         f"{floor['together_ms']:.1f}"
     )
-    write(found, arguments)
     ratios = {name: figures["cpu_ratio"] for name, figures in found.items() if "cpu_ratio" in figures}
-    print(json.dumps(ratios | {"floor": floor["ratio"]}))
-
-
-def write(found: dict[str, dict[str, object]], arguments: argparse.Namespace) -> None:
-    found["conditions"] = {
-        "batch": arguments.batch, "repeats": arguments.repeats, "threads": arguments.threads,
-        "torch": torch.__version__,
-    }  # fmt: skip
-    if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+    harness.end(found, ratios | {"floor": floor["ratio"]})
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__, repeats=5)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), help="head:d_model:heads")
     parser.add_argument("--batch", type=int, default=128, help="rows")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="4 heads of one width, once: does it run?")
-    parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
     parser.add_argument("--worker", choices=["share", "memory"], help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="all cores by default")
     parser.add_argument("--way", choices=["sequence", "pass"], help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def measure(
-    head: str, width: int, count: int, arguments: argparse.Namespace, threads: int
-) -> dict[str, float]:
+def measure(head: str, width: int, count: int, arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
     streams = make_batch(arguments.batch, "oracle")
-    loops = {
-        "sequence": in_sequence(make_heads(head, width, streams, count), streams),
-        "pass": in_one_pass(make_heads(head, width, streams, count), streams),
-    }
-    losses = {name: loop() for name, loop in loops.items()}
-    apart = max(abs(a - b) for a, b in zip(*losses.values(), strict=True))
-    if apart > 1e-4:
-        raise SystemExit(f"{head}, d {width}: losses of the pack differ from those of the heads by {apart}")
-    times: dict[str, list[tuple[float, float]]] = {"sequence": [], "two": [], "pass": []}
-    halves = [count - count // 2, count // 2]
-    half = max(1, threads // 2)
-    shares = [worker("share", f"{head}:{width}:{n}", arguments, threads=half) for n in halves]
-    for share in shares:
-        answer(share)
-    for _ in range(arguments.repeats):
-        for name, loop in loops.items():
-            times[name].append(timed(loop))
-        since = time.perf_counter()
+    sequence, sequence_cpu = counted(in_sequence(make_heads(head, width, streams, count), streams))
+    one_pass, pass_cpu = counted(in_one_pass(make_heads(head, width, streams, count), streams))
+    halves, half = [count - count // 2, count // 2], max(1, threads // 2)
+    shares = [start_share(f"{head}:{width}:{n}", arguments.batch, half) for n in halves]
+    shares_cpu: list[float] = []
+
+    def two_processes() -> list[float]:
         for share in shares:
             say(share, "step")
-        used = sum(json.loads(answer(share)) for share in shares)
-        times["two"].append((1e3 * (time.perf_counter() - since), used))
+        answers = [answer(share) for share in shares]
+        shares_cpu.append(sum(one["cpu"] for one in answers))
+        return [loss for one in answers for loss in one["losses"]]
+
+    first: dict[str, list[float]] = {}
+
+    def check(way: str, losses: list[float]) -> None:
+        """Both processes begin with the same head, so what the second says is not looked at."""
+        first[way] = losses[: halves[0]] if way == "two" else losses
+        apart = max(abs(a - b) for a, b in zip(first["sequence"], first[way], strict=way != "two"))
+        if apart > 1e-4:
+            raise SystemExit(f"{head}, d {width}, {way}: losses differ from those in sequence by {apart}")
+
+    jobs = {"sequence": sequence, "two": two_processes, "pass": one_pass}
+    seconds = turns(jobs, arguments.repeats, check=check)
     for share in shares:
         say(share, "")
         share.wait()
-    wall, cpu = ({name: statistics.median(t[i] for t in times[name]) for name in times} for i in (0, 1))
-    peaks = {}
-    for way in loops:
-        process = worker("memory", f"{head}:{width}:{count}", arguments, threads=threads, way=way)
-        peaks[way] = json.loads(answer(process))
-        process.wait()
+    wall = {way: 1e3 * statistics.median(own) for way, own in seconds.items()}
+    spent = {"sequence": sequence_cpu, "two": shares_cpu, "pass": pass_cpu}
+    cpu = {way: 1e3 * statistics.median(own[1:]) for way, own in spent.items()}  # the first warmed up
+    words = ("--worker", "memory", "--rows", f"{head}:{width}:{count}", "--batch", arguments.batch)
+    peaks = {
+        way: own_process(*words, "--threads", threads, "--way", way, OMP_NUM_THREADS=str(threads))
+        for way in ("sequence", "pass")
+    }
     read = sum(tokens.nbytes + lengths.nbytes for tokens, lengths in streams.values())
     return {
         "heads": count,
-        "load": round(os.getloadavg()[0], 1),
         "sequence_ms": round(wall["sequence"], 1),
         "two_processes_ms": round(wall["two"], 1),
         "one_pass_ms": round(wall["pass"], 1),
@@ -185,14 +174,21 @@ def measure(
         "one_pass_mb": peaks["pass"],
         "sequence_read_mb": round(count * read / 1e6, 1),
         "one_pass_read_mb": round(read / 1e6, 1),
+        "times": {way: spread(own) for way, own in seconds.items()},
     }
 
 
-def timed(loop: Loop) -> tuple[float, float]:
-    """Milliseconds by the wall clock, and of CPU."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    loop()
-    return 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)
+def counted(loop: Loop) -> tuple[Loop, list[float]]:
+    """The same, and a list that grows by the seconds of CPU of each call."""
+    used: list[float] = []
+
+    def step() -> list[float]:
+        since = time.process_time()
+        losses = loop()
+        used.append(time.process_time() - since)
+        return losses
+
+    return step, used
 
 
 def measure_floor(arguments: argparse.Namespace) -> dict[str, float]:
@@ -202,15 +198,11 @@ def measure_floor(arguments: argparse.Namespace) -> dict[str, float]:
         tokens = torch.randn(shape, generator=torch.Generator().manual_seed(len(name)))
         streams[name] = tokens, torch.full((FLOOR["rows"],), FLOOR["tokens"])
     make = lambda count: make_heads("mambavl", FLOOR["d_model"], streams, count)
-    one, several = in_sequence(make(1), streams), in_one_pass(make(FEW), streams)
-    times: dict[str, list[float]] = {"one": [], "several": []}
+    one, alone_cpu = counted(in_sequence(make(1), streams))
+    several, together_cpu = counted(in_one_pass(make(FEW), streams))
     torch.set_num_threads(1)
-    for repeat in range(10 + 10 * arguments.repeats):
-        for name, loop in (("one", one), ("several", several)):
-            used = timed(loop)[1]
-            if repeat >= 10:
-                times[name].append(used)
-    alone, together = (statistics.median(times[name]) for name in ("one", "several"))
+    turns({"one": one, "several": several}, WARM - 1 + 10 * arguments.repeats)
+    alone, together = (1e3 * statistics.median(used[WARM:]) for used in (alone_cpu, together_cpu))
     return {
         "one_ms": round(alone, 2),
         "together_ms": round(together, 2),
@@ -296,12 +288,10 @@ def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
 # --- processes of their own
 
 
-def worker(kind: str, row: str, arguments: argparse.Namespace, **given: object) -> subprocess.Popen[str]:
-    flags = {"batch": arguments.batch, **given}
-    command = [sys.executable, __file__, "--worker", kind, "--rows", row]
-    for key, value in flags.items():
-        command += [f"--{key}", str(value)]
-    env = {**os.environ, "OMP_NUM_THREADS": str(given["threads"])}
+def start_share(row: str, batch: int, threads: int) -> subprocess.Popen[str]:
+    command = [sys.executable, __file__, "--worker", "share", "--rows", row]
+    command += ["--batch", str(batch), "--threads", str(threads)]
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
 
 
@@ -310,30 +300,30 @@ def say(process: subprocess.Popen[str], word: str) -> None:
     process.stdin.flush()
 
 
-def answer(process: subprocess.Popen[str]) -> str:
-    return process.stdout.readline()
+def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
+    return json.loads(process.stdout.readline())
 
 
 def share(arguments: argparse.Namespace) -> None:
     """A part of the heads, one after the other: a step whenever the parent asks for one."""
     torch.set_num_threads(arguments.threads)
     streams = make_batch(arguments.batch, "oracle")
-    step = in_sequence(heads_of(arguments, streams), streams)
-    step()
-    print("ready", flush=True)
+    step, used = counted(in_sequence(heads_of(arguments, streams), streams))
     while sys.stdin.readline().strip():
-        print(timed(step)[1], flush=True)
+        losses = step()
+        print(json.dumps({"cpu": used[-1], "losses": losses}), flush=True)
 
 
 def memory(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.threads)
     streams = make_batch(arguments.batch, "oracle")
-    before = in_status("VmRSS")
+    reset_peak()
+    before = status_bytes("VmRSS")
     way = {"sequence": in_sequence, "pass": in_one_pass}[arguments.way]
     step = way(heads_of(arguments, streams), streams)
     for _ in range(2):
         step()
-    return round((in_status("VmHWM") - before) / 1024)
+    return round((status_bytes("VmHWM") - before) / 1e6)
 
 
 def heads_of(
@@ -342,13 +332,6 @@ def heads_of(
     [row] = arguments.rows
     head, width, count = row.split(":")
     return make_heads(head, int(width), streams, int(count))
-
-
-def in_status(name: str) -> int:
-    """KiB of this process alone; ru_maxrss begins at what the parent held."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    [line] = [line for line in lines if line.startswith(f"{name}:")]
-    return int(line.split()[1])
 
 
 if __name__ == "__main__":

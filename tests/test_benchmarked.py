@@ -1,27 +1,23 @@
 """README and docs say what benchmarks/results holds, and a number that differs is seen."""
 
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "benchmarks" / "readme.py"
+from helpers.benchmarks import BENCHMARKS, load
+from helpers.paths import ROOT
 
 
 @pytest.fixture(scope="module")
 def readme():
-    spec = importlib.util.spec_from_file_location("benchmarked_readme", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("readme")
 
 
 def test_the_pages_say_what_was_measured():
-    found = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True, check=False)
+    command = [sys.executable, BENCHMARKS / "readme.py", "--check"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stderr) == (0, "")
 
 
@@ -66,7 +62,7 @@ def test_what_a_page_says_in_other_words_or_twice_is_refused(readme, page):
 
 def test_a_changed_result_is_seen_in_every_page(readme, tmp_path, monkeypatch):
     """Each page that numbers are put into, with one result file at a time left as it is."""
-    results = {path.stem: path for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+    results = {path.stem: path for path in (BENCHMARKS / "results").glob("*.json")}
 
     def grown(value):
         if isinstance(value, dict):

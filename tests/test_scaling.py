@@ -1,6 +1,5 @@
-"""benchmarks/scaling.py: where lines cross, and that a small run gives figures and a picture."""
+"""benchmarks/scaling.py: where lines cross, and that a small run gives figures."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -9,17 +8,12 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from helpers.benchmarks import BENCHMARKS, load
 
 
 @pytest.fixture(scope="module")
 def scaling():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)  # it takes the steps of sweeps.py and step.py
-        spec = importlib.util.spec_from_file_location("benchmarked_scaling", BENCHMARKS / "scaling.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
+    return load("scaling")
 
 
 def test_lines_cross_where_they_do_on_scales_of_doubling(scaling):
@@ -35,11 +29,11 @@ def test_lines_cross_where_they_do_on_scales_of_doubling(scaling):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads memory as Linux keeps it")
-def test_a_small_run_has_every_point_and_a_picture(scaling, tmp_path):
+def test_a_small_run_has_every_point(scaling, tmp_path):
     """As a program: its points are forks, which only a process without threads at work survives."""
     words = ["--quick", "--lengths", "4", "8", "--rows", "1", "--heads", "2", "--threads", "1"]
-    out, drawn = tmp_path / "scaling.json", tmp_path / "scaling.svg"
-    command = [sys.executable, BENCHMARKS / "scaling.py", *words, "--out", out, "--picture", drawn]
+    out = tmp_path / "scaling.json"
+    command = [sys.executable, BENCHMARKS / "scaling.py", *words, "--out", out]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True, text=True
     )
@@ -53,5 +47,5 @@ def test_a_small_run_has_every_point_and_a_picture(scaling, tmp_path):
             assert one["fastest"] <= one["milliseconds"] <= one["slowest"]
             assert one["megabytes"] >= 0
     assert found["conditions"]["quick"] is True
-    assert drawn.read_text().startswith("<svg")
+    assert found["conditions"]["threads"] == 1  # those of the points, whatever torch has in this process
     assert json.loads(done.stdout.splitlines()[-1]) == found["crossing"]

@@ -24,6 +24,9 @@ def test_every_part_runs(tmp_path):
         "one_decode_vs_three": figures["encoders"]["saved"],
         "peak_long_vs_short": figures["memory"]["long_vs_short"],
     }
+    assert figures["conditions"]["against"] is None
+    for size in figures["rate"].values():
+        assert size["here_slowest"] <= size["here_rows_per_s"] <= size["here_fastest"]
     for case in figures["overlap"].values():
         assert case["wall"] > case["slowest"] >= 0.002 * 17  # seconds that are slept, and no job is shorter
     assert all(figures["encoders"].values())

@@ -1,14 +1,12 @@
 """What must hold before one is called better: each rule, McNemar by hand, and sweeps in which nothing is."""
 
-import importlib.util
-import sys
 from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from helpers.paths import ROOT
+from helpers.benchmarks import load
 from mambavl.fuse.paired import ClassMeans, Interval
 from mambavl.fuse.verdict import Evidence, judge, judge_in_order, mcnemar, mid_p, pairs_for, weigh
 
@@ -18,13 +16,7 @@ SOUND = Evidence(interval=Interval(1.0, 0.2, 1.8), p=2 / 64, pairs=6, worth=20.0
 @pytest.fixture(scope="module")
 def simulated():
     """benchmarks/comparing.py, which makes sweeps up."""
-    path = ROOT / "benchmarks" / "comparing.py"
-    spec = importlib.util.spec_from_file_location("comparing", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["comparing"] = module  # where its records look for their module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["comparing"]
+    return load("comparing")
 
 
 def test_both_rules_make_one_better():
