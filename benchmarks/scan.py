@@ -1,7 +1,7 @@
 """How fast is the selective scan, forward and backward, compared with other ways to compute it in PyTorch and
 with the best that the machine could do; and what does a step of training cost beyond its matrix products?
 
-    PYTHONPATH=<folder with mambapy> python benchmarks/scan.py [--repeats 7] [--device cpu] [--out FILE]
+    python benchmarks/scan.py [--repeats 7] [--device cpu] [--quick] [--out FILE]
 
 Scans: float32, N = 16 states, with D, the gate z, delta's bias and softplus, at the shapes that the head
 meets: 16 frames and 40 tokens at a batch of 128, the 1,569 tokens of a ViT at a batch of 8. Forward is
@@ -19,7 +19,8 @@ OMP_NUM_THREADS says otherwise. Peers:
 
 Every way's first result, gradients too, is checked against ours before it is timed. Ways take turns; medians
 of --repeats, of at most 3 where the first call took over 2 seconds, and of 1 where it took over 15. What does
-not fit into memory or takes too long has a dash, and the reason below.
+not fit into memory or takes too long has a dash, and the reason below. Ours also reads bfloat16, beside
+float32 at the first shape.
 
 Roofline (CPU, needs cc): the rates of vector multiply-adds, of the scan's own exp2 and of copying memory,
 measured by a small C library on as many threads; see `roofline` for what is counted. Then: a Mixer block that
@@ -33,20 +34,14 @@ The last line is JSON; ratios "vs" a peer above 1 mean that ours is faster. Want
 
 import argparse
 import ctypes
-import datetime
 import importlib
-import importlib.metadata
 import inspect
 import json
 import math
 import os
-import platform
 import shutil
-import statistics
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -59,6 +54,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 import torch.nn.functional as F
+from harness import Harness, clock, options, own_process, spread, status_bytes, turns
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -95,15 +91,8 @@ Scan = Callable[..., Tensor]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=7)
+    parser = options(__doc__, repeats=7)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument(
-        "--quick", action="store_true", help="tiny shapes, to try the program; the figures mean nothing"
-    )
-    parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
     # the fresh process of `memory`: plain or pooled, B, L, D
     parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--jax", nargs=3, type=int, help=argparse.SUPPRESS)  # that of `jax_times`: B, L, D
@@ -116,59 +105,49 @@ def main() -> None:
     if arguments.jax:
         print(json.dumps(time_jax(tuple(arguments.jax), arguments.repeats)))
         return
+    harness = Harness(arguments, "torch", "jax", "mambapy", "transformers", backends=available_backends())
     console, notes = Console(width=130), []
-    if arguments.quick:
-        console.print("--quick: tiny shapes; the figures mean nothing")
     shapes, width, batch = (QUICK_SHAPES, 16, 2) if arguments.quick else (SHAPES, 768, 128)
     long = shapes[2] if arguments.quick else LONG
     memory = {kind: run_memory(kind, long, device, notes) for kind in ("plain", "pooled")}
-    scans = {name(shape): scan_times(shape, device, arguments.repeats, notes) for shape in shapes}
+    spreads: dict[str, dict] = {}
+    scans = {name(shape): scan_times(shape, device, arguments.repeats, notes, spreads) for shape in shapes}
     rates = machine_rates(torch.get_num_threads(), notes) if device.type == "cpu" else {}
-    block = block_times((*shapes[2][:2], width), device, arguments.repeats)
-    step = step_times(width, batch, device, arguments.repeats)
-
+    rest = {
+        **half_times(shapes[0], device, arguments.repeats),
+        **block_times((*shapes[2][:2], width), device, arguments.repeats),
+        **{f"{kind}_{key}": value for kind, row in memory.items() for key, value in row.items()},
+        **step_times(width, batch, device, arguments.repeats),
+    }
     ours, short = pick("auto", device), name(shapes[0])
     roofs = (
         {name(shape): roofline(shape, scans[name(shape)][ours], rates) for shape in shapes} if rates else {}
     )
-    rest = {
-        **block,
-        **{f"{kind}_{key}": value for kind, row in memory.items() for key, value in row.items()},
-        **step,
-    }
     print_tables(console, scans, ours, rates, roofs, rest)
     for note in dict.fromkeys(notes):
         console.print(f"- {note}", highlight=False)
+    compared = {"sequential" if peer == "loop" else peer: peer for peer in PEERS}
     last = {
-        **{f"fwd_bwd_vs_{peer}": ratio(scans[short], peer, ours) for peer in PEERS},
+        **{f"fwd_bwd_vs_{said}": ratio(scans[short], peer, ours) for said, peer in compared.items()},
+        "forward_vs_compiled": ratio(scans[short], "compiled", ours, "plain forward"),
         "least_vs_best_peer": min(
             (r for ways in scans.values() for peer in PEERS if (r := ratio(ways, peer, ours))), default=None
         ),
         "roofline_percent": roofs[short][TRAINING]["percent"] if roofs else None,
-        **{key: rest[key] for key in ("pooled_block_saving", "step_vs_products")},
+        **{key: rest[key] for key in ("bfloat16_vs_float32", "pooled_block_saving", "step_vs_products")},
         "memory_beyond_vs_inputs": rest["plain_memory_beyond_vs_inputs"],
     }
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        figures = {
-            "scans_milliseconds": scans,
-            "machine_rates": rates,
-            "roofline": roofs,
-            "rest": rest,
-            "notes": notes,
-        }
-        record = {"conditions": conditions(arguments, ours), **figures, **last}
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(last))
+    figures = {"ours": ours, "scans_milliseconds": scans, "scans_spread": spreads, "machine_rates": rates}
+    harness.end({**figures, "roofline": roofs, "rest": rest, "notes": notes, **last}, last)
 
 
 def name(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def ratio(ways: dict[str, dict], peer: str, ours: str) -> float | None:
-    """Forward and backward: the peer's time over ours."""
-    return ways[peer][TRAINING] and round(ways[peer][TRAINING] / ways[ours][TRAINING], 2)
+def ratio(ways: dict[str, dict], peer: str, ours: str, of: str = TRAINING) -> float | None:
+    """The peer's time over ours."""
+    return ways[peer][of] and round(ways[peer][of] / ways[ours][of], 2)
 
 
 def print_tables(console: Console, scans: dict, ours: str, rates: dict, roofs: dict, rest: dict) -> None:
@@ -208,53 +187,26 @@ def print_tables(console: Console, scans: dict, ours: str, rates: dict, roofs: d
     console.print(table)
 
 
-def conditions(arguments: argparse.Namespace, ours: str) -> dict[str, object]:
-    installed = {package.name.lower(): package.version for package in importlib.metadata.distributions()}
-    return {
-        "quick": arguments.quick,
-        "repeats": arguments.repeats,
-        "device": arguments.device if arguments.device == "cpu" else torch.cuda.get_device_name(),
-        "cpu": noted("/proc/cpuinfo", "model name") if platform.machine() == "x86_64" else platform.machine(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "backends": available_backends(),
-        "ours": ours,
-        "versions": {
-            package: installed.get(package) for package in ("torch", "jax", "mambapy", "transformers")
-        },
-        "date": datetime.date.today().isoformat(),
-        "load": os.getloadavg()[0],  # of the minute before the end; what ran here is in it
-    }
-
-
 # --- timing
 
 
 def measure(
-    jobs: dict[Any, Callable], repeats: int, device: torch.device, check: Callable[[Any, Any], None]
+    jobs: dict[Any, Callable],
+    repeats: int,
+    device: torch.device,
+    check: Callable[[Any, Any], None],
+    spreads: dict[Any, dict[str, float]] | None = None,
 ) -> dict[Any, float]:
-    """Median milliseconds of each job. The first call warms up and is checked; then the jobs take turns."""
-    allowed, times = {}, {}
-    for key, job in jobs.items():
-        seconds, found = clock(job, device)
-        check(key, found)
-        often = next((times for limit, times in SLOW.items() if seconds > limit), repeats)
-        allowed[key], times[key] = min(repeats, often), []
-    for turn in range(repeats):
-        for key, job in jobs.items():
-            if turn < allowed[key]:
-                times[key].append(clock(job, device)[0])
-    return {key: round(statistics.median(seconds) * 1e3, 3) for key, seconds in times.items()}
-
-
-def clock(job: Callable, device: torch.device) -> tuple[float, Any]:
+    """Median milliseconds of each job; into `spreads` also the fastest and the slowest."""
+    often = lambda seconds, repeats: min(
+        repeats, next((times for limit, times in SLOW.items() if seconds > limit), repeats)
+    )
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    since = time.perf_counter()
-    found = job()
-    wait()
-    return time.perf_counter() - since, found
+    found = turns(jobs, repeats, check=check, often=often, wait=wait)
+    of = {key: spread(seconds) for key, seconds in found.items()}
+    if spreads is not None:
+        spreads |= of
+    return {key: one["milliseconds"] for key, one in of.items()}
 
 
 # --- scans
@@ -272,9 +224,15 @@ def scan_inputs(shape: tuple[int, int, int], device: torch.device) -> Inputs:
 
 
 def scan_times(
-    shape: tuple[int, int, int], device: torch.device, repeats: int, notes: list[str]
+    shape: tuple[int, int, int],
+    device: torch.device,
+    repeats: int,
+    notes: list[str],
+    spreads: dict[str, dict],
 ) -> dict[str, dict]:
-    """Way -> milliseconds of each of KEYS, None where it was not measured."""
+    """Way -> milliseconds of each of KEYS, None where it was not measured; into `spreads`, by shape, each
+    way's fastest and slowest.
+    """
     inputs, ours = scan_inputs(shape, device), pick("auto", device)
     dy = {
         "plain": torch.randn(shape, device=device),
@@ -305,12 +263,10 @@ def scan_times(
             else:
                 jobs[way, kind, direction] = partial(run, partial(scan, *tensors), tensors, back)
     truth: dict[tuple[str, ...], list[Tensor]] = {}
-    medians = measure(
-        jobs,
-        repeats,
-        device,
-        lambda key, found: same(found, truth.setdefault(key[1:], found), f"{key}, {shape}"),
-    )
+    check = lambda key, found: same(found, truth.setdefault(key[1:], found), f"{key}, {shape}")
+    of: dict[tuple[str, ...], dict[str, float]] = {}
+    medians = measure(jobs, repeats, device, check, of)
+    spreads[name(shape)] = {" ".join(key): one for key, one in of.items()}
     ways = dict.fromkeys([way for way, _ in scans] + list(PEERS))
     found = {way: {" ".join(key): medians.get((way, *key)) for key in KEYS} for way in ways}
     if device.type == "cpu":
@@ -377,12 +333,11 @@ def by_pscan(pscan, u, delta, A, B, C, D, z, bias):
 
 def jax_times(shape: tuple[int, int, int], repeats: int, notes: list[str]) -> dict[str, float]:
     """`time_jax` in a process of its own, so that its threads and memory are not here."""
-    command = [sys.executable, __file__, "--repeats", str(repeats), "--jax", *map(str, shape)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        notes.append(f"jax, {name(shape)}: {(done.stderr.strip().splitlines() or ['it failed'])[-1]}")
+    try:
+        return own_process("--repeats", repeats, "--jax", *shape)
+    except subprocess.CalledProcessError as error:
+        notes.append(f"jax, {name(shape)}: {error}")
         return {}
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def time_jax(shape: tuple[int, int, int], repeats: int) -> dict[str, float]:
@@ -521,11 +476,11 @@ def machine_rates(threads: int, notes: list[str]) -> dict[str, float]:
                 continue
             function = library[kind]  # ctypes lets other threads run meanwhile
             function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_int64, ctypes.c_void_p]
-            best[kind] = 0.0
+            best[kind], given = 0.0, ([amount] * threads, [x.data_ptr() for x in memory])
+            work = partial(pool.map, function, *given)
             for _ in range(100):
-                since = time.perf_counter()
-                done = sum(pool.map(function, [amount] * threads, [x.data_ptr() for x in memory]))
-                best[kind] = max(best[kind], done / (time.perf_counter() - since))
+                seconds, done = clock(lambda work=work: sum(work()))
+                best[kind] = max(best[kind], done / seconds)
     return best
 
 
@@ -561,6 +516,21 @@ def roofline(
         row = {**parts, "max": most, "sum": total, "measured": measured, "percent": 100 * most / measured}
         rows[key] = {part: round(value, 3) for part, value in row.items()}
     return rows
+
+
+def half_times(shape: tuple[int, int, int], device: torch.device, repeats: int) -> dict[str, float]:
+    """Forward and backward of ours, u, delta, z, B and C in bfloat16, beside float32."""
+    whole, dy = scan_inputs(shape, device), torch.randn(shape, device=device)
+    half = tuple(x.detach().bfloat16().requires_grad_() if x.ndim > 2 else x for x in whole)
+    jobs = {
+        "float32": partial(run, partial(selective_scan, *whole, delta_softplus=True), whole, dy),
+        "bfloat16": partial(run, partial(selective_scan, *half, delta_softplus=True), half, dy.bfloat16()),
+    }
+    times = measure(jobs, repeats, device, lambda key, found: None)
+    return {
+        **{f"{name(shape)}_{key}_milliseconds": taken for key, taken in times.items()},
+        "bfloat16_vs_float32": round(times["bfloat16"] / times["float32"], 3),
+    }
 
 
 # --- a block of the head
@@ -610,18 +580,7 @@ def run_memory(
     fitting = min(shape[0], int(0.8 * free / (11 * row)))
     if fitting < shape[0]:
         notes.append(f"memory, {kind}: {fitting} rows in place of {shape[0]}, since {free:.0f} GB are free")
-    command = [
-        sys.executable,
-        __file__,
-        "--device",
-        device.type,
-        "--memory",
-        kind,
-        *map(str, (fitting, *shape[1:])),
-    ]
-    return json.loads(
-        subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-    )
+    return own_process("--device", device.type, "--memory", kind, fitting, *shape[1:])
 
 
 def peak_memory(shape: tuple[int, int, int], pooled: bool, device: torch.device) -> dict[str, Any]:
@@ -638,17 +597,9 @@ def peak_memory(shape: tuple[int, int, int], pooled: bool, device: torch.device)
         return sum(x.nbytes for x in (*inputs, dy)), sum(x.nbytes for x in found)
 
     work((2, 40, 32))  # loads all that it takes
-    before = (
-        torch.cuda.memory_allocated()
-        if device.type == "cuda"
-        else kilobytes("/proc/self/status", "VmRSS") * 1024
-    )
+    before = torch.cuda.memory_allocated() if device.type == "cuda" else status_bytes("VmRSS")
     given, made = work(shape)
-    peak = (
-        torch.cuda.max_memory_allocated()
-        if device.type == "cuda"
-        else kilobytes("/proc/self/status", "VmHWM") * 1024
-    )
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else status_bytes("VmHWM")
     beyond = peak - before - given - made
     return {
         "memory_shape": name(shape),
@@ -661,24 +612,10 @@ def peak_memory(shape: tuple[int, int, int], pooled: bool, device: torch.device)
 
 
 def free_gigabytes(device: torch.device) -> float:
-    return (
-        torch.cuda.mem_get_info()[0]
-        if device.type == "cuda"
-        else kilobytes("/proc/meminfo", "MemAvailable") * 1024
-    ) / 1e9
-
-
-def kilobytes(path: str, field: str) -> int:
-    return int(noted(path, field).split()[0])
-
-
-def noted(path: str, field: str) -> str:
-    """What one of Linux's files of `field: value` lines says; the first of its kind."""
-    return next(
-        line.partition(":")[2].strip()
-        for line in Path(path).read_text().splitlines()
-        if line.startswith(field)
-    )
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info()[0] / 1e9
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024 / 1e9
 
 
 # --- a training step

@@ -27,6 +27,7 @@ from mambavl.fuse.scan.inputs import CHUNK, Options, ScanInputs, common_groups, 
 
 VERSION, NO_MEMORY = 5, 1  # of scan.c
 SHARES, LEAST = 4, 128  # parts for a thread at most; steps of a part at least, over all its rows
+ALONE = 2**18  # states over all steps; a thread is not made for fewer, which take less than a tenth of a ms
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 INSTRUCTIONS = {"baseline": 1, "avx2": 2, "avx512": 3}
 forced_instructions = 0  # 0: the best that this machine has; tests try the others
@@ -225,7 +226,8 @@ class _Inputs:
 
     def cut(self) -> list[tuple[int, int, int, int]]:
         """(first row, row after the last, first channel, channel after the last) of each part."""
-        threads = torch.get_num_threads()
+        work = self.batch * self.steps * self.channels * self.states
+        threads = max(1, min(torch.get_num_threads(), work // ALONE))
         shares = min(SHARES, self.batch // threads, self.batch * self.steps // (LEAST * threads))
         rows = _cut(self.batch, min(threads * max(1, shares) if threads > 1 else 1, self.batch))
         lanes = 16  # cuts lie where no vector is torn
