@@ -1,50 +1,60 @@
 """How fast does a feature store hand out random training batches, compared with other ways to keep the same
-rows; and what does its safety cost?
+rows; what does its safety cost; and do the workers of a DataLoader over it go on for a thousand epochs?
 
-    python benchmarks/loading.py [--rows 20000] [--epoch-rows 67217] [--repeats 100] [--out FILE]
+    python benchmarks/loading.py [--rows 20000] [--epoch-rows 67217] [--repeats 10] [--quick] [--out FILE]
 
 Batches: 128 random rows, float16, everything in the page cache and touched once before, one process, one
-thread. Our reader gathers from the memory-mapped shard files of the Zarr archive, with and without its native
-part; numpy's memmap of one contiguous array is the limit; h5py, safetensors and zarr-python's own indexing
-read the same values; each also stands behind a torch DataLoader that fetches whole batches (no workers).
-Every way's first batch is checked against the rows themselves. Ways take turns, ten batches each, so that
-noise from elsewhere on the machine meets all of them; medians are reported. RAM is the private memory
-(RssAnon) that opening and reading added; mapped files are the system's cache and not counted.
+thread (Lance has threads of its own). Our reader gathers from the memory-mapped shard files of the Zarr
+archive, with and without its native part; numpy's memmap of one contiguous array is the limit. zarr-python's
+own indexing, h5py, safetensors, LMDB, Hugging Face's datasets, Parquet and Lance read the same values, each
+as formats.py says; each also stands behind a torch DataLoader that fetches whole batches (no workers).
+Every way's first batch is checked against the rows themselves. Ways take turns of ten batches, --repeats
+times, so that noise from elsewhere on the machine meets all of them; three times where a turn takes over a
+second. Milliseconds are those of a batch: the median of the turns, the fastest and the slowest. RAM is the
+private memory (RssAnon) that opening and reading added; mapped files are the system's cache, not counted.
 
-Then: one epoch of EK100's size in random order against a memmap; opening a store of 90,000 rows; `verify
---deep` against sha256 alone; writing a store against writing and syncing the same bytes as plain files.
+Epochs: all rows of EK100's training split once, by a memmap and by a store in random order, and by
+WebDataset, which has no random access, in its own shuffled sequence. The first batch is checked, and that
+each row came once; then five more are timed in turns, two where one takes over five seconds.
 
-The last line is JSON; ratios above 1 mean that ours is faster. Needs about 5 GB of disk in the temporary
-folder.
+Then: opening a store of 90,000 rows; `verify --deep` against sha256 alone; writing a store against writing
+and syncing the same bytes as plain files. Last, workers.py for fork, forkserver and spawn.
+
+What is not installed (pip install datasets lmdb pyarrow pylance webdataset) is left out, and the end of the
+tables says so. The last line is JSON; ratios above 1 mean that ours is faster. Reads memory as Linux keeps
+it. Needs about 6 GB of disk in the temporary folder, as much memory for the page cache, and ten minutes.
 """
 
 import argparse
 import gc
 import hashlib
-import json
+import importlib.util
+import itertools
 import os
+import shutil
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-
-from mambavl.cache.rows import OK
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched
 
-import h5py
 import numpy as np
-import safetensors
 import torch
 import zarr
+from formats import WAYS, epoch_of_tars, in_order, write_tars
+from harness import Harness, clock, options, spread, status_bytes, turns
 from rich.console import Console
 from rich.table import Table
-from safetensors.numpy import save_file
+from workers import STARTS, endure
 
-from mambavl.cache import FeatureStore, gather, open_store, reader, shards
+from mambavl.cache import FeatureStore, gather, open_store, shards, sources
 from mambavl.cache.classes import Classes, Target
-from mambavl.cache.rows import Segment
+from mambavl.cache.rows import OK, Segment
 from mambavl.cache.shards import Level
 from mambavl.cache.spec import Spec
 from mambavl.cache.verify import verify
@@ -55,135 +65,156 @@ DENSE = {"16x768": (16, 768), "5x1024": (5, 1024)}
 TEXT_WIDTH, TEXT_LONGEST = 768, 40
 QUESTIONS = ("verb_question", "noun_question")
 TURN = 10  # batches that a way reads before the next way's turn
-ZARR_REPEATS = 3  # it takes most of the time
+SLOW, OF_SLOW = 1.0, 3  # a way whose turn takes more seconds has so many
+EPOCHS, SLOW_EPOCH = 5, 5.0
 LARGE_STORE = 90_000
+WORKERS_ROWS, WORKERS_SHAPE = 512, (4, 64)
+# epochs by the same workers, and by workers that are started for each
+ENDURED = {"fork": (1000, 200), "forkserver": (1000, 200), "spawn": (1000, 10)}
+QUICK_ENDURED = {"fork": (10, 2), "forkserver": (10, 2), "spawn": (10, 0)}
+PACKAGES = ("numpy", "torch", "zarr", "h5py", "safetensors")
+OTHERS = ("lmdb", "datasets", "pyarrow", "pylance", "webdataset")
 
 Fetch = Callable[[np.ndarray], list[torch.Tensor]]
+Batch = tuple[Any, torch.Tensor]  # numbers or names of its rows, (B, *shape)
+Figures = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--epoch-rows", type=int, default=67_217, help="EK100's training rows")
-    parser.add_argument("--repeats", type=int, default=100)
-    parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
-    arguments = parser.parse_args()
+    arguments = parse()
     torch.set_num_threads(1)
-    figures: dict[str, dict] = {}
+    harness = Harness(arguments, *PACKAGES, *OTHERS, page_cache="warm", native_gather=gather.status())
+    notes: list[str] = []
+    batches: dict[str, Figures] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for shape_name, shape in DENSE.items():
-            figures[shape_name] = dense(folder / shape_name, arguments.rows, shape, arguments.repeats)
-        figures["text 2 x <=40x768"] = ragged(folder / "text", arguments.rows, arguments.repeats)
+            batches[shape_name] = dense(folder / shape_name, shape, arguments, notes)
+        batches["text 2 x <=40x768"] = ragged(folder / "text", arguments)
+        epochs = epoch(folder / "epoch", arguments.epoch_rows, notes)
         safety = {
-            **epoch(folder / "epoch", arguments.epoch_rows),
-            **opening(folder / "large"),
+            **of_epochs(epochs),
+            **opening(folder / "large", arguments.large_store),
             **verifying(folder / "16x768" / "ours.zarr"),
             **writing(folder / "writing", arguments.rows),
         }
-    print_tables(figures, safety, arguments.rows)
-    medians = {way: measured["milliseconds"] for way, measured in figures["16x768"].items()}
+        endured = enduring(folder / "workers", arguments.quick)
+    print_tables(batches, epochs, safety, endured, arguments.rows, notes)
+    medians = {way: one and one["milliseconds"] for way, one in batches["16x768"].items()}
+    against = lambda way: medians[way] and round(medians[way] / medians["mambavl"], 3)
     last = {
-        "gather_vs_memmap": round(medians["numpy memmap"] / medians["mambavl"], 3),
-        "gather_vs_zarr": round(medians["zarr-python"] / medians["mambavl"], 1),
+        "gather_vs_memmap": against("numpy memmap"),
+        "gather_vs_zarr": against("zarr-python"),
         "gather_python_vs_memmap": round(medians["numpy memmap"] / medians["mambavl, pure Python"], 3),
-        **{
-            key: safety[key]
-            for key in ("epoch_vs_memmap", "open_90k_seconds", "verify_mb_per_second", "write_vs_plain")
-        },
+        "gather_vs_best_other": min(found for way in WAYS if (found := against(way))),
+        **{key: safety[key] for key in ("epoch_vs_memmap", "epoch_vs_webdataset", "open_90k_seconds")},
+        **{key: safety[key] for key in ("verify_mb_per_second", "write_vs_plain")},
+        "worker_epochs": sum(one["epochs"] for ways in endured.values() for one in ways.values()),
     }
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        record = {"conditions": conditions(arguments), "batches": figures, "safety": safety, **last}
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(last))
+    figures = {"batches": batches, "epochs": epochs, "safety": safety, "workers": endured, "notes": notes}
+    harness.end({**figures, **last}, last)
 
 
-def print_tables(figures: dict[str, dict], safety: dict[str, float], rows: int) -> None:
-    table = Table("rows", "reader", "ms a batch", "samples/s", "GB/s", "by DataLoader, ms", "RAM, MB")
+def parse() -> argparse.Namespace:
+    parser = options(__doc__, repeats=10)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--epoch-rows", type=int, default=67_217, help="EK100's training rows")
+    parser.set_defaults(turn=TURN, large_store=LARGE_STORE)
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rows = arguments.epoch_rows = arguments.large_store = BATCH + 2
+        arguments.repeats, arguments.turn = 2, 1
+    return arguments
+
+
+def print_tables(
+    batches: Figures, epochs: Figures, safety: Figures, endured: Figures, rows: int, notes: list[str]
+) -> None:
+    table = Table(
+        "rows", "reader", "ms a batch", "fastest", "slowest", "GB/s", "by DataLoader, ms", "RAM, MB"
+    )
     table.title = f"random batches of {BATCH} from {rows:,} rows, float16"
-    for name, ways in figures.items():
-        for way, measured in ways.items():
-            shown = (
-                "milliseconds",
-                "samples_per_second",
-                "gigabytes_per_second",
-                "dataloader_milliseconds",
-                "ram_megabytes",
-            )
-            table.add_row(name, way, *(f"{measured[key]:,.2f}" for key in shown))
+    shown = ("milliseconds", "fastest", "slowest", "gigabytes_per_second", "dataloader_milliseconds")
+    for name, ways in batches.items():
+        for way, one in ways.items():
+            keys = (*shown, "ram_megabytes")
+            table.add_row(name, way, *(f"{one[key]:,.2f}" if one else "-" for key in keys))
         table.add_section()
-    console = Console(width=120)
+    console = Console(width=130)
+    console.print(table)
+    table = Table("an epoch by", "s", "fastest", "slowest", "rows/s")
+    for way, one in epochs.items():
+        times = [f"{one[key] / 1e3:,.2f}" for key in shown[:3]] if one else ["-"] * 3
+        table.add_row(way, *times, f"{one['rows_per_second']:,}" if one else "-")
+    console.print(table)
+    table = Table("workers by", "", "epochs", "wrong rows", "s", "descriptors", "MB")
+    for start, kinds in endured.items():
+        for kind, one in kinds.items():
+            grown = [f"{one[key][0]:,} -> {one[key][1]:,}" for key in ("descriptors", "megabytes")]
+            table.add_row(start, kind, f"{one['epochs']:,}", f"{one['wrong']}", f"{one['seconds']:,}", *grown)
     console.print(table)
     other = Table("the rest", "")
     for key, value in safety.items():
-        other.add_row(key.replace("_", " "), f"{value:,}")
+        other.add_row(key.replace("_", " "), "-" if value is None else f"{value:,}")
     console.print(other)
-
-
-def conditions(arguments: argparse.Namespace) -> dict[str, object]:
-    return {
-        "rows": arguments.rows,
-        "epoch_rows": arguments.epoch_rows,
-        "repeats": arguments.repeats,
-        "cores": os.cpu_count(),
-        "threads": 1,
-        "page_cache": "warm",
-        "native_gather": gather.status(),
-        "versions": {module.__name__: module.__version__ for module in (np, torch, zarr, h5py, safetensors)},
-    }
+    for note in dict.fromkeys(notes):
+        console.print(f"- {note}", highlight=False)
 
 
 # --- random batches
 
 
-def dense(folder: Path, rows: int, shape: tuple[int, int], repeats: int) -> dict[str, dict[str, float]]:
-    """One level of `shape` a row, through every reader."""
+def dense(
+    folder: Path, shape: tuple[int, int], sizes: argparse.Namespace, notes: list[str]
+) -> dict[str, Figures | None]:
+    """One level of `shape` a row, through every reader; what others wrote is deleted again."""
     folder.mkdir()
-    values = random_rows(rows, shape)
+    values, others = random_rows(sizes.rows, shape), folder / "others"
     write_dense(folder / "ours.zarr", values)
-    np.save(folder / "plain.npy", values)
-    save_file({"x": values}, folder / "x.safetensors")
-    with h5py.File(folder / "x.h5", "w") as file:
-        file.create_dataset("x", data=values)
-    with h5py.File(folder / "x.h5") as file, safetensors.safe_open(folder / "x.safetensors", "np") as tensors:
-        dataset, part = file["x"], tensors.get_slice("x")
+    others.mkdir()
+    np.save(others / "plain.npy", values)
 
-        def from_memmap() -> Fetch:
-            memmap = np.load(folder / "plain.npy", mmap_mode="r")
-            return lambda rows: [torch.from_numpy(memmap[rows])]
+    def from_memmap() -> Fetch:
+        memmap = np.load(others / "plain.npy", mmap_mode="r")
+        return lambda rows: [torch.from_numpy(memmap[rows])]
 
-        def from_ours(**options: str) -> Callable[[], Fetch]:
-            def make() -> Fetch:
-                store = open_store(folder / "ours.zarr", **options)
-                return lambda rows: [store.batch(rows, "frame")[0]]
+    def from_ours(**options: str) -> Callable[[], Fetch]:
+        def make() -> Fetch:
+            store = open_store(folder / "ours.zarr", **options)
+            return lambda rows: [store.batch(rows, "frame")[0]]
 
-            return make
+        return make
 
-        def from_zarr() -> Fetch:
-            archive = zarr.open_group(folder / "ours.zarr", mode="r")["frame"]
-            return lambda rows: [torch.from_numpy(archive.oindex[np.sort(rows)][in_order(rows), 0])]
+    def from_zarr() -> Fetch:
+        archive = zarr.open_group(folder / "ours.zarr", mode="r")["frame"]
+        return lambda rows: [torch.from_numpy(archive.oindex[np.sort(rows)][in_order(rows), 0])]
 
-        ways = {
-            "numpy memmap": from_memmap,
-            "mambavl": from_ours(),
-            "mambavl, pure Python": without_native(from_ours()),
-            'mambavl, verify="read"': from_ours(verify="read"),
-            'mambavl, resident="ram"': from_ours(resident="ram"),
-            "h5py": lambda: lambda rows: [torch.from_numpy(dataset[np.sort(rows)][in_order(rows)])],
-            "safetensors": lambda: (
-                lambda rows: [torch.from_numpy(np.concatenate([part[int(r) : int(r) + 1] for r in rows]))]
-            ),
-            "zarr-python": from_zarr,
-        }
-        return measure(ways, rows, values[0].nbytes, repeats, lambda rows: [torch.from_numpy(values[rows])])
+    def from_other(way: str) -> Callable[[], Fetch]:
+        def make() -> Fetch:
+            read = WAYS[way].open(others / way, shape)
+            return lambda rows: [read(rows)]
 
+        return make
 
-def in_order(rows: np.ndarray) -> np.ndarray:
-    """h5py and zarr want increasing indices; this puts what they return back into the order asked for."""
-    return np.argsort(np.argsort(rows))
+    ways: dict[str, Callable[[], Fetch]] = {
+        "numpy memmap": from_memmap,
+        "mambavl": from_ours(),
+        "mambavl, pure Python": without_native(from_ours()),
+        'mambavl, verify="read"': from_ours(verify="read"),
+        'mambavl, resident="ram"': from_ours(resident="ram"),
+        "zarr-python": from_zarr,
+    }
+    absent: dict[str, None] = {}
+    for way, other in WAYS.items():
+        if missing := other.missing():
+            notes.append(f"{way} is left out: {missing}")
+            absent[way] = None
+        else:
+            other.write(others / way, values)
+            ways[way] = from_other(way)
+    found = measure(ways, values[0].nbytes, sizes, lambda rows: [torch.from_numpy(values[rows])])
+    shutil.rmtree(others)
+    return found | absent
 
 
 def without_native(make: Callable[[], Fetch]) -> Callable[[], Fetch]:
@@ -193,24 +224,24 @@ def without_native(make: Callable[[], Fetch]) -> Callable[[], Fetch]:
         fetch = make()
 
         def plain(rows: np.ndarray) -> list[torch.Tensor]:
-            natives = reader.gather_rows, reader.gather_tokens
-            reader.gather_rows = lambda *a: natives[0](*a, native=False)
-            reader.gather_tokens = lambda *a: natives[1](*a, native=False)
+            natives = sources.gather_rows, sources.gather_tokens
+            sources.gather_rows = lambda *a: natives[0](*a, native=False)
+            sources.gather_tokens = lambda *a: natives[1](*a, native=False)
             try:
                 return fetch(rows)
             finally:
-                reader.gather_rows, reader.gather_tokens = natives
+                sources.gather_rows, sources.gather_tokens = natives
 
         return plain
 
     return make_plain
 
 
-def ragged(folder: Path, rows: int, repeats: int) -> dict[str, dict[str, float]]:
+def ragged(folder: Path, sizes: argparse.Namespace) -> dict[str, Figures]:
     """Two questions a row of 3 to 40 tokens, each padded to the batch's longest, as a head wants them."""
     folder.mkdir()
     rng = np.random.default_rng(0)
-    lengths = {q: rng.integers(3, TEXT_LONGEST + 1, rows) for q in QUESTIONS}
+    lengths = {q: rng.integers(3, TEXT_LONGEST + 1, sizes.rows) for q in QUESTIONS}
     values = {q: random_rows(int(n.sum()), (TEXT_WIDTH,)) for q, n in lengths.items()}
     write_ragged(folder / "ours.zarr", values, lengths)
     starts = {q: np.cumsum(n) - n for q, n in lengths.items()}
@@ -240,8 +271,10 @@ def ragged(folder: Path, rows: int, repeats: int) -> dict[str, dict[str, float]]
         "mambavl": from_ours,
         "mambavl, pure Python": without_native(from_ours),
     }
-    row_bytes = sum(tokens.nbytes for tokens in values.values()) / rows
-    return measure(ways, rows, row_bytes, repeats, lambda rows: padded(rows, values))
+    row_bytes = sum(tokens.nbytes for tokens in values.values()) / sizes.rows
+    found = measure(ways, row_bytes, sizes, lambda rows: padded(rows, values))
+    shutil.rmtree(folder)
+    return found
 
 
 class Batches(torch.utils.data.Dataset):
@@ -254,121 +287,166 @@ class Batches(torch.utils.data.Dataset):
         return self.fetch(np.array(rows))
 
 
-def by_loader(fetch: Fetch, batches: list[np.ndarray]) -> list[float]:
-    """Seconds that a DataLoader takes for each batch."""
-    sampler = [batch.tolist() for batch in batches]
-    loader = iter(
+def by_loader(fetch: Fetch, batches: Iterator[np.ndarray]) -> Iterator[list[torch.Tensor]]:
+    sampler = (batch.tolist() for batch in batches)
+    return iter(
         torch.utils.data.DataLoader(Batches(fetch), batch_sampler=sampler, collate_fn=lambda found: found)
     )
-    times = []
-    for _ in sampler:
-        since = time.perf_counter()
-        next(loader)
-        times.append(time.perf_counter() - since)
-    return times
 
 
 def measure(
-    ways: dict[str, Callable[[], Fetch]], rows: int, row_bytes: float, repeats: int, truth: Fetch
-) -> dict[str, dict[str, float]]:
-    """Median time of a batch, every way in turn on the same rows."""
+    ways: dict[str, Callable[[], Fetch]], row_bytes: float, sizes: argparse.Namespace, truth: Fetch
+) -> dict[str, Figures]:
+    """A batch of every way, in turns."""
     rng = np.random.default_rng(1)
-    batches = [rng.choice(rows, BATCH, replace=False) for _ in range(repeats)]
-    fetches, ram, times, loader_times = {}, {}, {}, {}
-    for way, make in ways.items():
+    rows, turn = sizes.rows, sizes.turn
+    batches = [rng.choice(rows, BATCH, replace=False) for _ in range(sizes.repeats * turn)]
+    ram: dict[str, int] = {}
+    jobs: dict[tuple[str, str], Callable[[], None]] = {}
+    for number, (way, make) in enumerate(ways.items()):
         gc.collect()
-        before = private_bytes()
-        fetches[way] = make()
-        found = fetches[way](batches[0])
-        ram[way] = private_bytes() - before
-        if not all(
-            torch.equal(a.reshape(-1), b.reshape(-1)) for a, b in zip(found, truth(batches[0]), strict=True)
-        ):
+        before = status_bytes("RssAnon")
+        fetch = make()
+        found = fetch(batches[0])
+        ram[way] = max(0, status_bytes("RssAnon") - before)  # what others left may be given back meanwhile
+        if not all(same_values(*both) for both in zip(found, truth(batches[0]), strict=True)):
             raise SystemExit(f"{way} returned other values")
         if way != "zarr-python":
             for first in range(0, rows, BATCH):  # touch every page once
-                fetches[way](np.arange(first, min(first + BATCH, rows)))
-        times[way] = []
-    for turn in range(0, repeats, TURN):
-        for number, (way, fetch) in enumerate(fetches.items()):
-            if way == "zarr-python" and turn:
-                continue
-            for i in range(turn, min(turn + (ZARR_REPEATS if way == "zarr-python" else TURN), repeats)):
-                # no two ways meet the same rows one after the other
-                batch = batches[(i + number * TURN) % repeats]
-                since = time.perf_counter()
-                fetch(batch)
-                times[way].append(time.perf_counter() - since)
-    for way, fetch in fetches.items():
-        loader_times[way] = by_loader(fetch, batches[: ZARR_REPEATS if way == "zarr-python" else repeats])
-    medians = {way: statistics.median(values) for way, values in times.items()}
-    return {
-        way: {
-            "milliseconds": round(seconds * 1e3, 3),
+                fetch(np.arange(first, min(first + BATCH, rows)))
+        # no two turns meet the same rows one after the other
+        endless, also = (from_the((2 * number + one) * turn, batches) for one in (0, 1))
+        jobs[way, "milliseconds"] = partial(take, turn, map(fetch, endless))
+        jobs[way, "dataloader_milliseconds"] = partial(take, turn, by_loader(fetch, also))
+    often = lambda seconds, repeats: min(OF_SLOW, repeats) if seconds > SLOW else repeats
+    times = turns(jobs, sizes.repeats, often=often)
+    figures = {}
+    for way in ways:
+        direct, loader = (
+            spread([seconds / turn for seconds in times[way, key]])
+            for key in ("milliseconds", "dataloader_milliseconds")
+        )
+        seconds = statistics.median(times[way, "milliseconds"]) / turn
+        figures[way] = {
+            **direct,
             "samples_per_second": round(BATCH / seconds, 1),
             "gigabytes_per_second": round(BATCH * row_bytes / seconds / 1e9, 3),
-            "dataloader_milliseconds": round(statistics.median(loader_times[way]) * 1e3, 3),
+            "dataloader_milliseconds": loader["milliseconds"],
             "ram_megabytes": round(ram[way] / 1e6, 1),
         }
-        for way, seconds in medians.items()
-    }
+    return figures
 
 
-def private_bytes() -> int:
-    """Memory of this process other than mapped files."""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon"))) * 1024
+def from_the(number: int, batches: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Batches without end, beginning with this one."""
+    first = number % len(batches)
+    return itertools.cycle(batches[first:] + batches[:first])
 
 
-# --- an epoch, and what safety costs
+def take(count: int, batches: Iterator[list[torch.Tensor]]) -> None:
+    """One after the other, none of them kept."""
+    for _ in range(count):
+        next(batches)
 
 
-def epoch(folder: Path, rows: int) -> dict[str, float]:
-    """Every row of EK100's training split once, in random order, and a memmap's the same; in turns, medians
-    of five.
+def same_values(found: torch.Tensor, true: torch.Tensor) -> bool:
+    return torch.equal(found.reshape(-1), true.reshape(-1))
+
+
+# --- epochs
+
+
+def epoch(folder: Path, rows: int, notes: list[str]) -> dict[str, Figures | None]:
+    """Every row of EK100's training split once: in random order by a memmap and by ours, and by WebDataset in
+    the order of its shuffled shards and buffer. In turns; beside the first, which maps the pages.
     """
     folder.mkdir()
     values = random_rows(rows, DENSE["16x768"])
     write_dense(folder / "ours.zarr", values)
     np.save(folder / "plain.npy", values)
+    missing = "" if importlib.util.find_spec("webdataset") else "pip install webdataset"
+    if missing:
+        notes.append(f"WebDataset is left out: {missing}")
+    else:
+        write_tars(folder / "tars", values)
     del values
     os.sync()  # or what was just written is still on its way to the disk
     memmap = np.load(folder / "plain.npy", mmap_mode="r")
     store = open_store(folder / "ours.zarr")
     order = np.random.default_rng(2).permutation(rows)
-    batches = [order[first : first + BATCH] for first in range(0, rows, BATCH)]
-    ways: dict[str, Fetch] = {
-        "memmap": lambda batch: [torch.from_numpy(memmap[batch])],
-        "ours": lambda batch: [store.batch(batch, "frame")[0]],
+
+    def in_random_order(fetch: Callable[[np.ndarray], torch.Tensor]) -> Iterator[Batch]:
+        for first in range(0, rows, BATCH):
+            batch = order[first : first + BATCH]
+            yield batch, fetch(batch)
+
+    ways: dict[str, Callable[[], Iterator[Batch]]] = {
+        "numpy memmap": partial(in_random_order, lambda batch: torch.from_numpy(memmap[batch])),
+        "mambavl": partial(in_random_order, lambda batch: store.batch(batch, "frame")[0]),
     }
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(6):  # the first round maps the pages
-        for way, fetch in ways.items():
-            since = time.perf_counter()
-            for batch in batches:
-                fetch(batch)
-            times[way].append(time.perf_counter() - since)
-    ours, theirs = (statistics.median(times[way][1:]) for way in ("ours", "memmap"))
+    if not missing:
+        ways["WebDataset"] = epoch_of_tars(folder / "tars", DENSE["16x768"], BATCH)
+    firsts = {}
+    for way, batches in ways.items():
+        firsts[way], found = clock(partial(passed, batches))
+        check_epoch(way, found, memmap)
+    jobs = {way: partial(passed, batches) for way, batches in ways.items()}
+    times = turns(jobs, EPOCHS, often=lambda seconds, all_: min(2, all_) if seconds > SLOW_EPOCH else all_)
+    figures: dict[str, Figures | None] = {
+        way: {
+            **spread(seconds),
+            "first": round(1e3 * firsts[way], 3),
+            "rows_per_second": round(rows / statistics.median(seconds)),
+        }
+        for way, seconds in times.items()
+    }
+    shutil.rmtree(folder)
+    return figures | ({"WebDataset": None} if missing else {})
+
+
+def passed(batches: Callable[[], Iterator[Batch]]) -> tuple[list[Any], torch.Tensor]:
+    """Names of all rows of an epoch, in its order, and its first batch."""
+    names, first = [], torch.empty(0)
+    for number, (rows, tokens) in enumerate(batches()):
+        names.append(rows)
+        if not number:
+            first = tokens
+    return names, first
+
+
+def check_epoch(way: str, found: tuple[list[Any], torch.Tensor], truth: np.ndarray) -> None:
+    rows = np.concatenate([np.asarray(names).astype(np.int64) for names in found[0]])
+    if sorted(rows.tolist()) != list(range(len(truth))):
+        raise SystemExit(f"an epoch of {way} had other rows than each once")
+    if not same_values(found[1], torch.from_numpy(truth[rows[:BATCH]])):
+        raise SystemExit(f"{way} returned other values")
+
+
+def of_epochs(epochs: dict[str, Figures | None]) -> dict[str, float | None]:
+    ours, limit, tars = (epochs[way] for way in ("mambavl", "numpy memmap", "WebDataset"))
+    against = lambda other, key: other and round(other[key] / ours[key], 3)
     return {
-        "epoch_seconds": round(ours, 3),
-        "epoch_vs_memmap": round(theirs / ours, 3),
-        "first_epoch_vs_memmap": round(times["memmap"][0] / times["ours"][0], 3),
+        "epoch_seconds": round(ours["milliseconds"] / 1e3, 3),
+        "epoch_vs_memmap": against(limit, "milliseconds"),
+        "first_epoch_vs_memmap": against(limit, "first"),
+        "epoch_vs_webdataset": against(tars, "milliseconds"),
     }
 
 
-def opening(folder: Path) -> dict[str, float]:
+# --- what safety costs
+
+
+def opening(folder: Path, rows: int) -> dict[str, float]:
     """A finished store of 90,000 rows: the second opening and later ones, medians of five; then the list of
     its segments.
     """
-    write_dense(folder, np.zeros((LARGE_STORE, 1, 64), np.float16))
+    write_dense(folder, np.zeros((rows, 1, 64), np.float16))
     open_store(folder)
     times, listed = [], []
     for _ in range(5):
-        since = time.perf_counter()
-        store = open_store(folder)
-        times.append(time.perf_counter() - since)
-        len(store.segments)
-        listed.append(time.perf_counter() - since)
+        seconds, store = clock(partial(open_store, folder))
+        times.append(seconds)
+        listed.append(seconds + clock(lambda store=store: len(store.segments))[0])
     return {
         "open_90k_seconds": round(statistics.median(times), 3),
         "open_90k_with_segments_seconds": round(statistics.median(listed), 3),
@@ -381,16 +459,16 @@ def verifying(path: Path) -> dict[str, float]:
     """
     files = [file for file in sorted(path.rglob("c.*")) if file.is_file()]
     size = sum(file.stat().st_size for file in files)
-    times: dict[str, list[float]] = {"verify": [], "sha256": []}
-    for _ in range(3):
-        since = time.perf_counter()
-        if verify(path, deep=True):
-            raise SystemExit(f"{path} is not sound")
-        times["verify"].append(time.perf_counter() - since)
-        since = time.perf_counter()
-        for file in files:
-            hashlib.sha256(file.read_bytes()).digest()
-        times["sha256"].append(time.perf_counter() - since)
+
+    def check(way: str, found: object) -> None:
+        if way == "verify" and found:
+            raise SystemExit(f"{path} is not sound: {found}")
+
+    jobs: dict[str, Callable[[], object]] = {
+        "verify": lambda: verify(path, deep=True),
+        "sha256": lambda: [hashlib.sha256(file.read_bytes()).digest() for file in files],
+    }
+    times = turns(jobs, 3, check=check)
     speeds = {name: size / 1e6 / statistics.median(seconds) for name, seconds in times.items()}
     return {
         "verify_mb_per_second": round(speeds["verify"]),
@@ -406,13 +484,10 @@ def writing(folder: Path, rows: int) -> dict[str, float]:
     folder.mkdir()
     values = random_rows(rows, DENSE["16x768"])
     times: dict[str, list[float]] = {"ours": [], "plain": []}
-    for repeat in range(3):
-        since = time.perf_counter()
-        write_dense(folder / f"{repeat}.zarr", values)
-        times["ours"].append(time.perf_counter() - since)
-        since = time.perf_counter()
-        write_plain(folder / f"{repeat}.plain", values)
-        times["plain"].append(time.perf_counter() - since)
+    for _ in range(3):
+        for way, write in (("ours", write_dense), ("plain", write_plain)):
+            times[way].append(clock(partial(write, folder / way, values))[0])
+            shutil.rmtree(folder / way)
     ours, plain = (statistics.median(times[way]) for way in ("ours", "plain"))
     return {
         "write_mb_per_second": round(values.nbytes / 1e6 / ours),
@@ -428,6 +503,21 @@ def write_plain(folder: Path, values: np.ndarray) -> None:
             file.write(values[first : first + step].data)
             file.flush()
             os.fsync(file.fileno())
+
+
+# --- workers
+
+
+def enduring(folder: Path, quick: bool) -> dict[str, Figures]:
+    """What workers.py finds for each start; one after the other, where the figures mean something."""
+    folder.mkdir()
+    values = random_rows(WORKERS_ROWS, WORKERS_SHAPE)
+    write_dense(folder / "ours.zarr", values)
+    np.save(folder / "plain.npy", values)
+    epochs = QUICK_ENDURED if quick else ENDURED
+    with ThreadPoolExecutor(len(STARTS) if quick else 1) as pool:
+        found = pool.map(lambda start: endure(folder, start, *epochs[start]), STARTS)
+        return dict(zip(STARTS, found, strict=True))
 
 
 # --- stores

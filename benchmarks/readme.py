@@ -123,9 +123,14 @@ def of_loading(found: dict[str, Any]) -> Iterator[Text]:
         "mambavl, pure Python": "mambavl without the native part",
         'mambavl, verify="read"': 'mambavl, `verify="read"`',
         'mambavl, resident="ram"': f'mambavl, `resident="ram"` ({n(in_ram["ram_megabytes"])} MB)',
-        "h5py": "h5py",
+        "LMDB": "LMDB, a value a row",
         "safetensors": "safetensors",
-        "zarr-python": "zarr-python, the same archive",
+        "h5py": "h5py",
+        "datasets, bytes": "Hugging Face's datasets, a column of bytes",
+        "datasets, torch": "the same, a column of arrays as torch",
+        "Lance": "Lance, a column of bytes",
+        "Parquet": "Parquet, a column of bytes, each row a row group",
+        "zarr-python": "zarr-python, the archive of mambavl",
     }
     yield (
         "README.md",
@@ -133,17 +138,16 @@ def of_loading(found: dict[str, Any]) -> Iterator[Text]:
         "speed of a numpy memmap",
     )
     for name, said in names.items():
-        one = batches[name]
-        speed, rate = limit / one["milliseconds"], one["gigabytes_per_second"]
-        forms = (".4f", ".2f") if speed < 0.01 else (".2f", ".1f")
-        yield (
-            page,
-            f"| {said} | {n(one['milliseconds'], '.2f')} | {n(speed, forms[0])} | {n(rate, forms[1])} |",
-        )
+        one = batches.get(name)
+        time, rate = (one[key] if one else None for key in ("milliseconds", "gigabytes_per_second"))
+        speed = limit / time if time else None
+        forms = (".4f", ".2f") if speed and speed < 0.01 else (".2f", ".1f")
+        yield page, f"| {said} | {n(time, '.2f')} | {n(speed, forms[0])} | {n(rate, forms[1])} |"
     yield (
         page,
         f"An epoch of {n(found['conditions']['epoch_rows'], ',')} such rows took "
-        f"{n(1 / safety['epoch_vs_memmap'], '.2f')} times as long as with a memmap",
+        f"{n(1 / safety['epoch_vs_memmap'], '.2f')} times as long as with a memmap; the first epoch, which "
+        f"maps the pages, {n(1 / safety['first_epoch_vs_memmap'], '.2f')} times.",
     )
     yield (
         page,
@@ -152,6 +156,28 @@ def of_loading(found: dict[str, Any]) -> Iterator[Text]:
         f"{n(safety['sha256_mb_per_second'], ',')}). Writing takes {n(1 / safety['write_vs_plain'], '.1f')} "
         "times as long as writing and syncing the same bytes as plain files.",
     )
+    epochs = found.get("epochs", {})
+    seconds = [one and one["milliseconds"] / 1e3 for one in map(epochs.get, ("WebDataset", "mambavl"))]
+    yield (
+        page,
+        f"That epoch took WebDataset {n(seconds[0], '.1f')} s, in its own sequence, and the store "
+        f"{n(seconds[1], '.2f')} s, in random order.",
+    )
+    yield from of_workers(page, found.get("workers", {}))
+
+
+def of_workers(page: str, found: dict[str, Any]) -> Iterator[Text]:
+    for start in ("fork", "forkserver", "spawn"):
+        for kind, said in (("same", "the same two"), ("anew", "two new ones an epoch")):
+            one = found.get(start, {}).get(kind, {})
+            counts = [
+                n(one.get(key), form) for key, form in (("epochs", ","), ("wrong", ","), ("seconds", ".0f"))
+            ]
+            grown = [
+                " to ".join(n(value, ",.0f") for value in one.get(key, (None, None)))
+                for key in ("descriptors", "megabytes")
+            ]
+            yield page, f"| {start}, {said} | {' | '.join([*counts, *grown])} |"
 
 
 def of_sweeps(found: dict[str, Any]) -> Iterator[Text]:

@@ -43,6 +43,7 @@ OTHER_TESTS = {  # test file -> why it belongs to no single module
     "test_anydata.py": "docs/anydata.md, run as it stands",
     "test_benchmarked.py": "benchmarks/readme.py: numbers of the pages, and results",
     "test_docs.py": "the pages for readers",
+    "test_loading_benchmark.py": "benchmarks/loading.py, formats.py and workers.py",
     "test_harness.py": "benchmarks/harness.py, and the benchmarks that are run by it",
     "test_plots.py": "benchmarks/plots.py and docs/figures",
     "test_scale.py": "benchmarks/scale.py and docs/scale.md",
