@@ -14,7 +14,6 @@ from helpers.benchmarks import BENCHMARKS, load
 
 NO_PROGRAMS = {"harness", "readme", "scale", "plots", "formats"}  # of benchmarks/, but they measure nothing
 PROGRAMS = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - NO_PROGRAMS)
-NOT_YET = {"scan"}  # programs with conditions of their own; none may come to them
 OLDER = (  # results of before the harness: made anew, they have to be taken off
     "extraction.json", "job.json", "kernels.json", "loading.json", "report.json", "scan.json", "step.json",
     "sweeps.json",
@@ -171,6 +170,10 @@ def test_a_child_counts_as_our_own_when_it_has_ended(harness):
     assert harness._seconds_of_cpu()[1] - before >= 0.4
 
 
+def test_versions_are_found_under_any_spelling_of_a_name(harness):
+    assert harness.versions("NumPy") == {"NumPy": sys.modules["numpy"].__version__}
+
+
 def test_threads_are_torchs_own_where_there_is_no_option(harness, monkeypatch):
     torch = pytest.importorskip("torch")
     assert harness.Harness(arguments(harness)).conditions()["threads"] == torch.get_num_threads()
@@ -294,8 +297,6 @@ def faults_of(source: str) -> list[str]:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_benchmark_is_run_by_the_harness(program):
-    if program in NOT_YET:
-        pytest.skip("is not on the harness yet")
     assert faults_of((BENCHMARKS / f"{program}.py").read_text()) == []
 
 
@@ -333,7 +334,12 @@ def test_every_result_has_the_conditions_of_the_harness():
 
 
 @pytest.mark.parametrize(
-    "words", ["step.py --quick", "extraction.py --quick --encoder timm:test_vit --repeats 1"]
+    "words",
+    [
+        "step.py --quick",
+        "sweeps.py --quick --threads 1",
+        "extraction.py --quick --encoder timm:test_vit --repeats 1",
+    ],
 )
 def test_a_quick_run_ends_with_json_and_writes_what_it_found(words, tmp_path):
     """Others have tests of their own."""
