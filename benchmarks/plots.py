@@ -61,8 +61,13 @@ class Picture:
 
 def scan(found: dict[str, Any]) -> Picture:
     """Forward and backward of each way at each shape; what was not run is left out."""
-    key, ours = "plain forward+backward", found["conditions"].get("ours", "cpu")
-    names = {ours: f"mambavl, {ours}", "reference": "mambavl, reference", "chunked": "mambavl, chunked"}
+    key = "plain forward+backward"
+    ours = found["ours"] if "ours" in found else found["conditions"]["ours"]  # as older results have it
+    names = {
+        **{way: f"mambavl, {way}" for way in (ours, "reference", "chunked")},
+        "loop": "PyTorch loop",
+        "compiled": "PyTorch loop, compiled",
+    }
     panels = []
     for shape, ways in found["scans_milliseconds"].items():
         batch, steps, channels = (f"{int(size):,}" for size in shape.split("x"))

@@ -31,7 +31,8 @@ def made_results():
     ]
     return {
         "scan": {
-            "conditions": {"ours": "cpu"},
+            "conditions": {},
+            "ours": "cpu",
             "scans_milliseconds": {"128x16x1536": scans, "8x1569x1536": scans | {"jax": {KEY: None}}},
         },
         "loading": {"conditions": {}, "batches": {"16x768": readers}},
@@ -123,9 +124,12 @@ def test_the_same_numbers_give_the_same_bytes_with_words_as_text_on_white(plots)
 def test_bars_are_in_order_with_ours_among_them_and_without_what_was_not_run(plots):
     found = made_results()
     ((short, long),) = plots.scan(found["scan"]).panels
-    assert list(short.values.items()) == [("mambavl, cpu", 12.5), ("loop", 125.0), ("jax", 1250.0)]
+    assert list(short.values.items()) == [("mambavl, cpu", 12.5), ("PyTorch loop", 125.0), ("jax", 1250.0)]
+    older = made_results()["scan"]
+    older["conditions"]["ours"] = older.pop("ours")
+    assert plots.scan(older).panels == ((short, long),)
     assert (list(long.values), long.title, long.ours) == (
-        ["mambavl, cpu", "loop"],
+        ["mambavl, cpu", "PyTorch loop"],
         "8 x 1,569 x 1,536",
         ("mambavl, cpu",),
     )
