@@ -81,6 +81,9 @@ def texts(results: dict[str, Any]) -> Iterator[Text]:
     yield from of_extraction(results["extraction"])
     yield from of_job(results["job"])
     yield from of_report(results["report"])
+    for name, of in {"training": of_training, "mamba": of_mamba}.items():
+        if name in results:  # not run to its end yet
+            yield from of(results[name])
 
 
 def of_scan(found: dict[str, Any]) -> Iterator[Text]:
@@ -279,6 +282,46 @@ def of_report(found: dict[str, Any]) -> Iterator[Text]:
         f"{n(found['peak_megabytes'])} MB of memory; in Chromium on two cores a row could be used "
         f"{n(usable, '.1f')} s after the page was opened",
     )
+
+
+def of_training(found: dict[str, Any]) -> Iterator[Text]:
+    page, ways, large, ek100 = "docs/training.md", found["ways"], found["large_batch"], found["ek100_hours"]
+    names = {
+        "cache": "the cache",
+        "loop": "the encoder in the loop, which decodes each batch",
+        "frames": "the encoder in the loop, frames in memory",
+    }
+    for way, said in names.items():
+        one = ways[way]
+        shares = " | ".join(f"{n(share, '.1f')} %" for share in one["percent"].values())
+        milliseconds, ratio = n(1e3 * one["seconds_a_row"], ",.0f"), n(one["over_cache"], ",.1f")
+        yield page, f"| {said} | {milliseconds} | {shares} | {ratio} |"
+    paid = found["paid_after"]
+    yield (
+        page,
+        f"Extraction took {n(found['extraction']['seconds_a_row'], '.1f')} s a row, once: with it the cache "
+        f"is cheaper than the loop from epoch {n(paid['loop'])} on, and than a loop over frames in memory "
+        f"from epoch {n(paid['frames'])} on. In steps of {n(large['rows'])} rows a row from the cache takes "
+        f"{n(1e3 * large['seconds_a_row'], '.1f')} ms.",
+    )
+    hours = {key: n(ek100[key], ",.0f") for key in ("cache", "extraction", "loop", "frames")}
+    yield (
+        page,
+        f"{n(ek100['epochs'])} epochs of EK100's {n(ek100['rows'], ',')} rows would take {hours['cache']} "
+        f"hours on this machine from the cache after {hours['extraction']} of extraction, {hours['loop']} "
+        f"with the encoder in the loop and {hours['frames']} if all frames",
+    )
+
+
+def of_mamba(found: dict[str, Any]) -> Iterator[Text]:
+    for length, works in found["lengths"].items():
+        for work, its in works.items():
+            own = its["ours"]
+            rates = [n(own["tokens_per_second"], ",.0f")]
+            for way in ("loop", "mambapy", "associative"):
+                one = its.get(way)
+                rates.append(n(one and one["milliseconds"] / own["milliseconds"], ".1f"))
+            yield "docs/scan.md", f"| {int(length):,} | {work} | {' | '.join(rates)} |"
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ OTHER_TESTS = {  # test file -> why it belongs to no single module
     "test_plots.py": "benchmarks/plots.py and docs/figures",
     "test_scale.py": "benchmarks/scale.py and docs/scale.md",
     "test_scaling.py": "benchmarks/scaling.py",
+    "test_mamba_benchmark.py": "benchmarks/mamba.py",
+    "test_training_benchmark.py": "benchmarks/training.py",
     "test_docs_run.py": "the pages' commands and snippets, run as they stand",
     "test_layout.py": "this file",
     "test_mutations.py": "mutations.py: faults that tests must notice",
