@@ -18,7 +18,7 @@ is the way that its documentation has for random batches, in the setting that we
                    random order and its rows through a buffer that is shuffled (`epoch_of_tars`)
 
 Memory of Arrow's that nobody may write to is handed on as it is, without a copy. What is not installed is
-left out: `Way.missing` says what installs it.
+left out: `missing` says what installs it.
 """
 
 import importlib.util
@@ -51,9 +51,13 @@ class Way:
     open: Callable[[Path, tuple[int, ...]], Read]
 
     def missing(self) -> str:
-        """`pip install ...`; empty where nothing is."""
-        absent = [pip for name, pip in self.packages.items() if importlib.util.find_spec(name) is None]
-        return f"pip install {' '.join(absent)}" if absent else ""
+        return missing(self.packages)
+
+
+def missing(packages: dict[str, str]) -> str:
+    """`pip install ...` for those that cannot be imported; empty where all can."""
+    absent = [pip for name, pip in packages.items() if importlib.util.find_spec(name) is None]
+    return f"pip install {' '.join(absent)}" if absent else ""
 
 
 def in_order(rows: np.ndarray) -> np.ndarray:

@@ -88,16 +88,17 @@ def run(rows: Rows, truth: Tensor, start: str, epochs: int, same: bool, patience
         persistent_workers=same,
         collate_fn=as_it_is,
     )
-    wrong, before, since = 0, held(), time.perf_counter()
-    for epoch in range(epochs):
+    done, wrong, before, since = 0, 0, held(), time.perf_counter()
+    for _ in range(epochs):
         signal.alarm(patience)
         wrong += epoch_of(loader, truth)
-        if epoch == epochs // 10:
+        done += 1
+        if done == max(1, epochs // 10):
             before = held()
     signal.alarm(0)
     seconds, after = time.perf_counter() - since, held()
     grown = {key: [before[key], after[key]] for key in after}
-    return {"epochs": epochs, "wrong": wrong, "seconds": round(seconds, 2), **grown}
+    return {"epochs": done, "wrong": wrong, "seconds": round(seconds, 2), **grown}
 
 
 def epoch_of(loader: DataLoader, truth: Tensor) -> int:

@@ -1,6 +1,7 @@
 """benchmarks/loading.py as a program, formats.py, workers.py: what is wrong, lost, leaks or hangs is seen."""
 
 import argparse
+import gc
 import json
 import os
 import signal
@@ -133,6 +134,40 @@ def test_a_way_whose_package_is_missing_is_left_out_and_noted(loading, formats, 
     assert notes == ["another is left out: pip install a-b c"]
 
 
+def test_without_webdataset_its_epoch_is_a_dash_and_a_note(loading, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(loading, "missing", lambda packages: f"pip install {' '.join(packages.values())}")
+    notes = []
+    epochs = loading.epoch(tmp_path / "epoch", 130, notes)
+    assert epochs["WebDataset"] is None
+    safety = loading.of_epochs(epochs)
+    assert safety["epoch_vs_webdataset"] is None
+    assert safety["epoch_vs_memmap"] > 0
+    loading.print_tables({"16x768": {"Lance": None}}, epochs, safety, {}, 130, notes)
+    said = capsys.readouterr().out
+    assert "- WebDataset is left out: pip install webdataset" in said
+    assert len([line for line in said.splitlines() if "│ -" in line]) == 3
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # WebDataset's
+def test_an_epoch_of_several_tars_has_each_row_once_and_another_order_each_time(formats, loading, tmp_path):
+    pytest.importorskip("webdataset")
+    values = loading.random_rows(45, (2, 8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(formats, "ROWS_A_TAR", 10)
+        formats.write_tars(tmp_path / "tars", values)
+    assert len(list((tmp_path / "tars").glob("*.tar"))) == 5
+    epoch, orders = formats.epoch_of_tars(tmp_path / "tars", (2, 8), 20), []
+    for _ in range(2):
+        found = loading.passed(epoch)
+        loading.check_epoch("tars", found, values[:45])
+        assert [len(names) for names in found[0]] == [20, 20, 5]
+        orders.append([name for names in found[0] for name in names])
+    assert orders[0] != orders[1]
+    assert all(order != sorted(order) for order in orders)
+    del epoch
+    gc.collect()  # its files, as long as this is to be ignored
+
+
 @pytest.mark.parametrize(
     "spoil",
     [lambda rows: rows[::-1], lambda rows: (rows + 1) % SIZES.rows],
@@ -157,7 +192,7 @@ def test_an_epoch_that_loses_repeats_or_spoils_rows_is_refused(loading):
     order = np.array([3, 1, 4, 0, 2])
 
     def check(names, tokens):
-        loading.check_epoch("tars", ([names[:3], names[3:]], torch.from_numpy(tokens)), truth)
+        loading.check_epoch("tars", ([names[:3], names[3:]], torch.from_numpy(tokens[:3])), truth)
 
     check(order, truth[order])
     check([f"{row:08d}" for row in order], truth[order])
