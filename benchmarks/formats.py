@@ -229,8 +229,9 @@ def epoch_of_tars(
     import webdataset
 
     tars = sorted(map(str, path.glob("*.tar")))
+    # without detshuffle the shards would have the same order in every epoch
     found = (
-        webdataset.WebDataset(tars, shardshuffle=len(tars), empty_check=False)
+        webdataset.WebDataset(tars, shardshuffle=len(tars), detshuffle=True, empty_check=False)
         .shuffle(SHUFFLED)
         .to_tuple("__key__", "bin")
         .batched(batch, collation_fn=None)
