@@ -17,9 +17,6 @@ forward is the logits of a batch without gradients, training is logits, loss and
 First results are compared with ours: logits and each weight's gradient differ by at most TOLERANCE of their
 norm. Times are medians after a first call; of jobs that take seconds fewer turns are taken.
 
-Numbers that are nearly 0 are flushed to 0: without, oneDNN's gradient of the model's depthwise convolution
-takes 10 ms or seconds on the same inputs, whatever scans.
-
 Not run: training with the loop at more than LOOP_TRAINED steps, since the gradient of each step's slice is a
 whole tensor of states, and what does not fit into memory. About five minutes on two quiet cores.
 
@@ -64,7 +61,6 @@ def main() -> None:
     arguments = parse()
     if arguments.quick:
         arguments.lengths, arguments.repeats = [8], 1
-    torch.set_flush_denormal(True)  # before there are threads, which take it over
     torch.set_num_threads(arguments.threads)
     config = shape(arguments)
     run = Harness(
