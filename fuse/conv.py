@@ -2,11 +2,15 @@
 
     y_t = bias + sum_k w_k u_{t - K + 1 + k}
 
-On a CPU a sum of K shifted products, a few rows at a time so that they stay in cache: at 1,569 steps
-PyTorch's own convolution, which wants channels before steps, takes about eight times as long, most of it for
-its gradient. Elsewhere it is PyTorch's own.
+On a CPU a sum of K shifted products: in conv.c, which the install builds where a C compiler is at hand, for
+float32 and up to 16 taps; else, and to test it against, in PyTorch, a few rows at a time so that they stay in
+cache. PyTorch's own convolution wants channels before steps, and at 1,569 of them takes about eight times as
+long as the second way, most of it for its gradient. Elsewhere it is PyTorch's own.
 """
 
+import ctypes
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from mambavl.cache.native import load
+from mambavl.fuse.parts import parts_of, threads_for
 from mambavl.fuse.scan.operator import stack_heads, unstack_heads
 
 BLOCK = 2**19  # numbers of a few rows, about what a core's cache holds
+VERSION = 1  # of conv.c
+ALONE = 2**16  # numbers of u; a thread is not made for fewer
 
 
 def causal_conv(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -30,8 +38,21 @@ def causal_conv(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 @torch.library.custom_op("mambavl::causal_conv", mutates_args=())
 def forward(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """As `causal_conv`."""
-    y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     taps = _taps(weight)
+    return (native_forward if _native(u, taps) else torch_forward)(u, taps, bias)
+
+
+@torch.library.custom_op("mambavl::causal_conv_backward", mutates_args=())
+def backward(dy: Tensor, u: Tensor, weight: Tensor) -> list[Tensor]:
+    """Gradients of u, weight and bias."""
+    taps = _taps(weight)
+    du, dtaps, dbias = (native_backward if _native(u, taps) else torch_backward)(dy, u, taps)
+    return [du, dtaps.flip(0).t()[:, None].contiguous(), dbias]
+
+
+def torch_forward(u: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    """u (B, L, D), taps (K, D) as `_taps` has them, bias (D,) -> (B, L, D)."""
+    y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     for rows in _rows(u):
         torch.addcmul(bias, u[rows], taps[0], out=y[rows])
         for back, tap in enumerate(taps[1 : u.shape[1]], 1):
@@ -39,13 +60,10 @@ def forward(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return y
 
 
-@torch.library.custom_op("mambavl::causal_conv_backward", mutates_args=())
-def backward(dy: Tensor, u: Tensor, weight: Tensor) -> list[Tensor]:
-    """Gradients of u, weight and bias."""
-    taps = _taps(weight)
+def torch_backward(dy: Tensor, u: Tensor, taps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of u, taps and bias."""
     du = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-    dtaps = torch.zeros(len(taps), len(weight), dtype=u.dtype, device=u.device)
-    dbias = torch.zeros_like(weight[:, 0, 0])
+    dtaps, dbias = torch.zeros_like(taps), torch.zeros_like(taps[0])
     for rows in _rows(u):
         torch.mul(dy[rows], taps[0], out=du[rows])
         dtaps[0] += (dy[rows] * u[rows]).sum((0, 1))
@@ -53,7 +71,85 @@ def backward(dy: Tensor, u: Tensor, weight: Tensor) -> list[Tensor]:
         for back, tap in enumerate(taps[1 : u.shape[1]], 1):
             du[rows, :-back].addcmul_(dy[rows, back:], tap)
             dtaps[back] += (dy[rows, back:] * u[rows, :-back]).sum((0, 1))
-    return [du, dtaps.flip(0).t()[:, None].contiguous(), dbias]
+    return du, dtaps, dbias
+
+
+# --- the same in C
+
+
+class _Part(ctypes.Structure):
+    """`struct conv` of conv.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("steps", "channels", "taps", "first_row", "end_row")),
+        *((name, ctypes.c_int64) for name in ("u_row", "u_step")),
+        *((name, ctypes.c_void_p) for name in ("u", "tap", "bias", "y", "dy", "du", "dtap", "dbias")),
+    )
+
+
+def native_forward(u: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    """As `torch_forward`."""
+    u, bias = _channels_together(u.detach()), bias.detach().contiguous()
+    y = torch.empty(u.shape, dtype=u.dtype)
+    _run(u, [{"tap": taps, "bias": bias, "y": y}] * len(_rows_of(u)))
+    return y
+
+
+def native_backward(dy: Tensor, u: Tensor, taps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `torch_backward`."""
+    u, dy = _channels_together(u.detach()), dy.contiguous()
+    du, parts = torch.empty(u.shape, dtype=u.dtype), len(_rows_of(u))
+    dtaps, dbias = taps.new_zeros(parts, *taps.shape), taps.new_zeros(parts, taps.shape[1])
+    sums = zip(dtaps, dbias, strict=True)  # a part adds to its own, which are added in their order
+    _run(u, [{"tap": taps, "dy": dy, "du": du, "dtap": own, "dbias": bias} for own, bias in sums])
+    return du, dtaps.sum(0), dbias.sum(0)
+
+
+def _run(u: Tensor, tensors: list[dict[str, Tensor]]) -> None:
+    """`tensors`: of each part."""
+    sizes = {"steps": u.shape[1], "channels": u.shape[2], "taps": len(tensors[0]["tap"]) if tensors else 0}
+    strides = {"u_row": u.stride(0), "u_step": u.stride(1), "u": u.data_ptr()}
+    parts = [
+        _Part(
+            **sizes,
+            **strides,
+            **{name: x.data_ptr() for name, x in own.items()},
+            first_row=first,
+            end_row=end,
+        )
+        for (first, end), own in zip(_rows_of(u), tensors, strict=True)
+    ]
+    library, _ = _library()
+    assert library is not None
+    library.mambavl_conv_run((_Part * len(parts))(*parts), len(parts), threads_for(u.numel(), ALONE))
+
+
+def _rows_of(u: Tensor) -> list[tuple[int, int]]:
+    return parts_of(len(u), u.shape[1], threads_for(u.numel(), ALONE))
+
+
+def _channels_together(u: Tensor) -> Tensor:
+    return u if u.stride(2) == 1 else u.contiguous()
+
+
+def _native(u: Tensor, taps: Tensor) -> bool:
+    library, _ = _library()
+    if library is None or u.device.type != "cpu" or {u.dtype, taps.dtype} != {torch.float32}:
+        return False
+    return 1 <= len(taps) <= library.mambavl_conv_most_taps()
+
+
+def unavailable() -> str | None:
+    """Why the one in C cannot be used here; None: it can."""
+    return _library()[1] or None
+
+
+@cache
+def _library() -> tuple[ctypes.CDLL | None, str]:
+    return load(Path(__file__).parent, "conv", VERSION)
+
+
+# --- for both
 
 
 def _taps(weight: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ def examine() -> dict[str, dict[str, str]]:
     import torch
 
     from mambavl.cache import gather
+    from mambavl.fuse import conv
 
     gpu = "none; everything here runs on the CPU"
     if torch.cuda.is_available():
@@ -53,6 +54,7 @@ def examine() -> dict[str, dict[str, str]]:
         "video decoders": {name: _importable(name, OPTIONAL.get(name, "")) for name in ("av", "decord")},
         "scan backends": _scans(),
         "feature stores": {"native gather": gather.status()},
+        "fusion": {"native convolution": conv.unavailable() or "ok"},
         "demo encoders": {name: _importable(name, to_install("demo")) for name in DEMO_MODULES},
     }
 

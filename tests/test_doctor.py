@@ -23,6 +23,7 @@ def test_every_section_has_findings(found):
         "video decoders",
         "scan backends",
         "feature stores",
+        "fusion",
         "demo encoders",
     ]
     assert all(text for entries in found.values() for text in entries.values())

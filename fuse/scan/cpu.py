@@ -3,9 +3,8 @@ tensors.
 
 The same install builds it where a C compiler is at hand; `doctor` says so where none was. Threads are the
 library's own, as many as torch uses, and begin and end with a call (ctypes releases the interpreter's lock):
-nothing here meets torch's OpenMP. Rows of the batch are cut into parts in a fixed way, and a thread that is
-free takes the next, so that a core which others slow down holds nobody up. Sums over rows are added in the
-order of the parts: the same number of threads gives the same bits. Where u, delta, z
+nothing here meets torch's OpenMP. Rows of the batch are cut into parts (`fuse.parts`); the same number of
+threads gives the same bits. Where u, delta, z
 and B and C by step are all bfloat16 or all float16 they are read as they are, and y and their gradients
 written so; where their dtypes differ they are widened to float32 first. The rest is float32: state, sums, A,
 D.
@@ -14,7 +13,6 @@ D.
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import overload
 
@@ -23,10 +21,10 @@ from torch import Tensor
 
 from mambavl.cache.native import load
 from mambavl.configs.errors import UsageError
+from mambavl.fuse.parts import cut, parts_of, threads_for
 from mambavl.fuse.scan.inputs import CHUNK, Options, ScanInputs, common_groups, expand_groups, sum_groups
 
 VERSION, NO_MEMORY = 5, 1  # of scan.c
-SHARES, LEAST = 4, 128  # parts for a thread at most; steps of a part at least, over all its rows
 ALONE = 2**18  # states over all steps; a thread is not made for fewer, which take less than a tenth of a ms
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 INSTRUCTIONS = {"baseline": 1, "avx2": 2, "avx512": 3}
@@ -226,14 +224,12 @@ class _Inputs:
 
     def cut(self) -> list[tuple[int, int, int, int]]:
         """(first row, row after the last, first channel, channel after the last) of each part."""
-        work = self.batch * self.steps * self.channels * self.states
-        threads = max(1, min(torch.get_num_threads(), work // ALONE))
-        shares = min(SHARES, self.batch // threads, self.batch * self.steps // (LEAST * threads))
-        rows = _cut(self.batch, min(threads * max(1, shares) if threads > 1 else 1, self.batch))
+        threads = threads_for(self.batch * self.steps * self.channels * self.states, ALONE)
+        rows = parts_of(self.batch, self.steps, threads)
         lanes = 16  # cuts lie where no vector is torn
         cuts = max(1, min(threads // max(len(rows), 1), self.channels // lanes))
         channels = [
-            (lanes * a, min(lanes * b, self.channels)) for a, b in _cut(-(-self.channels // lanes), cuts)
+            (lanes * a, min(lanes * b, self.channels)) for a, b in cut(-(-self.channels // lanes), cuts)
         ]
         return [(*row, *channel) for row in rows for channel in channels]
 
@@ -245,12 +241,6 @@ class _Inputs:
         own = dict(zip(("first_row", "end_row", "from", "to"), part, strict=True))
         self.parts.append(_Part(**sizes, **constant, **self.flags, **own, **pointers))
         self.kept.append(tensors)
-
-
-def _cut(count: int, parts: int) -> list[tuple[int, int]]:
-    """`count` things in order, in `parts` runs of nearly the same length."""
-    edges = [count * i // parts for i in range(parts + 1)] if parts else [0]
-    return list(pairwise(edges))
 
 
 @overload

@@ -11,17 +11,14 @@
  * kernel.h holds the loops. It is compiled once for each instruction set; which one runs is chosen when the program does.
  */
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+#include "../native.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -123,18 +120,6 @@ EXPORT int32_t mambavl_scan_instructions(void)
     return 1;
 }
 
-/* Asks for large pages under an output that is to be written for the first time. A fault for every 4 KiB of it took half of the
- * time where much is written. */
-static void large_pages(void *from, int64_t bytes)
-{
-#ifdef MADV_HUGEPAGE
-    const uintptr_t large = 1 << 21, first = ((uintptr_t)from + large - 1) / large * large;
-    const uintptr_t last = ((uintptr_t)from + (uintptr_t)bytes) / large * large;
-    if (last > first)
-        madvise((void *)first, last - first, MADV_HUGEPAGE); /* a wish: what comes of it is the system's affair */
-#endif
-}
-
 static int32_t run(const struct scan *s, int32_t backward)
 {
     const int32_t wanted = s->instructions ? s->instructions : mambavl_scan_instructions();
@@ -157,48 +142,23 @@ static int32_t run(const struct scan *s, int32_t backward)
     return run_baseline(s, backward);
 }
 
-/* What threads have in common. */
-struct job {
+struct call {
     const struct scan *parts;
-    int32_t count, backward;
-    int32_t next, code; /* the part that nobody has taken yet; what is wrong, DONE if nothing */
+    int32_t backward;
 };
 
-/* Takes one part after the other until none is left. */
-static void *work(void *given)
+static int32_t run_part(const void *given, int32_t part)
 {
-    struct job *job = given;
-    for (;;) {
-        const int32_t own = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
-        if (own >= job->count)
-            return NULL;
-        const int32_t code = run(job->parts + own, job->backward);
-        if (code != DONE)
-            __atomic_store_n(&job->code, code, __ATOMIC_RELAXED);
-    }
+    const struct call *call = given;
+    return run(call->parts + part, call->backward);
 }
 
-/* All parts, by `threads` threads, the caller being one. The others are made for this call: a new thread starts on a core that is
- * idle, one that is woken up often beside the one that woke it, and waits there for milliseconds. Where the system gives fewer,
- * these do it all. Signals stay with threads that know them. */
 EXPORT int32_t mambavl_scan_run(const struct scan *parts, int32_t count, int32_t threads, int32_t backward)
 {
-    struct job job = {parts, count, backward, 0, DONE};
     const int32_t best = mambavl_scan_instructions();
     for (int32_t i = 0; i < count; i++)
         if (parts[i].instructions > best)
             return NO_INSTRUCTIONS;
-    int32_t others = (threads < count ? threads : count) - 1, made = 0;
-    pthread_t *ids = others > 0 ? malloc(sizeof *ids * (size_t)others) : NULL;
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (ids && made < others && !pthread_create(&ids[made], NULL, work, &job))
-        made++;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    work(&job);
-    for (int32_t i = 0; i < made; i++)
-        pthread_join(ids[i], NULL);
-    free(ids);
-    return job.code;
+    const struct call call = {parts, backward};
+    return in_threads(threads, count, run_part, &call);
 }

@@ -1,4 +1,6 @@
-"""The causal convolution against PyTorch's own: values, gradients, stacked heads, compiled, counted."""
+"""The causal convolution against PyTorch's own: values, gradients, stacked heads, compiled, counted; in C as
+without.
+"""
 
 import pytest
 import torch
@@ -26,8 +28,11 @@ def draw(batch=3, length=11, channels=6, taps=4, dtype=torch.float64):
     ("batch", "length", "taps"),
     [(3, 11, 4), (3, 3, 4), (1, 1, 4), (2, 5, 1), (0, 4, 4), (2, 0, 4), (70, 9, 3)],
 )
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_values_and_gradients_are_those_of_a_convolution(batch, length, taps, dtype, monkeypatch):
+def test_values_and_gradients_are_those_of_a_convolution(batch, length, taps, dtype, native, monkeypatch):
+    if not native:
+        monkeypatch.setattr(conv, "_native", lambda u, taps: False)
     monkeypatch.setattr(conv, "BLOCK", 128)  # many blocks of rows, the last one short
     x = [v.requires_grad_() for v in draw(batch, length, 6, taps, dtype)]
     y = causal_conv(*x)
@@ -43,6 +48,50 @@ def test_values_and_gradients_are_those_of_a_convolution(batch, length, taps, dt
         torch.testing.assert_close(
             a, b, rtol=1e-4 if dtype == torch.float32 else 1e-9, atol=1e-5 if dtype == torch.float32 else 1e-9
         )
+
+
+LIBRARY = conv.unavailable()
+
+
+@pytest.mark.skipif(bool(LIBRARY), reason=LIBRARY or "")
+@pytest.mark.parametrize(
+    ("batch", "length", "channels", "taps"),
+    [(1, 1, 1, 1), (5, 40, 600, 4), (33, 40, 513, 3), (2, 5, 37, 16), (3, 2, 1030, 8)],
+)
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_in_c_it_is_what_it_is_in_pytorch(batch, length, channels, taps, threads, monkeypatch):
+    """More channels than are done at a time, more taps than steps, parts of rows, u a slice of something."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(conv, "ALONE", 1)
+    u, weight, bias = draw(batch, length, channels, taps, torch.float32)
+    wide = torch.cat([u + 1, u, u - 1], 2)[..., channels : 2 * channels]
+    dy, order = torch.randn(batch, length, channels), conv._taps(weight)
+    assert not wide.is_contiguous() or u.numel() == 1
+    y = conv.native_forward(wide, order, bias)
+    found = (y, *conv.native_backward(dy, wide, order))
+    expected = (conv.torch_forward(u, order, bias), *conv.torch_backward(dy, u, order))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
+    again = (conv.native_forward(wide, order, bias), *conv.native_backward(dy, wide, order))
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+@pytest.mark.skipif(bool(LIBRARY), reason=LIBRARY or "")
+def test_what_c_does_not_take_is_done_in_pytorch():
+    u, weight, bias = draw(2, 20, 3, 17, torch.float32)
+    taps = conv._taps(weight)
+    assert conv._native(u, taps[:16])
+    for tensor, few in ((u, taps), (u, taps[:0]), (u.double(), taps[:4].double()), (u.to("meta"), taps[:4])):
+        assert not conv._native(tensor, few)
+    torch.testing.assert_close(causal_conv(u, weight, bias), by_torch(u, weight, bias), rtol=1e-4, atol=1e-5)
+
+
+def test_without_the_library_it_is_the_same(monkeypatch):
+    x = draw(dtype=torch.float32)
+    expected = causal_conv(*x)
+    monkeypatch.setattr(conv, "_library", lambda: (None, "not built"))
+    assert conv.unavailable() == "not built"
+    torch.testing.assert_close(causal_conv(*x), expected)
 
 
 def test_gradients_match_finite_differences_and_a_second_derivative_is_refused():

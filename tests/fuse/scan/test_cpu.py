@@ -97,23 +97,6 @@ def test_threads_share_rows_and_channels_and_repeat_to_the_bit(batch, monkeypatc
 
 
 @pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))
-def test_more_rows_make_more_parts_than_threads(monkeypatch):
-    """33 rows of 40 steps: at most 4 parts a thread, of 128 steps or more; a single thread has one. They are
-    2,112,000 states over all steps, enough for 8 threads.
-    """
-    streams = [ScanInputs(*(draw(batch=33, length=40, channels=100)[k] for k in ("u", "delta", "B", "C")))]
-    cut = lambda threads: (
-        monkeypatch.setattr(torch, "get_num_threads", lambda: threads),
-        cpu._Inputs(torch.ones(100, 16), streams[0], Options()).cut(),
-    )[1]
-    assert cut(1) == [(0, 33, 0, 100)]
-    for threads, parts in ((2, 8), (3, 9), (7, 7), (33, 8)):
-        found = cut(threads)
-        rows = [row for part in found for row in range(*part[:2])]
-        assert (len(found), rows) == (parts, list(range(33))), threads
-
-
-@pytest.mark.skipif(bool(cpu.unavailable()), reason=str(cpu.unavailable()))
 def test_streams_of_a_call_equal_those_alone():
     """Their parts are in one list, which two threads work off."""
     torch.set_num_threads(2)
