@@ -123,7 +123,7 @@ def selective_scan(
     devices that do not go together.
     """
     stream = ScanInputs(u, delta, B, C, D, z, delta_bias, lengths, initial_state)
-    [(y, last)] = _scan([stream], A, Options(delta_softplus, zoh), backend)
+    [(y, last)] = _scan([stream], A, Options(delta_softplus, zoh, state=return_last_state), backend)
     return (y, last) if return_last_state else y
 
 
@@ -168,7 +168,7 @@ def pooled_selective_scans(
 def _scan(
     streams: list[ScanInputs], A: Tensor, options: Options, backend: str
 ) -> list[tuple[Tensor, Tensor]]:
-    """(y or its mean, last state) of each stream."""
+    """(y or its mean, last state) of each stream; a state that is not asked for may have no numbers."""
     _check(streams, A)
     device = A.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):

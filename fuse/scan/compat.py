@@ -6,6 +6,9 @@ They then run and train where `selective_scan` does: on a CPU too. Channels befo
 L steps, D channels, N states, G groups of channels that share B_t and C_t.
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from mambavl.fuse.scan import selective_scan
@@ -31,13 +34,13 @@ def selective_scan_fn(
     if A.is_complex():
         raise ValueError("A is complex; this scan has real states alone, as Mamba's are")
     found = selective_scan(
-        u.mT,
-        delta.mT,
+        _Transposed.apply(u),
+        _Transposed.apply(delta),
         A,
         _steps_first(B),
         _steps_first(C),
         D,
-        None if z is None else z.mT,
+        None if z is None else _Transposed.apply(z),
         delta_bias,
         delta_softplus,
         return_last_state=return_last_state,
@@ -45,6 +48,34 @@ def selective_scan_fn(
     if isinstance(found, tuple):
         return found[0].mT, found[1]
     return found.mT
+
+
+class _Transposed(torch.autograd.Function):
+    """(B, D, L) -> (B, L, D) or back, contiguous; so is its gradient, with which others go on."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return _transposed(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        return _Transposed.apply(dy)
+
+
+def _transposed(x: Tensor) -> Tensor:
+    """On a CPU PyTorch copies a transposed matrix in blocks, a batch of them number by number, which takes
+    several times as long.
+    """
+    in_blocks = (
+        x.device.type == "cpu" and x.is_contiguous() and len(x) > 0 and not torch.compiler.is_compiling()
+    )
+    return torch.stack([matrix.mT.contiguous() for matrix in x]) if in_blocks else x.mT.contiguous()
 
 
 def _steps_first(x: Tensor) -> Tensor:

@@ -77,7 +77,9 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
 def forward(
     A: Tensor, streams: list[ScanInputs], options: Options, keep: bool
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(y, last state (B, N, D), checkpoints (B, chunks, N, D)) of each stream."""
+    """(y, last state (B, N, D), checkpoints (B, chunks, N, D)) of each stream. The state is left out, (B, 0,
+    D), where it is not asked for: where steps are few, writing it takes as long as writing y.
+    """
     calls = [_Inputs(A, s, options) for s in streams]
     found = [_forward(call, keep) for call in calls]
     _run(calls, backward=False)
@@ -106,11 +108,13 @@ def backward(
 def _forward(call: "_Inputs", keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     """y, the last state and the checkpoints of a stream, which are there once its parts have run."""
     batch, steps, channels = call.u.shape
-    y = call.u.new_empty((batch, channels) if call.pooled else (batch, steps, channels))
-    last = call.a.new_empty(batch, call.states, channels)
+    y = call.u.new_empty((batch, channels) if call.options.pooled else (batch, steps, channels))
+    last = call.a.new_empty(batch, call.states if call.options.state else 0, channels)
     checkpoints = call.a.new_empty(batch, -(-steps // CHUNK) if keep else 0, call.states, channels)
     for part in call.cut():
-        call.add(part, y=y, last=last, checkpoints=checkpoints if keep else None)
+        call.add(
+            part, y=y, last=last if call.options.state else None, checkpoints=checkpoints if keep else None
+        )
     return y, last, checkpoints
 
 
@@ -204,8 +208,9 @@ class _Inputs:
         self.groups = common_groups([s])
         by_step = [x for x in (s.u, s.delta, s.z, s.B, s.C) if x is not None and x.ndim > 2]
         self.dtype = s.u.dtype if len({x.dtype for x in by_step}) == 1 else torch.float32
-        self.pooled = options.pooled
-        self.flags = {**options._asdict(), "instructions": forced_instructions, "type": TYPES[self.dtype]}
+        self.options = options
+        flags = {key: getattr(options, key) for key in ("softplus", "zoh", "pooled")}
+        self.flags = {**flags, "instructions": forced_instructions, "type": TYPES[self.dtype]}
         self.u, self.delta = _ready(s.u, self.dtype), _ready(s.delta, self.dtype)
         self.z = _ready(s.z, self.dtype)
         self.a = _ready(A.t())

@@ -23,11 +23,11 @@ FIELDS = ScanInputs._fields
 
 
 def scan(streams: list[ScanInputs], A: Tensor, options: Options, backend: str) -> list[tuple[Tensor, Tensor]]:
-    """(y, last state (B, D, N)) of each stream."""
+    """(y, last state (B, D, N)) of each stream; (B, D, 0) where the state is not asked for."""
     tensors, present = _pack(streams)
     flags = (*options, _keeps(A, *tensors), backend)
     # the compiler takes no Function that has nothing to differentiate
-    if torch.compiler.is_compiling() and not flags[3]:
+    if torch.compiler.is_compiling() and not flags[-2]:
         found = selective_scan(A, tensors, present, *flags)
     else:
         found = _Scan.apply(A, present, flags, *tensors)
@@ -38,12 +38,15 @@ def scan(streams: list[ScanInputs], A: Tensor, options: Options, backend: str) -
 @torch.library.custom_op("mambavl::selective_scan", mutates_args=())
 def selective_scan(
     A: Tensor, tensors: Sequence[Tensor], present: Sequence[int],
-    softplus: bool, zoh: bool, pooled: bool, keep: bool, backend: str,
+    softplus: bool, zoh: bool, pooled: bool, state: bool, keep: bool, backend: str,
 ) -> list[Tensor]:  # fmt: skip
-    """All y; all last states (B, N, D); all checkpoints (B, chunks, N, D), the states before each chunk,
-    empty unless `keep`.
+    """All y; all last states (B, N, D), or (B, 0, D) without `state`; all checkpoints (B, chunks, N, D), the
+    states before each chunk, empty unless `keep`.
     """
-    found = KERNELS[backend].forward(A, _unpack(tensors, present), Options(softplus, zoh, pooled), keep)
+    options = Options(softplus, zoh, pooled, state)
+    found = KERNELS[backend].forward(A, _unpack(tensors, present), options, keep)
+    if not state:  # a kernel may have written it even so
+        found = [(y, last.new_empty(len(last), 0, last.shape[2]), kept) for y, last, kept in found]
     return [x for column in zip(*found, strict=True) for x in column]
 
 
@@ -51,12 +54,12 @@ def selective_scan(
 def selective_scan_backward(
     dy: Sequence[Tensor], dlast: Sequence[Tensor], checkpoints: Sequence[Tensor],
     A: Tensor, tensors: Sequence[Tensor], present: Sequence[int],
-    softplus: bool, zoh: bool, pooled: bool, backend: str,
+    softplus: bool, zoh: bool, pooled: bool, state: bool, backend: str,
 ) -> list[Tensor]:  # fmt: skip
     """The gradients of A and of `tensors` but lengths, in their shapes and dtypes. dlast: (B, N, D), or (B,
     0, D) for none.
     """
-    options, lasts = Options(softplus, zoh, pooled), [x if x.shape[1] else None for x in dlast]
+    options, lasts = Options(softplus, zoh, pooled, state), [x if x.shape[1] else None for x in dlast]
     da, found = KERNELS[backend].backward(
         A, _unpack(tensors, present), options, list(checkpoints), list(dy), lasts
     )
@@ -97,13 +100,14 @@ def _unpack(tensors: Sequence[Any], present: Sequence[int]) -> list[ScanInputs]:
 @selective_scan.register_fake
 def _(
     A: Tensor, tensors: Sequence[Tensor], present: Sequence[int],
-    softplus: bool, zoh: bool, pooled: bool, keep: bool, backend: str,
+    softplus: bool, zoh: bool, pooled: bool, state: bool, keep: bool, backend: str,
 ) -> list[Tensor]:  # fmt: skip
     ys, lasts, checkpoints = [], [], []
     for s in _unpack(tensors, present):
         batch, steps, channels = s.u.shape
         ys.append(s.u.new_empty((batch, channels) if pooled else (batch, steps, channels)))
-        lasts.append(s.u.new_empty(batch, A.shape[1], channels, dtype=state_dtype(s.u.dtype)))
+        states = A.shape[1] if state else 0
+        lasts.append(s.u.new_empty(batch, states, channels, dtype=state_dtype(s.u.dtype)))
         chunks = -(-steps // CHUNK) if keep else 0
         checkpoints.append(lasts[-1].new_empty(batch, chunks, A.shape[1], channels))
     return [*ys, *lasts, *checkpoints]

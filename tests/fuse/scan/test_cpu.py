@@ -102,7 +102,7 @@ def test_streams_of_a_call_equal_those_alone():
     torch.set_num_threads(2)
     shapes = ((40, 20), (3, 70), (1, 5))
     made = [draw(seed=i, batch=batch, length=length) for i, (batch, length) in enumerate(shapes)]
-    A, options = made[0]["A"], Options(softplus=True)
+    A, options = made[0]["A"], Options(softplus=True, state=True)
     streams = [ScanInputs(*(x[k] for k in ("u", "delta", "B", "C"))) for x in made]
     found = cpu.forward(A, streams, options, True)
     dys = [torch.ones_like(y) for y, *_ in found]

@@ -31,8 +31,8 @@ def test_torch_compile_takes_it_whole(backend):
 
 
 @pytest.mark.parametrize("backend", KERNELS)
-@pytest.mark.parametrize("pooled", [False, True])
-def test_its_shapes_are_what_it_promises(backend, pooled):
+@pytest.mark.parametrize(("pooled", "state"), [(False, True), (True, False)])
+def test_its_shapes_are_what_it_promises(backend, pooled, state):
     lengths = (2, 3) if is_interpreted(backend) else (5, 40)  # 40 takes two chunks
     streams = [
         scan.ScanInputs(**{k: v for k, v in put(draw(length=n), backend).items() if k != "A"})
@@ -40,16 +40,17 @@ def test_its_shapes_are_what_it_promises(backend, pooled):
     ]
     a = put(draw(), backend)["A"]
     tensors, present = operator._pack(streams)
-    arguments = (a, tensors, present, True, False, pooled, True, backend)
+    arguments = (a, tensors, present, True, False, pooled, state, True, backend)
     torch.library.opcheck(
         torch.ops.mambavl.selective_scan.default, arguments, test_utils=("test_schema", "test_faketensor")
     )
     found = operator.selective_scan(*arguments)
-    ys, checkpoints = found[:2], found[4:]
+    ys, lasts, checkpoints = found[:2], found[2:4], found[4:]
+    assert {last.shape[1] for last in lasts} == {16 if state else 0}
     outer = ([torch.ones_like(y) for y in ys], [c[:, :0, 0] for c in checkpoints], checkpoints)
     torch.library.opcheck(
         torch.ops.mambavl.selective_scan_backward.default,
-        (*outer, *arguments[:6], backend),
+        (*outer, *arguments[:7], backend),
         test_utils=("test_schema", "test_faketensor"),
     )
 
