@@ -72,6 +72,11 @@ def n(value: float | None, form: str = ".0f") -> str:
     return f"{BEGIN}{'–' if value is None else format(value, form)}{END}"
 
 
+def release(found: dict[str, Any], package: str) -> str:
+    """The version of a package that a result was made with, without its last number."""
+    return f"{BEGIN}{'.'.join(found['conditions']['versions'][package].split('.')[:2])}{END}"
+
+
 def texts(results: dict[str, Any]) -> Iterator[Text]:
     """All that README and docs say of results."""
     yield from of_scan(results["scan"])
@@ -89,23 +94,62 @@ def texts(results: dict[str, Any]) -> Iterator[Text]:
 def of_scan(found: dict[str, Any]) -> Iterator[Text]:
     both, page = "plain forward+backward", "docs/scan.md"
     times = {
-        shape: {way: one[both] for way, one in ways.items()}
+        (shape, key): {way: one[key] for way, one in ways.items()}
+        for key in (both, "plain forward")
         for shape, ways in found["scans_milliseconds"].items()
     }
-    first = times["128x16x1536"]
+    first = times["128x16x1536", both]
+    jax, mambapy, theirs = (release(found, name) for name in ("jax", "mambapy", "transformers"))
+    yield (
+        page,
+        "| batch x steps x channels | `cpu` | `chunked` | loop, compiled | loop | "
+        f"JAX {jax} | mambapy {mambapy} | transformers {theirs} |",
+    )
     yield (
         "README.md",
-        f"Forward and backward of 128 x 16 x 1,536 take {n(first['cpu'])} ms on two cores; a loop over "
-        f"`unbind(1)` in PyTorch takes {n(first['unbound'] / first['cpu'])} times as long, mambapy 1.2 "
+        f"Forward and backward of 128 x 16 x 1,536 take {n(first['cpu'])} ms on two cores; the best loop "
+        f"that we know in PyTorch, compiled, takes {n(first['compiled'] / first['cpu'], '.1f')} times as "
+        f"long, JAX {n(first['jax'] / first['cpu'])} times, mambapy {mambapy} "
         f"{n(first['mambapy'] / first['cpu'])} times.",
     )
-    for shape, own in times.items():
+    for (shape, key), own in times.items():
         batch, steps, channels = (int(size) for size in shape.split("x"))
         others = [
-            n(own[way] and own[way] / own["cpu"])
-            for way in ("chunked", "sequential", "unbound", "mambapy", "transformers")
+            n(own[way] and own[way] / own["cpu"], ".1f")
+            for way in ("chunked", "compiled", "loop", "jax", "mambapy", "transformers")
         ]
-        yield page, f"| {batch} x {steps:,} x {channels:,} | {n(own['cpu'])} ms | {' | '.join(others)} |"
+        what = f"{batch} x {steps:,} x {channels:,}, {'both' if key == both else 'forward'}"
+        yield page, f"| {what} | {n(own['cpu'], '.1f')} ms | {' | '.join(others)} |"
+    rates = found["machine_rates"]
+    beside = {
+        kind: max(0.0, 100 * (rates["multiply_adds"] / rates[f"beside_{kind}"] - 1))
+        for kind in ("additions", "lookups")
+    }
+    yield (
+        page,
+        f"a multiply-add with an addition beside it takes {n(beside['additions'])} % longer than one alone, "
+        f"with a lookup {n(beside['lookups'])} %",
+    )
+    rest = found["rest"]
+    yield (
+        page,
+        f"bfloat16 takes {n(rest['bfloat16_vs_float32'], '.2f')} of float32's time at the first shape.",
+    )
+    yield (
+        page,
+        f"takes {n(rest['plain_memory_beyond_gigabytes'], '.1f')} GB, "
+        f"{n(rest['plain_memory_beyond_vs_inputs'], '.2f')} of its inputs.",
+    )
+    yield (
+        page,
+        f"The pooled scan saves a Mamba block of 1,569 tokens {n(100 * rest['pooled_block_saving'])} % of "
+        "its time",
+    )
+    yield (
+        page,
+        f"2 x 40 tokens takes {n(rest['step_vs_products'], '.2f')} times as long as its matrix products "
+        "alone.",
+    )
     reached = {
         way: [n(one[way]["percent"]) for one in found["roofline"].values()] for way in (both, "plain forward")
     }
@@ -113,6 +157,16 @@ def of_scan(found: dict[str, Any]) -> Iterator[Text]:
         page,
         f"the three shapes reach {reached[both][0]}, {reached[both][1]} and {reached[both][2]} % forward and "
         "backward ({}, {} and {} % forward).".format(*reached["plain forward"]),
+    )
+    at_best = [
+        n(ways["compiled"] / ways["cpu"] * 100 / found["roofline"][shape][both]["percent"], ".1f")
+        for (shape, key), ways in times.items()
+        if key == both and ways["compiled"]
+    ]
+    yield (
+        page,
+        f"Even at 100 % the compiled loop would take {' and '.join(at_best)} times as long, forward and "
+        "backward at the first two.",
     )
 
 
@@ -304,7 +358,10 @@ def of_training(found: dict[str, Any]) -> Iterator[Text]:
         f"from epoch {n(paid['frames'])} on. In steps of {n(large['rows'])} rows a row from the cache takes "
         f"{n(1e3 * large['seconds_a_row'], '.1f')} ms.",
     )
-    hours = {key: n(ek100[key], ",.0f") for key in ("cache", "extraction", "loop", "frames")}
+    hours = {
+        key: n(ek100[key], ",.1f" if key == "cache" else ",.0f")
+        for key in ("cache", "extraction", "loop", "frames")
+    }
     yield (
         page,
         f"{n(ek100['epochs'])} epochs of EK100's {n(ek100['rows'], ',')} rows would take {hours['cache']} "
