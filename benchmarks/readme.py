@@ -108,7 +108,7 @@ def of_scan(found: dict[str, Any]) -> Iterator[Text]:
     yield (
         "README.md",
         f"Forward and backward of 128 x 16 x 1,536 take {n(first['cpu'])} ms on two cores; the best loop "
-        f"that we know in PyTorch, compiled, takes {n(first['compiled'] / first['cpu'], '.1f')} times as "
+        f"we know in PyTorch, compiled, takes {n(first['compiled'] / first['cpu'], '.1f')} times as "
         f"long, JAX {n(first['jax'] / first['cpu'])} times, mambapy {mambapy} "
         f"{n(first['mambapy'] / first['cpu'])} times.",
     )

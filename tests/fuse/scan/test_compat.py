@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mambavl.fuse.scan.compat import _Transposed, selective_scan_fn
+from mambavl.fuse.scan import compat
+from mambavl.fuse.scan.compat import selective_scan_fn
 
 BATCH, CHANNELS, STATES = 2, 4, 8
 # of outputs and of gradients, by dtype: those that mamba-ssm's kernel is held to
@@ -100,7 +101,7 @@ def test_what_is_transposed_has_its_numbers_and_its_gradient(shape):
     """Also half of a wider tensor, stacked by vmap, and compiled."""
     wide = torch.randn(shape[0], 2 * shape[1], shape[2], requires_grad=True)
     for x in (wide, wide[:, : shape[1]], wide.detach().mT.contiguous().mT.requires_grad_()):
-        found = _Transposed.apply(x)
+        found = compat._Transposed.apply(x)
         assert found.is_contiguous()
         assert torch.equal(found, x.mT)
         dy = torch.randn(found.shape)
@@ -108,8 +109,8 @@ def test_what_is_transposed_has_its_numbers_and_its_gradient(shape):
         assert gradient.is_contiguous()
         assert torch.equal(gradient, dy.mT)
     stacked = torch.randn(2, *shape)
-    assert torch.equal(torch.func.vmap(_Transposed.apply)(stacked), stacked.mT)
-    compiled = torch.compile(lambda x: _Transposed.apply(x) * 2, fullgraph=True, backend="aot_eager")
+    assert torch.equal(torch.func.vmap(compat._Transposed.apply)(stacked), stacked.mT)
+    compiled = torch.compile(lambda x: compat._Transposed.apply(x) * 2, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(wide.detach()), 2 * wide.detach().mT)
 
 
