@@ -156,14 +156,16 @@ def processor() -> str:
 
 
 def commit(checkout: Path = ROOT) -> str | None:
-    """The one that is checked out; with `+` where program files differ from it, None outside git."""
+    """The one that is checked out; with `+` where program files differ from it or are new."""
     git = ["git", "-C", str(checkout)]
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode:
         return None
     code = ["*.py", "*.c", "*.h", "*.toml"]
-    differs = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *code], check=False).returncode
-    return head.stdout.strip() + ("+" if differs else "")
+    differs = subprocess.run(
+        [*git, "status", "--porcelain", "--", *code], capture_output=True, text=True, check=True
+    )
+    return head.stdout.strip() + ("+" if differs.stdout else "")
 
 
 def status_bytes(field: str) -> int:

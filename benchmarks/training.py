@@ -14,15 +14,15 @@ each. Only the video differs in where it comes from:
               loop can hope for, at 2.4 MB a row
 
 Losses of the first epoch are compared: those of loop and frames with those of cache, within LOSSES of them;
-so are the features of
-a batch, within FEATURES of the largest, since the store rounds them. Shares are of an epoch:
-reading (for loop: decoding and resizing), encoding, head, which is forward, loss, backward, clipping and
-AdamW.
+so are the features of a batch, within FEATURES of the largest, since the store rounds them. Shares are of
+three stages: reading (for loop: decoding and resizing), encoding, and the head, which is forward, loss,
+backward, clipping and AdamW.
 
 The encoder has its true width, 16 frames a row as in the paper, and random weights, which take as long as
 others. Videos are drawn as benchmarks/job.py draws them, with rows as long and as dense as EK100's. Both
 questions of a row come from memory in all three ways. An encoder takes seconds a row on a CPU, so the batches
-are small; as they make the head dear, a step of HEAD_BATCH rows from the cache is measured besides.
+are small; as they make the head dear, a step of HEAD_BATCH rows is measured besides, of which no two are
+equal, as the head computes equal rows once.
 
 From these follow, as arithmetic: after how many epochs the cache has paid off, the least E with
 extraction + E x cache < E x loop, the building of the encoder left out everywhere; and what 30
@@ -160,11 +160,28 @@ def figures(loop: "Training", seconds: list[float], rows: int) -> dict[str, Any]
 
 
 def large_batch(data: FeatureData, arguments: argparse.Namespace) -> dict[str, Any]:
-    """A step of HEAD_BATCH rows from the cache, where each row comes several times."""
+    """HEAD_BATCH rows: read from the cache, where each comes several times, and a step on as many that are
+    drawn, since of equal rows the head computes one.
+    """
     loop = Training("cache", data, None, None, HEAD_BATCH)
     rows = np.resize(data.train, QUICK["batch"] if arguments.quick else HEAD_BATCH)
-    seconds = turns({"step": partial(loop.steps, [rows])}, 1 + 2 * arguments.repeats)["step"]
+    streams = drawn_batch(len(rows), loop.video(rows)[0].shape[2])
+
+    def step() -> None:
+        loop.new_epoch()
+        loop.video(rows)
+        with loop.timed("head"):
+            loop.step(np.arange(len(rows)), streams)
+
+    seconds = turns({"step": step}, 1 + 2 * arguments.repeats)["step"]
     return figures(loop, seconds, len(rows)) | {"rows": len(rows)}
+
+
+def drawn_batch(rows: int, width: int) -> Streams:
+    """Rows of which no two have the same video; texts are the same as often as EK100's."""
+    streams = make_batch(rows, "oracle")
+    video = torch.randn(rows, job.FRAMES, width, generator=torch.Generator().manual_seed(1))
+    return streams | {"video": (video, torch.full((rows,), job.FRAMES))}
 
 
 def arithmetic(found: dict[str, Any]) -> dict[str, Any]:
@@ -248,9 +265,12 @@ class Training:
         self.done += 1
         return self.steps(batches)
 
-    def steps(self, batches: Iterator[np.ndarray] | list[np.ndarray]) -> list[float]:
+    def new_epoch(self) -> None:
         for spent in self.seconds.values():
             spent.append(0.0)
+
+    def steps(self, batches: Iterator[np.ndarray] | list[np.ndarray]) -> list[float]:
+        self.new_epoch()
         losses = []
         for rows in batches:
             streams = {"video": self.video(rows)}

@@ -101,11 +101,9 @@ static int32_t run(const void *parts, int32_t part)
     const int64_t row = c->steps * c->channels;
     large_pages((c->dy ? c->du : c->y) + c->first_row * row, (c->end_row - c->first_row) * row * (int64_t)sizeof(float));
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
-        && __builtin_cpu_supports("avx512vl"))
+    if (best_instructions() == 3)
         run_avx512(c);
-    else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    else if (best_instructions() == 2)
         run_avx2(c);
     else
 #endif

@@ -28,7 +28,12 @@ ALONE = 2**16  # numbers of u; a thread is not made for fewer
 
 
 def causal_conv(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """u (B, L, D), weight (D, 1, K), bias (D,) -> (B, L, D), contiguous; zeros before the first step."""
+    """u (B, L, D), weight (D, 1, K), bias (D,) -> (B, L, D), contiguous; zeros before the first step. Raises
+    ValueError for other shapes.
+    """
+    if u.ndim != 3 or weight.shape[:2] != (u.shape[2], 1) or bias.shape != u.shape[2:]:
+        shapes = f"u is {tuple(u.shape)}, weight {tuple(weight.shape)} and bias {tuple(bias.shape)}"
+        raise ValueError(f"{shapes}; they are (B, L, D), (D, 1, K) and (D,)")
     if u.device.type in ("cpu", "meta") and not torch.is_autocast_enabled("cpu"):
         return _Conv.apply(u, weight, bias)
     padded = F.conv1d(u.mT, weight, bias, padding=weight.shape[2] - 1, groups=u.shape[2])
@@ -39,14 +44,14 @@ def causal_conv(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def forward(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """As `causal_conv`."""
     taps = _taps(weight)
-    return (native_forward if _native(u, taps) else torch_forward)(u, taps, bias)
+    return (native_forward if _native(u, taps, bias) else torch_forward)(u, taps, bias)
 
 
 @torch.library.custom_op("mambavl::causal_conv_backward", mutates_args=())
 def backward(dy: Tensor, u: Tensor, weight: Tensor) -> list[Tensor]:
     """Gradients of u, weight and bias."""
     taps = _taps(weight)
-    du, dtaps, dbias = (native_backward if _native(u, taps) else torch_backward)(dy, u, taps)
+    du, dtaps, dbias = (native_backward if _native(u, taps, dy) else torch_backward)(dy, u, taps)
     return [du, dtaps.flip(0).t()[:, None].contiguous(), dbias]
 
 
@@ -90,51 +95,44 @@ class _Part(ctypes.Structure):
 def native_forward(u: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
     """As `torch_forward`."""
     u, bias = _channels_together(u.detach()), bias.detach().contiguous()
-    y = torch.empty(u.shape, dtype=u.dtype)
-    _run(u, [{"tap": taps, "bias": bias, "y": y}] * len(_rows_of(u)))
+    y, threads = torch.empty(u.shape, dtype=u.dtype), threads_for(u.numel(), ALONE)
+    rows = parts_of(len(u), u.shape[1], threads)
+    _run([_part(u, own, tap=taps, bias=bias, y=y) for own in rows], threads)
     return y
 
 
 def native_backward(dy: Tensor, u: Tensor, taps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """As `torch_backward`."""
     u, dy = _channels_together(u.detach()), dy.contiguous()
-    du, parts = torch.empty(u.shape, dtype=u.dtype), len(_rows_of(u))
-    dtaps, dbias = taps.new_zeros(parts, *taps.shape), taps.new_zeros(parts, taps.shape[1])
-    sums = zip(dtaps, dbias, strict=True)  # a part adds to its own, which are added in their order
-    _run(u, [{"tap": taps, "dy": dy, "du": du, "dtap": own, "dbias": bias} for own, bias in sums])
+    du, threads = torch.empty(u.shape, dtype=u.dtype), threads_for(u.numel(), ALONE)
+    rows = parts_of(len(u), u.shape[1], threads)
+    # what several parts add to has a slice for each of them; the slices are added in their order
+    dtaps, dbias = taps.new_zeros(len(rows), *taps.shape), taps.new_zeros(len(rows), taps.shape[1])
+    sums = zip(rows, dtaps, dbias, strict=True)
+    _run([_part(u, own, tap=taps, dy=dy, du=du, dtap=tap, dbias=bias) for own, tap, bias in sums], threads)
     return du, dtaps.sum(0), dbias.sum(0)
 
 
-def _run(u: Tensor, tensors: list[dict[str, Tensor]]) -> None:
-    """`tensors`: of each part."""
-    sizes = {"steps": u.shape[1], "channels": u.shape[2], "taps": len(tensors[0]["tap"]) if tensors else 0}
-    strides = {"u_row": u.stride(0), "u_step": u.stride(1), "u": u.data_ptr()}
-    parts = [
-        _Part(
-            **sizes,
-            **strides,
-            **{name: x.data_ptr() for name, x in own.items()},
-            first_row=first,
-            end_row=end,
-        )
-        for (first, end), own in zip(_rows_of(u), tensors, strict=True)
-    ]
+def _part(u: Tensor, rows: tuple[int, int], tap: Tensor, **tensors: Tensor) -> _Part:
+    sizes = {"steps": u.shape[1], "channels": u.shape[2], "taps": len(tap)}
+    strides = {"u_row": u.stride(0), "u_step": u.stride(1)}
+    pointers = {name: x.data_ptr() for name, x in {"u": u, "tap": tap, **tensors}.items()}
+    return _Part(**sizes, **strides, **pointers, first_row=rows[0], end_row=rows[1])
+
+
+def _run(parts: list[_Part], threads: int) -> None:
     library, _ = _library()
     assert library is not None
-    library.mambavl_conv_run((_Part * len(parts))(*parts), len(parts), threads_for(u.numel(), ALONE))
-
-
-def _rows_of(u: Tensor) -> list[tuple[int, int]]:
-    return parts_of(len(u), u.shape[1], threads_for(u.numel(), ALONE))
+    library.mambavl_conv_run((_Part * len(parts))(*parts), len(parts), threads)
 
 
 def _channels_together(u: Tensor) -> Tensor:
     return u if u.stride(2) == 1 else u.contiguous()
 
 
-def _native(u: Tensor, taps: Tensor) -> bool:
+def _native(u: Tensor, taps: Tensor, other: Tensor) -> bool:
     library, _ = _library()
-    if library is None or u.device.type != "cpu" or {u.dtype, taps.dtype} != {torch.float32}:
+    if library is None or u.device.type != "cpu" or {u.dtype, taps.dtype, other.dtype} != {torch.float32}:
         return False
     return 1 <= len(taps) <= library.mambavl_conv_most_taps()
 

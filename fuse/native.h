@@ -1,4 +1,4 @@
-/* What the C libraries of stage two share: threads, and large pages. */
+/* What the C libraries of stage two share: which instructions a machine has, large pages, threads. */
 
 #include <pthread.h>
 #include <signal.h>
@@ -7,6 +7,20 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+
+/* The best instruction set that this machine has: 1 baseline, 2 AVX2, 3 AVX-512. */
+static int32_t best_instructions(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
+        && __builtin_cpu_supports("avx512vl"))
+        return 3;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return 2;
+#endif
+    return 1;
+}
 
 /* Asks for large pages under an output that is to be written for the first time. A fault for every 4 KiB of it took half of the
  * time where much is written. */

@@ -46,12 +46,12 @@ def selective_scan_fn(
         return_last_state=return_last_state,
     )
     if isinstance(found, tuple):
-        return found[0].mT, found[1]
-    return found.mT
+        return _Turned.apply(found[0]), found[1]
+    return _Turned.apply(found)
 
 
 class _Transposed(torch.autograd.Function):
-    """(B, D, L) -> (B, L, D) or back, contiguous; so is its gradient, with which others go on."""
+    """(B, D, L) -> (B, L, D), contiguous, and its gradient (B, D, L), with which others go on."""
 
     generate_vmap_rule = True
 
@@ -68,14 +68,31 @@ class _Transposed(torch.autograd.Function):
         return _Transposed.apply(dy)
 
 
+class _Turned(torch.autograd.Function):
+    """(B, L, D) -> (B, D, L), as a view, and its gradient (B, L, D), contiguous, as the scan wants it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        return _Transposed.apply(dy)
+
+
 def _transposed(x: Tensor) -> Tensor:
     """On a CPU PyTorch copies a transposed matrix in blocks, a batch of them number by number, which takes
     several times as long.
     """
-    in_blocks = (
-        x.device.type == "cpu" and x.is_contiguous() and len(x) > 0 and not torch.compiler.is_compiling()
-    )
-    return torch.stack([matrix.mT.contiguous() for matrix in x]) if in_blocks else x.mT.contiguous()
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not len(x) or not x[0].is_contiguous():
+        return x.mT.contiguous()
+    return torch.stack([matrix.mT.contiguous() for matrix in x])
 
 
 def _steps_first(x: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from mambavl.fuse.parts import cut, parts_of, threads_for
 from mambavl.fuse.scan.inputs import CHUNK, Options, ScanInputs, common_groups, expand_groups, sum_groups
 
 VERSION, NO_MEMORY = 5, 1  # of scan.c
-ALONE = 2**18  # states over all steps; a thread is not made for fewer, which take less than a tenth of a ms
+ALONE = 2**18  # states over all steps; a thread is not made for fewer, which take a tenth of a ms
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 INSTRUCTIONS = {"baseline": 1, "avx2": 2, "avx512": 3}
 forced_instructions = 0  # 0: the best that this machine has; tests try the others
@@ -159,9 +159,8 @@ def _backward(
 def _run(calls: list["_Inputs"], backward: bool) -> None:
     """All parts of all calls, by as many threads as torch uses."""
     parts = [part for call in calls for part in call.parts]
-    code = _loaded().mambavl_scan_run(
-        (_Part * len(parts))(*parts), len(parts), torch.get_num_threads(), backward
-    )
+    threads = threads_for(sum(call.work for call in calls), ALONE)
+    code = _loaded().mambavl_scan_run((_Part * len(parts))(*parts), len(parts), threads, backward)
     if code == NO_MEMORY:
         raise MemoryError("the scan found no memory for its states")
     if code:
@@ -204,6 +203,7 @@ class _Inputs:
     def __init__(self, A: Tensor, s: ScanInputs, options: Options) -> None:
         self.batch, self.steps, self.channels = s.u.shape
         self.states = A.shape[1]
+        self.work = self.batch * self.steps * self.channels * self.states
         self.constant_b, self.constant_c = s.B.ndim == 2, s.C.ndim == 2
         self.groups = common_groups([s])
         by_step = [x for x in (s.u, s.delta, s.z, s.B, s.C) if x is not None and x.ndim > 2]
@@ -229,7 +229,7 @@ class _Inputs:
 
     def cut(self) -> list[tuple[int, int, int, int]]:
         """(first row, row after the last, first channel, channel after the last) of each part."""
-        threads = threads_for(self.batch * self.steps * self.channels * self.states, ALONE)
+        threads = threads_for(self.work, ALONE)
         rows = parts_of(self.batch, self.steps, threads)
         lanes = 16  # cuts lie where no vector is torn
         cuts = max(1, min(threads // max(len(rows), 1), self.channels // lanes))

@@ -30,7 +30,7 @@ class Options(NamedTuple):
     softplus: bool = False  # delta is softplus(delta + delta_bias)
     zoh: bool = False  # exact zero-order hold for B (eq. 2) in place of delta B
     pooled: bool = False  # the mean of y over each row's steps in place of y
-    state: bool = False  # the last state is asked for; as many numbers as 16 steps have
+    state: bool = False  # the last state is asked for: as many numbers as N steps have
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -98,6 +98,7 @@ enum { NAME(KEPT) = TOGETHER };
 INLINE void NAME(add_lanes)(vec *kept, const vec *x)
 {
 #ifdef PAIR_LOW
+    _Static_assert(TOGETHER == 4, "pairs of pairs are added");
     vec first = PAIR_LOW(x[0], x[1]) + PAIR_HIGH(x[0], x[1]), second = PAIR_LOW(x[2], x[3]) + PAIR_HIGH(x[2], x[3]);
     *kept += PAIRS_LOW(first, second) + PAIRS_HIGH(first, second);
 #else

@@ -106,19 +106,7 @@ static const float POWERS[32] __attribute__((aligned(64))) = { /* 2^(k / 32) */
 EXPORT int32_t mambavl_scan_version(void) { return VERSION; }
 EXPORT int32_t mambavl_scan_chunk(void) { return CHUNK; }
 
-/* The best instruction set that this machine has, numbered as in `struct scan`. */
-EXPORT int32_t mambavl_scan_instructions(void)
-{
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
-        && __builtin_cpu_supports("avx512vl"))
-        return 3;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return 2;
-#endif
-    return 1;
-}
+EXPORT int32_t mambavl_scan_instructions(void) { return best_instructions(); }
 
 static int32_t run(const struct scan *s, int32_t backward)
 {
