@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.benchmarks import BENCHMARKS, load
+from mambavl.fuse.ragged import equal_rows
 
 WAYS = ("cache", "loop", "frames")
 
@@ -70,6 +71,11 @@ def test_the_arithmetic_is_that_of_a_calculation_by_hand(training):
     }
     found["ways"]["frames"]["seconds_a_row"] = 0.125
     assert training.arithmetic(found)["paid_after"]["frames"] is None  # nothing is saved
+
+
+def test_the_rows_of_the_large_step_all_differ(training):
+    """Of equal ones the head computes one, and the step would be a smaller one."""
+    assert equal_rows(*training.drawn_batch(training.HEAD_BATCH, 16)["video"]) is None
 
 
 def test_other_losses_are_refused(training):
