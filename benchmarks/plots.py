@@ -94,7 +94,7 @@ def scaling(found: dict[str, Any]) -> Picture:
     """Time and memory of a step of training over each axis."""
     titles = {"length": "tokens of the video", "rows": "rows of a batch", "heads": "heads in one pass"}
     rows = []
-    for key, unit in (("milliseconds", "ms a step"), ("megabytes", "MB")):
+    for key, unit in (("fastest", "ms a step"), ("megabytes", "MB")):
         row = []
         for axis, title in titles.items():
             kinds = dict.fromkeys(one["kind"] for one in found[axis])

@@ -15,7 +15,7 @@ from helpers.benchmarks import BENCHMARKS, load
 NO_PROGRAMS = {"harness", "readme", "scale", "plots", "formats"}  # of benchmarks/, but they measure nothing
 PROGRAMS = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - NO_PROGRAMS)
 OLDER = (  # results of before the harness: made anew, they have to be taken off
-    "extraction.json", "job.json", "loading.json", "report.json", "sweeps.json",
+    "extraction.json", "job.json", "report.json", "sweeps.json",
 )  # fmt: skip
 
 

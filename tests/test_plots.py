@@ -25,7 +25,7 @@ def made_results():
     scans = {way: {KEY: 12.5 * 10**place, "plain forward": 3.0} for place, way in enumerate(WAYS)}
     readers = {"h5py": {"milliseconds": 9.75}, "mambavl": {"milliseconds": 0.125}, "lance": None}
     points = [
-        {"kind": kind, "x": x, "milliseconds": x * 1.5, "megabytes": 7.0 + x}
+        {"kind": kind, "x": x, "fastest": x * 1.5, "megabytes": 7.0 + x}
         for x in (16, 4096)
         for kind in ("mambavl", "transformer 6x4")
     ]
