@@ -11,6 +11,7 @@ import argparse
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import resource
@@ -174,6 +175,14 @@ def status_bytes(field: str) -> int:
     """
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def free_gigabytes() -> float:
+    """Memory that may still be taken, as Linux has it; infinite where it is not told."""
+    told = Path("/proc/meminfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    free = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return next((kilobytes * 1024 / 1e9 for kilobytes in free), math.inf)
 
 
 def reset_peak() -> None:

@@ -26,18 +26,16 @@ The last line is JSON: by work and length, how many times as long as ours the fa
 import argparse
 import importlib.util
 import inspect
-import math
 import os
 import shutil
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no processes beside what is timed
 
 import torch
-from harness import Harness, options, spread, turns
+from harness import Harness, free_gigabytes, options, spread, turns
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -188,13 +186,6 @@ def left_out(way: str, work: str, words: Tensor, config: Any) -> str | None:
     kept = KEPT[way] * config.num_hidden_layers if work == "training" else 0
     needed, free = states * (kept + (BESIDES if way != "ours" else 0)), free_gigabytes()
     return f"needs about {needed:.0f} GB and {free:.0f} are free" if needed > 0.9 * free else None
-
-
-def free_gigabytes() -> float:
-    told = Path("/proc/meminfo")
-    lines = told.read_text().splitlines() if told.exists() else []
-    free = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    return next((kilobytes * 1024 / 1e9 for kilobytes in free), math.inf)
 
 
 def show(found: dict[str, Any], scans: dict[str, Scan], notes: list[str], config: Any) -> None:

@@ -54,7 +54,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 import torch.nn.functional as F
-from harness import Harness, clock, options, own_process, spread, status_bytes, turns
+from harness import Harness, clock, free_gigabytes, options, own_process, spread, status_bytes, turns
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -296,7 +296,7 @@ def left_out(way: str, backward: bool, shape: tuple[int, int, int], device: torc
         return "not run: it would be compiled step by step"
     if way == "transformers" and backward and shape[1] > 1000:
         return "not run: the gradient of each step's slice is a whole tensor of states, L squared in all"
-    needed, free = HELD.get(way, 0) * math.prod(shape) * N * 4 / 1e9, free_gigabytes(device)
+    needed, free = HELD.get(way, 0) * math.prod(shape) * N * 4 / 1e9, free_on(device)
     return f"needs about {needed:.0f} GB and {free:.0f} are free" if needed > 0.9 * free else None
 
 
@@ -577,7 +577,7 @@ def run_memory(
     kind: str, shape: tuple[int, int, int], device: torch.device, notes: list[str]
 ) -> dict[str, Any]:
     """`peak_memory` in a fresh process; of fewer rows where not all would fit."""
-    row, free = math.prod(shape[1:]) * 4 / 1e9, free_gigabytes(device)  # a row of one tensor
+    row, free = math.prod(shape[1:]) * 4 / 1e9, free_on(device)  # a row of one tensor
     # three inputs and dy, y and three gradients, and room to work
     fitting = min(shape[0], int(0.8 * free / (11 * row)))
     if fitting < shape[0]:
@@ -613,11 +613,9 @@ def peak_memory(shape: tuple[int, int, int], pooled: bool, device: torch.device)
     }
 
 
-def free_gigabytes(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info()[0] / 1e9
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024 / 1e9
+def free_on(device: torch.device) -> float:
+    """Gigabytes."""
+    return torch.cuda.mem_get_info()[0] / 1e9 if device.type == "cuda" else free_gigabytes()
 
 
 # --- a training step

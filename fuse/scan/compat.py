@@ -68,22 +68,12 @@ class _Transposed(torch.autograd.Function):
         return _Transposed.apply(dy)
 
 
-class _Turned(torch.autograd.Function):
+class _Turned(_Transposed):
     """(B, L, D) -> (B, D, L), as a view, and its gradient (B, L, D), contiguous, as the scan wants it."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return x.mT
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
-        return _Transposed.apply(dy)
 
 
 def _transposed(x: Tensor) -> Tensor:
